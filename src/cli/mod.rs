@@ -1,0 +1,220 @@
+//! The command line: one file per subcommand: arguments, one call, print.
+//!
+//! **Invariant:** `println!` and its kin stand nowhere else in the library.
+
+use std::error::Error as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{Class, Error, Result};
+
+mod adopt;
+mod clone;
+mod completions;
+mod create;
+mod destroy;
+mod diff;
+mod doctor;
+mod hold;
+mod holds;
+mod list;
+mod man;
+mod mount;
+pub mod place;
+mod pool;
+pub mod progress;
+mod receive;
+mod release;
+mod rename;
+mod restore;
+mod rollback;
+mod send;
+mod snapshot;
+mod stream;
+mod unmount;
+
+/// Copy-on-write snapshots of data directories: taken in milliseconds, shipped as what changed, proven by blake3,
+/// restored by mounting.
+#[derive(Debug, Parser)]
+#[command(name = "cowsnap", version, max_term_width = 110)]
+pub struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print what is done, and how (twice: in detail); RUST_LOG chooses exactly
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Print neither progress nor notices
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Where pools are registered and mounted
+    #[arg(
+        long,
+        global = true,
+        env = "COWSNAP_STATE_DIR",
+        default_value = "/var/lib/cowsnap",
+        value_name = "DIR"
+    )]
+    state_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Adopt(adopt::Args),
+    Clone(clone::Args),
+    Completions(completions::Args),
+    Create(create::Args),
+    Destroy(destroy::Args),
+    Diff(diff::Args),
+    Doctor(doctor::Args),
+    Hold(hold::Args),
+    Holds(holds::Args),
+    List(list::Args),
+    Man(man::Args),
+    Mount(mount::Args),
+    Pool(pool::Args),
+    Receive(receive::Args),
+    Release(release::Args),
+    Rename(rename::Args),
+    Restore(restore::Args),
+    Rollback(rollback::Args),
+    Send(send::Args),
+    Snapshot(snapshot::Args),
+    Stream(stream::Args),
+    Unmount(unmount::Args),
+}
+
+/// What every subcommand is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Print JSON.
+    pub json: bool,
+    /// Print neither progress nor notices.
+    pub quiet: bool,
+    /// Where pools are registered and mounted.
+    pub state_dir: PathBuf,
+}
+
+impl Context {
+    /// Where pools are registered and mounted.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Prints `value` as one line of JSON, or `text` as it is.
+    ///
+    /// # Errors
+    /// Standard output that can not be written; a closed pipe is none.
+    pub fn print(&self, value: &impl serde::Serialize, text: impl AsRef<str>) -> Result<()> {
+        let mut line = match self.json {
+            true => serde_json::to_string(value).expect("the value's keys are texts"),
+            false => text.as_ref().trim_end_matches('\n').to_owned(),
+        };
+        if line.is_empty() {
+            return Ok(());
+        }
+        line.push('\n');
+        match io::stdout().lock().write_all(line.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(Error::io("write to", "standard output")),
+        }
+    }
+
+    /// Tells a person something that is not the result: on standard error, and not when quiet.
+    pub fn notice(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
+        }
+    };
+    log_to_stderr(cli.verbose);
+    let context = Context { json: cli.json, quiet: cli.quiet, state_dir: cli.state_dir };
+    match dispatch(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, &context);
+            ExitCode::from(error.class().exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> Result<()> {
+    match command {
+        Command::Adopt(args) => adopt::run(args, context),
+        Command::Clone(args) => clone::run(args, context),
+        Command::Completions(args) => completions::run(args, context),
+        Command::Create(args) => create::run(args, context),
+        Command::Destroy(args) => destroy::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Hold(args) => hold::run(args, context),
+        Command::Holds(args) => holds::run(args, context),
+        Command::List(args) => list::run(args, context),
+        Command::Man(args) => man::run(args, context),
+        Command::Mount(args) => mount::run(args, context),
+        Command::Pool(args) => pool::run(args, context),
+        Command::Receive(args) => receive::run(args, context),
+        Command::Release(args) => release::run(args, context),
+        Command::Rename(args) => rename::run(args, context),
+        Command::Restore(args) => restore::run(args, context),
+        Command::Rollback(args) => rollback::run(args, context),
+        Command::Send(args) => send::run(args, context),
+        Command::Snapshot(args) => snapshot::run(args, context),
+        Command::Stream(args) => stream::run(args, context),
+        Command::Unmount(args) => unmount::run(args, context),
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "cowsnap=info",
+        _ => "cowsnap=debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+/// `error: …`, then `caused by: …` lines, then at most one `hint: …`; as one JSON object on standard error with `--json`.
+fn report(error: &Error, context: &Context) {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    if context.json {
+        let object = serde_json::json!({ "error": {
+            "message": error.to_string(), "causes": causes, "hint": error.hint(),
+            "class": format!("{:?}", error.class()).to_lowercase(), "exit_code": error.class().exit_code(),
+        } });
+        eprintln!("{object}");
+        return;
+    }
+    eprintln!("error: {error}");
+    for cause in causes {
+        eprintln!("caused by: {cause}");
+    }
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}

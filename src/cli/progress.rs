@@ -1,0 +1,71 @@
+//! The progress bar: rate and ETA on a terminal for anything over a second, quiet in pipes.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::Context;
+use crate::exec::{Event, Observe};
+
+/// Shows events to a person.
+pub struct Progress {
+    shown: bool,
+    quiet: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    bar: ProgressBar,
+    since: Instant,
+}
+
+impl Progress {
+    /// A bar on standard error if that is a terminal; otherwise warnings only.
+    pub fn new(context: &Context) -> Self {
+        let shown = std::io::stderr().is_terminal() && !context.quiet;
+        let state = State { bar: ProgressBar::hidden(), since: Instant::now() };
+        Self { shown, quiet: context.quiet, state: Mutex::new(state) }
+    }
+}
+
+impl Observe for Progress {
+    fn observe(&self, event: Event) {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match event {
+            Event::Started { op, subject, total } if self.shown => {
+                state.bar = bar(total);
+                state.bar.set_message(format!("{op} {subject}"));
+                state.since = Instant::now();
+            }
+            Event::Progress { bytes } if self.shown => {
+                if state.bar.is_hidden() && state.since.elapsed() > Duration::from_secs(1) {
+                    state.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+                }
+                state.bar.set_position(bytes);
+            }
+            Event::Finished { .. } => state.bar.finish_and_clear(),
+            Event::Warning { text } => state.bar.suspend(|| {
+                if !self.quiet {
+                    eprintln!("warning: {text}");
+                }
+            }),
+            Event::Started { .. } | Event::Progress { .. } => {}
+        }
+    }
+}
+
+fn bar(total: Option<u64>) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta}",
+        None => "{msg} {spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is a constant that parses");
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::new_spinner(),
+    };
+    bar.set_draw_target(ProgressDrawTarget::hidden());
+    bar.with_style(style)
+}

@@ -1,0 +1,13 @@
+//! `cowsnap release`
+
+use crate::cli::Context;
+use crate::{Error, Result};
+
+/// Take a hold off snapshots
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the subcommand.
+pub fn run(_: Args, _: &Context) -> Result<()> {
+    Err(Error::Usage { what: "release is not built yet".into(), hint: None })
+}

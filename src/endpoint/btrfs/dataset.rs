@@ -1,0 +1,1 @@
+//! One dataset of a btrfs filesystem: History, Endpoint and Backend.

@@ -1,0 +1,1 @@
+//! Reads all versions of a dataset in one search of the root tree.

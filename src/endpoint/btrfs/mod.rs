@@ -1,0 +1,10 @@
+//! btrfs: all three traits, through ioctls.
+
+pub mod dataset;
+pub mod diff;
+pub mod inventory;
+pub mod meta;
+pub mod receive;
+pub mod send;
+pub mod store;
+pub mod usage;

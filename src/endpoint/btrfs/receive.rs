@@ -1,0 +1,1 @@
+//! Applies a btrfs send stream below a directory descriptor.

@@ -1,0 +1,1 @@
+//! One btrfs filesystem: its top level and the `.cowsnap` directory there.

@@ -1,0 +1,1 @@
+//! Referenced and exclusive bytes without qgroups.

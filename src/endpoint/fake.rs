@@ -1,0 +1,1 @@
+//! An endpoint in memory, for tests of what uses endpoints.

@@ -1,0 +1,242 @@
+//! Who holds versions: the traits that every backend implements, and what can go wrong there.
+
+use std::io::{self, Read};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Class;
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef};
+
+pub mod btrfs;
+pub mod contract;
+pub mod fake;
+pub mod fault;
+
+/// What an endpoint's calls return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Enough to list, keep and prune: the versions of one dataset at one place.
+pub trait History {
+    /// Reads what the place holds of the dataset now.
+    fn inventory(&self) -> Result<Inventory>;
+    /// Keeps `version` from being destroyed until the tag is released. Holding twice is holding once.
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()>;
+    /// Takes the tag off. A tag that is not there is [`Error::NotFound`].
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()>;
+    /// Destroys `version`; refuses if it is held ([`Error::Held`]) or its name now means another ([`Error::Reused`]).
+    fn destroy(&self, version: &VersionRef) -> Result<()>;
+}
+
+/// Enough to replicate.
+pub trait Endpoint: History {
+    /// Starts to send; the stream is read from the answer.
+    fn send(&self, request: &SendRequest) -> Result<Outgoing>;
+    /// Applies a stream to a staging place and, once `stream` has ended without an error, makes it a version.
+    ///
+    /// Reads `stream` to its end before anything becomes visible. An error of `stream`, or of applying it, leaves no
+    /// version and no staging.
+    fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version>;
+}
+
+/// What to send, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendRequest {
+    /// What to send.
+    pub version: VersionRef,
+    /// What the receiver has already; `None` sends in full.
+    pub base: Option<VersionRef>,
+    /// Other versions of this dataset that the receiver has and that may be cloned from.
+    pub clone_sources: Vec<VersionRef>,
+    /// The version of the filesystem's stream format; 0 takes the best that both this kernel and version 1 readers know.
+    pub stream_version: u32,
+    /// Pass compressed data through as it lies on disk, where the stream format can.
+    pub compressed: bool,
+}
+
+/// A stream on its way out.
+pub struct Outgoing {
+    /// The bytes, exactly as the filesystem makes them. An error of the sender comes out of `read`.
+    pub stream: Box<dyn Read + Send>,
+    /// About how many bytes it will be, where that is known.
+    pub estimate: Option<u64>,
+}
+
+/// What is about to be received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiveRequest {
+    /// The name that the version gets.
+    pub name: SnapshotName,
+    /// The identity that it must turn out to have; `None` where a raw stream does not say beforehand.
+    pub guid: Option<Guid>,
+    /// The base that must be here; `None` for a full stream, or where a raw stream does not say beforehand.
+    pub base: Option<Guid>,
+}
+
+/// A stream's digest that was checked here, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The blake3 root of the filesystem's own stream, hexadecimal.
+    pub blake3: String,
+    /// The base of that stream; `None` if it was full.
+    pub base: Option<Guid>,
+    /// The stream's length in bytes.
+    pub len: u64,
+    /// When it was checked.
+    pub at: jiff::Timestamp,
+}
+
+/// Why an endpoint can not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was named is not there.
+    #[error("{what} {subject} does not exist")]
+    NotFound {
+        /// `dataset`, `snapshot`, `hold`, `base` …
+        what: &'static str,
+        /// Its name.
+        subject: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
+    /// What was to be made is there already.
+    #[error("{what} {subject} exists already")]
+    Exists {
+        /// `dataset`, `snapshot`, `pool` …
+        what: &'static str,
+        /// Its name.
+        subject: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
+    /// The version is held.
+    #[error("snapshot {subject} is held by {}", tags.join(", "))]
+    Held {
+        /// The snapshot, with its dataset.
+        subject: String,
+        /// By whom.
+        tags: Vec<String>,
+    },
+    /// The name means another version than when it was read.
+    #[error("{subject} is no longer {expected}: the name was reused for {found}")]
+    Reused {
+        /// The name.
+        subject: String,
+        /// The identity that was meant.
+        expected: Guid,
+        /// The identity that is there.
+        found: Guid,
+    },
+    /// It can not be done as things stand; somebody has to decide.
+    #[error("cannot {op} {subject}: {why}")]
+    Refused {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// Why not.
+        why: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
+    /// The target is not what this backend serves.
+    #[error("{subject} is not a {wanted}: {why}")]
+    Foreign {
+        /// What was named.
+        subject: String,
+        /// What would be needed.
+        wanted: &'static str,
+        /// What it is instead.
+        why: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
+    /// Bytes of a stream, or of what is stored, are not what they should be.
+    #[error("corrupt {what}: {why}")]
+    Corrupt {
+        /// `btrfs stream`, `container` …
+        what: &'static str,
+        /// Where and how.
+        why: String,
+        /// What noticed it.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The machine or the user's rights lack something.
+    #[error("cannot {op} {subject}: {lacking}")]
+    Denied {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// What is missing.
+        lacking: String,
+        /// What to grant or install.
+        hint: Option<String>,
+    },
+    /// The work was interrupted from outside.
+    #[error("interrupted while trying to {op} {subject}")]
+    Interrupted {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+    },
+    /// A call to the kernel failed.
+    #[error("cannot {op} {subject}")]
+    Io {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps what the kernel said: `.map_err(Error::io("open", path.display()))`.
+    pub fn io<S: ToString, E: Into<io::Error>>(op: &'static str, subject: S) -> impl FnOnce(E) -> Self {
+        let subject = subject.to_string();
+        move |source| Self::Io { op, subject, source: source.into() }
+    }
+
+    /// What it means for whoever runs the program.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NotFound { .. } | Self::Foreign { .. } => Class::Usage,
+            Self::Exists { .. } | Self::Held { .. } | Self::Reused { .. } | Self::Refused { .. } => {
+                Class::Conflict
+            }
+            Self::Corrupt { .. } => Class::Corrupt,
+            Self::Denied { .. } => Class::Denied,
+            Self::Interrupted { .. } => Class::Unreachable,
+            Self::Io { source, .. } => Class::of_io(source),
+        }
+    }
+
+    /// The command that would help, if there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { hint, .. }
+            | Self::Exists { hint, .. }
+            | Self::Refused { hint, .. }
+            | Self::Foreign { hint, .. }
+            | Self::Denied { hint, .. } => hint.clone(),
+            Self::Held { subject, tags } => {
+                tags.first().map(|tag| format!("cowsnap release '{tag}' '{subject}'"))
+            }
+            Self::Io { source, .. } => hint_for(source),
+            Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } => None,
+        }
+    }
+}
+
+fn hint_for(source: &io::Error) -> Option<String> {
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Some("run it as root (CAP_SYS_ADMIN)".into()),
+        Some(libc::ENOSPC) => Some("cowsnap pool grow POOL SIZE, or destroy what is no longer needed".into()),
+        Some(libc::EROFS) => Some("mount the filesystem read-write: mount -o remount,rw MOUNTPOINT".into()),
+        _ => None,
+    }
+}

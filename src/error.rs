@@ -1,0 +1,124 @@
+//! One error over the layers; its [`Class`] decides the exit code and whether to try again, here and nowhere else.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// What an error means for whoever runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// A defect of cowsnap or something that it has no word for.
+    Internal,
+    /// The command line asks for what can not be: a wrong name, a thing that does not exist.
+    Usage,
+    /// The state of things needs a decision: it exists already, is held, in use, diverged, full.
+    Conflict,
+    /// Bytes are not what they were.
+    Corrupt,
+    /// Something is out of reach or was interrupted: try again.
+    Unreachable,
+    /// Not permitted, or the machine lacks what is needed.
+    Denied,
+    /// Some of it was done, some not.
+    Partial,
+}
+
+impl Class {
+    /// The program's exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Conflict => 3,
+            Self::Corrupt => 4,
+            Self::Unreachable => 5,
+            Self::Denied => 6,
+            Self::Partial => 7,
+        }
+    }
+
+    /// Whether the same call may go well later without anybody doing anything.
+    pub fn is_transient(self) -> bool {
+        self == Self::Unreachable
+    }
+
+    /// The class of an error that the kernel gave.
+    pub fn of_io(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::ROFS) => Self::Denied,
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Self::Usage,
+            Some(
+                Errno::EXIST | Errno::NOTEMPTY | Errno::BUSY | Errno::NOSPC | Errno::DQUOT | Errno::TXTBSY,
+            ) => Self::Conflict,
+            Some(Errno::INTR | Errno::AGAIN | Errno::TIMEDOUT | Errno::PIPE | Errno::CONNRESET) => {
+                Self::Unreachable
+            }
+            Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV) => Self::Denied,
+            Some(Errno::BADMSG | Errno::UCLEAN | Errno::IO) => Self::Corrupt,
+            _ => match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Corrupt,
+                io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted => Self::Unreachable,
+                _ => Self::Internal,
+            },
+        }
+    }
+}
+
+/// What can go wrong, whichever layer it comes from.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name, target or guid that is not one.
+    #[error(transparent)]
+    Name(#[from] crate::model::name::Error),
+    /// An endpoint refused or failed.
+    #[error(transparent)]
+    Endpoint(#[from] crate::endpoint::Error),
+    /// A command that asks for what can not be.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong with it.
+        what: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
+    /// A call to the kernel failed outside any endpoint.
+    #[error("cannot {op} {subject}")]
+    Io {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What most functions above the endpoints return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps what the kernel said: `.map_err(Error::io("open", path.display()))`.
+    pub fn io<S: ToString>(op: &'static str, subject: S) -> impl FnOnce(io::Error) -> Self {
+        let subject = subject.to_string();
+        move |source| Self::Io { op, subject, source }
+    }
+
+    /// What it means for whoever runs the program.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Name(_) | Self::Usage { .. } => Class::Usage,
+            Self::Endpoint(error) => error.class(),
+            Self::Io { source, .. } => Class::of_io(source),
+        }
+    }
+
+    /// The command that would help, if there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Endpoint(error) => error.hint(),
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::Name(_) | Self::Io { .. } => None,
+        }
+    }
+}

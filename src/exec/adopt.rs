@@ -1,0 +1,1 @@
+//! Moves a plain directory into a dataset, verified, resumable, the old copy kept.

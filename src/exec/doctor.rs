@@ -1,0 +1,1 @@
+//! Finds what an interrupted run left behind, and removes it when asked.

@@ -1,0 +1,1 @@
+//! Receives a container or a raw stream; commits only what was verified.

@@ -1,0 +1,1 @@
+//! Brings a version back: receives what is missing, clones, mounts.

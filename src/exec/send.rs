@@ -1,0 +1,1 @@
+//! Sends a version as a container or raw.

@@ -1,0 +1,11 @@
+//! Nouns: names, versions and inventories.
+//!
+//! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
+
+pub mod inventory;
+pub mod name;
+pub mod version;
+
+pub use inventory::{Caps, Inventory, Partial};
+pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
+pub use version::{Guid, Version, VersionKind, VersionRef};

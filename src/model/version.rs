@@ -1,0 +1,116 @@
+//! Versions: what a snapshot or a bookmark is, apart from how it is called.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::name::SnapshotName;
+
+/// The identity of a version wherever it is: the same snapshot has the same guid at its source and at each target.
+///
+/// btrfs: the received uuid if there is one, else the uuid. ZFS: the 64-bit guid in the last eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Guid(pub [u8; 16]);
+
+impl Guid {
+    /// Says that there is none.
+    pub const NIL: Self = Self([0; 16]);
+
+    /// Whether this stands for "none".
+    pub fn is_nil(&self) -> bool {
+        *self == Self::NIL
+    }
+}
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, byte) in self.0.iter().enumerate() {
+            if matches!(n, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that is no guid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no guid: 32 hexadecimal digits are needed, hyphens are ignored")]
+pub struct BadGuid(pub String);
+
+impl FromStr for Guid {
+    type Err = BadGuid;
+
+    fn from_str(text: &str) -> Result<Self, BadGuid> {
+        let digits: Vec<u32> = text
+            .chars()
+            .filter(|&c| c != '-')
+            .map(|c| c.to_digit(16))
+            .collect::<Option<_>>()
+            .ok_or_else(|| BadGuid(text.into()))?;
+        if digits.len() != 32 {
+            return Err(BadGuid(text.into()));
+        }
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = (pair[0] << 4 | pair[1]) as u8;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Guid {
+    type Error = BadGuid;
+    fn try_from(text: String) -> Result<Self, BadGuid> {
+        text.parse()
+    }
+}
+
+impl From<Guid> for String {
+    fn from(guid: Guid) -> String {
+        guid.to_string()
+    }
+}
+
+/// A name with the identity that it had when it was read. Acting on one whose name has since been reused is an error.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VersionRef {
+    /// What it is.
+    pub guid: Guid,
+    /// How it is called.
+    pub name: SnapshotName,
+}
+
+impl fmt::Display for VersionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "@{} ({})", self.name, self.guid)
+    }
+}
+
+/// What kind of version it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionKind {
+    /// It has content: can be sent, cloned, mounted.
+    Snapshot,
+    /// It can only be the base of an increment (ZFS).
+    Bookmark,
+}
+
+/// One version of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Name and identity.
+    #[serde(flatten)]
+    pub id: VersionRef,
+    /// Snapshot or bookmark.
+    pub kind: VersionKind,
+    /// The order of creation where it lives: btrfs generation at creation, ZFS createtxg. Never a wall clock.
+    pub order: u64,
+    /// When it was made, by its source's clock. To show and to fill calendar buckets, never to order.
+    pub created: Timestamp,
+}

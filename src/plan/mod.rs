@@ -1,0 +1,5 @@
+//! Verbs decided: pure functions of model values and `now`.
+//!
+//! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
+
+pub mod restore;

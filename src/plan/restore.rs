@@ -1,0 +1,1 @@
+//! Which streams, in which order, bring a version back.

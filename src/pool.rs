@@ -1,0 +1,1 @@
+//! Embedded pools: a sparse file, a loop device, btrfs.

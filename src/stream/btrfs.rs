@@ -1,0 +1,1 @@
+//! The btrfs send stream, one command at a time.

@@ -1,0 +1,1 @@
+//! The container's layout: header, frame, trailer (docs/FORMAT.md).

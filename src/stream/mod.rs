@@ -1,0 +1,8 @@
+//! Bytes: the container that carries streams, and the streams of the filesystems.
+//!
+//! **Invariant:** `Read` and `Write` only; never a path, never a kernel.
+
+pub mod btrfs;
+pub mod container;
+pub mod reader;
+pub mod writer;

@@ -1,0 +1,1 @@
+//! Reads containers, and yields no byte that it has not verified.

@@ -1,0 +1,1 @@
+//! Writes containers: frames hashed and compressed on all cores, their order kept, memory bounded.

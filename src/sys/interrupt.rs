@@ -1,0 +1,1 @@
+//! SIGINT and SIGTERM as a flag that long work looks at.

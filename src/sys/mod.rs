@@ -1,0 +1,9 @@
+//! The only place with `unsafe`: one function per call, typed in and out, no policy.
+#![expect(unsafe_code, reason = "system calls live here and nowhere else")]
+
+pub mod btrfs;
+pub mod file;
+pub mod interrupt;
+pub mod loopdev;
+pub mod mount;
+pub mod pipe;

@@ -1,0 +1,1 @@
+//! The mount API: detached mounts, attaching, moving beneath, unmounting.

@@ -1,0 +1,1 @@
+//! Pipes of a chosen size, and reads that an interrupt can end.

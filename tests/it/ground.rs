@@ -1,0 +1,143 @@
+//! What a test stands on: real filesystems on loop devices, gone with the test, and the word for what is missing.
+//!
+//! A test that lacks its ground prints `SKIP name: reason`; what `COWSNAP_REQUIRE` names may not be lacking.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Ends the test with a `SKIP` line unless all of these are here; panics if `COWSNAP_REQUIRE` names one that is not.
+macro_rules! ground {
+    ($($what:literal),+) => {
+        $(if let Some(reason) = $crate::ground::lacking($what) {
+            let required = std::env::var("COWSNAP_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|r| r == $what), "COWSNAP_REQUIRE names {}: {reason}", $what);
+            let function = std::thread::current().name().unwrap_or("?").to_owned();
+            println!("SKIP {function}: {reason}");
+            return;
+        })+
+    };
+}
+pub(crate) use ground;
+
+/// Why `what` is not to be had here; `None` if it is.
+pub fn lacking(what: &str) -> Option<String> {
+    let tool = |name: &str| match Command::new(name)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+    {
+        Ok(_) => None,
+        Err(error) => Some(format!("{name}: {error}")),
+    };
+    match what {
+        "root" => (!rustix::process::geteuid().is_root()).then(|| "not root".into()),
+        "loop" => lacking("root")
+            .or_else(|| (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into())),
+        "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| {
+            let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+            (!known.contains("\tbtrfs\n") && !run_ok("modprobe", &["btrfs"]))
+                .then(|| "the kernel has no btrfs".into())
+        }),
+        "fuse" => (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".into()),
+        other => tool(other),
+    }
+}
+
+fn run_ok(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).output().is_ok_and(|o| o.status.success())
+}
+
+/// Runs a program and panics with its words if it fails.
+pub fn run<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Output {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let words: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
+    assert!(
+        output.status.success(),
+        "{program} {}: {}\n{}{}",
+        words.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A btrfs filesystem of its own on a sparse file and a loop device, mounted (subvolid 5) on a temporary directory.
+pub struct Btrfs {
+    folder: tempfile::TempDir,
+}
+
+impl Btrfs {
+    /// 1 GiB, sparse.
+    pub fn new() -> Self {
+        Self::with("1G", &[], "")
+    }
+
+    /// Of that size, with these arguments to `mkfs.btrfs` and these mount options.
+    pub fn with(size: &str, mkfs: &[&str], options: &str) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("cowsnap-test-").tempdir().expect("a temporary directory");
+        let image = folder.path().join("image");
+        run("truncate", &["-s", size, image.to_str().expect("utf-8")]);
+        let mut args = vec!["-q", "-f"];
+        args.extend(mkfs);
+        args.push(image.to_str().expect("utf-8"));
+        run("mkfs.btrfs", &args);
+        std::fs::create_dir(folder.path().join("mnt")).expect("mkdir");
+        let ground = Self { folder };
+        let options = if options.is_empty() { "loop".into() } else { format!("loop,{options}") };
+        run(
+            "mount",
+            &[
+                "-t",
+                "btrfs",
+                "-o",
+                &options,
+                image.to_str().expect("utf-8"),
+                ground.path().to_str().expect("utf-8"),
+            ],
+        );
+        ground
+    }
+
+    /// Where its top level is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    /// A directory beside it, not on it.
+    pub fn outside(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes the empty subvolume `name` at its top level, with the oracle's tool.
+    pub fn subvolume(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        run("btrfs", &["subvolume", "create", path.to_str().expect("utf-8")]);
+        path
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        // Mounts below first, then ours; a busy one is detached, so that its loop device goes when the last user does.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let root = self.folder.path().to_string_lossy().into_owned();
+        let mut below: Vec<_> =
+            mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&root)).collect();
+        below.sort_by_key(|m| std::cmp::Reverse(m.len()));
+        for mount in below {
+            if !run_ok("umount", &[mount]) {
+                run_ok("umount", &["-l", mount]);
+            }
+        }
+    }
+}
+
+/// The `cowsnap` program with a state directory of the test's own.
+pub fn cowsnap(state: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cowsnap"));
+    command.env("COWSNAP_STATE_DIR", state).env_remove("RUST_LOG");
+    command
+}

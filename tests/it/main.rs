@@ -1,0 +1,16 @@
+//! The integration tests: one binary, a module per concern.
+
+mod ground;
+
+mod adopt;
+mod backend;
+mod cli;
+mod container;
+mod docs;
+mod faults;
+mod names;
+mod pool;
+mod receive;
+mod send;
+mod stream_btrfs;
+mod tidy;
