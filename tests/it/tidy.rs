@@ -1,1 +1,236 @@
-//! (to be written)
+//! The house rules that a compiler does not know: who may use whom, and where what may stand.
+//!
+//! Each rule is a function of a file's path and text, so that `every_rule_can_fail` feeds it what it must refuse.
+
+use std::path::Path;
+
+/// Who may use whom, never back: (module, the modules below it). `Class` is the one word that all share.
+const BELOW: [(&str, &[&str]); 8] = [
+    ("model", &[]),
+    ("plan", &["model"]),
+    ("stream", &["model", "Class"]),
+    ("sys", &["Class"]),
+    ("endpoint", &["stream", "model", "sys", "Class"]),
+    ("exec", &["plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
+    ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
+    ("error", &["endpoint", "stream", "model", "plan", "Class"]),
+];
+
+/// (where the rule holds, except below, what may not stand there, why).
+const NOWHERE: [(&[&str], &[&str], &[&str], &str); 7] = [
+    (
+        &["src/model/", "src/plan/"],
+        &[],
+        &[
+            "std::fs",
+            "std::net",
+            "std::process",
+            "std::env",
+            "std::thread",
+            "Instant",
+            "SystemTime",
+            "now(",
+            "rustix::",
+            "nix::",
+            "libc::",
+        ],
+        "nouns and decisions have no clock, file, process or network",
+    ),
+    (
+        &["src/stream/"],
+        &[],
+        &["std::fs", "std::net", "std::process", "std::env", "rustix::", "nix::", "libc::"],
+        "streams are Read and Write; never a path or a kernel",
+    ),
+    (&["src/"], &["src/sys/"], &["unsafe "], "unsafe stands only in sys"),
+    (
+        &["src/"],
+        &["src/cli/"],
+        &["println!", "print!", "eprintln!", "eprint!", "dbg!", "io::stdout", "io::stderr"],
+        "only the command line prints",
+    ),
+    (&["src/"], &["src/main.rs"], &["process::exit", "process::abort"], "only main ends the process"),
+    (&["src/", "tests/"], &[], &["#[allow", "#![allow"], "#[expect(.., reason)] instead"),
+    (
+        &["src/"],
+        &[],
+        &["todo!", "unimplemented!", "super::super::"],
+        "unfinished, or a path around the layers",
+    ),
+];
+
+const MAX_LINES: usize = 700;
+
+/// What `text` at `path` does against the rules.
+fn violations(path: &str, text: &str) -> Vec<String> {
+    let code = code_of(text);
+    let mut found = Vec::new();
+    for (within, except, words, why) in NOWHERE {
+        let holds = within.iter().any(|w| path.starts_with(w)) && !except.iter().any(|e| path.starts_with(e));
+        let guilty = words.iter().filter(|word| holds && holds_word(&code, word));
+        found.extend(guilty.map(|word| format!("{path}: {word}: {why}")));
+    }
+    let module = path.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default();
+    if let Some((_, below)) = BELOW.iter().find(|(name, _)| path.starts_with("src/") && *name == module) {
+        let beyond =
+            crate_paths(&code).into_iter().filter(|used| used != module && !below.contains(&used.as_str()));
+        found.extend(beyond.map(|used| format!("{path}: crate::{used}: {module} may not use it")));
+    }
+    for mark in [concat!("TO", "DO"), concat!("FIX", "ME")] {
+        if text.contains(mark) {
+            found.push(format!("{path}: {mark}: what is left to do is an issue, not a comment"));
+        }
+    }
+    if text.lines().count() >= MAX_LINES {
+        found.push(format!("{path}: {} lines: split it", text.lines().count()));
+    }
+    found
+}
+
+/// Whether `word` stands in `code` and is not the end of a longer one.
+fn holds_word(code: &str, word: &str) -> bool {
+    let longer = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(longer))
+}
+
+/// `text` without its unit tests, comments and what stands in quotes.
+fn code_of(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
+    let mut code = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let skipped = match c {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '\'' if rest.starts_with("'\"'") => 3,
+            'r' if rest.starts_with("r#\"") => rest.find("\"#").map_or(rest.len(), |end| end + 2),
+            '"' => end_of_quote(rest),
+            _ => 0,
+        };
+        if skipped == 0 {
+            code.push(c);
+        }
+        rest = &rest[skipped.max(c.len_utf8())..];
+    }
+    code
+}
+
+/// Where the quoted text that `rest` begins with is over.
+fn end_of_quote(rest: &str) -> usize {
+    let mut escaped = true; // The opening quote is not the closing one.
+    for (at, c) in rest.char_indices() {
+        match c {
+            '"' if !escaped => return at + 1,
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    rest.len()
+}
+
+/// The first name of every `crate::…` path, those in braces too; `error::Class` counts as `Class`.
+fn crate_paths(code: &str) -> Vec<String> {
+    let code: String = code.replace("error::Class", "Class").split_whitespace().collect();
+    let mut names = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        let Some(group) = after.strip_prefix('{') else {
+            names.push(first_name(after));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = true;
+        for (at, c) in group.char_indices() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                _ if start => {
+                    names.push(first_name(&group[at..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+fn first_name(path: &str) -> String {
+    path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// Every Rust file below `folder`: its path from the package's root, and its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of the package") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+                found.push((name, std::fs::read_to_string(&path).expect("a text")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_sources_keep_the_house_rules() {
+    let files: Vec<_> = ["src", "tests"].into_iter().flat_map(sources).collect();
+    assert!(files.len() > 50, "only {} files were found", files.len());
+    let found: Vec<_> =
+        files.iter().filter(|(p, _)| p != "tests/it/tidy.rs").flat_map(|(p, t)| violations(p, t)).collect();
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn every_rule_can_fail() {
+    let mark = concat!("// TO", "DO: later");
+    let long = "\n".repeat(MAX_LINES);
+    let bad = [
+        ("src/model/name.rs", "use std::fs::File;"),
+        ("src/model/version.rs", "let now = Timestamp::now();"),
+        ("src/model/version.rs", "use crate::stream::reader;"),
+        ("src/plan/retain.rs", "let at = std::time::Instant::now();"),
+        ("src/plan/retain.rs", "use crate::{model::Guid, endpoint::Error};"),
+        ("src/plan/retain.rs", "use crate::{model::{Guid, Version}, exec};"),
+        ("src/stream/reader.rs", "use std::fs;"),
+        ("src/stream/reader.rs", "fn f() -> crate::endpoint::Error {}"),
+        ("src/stream/reader.rs", "use crate::Error;"),
+        ("src/sys/pipe.rs", "use crate::model::Guid;"),
+        ("src/endpoint/btrfs/send.rs", "use crate::exec::Event;"),
+        ("src/endpoint/btrfs/send.rs", "use crate::{Class, Result};"),
+        ("src/endpoint/mod.rs", "unsafe { call() }"),
+        ("src/exec/send.rs", "use crate::cli::Context;"),
+        ("src/exec/send.rs", r#"println!("{}", 1);"#),
+        ("src/pool.rs", "std::process::exit(1);"),
+        ("src/cli/send.rs", "std::process::exit(1);"),
+        ("src/cli/send.rs", "#[allow(dead_code)]"),
+        ("tests/it/send.rs", "#[allow(dead_code)]"),
+        ("src/cli/send.rs", "todo!()"),
+        ("src/model/name.rs", "use super::super::endpoint;"),
+        ("src/cli/send.rs", mark),
+        ("src/cli/send.rs", &long),
+    ];
+    for (path, text) in bad {
+        assert!(!violations(path, text).is_empty(), "{path} was let through: {text}");
+    }
+    let good = [
+        ("src/model/name.rs", "use crate::model::version::Guid; // not std::fs"),
+        (
+            "src/endpoint/mod.rs",
+            r#"use crate::{error::Class, model::Guid, sys}; let s = "unsafe \" println!";"#,
+        ),
+        ("src/sys/btrfs.rs", "unsafe { call() }"),
+        ("src/exec/send.rs", "#[cfg(test)]\nmod tests {\n println!() }"),
+        ("src/cli/send.rs", "println!()"),
+    ];
+    for (path, text) in good {
+        assert_eq!(violations(path, text), [""; 0], "{path} was refused: {text}");
+    }
+}
