@@ -1,1 +1,0 @@
-//! Embedded pools: a sparse file, a loop device, btrfs.
