@@ -55,6 +55,7 @@ impl Class {
             }
             Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NODEV) => Self::Denied,
             Some(Errno::BADMSG | Errno::UCLEAN | Errno::IO) => Self::Corrupt,
+            _ if crate::sys::interrupt::is_interrupt(error) => Self::Unreachable,
             _ => match error.kind() {
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Corrupt,
                 io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted => Self::Unreachable,

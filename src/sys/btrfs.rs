@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// The inode number of every subvolume's root directory.
@@ -17,6 +17,8 @@ pub const ROOT_ITEM_KEY: u32 = 132;
 pub const ROOT_BACKREF_KEY: u32 = 144;
 /// A parent's reference to its child: (parent, ROOT_REF, child).
 pub const ROOT_REF_KEY: u32 = 156;
+/// A file, directory or other inode.
+pub const INODE_ITEM_KEY: u32 = 1;
 /// A file's extent.
 pub const EXTENT_DATA_KEY: u32 = 108;
 
@@ -469,6 +471,30 @@ pub fn fs_info(fd: BorrowedFd<'_>) -> io::Result<FsInfo> {
     // SAFETY: BTRFS_IOC_FS_INFO reads and writes one fs_info_args of 1024 bytes.
     unsafe { ioctl(fd, code::<FsInfoArgs>(READ, 31), &mut *args) }?;
     Ok(FsInfo { fsid: args.fsid, sectorsize: args.sectorsize })
+}
+
+/// Opens a file by subvolume, inode number and generation, without a path. `any` is on the same filesystem.
+/// Needs CAP_DAC_READ_SEARCH.
+pub fn open_inode(any: BorrowedFd<'_>, subvolume: u64, inode: u64, generation: u64) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 20],
+    }
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
+    let mut handle = Handle { bytes: 20, kind: FILEID_BTRFS_WITHOUT_PARENT, id: [0; 20] };
+    handle.id[..8].copy_from_slice(&inode.to_ne_bytes());
+    handle.id[8..16].copy_from_slice(&subvolume.to_ne_bytes());
+    handle.id[16..].copy_from_slice(&(generation as u32).to_ne_bytes());
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOATIME | libc::O_NONBLOCK;
+    // SAFETY: `handle` is a file_handle header with the 20 bytes that it announces; the kernel only reads it.
+    let fd = unsafe { libc::open_by_handle_at(any.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Commits the filesystem's running transaction.

@@ -1,1 +1,163 @@
-//! SIGINT and SIGTERM as a flag that long work looks at.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the work to stop and clean up, the second ends the program at once.
+//!
+//! **Invariant:** [`check`] never answers `ErrorKind::Interrupted`, which std's readers take for "try again".
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+/// The work was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stopped by {}", low_level::signal_name(*.signal).unwrap_or("a signal"))]
+pub struct Interrupted {
+    /// Which signal asked.
+    pub signal: i32,
+}
+
+impl From<Interrupted> for io::Error {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::other(interrupted)
+    }
+}
+
+/// Whether `error` says that the work was asked to stop.
+pub fn is_interrupt(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Interrupted>())
+}
+
+static SIGNAL: AtomicUsize = AtomicUsize::new(0);
+static ASKED: AtomicBool = AtomicBool::new(false);
+/// Readable, and never read, once a signal has come: a poll that holds it wakes up.
+static WAKE: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Takes the signals over. To be called once, from the program's start; a signal that was ignored stays so (`nohup`).
+pub fn install() -> io::Result<()> {
+    let (wake, ring) = crate::sys::pipe::pipe(4096)?;
+    if WAKE.set(wake).is_err() {
+        return Ok(());
+    }
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if is_ignored(signal) {
+            continue;
+        }
+        // First: the default action if an earlier signal has set the flag that the next line sets.
+        flag::register_conditional_default(signal, &ASKED)?;
+        flag::register(signal, &ASKED)?;
+        flag::register_usize(signal, &SIGNAL, signal as usize)?;
+        low_level::pipe::register(signal, ring.try_clone()?)?;
+    }
+    Ok(())
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction; the call writes one and changes nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// The signal that asked the work to stop, if one did.
+pub fn pending() -> Option<Interrupted> {
+    let signal = SIGNAL.load(Ordering::Relaxed) as i32;
+    (signal != 0).then_some(Interrupted { signal })
+}
+
+/// An error ([`Interrupted`] inside) once the work was asked to stop. Costs one load.
+pub fn check() -> io::Result<()> {
+    pending().map_or(Ok(()), |interrupted| Err(interrupted.into()))
+}
+
+/// Keeps every signal from this thread, so that none cuts a long call to the kernel short: others take them.
+pub fn block_all_in_this_thread() -> io::Result<()> {
+    Ok(nix::sys::signal::SigSet::all().thread_block()?)
+}
+
+/// Waits until `fd` is ready, or a signal has come.
+fn wait(fd: impl AsFd, events: PollFlags) -> io::Result<()> {
+    let Some(wake) = WAKE.get() else { return Ok(()) };
+    let mut fds = [PollFd::new(&fd, events), PollFd::new(wake, PollFlags::IN)];
+    loop {
+        check()?;
+        match poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    check()
+}
+
+/// A reader that a signal wakes up.
+pub struct Input<R>(pub R);
+
+impl<R: Read + AsFd> Read for Input<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        wait(&self.0, PollFlags::IN)?;
+        self.0.read(buf)
+    }
+}
+
+/// A writer that a signal wakes up, where the kernel can write without waiting (files, pipes, sockets).
+pub struct Output<W>(pub W);
+
+impl<W: Write + AsFd> Write for Output<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            wait(&self.0, PollFlags::OUT)?;
+            // An offset of -1 is the descriptor's own position.
+            match pwritev2(&self.0, &[IoSlice::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT) {
+                Ok(written) => return Ok(written),
+                Err(Errno::AGAIN) if is_pollable(&self.0) => continue,
+                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    return self.0.write(buf);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Whether a poll waits until a write would go on: not so for files, which a poll always calls ready.
+fn is_pollable(fd: impl AsFd) -> bool {
+    use rustix::fs::FileType;
+    rustix::fs::fstat(fd)
+        .is_ok_and(|stat| matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::Socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_told_from_other_errors_and_is_not_retried_by_std() {
+        let error = io::Error::from(Interrupted { signal: SIGTERM });
+        assert!(is_interrupt(&error));
+        assert_ne!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(error.to_string(), "stopped by SIGTERM");
+        assert!(!is_interrupt(&io::Error::other("something else")));
+    }
+
+    #[test]
+    fn output_passes_on_every_byte_of_a_pipe_that_is_full_again_and_again() {
+        install().unwrap();
+        let (reader, writer) = crate::sys::pipe::pipe(4096).unwrap();
+        let sent: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+        let expected = sent.clone();
+        let writing = std::thread::spawn(move || Output(std::fs::File::from(writer)).write_all(&sent));
+        let mut got = Vec::new();
+        Input(std::fs::File::from(reader)).read_to_end(&mut got).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(got == expected);
+    }
+}

@@ -13,7 +13,7 @@ const BELOW: [(&str, &[&str]); 8] = [
     ("endpoint", &["stream", "model", "sys", "Class"]),
     ("exec", &["plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
-    ("error", &["endpoint", "stream", "model", "plan", "Class"]),
+    ("error", &["endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 
 /// (where the rule holds, except below, what may not stand there, why).

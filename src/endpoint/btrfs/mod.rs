@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod diff;
 pub mod inventory;
 pub mod meta;
+mod prefetch;
 pub mod receive;
 pub mod send;
 pub mod store;
