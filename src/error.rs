@@ -74,6 +74,17 @@ pub enum Error {
     /// An endpoint refused or failed.
     #[error(transparent)]
     Endpoint(#[from] crate::endpoint::Error),
+    /// A container that can not be read or written.
+    #[error("cannot {op} {subject}")]
+    Container {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// Why it failed, and where.
+        #[source]
+        source: crate::stream::container::Error,
+    },
     /// A command that asks for what can not be.
     #[error("{what}")]
     Usage {
@@ -105,12 +116,22 @@ impl Error {
         move |source| Self::Io { op, subject, source }
     }
 
+    /// Wraps what is wrong with a container: `.map_err(Error::container("verify", path.display()))`.
+    pub fn container<S: ToString>(
+        op: &'static str,
+        subject: S,
+    ) -> impl FnOnce(crate::stream::container::Error) -> Self {
+        let subject = subject.to_string();
+        move |source| Self::Container { op, subject, source }
+    }
+
     /// What it means for whoever runs the program.
     pub fn class(&self) -> Class {
         match self {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
-            Self::Io { source, .. } => Class::of_io(source),
+            Self::Container { source, .. } => source.class(),
+            Self::Io { source, .. } => class_of_io(source),
         }
     }
 
@@ -118,8 +139,21 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Endpoint(error) => error.hint(),
+            Self::Container { source, .. } => source.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Name(_) | Self::Io { .. } => None,
         }
+    }
+}
+
+/// The class of an error that came through a `Read` or a `Write`: of the error of ours within it, or the kernel's.
+pub fn class_of_io(error: &io::Error) -> Class {
+    let Some(inner) = error.get_ref() else { return Class::of_io(error) };
+    if let Some(error) = inner.downcast_ref::<crate::endpoint::Error>() {
+        return error.class();
+    }
+    match inner.downcast_ref::<crate::stream::container::Error>() {
+        Some(error) => error.class(),
+        None => Class::of_io(error),
     }
 }

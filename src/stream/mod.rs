@@ -4,5 +4,6 @@
 
 pub mod btrfs;
 pub mod container;
+pub mod parallel;
 pub mod reader;
 pub mod writer;

@@ -1,1 +1,205 @@
 //! Writes containers: frames hashed and compressed on all cores, their order kept, memory bounded.
+//!
+//! One thread reads the stream, one per core hashes and compresses, the caller's writes. An error of the stream or of the
+//! output ends them all, and no trailer is written: what there is can not be taken for a whole container.
+
+use std::io::{self, Read, Write};
+
+use zstd::bulk::Compressor;
+
+use super::container::error::{Error, Result};
+use super::container::record::{HEAD_LEN, trailer};
+use super::container::tree::{Leaf, Tree};
+use super::container::{FRAME_LEN, Head, Header, HeaderHash, Kind, Sealed};
+use super::parallel::{self, Block, Jobs, Pool, Results};
+
+/// The compression level unless another is asked for.
+pub const DEFAULT_LEVEL: i32 = 3;
+// The frames between reading and writing: two blocks each, so that their memory stays below 64 MiB on any machine.
+const MAX_IN_FLIGHT: usize = 24;
+
+/// How to write a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// zstd's level; `None` stores all frames.
+    pub level: Option<i32>,
+    /// Threads that hash and compress; 0 for one per core.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { level: Some(DEFAULT_LEVEL), threads: 0 }
+    }
+}
+
+/// Writes `stream` to `out` as a container. The same stream, header and level give the same bytes.
+///
+/// Memory: below 64 MiB of frames, and what zstd needs per thread (some 3 MiB at the default level).
+///
+/// # Errors
+/// [`Error::TooLong`] before anything is written; [`Error::Read`] and [`Error::Write`] with what the stream or the output
+/// said. `stream` is read until the error is noticed, so a read that never returns holds it up.
+pub fn write(
+    header: &Header,
+    stream: impl Read + Send,
+    out: impl Write + Send,
+    options: &Options,
+) -> Result<Sealed> {
+    let (head, key) = header.encode()?;
+    let mut out = Output { out, at: 0 };
+    out.write(&head)?;
+    let threads = parallel::threads(options.threads);
+    let pool = Pool::default();
+    let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
+    std::thread::scope(|scope| {
+        scope.spawn(|| read_frames(stream, jobs, &pool));
+        for _ in 0..threads {
+            let mut packer = Packer::new(key, options.level, &pool)?;
+            let workers = workers.clone();
+            scope.spawn(move || workers.run(|plain| packer.pack(plain)));
+        }
+        drop(workers);
+        write_frames(results, &mut out, &key, &pool)
+    })
+}
+
+/// What the reading thread hands to the workers.
+enum Plain {
+    /// A frame's number, and its bytes after room for a head.
+    Frame(u64, Block),
+    /// The stream ended well.
+    End,
+    /// The stream failed.
+    Failed(Error),
+}
+
+/// A frame as it will stand in the container.
+struct Packed {
+    record: Block,
+    leaf: Leaf,
+    len: u64,
+}
+
+fn read_frames(mut stream: impl Read, jobs: Jobs<Plain, Result<Option<Packed>>>, pool: &Pool) {
+    for number in 0.. {
+        let mut block = pool.take();
+        let len = match fill(&mut stream, &mut block.room(HEAD_LEN + FRAME_LEN)[HEAD_LEN..]) {
+            Ok(len) => len,
+            Err((len, source)) => {
+                let at = number * FRAME_LEN as u64 + len as u64;
+                let _ = jobs.submit(Plain::Failed(Error::Read { at, source }));
+                return;
+            }
+        };
+        block.truncate(HEAD_LEN + len);
+        if len > 0 && !jobs.submit(Plain::Frame(number, block)) {
+            return;
+        }
+        if len < FRAME_LEN {
+            let _ = jobs.submit(Plain::End);
+            return;
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the input ends: how many bytes that were; in an error, how many before it.
+pub(super) fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match input.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((len, error)),
+        }
+    }
+    Ok(len)
+}
+
+struct Packer<'a> {
+    key: HeaderHash,
+    compressor: Option<Compressor<'static>>,
+    pool: &'a Pool,
+}
+
+impl<'a> Packer<'a> {
+    fn new(key: HeaderHash, level: Option<i32>, pool: &'a Pool) -> Result<Self> {
+        let compressor = level.map(Compressor::new).transpose().map_err(Error::Compress)?;
+        Ok(Self { key, compressor, pool })
+    }
+
+    fn pack(&mut self, plain: Plain) -> Result<Option<Packed>> {
+        match plain {
+            Plain::Frame(number, block) => Ok(Some(self.pack_frame(number, block))),
+            Plain::End => Ok(None),
+            Plain::Failed(error) => Err(error),
+        }
+    }
+
+    fn pack_frame(&mut self, number: u64, plain: Block) -> Packed {
+        let len = (plain.len() - HEAD_LEN) as u64;
+        let leaf = Leaf::of(number, &plain[HEAD_LEN..]);
+        let (kind, mut record) = match self.compressed(&plain[HEAD_LEN..]) {
+            Some(smaller) => {
+                self.pool.put(plain);
+                (Kind::Zstd, smaller)
+            }
+            None => (Kind::Stored, plain),
+        };
+        let (head, payload) = record.split_at_mut(HEAD_LEN);
+        let sealed = Head::new(kind, payload.len(), number, len, &leaf.chaining_value);
+        head.copy_from_slice(sealed.seal(&self.key, payload).as_bytes());
+        Packed { record, leaf, len }
+    }
+
+    /// The bytes compressed, after room for a head; `None` if they do not shrink.
+    fn compressed(&mut self, plain: &[u8]) -> Option<Block> {
+        let compressor = self.compressor.as_mut()?;
+        let mut block = self.pool.take();
+        let room = &mut block.room(HEAD_LEN + plain.len() - 1)[HEAD_LEN..];
+        match compressor.compress_to_buffer(plain, room) {
+            Ok(len) => {
+                block.truncate(HEAD_LEN + len);
+                Some(block)
+            }
+            Err(_) => {
+                // The buffer is a byte too small for anything that does not shrink.
+                self.pool.put(block);
+                None
+            }
+        }
+    }
+}
+
+struct Output<W> {
+    out: W,
+    at: u64,
+}
+
+impl<W: Write> Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|source| Error::Write { at: self.at, source })?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn write_frames(
+    mut results: Results<Result<Option<Packed>>>,
+    out: &mut Output<impl Write>,
+    key: &HeaderHash,
+    pool: &Pool,
+) -> Result<Sealed> {
+    let (mut tree, mut len) = (Tree::default(), 0);
+    while let Some(frame) = results.next().expect("the reading thread says how it ended")? {
+        out.write(&frame.record)?;
+        tree.push(&frame.leaf);
+        len += frame.len;
+        pool.put(frame.record);
+    }
+    let (root, frames) = (tree.root(), tree.frames());
+    out.write(&trailer(key, frames, len, &root))?;
+    out.out.flush().map_err(|source| Error::Write { at: out.at, source })?;
+    Ok(Sealed { root, len, frames, container_len: out.at })
+}
