@@ -1,1 +1,0 @@
-//! The btrfs send stream, one command at a time.
