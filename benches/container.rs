@@ -15,13 +15,16 @@ use cowsnap::stream::writer::{self, Options};
 
 const ROUNDS: usize = 3;
 
+/// A name, and what is timed.
+type Case<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
+
 fn main() -> io::Result<()> {
     let mib = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1024);
     let folder = tempfile::tempdir()?;
     let (plain, stored, zstd) =
         (folder.path().join("plain"), folder.path().join("stored"), folder.path().join("zstd"));
     fill(&plain, mib)?;
-    let mut cases: Vec<(&str, Box<dyn Fn() -> io::Result<()>>)> = vec![
+    let mut cases: Vec<Case> = vec![
         ("read it", Box::new(|| read_all(&mut File::open(&plain)?))),
         ("container, stored, to nowhere", Box::new(|| write(&plain, io::sink(), None))),
         ("container, zstd 3, to nowhere", Box::new(|| write(&plain, io::sink(), Some(3)))),

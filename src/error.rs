@@ -130,7 +130,10 @@ impl Error {
         match self {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
-            Self::Container { source, .. } => source.class(),
+            Self::Container { source, .. } => match source.io_source() {
+                Some(io) => class_of_io(io),
+                None => source.class(),
+            },
             Self::Io { source, .. } => class_of_io(source),
         }
     }
@@ -149,6 +152,9 @@ impl Error {
 /// The class of an error that came through a `Read` or a `Write`: of the error of ours within it, or the kernel's.
 pub fn class_of_io(error: &io::Error) -> Class {
     let Some(inner) = error.get_ref() else { return Class::of_io(error) };
+    if crate::sys::interrupt::is_interrupt(error) {
+        return Class::Unreachable;
+    }
     if let Some(error) = inner.downcast_ref::<crate::endpoint::Error>() {
         return error.class();
     }

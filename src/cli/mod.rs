@@ -23,6 +23,7 @@ mod holds;
 mod list;
 mod man;
 mod mount;
+pub mod output;
 pub mod place;
 mod pool;
 pub mod progress;

@@ -11,7 +11,7 @@ use zstd::bulk::Decompressor;
 
 use super::container::error::{Error, Place, Result};
 use super::container::header::{check_header, check_prelude};
-use super::container::record::{HEAD_LEN, check_trailer};
+use super::container::record::{HEAD_LEN, check_trailer, trailer_len};
 use super::container::tree::{Leaf, Tree};
 use super::container::{FRAME_LEN, HASH_LEN, Head, Header, HeaderHash, Kind, PRELUDE_LEN, Sealed, TAIL_LEN};
 use super::parallel::{self, Block, Jobs, Pool, Results};
@@ -380,6 +380,11 @@ impl Reader {
         self.sealed.as_ref()
     }
 
+    /// How many bytes of the stream were verified so far.
+    pub fn verified(&self) -> u64 {
+        self.sequence.len
+    }
+
     /// Reads to the end and throws the bytes away. `observe` is told how many were verified.
     ///
     /// # Errors
@@ -432,6 +437,25 @@ impl Read for Reader {
         self.consume(len);
         Ok(len)
     }
+}
+
+/// What the trailer at the end of a container says, checked by itself: its seal, not that the frames bear it out. `end` holds
+/// the container's last bytes, `container_len` says how long it is.
+///
+/// # Errors
+/// [`Error::Trailer`] if there is no sound trailer of this container, which is so too if it was cut off.
+pub fn trailer_of(end: &[u8], container_len: u64, key: &HeaderHash) -> Result<Sealed> {
+    let none = || Error::Truncated { what: "what should be its trailer".into(), end: container_len };
+    let tail = end.last_chunk::<TAIL_LEN>().ok_or_else(none)?;
+    let from = trailer_len(tail).and_then(|len| end.len().checked_sub(len)).ok_or_else(none)?;
+    let (head, rest) = end[from..].split_first_chunk::<HEAD_LEN>().ok_or_else(none)?;
+    let (head, at) = (Head::from_bytes(*head), container_len - (end.len() - from) as u64);
+    if head.kind() != Kind::Trailer {
+        return Err(Error::Trailer { at, why: "another record stands there".into() });
+    }
+    check_trailer(&head, rest, key, at)?;
+    let root = blake3::Hash::from_bytes(head.digest());
+    Ok(Sealed { root, len: head.len(), frames: head.number(), container_len })
 }
 
 /// Submits records until the trailer or an error: nothing after that can be made sense of.

@@ -173,7 +173,10 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::RawBtrfs | Self::NeedsNewer { .. } | Self::TooLong { .. } => Class::Usage,
-            Self::Read { source, .. } | Self::Write { source, .. } => crate::error::class_of_io(source),
+            Self::Read { source, .. } | Self::Write { source, .. } => match Self::within(source) {
+                Some(inner) => inner.class(),
+                None => Class::of_io(source),
+            },
             Self::Compress(_) => Class::Internal,
             _ => Class::Corrupt,
         }
@@ -184,6 +187,14 @@ impl Error {
         match self {
             Self::RawBtrfs => Some("cowsnap stream wrap FILE -o CONTAINER".into()),
             Self::NeedsNewer { .. } => Some("install the newest cowsnap".into()),
+            _ => None,
+        }
+    }
+
+    /// What the input or the output said, if that is what failed.
+    pub fn io_source(&self) -> Option<&io::Error> {
+        match self {
+            Self::Read { source, .. } | Self::Write { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -201,12 +212,12 @@ impl Error {
         }
     }
 
-    /// The container's error within an error that [`super::super::reader::Reader`] returned as a `Read`.
+    /// The container's error within an error that [`Reader`](crate::stream::reader::Reader) returned as a `Read`.
     pub fn within(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Takes the container's error out of an error that [`super::super::reader::Reader`] returned as a `Read`.
+    /// Takes the container's error out of an error that [`Reader`](crate::stream::reader::Reader) returned as a `Read`.
     ///
     /// # Errors
     /// The error itself, if none is within.

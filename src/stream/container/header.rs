@@ -76,7 +76,7 @@ pub struct Header {
     pub created: Timestamp,
     /// The version of the filesystem's stream format.
     pub stream_version: u32,
-    /// The stream carries data compressed as it lies on disk.
+    /// The stream may carry data compressed as it lies on disk.
     pub compressed: bool,
     /// The dataset's properties.
     pub properties: BTreeMap<String, String>,
