@@ -163,3 +163,78 @@ pub fn class_of_io(error: &io::Error) -> Class {
         None => Class::of_io(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_has_a_class() {
+        let table = [
+            (libc::EPERM, Class::Denied),
+            (libc::EROFS, Class::Denied),
+            (libc::EOPNOTSUPP, Class::Denied),
+            (libc::ENOENT, Class::Usage),
+            (libc::ENOTDIR, Class::Usage),
+            (libc::EEXIST, Class::Conflict),
+            (libc::ENOSPC, Class::Conflict),
+            (libc::EINTR, Class::Unreachable),
+            (libc::EPIPE, Class::Unreachable),
+            (libc::EUCLEAN, Class::Corrupt),
+            (libc::EIO, Class::Corrupt),
+            (libc::EXDEV, Class::Internal),
+        ];
+        for (errno, class) in table {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(Class::of_io(&error), class, "{error}");
+            assert_eq!(Error::io("open", "/x")(error).class(), class);
+        }
+    }
+
+    #[test]
+    fn what_the_library_says_of_bytes_has_a_class() {
+        let class = |kind| Class::of_io(&io::Error::from(kind));
+        assert_eq!(class(io::ErrorKind::InvalidData), Class::Corrupt);
+        assert_eq!(class(io::ErrorKind::UnexpectedEof), Class::Corrupt);
+        assert_eq!(class(io::ErrorKind::BrokenPipe), Class::Unreachable);
+        assert_eq!(class(io::ErrorKind::Other), Class::Internal);
+    }
+
+    #[test]
+    fn only_what_is_unreachable_is_worth_another_try() {
+        let all = [
+            Class::Internal,
+            Class::Usage,
+            Class::Conflict,
+            Class::Corrupt,
+            Class::Unreachable,
+            Class::Denied,
+            Class::Partial,
+        ];
+        let codes: Vec<_> = all.iter().map(|class| class.exit_code()).collect();
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(
+            all.into_iter().filter(|class| class.is_transient()).collect::<Vec<_>>(),
+            [Class::Unreachable]
+        );
+    }
+
+    #[test]
+    fn the_hint_of_what_lies_below_is_passed_on() {
+        let held = crate::endpoint::Error::Held { subject: "tank/a@b".into(), tags: vec!["x".into()] };
+        let error = Error::from(held);
+        assert_eq!(error.class(), Class::Conflict);
+        assert_eq!(error.hint().as_deref(), Some("cowsnap release 'x' 'tank/a@b'"));
+        let usage = Error::Usage { what: "no".into(), hint: Some("try".into()) };
+        assert_eq!((usage.class(), usage.hint().as_deref()), (Class::Usage, Some("try")));
+        let name = Error::from("".parse::<crate::model::SnapshotName>().unwrap_err());
+        assert_eq!((name.class(), name.hint()), (Class::Usage, None));
+    }
+
+    #[test]
+    fn the_cause_is_not_in_the_text() {
+        let error = Error::io("open", "/x")(io::Error::from_raw_os_error(libc::ENOENT));
+        assert_eq!(error.to_string(), "cannot open /x");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}

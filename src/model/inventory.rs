@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::name::{HoldTag, SnapshotName};
-use crate::model::version::{Guid, Version, VersionRef};
+use crate::model::version::{Guid, Version, VersionKind, VersionRef};
 
 /// What a place can do, where places differ by degree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,7 +30,8 @@ pub struct Partial {
 }
 
 /// What one place holds of one dataset, read from the place each time and never cached.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+// Not `Deserialize`: what comes from outside must go through `new` to be in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Inventory {
     /// How the place calls the dataset.
     pub dataset: String,
@@ -90,6 +91,90 @@ impl Inventory {
     /// The newest version older than `version` that has content: the natural base of an increment.
     pub fn predecessor(&self, version: &VersionRef) -> Option<&Version> {
         let at = self.versions.iter().position(|v| v.id == *version)?;
-        self.versions[..at].iter().rev().find(|v| v.kind == crate::model::version::VersionKind::Snapshot)
+        self.versions[..at].iter().rev().find(|v| v.kind == VersionKind::Snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name` made in transaction `order`; a name that begins with `#` is a bookmark.
+    fn version(name: &str, order: u64) -> Version {
+        let kind = if name.starts_with('#') { VersionKind::Bookmark } else { VersionKind::Snapshot };
+        let name = name.trim_start_matches('#');
+        let mut guid = [0; 16];
+        guid[..name.len()].copy_from_slice(name.as_bytes());
+        let id = VersionRef { guid: Guid(guid), name: name.parse().unwrap() };
+        Version { id, kind, order, created: jiff::Timestamp::UNIX_EPOCH }
+    }
+
+    fn inventory(versions: &[(&str, u64)]) -> Inventory {
+        Inventory::new(
+            "tank/a",
+            versions.iter().map(|(name, order)| version(name, *order)).collect(),
+            Vec::new(),
+        )
+    }
+
+    fn names(inventory: &Inventory) -> String {
+        let names: Vec<_> = inventory.versions().iter().map(|v| v.id.name.as_str()).collect();
+        names.join(" ")
+    }
+
+    #[test]
+    fn versions_are_in_the_order_of_their_transactions_then_of_their_names() {
+        let inventory = inventory(&[("c", 3), ("z", 1), ("b", 2), ("a", 2)]);
+        assert_eq!(names(&inventory), "z a b c");
+        assert_eq!(inventory.newest().unwrap().id.name.as_str(), "c");
+        assert_eq!(inventory.dataset, "tank/a");
+    }
+
+    #[test]
+    fn nothing_is_in_an_empty_inventory() {
+        let empty = Inventory::default();
+        let absent = version("a", 1);
+        assert!(empty.versions().is_empty() && empty.holds().is_empty());
+        assert_eq!((empty.newest(), empty.predecessor(&absent.id)), (None, None));
+    }
+
+    #[test]
+    fn a_version_is_found_by_name_and_by_guid() {
+        let inventory = inventory(&[("a", 1), ("b", 2)]);
+        let b = version("b", 2);
+        assert_eq!(inventory.by_name(&b.id.name), Some(&b));
+        assert_eq!(inventory.by_guid(b.id.guid), Some(&b));
+        let absent = version("c", 3);
+        assert_eq!((inventory.by_name(&absent.id.name), inventory.by_guid(Guid::NIL)), (None, None));
+    }
+
+    #[test]
+    fn holds_are_sorted_single_and_of_what_is_there() {
+        let [a, b, gone] = [version("a", 1), version("b", 2), version("gone", 3)];
+        let tag = |text: &str| -> HoldTag { text.parse().unwrap() };
+        let holds = [(&b, "z"), (&b, "y"), (&a, "x"), (&b, "z"), (&gone, "w")];
+        let holds = holds.map(|(version, text)| (version.id.clone(), tag(text))).to_vec();
+        let inventory = Inventory::new("tank/a", vec![a.clone(), b.clone()], holds);
+        assert_eq!(inventory.holds().len(), 3);
+        assert_eq!(inventory.holds_of(&b.id).map(HoldTag::as_str).collect::<Vec<_>>(), ["y", "z"]);
+        assert_eq!(inventory.holds_of(&gone.id).count(), 0);
+    }
+
+    #[test]
+    fn a_hold_of_a_reused_name_is_of_another_version() {
+        let now = version("a", 5);
+        let before = VersionRef { guid: Guid::NIL, name: now.id.name.clone() };
+        let inventory = Inventory::new("tank/a", vec![now], vec![(before, "x".parse().unwrap())]);
+        assert!(inventory.holds().is_empty());
+    }
+
+    #[test]
+    fn the_predecessor_is_the_newest_older_one_that_has_content() {
+        let inventory = inventory(&[("a", 1), ("#b", 2), ("c", 3)]);
+        let of =
+            |name: &str, order| inventory.predecessor(&version(name, order).id).map(|v| v.id.name.as_str());
+        assert_eq!(of("c", 3), Some("a"));
+        assert_eq!(of("a", 1), None);
+        assert_eq!(of("absent", 9), None);
     }
 }

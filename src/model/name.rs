@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_DATASET_LEN: usize = 255;
 /// The longest snapshot name or hold tag in bytes, so that a file beside a snapshot can carry its name.
 pub const MAX_COMPONENT_LEN: usize = 200;
+/// No dataset's component: snapshots and what belongs to them are kept under this name.
+pub const RESERVED: &str = ".cowsnap";
 
 /// Why a text is not a name.
 #[expect(missing_docs, reason = "each variant's text names its fields")]
@@ -29,6 +31,12 @@ pub enum Error {
     /// `.` or `..`.
     #[error("{text:?} can not be a {what}: a component may not be . or ..")]
     Dots { what: &'static str, text: String },
+    /// The component where snapshots are kept.
+    #[error("{text:?} can not be a dataset name: .cowsnap is where snapshots are kept")]
+    Reserved { text: String },
+    /// Bytes that are no text, where only a path may hold such.
+    #[error("{text:?} is not UTF-8; only an absolute path may be other bytes")]
+    NotText { text: String },
     /// Longer than every backend can store.
     #[error("the {what} is {len} bytes long; at most {max} are possible")]
     TooLong { what: &'static str, len: usize, max: usize },
@@ -126,6 +134,9 @@ impl FromStr for DatasetName {
                 Error::Empty { what, .. } => Error::Empty { what, text: text.into() },
                 other => other,
             })?;
+            if component == RESERVED {
+                return Err(Error::Reserved { text: text.into() });
+            }
         }
         Ok(Self(text.into()))
     }
@@ -176,23 +187,25 @@ impl Target {
     /// Reads a target as the command line gives it.
     ///
     /// # Errors
-    /// A relative path, an unknown scheme, or a text that is no dataset's name.
+    /// A relative path, an unknown scheme, bytes that are neither path nor text, or a text that is no dataset's name.
     pub fn parse(text: &OsStr) -> Result<Self, Error> {
         let bytes = text.as_bytes();
         if bytes.starts_with(b"/") {
             return Ok(Self::Path(PathBuf::from(text)));
         }
-        let lossy = text.to_string_lossy().into_owned();
-        if let Some((scheme, _)) = lossy.split_once("://") {
+        let Some(text) = text.to_str() else {
+            return Err(Error::NotText { text: text.to_string_lossy().into_owned() });
+        };
+        if let Some((scheme, _)) = text.split_once("://") {
             return match scheme {
-                "ssh" | "s3" | "gs" | "az" | "file" => Ok(Self::Remote(lossy)),
-                _ => Err(Error::Scheme { text: lossy }),
+                "ssh" | "s3" | "gs" | "az" | "file" => Ok(Self::Remote(text.into())),
+                _ => Err(Error::Scheme { text: text.into() }),
             };
         }
-        if lossy.starts_with("./") || lossy.starts_with("../") || lossy == "." || lossy == ".." {
-            return Err(Error::Relative { text: lossy });
+        if text.starts_with("./") || text.starts_with("../") || text == "." || text == ".." {
+            return Err(Error::Relative { text: text.into() });
         }
-        Ok(Self::Dataset(lossy.parse()?))
+        Ok(Self::Dataset(text.parse()?))
     }
 }
 
@@ -237,5 +250,135 @@ impl SnapshotRef {
 impl fmt::Display for SnapshotRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.target, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `Ok` as it is printed, or the error's text.
+    fn shown<T: fmt::Display>(result: Result<T, Error>) -> String {
+        result.map_or_else(|error| format!("error: {error}"), |value| value.to_string())
+    }
+
+    #[test]
+    fn good_names_are_kept_as_they_are() {
+        for text in ["tank", "tank/chain state", "a/b/c.d-e_f:g", "0", "...", "tank/.hidden", "-x"] {
+            assert_eq!(text.parse::<DatasetName>().unwrap().as_str(), text);
+        }
+        for text in ["20261120T020000Z", "before v2.1", "a:b", "-", &"x".repeat(MAX_COMPONENT_LEN)] {
+            assert_eq!(text.parse::<SnapshotName>().unwrap().as_str(), text);
+            assert_eq!(String::from(text.parse::<HoldTag>().unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn bad_dataset_names_say_what_is_wrong() {
+        let table = [
+            ("", r#"the dataset name in "" is empty"#),
+            ("/", r#"the dataset name in "/" is empty"#),
+            ("tank/", r#"the dataset name in "tank/" is empty"#),
+            ("tank//a", r#"the dataset name in "tank//a" is empty"#),
+            ("tank/..", r#"".." can not be a dataset name: a component may not be . or .."#),
+            ("./tank", r#""." can not be a dataset name: a component may not be . or .."#),
+            (
+                "tank/.cowsnap",
+                r#""tank/.cowsnap" can not be a dataset name: .cowsnap is where snapshots are kept"#,
+            ),
+            ("tank@now", r#""tank@now" names a snapshot where a dataset is needed"#),
+            ("tank/ä", r#"the dataset name "ä" holds 'ä'; allowed are letters, digits, space and _ . : -"#),
+            ("a\nb", r#"the dataset name "a\nb" holds '\n'; allowed are letters, digits, space and _ . : -"#),
+            ("a\0", r#"the dataset name "a\0" holds '\0'; allowed are letters, digits, space and _ . : -"#),
+        ];
+        for (text, message) in table {
+            assert_eq!(shown(text.parse::<DatasetName>()), format!("error: {message}"));
+        }
+        let long = "a/".repeat(MAX_DATASET_LEN / 2) + "bc";
+        let message = "error: the dataset name is 256 bytes long; at most 255 are possible";
+        assert_eq!(shown(long.parse::<DatasetName>()), message);
+    }
+
+    #[test]
+    fn bad_snapshot_names_and_tags_say_what_is_wrong() {
+        let long = "x".repeat(MAX_COMPONENT_LEN + 1);
+        let table = [
+            ("", r#"the snapshot name in "" is empty"#),
+            (".", r#""." can not be a snapshot name: a component may not be . or .."#),
+            ("..", r#"".." can not be a snapshot name: a component may not be . or .."#),
+            ("a/b", r#"the snapshot name "a/b" holds '/'; allowed are letters, digits, space and _ . : -"#),
+            ("50%", r#"the snapshot name "50%" holds '%'; allowed are letters, digits, space and _ . : -"#),
+            ("a@b", r#"the snapshot name "a@b" holds '@'; allowed are letters, digits, space and _ . : -"#),
+            (&long, "the snapshot name is 201 bytes long; at most 200 are possible"),
+        ];
+        for (text, message) in table {
+            assert_eq!(shown(text.parse::<SnapshotName>()), format!("error: {message}"));
+            let message = message.replace("snapshot name", "hold tag");
+            assert_eq!(shown(text.parse::<HoldTag>()), format!("error: {message}"));
+        }
+    }
+
+    #[test]
+    fn a_dataset_knows_its_pool() {
+        let name: DatasetName = "tank/a/b".parse().unwrap();
+        assert_eq!((name.pool(), name.within_pool()), ("tank", Some("a/b")));
+        let pool: DatasetName = "tank".parse().unwrap();
+        assert_eq!((pool.pool(), pool.within_pool()), ("tank", None));
+    }
+
+    #[test]
+    fn targets_are_told_apart_by_how_they_begin() {
+        use Target::{Dataset, Path, Remote};
+        let table = [
+            ("tank/a", Ok(Dataset("tank/a".parse().unwrap()))),
+            ("/srv/a b\nc", Ok(Path("/srv/a b\nc".into()))),
+            ("/srv/x@y", Ok(Path("/srv/x@y".into()))),
+            ("ssh://u@h:22/tank/a", Ok(Remote("ssh://u@h:22/tank/a".into()))),
+            ("s3://bucket/prefix", Ok(Remote("s3://bucket/prefix".into()))),
+            ("file:///dir", Ok(Remote("file:///dir".into()))),
+            ("ftp://h/x", Err(Error::Scheme { text: "ftp://h/x".into() })),
+            ("://", Err(Error::Scheme { text: "://".into() })),
+            (".", Err(Error::Relative { text: ".".into() })),
+            ("../x", Err(Error::Relative { text: "../x".into() })),
+            ("tank@a", Err(Error::NotADataset { text: "tank@a".into() })),
+        ];
+        for (text, wanted) in table {
+            let found = Target::parse(OsStr::new(text));
+            assert_eq!(found, wanted);
+            assert_eq!(found.map(|t| t.to_string()).ok(), wanted.map(|_| text.to_owned()).ok());
+        }
+    }
+
+    #[test]
+    fn only_a_path_may_be_other_bytes_than_text() {
+        let path = OsStr::from_bytes(b"/srv/\xff");
+        assert_eq!(Target::parse(path), Ok(Target::Path(path.into())));
+        for bytes in [&b"tank/\xff"[..], b"ssh://\xff"] {
+            let text = OsStr::from_bytes(bytes).to_string_lossy().into_owned();
+            assert_eq!(Target::parse(OsStr::from_bytes(bytes)), Err(Error::NotText { text }));
+        }
+    }
+
+    #[test]
+    fn snapshots_are_split_at_the_last_at() {
+        let parse = |text: &[u8]| {
+            SnapshotRef::parse(OsStr::from_bytes(text)).map(|s| (s.target.to_string(), s.name.0))
+        };
+        assert_eq!(parse(b"tank/a@now"), Ok(("tank/a".into(), "now".into())));
+        assert_eq!(parse(b"/srv/a@b@c"), Ok(("/srv/a@b".into(), "c".into())));
+        assert_eq!(parse(b"ssh://u@h/tank@c"), Ok(("ssh://u@h/tank".into(), "c".into())));
+        for text in ["tank", "/srv/a@b/c", ""] {
+            assert_eq!(parse(text.as_bytes()), Err(Error::NotASnapshot { text: text.into() }));
+        }
+        assert!(matches!(parse(b"tank@\xff"), Err(Error::NotASnapshot { .. })));
+        assert!(matches!(parse(b"tank@"), Err(Error::Empty { what: "snapshot name", .. })));
+        assert!(matches!(parse(b"@now"), Err(Error::Empty { what: "dataset name", .. })));
+        assert!(matches!(parse(b"tank@a@b"), Err(Error::NotADataset { .. })));
+    }
+
+    #[test]
+    fn a_name_pads_in_a_column() {
+        let name: SnapshotName = "a".parse().unwrap();
+        assert_eq!(format!("[{name:>3}]"), "[  a]");
     }
 }

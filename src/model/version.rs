@@ -114,3 +114,54 @@ pub struct Version {
     /// When it was made, by its source's clock. To show and to fill calendar buckets, never to order.
     pub created: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "00112233-4455-6677-8899-aabbccddeeff";
+
+    #[test]
+    fn a_guid_is_printed_as_a_uuid_and_read_with_or_without_hyphens() {
+        let guid: Guid = TEXT.parse().unwrap();
+        assert_eq!(guid.0[..3], [0x00, 0x11, 0x22]);
+        assert_eq!(guid.to_string(), TEXT);
+        assert_eq!(TEXT.replace('-', "").to_uppercase().parse(), Ok(guid));
+        assert_eq!(Guid::try_from(TEXT.to_owned()), Ok(guid));
+        assert_eq!(String::from(guid), TEXT);
+    }
+
+    #[test]
+    fn a_text_that_is_no_guid_is_named_in_the_error() {
+        for text in ["", "0011", &TEXT[1..], &format!("{TEXT}0"), "g0112233-4455-6677-8899-aabbccddeeff"] {
+            let error = text.parse::<Guid>().unwrap_err();
+            assert_eq!(error, BadGuid(text.into()));
+            assert_eq!(
+                error.to_string(),
+                format!("{text:?} is no guid: 32 hexadecimal digits are needed, hyphens are ignored")
+            );
+        }
+    }
+
+    #[test]
+    fn only_zeroes_are_nil() {
+        assert!(Guid::NIL.is_nil());
+        assert!("0".repeat(32).parse::<Guid>().unwrap().is_nil());
+        assert!(!TEXT.parse::<Guid>().unwrap().is_nil());
+    }
+
+    #[test]
+    fn a_version_is_one_flat_object_in_json() {
+        let id = VersionRef { guid: TEXT.parse().unwrap(), name: "now".parse().unwrap() };
+        assert_eq!(id.to_string(), format!("@now ({TEXT})"));
+        let created = Timestamp::from_second(1_800_000_000).unwrap();
+        let version = Version { id, kind: VersionKind::Snapshot, order: 7, created };
+        let json = format!(
+            r#"{{"guid":"{TEXT}","name":"now","kind":"snapshot","order":7,"created":"2027-01-15T08:00:00Z"}}"#
+        );
+        assert_eq!(serde_json::to_string(&version).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Version>(&json).unwrap(), version);
+        let bad = json.replace("now", "a/b");
+        assert!(serde_json::from_str::<Version>(&bad).unwrap_err().to_string().contains("holds '/'"));
+    }
+}

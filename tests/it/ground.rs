@@ -12,12 +12,22 @@ macro_rules! ground {
             let required = std::env::var("COWSNAP_REQUIRE").unwrap_or_default();
             assert!(!required.split(',').any(|r| r == $what), "COWSNAP_REQUIRE names {}: {reason}", $what);
             let function = std::thread::current().name().unwrap_or("?").to_owned();
-            println!("SKIP {function}: {reason}");
+            $crate::ground::skip(&function, &reason);
             return;
         })+
     };
 }
 pub(crate) use ground;
+
+/// Says that a test was skipped: on standard output, and in the file that `scripts/test` reads, for a runner shows no
+/// output of tests that pass.
+pub fn skip(test: &str, reason: &str) {
+    println!("SKIP {test}: {reason}");
+    let Some(file) = std::env::var_os("COWSNAP_SKIPS") else { return };
+    let mut file = std::fs::OpenOptions::new().append(true).open(&file).expect("COWSNAP_SKIPS names a file");
+    std::io::Write::write_all(&mut file, format!("SKIP {test}: {reason}\n").as_bytes())
+        .expect("append a line");
+}
 
 /// Why `what` is not to be had here; `None` if it is.
 pub fn lacking(what: &str) -> Option<String> {
@@ -34,14 +44,18 @@ pub fn lacking(what: &str) -> Option<String> {
         "root" => (!rustix::process::geteuid().is_root()).then(|| "not root".into()),
         "loop" => lacking("root")
             .or_else(|| (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into())),
-        "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| {
-            let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-            (!known.contains("\tbtrfs\n") && !run_ok("modprobe", &["btrfs"]))
-                .then(|| "the kernel has no btrfs".into())
-        }),
+        "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| lacking_filesystem("btrfs")),
+        "overlay" => lacking("root").or_else(|| lacking_filesystem("overlay")),
         "fuse" => (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".into()),
         other => tool(other),
     }
+}
+
+fn lacking_filesystem(name: &str) -> Option<String> {
+    let known = || std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let is_known = || known().lines().any(|line| line.split_whitespace().last() == Some(name));
+    let loaded = is_known() || (run_ok("modprobe", &[name]) && is_known());
+    (!loaded).then(|| format!("the kernel has no {name}"))
 }
 
 fn run_ok(program: &str, args: &[&str]) -> bool {

@@ -16,47 +16,48 @@ const BELOW: [(&str, &[&str]); 8] = [
     ("error", &["endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 
-/// (where the rule holds, except below, what may not stand there, why).
-const NOWHERE: [(&[&str], &[&str], &[&str], &str); 7] = [
-    (
-        &["src/model/", "src/plan/"],
-        &[],
-        &[
-            "std::fs",
-            "std::net",
-            "std::process",
-            "std::env",
-            "std::thread",
-            "Instant",
-            "SystemTime",
-            "now(",
-            "rustix::",
-            "nix::",
-            "libc::",
-        ],
-        "nouns and decisions have no clock, file, process or network",
-    ),
-    (
-        &["src/stream/"],
-        &[],
-        &["std::fs", "std::net", "std::process", "std::env", "rustix::", "nix::", "libc::"],
-        "streams are Read and Write; never a path or a kernel",
-    ),
-    (&["src/"], &["src/sys/"], &["unsafe "], "unsafe stands only in sys"),
-    (
-        &["src/"],
-        &["src/cli/"],
-        &["println!", "print!", "eprintln!", "eprint!", "dbg!", "io::stdout", "io::stderr"],
-        "only the command line prints",
-    ),
-    (&["src/"], &["src/main.rs"], &["process::exit", "process::abort"], "only main ends the process"),
-    (&["src/", "tests/"], &[], &["#[allow", "#![allow"], "#[expect(.., reason)] instead"),
-    (
-        &["src/"],
-        &[],
-        &["todo!", "unimplemented!", "super::super::"],
-        "unfinished, or a path around the layers",
-    ),
+/// What may not stand where, and why.
+struct Rule {
+    within: &'static str,
+    except: &'static str,
+    words: &'static str,
+    why: &'static str,
+}
+
+const RULES: [Rule; 8] = [
+    Rule {
+        within: "src/model/ src/plan/",
+        except: "",
+        words: "std::fs std::net std::process std::env std::thread Instant SystemTime now( rustix:: nix:: libc::",
+        why: "nouns and decisions have no clock, file, process or network",
+    },
+    Rule {
+        within: "src/stream/",
+        except: "",
+        words: "std::fs std::net std::process std::env rustix:: nix:: libc::",
+        why: "streams are Read and Write; never a path or a kernel",
+    },
+    Rule { within: "src/", except: "src/sys/", words: "unsafe", why: "unsafe stands only in sys" },
+    Rule {
+        within: "src/",
+        except: "src/cli/",
+        words: "println! print! eprintln! eprint! dbg! io::stdout io::stderr",
+        why: "only the command line prints",
+    },
+    Rule {
+        within: "src/",
+        except: "src/main.rs",
+        words: "process::exit process::abort",
+        why: "only main ends the process",
+    },
+    Rule {
+        within: "src/ tests/",
+        except: "",
+        words: "#[allow #![allow",
+        why: "#[expect(.., reason)] instead",
+    },
+    Rule { within: "src/", except: "", words: "todo! unimplemented! unwrap()", why: "unfinished" },
+    Rule { within: "src/", except: "", words: "super::super::", why: "a path around the layers" },
 ];
 
 const MAX_LINES: usize = 700;
@@ -65,9 +66,9 @@ const MAX_LINES: usize = 700;
 fn violations(path: &str, text: &str) -> Vec<String> {
     let code = code_of(text);
     let mut found = Vec::new();
-    for (within, except, words, why) in NOWHERE {
-        let holds = within.iter().any(|w| path.starts_with(w)) && !except.iter().any(|e| path.starts_with(e));
-        let guilty = words.iter().filter(|word| holds && holds_word(&code, word));
+    let is_below = |folders: &str| folders.split_whitespace().any(|folder| path.starts_with(folder));
+    for Rule { words, why, .. } in RULES.iter().filter(|r| is_below(r.within) && !is_below(r.except)) {
+        let guilty = words.split_whitespace().filter(|word| holds_word(&code, word));
         found.extend(guilty.map(|word| format!("{path}: {word}: {why}")));
     }
     let module = path.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default();
@@ -87,10 +88,14 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Whether `word` stands in `code` and is not the end of a longer one.
+/// Whether `word` stands in `code` and is not part of a longer one.
 fn holds_word(code: &str, word: &str) -> bool {
     let longer = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(longer))
+    let stands_alone = |at: usize| {
+        let ends = !word.ends_with(longer) || !code[at + word.len()..].starts_with(longer);
+        !code[..at].ends_with(longer) && ends
+    };
+    code.match_indices(word).any(|(at, _)| stands_alone(at))
 }
 
 /// `text` without its unit tests, comments and what stands in quotes.
