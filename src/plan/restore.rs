@@ -231,7 +231,7 @@ mod tests {
         check("1 1>2 1>3", "", "", expect!["conflict: several streams end a chain: @2, @3"]);
         check("", "1", "", expect!["conflict: there is nothing to restore from"]);
         check("1", "", "9", expect!["conflict: no stream and no snapshot is called @9"]);
-        check("1>2 2>1", "", "", expect!["conflict: @1 is, over other streams, its own base"]);
+        check("1>2 2>1", "", "", expect!["conflict: @2 is, over other streams, its own base"]);
         check("1>2 2>1", "", "2", expect!["conflict: @2 is, over other streams, its own base"]);
     }
 

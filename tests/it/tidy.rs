@@ -132,9 +132,13 @@ fn end_of_quote(rest: &str) -> usize {
     rest.len()
 }
 
-/// The first name of every `crate::…` path, those in braces too; `error::Class` counts as `Class`.
+/// The first name of every `crate::…` path, those in braces too; `error::Class` and what gives one count as `Class`.
 fn crate_paths(code: &str) -> Vec<String> {
-    let code: String = code.replace("error::Class", "Class").split_whitespace().collect();
+    let code: String = code
+        .replace("error::Class", "Class")
+        .replace("error::class_of_io", "Class")
+        .split_whitespace()
+        .collect();
     let mut names = Vec::new();
     for after in code.split("crate::").skip(1) {
         let Some(group) = after.strip_prefix('{') else {
