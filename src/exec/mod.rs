@@ -4,6 +4,7 @@ use serde::Serialize;
 
 pub mod adopt;
 pub mod doctor;
+mod meter;
 pub mod receive;
 pub mod restore;
 pub mod send;

@@ -1,1 +1,185 @@
-//! Sends a version as a container or raw.
+//! Sends a version as a container, or as the filesystem's own stream.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::endpoint::{self, Endpoint, SendRequest};
+use crate::exec::meter::Meter;
+use crate::exec::{Event, Observe};
+use crate::model::{Guid, Inventory, SnapshotName};
+use crate::stream::container::{self, Backend, Header};
+use crate::stream::writer;
+use crate::sys::interrupt;
+use crate::{Error, Result};
+
+/// What the bytes look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A container, compressed and verifiable.
+    Container(writer::Options),
+    /// Exactly what the filesystem makes.
+    Raw,
+}
+
+/// What to send, in which form.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The source's versions; the request's are among them.
+    pub inventory: &'a Inventory,
+    /// Whose stream it is.
+    pub backend: Backend,
+    /// What to send.
+    pub request: &'a SendRequest,
+    /// In which form.
+    pub form: Form,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sent {
+    /// Whose version.
+    pub dataset: String,
+    /// Its name.
+    pub snapshot: SnapshotName,
+    /// Its identity.
+    pub guid: Guid,
+    /// What the stream builds upon; `None` if it is full.
+    pub base: Option<Guid>,
+    /// Bytes of the filesystem's stream.
+    pub stream_bytes: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+    /// The plain blake3 of the filesystem's stream, hexadecimal.
+    pub blake3: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Sends to `out`, flushed at the end. After an error, `out` holds what no reader takes for whole.
+///
+/// # Errors
+/// What the endpoint says; a container that can not carry it; an output that fails;
+/// [`endpoint::Error::Interrupted`] after a signal.
+pub fn send(
+    source: &dyn Endpoint,
+    job: &Job<'_>,
+    out: impl Write + Send,
+    observe: &dyn Observe,
+) -> Result<Sent> {
+    let start = Instant::now();
+    let version = &job.request.version;
+    let subject = format!("{}@{}", job.inventory.dataset, version.name);
+    let header = header(job, &subject)?;
+    let outgoing = source.send(job.request)?;
+    observe.observe(Event::Started { op: "send", subject: subject.clone(), total: outgoing.estimate });
+    let stream = Meter::new(outgoing.stream, observe);
+    let (len, written, root) = match job.form {
+        Form::Container(options) => {
+            let sealed = writer::write(&header, stream, out, &options).map_err(|e| failed(&subject, e))?;
+            (sealed.len, sealed.container_len, sealed.root)
+        }
+        Form::Raw => copy_hashed(stream, out).map_err(|error| failed(&subject, error))?,
+    };
+    observe.observe(Event::Finished { bytes: len });
+    Ok(Sent {
+        dataset: header.dataset,
+        snapshot: header.snapshot,
+        guid: header.guid,
+        base: header.base,
+        stream_bytes: len,
+        written_bytes: written,
+        blake3: root.to_hex().to_string(),
+        seconds: at_least_a_tick(start.elapsed()),
+    })
+}
+
+/// Seconds, never so few that a rate could not be told from them.
+fn at_least_a_tick(elapsed: Duration) -> f64 {
+    elapsed.max(Duration::from_micros(1)).as_secs_f64()
+}
+
+fn header(job: &Job<'_>, subject: &str) -> Result<Header> {
+    let wanted = &job.request.version;
+    let version = job.inventory.by_guid(wanted.guid).ok_or_else(|| endpoint::Error::NotFound {
+        what: "snapshot",
+        subject: subject.into(),
+        hint: None,
+    })?;
+    Ok(Header {
+        backend: job.backend,
+        dataset: job.inventory.dataset.clone(),
+        snapshot: wanted.name.clone(),
+        guid: wanted.guid,
+        base: job.request.base.as_ref().map(|base| base.guid),
+        created: version.created,
+        stream_version: job.request.stream_version.max(if job.request.compressed { 2 } else { 1 }),
+        compressed: job.request.compressed,
+        properties: Default::default(),
+    })
+}
+
+/// Copies and hashes: bytes read, bytes written, their blake3.
+fn copy_hashed(
+    mut stream: impl Read,
+    mut out: impl Write,
+) -> Result<(u64, u64, blake3::Hash), container::Error> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; container::FRAME_LEN];
+    let mut at = 0;
+    loop {
+        let len = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(container::Error::Read { at, source }),
+        };
+        out.write_all(&buffer[..len]).map_err(|source| container::Error::Write { at, source })?;
+        hasher.update(&buffer[..len]);
+        at += len as u64;
+    }
+    out.flush().map_err(|source| container::Error::Write { at, source })?;
+    Ok((at, at, hasher.finalize()))
+}
+
+/// Says what a failed transfer comes from: a signal, the sender, the output, or else the container.
+fn failed(subject: &str, error: container::Error) -> Error {
+    if interrupt::pending().is_some() {
+        return endpoint::Error::Interrupted { op: "send", subject: subject.into() }.into();
+    }
+    match error {
+        container::Error::Read { at, source } => match source.downcast::<endpoint::Error>() {
+            Ok(of_the_sender) => of_the_sender.into(),
+            Err(source) => Error::container("send", subject)(container::Error::Read { at, source }),
+        },
+        container::Error::Write { source, .. } => Error::io("write the stream of", subject)(source),
+        other => Error::container("send", subject)(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_stream_is_copied_as_it_is_and_hashed() {
+        let stream = vec![7; 3 << 20];
+        let mut out = Vec::new();
+        let (read, written, root) = copy_hashed(&stream[..], &mut out).unwrap();
+        assert!(out == stream);
+        assert_eq!((read, written, root), (3 << 20, 3 << 20, blake3::hash(&stream)));
+    }
+
+    #[test]
+    fn what_the_sender_says_is_not_wrapped_in_what_the_container_says() {
+        let denied = endpoint::Error::Io {
+            op: "send",
+            subject: "x@y".into(),
+            source: io::Error::from_raw_os_error(libc::EPERM),
+        };
+        let error = failed("x@y", container::Error::Read { at: 0, source: io::Error::other(denied) });
+        assert_eq!(error.class(), crate::Class::Denied);
+        assert_eq!(error.to_string(), "cannot send x@y");
+    }
+}

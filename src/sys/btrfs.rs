@@ -497,27 +497,47 @@ pub fn open_inode(any: BorrowedFd<'_>, subvolume: u64, inode: u64, generation: u
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+const PATHS_BUFFER: usize = 64 << 10;
+
+#[repr(C)]
+struct DataContainer {
+    bytes_left: u32,
+    bytes_missing: u32,
+    elem_cnt: u32,
+    elem_missed: u32,
+    values: [u64; PATHS_BUFFER / 8 - 2],
+}
+
+#[repr(C)]
+struct InoPathArgs {
+    inum: u64,
+    size: u64,
+    reserved: [u64; 4],
+    fspath: *mut DataContainer,
+}
+
+/// The paths of `inode` below the root of the subvolume that holds `fd`, as many as fit into 64 KiB.
+/// Needs CAP_DAC_READ_SEARCH.
+pub fn paths_of_inode(fd: BorrowedFd<'_>, inode: u64) -> io::Result<Vec<Vec<u8>>> {
+    // SAFETY: all-zero bytes are a valid DataContainer: integers only.
+    let mut found: Box<DataContainer> = unsafe { Box::<DataContainer>::new_zeroed().assume_init() };
+    let mut args =
+        InoPathArgs { inum: inode, size: PATHS_BUFFER as u64, reserved: [0; 4], fspath: &raw mut *found };
+    // SAFETY: BTRFS_IOC_INO_PATHS reads one ino_path_args and writes at most `size` bytes where `fspath` points.
+    unsafe { ioctl(fd, code::<InoPathArgs>(READ | WRITE, 35), &mut args) }?;
+    let texts = found.values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>();
+    let path_at = |offset: &u64| {
+        // Offsets count from `values`, where the texts follow the offsets.
+        let text = texts.get(usize::try_from(*offset).ok()?..)?;
+        text.split(|&b| b == 0).next().map(<[u8]>::to_vec)
+    };
+    Ok(found.values[..found.elem_cnt as usize].iter().filter_map(path_at).collect())
+}
+
 /// Commits the filesystem's running transaction.
 pub fn sync(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: BTRFS_IOC_SYNC takes no argument.
     unsafe { ioctl(fd, code::<()>(NONE, 8), &mut ()) }.map(drop)
-}
-
-#[repr(C)]
-struct VolArgs {
-    fd: i64,
-    name: [u8; 4088],
-}
-
-/// Resizes the mounted filesystem that holds `fd`: `max`, `+1G`, `1:20G` …
-pub fn resize(fd: BorrowedFd<'_>, amount: &str) -> io::Result<()> {
-    let mut args = Box::new(VolArgs { fd: 0, name: [0; 4088] });
-    if amount.len() >= args.name.len() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    args.name[..amount.len()].copy_from_slice(amount.as_bytes());
-    // SAFETY: BTRFS_IOC_RESIZE reads one vol_args, whose name ends with a NUL.
-    unsafe { ioctl(fd, code::<VolArgs>(WRITE, 3), &mut *args) }.map(drop)
 }
 
 #[repr(C)]
@@ -549,7 +569,7 @@ mod tests {
         assert_eq!(code::<SearchHeaderV2>(READ | WRITE, 17), 0xc070_9411);
         assert_eq!(code::<InoLookupArgs>(READ | WRITE, 18), 0xd000_9412);
         assert_eq!(code::<FsInfoArgs>(READ, 31), 0x8400_941f);
+        assert_eq!(code::<InoPathArgs>(READ | WRITE, 35), 0xc038_9423);
         assert_eq!(code::<SubvolWait>(WRITE, 65), 0x4010_9441);
-        assert_eq!(code::<VolArgs>(WRITE, 3), 0x5000_9403);
     }
 }

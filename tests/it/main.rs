@@ -6,6 +6,7 @@ mod adopt;
 mod backend;
 mod cli;
 mod container;
+mod diff;
 mod docs;
 mod faults;
 mod names;

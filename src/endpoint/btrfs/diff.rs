@@ -1,1 +1,208 @@
-//! What changed between two versions.
+//! What changed between two versions, at the cost of the change: the kernel compares the trees and sends, without data,
+//! what makes one of the other.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Stat, statat};
+use serde::Serialize;
+
+use crate::endpoint::btrfs::send::{Source, stream};
+use crate::endpoint::{Error, Result};
+use crate::stream::btrfs::Parser;
+use crate::sys::btrfs::{self, SendOptions};
+use crate::sys::interrupt;
+
+pub mod fold;
+
+use fold::{Fold, Story, Touched};
+
+/// How a path changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `D`: it is gone.
+    Destroyed,
+    /// `R`: it is called otherwise now. What is below a directory is not told again.
+    Renamed,
+    /// `A`: it is new.
+    Added,
+    /// `T`: what is there now is of another type.
+    Retyped,
+    /// `M`: its bytes were written to, or another of the same type is in its place.
+    Modified,
+    /// `m`: only owners, mode, attributes or times changed. A directory's times do not count.
+    Metadata,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Destroyed => "D",
+            Self::Renamed => "R",
+            Self::Added => "A",
+            Self::Retyped => "T",
+            Self::Modified => "M",
+            Self::Metadata => "m",
+        })
+    }
+}
+
+/// One change. Paths are relative to the dataset's root, which itself is `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Where it is in the newer version; for what is gone, where it was in the older one.
+    pub path: Vec<u8>,
+    /// How it changed.
+    pub kind: Kind,
+    /// Where it was before it was renamed.
+    pub from: Option<Vec<u8>>,
+}
+
+/// What makes `new` of `old`, both roots of read-only subvolumes of one filesystem; sorted by path. `subject` is what
+/// errors call it.
+///
+/// # Errors
+/// What the kernel says of the comparison; a signal.
+pub fn changes(old: OwnedFd, new: OwnedFd, subject: &str) -> Result<Vec<Change>> {
+    let io = |error| Error::io("compare", subject)(error);
+    let base = btrfs::subvol_id(old.as_fd()).map_err(io)?;
+    let options =
+        SendOptions { base: Some(base), clone_sources: vec![base], no_data: true, ..SendOptions::default() };
+    let subvolume = new.try_clone().map_err(io)?;
+    let stream = stream(Source { subvolume, subject: subject.into(), options, since: 0 })?;
+    let fold = fold_stream(Parser::new(stream), subject)?;
+    let mut trees = Trees { old, new, subject, changes: BTreeSet::new() };
+    for story in fold.stories() {
+        trees.note(story)?;
+    }
+    trees.note_other_names()?;
+    Ok(trees.changes.into_iter().collect())
+}
+
+fn fold_stream<R: std::io::Read>(mut parser: Parser<R>, subject: &str) -> Result<Fold> {
+    let mut fold = Fold::default();
+    while let Some(item) = parser.next_command().map_err(|error| failed(error, subject))? {
+        interrupt::check().map_err(|_| Error::Interrupted { op: "compare", subject: subject.into() })?;
+        fold.play(&item.command).map_err(|lost| senseless(Box::new(lost), subject))?;
+    }
+    Ok(fold)
+}
+
+fn senseless(source: Box<dyn std::error::Error + Send + Sync>, subject: &str) -> Error {
+    let why = format!("the kernel's comparison of {subject} makes no sense");
+    Error::Corrupt { what: "btrfs stream", why, source: Some(source) }
+}
+
+/// What the kernel said, if that is what ended the stream.
+fn failed(error: crate::stream::btrfs::Error, subject: &str) -> Error {
+    match error {
+        crate::stream::btrfs::Error::Io { source, .. } => match source.downcast::<Error>() {
+            Ok(of_the_sender) => of_the_sender,
+            Err(source) => Error::io("compare", subject)(source),
+        },
+        other => senseless(Box::new(other), subject),
+    }
+}
+
+/// Both trees, to look up what the stream does not say.
+struct Trees<'a> {
+    old: OwnedFd,
+    new: OwnedFd,
+    subject: &'a str,
+    changes: BTreeSet<Change>,
+}
+
+impl Trees<'_> {
+    fn note(&mut self, story: Story) -> Result<()> {
+        match story {
+            Story::Added(path) => self.add(path, Kind::Added, None),
+            Story::Destroyed(path) => self.add(path, Kind::Destroyed, None),
+            Story::Replaced(before, now) => {
+                if let Some(kind) = self.replaced(&before, &now)? {
+                    self.add(now, kind, None);
+                }
+            }
+            Story::Renamed(before, now, touched) => {
+                let kind = self.touched(&before, &now, touched)?;
+                self.add(now.clone(), Kind::Renamed, Some(before));
+                kind.into_iter().for_each(|kind| self.add(now.clone(), kind, None));
+            }
+            Story::Kept(before, now, touched) => {
+                if let Some(kind) = self.touched(&before, &now, touched)? {
+                    self.add(now, kind, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: Vec<u8>, kind: Kind, from: Option<Vec<u8>>) {
+        let path = if path.is_empty() { b".".to_vec() } else { path };
+        self.changes.insert(Change { path, kind, from });
+    }
+
+    fn replaced(&self, before: &[u8], now: &[u8]) -> Result<Option<Kind>> {
+        let (old, new) = (self.stat(&self.old, before)?, self.stat(&self.new, now)?);
+        match (type_of(&old), type_of(&new)) {
+            (a, b) if a != b => Ok(Some(Kind::Retyped)),
+            (FileType::Directory, _) => Ok(metadata_differs(&old, &new).then_some(Kind::Metadata)),
+            _ => Ok(Some(Kind::Modified)),
+        }
+    }
+
+    fn touched(&self, before: &[u8], now: &[u8], touched: Touched) -> Result<Option<Kind>> {
+        if touched == Touched::default() {
+            return Ok(None);
+        }
+        let (old, new) = (self.stat(&self.old, before)?, self.stat(&self.new, now)?);
+        if touched.data || (touched.size && old.st_size != new.st_size) {
+            return Ok(Some(Kind::Modified));
+        }
+        let metadata = touched.attributes || (touched.metadata && metadata_differs(&old, &new));
+        Ok(metadata.then_some(Kind::Metadata))
+    }
+
+    fn stat(&self, root: &OwnedFd, path: &[u8]) -> Result<Stat> {
+        let shown = if path.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(path)) };
+        let subject = || format!("{} of {}", shown.display(), self.subject);
+        statat(root, shown, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| Error::io("examine", subject())(error))
+    }
+
+    /// The kernel tells of a change of a file by one of its names; this tells of it by its other names too.
+    fn note_other_names(&mut self) -> Result<()> {
+        let enough = |change: &&Change| change.kind != Kind::Renamed;
+        let mut told: HashSet<_> = self.changes.iter().filter(enough).map(|c| c.path.clone()).collect();
+        let inner = |change: &&Change| matches!(change.kind, Kind::Modified | Kind::Metadata);
+        let changed: Vec<_> = self.changes.iter().filter(inner).cloned().collect();
+        for change in changed {
+            let stat = self.stat(&self.new, &change.path)?;
+            if type_of(&stat) == FileType::Directory || stat.st_nlink < 2 {
+                continue;
+            }
+            let names = btrfs::paths_of_inode(self.new.as_fd(), stat.st_ino)
+                .map_err(Error::io("look up the names of a file of", self.subject))?;
+            for path in names {
+                if told.insert(path.clone()) {
+                    self.add(path, change.kind, None);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn type_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Whether owners or permissions differ; times too, except of directories, which say nothing but that names changed.
+fn metadata_differs(old: &Stat, new: &Stat) -> bool {
+    let times = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    (old.st_mode, old.st_uid, old.st_gid) != (new.st_mode, new.st_uid, new.st_gid)
+        || (type_of(new) != FileType::Directory && times(old) != times(new))
+}
