@@ -1,6 +1,9 @@
 //! Who holds versions: the traits that every backend implements, and what can go wrong there.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +39,73 @@ pub trait Endpoint: History {
     /// Reads `stream` to its end before anything becomes visible. An error of `stream`, or of applying it, leaves no
     /// version and no staging.
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version>;
+}
+
+/// Enough to schedule, isolate and go back.
+pub trait Backend: History + Sized {
+    /// A version made visible; unmounts itself when dropped.
+    type Mount;
+
+    /// Snapshots all datasets of `set` back to back. Either all of them exist afterwards or none, whatever happens.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if one of them has a snapshot of that name.
+    fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet>;
+    /// Makes `to` a new writable dataset with the content of `version`.
+    fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()>;
+    /// Makes `version` visible at the directory `dir`, read-only.
+    fn mount(&self, version: &VersionRef, dir: &Path) -> Result<Self::Mount>;
+    /// Gives the dataset the content of `version`. What it replaces is kept as a snapshot; no version is destroyed.
+    fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack>;
+}
+
+/// What to take, over a set of datasets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRequest {
+    /// The name that each of them gets.
+    pub name: SnapshotName,
+    /// What the user says about it.
+    pub labels: BTreeMap<String, String>,
+    /// Who keeps it from the start.
+    pub holds: Vec<HoldTag>,
+}
+
+impl SnapshotRequest {
+    /// Of that name, with nothing said about it.
+    pub fn named(name: SnapshotName) -> Self {
+        Self { name, labels: BTreeMap::new(), holds: Vec::new() }
+    }
+}
+
+/// What was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSet {
+    /// One for each dataset, in the order asked.
+    pub versions: Vec<Version>,
+    /// From the first snapshot's instant to the last one's: at most this long. Zero if it was one instant.
+    pub spread: Duration,
+}
+
+/// How to go back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RollbackRequest {
+    /// The name under which the replaced content is kept; `None` makes `pre-rollback-` and the time in UTC.
+    pub keep_as: Option<SnapshotName>,
+    /// Take nested datasets along; each goes back too if it has a version of the same name.
+    pub recursive: bool,
+}
+
+/// What going back did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RolledBack {
+    /// What was replaced, kept.
+    pub kept: Vec<Version>,
+    /// Nested datasets that were moved along, by label.
+    pub moved: Vec<String>,
+    /// Where a mount was exchanged for one of the new content.
+    pub remounted: Vec<std::path::PathBuf>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// What to send, and how.

@@ -440,6 +440,30 @@ pub fn ino_lookup(fd: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<(u64,
 }
 
 #[repr(C)]
+struct FileHandle {
+    handle_bytes: u32,
+    handle_type: i32,
+    handle: [u8; 20],
+}
+
+/// Opens directory `inode` of subvolume `tree`, wherever it is in the filesystem of `any`, and even where no mount
+/// reaches it. The descriptor is bound to the mount of `any`. Needs CAP_DAC_READ_SEARCH.
+pub fn open_by_id(any: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<OwnedFd> {
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
+    let mut file = FileHandle { handle_bytes: 20, handle_type: FILEID_BTRFS_WITHOUT_PARENT, handle: [0; 20] };
+    file.handle[..8].copy_from_slice(&inode.to_ne_bytes());
+    file.handle[8..16].copy_from_slice(&tree.to_ne_bytes()); // generation 0 fits any
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: `file` is laid out as a file_handle followed by `handle_bytes` bytes, all initialised; it is only read.
+    let fd = unsafe { libc::open_by_handle_at(any.as_raw_fd(), (&raw mut file).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[repr(C)]
 struct FsInfoArgs {
     max_id: u64,
     num_devices: u64,

@@ -1,1 +1,219 @@
-//! The mount API: detached mounts, attaching, moving beneath, unmounting.
+//! The mount API: detached mounts, attaching, moving beneath, unmounting (kernel-notes/mount-api.md).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+/// A mount that nobody sees: it goes with its descriptor unless it is attached.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+impl AsFd for Detached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Detached> for OwnedFd {
+    fn from(detached: Detached) -> Self {
+        detached.0
+    }
+}
+
+/// Mounts a filesystem without attaching it anywhere. Needs CAP_SYS_ADMIN.
+pub fn detached(kind: &str, source: &Path, options: &[(&str, &str)]) -> io::Result<Detached> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let mount = rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )?;
+    Ok(Detached(mount))
+}
+
+/// A detached bind mount of the directory `tree`, without what is mounted below it.
+pub fn bind(tree: BorrowedFd<'_>) -> io::Result<Detached> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(Detached(rustix::mount::open_tree(tree, "", flags)?))
+}
+
+/// What a mount forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restrict {
+    /// Nothing is written through it.
+    pub readonly: bool,
+    /// Device files do not work.
+    pub nodev: bool,
+    /// Set-user-id bits and capabilities of programs do not work.
+    pub nosuid: bool,
+    /// No program is started from it.
+    pub noexec: bool,
+}
+
+impl Restrict {
+    fn bits(self) -> u64 {
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        bit(self.readonly, libc::MOUNT_ATTR_RDONLY)
+            | bit(self.nodev, libc::MOUNT_ATTR_NODEV)
+            | bit(self.nosuid, libc::MOUNT_ATTR_NOSUID)
+            | bit(self.noexec, libc::MOUNT_ATTR_NOEXEC)
+    }
+}
+
+/// Adds restrictions to a mount (kernel 5.12).
+pub fn restrict(mount: &Detached, restrict: Restrict) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: restrict.bits(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: mount_setattr(2) reads the path, an empty NUL-terminated text, and `size` bytes of the attributes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.0.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a detached mount visible at `dir`.
+pub fn attach(mount: &Detached, dir: &Path) -> io::Result<()> {
+    move_to(mount, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Puts a detached mount under the topmost one at `dir`; it shows when that one goes (kernel 6.5).
+pub fn attach_beneath(mount: &Detached, dir: &Path) -> io::Result<()> {
+    move_to(mount, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH)
+}
+
+fn move_to(mount: &Detached, dir: &Path, flags: MoveMountFlags) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(mount.as_fd(), "", rustix::fs::CWD, dir, flags)?)
+}
+
+/// Unmounts the topmost mount at `dir`. A symbolic link is not followed.
+pub fn unmount(dir: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Takes the topmost mount at `dir` out of sight at once; it goes when its last user does.
+pub fn unmount_lazily(dir: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
+}
+
+/// A line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountInfo {
+    /// The mount's id, as [`mount_id`] tells it.
+    pub id: u64,
+    /// The filesystem's device number, `major:minor`.
+    pub device: String,
+    /// What of the filesystem is mounted: a path below its top level, with a `/` in front.
+    pub root: PathBuf,
+    /// Where.
+    pub dir: PathBuf,
+    /// The mount's own options: `ro`, `nodev` …
+    pub options: Vec<String>,
+    /// `btrfs`, `ext4` …
+    pub kind: String,
+    /// The device or what stands for one.
+    pub source: PathBuf,
+}
+
+impl MountInfo {
+    /// What this mount forbids.
+    pub fn restrictions(&self) -> Restrict {
+        let has = |option: &str| self.options.iter().any(|o| o == option);
+        Restrict { readonly: has("ro"), nodev: has("nodev"), nosuid: has("nosuid"), noexec: has("noexec") }
+    }
+}
+
+/// All mounts that this process sees, in the order in which they were made.
+pub fn mounts() -> io::Result<Vec<MountInfo>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|&b| b == b'\n').filter_map(parse_line).collect())
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` (proc_pid_mountinfo(5)).
+fn parse_line(line: &[u8]) -> Option<MountInfo> {
+    let mut fields = line.split(|&b| b == b' ');
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = text(fields.nth(1)?);
+    let (root, dir) = (unescape(fields.next()?), unescape(fields.next()?));
+    let options = text(fields.next()?).split(',').map(str::to_owned).collect();
+    let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
+    let (kind, source) = (text(fields.next()?), unescape(fields.next()?));
+    Some(MountInfo { id, device, root, dir, options, kind, source })
+}
+
+/// Space, tab, newline and backslash come as three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = || Some(u8::from_str_radix(std::str::from_utf8(tail.get(..3)?).ok()?, 8).ok()?);
+        match (first, octal()) {
+            (b'\\', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+/// The id of the mount that `fd` was opened through (kernel 3.15, by its fdinfo).
+pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo names no mnt_id"))
+}
+
+/// Whether `path` is `base` or stands below it, compared component by component.
+pub fn is_within(path: &Path, base: &Path) -> bool {
+    path == base || path.starts_with(base) || base.as_os_str() == OsStr::from_bytes(b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mountinfo_line_with_optional_fields_and_escapes_is_read() {
+        let line =
+            b"36 35 0:47 /a\\040b /mnt/x\\134y rw,nosuid master:1 shared:2 - btrfs /dev/loop\\0111 rw,subvol=/a";
+        let info = parse_line(line).expect("a line");
+        assert_eq!((info.id, info.device.as_str()), (36, "0:47"));
+        assert_eq!((info.root.as_path(), info.dir.as_path()), (Path::new("/a b"), Path::new("/mnt/x\\y")));
+        assert_eq!((info.kind.as_str(), info.source.as_path()), ("btrfs", Path::new("/dev/loop\t1")));
+        assert_eq!(info.restrictions(), Restrict { nosuid: true, ..Restrict::default() });
+    }
+
+    #[test]
+    fn a_line_that_ends_early_is_left_out() {
+        assert_eq!(parse_line(b"36 35 0:47 /a /b rw - btrfs"), None);
+        assert_eq!(parse_line(b""), None);
+    }
+
+    #[test]
+    fn every_process_sees_its_root_mounted() {
+        assert!(mounts().expect("mountinfo").iter().any(|m| m.dir == Path::new("/")));
+    }
+}

@@ -1,1 +1,250 @@
 //! Reads all versions of a dataset in one search of the root tree.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use jiff::Timestamp;
+
+use crate::endpoint::btrfs::dataset::Dataset;
+use crate::endpoint::btrfs::home::Home;
+use crate::endpoint::btrfs::meta::{self, Meta};
+use crate::endpoint::btrfs::roots::{self, Root};
+use crate::endpoint::btrfs::store::list;
+use crate::endpoint::btrfs::usage::{self, Usage};
+use crate::endpoint::btrfs::{clone, staging};
+use crate::endpoint::{Error, History, Result, Verified};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
+use crate::sys::btrfs::{self, FS_TREE_OBJECTID, Timespec};
+
+/// What there is to say about one version beyond an inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Which one.
+    pub version: Version,
+    /// What is said about it: labels, holds and since when, the digest that was checked.
+    pub meta: Meta,
+    /// Live subvolumes that were made from it, by path below the top level.
+    pub clones: Vec<std::path::PathBuf>,
+    /// It was made writable and changed since: it is no base any more, here or anywhere.
+    pub altered: bool,
+    /// It is writable now.
+    pub writable: bool,
+    /// How many bytes it refers to, where that was asked for.
+    pub usage: Option<Usage>,
+}
+
+impl Root {
+    /// The identity of a version: what it was received from, unless it was changed since, else its own uuid
+    /// (kernel-notes/btrfs-subvolumes.md).
+    pub fn guid(&self) -> Guid {
+        match self.received_uuid == [0; 16] || self.is_altered() {
+            true => Guid(self.uuid),
+            false => Guid(self.received_uuid),
+        }
+    }
+
+    /// It as a version called `name`; `created` is what is said beside it, which goes before what it says itself.
+    pub(super) fn version(&self, name: SnapshotName, created: Option<Timestamp>) -> Version {
+        let of_source = (self.stime != Timespec::default()).then_some(self.stime);
+        let created = created.unwrap_or_else(|| timestamp(of_source.unwrap_or(self.otime)));
+        let id = VersionRef { guid: self.guid(), name };
+        Version { id, kind: VersionKind::Snapshot, order: self.otransid, created }
+    }
+}
+
+fn timestamp(time: Timespec) -> Timestamp {
+    Timestamp::new(time.sec as i64, time.nsec as i32).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl History for Dataset {
+    fn inventory(&self) -> Result<Inventory> {
+        let Some(home) = self.home()? else {
+            self.open()?;
+            return Ok(Inventory::new(self.to_string(), Vec::new(), Vec::new()));
+        };
+        let said = self.all_meta(&home)?;
+        let mut holds = Vec::new();
+        let mut versions = Vec::new();
+        for (name, root) in self.snapshots(&home)? {
+            let meta = said.get(&name).filter(|meta| meta.guid == root.guid());
+            let version = root.version(name, meta.and_then(|meta| meta.created));
+            let tags = meta.iter().flat_map(|meta| meta.holds.keys());
+            holds.extend(tags.map(|tag| (version.id.clone(), tag.clone())));
+            versions.push(version);
+        }
+        let mut inventory = Inventory::new(self.to_string(), versions, holds);
+        inventory.partials = staging::partials(self)?;
+        Ok(inventory)
+    }
+
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        self.describe(version, |meta| {
+            meta.holds.entry(tag.clone()).or_insert_with(Timestamp::now);
+            Ok(())
+        })
+    }
+
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        self.describe(version, |meta| match meta.holds.remove(tag) {
+            Some(_) => Ok(()),
+            None => Err(Error::NotFound {
+                what: "hold",
+                subject: format!("{tag} of {}", self.at_name(&version.name)),
+                hint: Some(format!("cowsnap holds '{}'", self.at_name(&version.name))),
+            }),
+        })
+    }
+
+    fn destroy(&self, version: &VersionRef) -> Result<()> {
+        self.destroy_now(version).map(drop)
+    }
+}
+
+impl Dataset {
+    /// Changes what is said about `version`, on disk.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`], and what `change` says.
+    pub fn describe(&self, version: &VersionRef, change: impl FnOnce(&mut Meta) -> Result<()>) -> Result<()> {
+        let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
+        self.expect_in(&home, version)?;
+        let before = meta::read(home.meta(), &version.name, version.guid)?;
+        let mut after = before.clone();
+        change(&mut after)?;
+        if after == before {
+            return Ok(());
+        }
+        meta::write(home.meta(), &version.name, &after)
+    }
+
+    /// Takes down that the stream of `version` was checked.
+    ///
+    /// # Errors
+    /// As [`Dataset::describe`].
+    pub fn record_verified(&self, version: &VersionRef, verified: Verified) -> Result<()> {
+        self.describe(version, |meta| {
+            meta.verified = Some(verified);
+            Ok(())
+        })
+    }
+
+    /// Destroys `version` and waits until its space has come back.
+    ///
+    /// # Errors
+    /// As [`History::destroy`].
+    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
+        let id = self.destroy_now(version)?;
+        let subject = self.at_name(&version.name);
+        // Wakes the cleaner, which else sleeps until the next regular commit.
+        btrfs::sync(self.store().top()).map_err(Error::io("commit the end of", &subject))?;
+        match btrfs::subvol_wait_destroyed(self.store().top(), id) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()), // it was faster
+            other => other.map_err(Error::io("wait for the space of", &subject)),
+        }
+    }
+
+    /// Destroys `version`; answers the id of its subvolume.
+    fn destroy_now(&self, version: &VersionRef) -> Result<u64> {
+        let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
+        let (_, root) = self.expect_in(&home, version)?;
+        let subject = self.at_name(&version.name);
+        let meta = meta::read(home.meta(), &version.name, version.guid)?;
+        if !meta.holds.is_empty() {
+            return Err(Error::Held { subject, tags: meta.holds.keys().map(ToString::to_string).collect() });
+        }
+        let name = OsStr::new(version.name.as_str());
+        if let Some(at) = clone::mounted_at(self.store(), &self.path_of(name))?.first() {
+            let why = format!("it is mounted at {}", at.display());
+            let hint = Some(format!("cowsnap unmount '{}'", at.display()));
+            return Err(Error::Refused { op: "destroy", subject, why, hint });
+        }
+        btrfs::snap_destroy(home.snap(), name).map_err(|error| match error.raw_os_error() {
+            Some(libc::EROFS) => self.store().readonly("destroy", &subject),
+            _ => Error::io("destroy", &subject)(error),
+        })?;
+        // Of a snapshot that is gone, what is said means nothing: it may stay behind if we die here.
+        meta::remove(home.meta(), &version.name)?;
+        Ok(root.id)
+    }
+
+    /// Live subvolumes that were made from `version`, by path below the top level.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`].
+    pub fn clones_of(&self, version: &VersionRef) -> Result<Vec<std::path::PathBuf>> {
+        let home = self.home()?.ok_or_else(|| self.no_such(&version.name))?;
+        let (_, root) = self.expect_in(&home, version)?;
+        Ok(self.clones()?.remove(&root.uuid).unwrap_or_default())
+    }
+
+    /// By the uuid of what they were made from.
+    fn clones(&self) -> Result<HashMap<[u8; 16], Vec<std::path::PathBuf>>> {
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        let mut paths = roots::Paths::new(self.store().top());
+        let mut clones: HashMap<_, Vec<_>> = HashMap::new();
+        for root in roots.iter().filter(|root| root.parent_uuid != [0; 16] && !root.readonly) {
+            clones.entry(root.parent_uuid).or_default().extend(paths.of(&roots, root));
+        }
+        Ok(clones)
+    }
+
+    /// All that is known of every version, oldest first. `sizes` walks every extent of the filesystem's subvolumes.
+    ///
+    /// # Errors
+    /// As [`History::inventory`].
+    pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
+        let Some(home) = self.home()? else { return Ok(Vec::new()) };
+        let said = self.all_meta(&home)?;
+        let mut clones = self.clones()?;
+        let found = self.snapshots(&home)?;
+        let ids: Vec<_> = found.iter().map(|(_, root)| root.id).collect();
+        let mut usage = if sizes { usage::of(self.store(), &ids)? } else { HashMap::new() };
+        let mut details: Vec<_> = found
+            .into_iter()
+            .map(|(name, root)| {
+                let meta = said.get(&name).filter(|meta| meta.guid == root.guid()).cloned();
+                let meta = meta.unwrap_or_else(|| Meta::new(root.guid()));
+                Details {
+                    version: root.version(name, meta.created),
+                    clones: clones.remove(&root.uuid).unwrap_or_default(),
+                    altered: root.is_altered(),
+                    writable: !root.readonly,
+                    usage: usage.remove(&root.id),
+                    meta,
+                }
+            })
+            .collect();
+        let key = |d: &Details| (d.version.order, d.version.id.name.clone());
+        details.sort_by_key(key);
+        Ok(details)
+    }
+
+    /// The snapshots in `home`, in the order of their subvolumes' ids.
+    fn snapshots(&self, home: &Home) -> Result<Vec<(SnapshotName, Root)>> {
+        let dir = rustix::fs::fstat(home.snap()).map_err(Error::io("examine", self))?.st_ino;
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        let ours = roots.into_iter().filter(|root| root.dir == dir && root.parent == FS_TREE_OBJECTID);
+        // What is staged, or was put there by hand, has a name that no snapshot can have.
+        Ok(ours.filter_map(|root| Some((name_of(&root)?, root))).collect())
+    }
+
+    /// What is said about any snapshot, by name.
+    fn all_meta(&self, home: &Home) -> Result<HashMap<SnapshotName, Meta>> {
+        let mut said = HashMap::new();
+        for file in list(home.meta().as_fd()).map_err(Error::io("list what is said of", self))? {
+            let name =
+                file.to_str().and_then(|file| file.strip_suffix(".json")?.parse::<SnapshotName>().ok());
+            if let Some((name, meta)) =
+                name.and_then(|name| Some((name.clone(), meta::read_any(home.meta(), &name))))
+            {
+                said.extend(meta?.map(|meta| (name, meta)));
+            }
+        }
+        Ok(said)
+    }
+}
+
+fn name_of(root: &Root) -> Option<SnapshotName> {
+    std::str::from_utf8(&root.name).ok()?.parse().ok()
+}

@@ -1,1 +1,91 @@
-//! The small files beside snapshots: labels, holds, digests.
+//! The small files beside snapshots: labels, holds, digests. A snapshot of which nothing is said has none.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::btrfs::store::{read_at, remove_at, write_at};
+use crate::endpoint::{Error, Result, Verified};
+use crate::model::{Guid, HoldTag, SnapshotName};
+
+/// What is said about one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Of which snapshot: a file that names another than the one beside it is of a snapshot that is gone.
+    pub guid: Guid,
+    /// What the user says about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Who keeps it, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<HoldTag, Timestamp>,
+    /// The digest of its stream that was checked here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+    /// When its source was made, where the subvolume itself can not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// What a later cowsnap says about it: kept as it is.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+impl Meta {
+    /// Nothing said yet.
+    pub fn new(guid: Guid) -> Self {
+        Self {
+            guid,
+            labels: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            verified: None,
+            created: None,
+            other: BTreeMap::new(),
+        }
+    }
+
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::new(self.guid)
+    }
+}
+
+/// The file's name in the dataset's `meta` directory.
+pub(super) fn file_name(name: &SnapshotName) -> OsString {
+    format!("{name}.json").into()
+}
+
+/// What is said about the snapshot `name` whose identity is `guid`; empty if nothing is, or of another one only.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a file that is not what was written: a hold in it would be overlooked.
+pub(super) fn read(dir: BorrowedFd<'_>, name: &SnapshotName, guid: Guid) -> Result<Meta> {
+    let found = read_any(dir, name)?.filter(|meta| meta.guid == guid);
+    Ok(found.unwrap_or_else(|| Meta::new(guid)))
+}
+
+/// What the file says, of whichever snapshot.
+pub(super) fn read_any(dir: BorrowedFd<'_>, name: &SnapshotName) -> Result<Option<Meta>> {
+    let Some(bytes) = read_at(dir, file_name(name))? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
+        what: "snapshot metadata",
+        why: format!("meta/{name}.json is not what was written"),
+        source: Some(Box::new(error)),
+    })
+}
+
+/// Makes `meta` what is said about the snapshot `name`, on disk.
+pub(super) fn write(dir: BorrowedFd<'_>, name: &SnapshotName, meta: &Meta) -> Result<()> {
+    if meta.is_empty() {
+        return remove(dir, name);
+    }
+    let bytes = serde_json::to_vec_pretty(meta).expect("its keys are texts");
+    write_at(dir, &file_name(name), &bytes).map_err(Error::io("write", format!("meta/{name}.json")))
+}
+
+/// Says nothing about the snapshot `name` any more.
+pub(super) fn remove(dir: BorrowedFd<'_>, name: &SnapshotName) -> Result<()> {
+    remove_at(dir, &file_name(name)).map_err(Error::io("remove", format!("meta/{name}.json")))
+}

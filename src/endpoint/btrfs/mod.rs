@@ -1,11 +1,24 @@
 //! btrfs: all three traits, through ioctls.
 
+pub mod clone;
 pub mod dataset;
 pub mod diff;
+pub mod home;
 pub mod inventory;
 pub mod meta;
 mod prefetch;
 pub mod receive;
+pub mod rollback;
+pub mod roots;
 pub mod send;
+pub mod set;
+pub mod staging;
 pub mod store;
 pub mod usage;
+
+pub use clone::{Mount, unmount};
+pub use dataset::Dataset;
+pub use inventory::Details;
+pub use meta::Meta;
+pub use staging::Staged;
+pub use store::{Found, Store};

@@ -1,0 +1,178 @@
+//! Versions made usable: writable clones, and read-only mounts that undo themselves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::endpoint::btrfs::dataset::Dataset;
+use crate::endpoint::btrfs::store::{STORE_DIR, Store};
+use crate::endpoint::{Error, Result};
+use crate::model::VersionRef;
+use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID};
+use crate::sys::mount::{self, MountInfo, Restrict};
+
+/// A version made visible at a directory, until this is dropped.
+#[derive(Debug)]
+pub struct Mount {
+    dir: PathBuf,
+    kept: bool,
+}
+
+impl Mount {
+    /// Where.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Leaves it there for good: [`unmount`] takes it away.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+
+    /// Unmounts it and says whether that went well.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] while something uses it.
+    pub fn close(mut self) -> Result<()> {
+        self.kept = true;
+        unmount(&self.dir)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Err(error) = unmount_lazily(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "a mount stays behind");
+        }
+    }
+}
+
+impl Dataset {
+    pub(super) fn clone_to(&self, version: &VersionRef, to: &Self) -> Result<()> {
+        if self.store().fsid() != to.store().fsid() {
+            let hint = format!("cowsnap restore '{}' --to '{to}'", self.at_name(&version.name));
+            return Err(to.refused("clone to", "it is on another filesystem".into(), Some(hint)));
+        }
+        let source = self.open_version(version)?;
+        let (parent, name) = to.parent()?;
+        // One call, one transaction: it is there as a whole or not at all.
+        match btrfs::snap_create(parent.as_fd(), name, source.as_fd(), false) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Err(to.is_there()),
+            Err(error) if error.raw_os_error() == Some(libc::EROFS) => Err(to.store().readonly("create", to)),
+            other => other.map_err(Error::io("clone to", to)),
+        }
+    }
+
+    pub(super) fn mount_at(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
+        let fd = self.open_version(version)?;
+        let id = btrfs::subvol_id(fd.as_fd()).map_err(Error::io("mount", self.at_name(&version.name)))?;
+        let denied = |error: std::io::Error| not_allowed(error, "mount", &self.at_name(&version.name));
+        let tree = reachable(self.store(), id, fd);
+        let bound = mount::bind(tree.as_fd()).map_err(denied)?;
+        let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: false };
+        mount::restrict(&bound, restrict).map_err(denied)?;
+        let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
+        mount::attach(&bound, &dir).map_err(Error::io("mount at", dir.display()))?;
+        Ok(Mount { dir, kept: false })
+    }
+}
+
+/// The root of subvolume `id` through a mount that can be copied: kernels before 6.15 copy no detached one.
+pub(super) fn reachable(store: &Store, id: u64, otherwise: OwnedFd) -> OwnedFd {
+    btrfs::open_by_id(store.anchor(), id, FIRST_FREE_OBJECTID).unwrap_or(otherwise)
+}
+
+fn no_directory(error: std::io::Error, dir: &Path) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NotFound {
+            what: "directory",
+            subject: dir.display().to_string(),
+            hint: Some(format!("mkdir -p '{}'", dir.display())),
+        },
+        _ => Error::io("mount at", dir.display())(error),
+    }
+}
+
+fn not_allowed(error: std::io::Error, op: &'static str, subject: &str) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => Error::Denied {
+            op,
+            subject: subject.into(),
+            lacking: "CAP_SYS_ADMIN is needed to mount".into(),
+            hint: Some("run it as root; in a container, add the capability SYS_ADMIN".into()),
+        },
+        _ => Error::io(op, subject)(error),
+    }
+}
+
+/// Unmounts the version that is mounted at `dir`.
+///
+/// # Errors
+/// [`Error::NotFound`] if nothing is mounted there; [`Error::Refused`] if it is not ours, or in use.
+pub fn unmount(dir: &Path) -> Result<()> {
+    let dir = our_mount(dir)?;
+    mount::unmount(&dir).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => Error::Refused {
+            op: "unmount",
+            subject: dir.display().to_string(),
+            why: "something uses it".into(),
+            hint: Some(format!("fuser -vm '{0}', or cowsnap unmount --lazy '{0}'", dir.display())),
+        },
+        _ => not_allowed(error, "unmount", &dir.display().to_string()),
+    })
+}
+
+/// Takes the version that is mounted at `dir` out of sight at once; it goes when its last user does.
+///
+/// # Errors
+/// [`Error::NotFound`] if nothing is mounted there; [`Error::Refused`] if it is not ours.
+pub fn unmount_lazily(dir: &Path) -> Result<()> {
+    let dir = our_mount(dir)?;
+    mount::unmount_lazily(&dir).map_err(|error| not_allowed(error, "unmount", &dir.display().to_string()))
+}
+
+/// The directory without links, if a version is the topmost mount there.
+fn our_mount(dir: &Path) -> Result<PathBuf> {
+    let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
+    let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
+    let Some(found) = mounts.iter().rfind(|m| m.dir == dir) else {
+        return Err(Error::NotFound { what: "a mount at", subject: dir.display().to_string(), hint: None });
+    };
+    if found.kind == "btrfs" && found.root.starts_with(Path::new("/").join(STORE_DIR)) {
+        return Ok(dir);
+    }
+    Err(Error::Refused {
+        op: "unmount",
+        subject: dir.display().to_string(),
+        why: format!("it is a mount of {}, not of a snapshot", found.source.display()),
+        hint: Some(format!("umount '{}'", dir.display())),
+    })
+}
+
+/// The mounts of the store's filesystem that this process sees.
+pub(super) fn mounts_of(store: &Store) -> Result<Vec<MountInfo>> {
+    let failed = || Error::io("read", "the table of mounts");
+    let id = mount::mount_id(store.anchor()).map_err(failed())?;
+    let mounts = mount::mounts().map_err(failed())?;
+    let device = mounts.iter().find(|m| m.id == id).map(|m| m.device.clone());
+    // A store that was opened through a mount which has gone since then is known by its source no more.
+    Ok(mounts.into_iter().filter(|m| Some(&m.device) == device.as_ref()).collect())
+}
+
+/// Where `path` below the top level, or something inside, is itself mounted.
+pub(super) fn mounted_at(store: &Store, path: &Path) -> Result<Vec<PathBuf>> {
+    let root = Path::new("/").join(path);
+    let mounts = mounts_of(store)?;
+    Ok(mounts.into_iter().filter(|m| m.root.starts_with(&root)).map(|m| m.dir).collect())
+}
+
+/// Where `path` below the top level can be seen: below the mount that reaches furthest down to it.
+pub(super) fn visible_at(store: &Store, path: &Path) -> Result<Option<PathBuf>> {
+    let root = Path::new("/").join(path);
+    let mounts = mounts_of(store)?;
+    let nearest =
+        mounts.iter().filter(|m| root.starts_with(&m.root)).max_by_key(|m| m.root.components().count());
+    Ok(nearest.and_then(|m| Some(m.dir.join(root.strip_prefix(&m.root).ok()?))))
+}

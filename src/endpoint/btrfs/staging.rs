@@ -1,0 +1,359 @@
+//! Work that is not done yet: `staging/<pid>-<random>`, one directory per running operation, locked while its process
+//! lives.
+//!
+//! A read-only subvolume can not be moved to another directory (kernel-notes/btrfs-subvolumes.md), so what becomes a
+//! snapshot is made in the dataset's own `snap` directory as `%<pid>-<random>`, a name that no snapshot can have; the
+//! staging directory's `intent` says where that is. What stays writable is made in the staging directory itself.
+
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::btrfs::dataset::Dataset;
+use crate::endpoint::btrfs::home::Home;
+use crate::endpoint::btrfs::meta::{self, Meta};
+use crate::endpoint::btrfs::rollback::Exchange;
+use crate::endpoint::btrfs::store::{Store, list, open_beneath, read_at, rename_new};
+use crate::endpoint::{Error, Result};
+use crate::model::{Guid, Partial, SnapshotName, Version};
+use crate::sys::btrfs;
+
+/// What an operation will have done when it is committed, or leaves to be cleared away before that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Intent {
+    /// Something writable is made in the staging directory.
+    Prepare,
+    /// A stream is received.
+    Receive(Entry),
+    /// Snapshots are taken, all or none.
+    Set {
+        /// One for each dataset.
+        entries: Vec<Entry>,
+    },
+    /// A live subvolume is exchanged for another.
+    Rollback(Exchange),
+}
+
+/// A snapshot to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The dataset's directory in the store.
+    pub key: String,
+    /// The name that the snapshot gets.
+    pub name: SnapshotName,
+    /// The identity that it gets, where that is known beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guid: Option<Guid>,
+    /// What is said about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Meta>,
+}
+
+/// One operation's directory. Whatever is in it when it is dropped is destroyed.
+#[derive(Debug)]
+pub struct Staging {
+    store: Arc<Store>,
+    fd: OwnedFd,
+    id: OsString,
+    done: bool,
+}
+
+impl Staging {
+    /// Makes one and says in it what is about to happen.
+    pub(super) fn new(store: &Arc<Store>, intent: &Intent) -> Result<Self> {
+        let parent = store.make_in_store("staging")?;
+        let (fd, id) = loop {
+            let id = OsString::from(format!("{}-{:016x}", std::process::id(), random()));
+            rustix::fs::mkdirat(&parent, &id, Mode::RWXU).map_err(|error| match error {
+                Errno::ROFS => store.readonly("write to", "the store"),
+                error => store.io("create", "a staging directory")(error),
+            })?;
+            // A sweeper may have found it before it was locked.
+            if let Some(fd) = lock(parent.as_fd(), &id).map_err(store.io("lock", "a staging directory"))? {
+                break (fd, id);
+            }
+        };
+        let staging = Self { store: Arc::clone(store), fd, id, done: false };
+        if *intent != Intent::Prepare {
+            staging.declare(intent)?;
+        }
+        Ok(staging)
+    }
+
+    /// The directory. Subvolumes that stay writable are made here.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its name in `staging/`.
+    pub fn id(&self) -> &OsStr {
+        &self.id
+    }
+
+    /// How what becomes a snapshot is called in its dataset's `snap` until then.
+    pub(super) fn staged_name(&self) -> OsString {
+        staged_name(&self.id)
+    }
+
+    /// Says on disk what is about to happen.
+    pub(super) fn declare(&self, intent: &Intent) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(intent).expect("its keys are texts");
+        self.write("intent", &bytes).map_err(self.store.io("write", "an intent"))
+    }
+
+    /// Writes a new file into the directory, on disk.
+    pub(super) fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file =
+            std::fs::File::from(rustix::fs::openat(&self.fd, path, flags, Mode::RUSR | Mode::WUSR)?);
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    }
+
+    /// From here on the operation will be completed, by whoever gets to it: the directory is called `commit-…`.
+    pub(super) fn seal(&mut self) -> Result<()> {
+        let mut sealed = OsString::from(SEALED);
+        sealed.push(&self.id);
+        let parent = self.store.make_in_store("staging")?;
+        rename_new((parent.as_fd(), &self.id), (parent.as_fd(), &sealed))
+            .map_err(self.store.io("commit", "a staging directory"))?;
+        self.id = sealed;
+        Ok(())
+    }
+
+    /// Does what is left to do, and says whether it went well; if not, whoever opens the store next does it.
+    pub(super) fn complete(mut self) -> Result<()> {
+        self.done = true;
+        try_finish(&self.store, self.fd.as_fd(), &self.id)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        finish(&self.store, self.fd.as_fd(), &self.id);
+    }
+}
+
+const SEALED: &str = "commit-";
+
+/// The names in `snap` do not change when a staging directory is sealed.
+fn staged_name(id: &OsStr) -> OsString {
+    let id = id.to_string_lossy();
+    format!("%{}", id.strip_prefix(SEALED).unwrap_or(&id)).into()
+}
+
+fn random() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// Opens and locks a staging directory; `None` if another process has it or it is gone.
+fn lock(parent: BorrowedFd<'_>, id: &OsStr) -> io::Result<Option<OwnedFd>> {
+    let fd = match open_beneath(parent, Path::new(id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        other => other?,
+    }
+    let now = rustix::fs::statat(parent, id, AtFlags::SYMLINK_NOFOLLOW);
+    let ours = rustix::fs::fstat(&fd)?;
+    Ok(now.is_ok_and(|now| now.st_ino == ours.st_ino).then_some(fd))
+}
+
+/// Completes or clears away what dead processes left. What can not be is left for the next one.
+pub(super) fn recover(store: &Arc<Store>) {
+    let Ok(Some(parent)) = store.open_in_store("staging") else { return };
+    for id in list(parent.as_fd()).unwrap_or_default() {
+        if let Ok(Some(fd)) = lock(parent.as_fd(), &id) {
+            tracing::info!(staging = %id.display(), "finishing what a dead process left");
+            finish(store, fd.as_fd(), &id);
+        }
+    }
+}
+
+/// Completes a sealed operation, clears away another one, and removes its directory.
+fn finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) {
+    if let Err(error) = try_finish(store, fd, id) {
+        tracing::warn!(staging = %id.display(), %error, "it stays until the next time");
+    }
+}
+
+fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> {
+    let intent = read_intent(fd);
+    let sealed = id.to_string_lossy().starts_with(SEALED);
+    match intent {
+        Some(Intent::Set { entries }) if sealed => roll_forward(store, id, &entries)?,
+        Some(Intent::Set { entries }) => clear_entries(store, id, &entries)?,
+        Some(Intent::Receive(entry)) => clear_entries(store, id, &[entry])?,
+        Some(Intent::Rollback(exchange)) => exchange.finish(store, fd)?,
+        Some(Intent::Prepare) | None => {}
+    }
+    clear_dir(fd).map_err(store.io("clear", Path::new(id).display()))?;
+    let parent = store.make_in_store("staging")?;
+    rustix::fs::unlinkat(&parent, id, AtFlags::REMOVEDIR).map_err(store.io("clear", Path::new(id).display()))
+}
+
+/// What a staging directory says; `None` if its process died before it said so, and so before it did anything.
+fn read_intent(fd: BorrowedFd<'_>) -> Option<Intent> {
+    serde_json::from_slice(&read_at(fd, "intent").ok()??).ok()
+}
+
+/// Gives every staged snapshot its name. One that has it already is done.
+pub(super) fn roll_forward(store: &Arc<Store>, id: &OsStr, entries: &[Entry]) -> Result<()> {
+    let staged = staged_name(id);
+    for entry in entries {
+        let Some(home) = Home::open(store, &entry.key)? else { continue };
+        // What is said about it goes first: a snapshot that should be held is never there without its hold.
+        let Some(snapshot) = home.snapshot(&staged)? else { continue };
+        if let Some(meta) = &entry.meta {
+            let info = btrfs::get_subvol_info(snapshot.as_fd()).map_err(store.io("read", "a snapshot"))?;
+            let guid = super::roots::Root::from(info).guid();
+            meta::write(home.meta(), &entry.name, &Meta { guid, ..meta.clone() })?;
+        }
+        rename_new((home.snap(), &staged), (home.snap(), OsStr::new(entry.name.as_str())))
+            .map_err(store.io("name the snapshot", &entry.name))?;
+    }
+    btrfs::sync(store.top()).map_err(store.io("commit", "snapshots"))
+}
+
+fn clear_entries(store: &Store, id: &OsStr, entries: &[Entry]) -> Result<()> {
+    let staged = staged_name(id);
+    for entry in entries {
+        let Some(home) = Home::open(store, &entry.key)? else { continue };
+        destroy_if_there(home.snap(), &staged).map_err(store.io("destroy", "a staged snapshot"))?;
+    }
+    Ok(())
+}
+
+fn destroy_if_there(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match btrfs::snap_destroy(dir, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Empties a staging directory: subvolumes are destroyed, directories emptied and removed, files removed. The intent
+/// goes last.
+fn clear_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let mut names = list(dir)?;
+    names.sort_by_key(|name| name == "intent");
+    for name in names {
+        match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
+            Ok(()) => continue,
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let inner = open_beneath(dir, Path::new(&name))?;
+        if rustix::fs::fstat(&inner)?.st_ino == btrfs::FIRST_FREE_OBJECTID {
+            btrfs::snap_destroy(dir, &name)?;
+        } else {
+            clear_dir(inner.as_fd())?;
+            rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot on its way into a dataset: make the subvolume [`name`](Staged::name) in [`dir`](Staged::dir), fill it,
+/// make it read-only, and [`commit`](Staged::commit). Dropped before that, it is destroyed.
+#[derive(Debug)]
+pub struct Staged {
+    dataset: Dataset,
+    home: Home,
+    staging: Staging,
+    name: OsString,
+}
+
+impl Dataset {
+    /// Makes a place for a snapshot that will be called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the name is taken; a mount that can only be read.
+    pub fn stage(&self, name: &SnapshotName, guid: Option<Guid>) -> Result<Staged> {
+        drop(self.locked_or_made()?);
+        let home = self.home()?.ok_or_else(|| self.no_such(name))?;
+        if home.snapshot(OsStr::new(name.as_str()))?.is_some() {
+            return Err(self.taken(name));
+        }
+        let entry = Entry { key: self.key(), name: name.clone(), guid, meta: None };
+        let staging = Staging::new(self.store(), &Intent::Receive(entry))?;
+        let name = staging.staged_name();
+        Ok(Staged { dataset: self.clone(), home, staging, name })
+    }
+}
+
+impl Staged {
+    /// The directory in which the subvolume is to be made.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.home.snap()
+    }
+
+    /// What it is to be called there until it is committed.
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// The staging directory's name: the token of the partial in an inventory.
+    pub fn token(&self) -> &OsStr {
+        self.staging.id()
+    }
+
+    /// Makes it the snapshot `name`, on disk, with what `describe` says about it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the name was taken meanwhile; [`Error::Refused`] if it is still writable.
+    pub fn commit(self, name: &SnapshotName, describe: impl FnOnce(&mut Meta)) -> Result<Version> {
+        let home = self.dataset.locked_or_made()?;
+        let subject = || self.dataset.at_name(name);
+        let fd = home.snapshot(&self.name)?.ok_or_else(|| self.dataset.no_such(name))?;
+        let info = btrfs::get_subvol_info(fd.as_fd()).map_err(Error::io("read", subject()))?;
+        let root = super::roots::Root::from(info);
+        if !root.readonly {
+            let why = "it is still writable".into();
+            return Err(Error::Refused { op: "commit", subject: subject(), why, hint: None });
+        }
+        if home.snapshot(OsStr::new(name.as_str()))?.is_some() {
+            return Err(self.dataset.taken(name));
+        }
+        let mut meta = Meta::new(root.guid());
+        describe(&mut meta);
+        meta::write(home.meta(), name, &meta)?;
+        match rename_new((home.snap(), &self.name), (home.snap(), OsStr::new(name.as_str()))) {
+            Err(Errno::EXIST) => return Err(self.dataset.taken(name)),
+            other => other.map_err(Error::io("commit", subject()))?,
+        }
+        btrfs::sync(self.dataset.store().top()).map_err(Error::io("commit", subject()))?;
+        Ok(root.version(name.clone(), meta.created))
+    }
+}
+
+/// The receives into `dataset` that are not finished, of living processes and of dead ones.
+pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
+    let store = dataset.store();
+    let Some(parent) = store.open_in_store("staging")? else { return Ok(Vec::new()) };
+    let key = dataset.key();
+    let mut partials = Vec::new();
+    for id in list(parent.as_fd()).map_err(store.io("list", "the staging directories"))? {
+        // One that ends while we look is none.
+        let Ok(fd) = open_beneath(parent.as_fd(), Path::new(&id)) else { continue };
+        let Some(Intent::Receive(entry)) = read_intent(fd.as_fd()) else { continue };
+        if entry.key == key {
+            let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
+            let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());
+            partials.push(Partial { name: entry.name, guid, token, live });
+        }
+    }
+    Ok(partials)
+}
