@@ -163,7 +163,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = || Some(u8::from_str_radix(std::str::from_utf8(tail.get(..3)?).ok()?, 8).ok()?);
+        let octal = || u8::from_str_radix(std::str::from_utf8(tail.get(..3)?).ok()?, 8).ok();
         match (first, octal()) {
             (b'\\', Some(byte)) => {
                 bytes.push(byte);

@@ -235,10 +235,10 @@ impl Dataset {
         for file in list(home.meta().as_fd()).map_err(Error::io("list what is said of", self))? {
             let name =
                 file.to_str().and_then(|file| file.strip_suffix(".json")?.parse::<SnapshotName>().ok());
-            if let Some((name, meta)) =
-                name.and_then(|name| Some((name.clone(), meta::read_any(home.meta(), &name))))
+            if let Some(name) = name
+                && let Some(meta) = meta::read_any(home.meta(), &name)?
             {
-                said.extend(meta?.map(|meta| (name, meta)));
+                said.insert(name, meta);
             }
         }
         Ok(said)
