@@ -2,7 +2,7 @@
 //!
 //! [`Frames`] reads one frame after another on the caller's thread; [`Reader`] reads ahead and verifies on all cores. Both
 //! go through the same three steps: [`Source`] takes records off the input, [`Frame::open`] verifies one by itself, and
-//! [`Sequence`] holds together what spans frames.
+//! `Sequence` holds together what spans frames.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;

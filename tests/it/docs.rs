@@ -45,3 +45,161 @@ fn every_exit_code_is_in_exit_codes_md() {
     }
     assert!(text.contains("| 0 | done |"));
 }
+
+/// A command of a page, and what the page says that it prints.
+#[derive(Debug, PartialEq)]
+struct Example {
+    command: String,
+    output: Vec<String>,
+}
+
+/// The commands of a page in their order: `$ ` lines of its `console` blocks, continued where they end in a backslash, and
+/// `<!-- run: … -->` lines, which readers do not see and whose output is not looked at.
+fn examples(page: &str) -> Vec<Example> {
+    let mut found: Vec<Example> = Vec::new();
+    let mut in_block = false;
+    for line in page.lines() {
+        let hidden = line.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"));
+        match (in_block, line) {
+            (false, _) if hidden.is_some() => {
+                found.extend(hidden.map(|c| Example { command: c.into(), output: vec!["…".into()] }));
+            }
+            (_, "```console") => in_block = true,
+            (_, "```") => in_block = false,
+            (true, line) if line.starts_with("$ ") => {
+                found.push(Example { command: line[2..].into(), output: Vec::new() });
+            }
+            (true, line) => {
+                let last = found.last_mut().expect("a block begins with a command");
+                match last.command.strip_suffix('\\') {
+                    Some(begun) if last.output.is_empty() => last.command = format!("{begun}{}", line.trim()),
+                    _ => last.output.push(line.into()),
+                }
+            }
+            (false, _) => {}
+        }
+    }
+    found
+}
+
+/// Whether `lines` are what `patterns` say: `…` stands for any text, alone on a line for any lines. Spaces count as one.
+fn is_as_shown(patterns: &[String], lines: &[&str]) -> bool {
+    match (patterns, lines) {
+        ([], []) => true,
+        ([first, rest @ ..], lines) if first == "…" => {
+            (0..=lines.len()).any(|skipped| is_as_shown(rest, &lines[skipped..]))
+        }
+        ([first, rest @ ..], [line, lines @ ..]) => line_is_as_shown(first, line) && is_as_shown(rest, lines),
+        _ => false,
+    }
+}
+
+fn line_is_as_shown(pattern: &str, line: &str) -> bool {
+    let single = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (pattern, line) = (single(pattern), single(line));
+    let mut rest = line.as_str();
+    let parts: Vec<_> = pattern.split('…').collect();
+    let [first, middle @ .., last] = parts.as_slice() else { return pattern == line };
+    let Some(after) = rest.strip_prefix(first) else { return false };
+    rest = after;
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// Where a page's commands run: its own state directory and its own `/srv`, both gone with it.
+struct Stage {
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("cowsnap-docs-").tempdir().expect("a temporary directory");
+        for name in ["srv", "state", "work"] {
+            std::fs::create_dir(folder.path().join(name)).expect("mkdir");
+        }
+        Self { folder }
+    }
+
+    /// (what the pages call it, where it is)
+    fn places(&self) -> [(&'static str, String); 2] {
+        let place = |name| self.folder.path().join(name).to_str().expect("utf-8").to_owned();
+        [("/var/lib/cowsnap", place("state")), ("/srv/", place("srv") + "/")]
+    }
+
+    /// Runs `command` as a shell does, and returns what a terminal would show.
+    fn run(&self, command: &str) -> (bool, String) {
+        let places = self.places();
+        let placed = places.iter().fold(command.to_owned(), |c, (name, place)| c.replace(name, place));
+        let program = Path::new(env!("CARGO_BIN_EXE_cowsnap")).parent().expect("it is in a folder");
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+        let output = std::process::Command::new("bash")
+            .args(["-o", "pipefail", "-c", &format!("exec 2>&1\n{placed}")])
+            .env("PATH", path)
+            .env("COWSNAP_STATE_DIR", &places[0].1)
+            .env_remove("RUST_LOG")
+            .current_dir(self.folder.path().join("work"))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("bash runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shown = places.iter().fold(text, |text, (name, place)| text.replace(place.as_str(), name));
+        (output.status.success(), shown)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let pools = self.folder.path().join("state/pools");
+        for pool in std::fs::read_dir(pools).into_iter().flatten().flatten() {
+            let name = pool.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            self.run(&format!("cowsnap pool destroy {name} --yes"));
+        }
+        let root = self.folder.path().display();
+        self.run(&format!("grep -o ' {root}[^ ]*' /proc/self/mounts | sort -r | xargs -r umount -l"));
+    }
+}
+
+/// Runs a page from its top to its end, on a machine where nothing of it exists yet.
+fn run_page(name: &str) {
+    let examples = examples(&document(name));
+    assert!(!examples.is_empty(), "{name} shows no command");
+    let stage = Stage::new();
+    for Example { command, output } in examples {
+        let (went_well, shown) = stage.run(&command);
+        assert!(went_well, "{name}: $ {command}\n{shown}");
+        let lines: Vec<_> = shown.lines().collect();
+        let patterns: Vec<_> = output.into_iter().collect();
+        assert!(
+            is_as_shown(&patterns, &lines),
+            "{name}: $ {command}\nthe page says\n{}\nthe program says\n{shown}",
+            patterns.join("\n")
+        );
+    }
+}
+
+#[test]
+fn examples_are_the_commands_of_console_blocks_with_their_output() {
+    let page = "text\n```sh\n$ not this\n```\n<!-- run: true -->\n```console\n$ a \\\n    b\nout\n\n$ c\n```\n$ nor this\n";
+    let example = |command: &str, output: &[&str]| Example {
+        command: command.into(),
+        output: output.iter().map(|line| line.to_string()).collect(),
+    };
+    assert_eq!(examples(page), [example("true", &["…"]), example("a b", &["out", ""]), example("c", &[])]);
+}
+
+#[test]
+fn a_page_that_shows_what_is_not_so_is_noticed() {
+    let is_so = |patterns: &[&str], lines: &[&str]| {
+        is_as_shown(&patterns.iter().map(|p| p.to_string()).collect::<Vec<_>>(), lines)
+    };
+    assert!(is_so(&["a  b", "took … ms", "…", "end"], &["a b", "took 17 ms", "x", "y", "end"]));
+    assert!(is_so(&["…"], &[]) && is_so(&["…b…d"], &["abcd"]) && is_so(&[], &[]));
+    assert!(!is_so(&["a"], &["b"]) && !is_so(&["a"], &[]) && !is_so(&[], &["a"]));
+    assert!(
+        !is_so(&["took … ms"], &["took 17 s"]) && !is_so(&["a…b…"], &["ac"]) && !is_so(&["…", "z"], &["a"])
+    );
+}
