@@ -93,6 +93,20 @@ pub enum Error {
         /// The command that would help.
         hint: Option<String>,
     },
+    /// Some of several things went wrong.
+    #[error("cannot {op}: {failed} of {of} failed: {why}")]
+    Partial {
+        /// What was attempted.
+        op: &'static str,
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        of: usize,
+        /// Which, and why.
+        why: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
     /// A call to the kernel failed outside any endpoint.
     #[error("cannot {op} {subject}")]
     Io {
@@ -134,6 +148,7 @@ impl Error {
                 Some(io) => class_of_io(io),
                 None => source.class(),
             },
+            Self::Partial { .. } => Class::Partial,
             Self::Io { source, .. } => class_of_io(source),
         }
     }
@@ -143,7 +158,7 @@ impl Error {
         match self {
             Self::Endpoint(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
-            Self::Usage { hint, .. } => hint.clone(),
+            Self::Usage { hint, .. } | Self::Partial { hint, .. } => hint.clone(),
             Self::Name(_) | Self::Io { .. } => None,
         }
     }

@@ -1,13 +1,98 @@
 //! `cowsnap doctor`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use serde_json::json;
 
-/// Find what an interrupted run left behind
+use crate::cli::Context;
+use crate::exec::doctor::{self, Finding, Level};
+use crate::pool::{self, Registry};
+use crate::{Error, Result, endpoint};
+
+/// Find what is wrong, or was left behind by a run that died; exit code 3 if there is something
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Put right what is provably cowsnap's own and dead
+    #[arg(long)]
+    fix: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "doctor is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let registry = Registry::open(context.state_dir())?;
+    let mut findings = doctor::machine();
+    findings.extend(pool::check(&registry)?);
+    let outcomes: Vec<_> = findings.iter().map(|finding| outcome(finding, args.fix)).collect();
+    let values: Vec<_> = findings.iter().zip(&outcomes).map(|(f, o)| value(f, o)).collect();
+    let lines: String = findings.iter().zip(&outcomes).map(|(f, o)| line(f, o)).collect();
+    let text = if lines.is_empty() { "nothing was found".into() } else { lines };
+    context.print(&json!({ "findings": values }), text)?;
+    let left = findings
+        .iter()
+        .zip(&outcomes)
+        .filter(|(finding, outcome)| finding.level == Level::Problem && !matches!(outcome, Outcome::Fixed));
+    match left.count() {
+        0 => Ok(()),
+        n => Err(unwell(n, &registry, findings.iter().any(|f| f.repair.is_some()) && !args.fix).into()),
+    }
+}
+
+/// What became of a finding.
+enum Outcome {
+    Found,
+    Fixed,
+    Failed(String),
+}
+
+fn outcome(finding: &Finding<'_>, fix: bool) -> Outcome {
+    match &finding.repair {
+        Some(repair) if fix => match repair() {
+            Ok(()) => Outcome::Fixed,
+            Err(error) => Outcome::Failed(with_causes(&error)),
+        },
+        _ => Outcome::Found,
+    }
+}
+
+fn value(finding: &Finding<'_>, outcome: &Outcome) -> serde_json::Value {
+    let (fixed, failure) = match outcome {
+        Outcome::Found => (false, None),
+        Outcome::Fixed => (true, None),
+        Outcome::Failed(why) => (false, Some(why)),
+    };
+    let mut value = serde_json::to_value(finding).expect("a finding's keys are texts");
+    value["fixed"] = fixed.into();
+    value["failure"] = json!(failure);
+    value
+}
+
+fn line(finding: &Finding<'_>, outcome: &Outcome) -> String {
+    let level = match (finding.level, outcome) {
+        (_, Outcome::Fixed) => "fixed",
+        (Level::Note, _) => "note",
+        (Level::Problem, _) => "problem",
+    };
+    let mut line = format!("{level}: {}\n  at {}\n", finding.what, finding.place);
+    if let Some(since) = finding.since {
+        line += &format!("  since {since:.0}\n");
+    }
+    match (outcome, &finding.fix) {
+        (Outcome::Failed(why), _) => line += &format!("  could not be fixed: {why}\n"),
+        (Outcome::Found, Some(fix)) => line += &format!("  fix: {fix}\n"),
+        _ => {}
+    }
+    line
+}
+
+fn unwell(n: usize, registry: &Registry, fixable: bool) -> endpoint::Error {
+    endpoint::Error::Refused {
+        op: "call",
+        subject: format!("{} healthy", registry.state().display()),
+        why: format!("{n} problem{}", if n == 1 { "" } else { "s" }),
+        hint: fixable.then(|| "cowsnap doctor --fix".into()),
+    }
+}
+
+/// An error in one line: itself, then what caused it.
+pub(super) fn with_causes(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -3,8 +3,24 @@
 //! A pool is what its record `<state>/pools/NAME.json` says: the image, and the uuid of the filesystem in it. Everything
 //! else (whether it is attached, mounted, how full) is read from the kernel each time.
 
+mod change;
+mod check;
+mod create;
+mod device;
+mod image;
+mod mounting;
+mod mounts;
 mod record;
 mod registry;
+pub mod size;
+mod status;
 
+pub use change::{check_growth, destroy, grow};
+pub use check::check;
+pub use create::{New, Step, create, plan, remove_unfinished};
+pub use image::MIN_SIZE;
+pub use mounting::{mount, unmount};
+pub use mounts::User;
 pub use record::Pool;
 pub use registry::Registry;
+pub use status::{Loss, Status, loss, status};

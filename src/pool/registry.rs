@@ -15,8 +15,8 @@ use crate::endpoint::{Error, Result};
 const MAX_RECORD: u64 = 64 * 1024;
 /// The ending of a registered pool's record.
 const MADE: &str = "json";
-/// The ending of the record of a pool that is being made.
-const MAKING: &str = "creating";
+/// The ending of the record of a pool that is being made or destroyed.
+const MAKING: &str = "unfinished";
 
 /// The pools of one state directory.
 #[derive(Debug, Clone)]
@@ -115,12 +115,12 @@ impl Registry {
         }
     }
 
-    /// The pool that was being made under that name; `None` if none was.
+    /// The pool that was being made or destroyed under that name; `None` if none was.
     pub(super) fn unfinished(&self, name: &str) -> Result<Option<Pool>> {
         self.read(name, MAKING)
     }
 
-    /// The names under which pools are being made, or were when their maker died.
+    /// The names of pools that are being made or destroyed, or were when that process died.
     pub(crate) fn unfinished_names(&self) -> Result<Vec<String>> {
         self.records(MAKING)
     }
@@ -139,14 +139,16 @@ impl Registry {
         sync_folder(&self.folder())
     }
 
-    /// Forgets the pool that was being made under that name.
+    /// Forgets the unfinished pool of that name.
     pub(super) fn retract(&self, name: &str) -> Result<()> {
         self.remove(name, MAKING)
     }
 
-    /// Forgets the registered pool of that name.
-    pub(super) fn forget(&self, name: &str) -> Result<()> {
-        self.remove(name, MADE)
+    /// Makes the registered pool an unfinished one again: whatever happens next, it is to be removed.
+    pub(super) fn uncommit(&self, name: &str) -> Result<()> {
+        let (from, to) = (self.path(name, MADE), self.path(name, MAKING));
+        fs::rename(&from, &to).map_err(Error::io("unregister pool", name))?;
+        sync_folder(&self.folder())
     }
 
     /// Makes a directory below the state directory if it is not there.

@@ -565,6 +565,23 @@ pub fn sync(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 #[repr(C)]
+struct VolArgs {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+/// Resizes the mounted filesystem that holds `fd`: `max`, `+1G`, `1:20G` …
+pub fn resize(fd: BorrowedFd<'_>, amount: &str) -> io::Result<()> {
+    let mut args = Box::new(VolArgs { fd: 0, name: [0; 4088] });
+    if amount.len() >= args.name.len() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    args.name[..amount.len()].copy_from_slice(amount.as_bytes());
+    // SAFETY: BTRFS_IOC_RESIZE reads one vol_args, whose name ends with a NUL.
+    unsafe { ioctl(fd, code::<VolArgs>(WRITE, 3), &mut *args) }.map(drop)
+}
+
+#[repr(C)]
 struct SubvolWait {
     subvolid: u64,
     mode: u32,
@@ -595,5 +612,6 @@ mod tests {
         assert_eq!(code::<FsInfoArgs>(READ, 31), 0x8400_941f);
         assert_eq!(code::<InoPathArgs>(READ | WRITE, 35), 0xc038_9423);
         assert_eq!(code::<SubvolWait>(WRITE, 65), 0x4010_9441);
+        assert_eq!(code::<VolArgs>(WRITE, 3), 0x5000_9403);
     }
 }
