@@ -87,7 +87,7 @@ impl Block {
     /// Makes it `len` bytes long; what they are is not said.
     pub fn room(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < len {
-            self.bytes.resize(len, 0);
+            self.bytes = vec![0; len]; // Zeroed by the kernel, not byte by byte.
         }
         self.len = len;
         &mut self.bytes[..len]
@@ -168,6 +168,7 @@ mod tests {
         assert_eq!(&*block, b"ab");
         block.truncate(3);
         assert_eq!(block.len(), 2);
-        assert_eq!(block.room(5), b"abcd\0");
+        assert_eq!(block.room(5), [0; 5]);
+        assert_eq!(block.room(1).len(), 1);
     }
 }

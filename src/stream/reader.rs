@@ -138,6 +138,34 @@ fn short_prelude(found: &[u8]) -> Error {
     }
 }
 
+/// A decompressor that is made when it is first needed.
+#[derive(Default)]
+pub struct Unzip(Option<Decompressor<'static>>);
+
+impl Clone for Unzip {
+    /// Another one: they hold nothing between frames.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Unzip {
+    /// Fills `out` from `payload`, which must give exactly that.
+    fn unzip(&mut self, payload: &[u8], out: &mut [u8], place: Place) -> Result<()> {
+        let len = out.len();
+        let failed = |source| Error::FrameDecode { place, len, source };
+        let made = match self.0.take() {
+            Some(made) => made,
+            None => Decompressor::new().map_err(|error| failed(Some(error)))?,
+        };
+        match self.0.insert(made).decompress_to_buffer(payload, out) {
+            Ok(got) if got == len => Ok(()),
+            Ok(_) => Err(failed(None)),
+            Err(error) => Err(failed(Some(error))),
+        }
+    }
+}
+
 /// A frame that was found sound by itself.
 pub struct Opened {
     /// Where it stands.
@@ -163,7 +191,7 @@ impl Frame {
     /// # Errors
     /// [`Error::FrameSeal`], [`Error::FrameOrder`], [`Error::FrameLength`], [`Error::FrameDecode`], [`Error::FrameHash`],
     /// [`Error::NeedsNewer`].
-    pub fn open(self, key: &HeaderHash, unzip: &mut Decompressor<'_>, pool: &Pool) -> Result<Opened> {
+    pub fn open(self, key: &HeaderHash, unzip: &mut Unzip, pool: &Pool) -> Result<Opened> {
         let Self { place, head, payload } = self;
         if !head.is_sealed(key, &payload) {
             return Err(Error::FrameSeal { place });
@@ -174,7 +202,7 @@ impl Frame {
             Kind::Stored => payload,
             _ => {
                 let mut bytes = pool.take();
-                decompress(unzip, &payload, bytes.room(len), place)?;
+                unzip.unzip(&payload, bytes.room(len), place)?;
                 pool.put(payload);
                 bytes
             }
@@ -205,15 +233,6 @@ fn check_head(head: &Head, place: Place) -> Result<usize> {
     match possible {
         true => Ok(len as usize),
         false => Err(Error::FrameLength { place, what: "payload", len: payload, max: len }),
-    }
-}
-
-fn decompress(unzip: &mut Decompressor<'_>, payload: &[u8], out: &mut [u8], place: Place) -> Result<()> {
-    let len = out.len();
-    match unzip.decompress_to_buffer(payload, out) {
-        Ok(got) if got == len => Ok(()),
-        Ok(_) => Err(Error::FrameDecode { place, len, source: None }),
-        Err(error) => Err(Error::FrameDecode { place, len, source: Some(error) }),
     }
 }
 
@@ -259,9 +278,10 @@ impl Sequence {
 #[derive(Clone)]
 pub struct Frames<R> {
     source: Source<R>,
-    header: Header,
+    header: Arc<Header>,
     key: HeaderHash,
     sequence: Sequence,
+    unzip: Unzip,
     pool: Arc<Pool>,
 }
 
@@ -272,7 +292,8 @@ impl<R: Read> Frames<R> {
     /// Those of [`Source::open`].
     pub fn open(input: R) -> Result<Self> {
         let (source, header, key) = Source::open(input)?;
-        Ok(Self { source, header, key, sequence: Sequence::default(), pool: Arc::default() })
+        let (header, sequence) = (Arc::new(header), Sequence::default());
+        Ok(Self { source, header, key, sequence, unzip: Unzip::default(), pool: Arc::default() })
     }
 
     /// What the stream is.
@@ -288,8 +309,7 @@ impl<R: Read> Frames<R> {
         match self.source.record(&self.pool)? {
             Record::Trailer(trailer) => self.sequence.finish(&trailer, &self.key).map(Step::End),
             Record::Frame(frame) => {
-                let mut unzip = Decompressor::new().map_err(Error::Compress)?;
-                let opened = frame.open(&self.key, &mut unzip, &self.pool)?;
+                let opened = frame.open(&self.key, &mut self.unzip, &self.pool)?;
                 self.sequence.accept(&opened)?;
                 Ok(Step::Frame(opened))
             }
@@ -353,7 +373,7 @@ impl Reader {
         let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
         for _ in 0..threads {
             let (workers, pool) = (workers.clone(), pool.clone());
-            let mut unzip = Decompressor::new().map_err(Error::Compress)?;
+            let mut unzip = Unzip::default();
             std::thread::spawn(move || workers.run(|record| check(record, &key, &mut unzip, &pool)));
         }
         let for_source = pool.clone();
@@ -469,12 +489,7 @@ fn read_records(mut source: Source<impl Read>, jobs: &Jobs<Result<Record>, Resul
     }
 }
 
-fn check(
-    record: Result<Record>,
-    key: &HeaderHash,
-    unzip: &mut Decompressor<'_>,
-    pool: &Pool,
-) -> Result<Checked> {
+fn check(record: Result<Record>, key: &HeaderHash, unzip: &mut Unzip, pool: &Pool) -> Result<Checked> {
     match record? {
         Record::Frame(frame) => frame.open(key, unzip, pool).map(Checked::Frame),
         Record::Trailer(trailer) => Ok(Checked::Trailer(trailer)),
