@@ -15,3 +15,4 @@ mod receive;
 mod send;
 mod stream_btrfs;
 mod tidy;
+mod tree_compare;

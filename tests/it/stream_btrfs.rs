@@ -333,8 +333,7 @@ fn the_framer_gives_batches_of_whole_commands_and_uses_buffers_again() {
     let (mut spare, mut n_batches, mut n_commands) = (Box::default(), 0, 0);
     while let Some(mut batch) = framer.next_batch(spare).expect("reads") {
         n_batches += 1;
-        while let Some(peeked) = batch.peek().expect("parses").map(|p| p.offset) {
-            assert_eq!(batch.next_command().expect("parses").map(|c| c.offset), Some(peeked));
+        while batch.next_command().expect("parses").is_some() {
             n_commands += 1;
         }
         spare = batch.into_buffer();

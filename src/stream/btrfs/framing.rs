@@ -35,17 +35,6 @@ impl Batch {
         self.parse(offset, range).map(Some)
     }
 
-    /// The command that [`Self::next_command`] would give next, left where it is.
-    ///
-    /// # Errors
-    /// Those of [`Self::next_command`].
-    pub fn peek(&self) -> Result<Option<Located<'_>>> {
-        match self.start < self.end {
-            true => self.parse(self.offset, (self.start, self.next_start())).map(Some),
-            false => Ok(None),
-        }
-    }
-
     /// Whether all commands have been taken.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
@@ -56,16 +45,12 @@ impl Batch {
         self.buffer
     }
 
-    fn next_start(&self) -> usize {
-        self.start + COMMAND_LEN + u32_at(&self.buffer, self.start) as usize
-    }
-
     fn advance(&mut self) -> Option<(u64, (usize, usize))> {
         if self.start == self.end {
             return None;
         }
         let (offset, start) = (self.offset, self.start);
-        self.start = self.next_start();
+        self.start += COMMAND_LEN + u32_at(&self.buffer, start) as usize;
         self.offset += (self.start - start) as u64;
         Some((offset, (start, self.start)))
     }

@@ -1,1 +1,0 @@
-//! Applies a btrfs send stream below a directory descriptor.

@@ -1,0 +1,202 @@
+//! The applying thread: one command after another onto the staging subvolume.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::data::Sources;
+use super::fault::Fault;
+use super::feed::Batches;
+use super::frozen::Frozen;
+use super::make::{Guess, Node, Pending};
+use super::open::Open;
+use super::tree::Tree;
+use super::{Applied, Ground, Origin};
+use crate::endpoint::{Error, Result};
+use crate::model::Guid;
+use crate::stream::btrfs::{Command, Time};
+use crate::sys::{btrfs, file};
+
+/// A subvolume in the making.
+pub(super) struct Applier<'g> {
+    pub(super) ground: &'g mut dyn Ground,
+    pub(super) origin: Origin,
+    pub(super) tree: Tree,
+    pub(super) open: Option<Open>,
+    pub(super) pending: Option<Pending>,
+    pub(super) sources: Sources,
+    pub(super) frozen: Frozen,
+    pub(super) guess: Guess,
+    pub(super) root_times: Option<(Time, Time)>,
+    pub(super) encoded_writes_work: bool,
+}
+
+/// Applies all of `batches`, which is the stream of one subvolume.
+pub(super) fn run(batches: &mut Batches, ground: &mut dyn Ground, name: &OsStr) -> Result<Applied> {
+    let origin = first(batches)?;
+    ground.accept(&origin)?;
+    let subvolume = make_subvolume(ground, name, &origin)?;
+    let mut applier = Applier::new(ground, &subvolume, origin)?;
+    while let Some(item) = batches.next_command()? {
+        if item.command == Command::End {
+            applier.end(item.offset)?;
+            return match batches.next_command()? {
+                None => Ok(Applied { subvolume, name: name.to_owned(), origin: applier.origin }),
+                Some(second) => Err(second_subvolume(second.offset)),
+            };
+        }
+        applier.command(item.offset, &item.command)?;
+    }
+    // The framer lets no stream end without its end command.
+    Err(Error::Corrupt { what: "btrfs stream", why: "it has no end".into(), source: None })
+}
+
+fn first(batches: &mut Batches) -> Result<Origin> {
+    let Some(item) = batches.next_command()? else {
+        return Err(Error::Corrupt { what: "btrfs stream", why: "it is empty".into(), source: None });
+    };
+    match item.command {
+        Command::Subvol { path, uuid, ctransid } => {
+            Ok(Origin { uuid, ctransid, path: path.to_vec(), base: None })
+        }
+        Command::Snapshot { path, uuid, ctransid, clone_uuid, clone_ctransid } => {
+            Ok(Origin { uuid, ctransid, path: path.to_vec(), base: Some((clone_uuid, clone_ctransid)) })
+        }
+        other => Err(Fault::Hostile("the stream does not begin with a subvolume").at(item.offset, &other)),
+    }
+}
+
+fn second_subvolume(offset: u64) -> Error {
+    Error::Refused {
+        op: "receive",
+        subject: "the stream".into(),
+        why: format!("a second subvolume begins at byte {offset}; one is received at a time"),
+        hint: Some("send each snapshot by a call of its own".into()),
+    }
+}
+
+fn missing_base(guid: Guid, ctransid: u64) -> Error {
+    Error::Refused {
+        op: "receive",
+        subject: "the increment".into(),
+        why: format!("its base {guid} (transaction {ctransid}) is not here"),
+        hint: Some(format!("receive snapshot {guid} first, or send in full")),
+    }
+}
+
+/// Makes the staging subvolume, empty or as a writable snapshot of the base.
+fn make_subvolume(ground: &mut dyn Ground, name: &OsStr, origin: &Origin) -> Result<OwnedFd> {
+    match origin.base {
+        None => btrfs::subvol_create(ground.staging(), name),
+        Some((uuid, ctransid)) => {
+            let base = ground.find(uuid, ctransid)?.ok_or_else(|| missing_base(Guid(uuid), ctransid))?;
+            btrfs::snap_create(ground.staging(), name, base.as_fd(), false)
+        }
+    }
+    .map_err(Error::io("make", "the staging subvolume"))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(ground.staging(), name, flags, Mode::empty()).map_err(Error::io("open", "the staging subvolume"))
+}
+
+impl<'g> Applier<'g> {
+    fn new(ground: &'g mut dyn Ground, subvolume: &OwnedFd, origin: Origin) -> Result<Self> {
+        let io = |error| Error::io("prepare", "the staging subvolume")(error);
+        file::clear_umask_of_this_thread().map_err(io)?;
+        let root = subvolume.try_clone().map_err(io)?;
+        Ok(Self {
+            ground,
+            origin,
+            tree: Tree::new(root).map_err(Error::io("read", "the staging subvolume"))?,
+            open: None,
+            pending: None,
+            sources: Sources::default(),
+            frozen: Frozen::default(),
+            guess: Guess::default(),
+            root_times: None,
+            encoded_writes_work: true,
+        })
+    }
+
+    /// Applies one command; one that makes something waits for the next, which mostly renames it.
+    fn command(&mut self, offset: u64, command: &Command<'_>) -> Result<()> {
+        if let Some(pending) = self.pending.take() {
+            if let Command::Rename { path, to } = *command
+                && path == pending.path
+            {
+                let made = self.retrying(command, |a| a.make_renamed(&pending, to));
+                return made.map_err(|fault| fault.at(offset, command));
+            }
+            self.make_pending(&pending)?;
+        }
+        if let Some(pending) = Pending::of(offset, command) {
+            self.pending = Some(pending);
+            return Ok(());
+        }
+        self.retrying(command, |a| a.dispatch(command)).map_err(|fault| fault.at(offset, command))
+    }
+
+    fn make_pending(&mut self, pending: &Pending) -> Result<()> {
+        let command = pending.command();
+        let made = self.retrying(&command, |a| a.make(&pending.node, &pending.path));
+        made.map_err(|fault| fault.at(pending.offset, &command))
+    }
+
+    /// Runs `act`, and once more if an immutable flag was in the way: the flag comes back at the end.
+    fn retrying(
+        &mut self,
+        command: &Command<'_>,
+        mut act: impl FnMut(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        match act(self) {
+            Err(fault) if fault.is_not_permitted() && self.thaw(command)? => act(self),
+            done => done,
+        }
+    }
+
+    fn dispatch(&mut self, command: &Command<'_>) -> Result<(), Fault> {
+        match *command {
+            Command::Rename { path, to } => self.rename(path, to),
+            Command::Link { path, target } => self.link(path, target),
+            Command::Unlink { path } => self.unlink(path),
+            Command::Rmdir { path } => self.rmdir(path),
+            Command::SetXattr { path, name, data } => self.set_xattr(path, name, data),
+            Command::RemoveXattr { path, name } => self.remove_xattr(path, name),
+            Command::Chmod { path, mode } => self.chmod(path, mode),
+            Command::Chown { path, uid, gid } => self.chown(path, uid, gid),
+            Command::Utimes { path, atime, mtime, .. } => self.utimes(path, atime, mtime),
+            Command::Fileattr { path, flags } => self.fileattr(path, flags),
+            Command::Subvol { .. } | Command::Snapshot { .. } => {
+                Err(Fault::Hostile("a second subvolume begins within the first"))
+            }
+            _ => self.dispatch_data(command),
+        }
+    }
+
+    fn dispatch_data(&mut self, command: &Command<'_>) -> Result<(), Fault> {
+        match *command {
+            Command::Write { path, offset, data } => self.write(path, offset, data),
+            Command::Clone { .. } => self.clone_range(command),
+            Command::Truncate { path, size } => self.truncate(path, size),
+            Command::Fallocate { path, mode, offset, size } => self.fallocate(path, mode, offset, size),
+            Command::EncodedWrite { .. } => self.encoded_write(command),
+            Command::EnableVerity { path, verity } => self.enable_verity(path, &verity),
+            Command::UpdateExtent { .. } => {
+                Err(Fault::Hostile("the stream was made without data and can not be received"))
+            }
+            _ => match Node::of(command) {
+                Some((node, path)) => self.make(&node, path),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Finishes what commands left open.
+    fn end(&mut self, offset: u64) -> Result<()> {
+        if let Some(pending) = self.pending.take() {
+            self.make_pending(&pending)?;
+        }
+        let ended = self.leave().and_then(|()| self.set_root_times()).and_then(|()| self.freeze_again());
+        ended.map_err(|fault| fault.at(offset, &Command::End))
+    }
+}

@@ -1,0 +1,102 @@
+//! Why one command can not be applied, and what that means for the whole.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::endpoint::Error;
+use crate::stream::btrfs::{self, Command};
+use crate::sys::interrupt;
+
+/// Why one command can not be applied.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The kernel says no.
+    Os(io::Error),
+    /// The stream asks for what no sender asks.
+    Hostile(&'static str),
+    /// The ground says no.
+    Endpoint(Error),
+}
+
+impl Fault {
+    /// Whether the kernel says that an immutable or append-only flag, or a missing privilege, is in the way.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::Os(error) if error.raw_os_error() == Some(libc::EPERM))
+    }
+
+    /// The whole receive's error, with the command and its address.
+    pub(super) fn at(self, offset: u64, command: &Command<'_>) -> Error {
+        let subject = || format!("byte {offset} of the stream: {command}");
+        match self {
+            Self::Endpoint(error) => error,
+            Self::Hostile(why) => {
+                Error::Corrupt { what: "btrfs stream", why: format!("{why}, at {}", subject()), source: None }
+            }
+            Self::Os(error) if speaks_of_the_stream(&error) => Error::Corrupt {
+                what: "btrfs stream",
+                why: format!("it does not fit what is here, at {}", subject()),
+                source: Some(Box::new(error)),
+            },
+            Self::Os(error) => Error::io("apply", subject())(error),
+        }
+    }
+}
+
+/// Whether the kernel refused because of what the stream names, and not because of the machine.
+fn speaks_of_the_stream(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::NOENT
+                | Errno::EXIST
+                | Errno::NOTDIR
+                | Errno::ISDIR
+                | Errno::NOTEMPTY
+                | Errno::LOOP
+                | Errno::XDEV
+                | Errno::NAMETOOLONG
+                | Errno::NODATA
+                | Errno::INVAL
+                | Errno::FBIG
+                | Errno::RANGE
+                | Errno::BUSY
+        )
+    )
+}
+
+/// The whole receive's error where the stream itself can not be read.
+pub(super) fn of_stream(error: btrfs::Error) -> Error {
+    match error {
+        btrfs::Error::Io { source, .. } if interrupt::is_interrupt(&source) => interrupted(),
+        btrfs::Error::Io { offset, source } => {
+            Error::Io { op: "read", subject: format!("the stream at byte {offset}"), source }
+        }
+        other => {
+            Error::Corrupt { what: "btrfs stream", why: other.to_string(), source: Some(Box::new(other)) }
+        }
+    }
+}
+
+/// The whole receive's error once somebody asked it to stop.
+pub(super) fn interrupted() -> Error {
+    Error::Interrupted { op: "receive", subject: "the stream".into() }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Os(error)
+    }
+}
+
+impl From<Errno> for Fault {
+    fn from(errno: Errno) -> Self {
+        Self::Os(errno.into())
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Endpoint(error)
+    }
+}

@@ -1,0 +1,87 @@
+//! Immutable and append-only inodes: thawed when a command needs it, frozen again at the end.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use rustix::fs::{FileType, IFlags, ioctl_getflags, ioctl_setflags};
+
+use super::apply::Applier;
+use super::fault::Fault;
+use super::target::kind;
+use crate::stream::btrfs::Command;
+use crate::sys::btrfs::ino_lookup;
+
+/// The flags that stand in the way of everything else.
+pub(super) const FROZEN: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
+/// How many inodes are remembered, so that a stream can not fill the memory.
+const MOST: usize = 1 << 20;
+
+/// The flags that inodes get at the end, by inode number.
+#[derive(Debug, Default)]
+pub(super) struct Frozen {
+    wishes: BTreeMap<u64, IFlags>,
+}
+
+impl Frozen {
+    /// The stream wants `inode` to end with exactly these of [`FROZEN`].
+    pub(super) fn wish(&mut self, inode: u64, flags: IFlags) {
+        if !flags.is_empty() || self.wishes.contains_key(&inode) {
+            self.wishes.insert(inode, flags);
+        }
+    }
+}
+
+impl Applier<'_> {
+    /// Takes [`FROZEN`] off whatever `command` is about, and off the directories that hold it. `true` if any had it.
+    pub(super) fn thaw(&mut self, command: &Command<'_>) -> Result<bool, Fault> {
+        let other = match *command {
+            Command::Rename { to, .. } => Some(to),
+            Command::Link { target, .. } => Some(target),
+            _ => None,
+        };
+        let mut any = false;
+        for path in command.path().into_iter().chain(other) {
+            any |= self.thaw_path(path)?;
+            let parent = path.iter().rposition(|&b| b == b'/').map_or(&b""[..], |slash| &path[..slash]);
+            any |= self.thaw_path(parent)?;
+        }
+        Ok(any)
+    }
+
+    fn thaw_path(&mut self, path: &[u8]) -> Result<bool, Fault> {
+        let Ok(stat) = self.target(path)?.stat() else { return Ok(false) };
+        if !matches!(kind(&stat), FileType::RegularFile | FileType::Directory) {
+            return Ok(false);
+        }
+        let file = self.open_for_flags(path)?;
+        let flags = ioctl_getflags(&file)?;
+        if !flags.intersects(FROZEN) {
+            return Ok(false);
+        }
+        if self.frozen.wishes.len() >= MOST {
+            return Err(Fault::Hostile("more changed immutable files than can be remembered"));
+        }
+        self.frozen.wishes.entry(stat.st_ino).or_insert(flags & FROZEN);
+        ioctl_setflags(&file, flags - FROZEN)?;
+        Ok(true)
+    }
+
+    /// Gives all remembered inodes the flags that they are to end with.
+    pub(super) fn freeze_again(&mut self) -> Result<(), Fault> {
+        for (inode, wanted) in std::mem::take(&mut self.frozen.wishes) {
+            let (_, mut path) = match ino_lookup(self.tree.root().as_fd(), 0, inode) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue, // Unlinked since.
+                found => found?,
+            };
+            if path.last() == Some(&b'/') {
+                path.pop();
+            }
+            let file = self.open_for_flags(&path)?;
+            let flags = ioctl_getflags(&file)?;
+            if flags & FROZEN != wanted {
+                ioctl_setflags(&file, (flags - FROZEN) | wanted)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Our own receive: applies a btrfs send stream below a directory descriptor.
+//!
+//! [`apply`] builds the subvolume under a staging name and reads the stream to its end; [`commit`] makes it a received,
+//! read-only subvolume under its final name. Between the two stands whoever knows whether the bytes were right.
+//!
+//! **Invariant:** nothing outside the new subvolume changes, whatever the stream says: every path is checked, resolved
+//! beneath the subvolume without following any symbolic link, and acted on through its parent's descriptor. Nothing
+//! but regular files and directories is ever opened. A descriptor is cached by path only as long as no rename, unlink
+//! or rmdir has touched that path or one above it. Memory is bounded, whatever the stream's length
+//! (`kernel-notes/btrfs-receive.md`).
+
+mod apply;
+mod commit;
+mod data;
+mod decode;
+mod fault;
+mod feed;
+mod frozen;
+mod make;
+mod meta;
+mod names;
+mod open;
+mod target;
+mod tree;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::endpoint::Result;
+
+pub use commit::commit;
+
+/// What a stream's first command says of what it carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The identity of what was sent: its received uuid if it had one, else its uuid.
+    pub uuid: [u8; 16],
+    /// The transaction of its last change, where it was made.
+    pub ctransid: u64,
+    /// How its sender called it.
+    pub path: Vec<u8>,
+    /// The base that an increment needs, by uuid and ctransid.
+    pub base: Option<([u8; 16], u64)>,
+}
+
+/// Where a stream is applied, and what is there already.
+pub trait Ground: Send {
+    /// The directory that the new subvolume is made in. Nobody but root may enter it.
+    fn staging(&self) -> BorrowedFd<'_>;
+
+    /// Has its say before anything is made.
+    ///
+    /// # Errors
+    /// Whatever speaks against receiving this; it ends the receive.
+    fn accept(&mut self, origin: &Origin) -> Result<()>;
+
+    /// Opens the root of the subvolume that is `uuid` as it was at `ctransid`, here.
+    ///
+    /// # Errors
+    /// A subvolume that is here and may not be used, or a filesystem that can not tell.
+    fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>>;
+}
+
+/// A subvolume that holds all that its stream said, still writable, under its staging name.
+#[derive(Debug)]
+pub struct Applied {
+    /// Its root.
+    pub subvolume: OwnedFd,
+    /// Its name in the staging directory.
+    pub name: OsString,
+    /// What it was sent as.
+    pub origin: Origin,
+}
+
+/// Applies the stream of one subvolume as `name` in the staging directory of `ground`.
+///
+/// Returns once `stream` has ended without an error: what checks the bytes may still refuse with the very last read.
+/// One thread reads and checks, another applies.
+///
+/// # Errors
+/// [`Error::Corrupt`](crate::endpoint::Error::Corrupt) for a stream that is damaged or hostile or does not fit its base,
+/// naming command, path and offset; `Io` where the kernel refuses; what `ground` says. The subvolume `name` may be left:
+/// destroying it is for the owner of the staging directory.
+pub fn apply(stream: &mut dyn Read, ground: &mut dyn Ground, name: &OsStr) -> Result<Applied> {
+    feed::run(stream, |batches| apply::run(batches, ground, name))
+}
