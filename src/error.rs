@@ -85,6 +85,15 @@ pub enum Error {
         #[source]
         source: crate::stream::container::Error,
     },
+    /// Streams and snapshots that together do not bring a version back.
+    #[error("cannot restore to {to}")]
+    Restore {
+        /// The dataset that would have got it.
+        to: String,
+        /// Why not, with the evidence.
+        #[source]
+        source: crate::plan::restore::Conflict,
+    },
     /// A command that asks for what can not be.
     #[error("{what}")]
     Usage {
@@ -106,6 +115,15 @@ pub enum Error {
         why: String,
         /// The command that would help.
         hint: Option<String>,
+    },
+    /// Some of it was done before the error, some not.
+    #[error("{what}")]
+    Halfway {
+        /// How much of what.
+        what: String,
+        /// What ended it.
+        #[source]
+        source: Box<Error>,
     },
     /// A call to the kernel failed outside any endpoint.
     #[error("cannot {op} {subject}")]
@@ -148,7 +166,8 @@ impl Error {
                 Some(io) => class_of_io(io),
                 None => source.class(),
             },
-            Self::Partial { .. } => Class::Partial,
+            Self::Restore { .. } => Class::Conflict,
+            Self::Partial { .. } | Self::Halfway { .. } => Class::Partial,
             Self::Io { source, .. } => class_of_io(source),
         }
     }
@@ -159,7 +178,8 @@ impl Error {
             Self::Endpoint(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
             Self::Usage { hint, .. } | Self::Partial { hint, .. } => hint.clone(),
-            Self::Name(_) | Self::Io { .. } => None,
+            Self::Halfway { source, .. } => source.hint(),
+            Self::Name(_) | Self::Restore { .. } | Self::Io { .. } => None,
         }
     }
 }

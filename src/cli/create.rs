@@ -1,13 +1,38 @@
 //! `cowsnap create`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::ffi::OsString;
 
-/// Make an empty dataset
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::{Context, place};
+use crate::model::Target;
+
+/// Make an empty dataset: a btrfs subvolume
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// POOL/NAME, or an absolute path on btrfs where nothing is yet
+    #[arg(value_name = "TARGET")]
+    target: OsString,
+    /// Say what would be made
+    #[arg(long)]
+    dry_run: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "create is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let dataset = place::dataset(&Target::parse(&args.target)?, context)?;
+    if args.dry_run {
+        return context.print(
+            &json!({ "dry_run": true, "would_create": dataset.to_string() }),
+            format!("would create {dataset}"),
+        );
+    }
+    dataset.create()?;
+    let at = dataset.mountpoint()?;
+    let shown = at.as_deref().map(|path| path.display().to_string());
+    context.print(
+        &json!({ "created": dataset.to_string(), "path": shown }),
+        shown.as_deref().unwrap_or_default(),
+    )
 }

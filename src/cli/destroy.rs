@@ -1,13 +1,147 @@
 //! `cowsnap destroy`
 
-use crate::cli::Context;
+use std::ffi::OsString;
+
+use serde_json::json;
+
+use crate::cli::{Context, place};
+use crate::endpoint::btrfs::{Dataset, DestroyDataset};
+use crate::endpoint::{Error as EndpointError, History};
+use crate::model::{Target, Version};
 use crate::{Error, Result};
 
-/// Destroy snapshots or a dataset
+/// Destroy snapshots, or a dataset
+///
+/// Held snapshots, and datasets with snapshots, nested datasets or mounts, are refused. Space comes back in the
+/// background unless --sync waits for it.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// TARGET@NAME for snapshots, TARGET for a dataset
+    #[arg(required = true, value_name = "TARGET[@NAME]")]
+    targets: Vec<OsString>,
+    /// Destroy a dataset's snapshots with it
+    #[arg(long)]
+    snapshots: bool,
+    /// Wait until the space has come back
+    #[arg(long)]
+    sync: bool,
+    /// Say what would go
+    #[arg(long)]
+    dry_run: bool,
+}
+
+enum Victim {
+    Snapshot(Dataset, Version),
+    Dataset(Dataset),
+}
+
+impl std::fmt::Display for Victim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Snapshot(dataset, version) => write!(f, "{dataset}@{}", version.id.name),
+            Self::Dataset(dataset) => write!(f, "{dataset}"),
+        }
+    }
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "destroy is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    // All are found before the first goes: a wrong name among them changes nothing.
+    let mut victims = Vec::new();
+    for text in &args.targets {
+        victims.push(find(text, context)?);
+    }
+    for victim in &victims {
+        check(victim, args.snapshots)?;
+    }
+    if args.dry_run {
+        return say_what_would_go(&victims, context);
+    }
+    let mut destroyed = Vec::new();
+    for victim in &victims {
+        if let Err(error) = destroy(victim, &args) {
+            return Err(partial(error, &destroyed, victims.len(), context));
+        }
+        destroyed.push(victim.to_string());
+    }
+    context.print(&json!({ "destroyed": destroyed }), "")
+}
+
+fn find(text: &OsString, context: &Context) -> Result<Victim> {
+    if place::names_a_snapshot(text) {
+        let (dataset, version) = place::version(text, context)?;
+        return Ok(Victim::Snapshot(dataset, version));
+    }
+    let dataset = place::dataset(&Target::parse(text)?, context)?;
+    if dataset.inventory()?.versions().is_empty() {
+        dataset.open()?;
+    }
+    Ok(Victim::Dataset(dataset))
+}
+
+/// What can be seen beforehand to be refused is, before anything goes.
+fn check(victim: &Victim, with_snapshots: bool) -> Result<()> {
+    match victim {
+        Victim::Dataset(dataset) => {
+            let inventory = dataset.inventory()?;
+            let n_snapshots = inventory.versions().len();
+            if n_snapshots > 0 && !with_snapshots {
+                return Err(EndpointError::Refused {
+                    op: "destroy",
+                    subject: dataset.to_string(),
+                    why: format!("it has {n_snapshots} snapshots"),
+                    hint: Some(format!("cowsnap destroy --snapshots '{dataset}'")),
+                }
+                .into());
+            }
+            inventory.holds().first().map_or(Ok(()), |(version, _)| held(dataset, version, &inventory))
+        }
+        Victim::Snapshot(dataset, version) => {
+            let inventory = dataset.inventory()?;
+            if inventory.holds_of(&version.id).next().is_some() {
+                return held(dataset, &version.id, &inventory);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn held(
+    dataset: &Dataset,
+    version: &crate::model::VersionRef,
+    inventory: &crate::model::Inventory,
+) -> Result<()> {
+    let tags = inventory.holds_of(version).map(ToString::to_string).collect();
+    Err(EndpointError::Held { subject: format!("{dataset}@{}", version.name), tags }.into())
+}
+
+fn destroy(victim: &Victim, args: &Args) -> Result<()> {
+    match victim {
+        Victim::Snapshot(dataset, version) if args.sync => dataset.destroy_and_wait(&version.id)?,
+        Victim::Snapshot(dataset, version) => dataset.destroy(&version.id)?,
+        Victim::Dataset(dataset) => dataset.destroy_dataset(DestroyDataset { snapshots: args.snapshots })?,
+    }
+    Ok(())
+}
+
+fn say_what_would_go(victims: &[Victim], context: &Context) -> Result<()> {
+    let mut names = Vec::new();
+    for victim in victims {
+        if let Victim::Dataset(dataset) = victim {
+            let inventory = dataset.inventory()?;
+            names.extend(inventory.versions().iter().map(|v| format!("{dataset}@{}", v.id.name)));
+        }
+        names.push(victim.to_string());
+    }
+    let text = names.iter().map(|name| format!("would destroy {name}\n")).collect::<String>();
+    context.print(&json!({ "dry_run": true, "would_destroy": names }), text)
+}
+
+/// Says what had gone before the error; with nothing gone, the error is all there is to say.
+fn partial(error: Error, destroyed: &[String], of: usize, context: &Context) -> Error {
+    if destroyed.is_empty() {
+        return error;
+    }
+    context.notice(format!("destroyed before the error: {}", destroyed.join(", ")));
+    Error::Halfway { what: format!("{} of {of} destroyed", destroyed.len()), source: Box::new(error) }
 }

@@ -1,13 +1,31 @@
 //! `cowsnap hold`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::ffi::OsString;
 
-/// Keep snapshots from being destroyed
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::{Context, place};
+use crate::endpoint::History;
+use crate::model::HoldTag;
+
+/// Keep snapshots from being destroyed, until the tag is released
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Who keeps them: a word of your choice
+    tag: HoldTag,
+    /// Snapshots: TARGET@NAME
+    #[arg(required = true, value_name = "SNAP")]
+    snapshots: Vec<OsString>,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "hold is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    // All are found before the first is held: a wrong name among them changes nothing.
+    let found = place::versions(&args.snapshots, context)?;
+    for (dataset, version) in &found {
+        dataset.hold(&version.id, &args.tag)?;
+    }
+    let held: Vec<_> = found.iter().map(|(dataset, v)| format!("{dataset}@{}", v.id.name)).collect();
+    context.print(&json!({ "tag": args.tag, "held": held }), "")
 }

@@ -1,13 +1,207 @@
 //! `cowsnap list`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::ffi::OsString;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::table::{Table, size};
+use crate::cli::{Context, place};
+use crate::endpoint::btrfs::{Dataset, Details};
+use crate::endpoint::{History, Verified};
+use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 
 /// List datasets and snapshots
+///
+/// Without TARGET: all datasets of all pools. With TARGET: its snapshots, oldest first, and what was begun and not
+/// finished.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// POOL, POOL/NAME, or the absolute path of a btrfs subvolume
+    #[arg(value_name = "TARGET")]
+    targets: Vec<OsString>,
+    /// Nested datasets too
+    #[arg(short, long)]
+    recursive: bool,
+    /// Referenced and exclusive bytes too: slow, as all extents are looked at
+    #[arg(short, long)]
+    sizes: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "list is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let mut datasets = Vec::new();
+    for (dataset, _) in place::datasets_or_versions(&args.targets, context)? {
+        with_nested(dataset, args.recursive, &mut datasets)?;
+    }
+    if args.targets.is_empty() || only_pools(&args.targets) {
+        return overview(&datasets, context);
+    }
+    let reports =
+        datasets.iter().map(|dataset| Report::of(dataset, args.sizes)).collect::<Result<Vec<_>>>()?;
+    let text = match reports.iter().all(|report| report.snapshots.is_empty() && report.partials.is_empty()) {
+        true => reports.iter().map(|report| format!("{} has no snapshots\n", report.dataset)).collect(),
+        false => table(&reports, args.sizes),
+    };
+    context.print(&json!({ "datasets": reports }), text)
+}
+
+fn only_pools(targets: &[OsString]) -> bool {
+    let is_pool =
+        |text| matches!(Target::parse(text), Ok(Target::Dataset(name)) if name.within_pool().is_none());
+    targets.iter().all(|text| is_pool(text))
+}
+
+fn with_nested(dataset: Dataset, recursive: bool, all: &mut Vec<Dataset>) -> Result<()> {
+    let nested = if recursive && dataset.exists()? { dataset.nested()? } else { Vec::new() };
+    if !all.contains(&dataset) {
+        all.push(dataset);
+    }
+    nested.into_iter().try_for_each(|child| with_nested(child, true, all))
+}
+
+fn overview(datasets: &[Dataset], context: &Context) -> Result<()> {
+    let mut table = Table::new(&["DATASET", "SNAPSHOTS", "NEWEST", "PATH"]);
+    let mut objects = Vec::new();
+    for dataset in datasets {
+        let inventory = dataset.inventory()?;
+        let newest = inventory.newest().map(|version| version.id.name.to_string());
+        let path = match dataset.exists()? {
+            true => dataset.mountpoint()?.map(|path| path.display().to_string()),
+            false => None,
+        };
+        let count = inventory.versions().len();
+        table.row([dataset.to_string(), count.to_string(), or_dash(&newest), or_dash(&path)]);
+        objects.push(json!({
+            "dataset": dataset.to_string(), "live": path.is_some(), "path": path, "snapshots": count, "newest": newest,
+            "partials": inventory.partials.len(),
+        }));
+    }
+    context.print(&json!({ "datasets": objects }), table.to_string())
+}
+
+fn or_dash(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "-".into())
+}
+
+#[derive(Serialize)]
+struct Report {
+    dataset: String,
+    live: bool,
+    snapshots: Vec<Snapshot>,
+    partials: Vec<Partial>,
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    name: SnapshotName,
+    guid: Guid,
+    created: jiff::Timestamp,
+    order: u64,
+    holds: Vec<HoldTag>,
+    labels: std::collections::BTreeMap<String, String>,
+    clones: Vec<String>,
+    verified: Option<Verified>,
+    /// Whether it can no longer serve as the base of an increment: it was made writable.
+    altered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referenced_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exclusive_bytes: Option<u64>,
+}
+
+impl Report {
+    fn of(dataset: &Dataset, sizes: bool) -> Result<Self> {
+        let live = dataset.exists()?;
+        let inventory = dataset.inventory()?;
+        if !live && inventory.versions().is_empty() && inventory.partials.is_empty() {
+            dataset.open()?;
+        }
+        let snapshots = dataset.details(sizes)?.into_iter().map(Snapshot::of).collect();
+        Ok(Self { dataset: dataset.to_string(), live, snapshots, partials: inventory.partials })
+    }
+}
+
+impl Snapshot {
+    fn of(details: Details) -> Self {
+        Self {
+            name: details.version.id.name,
+            guid: details.version.id.guid,
+            created: details.version.created,
+            order: details.version.order,
+            holds: details.meta.holds.into_keys().collect(),
+            labels: details.meta.labels,
+            clones: details.clones.iter().map(|path| path.display().to_string()).collect(),
+            verified: details.meta.verified,
+            altered: details.altered || details.writable,
+            referenced_bytes: details.usage.as_ref().map(|usage| usage.referenced),
+            exclusive_bytes: details.usage.as_ref().map(|usage| usage.exclusive),
+        }
+    }
+
+    fn notes(&self) -> String {
+        let mut notes = Vec::new();
+        if !self.holds.is_empty() {
+            notes.push(format!("held by {}", join(self.holds.iter())));
+        }
+        if !self.clones.is_empty() {
+            notes.push(format!("cloned to {}", self.clones.join(", ")));
+        }
+        if !self.labels.is_empty() {
+            notes.push(join(self.labels.iter().map(|(key, value)| format!("{key}={value}"))));
+        }
+        if self.altered {
+            notes.push("WRITABLE: no base for increments any more".into());
+        }
+        notes.join("; ")
+    }
+
+    fn verified(&self) -> String {
+        match &self.verified {
+            Some(verified) => format!(
+                "{} {}",
+                verified.at.strftime("%Y-%m-%d"),
+                &verified.blake3[..verified.blake3.len().min(12)]
+            ),
+            None => "-".into(),
+        }
+    }
+}
+
+fn join(items: impl Iterator<Item = impl ToString>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn table(reports: &[Report], sizes: bool) -> String {
+    let columns: &[&str] = match sizes {
+        true => &["SNAPSHOT", "CREATED (UTC)", "REFERENCED", "EXCLUSIVE", "VERIFIED", "NOTES"],
+        false => &["SNAPSHOT", "CREATED (UTC)", "VERIFIED", "NOTES"],
+    };
+    let mut table = Table::new(columns);
+    for report in reports {
+        for snapshot in &report.snapshots {
+            let mut row = vec![format!("{}@{}", report.dataset, snapshot.name), time(snapshot.created)];
+            if sizes {
+                row.push(snapshot.referenced_bytes.map_or("-".into(), size));
+                row.push(snapshot.exclusive_bytes.map_or("-".into(), size));
+            }
+            row.extend([snapshot.verified(), snapshot.notes()]);
+            table.row(row);
+        }
+        for partial in &report.partials {
+            let mut row = vec![format!("{}@{}", report.dataset, partial.name), "-".into()];
+            row.resize(columns.len() - 1, "-".into());
+            row.push(match partial.live {
+                true => "PARTIAL: being received".into(),
+                false => "PARTIAL: interrupted, not a snapshot (cowsnap doctor --fix removes it)".into(),
+            });
+            table.row(row);
+        }
+    }
+    table.to_string()
+}
+
+fn time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -35,6 +35,7 @@ mod rollback;
 mod send;
 mod snapshot;
 mod stream;
+pub mod table;
 mod unmount;
 
 /// Copy-on-write snapshots of data directories: taken in milliseconds, shipped as what changed, proven by blake3,

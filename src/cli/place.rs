@@ -1,1 +1,123 @@
-//! From a target on the command line to the endpoint that serves it.
+//! From a target on the command line to the dataset that serves it.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::cli::Context;
+use crate::endpoint::btrfs::{Dataset, Store};
+use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version};
+use crate::pool::Registry;
+use crate::{Error, Result};
+
+/// The dataset that `target` names, whether it is there or not.
+///
+/// # Errors
+/// An unknown pool, or one that is not mounted; a path that is on no btrfs; a target that only a later version serves.
+pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
+    match target {
+        Target::Dataset(name) => of_pool(name, context),
+        Target::Path(path) => Ok(Dataset::named(path)?),
+        Target::Remote(address) => Err(Error::Usage {
+            what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
+            hint: Some("cowsnap send SNAP | ssh HOST cowsnap receive TARGET".into()),
+        }),
+    }
+}
+
+fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
+    let pool = Registry::open(context.state_dir())?.expect(name.pool())?;
+    let Some(within) = name.within_pool() else {
+        return Err(Error::Usage {
+            what: format!("{name} is a pool; a dataset of it is called {name}/NAME"),
+            hint: Some(format!("cowsnap list {name}")),
+        });
+    };
+    Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()))
+}
+
+/// The dataset that `target` names and that is there to be snapshotted.
+///
+/// # Errors
+/// As [`dataset`]; there is none, or a plain directory in its place.
+pub fn existing(target: &Target, context: &Context) -> Result<Dataset> {
+    let dataset = match target {
+        Target::Path(path) => Dataset::at(path)?,
+        _ => dataset(target, context)?,
+    };
+    dataset.open()?;
+    Ok(dataset)
+}
+
+/// The snapshot that `text` (TARGET@NAME) names, with its dataset.
+///
+/// # Errors
+/// As [`dataset`]; a text without a snapshot's name; no snapshot of that name.
+pub fn version(text: &OsString, context: &Context) -> Result<(Dataset, Version)> {
+    let snapshot = SnapshotRef::parse(text)?;
+    let dataset = dataset(&snapshot.target, context)?;
+    let version = dataset.version(&snapshot.name)?;
+    Ok((dataset, version))
+}
+
+/// All of these snapshots. The first that is not there is the error.
+pub fn versions(texts: &[OsString], context: &Context) -> Result<Vec<(Dataset, Version)>> {
+    texts.iter().map(|text| version(text, context)).collect()
+}
+
+/// Datasets, or with TARGET@NAME one snapshot of them; every dataset of every pool if nothing is named. A pool's name
+/// means all of its datasets.
+pub fn datasets_or_versions(
+    texts: &[OsString],
+    context: &Context,
+) -> Result<Vec<(Dataset, Option<SnapshotName>)>> {
+    if texts.is_empty() {
+        return Ok(all(context)?.into_iter().map(|dataset| (dataset, None)).collect());
+    }
+    let mut found = Vec::new();
+    for text in texts {
+        if names_a_snapshot(text) {
+            let (dataset, version) = version(text, context)?;
+            found.push((dataset, Some(version.id.name)));
+        } else {
+            found.extend(with_whole_pools(&Target::parse(text)?, context)?.into_iter().map(|d| (d, None)));
+        }
+    }
+    Ok(found)
+}
+
+/// A path with an `@` in its last component names a snapshot unless it exists as it stands.
+pub fn names_a_snapshot(text: &OsString) -> bool {
+    let bytes = text.as_bytes();
+    SnapshotRef::parse(text).is_ok() && !(bytes.starts_with(b"/") && Path::new(text).exists())
+}
+
+/// The dataset that `target` names; if that is a pool, all datasets of it.
+pub fn with_whole_pools(target: &Target, context: &Context) -> Result<Vec<Dataset>> {
+    match target {
+        Target::Dataset(name) if name.within_pool().is_none() => of_whole_pool(name.pool(), context),
+        _ => Ok(vec![dataset(target, context)?]),
+    }
+}
+
+fn of_whole_pool(name: &str, context: &Context) -> Result<Vec<Dataset>> {
+    let pool = Registry::open(context.state_dir())?.expect(name)?;
+    let datasets = Store::open(pool.ready()?)?.datasets()?;
+    let label = |dataset: Dataset| {
+        let label = format!("{name}/{}", dataset.path().display());
+        dataset.with_label(label)
+    };
+    Ok(datasets.into_iter().filter(|d| !d.path().as_os_str().is_empty()).map(label).collect())
+}
+
+/// Every dataset of every pool that is mounted.
+fn all(context: &Context) -> Result<Vec<Dataset>> {
+    let mut datasets = Vec::new();
+    for (name, pool) in Registry::open(context.state_dir())?.pools()? {
+        match pool.and_then(|pool| pool.ready().map(drop)) {
+            Ok(()) => datasets.extend(of_whole_pool(&name, context)?),
+            Err(error) => context.notice(format!("warning: {error}")),
+        }
+    }
+    Ok(datasets)
+}

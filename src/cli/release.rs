@@ -1,13 +1,31 @@
 //! `cowsnap release`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::ffi::OsString;
+
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::{Context, place};
+use crate::endpoint::History;
+use crate::model::HoldTag;
 
 /// Take a hold off snapshots
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The tag that they are held by
+    tag: HoldTag,
+    /// Snapshots: TARGET@NAME
+    #[arg(required = true, value_name = "SNAP")]
+    snapshots: Vec<OsString>,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "release is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    // All are found before the first is released: a wrong name among them changes nothing.
+    let found = place::versions(&args.snapshots, context)?;
+    for (dataset, version) in &found {
+        dataset.release(&version.id, &args.tag)?;
+    }
+    let released: Vec<_> = found.iter().map(|(dataset, v)| format!("{dataset}@{}", v.id.name)).collect();
+    context.print(&json!({ "tag": args.tag, "released": released }), "")
 }

@@ -1,13 +1,62 @@
 //! `cowsnap rollback`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::ffi::OsString;
 
-/// Put a snapshot in place of the live dataset, keeping what it replaces
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::{Context, place};
+use crate::endpoint::{Backend, RollbackRequest, RolledBack};
+use crate::model::SnapshotName;
+
+/// Put a snapshot's content in place of the live dataset
+///
+/// What it replaces is kept as a snapshot; snapshots newer than SNAP stay. The exchange is atomic: whoever looks sees the
+/// one or the other. Stop the service first: processes with open files keep the old content.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// TARGET@NAME
+    #[arg(value_name = "SNAP")]
+    snapshot: OsString,
+    /// The name of the snapshot that keeps what is replaced [default: pre-rollback- and the time in UTC]
+    #[arg(long, value_name = "NAME")]
+    keep_as: Option<SnapshotName>,
+    /// Take nested datasets along
+    #[arg(short, long)]
+    recursive: bool,
+    /// Say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "rollback is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let (dataset, version) = place::version(&args.snapshot, context)?;
+    let to = format!("{dataset}@{}", version.id.name);
+    if args.dry_run {
+        let kept = args.keep_as.map_or("pre-rollback-TIME".into(), String::from);
+        let text = format!("would keep {dataset} as {dataset}@{kept}\nwould put {to} in its place");
+        return context.print(
+            &json!({ "dry_run": true, "dataset": dataset.to_string(), "to": to, "keep_as": kept }),
+            text,
+        );
+    }
+    let request = RollbackRequest { keep_as: args.keep_as, recursive: args.recursive };
+    let done = dataset.rollback(&version.id, &request)?;
+    report(&dataset.to_string(), &to, &done, context)
+}
+
+/// Prints what going back did.
+pub(super) fn report(dataset: &str, to: &str, done: &RolledBack, context: &Context) -> Result<()> {
+    for warning in &done.warnings {
+        context.notice(format!("warning: {warning}"));
+    }
+    for mount in &done.remounted {
+        context.notice(format!("exchanged the mount at {}", mount.display()));
+    }
+    let kept: Vec<_> = done.kept.iter().map(|version| format!("{dataset}@{}", version.id.name)).collect();
+    let remounted: Vec<_> = done.remounted.iter().map(|path| path.display().to_string()).collect();
+    let object =
+        json!({ "dataset": dataset, "to": to, "kept": kept, "moved": done.moved, "remounted": remounted });
+    context.print(&object, format!("{dataset} is {to} again; what it was is kept as {}", kept.join(", ")))
 }

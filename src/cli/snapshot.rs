@@ -1,13 +1,121 @@
 //! `cowsnap snapshot`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 
-/// Take snapshots
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::{Context, place};
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{self, Backend, SnapshotRequest, SnapshotSet};
+use crate::model::{HoldTag, SnapshotName, Target};
+
+/// Take snapshots, of one dataset or of several back to back: all or none are kept
+///
+/// Prints the snapshots' names. The default name is the time in UTC, 20261120T020000Z, with -2, -3 … when it is taken.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume
+    #[arg(required = true, value_name = "TARGET")]
+    targets: Vec<OsString>,
+    /// The snapshots' name
+    #[arg(long)]
+    name: Option<SnapshotName>,
+    /// A label, kept beside the snapshot
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Hold the snapshots from the first moment
+    #[arg(long, value_name = "TAG")]
+    hold: Vec<HoldTag>,
+    /// Take those of nested datasets too
+    #[arg(short, long)]
+    recursive: bool,
+    /// Say what would be taken
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "snapshot is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let mut set = Vec::new();
+    for text in &args.targets {
+        let target = Target::parse(text)?;
+        gather(place::existing(&target, context)?, args.recursive, context, &mut set)?;
+    }
+    let labels = args.label.iter().cloned().collect::<BTreeMap<_, _>>();
+    if args.dry_run {
+        let name = args.name.unwrap_or_else(|| default_name(1));
+        let names: Vec<_> = set.iter().map(|dataset| format!("{dataset}@{name}")).collect();
+        let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
+        return context.print(&json!({ "dry_run": true, "would_take": names }), text);
+    }
+    let taken = take(&set, args.name, labels, args.hold)?;
+    print(&set, &taken, context)
+}
+
+fn gather(dataset: Dataset, recursive: bool, context: &Context, set: &mut Vec<Dataset>) -> Result<()> {
+    let nested = dataset.nested()?;
+    set.push(dataset);
+    if recursive {
+        return nested.into_iter().try_for_each(|child| gather(child, true, context, set));
+    }
+    if !nested.is_empty() {
+        let names: Vec<_> = nested.iter().map(ToString::to_string).collect();
+        context.notice(format!(
+            "warning: left out, as they are datasets of their own (-r takes them too): {}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn take(
+    set: &[Dataset],
+    name: Option<SnapshotName>,
+    labels: BTreeMap<String, String>,
+    holds: Vec<HoldTag>,
+) -> Result<SnapshotSet> {
+    if let Some(name) = name {
+        return Ok(Backend::snapshot(set, &SnapshotRequest { name, labels, holds })?);
+    }
+    for nth in 1.. {
+        let name = default_name(nth);
+        let request = SnapshotRequest { name, labels: labels.clone(), holds: holds.clone() };
+        match Backend::snapshot(set, &request) {
+            Err(endpoint::Error::Exists { .. }) => {}
+            other => return Ok(other?),
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+/// `20261120T020000Z`, then `20261120T020000Z-2` …
+pub(super) fn default_name(nth: u32) -> SnapshotName {
+    let now = Timestamp::now().to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
+    let text = if nth == 1 { now } else { format!("{now}-{nth}") };
+    text.parse().expect("digits and letters are a name")
+}
+
+fn print(set: &[Dataset], taken: &SnapshotSet, context: &Context) -> Result<()> {
+    let names: Vec<_> = set.iter().zip(&taken.versions).map(|(d, v)| format!("{d}@{}", v.id.name)).collect();
+    let snapshots: Vec<_> = set
+        .iter()
+        .zip(&taken.versions)
+        .map(|(d, v)| json!({ "dataset": d.to_string(), "name": v.id.name, "guid": v.id.guid, "created": v.created }))
+        .collect();
+    let spread = taken.spread.as_micros() as u64;
+    if set.len() > 1 {
+        context.notice(format!("{} snapshots, {spread} µs from the first to the last", set.len()));
+    }
+    context.print(&json!({ "snapshots": snapshots, "spread_us": spread }), names.join("\n"))
 }

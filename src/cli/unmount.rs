@@ -1,13 +1,28 @@
 //! `cowsnap unmount`
 
-use crate::cli::Context;
-use crate::{Error, Result};
+use std::path::PathBuf;
 
-/// Unmount a directory that cowsnap mounted
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::Context;
+use crate::endpoint::btrfs;
+
+/// Unmount a directory that `cowsnap mount` mounted a snapshot on
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The directory
+    dir: PathBuf,
+    /// Detach it now although it is in use; it goes when its last user does
+    #[arg(long)]
+    lazy: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "unmount is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    match args.lazy {
+        true => btrfs::unmount_lazily(&args.dir)?,
+        false => btrfs::unmount(&args.dir)?,
+    }
+    context.print(&json!({ "unmounted": args.dir.display().to_string() }), "")
 }

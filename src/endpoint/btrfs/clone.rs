@@ -3,6 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::{Error, Result};
@@ -59,7 +62,11 @@ impl Dataset {
         let (parent, name) = to.parent()?;
         // One call, one transaction: it is there as a whole or not at all.
         match btrfs::snap_create(parent.as_fd(), name, source.as_fd(), false) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Err(to.is_there()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                take_placeholder_away(&parent, name).map_err(|_| to.is_there())?;
+                btrfs::snap_create(parent.as_fd(), name, source.as_fd(), false)
+                    .map_err(Error::io("clone to", to))
+            }
             Err(error) if error.raw_os_error() == Some(libc::EROFS) => Err(to.store().readonly("create", to)),
             other => other.map_err(Error::io("clone to", to)),
         }
@@ -76,6 +83,15 @@ impl Dataset {
         let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
         mount::attach(&bound, &dir).map_err(Error::io("mount at", dir.display()))?;
         Ok(Mount { dir, kept: false })
+    }
+}
+
+/// Removes the empty directory that a snapshot has where its source had a subvolume. It has inode 2, like no other.
+fn take_placeholder_away(parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<(), Errno> {
+    const EMPTY_SUBVOL_DIR_OBJECTID: u64 = 2;
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino {
+        EMPTY_SUBVOL_DIR_OBJECTID => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),
+        _ => Err(Errno::EXIST),
     }
 }
 

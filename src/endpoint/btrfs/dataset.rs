@@ -83,6 +83,34 @@ impl Dataset {
         Ok(Self { store, path: below_top, label, visible: Some(path.to_owned()) })
     }
 
+    /// The dataset that `path` names, whether it is there or not; the directory above it is, on btrfs.
+    ///
+    /// # Errors
+    /// As [`Dataset::at`], but for nothing being there.
+    pub fn named(path: &Path) -> Result<Self> {
+        match Self::at(path) {
+            Err(Error::NotFound { .. }) => {}
+            other => return other,
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Self::at(path) };
+        let store = Store::open(parent)?;
+        let failed = |error| Error::io("find the place of", path.display())(error);
+        let fd = store.anchor();
+        let inode = rustix::fs::fstat(fd).map_err(|errno| failed(errno.into()))?.st_ino;
+        let (_, inside) = btrfs::ino_lookup(fd, 0, inode).map_err(failed)?;
+        let enclosing = btrfs::get_subvol_info(fd).map_err(failed)?;
+        let mut below_top = path_of_root(store.top(), enclosing.into()).map_err(failed)?;
+        below_top.push(OsStr::from_bytes(&inside));
+        below_top.push(name);
+        let path_below_top = below_top.components().collect();
+        Ok(Self {
+            store,
+            path: path_below_top,
+            label: path.display().to_string(),
+            visible: Some(path.to_owned()),
+        })
+    }
+
     /// The same dataset, called `label` where people see it.
     pub fn with_label(self, label: impl Into<String>) -> Self {
         Self { label: label.into(), ..self }

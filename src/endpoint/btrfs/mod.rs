@@ -16,8 +16,8 @@ pub mod staging;
 pub mod store;
 pub mod usage;
 
-pub use clone::{Mount, unmount};
-pub use dataset::Dataset;
+pub use clone::{Mount, unmount, unmount_lazily};
+pub use dataset::{Dataset, DestroyDataset};
 pub use inventory::Details;
 pub use meta::Meta;
 pub use staging::Staged;
