@@ -1,13 +1,198 @@
 //! `cowsnap send`
 
-use crate::cli::Context;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use indicatif::HumanBytes;
+
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::cli::{Context, place};
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{self, History, SendRequest};
+use crate::exec::send::{Form, Job, Sent, send};
+use crate::model::{Inventory, SnapshotName, SnapshotRef, VersionRef};
+use crate::stream::container::Backend;
+use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
 /// Write a snapshot to standard output as a container or a raw stream
+///
+/// A container is compressed and carries a digest of every mebibyte; `cowsnap receive` believes nothing that does not match.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The snapshot: TARGET@NAME
+    snapshot: OsString,
+    /// Send what changed since this snapshot, which the receiver must have: @NAME or TARGET@NAME
+    #[arg(long, value_name = "BASE", conflicts_with = "incremental")]
+    from: Option<OsString>,
+    /// Send what changed since the newest older snapshot
+    #[arg(short, long)]
+    incremental: bool,
+    /// Another snapshot that the receiver has, to share extents with; may be given several times
+    #[arg(long, value_name = "SNAP")]
+    clone_source: Vec<OsString>,
+    /// Write the filesystem's own stream, byte for byte, for `btrfs receive`
+    #[arg(long, conflicts_with_all = ["level", "no_compress"])]
+    raw: bool,
+    /// zstd's level: 1 is fastest, 19 smallest
+    #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
+    /// Store the stream as it is
+    #[arg(long, conflicts_with = "level")]
+    no_compress: bool,
+    /// The version of the filesystem's stream format; the first, which every receiver reads, by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3))]
+    proto: Option<u32>,
+    /// Leave compressed data compressed as it lies on disk (needs version 2)
+    #[arg(long)]
+    compressed_data: bool,
+    /// Write to this file, which must not exist and appears when it is complete
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_: Args, _: &Context) -> Result<()> {
-    Err(Error::Usage { what: "send is not built yet".into(), hint: None })
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    check_versions(&args)?;
+    let snapshot = SnapshotRef::parse(&args.snapshot)?;
+    let dataset = place::dataset(&snapshot.target, context)?;
+    let inventory = dataset.inventory()?;
+    let request = request(&args, &dataset, &inventory, &snapshot)?;
+    if args.dry_run {
+        return foretell(&dataset, &request, context);
+    }
+    let mut output = Output::open(args.output.as_deref())?;
+    let job = Job { inventory: &inventory, backend: Backend::Btrfs, request: &request, form: form(&args) };
+    let sent = send(&dataset, &job, &mut output, &Progress::new(context))?;
+    output.commit()?;
+    match &args.output {
+        Some(path) if path.as_os_str() != "-" => context.print(&sent, told(&sent)),
+        // Standard output is the stream.
+        _ if context.json => {
+            context.notice(serde_json::to_string(&sent).expect("its keys are texts"));
+            Ok(())
+        }
+        _ => {
+            context.notice(told(&sent));
+            Ok(())
+        }
+    }
+}
+
+fn check_versions(args: &Args) -> Result<()> {
+    if args.compressed_data && args.proto == Some(1) {
+        let what = "version 1 of the stream format can not carry compressed data".into();
+        return Err(Error::Usage { what, hint: Some("leave out --proto 1".into()) });
+    }
+    Ok(())
+}
+
+fn form(args: &Args) -> Form {
+    match args.raw {
+        true => Form::Raw,
+        false => Form::Container(Options { level: (!args.no_compress).then_some(args.level), threads: 0 }),
+    }
+}
+
+fn request(
+    args: &Args,
+    dataset: &Dataset,
+    inventory: &Inventory,
+    snapshot: &SnapshotRef,
+) -> Result<SendRequest> {
+    let find = |name: &SnapshotName| find(inventory, dataset, name);
+    let version = find(&snapshot.name)?;
+    let base = match &args.from {
+        Some(base) => Some(find(&name_within(base, snapshot)?)?),
+        None if args.incremental => Some(predecessor(inventory, dataset, &version)?),
+        None => None,
+    };
+    let sources = args.clone_source.iter().map(|source| find(&name_within(source, snapshot)?));
+    Ok(SendRequest {
+        base,
+        clone_sources: sources.collect::<Result<_>>()?,
+        stream_version: args.proto.unwrap_or(0),
+        compressed: args.compressed_data,
+        version,
+    })
+}
+
+fn find(inventory: &Inventory, dataset: &Dataset, name: &SnapshotName) -> Result<VersionRef> {
+    let found = inventory.by_name(name).map(|version| version.id.clone());
+    found.ok_or_else(|| {
+        Error::Endpoint(endpoint::Error::NotFound {
+            what: "snapshot",
+            subject: format!("{dataset}@{name}"),
+            hint: Some(format!("cowsnap list '{dataset}'")),
+        })
+    })
+}
+
+fn predecessor(inventory: &Inventory, dataset: &Dataset, version: &VersionRef) -> Result<VersionRef> {
+    let found = inventory.predecessor(version).map(|version| version.id.clone());
+    found.ok_or_else(|| {
+        Error::Endpoint(endpoint::Error::NotFound {
+            what: "base",
+            subject: format!("older than {dataset}@{}", version.name),
+            hint: Some(format!("cowsnap send '{dataset}@{}', in full", version.name)),
+        })
+    })
+}
+
+/// The snapshot's name in `@NAME`, `NAME` or `TARGET@NAME` of the same target.
+pub(super) fn name_within(text: &OsStr, of: &SnapshotRef) -> Result<SnapshotName> {
+    let short = text.as_bytes().strip_prefix(b"@").unwrap_or(text.as_bytes());
+    if !short.contains(&b'@') && !short.contains(&b'/') {
+        return Ok(OsStr::from_bytes(short).to_string_lossy().parse()?);
+    }
+    let full = SnapshotRef::parse(text)?;
+    if full.target == of.target {
+        return Ok(full.name);
+    }
+    Err(Error::Usage {
+        what: format!("{full} is a snapshot of another dataset than {of}"),
+        hint: Some(format!("cowsnap list '{}'", of.target)),
+    })
+}
+
+fn foretell(dataset: &Dataset, request: &SendRequest, context: &Context) -> Result<()> {
+    let name = format!("{dataset}@{}", request.version.name);
+    let base = match &request.base {
+        Some(base) => format!("what changed since {base}"),
+        None => "in full".into(),
+    };
+    let base_json = request.base.as_ref();
+    context.print(
+        &serde_json::json!({ "would": "send", "snapshot": request.version, "base": base_json }),
+        format!("would send {name} ({}), {base}", request.version.guid),
+    )
+}
+
+fn told(sent: &Sent) -> String {
+    let ratio = sent.stream_bytes as f64 / sent.written_bytes.max(1) as f64;
+    format!(
+        "sent {}@{}: {} as {} (ratio {ratio:.2}) in {:.1} s ({}), blake3 {}",
+        sent.dataset,
+        sent.snapshot,
+        size(sent.stream_bytes),
+        size(sent.written_bytes),
+        sent.seconds,
+        rate(sent.stream_bytes, sent.seconds),
+        sent.blake3,
+    )
+}
+
+/// Bytes as a person reads them.
+pub(super) fn size(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+/// Bytes per second as a person reads them.
+pub(super) fn rate(bytes: u64, seconds: f64) -> String {
+    format!("{}/s", HumanBytes((bytes as f64 / seconds.max(1e-6)) as u64))
 }

@@ -1,1 +1,274 @@
-//! Receives a container or a raw stream; commits only what was verified.
+//! Receives a container or a raw stream into a dataset, and takes down what was verified.
+
+use std::io::{self, Cursor, Read};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{self, Endpoint, ReceiveRequest, Verified};
+use crate::exec::meter::Meter;
+use crate::exec::{Event, Observe};
+use crate::model::{Guid, SnapshotName, Version};
+use crate::stream::btrfs::{Command, MAGIC, Parser};
+use crate::stream::container::{self, Backend, Header, Sealed};
+use crate::stream::reader::Reader;
+use crate::sys::interrupt;
+use crate::{Error, Result};
+
+/// More than a raw stream's header and its first command: a path and two uuids.
+const FIRST_LEN: u64 = 64 << 10;
+
+/// What arrives, as far as its beginning tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Announced {
+    /// A container, or the filesystem's own stream.
+    pub container: bool,
+    /// How the source calls the dataset; raw streams do not say.
+    pub dataset: Option<String>,
+    /// The name that the version gets here.
+    pub snapshot: SnapshotName,
+    /// Its identity.
+    pub guid: Guid,
+    /// What it builds upon; `None` if it is full.
+    pub base: Option<Guid>,
+    /// When it was made; raw streams do not say.
+    pub created: Option<Timestamp>,
+}
+
+/// What was received.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Received {
+    /// Where.
+    pub dataset: String,
+    /// What it is now.
+    #[serde(flatten)]
+    pub version: Version,
+    /// What it builds upon; `None` if it was full.
+    pub base: Option<Guid>,
+    /// Bytes of the filesystem's stream.
+    pub stream_bytes: u64,
+    /// The plain blake3 of the filesystem's stream, hexadecimal.
+    pub blake3: String,
+    /// Whether that digest came with the stream and was right. A raw stream brings none.
+    pub verified: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A stream whose beginning has been looked at.
+pub struct Incoming {
+    announced: Announced,
+    body: Body,
+    source: String,
+}
+
+enum Body {
+    Container(Box<Reader>),
+    Raw(Box<dyn Read + Send>),
+}
+
+impl Incoming {
+    /// Looks at the beginning of `input`, which errors call `source`. `name` goes before what the stream says.
+    ///
+    /// # Errors
+    /// Bytes that are neither a container nor a raw btrfs stream; a container of another filesystem; a raw stream whose
+    /// snapshot's name can not be one here.
+    pub fn open(input: impl Read + Send + 'static, source: &str, name: Option<SnapshotName>) -> Result<Self> {
+        let mut input = input;
+        let mut first = Vec::new();
+        (&mut input)
+            .take(container::MAGIC.len() as u64)
+            .read_to_end(&mut first)
+            .map_err(|error| read_failed(source, error))?;
+        match MAGIC.starts_with(&first) && !first.is_empty() {
+            true => Self::open_raw(first, input, source, name),
+            false => Self::open_container(Cursor::new(first).chain(input), source, name),
+        }
+    }
+
+    fn open_container(
+        input: impl Read + Send + 'static,
+        source: &str,
+        name: Option<SnapshotName>,
+    ) -> Result<Self> {
+        let reader = Reader::open(input).map_err(|error| container_failed(source, error))?;
+        let header = reader.header();
+        if header.backend != Backend::Btrfs {
+            return Err(foreign(header, source));
+        }
+        let announced = Announced {
+            container: true,
+            dataset: Some(header.dataset.clone()),
+            snapshot: name.unwrap_or_else(|| header.snapshot.clone()),
+            guid: header.guid,
+            base: header.base,
+            created: Some(header.created),
+        };
+        Ok(Self { announced, body: Body::Container(Box::new(reader)), source: source.into() })
+    }
+
+    fn open_raw(
+        mut first: Vec<u8>,
+        mut input: impl Read + Send + 'static,
+        source: &str,
+        name: Option<SnapshotName>,
+    ) -> Result<Self> {
+        let more = (&mut input).take(FIRST_LEN).read_to_end(&mut first);
+        more.map_err(|error| read_failed(source, error))?;
+        let announced = announced_by(&first, source, name)?;
+        let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
+        Ok(Self { announced, body, source: source.into() })
+    }
+
+    /// What it says that it is.
+    pub fn announced(&self) -> &Announced {
+        &self.announced
+    }
+
+    /// Applies it to `target`. Nothing becomes visible there before all of it was checked.
+    ///
+    /// # Errors
+    /// What `target` says; a stream that is not what it was; [`endpoint::Error::Interrupted`] after a signal.
+    pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
+        let start = Instant::now();
+        let Self { announced, body, source } = self;
+        let request =
+            ReceiveRequest { name: announced.snapshot, guid: Some(announced.guid), base: announced.base };
+        let subject = format!("{target}@{}", request.name);
+        observe.observe(Event::Started { op: "receive", subject: subject.clone(), total: None });
+        let (version, checked) = match body {
+            Body::Container(reader) => receive_verified(*reader, target, &request, observe),
+            Body::Raw(stream) => receive_raw(stream, target, &request, observe),
+        }
+        .map_err(|error| failed(&subject, &source, error))?;
+        if checked.by_container {
+            let at = Timestamp::now();
+            let (blake3, len) = (checked.root.to_hex().to_string(), checked.len);
+            target.record_verified(&version.id, Verified { blake3, base: announced.base, len, at })?;
+        }
+        observe.observe(Event::Finished { bytes: checked.len });
+        Ok(Received {
+            dataset: target.to_string(),
+            version,
+            base: announced.base,
+            stream_bytes: checked.len,
+            blake3: checked.root.to_hex().to_string(),
+            verified: checked.by_container,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The digest of what was applied.
+struct Checked {
+    root: blake3::Hash,
+    len: u64,
+    by_container: bool,
+}
+
+fn receive_verified(
+    mut reader: Reader,
+    target: &Dataset,
+    request: &ReceiveRequest,
+    observe: &dyn Observe,
+) -> Result<(Version, Checked), endpoint::Error> {
+    let version = target.receive(request, &mut Meter::new(&mut reader, observe))?;
+    let Sealed { root, len, .. } =
+        *reader.sealed().expect("a receive reads to the end, which there is not before the trailer");
+    Ok((version, Checked { root, len, by_container: true }))
+}
+
+fn receive_raw(
+    stream: Box<dyn Read + Send>,
+    target: &Dataset,
+    request: &ReceiveRequest,
+    observe: &dyn Observe,
+) -> Result<(Version, Checked), endpoint::Error> {
+    let mut stream = Hashing { inner: Meter::new(stream, observe), hasher: blake3::Hasher::new() };
+    let version = target.receive(request, &mut stream)?;
+    let (root, len) = (stream.hasher.finalize(), stream.hasher.count());
+    Ok((version, Checked { root, len, by_container: false }))
+}
+
+struct Hashing<R> {
+    inner: R,
+    hasher: blake3::Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buf)?;
+        self.hasher.update(&buf[..len]);
+        Ok(len)
+    }
+}
+
+/// What a raw stream's first command says.
+fn announced_by(first: &[u8], source: &str, name: Option<SnapshotName>) -> Result<Announced> {
+    let mut parser = Parser::new(first);
+    let command = parser.next_command().map_err(|error| corrupt(source, error.to_string()))?;
+    let (path, uuid, base) = match command.map(|item| item.command) {
+        Some(Command::Subvol { path, uuid, .. }) => (path, uuid, None),
+        Some(Command::Snapshot { path, uuid, clone_uuid, .. }) => (path, uuid, Some(Guid(clone_uuid))),
+        _ => return Err(corrupt(source, "it begins with no subvolume".into())),
+    };
+    let snapshot = name.map_or_else(|| name_from(path, source), Ok)?;
+    Ok(Announced { container: false, dataset: None, snapshot, guid: Guid(uuid), base, created: None })
+}
+
+fn name_from(path: &[u8], source: &str) -> Result<SnapshotName> {
+    let last = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    let name = std::str::from_utf8(last).ok().and_then(|text| text.parse().ok());
+    name.ok_or_else(|| Error::Usage {
+        what: format!("the snapshot in {source} is called {}, which is no name here", last.escape_ascii()),
+        hint: Some("give it one: cowsnap receive TARGET --name NAME".into()),
+    })
+}
+
+fn corrupt(source: &str, why: String) -> Error {
+    let why = format!("{source}: {why}");
+    endpoint::Error::Corrupt { what: "btrfs stream", why, source: None }.into()
+}
+
+fn foreign(header: &Header, source: &str) -> Error {
+    let subject = format!("the stream of {}@{} in {source}", header.dataset.escape_debug(), header.snapshot);
+    let why = format!("it was sent by {}", header.backend);
+    let hint = Some(format!("receive it into a {} dataset", header.backend));
+    endpoint::Error::Foreign { subject, wanted: "btrfs stream", why, hint }.into()
+}
+
+fn interrupted(subject: &str) -> Error {
+    endpoint::Error::Interrupted { op: "receive", subject: subject.into() }.into()
+}
+
+fn read_failed(source: &str, error: io::Error) -> Error {
+    match interrupt::is_interrupt(&error) {
+        true => interrupted(source),
+        false => Error::io("read", source)(error),
+    }
+}
+
+fn container_failed(source: &str, error: container::Error) -> Error {
+    match error {
+        container::Error::Read { source: cause, .. } if interrupt::is_interrupt(&cause) => {
+            interrupted(source)
+        }
+        error => Error::container("receive", source)(error),
+    }
+}
+
+/// Says what a failed receive comes from: a signal, the container, or else the target.
+fn failed(subject: &str, source: &str, error: endpoint::Error) -> Error {
+    if interrupt::pending().is_some() {
+        return interrupted(subject);
+    }
+    match error {
+        endpoint::Error::Io { op, subject, source: cause } => match container::Error::from_io(cause) {
+            Ok(of_the_container) => container_failed(source, of_the_container),
+            Err(cause) => endpoint::Error::Io { op, subject, source: cause }.into(),
+        },
+        other => other.into(),
+    }
+}

@@ -46,7 +46,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 }
 
 /// How an input is called in messages.
-fn name_of(path: &Path) -> String {
+pub(super) fn name_of(path: &Path) -> String {
     match path.as_os_str() == "-" {
         true => "standard input".into(),
         false => path.display().to_string(),
@@ -54,7 +54,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// The file of that name, or standard input for `-`. A signal wakes its reader up.
-fn open(path: &Path) -> Result<interrupt::Input<File>> {
+pub(super) fn open(path: &Path) -> Result<interrupt::Input<File>> {
     let file = match path.as_os_str() == "-" {
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
         false => File::open(path),

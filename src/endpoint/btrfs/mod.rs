@@ -3,6 +3,7 @@
 pub mod clone;
 pub mod dataset;
 pub mod diff;
+pub mod endpoint;
 pub mod home;
 pub mod inventory;
 pub mod meta;

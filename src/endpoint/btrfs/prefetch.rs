@@ -5,10 +5,11 @@
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -78,6 +79,38 @@ impl Drop for Prefetch {
     }
 }
 
+/// About how many bytes the stream will be; `None` if that takes longer to find out than anybody should wait.
+pub(super) fn estimate(subvolume: BorrowedFd<'_>, id: u64, since: u64, compressed: bool) -> Option<u64> {
+    const PATIENCE: Duration = Duration::from_millis(60);
+    let start = Instant::now();
+    let mut bytes = 0;
+    let mut patient = true;
+    btrfs::tree_search(subvolume, everything(id, since), |item| {
+        match item.key.1 {
+            INODE_ITEM_KEY if u64_at(item.data, 8) > Some(since) => bytes += INODE_BYTES,
+            EXTENT_DATA_KEY => {
+                let extent = Extent::parse(item.data).filter(|extent| extent.generation > since);
+                bytes += extent.map_or(0, |extent| if compressed { extent.len_disk } else { extent.len });
+            }
+            _ => {}
+        }
+        patient = start.elapsed() < PATIENCE;
+        patient
+    })
+    .ok()?;
+    patient.then_some(bytes)
+}
+
+/// All inodes and extents of a subvolume in leaves newer than the transaction `since`.
+fn everything(id: u64, since: u64) -> SearchKey {
+    SearchKey {
+        tree: id,
+        min: (FIRST_FREE_OBJECTID, INODE_ITEM_KEY, 0),
+        max: (u64::MAX - 256, EXTENT_DATA_KEY, u64::MAX),
+        min_transid: if since == 0 { 0 } else { since + 1 },
+    }
+}
+
 struct Walk {
     plan: Plan,
     shared: Arc<Shared>,
@@ -97,12 +130,7 @@ struct Inode {
 impl Walk {
     fn run(mut self) {
         let _ = interrupt::block_all_in_this_thread();
-        let range = SearchKey {
-            tree: self.plan.id,
-            min: (FIRST_FREE_OBJECTID, INODE_ITEM_KEY, 0),
-            max: (u64::MAX - 256, EXTENT_DATA_KEY, u64::MAX),
-            min_transid: if self.plan.since == 0 { 0 } else { self.plan.since + 1 },
-        };
+        let range = everything(self.plan.id, self.plan.since);
         let Ok(subvolume) = self.plan.subvolume.try_clone() else { return };
         let result = btrfs::tree_search(subvolume.as_fd(), range, |item| self.visit(item).is_continue());
         if let Err(error) = result {

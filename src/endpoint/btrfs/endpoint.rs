@@ -1,0 +1,171 @@
+//! A btrfs dataset as an endpoint: what the traits ask for, in the words of [`super::send`] and [`super::receive`].
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::syncfs;
+
+use super::dataset::Dataset;
+use super::receive::{Ground, Origin, apply};
+use super::staging::Staged;
+use super::{prefetch, send};
+use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
+use crate::model::{Guid, Version, VersionRef};
+use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
+
+impl Endpoint for Dataset {
+    fn send(&self, request: &SendRequest) -> Result<Outgoing> {
+        let subject = self.name_of(&request.version);
+        let version = stream_version(request, &subject)?;
+        let (subvolume, info) = self.open_to_send(&request.version)?;
+        let mut options = SendOptions { version, compressed: request.compressed, ..SendOptions::default() };
+        let mut since = 0;
+        if let Some(base) = &request.base {
+            let (_, base) = self.open_to_send(base)?;
+            since = base.ctransid.max(base.otransid);
+            options.base = Some(base.id);
+            options.clone_sources.push(base.id);
+        }
+        for source in &request.clone_sources {
+            options.clone_sources.push(self.open_to_send(source)?.1.id);
+        }
+        options.clone_sources.sort_unstable();
+        options.clone_sources.dedup();
+        let estimate = prefetch::estimate(subvolume.as_fd(), info.id, since, request.compressed);
+        let stream = send::stream(send::Source { subvolume, subject, options, since })?;
+        Ok(Outgoing { stream: Box::new(stream), estimate })
+    }
+
+    fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
+        let subject = format!("{self}@{}", request.name);
+        let staged = self.stage(&request.name, request.guid)?;
+        let mut here = Here { dataset: self, staged: &staged, request };
+        let applied = apply(stream, &mut here, staged.name())?;
+        let (subvolume, origin) = (applied.subvolume.as_fd(), &applied.origin);
+        // Data that is written out later counts as a change, and a changed subvolume is not what was received: so all of
+        // it goes to the disk first.
+        syncfs(subvolume).map_err(Error::io("write", &subject))?;
+        btrfs::set_received_subvol(subvolume, origin.uuid, origin.ctransid)
+            .map_err(Error::io("mark as received", &subject))?;
+        btrfs::subvol_set_readonly(subvolume, true).map_err(Error::io("make read-only", &subject))?;
+        staged.commit(&request.name, |_| {})
+    }
+}
+
+impl Dataset {
+    fn name_of(&self, version: &VersionRef) -> String {
+        format!("{self}@{}", version.name)
+    }
+
+    /// Opens a version that the kernel would send, or take as base or clone source: a read-only one.
+    fn open_to_send(&self, version: &VersionRef) -> Result<(OwnedFd, SubvolInfo)> {
+        let subvolume = self.open_version(version)?;
+        let info =
+            btrfs::get_subvol_info(subvolume.as_fd()).map_err(Error::io("read", self.name_of(version)))?;
+        if info.readonly {
+            return Ok((subvolume, info));
+        }
+        Err(Error::Refused {
+            op: "send",
+            subject: self.name_of(version),
+            why: "it was made writable, so its content is no longer certain".into(),
+            hint: Some(format!("cowsnap snapshot '{self}', and send that")),
+        })
+    }
+
+    /// Takes a snapshot of the live dataset that is destroyed with the answer: its root, read-only.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`] and [`Dataset::stage`].
+    pub fn fleeting_snapshot(&self) -> Result<Fleeting> {
+        const NAME: &str = "fleeting";
+        let live = self.open()?;
+        let staged = self.stage(&NAME.parse().expect("a constant that is a name"), None)?;
+        btrfs::snap_create(staged.dir(), staged.name(), live.as_fd(), true)
+            .map_err(Error::io("snapshot", self))?;
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let root = rustix::fs::openat(staged.dir(), staged.name(), flags, rustix::fs::Mode::empty())
+            .map_err(Error::io("open", self))?;
+        Ok(Fleeting { root, _staged: staged })
+    }
+}
+
+/// A snapshot without a name that goes with its owner.
+#[derive(Debug)]
+pub struct Fleeting {
+    root: OwnedFd,
+    _staged: Staged,
+}
+
+impl AsFd for Fleeting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// The version to ask the kernel for; 0 for the first, which even kernels write that know of no versions.
+fn stream_version(request: &SendRequest, subject: &str) -> Result<u32> {
+    let wanted = request.stream_version.max(if request.compressed { 2 } else { 1 });
+    let newest = send::newest_stream_version();
+    if wanted <= newest {
+        return Ok(if wanted == 1 { 0 } else { wanted });
+    }
+    Err(Error::Denied {
+        op: "send",
+        subject: subject.into(),
+        lacking: format!("version {wanted} of the stream is needed, this kernel writes up to {newest}"),
+        hint: Some(format!("leave out --compressed-data, or give --proto {newest}")),
+    })
+}
+
+/// Where a stream is applied: the dataset's staging place, with the whole filesystem's subvolumes as sources.
+struct Here<'a> {
+    dataset: &'a Dataset,
+    staged: &'a Staged,
+    request: &'a ReceiveRequest,
+}
+
+impl Ground for Here<'_> {
+    fn staging(&self) -> BorrowedFd<'_> {
+        self.staged.dir()
+    }
+
+    fn accept(&mut self, origin: &Origin) -> Result<()> {
+        let said = self.request.guid.unwrap_or(Guid(origin.uuid));
+        let base = origin.base.map(|(uuid, _)| Guid(uuid));
+        if said.0 != origin.uuid || (self.request.base.is_some() && self.request.base != base) {
+            let why = format!("it was announced as {said} and is {}", Guid(origin.uuid));
+            return Err(Error::Corrupt { what: "btrfs stream", why, source: None });
+        }
+        if let Some(there) = self.dataset.inventory()?.by_guid(Guid(origin.uuid)) {
+            return Err(Error::Exists {
+                what: "snapshot",
+                subject: self.dataset.name_of(&there.id),
+                hint: None,
+            });
+        }
+        match origin.base {
+            Some((uuid, ctransid)) if self.find(uuid, ctransid)?.is_none() => Err(self.without_base(uuid)),
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
+        let found = self.dataset.store().find_received(Guid(uuid), ctransid)?;
+        Ok(found.filter(|found| found.info.readonly).map(|found| found.fd))
+    }
+}
+
+impl Here<'_> {
+    fn without_base(&self, base: [u8; 16]) -> Error {
+        let newest = self.dataset.inventory().ok().and_then(|i| i.newest().map(|v| v.id.name.clone()));
+        let from =
+            newest.map_or(String::new(), |name| format!(", or from one that is here: --from '@{name}'"));
+        Error::Refused {
+            op: "receive",
+            subject: format!("{}@{}", self.dataset, self.request.name),
+            why: format!("it builds upon the snapshot {}, which is not here unchanged", Guid(base)),
+            hint: Some(format!("cowsnap send SNAP without --from, in full{from}")),
+        }
+    }
+}
