@@ -1,1 +1,274 @@
-//! An endpoint in memory, for tests of what uses endpoints.
+//! A backend in memory: what the others promise, without a kernel. For tests of what stands above.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::endpoint::{
+    Backend, Error, History, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet,
+};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
+
+/// The files of a dataset or a version.
+pub type Content = BTreeMap<String, Vec<u8>>;
+
+/// A filesystem in memory. Copies share what is in it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeStore(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    transaction: u64,
+    live: BTreeMap<String, Content>,
+    snapshots: BTreeMap<(String, SnapshotName), Stored>,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    version: Version,
+    content: Content,
+    holds: BTreeSet<HoldTag>,
+}
+
+/// One dataset of a [`FakeStore`].
+#[derive(Debug, Clone)]
+pub struct Fake {
+    store: FakeStore,
+    name: String,
+}
+
+/// A version made visible nowhere: the fake has no kernel to show it.
+#[derive(Debug)]
+pub struct FakeMount {
+    /// Where it would be.
+    pub dir: PathBuf,
+    /// What would be seen there.
+    pub content: Content,
+}
+
+impl FakeStore {
+    /// The dataset of that name, whether it is there or not.
+    pub fn dataset(&self, name: impl Into<String>) -> Fake {
+        Fake { store: self.clone(), name: name.into() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl Fake {
+    /// Makes it, empty.
+    ///
+    /// # Errors
+    /// [`Error::Exists`].
+    pub fn create(&self) -> Result<()> {
+        let mut state = self.store.lock();
+        self.check_absent(&state)?;
+        state.live.insert(self.name.clone(), Content::new());
+        Ok(())
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such dataset.
+    pub fn write(&self, file: &str, bytes: &[u8]) -> Result<()> {
+        let mut state = self.store.lock();
+        let content = state.live.get_mut(&self.name).ok_or_else(|| self.absent())?;
+        content.insert(file.into(), bytes.into());
+        Ok(())
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such dataset.
+    pub fn content(&self) -> Result<Content> {
+        self.store.lock().live.get(&self.name).cloned().ok_or_else(|| self.absent())
+    }
+
+    /// What is in one of its versions.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`].
+    pub fn content_of(&self, version: &VersionRef) -> Result<Content> {
+        Ok(self.stored(&mut self.store.lock(), version)?.content.clone())
+    }
+
+    fn absent(&self) -> Error {
+        Error::NotFound { what: "dataset", subject: self.name.clone(), hint: None }
+    }
+
+    fn check_absent(&self, state: &State) -> Result<()> {
+        match state.live.contains_key(&self.name) {
+            true => Err(Error::Exists { what: "dataset", subject: self.name.clone(), hint: None }),
+            false => Ok(()),
+        }
+    }
+
+    fn check_free(&self, state: &State, name: &SnapshotName) -> Result<()> {
+        match state.snapshots.contains_key(&(self.name.clone(), name.clone())) {
+            true => Err(Error::Exists { what: "snapshot", subject: self.at(name), hint: None }),
+            false => Ok(()),
+        }
+    }
+
+    fn at(&self, name: &SnapshotName) -> String {
+        format!("{}@{name}", self.name)
+    }
+
+    fn stored<'a>(&self, state: &'a mut State, version: &VersionRef) -> Result<&'a mut Stored> {
+        let subject = self.at(&version.name);
+        let found = state.snapshots.get_mut(&(self.name.clone(), version.name.clone()));
+        match found {
+            None => Err(Error::NotFound { what: "snapshot", subject, hint: None }),
+            Some(stored) if stored.version.id.guid != version.guid => {
+                Err(Error::Reused { subject, expected: version.guid, found: stored.version.id.guid })
+            }
+            Some(stored) => Ok(stored),
+        }
+    }
+
+    fn keep(&self, state: &mut State, name: &SnapshotName, holds: &[HoldTag]) -> Result<Version> {
+        let content = state.live.get(&self.name).cloned().ok_or_else(|| self.absent())?;
+        state.transaction += 1;
+        let guid = Guid((0x5eed_u128 << 64 | u128::from(state.transaction)).to_be_bytes());
+        let version = Version {
+            id: VersionRef { guid, name: name.clone() },
+            kind: VersionKind::Snapshot,
+            order: state.transaction,
+            created: Timestamp::UNIX_EPOCH + Duration::from_secs(state.transaction),
+        };
+        let holds = holds.iter().cloned().collect();
+        let stored = Stored { version: version.clone(), content, holds };
+        state.snapshots.insert((self.name.clone(), name.clone()), stored);
+        Ok(version)
+    }
+}
+
+impl History for Fake {
+    fn inventory(&self) -> Result<Inventory> {
+        let state = self.store.lock();
+        let mine: Vec<_> = state.snapshots.iter().filter(|((of, _), _)| *of == self.name).collect();
+        if mine.is_empty() && !state.live.contains_key(&self.name) {
+            return Err(self.absent());
+        }
+        let versions = mine.iter().map(|(_, stored)| stored.version.clone()).collect();
+        let held = |stored: &Stored| {
+            let id = stored.version.id.clone();
+            stored.holds.iter().map(|tag| (id.clone(), tag.clone())).collect::<Vec<_>>()
+        };
+        let holds = mine.iter().flat_map(|(_, stored)| held(stored)).collect();
+        Ok(Inventory::new(self.name.clone(), versions, holds))
+    }
+
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        self.stored(&mut self.store.lock(), version)?.holds.insert(tag.clone());
+        Ok(())
+    }
+
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        match self.stored(&mut self.store.lock(), version)?.holds.remove(tag) {
+            true => Ok(()),
+            false => {
+                let subject = format!("{tag} of {}", self.at(&version.name));
+                Err(Error::NotFound { what: "hold", subject, hint: None })
+            }
+        }
+    }
+
+    fn destroy(&self, version: &VersionRef) -> Result<()> {
+        let mut state = self.store.lock();
+        let stored = self.stored(&mut state, version)?;
+        if !stored.holds.is_empty() {
+            let tags = stored.holds.iter().map(ToString::to_string).collect();
+            return Err(Error::Held { subject: self.at(&version.name), tags });
+        }
+        state.snapshots.remove(&(self.name.clone(), version.name.clone()));
+        Ok(())
+    }
+}
+
+impl Backend for Fake {
+    type Mount = FakeMount;
+
+    fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
+        let Some(first) = set.first() else {
+            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO });
+        };
+        let mut state = first.store.lock();
+        for dataset in set {
+            dataset.check_free(&state, &request.name)?;
+            state.live.get(&dataset.name).ok_or_else(|| dataset.absent())?;
+        }
+        let keep = |dataset: &Self| dataset.keep(&mut state, &request.name, &request.holds);
+        let versions = set.iter().map(keep).collect::<Result<_>>()?;
+        Ok(SnapshotSet { versions, spread: Duration::ZERO })
+    }
+
+    fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()> {
+        let mut state = self.store.lock();
+        let content = self.stored(&mut state, version)?.content.clone();
+        to.check_absent(&state)?;
+        state.live.insert(to.name.clone(), content);
+        Ok(())
+    }
+
+    fn mount(&self, version: &VersionRef, dir: &Path) -> Result<FakeMount> {
+        Ok(FakeMount { dir: dir.to_owned(), content: self.content_of(version)? })
+    }
+
+    fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
+        let mut state = self.store.lock();
+        let content = self.stored(&mut state, version)?.content.clone();
+        let default = || format!("pre-rollback-{}", state.transaction).parse();
+        let keep = request.keep_as.clone().map_or_else(default, Ok).expect("digits make a name");
+        self.check_free(&state, &keep)?;
+        let kept = vec![self.keep(&mut state, &keep, &[])?];
+        state.live.insert(self.name.clone(), content);
+        Ok(RolledBack { kept, ..RolledBack::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::contract::{self, Ground};
+
+    struct InMemory(FakeStore);
+
+    impl Ground for InMemory {
+        type Backend = Fake;
+
+        fn create(&self, name: &str) -> Fake {
+            let dataset = self.absent(name);
+            dataset.create().expect("created");
+            dataset
+        }
+
+        fn absent(&self, name: &str) -> Fake {
+            self.0.dataset(name)
+        }
+
+        fn write(&self, dataset: &Fake, file: &str, bytes: &[u8]) {
+            dataset.write(file, bytes).expect("written");
+        }
+
+        fn read(&self, dataset: &Fake, file: &str) -> Option<Vec<u8>> {
+            dataset.content().expect("there").get(file).cloned()
+        }
+
+        fn read_version(&self, dataset: &Fake, version: &Version, file: &str) -> Option<Vec<u8>> {
+            dataset.content_of(&version.id).expect("there").get(file).cloned()
+        }
+    }
+
+    #[test]
+    fn the_fake_keeps_the_contract() {
+        contract::check(&InMemory(FakeStore::default()));
+    }
+}

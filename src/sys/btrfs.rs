@@ -581,20 +581,6 @@ pub fn resize(fd: BorrowedFd<'_>, amount: &str) -> io::Result<()> {
     unsafe { ioctl(fd, code::<VolArgs>(WRITE, 3), &mut *args) }.map(drop)
 }
 
-#[repr(C)]
-struct SubvolWait {
-    subvolid: u64,
-    mode: u32,
-    count: u32,
-}
-
-/// Waits until the cleaner has given back the space of the destroyed subvolume `id` (kernel 6.13).
-pub fn subvol_wait_destroyed(fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
-    let mut args = SubvolWait { subvolid: id, mode: 0, count: 0 };
-    // SAFETY: BTRFS_IOC_SUBVOL_SYNC_WAIT reads one subvol_wait.
-    unsafe { ioctl(fd, code::<SubvolWait>(WRITE, 65), &mut args) }.map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -611,7 +597,6 @@ mod tests {
         assert_eq!(code::<InoLookupArgs>(READ | WRITE, 18), 0xd000_9412);
         assert_eq!(code::<FsInfoArgs>(READ, 31), 0x8400_941f);
         assert_eq!(code::<InoPathArgs>(READ | WRITE, 35), 0xc038_9423);
-        assert_eq!(code::<SubvolWait>(WRITE, 65), 0x4010_9441);
         assert_eq!(code::<VolArgs>(WRITE, 3), 0x5000_9403);
     }
 }

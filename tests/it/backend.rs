@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cowsnap::endpoint::btrfs::dataset::DestroyDataset;
 use cowsnap::endpoint::btrfs::{self, Dataset, Store};
-use cowsnap::endpoint::{Backend, Error, History, RollbackRequest, SnapshotRequest, Verified};
+use cowsnap::endpoint::{Backend, Error, History, RollbackRequest, SnapshotRequest, Verified, contract};
 use cowsnap::model::{HoldTag, SnapshotName, Version};
 
 use crate::ground::{Btrfs, ground, run};
@@ -178,6 +178,10 @@ fn a_plain_directory_is_refused_with_the_subvolume_around_it() {
     let error = Dataset::at(&dir).expect_err("a directory");
     assert!(error.to_string().contains("inside the subvolume"), "{error}");
     assert!(error.hint().expect("a hint").contains("cowsnap adopt"));
+    let named = |path: &Path| Dataset::named(path).expect("a place").path().to_owned();
+    assert_eq!(named(&dir.join("new")), Path::new("a/dir/new"));
+    assert_eq!(named(&ground.path().join("a")), Path::new("a"));
+    assert_eq!(named(&ground.path()), Path::new(""));
     let error = Dataset::at(ground.outside()).expect_err("not btrfs");
     assert!(matches!(error, Error::Foreign { .. }), "{error}");
     assert!(matches!(Dataset::at(&ground.path().join("none")), Err(Error::NotFound { .. })));
@@ -512,4 +516,41 @@ fn sizes_tell_what_is_shared_from_what_is_not() {
         dataset.details(true).expect("details").iter().map(|d| d.usage.expect("sizes")).collect();
     assert_eq!((sizes[0].referenced, sizes[0].exclusive), (512 << 10, 256 << 10));
     assert_eq!((sizes[1].referenced, sizes[1].exclusive), (256 << 10, 0));
+}
+
+struct OnBtrfs(Btrfs);
+
+impl contract::Ground for OnBtrfs {
+    type Backend = Dataset;
+
+    fn create(&self, name: &str) -> Dataset {
+        let dataset = contract::Ground::absent(self, name);
+        dataset.create().expect("created");
+        dataset
+    }
+
+    fn absent(&self, name: &str) -> Dataset {
+        Store::open(&self.0.path()).expect("a store").dataset(name)
+    }
+
+    fn write(&self, dataset: &Dataset, file: &str, bytes: &[u8]) {
+        std::fs::write(self.0.path().join(dataset.path()).join(file), bytes).expect("written");
+    }
+
+    fn read(&self, dataset: &Dataset, file: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.0.path().join(dataset.path()).join(file)).ok()
+    }
+
+    fn read_version(&self, dataset: &Dataset, version: &Version, file: &str) -> Option<Vec<u8>> {
+        let dir = self.0.outside().join("version");
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        let _mount = dataset.mount(&version.id, &dir).expect("mounted");
+        std::fs::read(dir.join(file)).ok()
+    }
+}
+
+#[test]
+fn btrfs_keeps_the_contract() {
+    ground!("btrfs");
+    contract::check(&OnBtrfs(Btrfs::new()));
 }

@@ -473,5 +473,5 @@ fn path_of_root(top: BorrowedFd<'_>, mut root: Root) -> std::io::Result<PathBuf>
         }
         root = roots::find(top, root.parent)?.ok_or_else(gone)?;
     }
-    Ok(components.iter().rev().collect())
+    Ok(components.iter().rev().collect::<PathBuf>().components().collect())
 }

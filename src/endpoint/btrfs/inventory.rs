@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -136,11 +137,16 @@ impl Dataset {
     pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
         let id = self.destroy_now(version)?;
         let subject = self.at_name(&version.name);
-        // Wakes the cleaner, which else sleeps until the next regular commit.
-        btrfs::sync(self.store().top()).map_err(Error::io("commit the end of", &subject))?;
-        match btrfs::subvol_wait_destroyed(self.store().top(), id) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()), // it was faster
-            other => other.map_err(Error::io("wait for the space of", &subject)),
+        let mut wait = Duration::from_millis(1);
+        loop {
+            // A commit wakes the cleaner, which else sleeps until the next regular one.
+            btrfs::sync(self.store().top()).map_err(Error::io("commit the end of", &subject))?;
+            let left = roots::is_left(self.store().top(), id);
+            if !left.map_err(Error::io("wait for the space of", &subject))? {
+                return Ok(());
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(Duration::from_millis(500));
         }
     }
 

@@ -68,6 +68,18 @@ pub fn find(any: BorrowedFd<'_>, id: u64) -> io::Result<Option<Root>> {
     Ok(scan_range(any, id, id)?.pop())
 }
 
+/// Whether anything of the subvolume with that id is left, be it that the cleaner has not come to it yet.
+pub fn is_left(any: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+    let (min, max) = ((id, ROOT_ITEM_KEY, 0), (id, ROOT_ITEM_KEY, u64::MAX));
+    let range = SearchKey { tree: ROOT_TREE_OBJECTID, min, max, min_transid: 0 };
+    let mut found = false;
+    btrfs::tree_search(any, range, |_| {
+        found = true;
+        false
+    })?;
+    Ok(found)
+}
+
 fn scan_range(any: BorrowedFd<'_>, first: u64, last: u64) -> io::Result<Vec<Root>> {
     let range = SearchKey {
         tree: ROOT_TREE_OBJECTID,
