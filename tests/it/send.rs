@@ -1,14 +1,20 @@
 //! Send: the kernel's stream, byte for byte, and what ends it.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
+use cowsnap::endpoint::History;
+use cowsnap::endpoint::btrfs::Store;
 use cowsnap::endpoint::btrfs::send::{Source, newest_stream_version, stream};
+use cowsnap::stream::container::{Backend, Header};
+use cowsnap::stream::writer;
 use cowsnap::sys::btrfs::{self, SendOptions};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ground::{Btrfs, ground, run};
+use crate::ground::{self, Btrfs, ground, run};
 
 fn source(path: &Path, options: SendOptions) -> Source {
     let subvolume = File::open(path).expect("the snapshot is there").into();
@@ -97,4 +103,318 @@ fn a_reader_that_goes_away_ends_the_send_and_its_threads() {
     drop(stream);
     // The sender held the snapshot's root open: with it gone, the filesystem can be unmounted.
     run("umount", &[ground.path()]);
+}
+
+/// A dataset with two snapshots, `one` and `two`, and another, empty one, on a filesystem of its own.
+struct Pair {
+    source: Btrfs,
+    target: Btrfs,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self { source: populated(), target: Btrfs::new() };
+        pair.target.subvolume("data");
+        ok(pair.cowsnap(&["snapshot", &pair.from(""), "--name", "one"]));
+        fs::write(pair.source.path().join("data/more"), content(9, 700_000)).unwrap();
+        ok(pair.cowsnap(&["snapshot", &pair.from(""), "--name", "two"]));
+        pair
+    }
+
+    fn from(&self, suffix: &str) -> String {
+        format!("{}{suffix}", self.source.path().join("data").display())
+    }
+
+    fn to(&self, suffix: &str) -> String {
+        format!("{}{suffix}", self.target.path().join("data").display())
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.source.outside().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn cowsnap(&self, args: &[&str]) -> Command {
+        let mut command = ground::cowsnap(&self.source.outside().join("state"));
+        command.args(args);
+        command
+    }
+
+    fn snapshots_at_target(&self) -> Vec<String> {
+        let list = ok(self.cowsnap(&["list", &self.to(""), "--json"]));
+        let text = String::from_utf8(list.stdout).unwrap();
+        ["one", "two", "renamed"]
+            .iter()
+            .filter(|n| text.contains(&format!("\"{n}\"")))
+            .map(|n| n.to_string())
+            .collect()
+    }
+
+    fn kept(&self, ground: &Btrfs, name: &str) -> std::path::PathBuf {
+        ground.path().join(".cowsnap/datasets/data/snap").join(name)
+    }
+
+    fn assert_same(&self, name: &str) {
+        let (a, b) = (self.kept(&self.source, name), self.kept(&self.target, name));
+        run("diff", &["-r", a.to_str().unwrap(), b.to_str().unwrap()]);
+    }
+
+    fn assert_nothing_half_made(&self) {
+        let staging = self.target.path().join(".cowsnap/staging");
+        let left = fs::read_dir(staging).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "something is left in staging");
+        let text = run("btrfs", &["subvolume", "list", self.target.path().to_str().unwrap()]).stdout;
+        let half = String::from_utf8_lossy(&text).lines().filter(|line| line.contains('%')).count();
+        assert_eq!(half, 0, "{}", String::from_utf8_lossy(&text));
+    }
+}
+
+fn ok(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Expects that exit code; answers what was said.
+fn fails(mut command: Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{command:?}\n{said}");
+    said
+}
+
+#[test]
+fn containers_go_from_one_filesystem_to_another_in_full_and_as_increments() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let (one, two) = (pair.file("one.cs"), pair.file("two.cs"));
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "-o", &one]));
+    ok(pair.cowsnap(&["send", "-i", &pair.from("@two"), "-o", &two]));
+    let said = fails(pair.cowsnap(&["receive", &pair.to(""), &two]), 3);
+    assert!(said.contains("builds upon") && said.contains("hint: cowsnap send"), "{said}");
+    pair.assert_nothing_half_made();
+    ok(pair.cowsnap(&["receive", &pair.to(""), &one]));
+    let received = ok(pair.cowsnap(&["receive", &pair.to(""), &two, "--json"]));
+    let received: serde_json::Value = serde_json::from_slice(&received.stdout).unwrap();
+    assert_eq!(received["verified"], true);
+    assert_eq!(received["name"], "two");
+    pair.assert_same("one");
+    pair.assert_same("two");
+    assert_eq!(pair.snapshots_at_target(), ["one", "two"]);
+    // The same again is a conflict, under whatever name.
+    fails(pair.cowsnap(&["receive", &pair.to(""), &one, "--name", "renamed"]), 3);
+    pair.assert_nothing_half_made();
+}
+
+#[test]
+fn what_was_received_can_be_sent_on_and_is_the_same_version() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let (one, back) = (pair.file("one.cs"), pair.file("back.cs"));
+    let sent = ok(pair.cowsnap(&["send", "--json", &pair.from("@one"), "-o", &one]));
+    ok(pair.cowsnap(&["receive", &pair.to(""), &one]));
+    let sent_on = ok(pair.cowsnap(&["send", "--json", &pair.to("@one"), "-o", &back]));
+    let guid = |output: &Output| {
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["guid"].clone()
+    };
+    assert_eq!(guid(&sent), guid(&sent_on));
+    // An increment from the original applies to the copy: they are one version.
+    let two = pair.file("two.cs");
+    ok(pair.cowsnap(&[
+        "send",
+        &pair.from("@two"),
+        "--from",
+        "@one",
+        "--proto",
+        "1",
+        "--no-compress",
+        "-o",
+        &two,
+    ]));
+    ok(pair.cowsnap(&["receive", &pair.to(""), &two]));
+    pair.assert_same("two");
+}
+
+#[test]
+fn raw_streams_are_the_oracles_and_are_read_from_it() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let kept = pair.kept(&pair.source, "one");
+    let oracle = run("btrfs", &["send", "-q", kept.to_str().unwrap()]).stdout;
+    let ours = ok(pair.cowsnap(&["send", "--raw", &pair.from("@one")]));
+    assert!(ours.stdout == oracle);
+    let said = String::from_utf8_lossy(&ours.stderr).into_owned();
+    assert!(said.contains(&blake3::hash(&oracle).to_hex().to_string()), "{said}");
+
+    let raw = pair.file("raw");
+    fs::write(&raw, &oracle).unwrap();
+    ok(pair.cowsnap(&["receive", &pair.to(""), &raw, "--name", "renamed"]));
+    assert_eq!(pair.snapshots_at_target(), ["renamed"]);
+    let (a, b) = (kept, pair.kept(&pair.target, "renamed"));
+    run("diff", &["-r", a.to_str().unwrap(), b.to_str().unwrap()]);
+}
+
+#[test]
+fn a_damaged_container_is_exit_4_and_leaves_nothing() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let (file, bad) = (pair.file("one.cs"), pair.file("bad.cs"));
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "-o", &file]));
+    let whole = fs::read(&file).unwrap();
+    let middle = whole.len() / 2;
+    let mut flipped = whole.clone();
+    flipped[middle] ^= 1;
+    let cases: [(&str, Vec<u8>); 4] = [
+        ("flipped", flipped),
+        ("cut", whole[..middle].to_vec()),
+        ("without its last byte", whole[..whole.len() - 1].to_vec()),
+        ("with a byte more", [&whole[..], b"x"].concat()),
+    ];
+    for (what, bytes) in cases {
+        fs::write(&bad, bytes).unwrap();
+        let said = fails(pair.cowsnap(&["receive", &pair.to(""), &bad]), 4);
+        assert!(said.contains("error:"), "{what}: {said}");
+        pair.assert_nothing_half_made();
+        assert!(pair.snapshots_at_target().is_empty(), "{what}");
+    }
+    let raw = pair.file("raw");
+    let bytes = ok(pair.cowsnap(&["send", "--raw", &pair.from("@one")])).stdout;
+    fs::write(&raw, &bytes[..bytes.len() / 2]).unwrap();
+    fails(pair.cowsnap(&["receive", &pair.to(""), &raw]), 4);
+    fs::write(&raw, "neither of both").unwrap();
+    fails(pair.cowsnap(&["receive", &pair.to(""), &raw]), 4);
+    pair.assert_nothing_half_made();
+}
+
+#[test]
+fn a_container_of_another_filesystem_is_refused_before_anything_is_made() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let header = Header {
+        backend: Backend::Zfs,
+        dataset: "tank/x".into(),
+        snapshot: "one".parse().unwrap(),
+        guid: cowsnap::model::Guid([1; 16]),
+        base: None,
+        created: jiff::Timestamp::UNIX_EPOCH,
+        stream_version: 1,
+        compressed: false,
+        properties: Default::default(),
+    };
+    let file = pair.file("zfs.cs");
+    let out = File::create(&file).unwrap();
+    writer::write(&header, &b"a zfs stream"[..], out, &writer::Options::default()).unwrap();
+    let said = fails(pair.cowsnap(&["receive", &pair.to(""), &file]), 2);
+    assert!(said.contains("zfs"), "{said}");
+    assert!(!pair.target.path().join(".cowsnap/datasets/data/snap/one").exists());
+}
+
+#[test]
+fn an_output_file_appears_when_it_is_complete_and_never_replaces_one() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let file = pair.file("taken.cs");
+    fs::write(&file, "mine").unwrap();
+    fails(pair.cowsnap(&["send", &pair.from("@one"), "-o", &file]), 3);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    fails(pair.cowsnap(&["send", &pair.from("@three")]), 2);
+    fails(pair.cowsnap(&["send", &pair.from("@one"), "-i"]), 2);
+    fails(pair.cowsnap(&["send", &pair.from("@one"), "--from", &pair.to("@one")]), 2);
+}
+
+#[test]
+fn a_dry_run_says_what_would_happen_and_does_nothing() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let file = pair.file("one.cs");
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "-o", &file]));
+    let would = ok(pair.cowsnap(&["receive", &pair.to(""), &file, "--dry-run"]));
+    assert!(String::from_utf8_lossy(&would.stdout).contains("would receive"));
+    assert!(pair.snapshots_at_target().is_empty());
+    let would = ok(pair.cowsnap(&["send", &pair.from("@two"), "-i", "--dry-run"]));
+    assert!(String::from_utf8_lossy(&would.stdout).contains("what changed since @one"));
+}
+
+/// A receive that has half of its input, and its process; the other half never comes.
+fn half_received(pair: &Pair) -> Child {
+    let file = pair.file("half.cs");
+    let _ = fs::remove_file(&file);
+    ok(pair.cowsnap(&["send", "--no-compress", &pair.from("@two"), "-o", &file]));
+    let bytes = fs::read(&file).unwrap();
+    let mut command = pair.cowsnap(&["receive", &pair.to("")]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(&bytes[..bytes.len() * 3 / 4]).unwrap();
+    wait_until(|| fs::read_dir(pair.target.path().join(".cowsnap/staging")).is_ok_and(|d| d.count() > 0));
+    child
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("it has not happened in half a minute");
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_signal_in_the_middle_of_a_receive_leaves_nothing_and_is_exit_5() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    for which in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let child = half_received(&pair);
+        signal(&child, which);
+        // Its standard input stays open: it must not need an end of input to stop.
+        let mut child = child;
+        let stdin = child.stdin.take();
+        let output = child.wait_with_output().unwrap();
+        drop(stdin);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{which:?}: {said}");
+        assert!(said.contains("interrupted"), "{said}");
+        pair.assert_nothing_half_made();
+        assert!(pair.snapshots_at_target().is_empty());
+    }
+}
+
+#[test]
+fn a_killed_receive_is_listed_as_partial_and_the_next_one_sweeps_it() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let mut child = half_received(&pair);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = Store::open_as_it_is(&pair.target.path()).unwrap();
+    let partials = store.dataset("data").inventory().unwrap().partials;
+    assert_eq!(partials.iter().map(|p| (p.name.as_str(), p.live)).collect::<Vec<_>>(), [("two", false)]);
+    assert!(pair.snapshots_at_target().is_empty());
+    let file = pair.file("half.cs");
+    ok(pair.cowsnap(&["receive", &pair.to(""), &file]));
+    pair.assert_same("two");
+    pair.assert_nothing_half_made();
+}
+
+#[test]
+fn a_signal_in_the_middle_of_a_send_leaves_no_file_and_is_exit_5() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    for which in [Signal::INT, Signal::TERM] {
+        // Nobody reads: the send waits with the pipe full.
+        let mut command = pair.cowsnap(&["send", "--no-compress", &pair.from("@two")]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = child.stdout.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+        wait_until(|| rustix::io::ioctl_fionread(&out).is_ok_and(|len| len >= 4096));
+        signal(&child, which);
+        let mut child = child;
+        let stdout = child.stdout.take();
+        let output = child.wait_with_output().unwrap();
+        drop(stdout);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains("interrupted"), "{said}");
+    }
 }
