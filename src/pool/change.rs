@@ -56,7 +56,8 @@ pub fn check_growth(pool: &Pool, size: u64) -> Result<u64> {
 /// Unmounts the pool and removes its image with all that is in it.
 ///
 /// # Errors
-/// [`Error::Refused`] while it is in use, naming who uses it, or if the file at its image is not its own.
+/// [`Error::Refused`] while it is in use, naming who uses it, if the file at its image is not its own, or if the old copy of
+/// a directory adopted into it can still be put back.
 pub fn destroy(registry: &Registry, name: &str) -> Result<()> {
     let _lock = registry.lock(name)?;
     let pool = registry.expect(name)?;
@@ -68,7 +69,10 @@ pub fn destroy(registry: &Registry, name: &str) -> Result<()> {
             hint: Some("move that file away first".into()),
         });
     }
+    super::status::loss(registry, &pool)?;
+    mounting::unmount_adopted(registry, &pool)?;
     mounting::unmount_locked(&pool)?;
+    super::swap::forget_all(registry, &pool)?;
     registry.uncommit(name)?;
     remove_unfinished_locked(registry, name).map(drop)
 }

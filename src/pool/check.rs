@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 
 use super::create::remove_unfinished;
-use super::mounts::{self, Mounted};
 use super::record::{Pool, fsid_at};
 use super::registry::Registry;
 use super::size::human;
-use super::{change, image, mounting};
+use super::{change, check_adoptions, image, mounting, mounts};
 use crate::endpoint::{Error, Result};
 use crate::exec::doctor::Finding;
+use crate::sys::mount::MountInfo;
 
 /// Examines all pools of the state directory.
 ///
@@ -30,6 +30,7 @@ pub fn check(registry: &Registry) -> Result<Vec<Finding<'_>>> {
             Ok(pool) => found.extend(registered(registry, &pool)),
         }
     }
+    found.extend(check_adoptions::check(registry)?);
     found.extend(stray_mounts(registry)?);
     found.extend(stray_files(registry)?);
     Ok(found)
@@ -136,13 +137,13 @@ fn stray_mounts(registry: &Registry) -> Result<Vec<Finding<'_>>> {
         let known = [registry.get(name), registry.unfinished(name)];
         Some(known.into_iter().any(|pool| pool.is_ok_and(|pool| pool.is_some())))
     };
-    let strays = mounts::below(&folder)?.into_iter().filter(|mount| mount.at != folder);
-    let strays = strays.filter(|mount| ours(&mount.at) != Some(true));
+    let strays = mounts::below(&folder)?.into_iter().filter(|mount| mount.dir != folder);
+    let strays = strays.filter(|mount| ours(&mount.dir) != Some(true));
     Ok(strays.map(|mount| stray_mount(&mount, &folder)).collect())
 }
 
-fn stray_mount(mount: &Mounted, folder: &Path) -> Finding<'static> {
-    let at = mount.at.clone();
+fn stray_mount(mount: &MountInfo, folder: &Path) -> Finding<'static> {
+    let at = mount.dir.clone();
     let what = format!("{} ({}) is mounted where only pools are", mount.source.display(), mount.kind);
     let finding = Finding::problem(what, at.display()).fixed_by(format!("umount '{}'", at.display()));
     // Directly below `mnt`, btrfs from a loop device: a pool's mount whose record is gone.

@@ -3,8 +3,11 @@
 //! A pool is what its record `<state>/pools/NAME.json` says: the image, and the uuid of the filesystem in it. Everything
 //! else (whether it is attached, mounted, how full) is read from the kernel each time.
 
+mod adopt;
+mod adoption;
 mod change;
 mod check;
+mod check_adoptions;
 mod create;
 mod device;
 mod image;
@@ -14,7 +17,10 @@ mod record;
 mod registry;
 pub mod size;
 mod status;
+mod swap;
 
+pub use adopt::{Plan as AdoptPlan, Request as AdoptRequest, adopt, plan as plan_adoption};
+pub use adoption::{Adoption, Phase};
 pub use change::{check_growth, destroy, grow};
 pub use check::check;
 pub use create::{New, Step, create, plan, remove_unfinished};
@@ -24,3 +30,4 @@ pub use mounts::User;
 pub use record::Pool;
 pub use registry::Registry;
 pub use status::{Loss, Status, loss, status};
+pub use swap::{discard_old, undo};

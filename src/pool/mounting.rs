@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::record::{Pool, fsid_at};
 use super::registry::Registry;
-use super::{device, image, mounts};
+use super::{device, image, mounts, swap};
 use crate::endpoint::{Error, Result};
 
 /// What a new pool is mounted with. `discard=async` gives freed blocks back to the host's filesystem. Not
@@ -22,19 +22,24 @@ pub const OPTIONS: &str = "noatime,discard=async";
 /// How long a loop device may take to detach itself after its last mount is gone.
 const DETACH: Duration = Duration::from_secs(5);
 
-/// Mounts the pool of that name; `false` if it was mounted already.
+/// Mounts the pool of that name and the directories adopted into it; `false` if all of them were mounted already.
 ///
 /// # Errors
 /// [`Error::NotFound`] without such a pool or its image; [`Error::Refused`] if the image holds something else, or
 /// something else is mounted there; [`Error::Denied`] without the rights or a loop device.
 pub fn mount(registry: &Registry, name: &str) -> Result<bool> {
     let pool = registry.expect(name)?;
-    if pool.is_mounted() {
+    let adopted = registry.adopted_into(name)?;
+    if pool.is_mounted() && adopted.iter().all(|adoption| swap::needs_no_mount(&pool, adoption)) {
         return Ok(false);
     }
     device::check_rights("mount pool", name)?;
     let _lock = registry.lock(name)?;
-    mount_locked(&pool)
+    let mut changed = mount_locked(&pool)?;
+    for adoption in adopted.iter().filter(|adoption| !swap::needs_no_mount(&pool, adoption)) {
+        changed |= swap::mount_again(registry, &pool, &adoption.dir)?;
+    }
+    Ok(changed)
 }
 
 /// [`mount`] for who has the pool's lock.
@@ -62,14 +67,29 @@ pub(super) fn mount_locked(pool: &Pool) -> Result<bool> {
     }
 }
 
-/// Unmounts the pool of that name and detaches its image; `false` if it was not mounted.
+/// Unmounts the directories adopted into the pool of that name, then the pool, and detaches its image; `false` if it was
+/// not mounted.
 ///
 /// # Errors
 /// [`Error::NotFound`] without such a pool; [`Error::Refused`] while it is in use, naming who uses it.
 pub fn unmount(registry: &Registry, name: &str) -> Result<bool> {
     let pool = registry.expect(name)?;
     let _lock = registry.lock(name)?;
-    unmount_locked(&pool)
+    unmount_adopted(registry, &pool)?;
+    unmount_locked(&pool).inspect_err(|_| {
+        // All or nothing: a service whose directory was adopted may go on.
+        for adoption in registry.adopted_into(name).unwrap_or_default() {
+            let _ = swap::mount_again(registry, &pool, &adoption.dir);
+        }
+    })
+}
+
+/// Unmounts the directories adopted into the pool.
+pub(super) fn unmount_adopted(registry: &Registry, pool: &Pool) -> Result<()> {
+    for adoption in registry.adopted_into(&pool.name)? {
+        swap::unmount(pool, &adoption)?;
+    }
+    Ok(())
 }
 
 /// [`unmount`] for who has the pool's lock.
@@ -98,7 +118,7 @@ pub(super) fn check_unused(pool: &Pool, op: &'static str) -> Result<()> {
 pub(crate) fn shown_at(pool: &Pool) -> Result<Vec<PathBuf>> {
     let shows = |at: &Path| fsid_at(at).is_ok_and(|fsid| fsid == Some(pool.fsid));
     let btrfs = mounts::all()?.into_iter().filter(|mounted| mounted.kind == "btrfs");
-    Ok(btrfs.map(|mounted| mounted.at).filter(|at| shows(at)).collect())
+    Ok(btrfs.map(|mounted| mounted.dir).filter(|at| shows(at)).collect())
 }
 
 fn wait_detached(pool: &Pool) -> Result<()> {
@@ -120,7 +140,7 @@ fn wait_detached(pool: &Pool) -> Result<()> {
 }
 
 fn check_place(pool: &Pool) -> Result<()> {
-    match mounts::all()?.into_iter().rfind(|mounted| mounted.at == pool.mountpoint) {
+    match mounts::all()?.into_iter().rfind(|mounted| mounted.dir == pool.mountpoint) {
         None => Ok(()),
         Some(other) => Err(refused(
             pool,

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::adoption::Phase;
 use super::record::Pool;
 use super::registry::Registry;
 use super::size::human;
 use super::{device, image};
-use crate::endpoint::Result;
+use crate::endpoint::btrfs::store::Store;
+use crate::endpoint::{Error, Result};
 use crate::model::Guid;
 
 /// What `pool list` shows.
@@ -78,18 +80,31 @@ pub struct Loss {
     pub image_bytes: Option<u64>,
     /// Its datasets; `None` while it is not mounted.
     pub datasets: Option<Vec<String>>,
+    /// Directories whose only copy is in it.
+    pub adopted: Vec<String>,
 }
 
 /// What would go with the pool if it were destroyed now.
 ///
 /// # Errors
-/// A pool that is mounted and can not be read.
-pub fn loss(_registry: &Registry, pool: &Pool) -> Result<Loss> {
+/// A pool that is mounted and can not be read; [`Error::Refused`] if the old copy of an adopted directory can still be put
+/// back.
+pub fn loss(registry: &Registry, pool: &Pool) -> Result<Loss> {
+    let adopted = registry.adopted_into(&pool.name)?;
+    if let Some(adoption) = adopted.iter().find(|adoption| adoption.phase != Phase::Discarded) {
+        return Err(Error::Refused {
+            op: "destroy pool",
+            subject: pool.name.clone(),
+            why: format!("{} was adopted into it and has its old copy still", adoption.dir.display()),
+            hint: Some(format!("cowsnap adopt --undo '{}'", adoption.dir.display())),
+        });
+    }
     let datasets = if pool.is_mounted() { Some(datasets(pool)?) } else { None };
     Ok(Loss {
         image: pool.image.display().to_string(),
         image_bytes: image::real_bytes(&pool.image),
         datasets,
+        adopted: adopted.iter().map(|adoption| adoption.dir.display().to_string()).collect(),
     })
 }
 
@@ -106,11 +121,15 @@ impl Loss {
 
     /// One line for each dataset.
     pub fn details(&self) -> String {
-        self.datasets.iter().flatten().map(|name| format!("  {name}\n")).collect()
+        let datasets = self.datasets.iter().flatten().map(|name| format!("  {name}\n"));
+        let adopted = self.adopted.iter().map(|dir| format!("  {dir}, whose only copy is in it\n"));
+        datasets.chain(adopted).collect()
     }
 }
 
 /// The names of the pool's datasets.
-fn datasets(_pool: &Pool) -> Result<Vec<String>> {
-    Ok(Vec::new())
+fn datasets(pool: &Pool) -> Result<Vec<String>> {
+    let store = Store::open_as_it_is(&pool.mountpoint)?;
+    let all = store.datasets()?.into_iter().filter(|dataset| !dataset.path().as_os_str().is_empty());
+    Ok(all.map(|dataset| format!("{}/{}", pool.name, dataset.path().display())).collect())
 }

@@ -1,0 +1,19 @@
+//! Copying a plain directory into a dataset so that it can be believed: with owners, modes, extended attributes, times,
+//! hard links, holes and special files; hashed while it is read, and read again from where it was written.
+//!
+//! What is copied is written down as it goes ([`journal`]), so an interrupted copy goes on where it stopped.
+
+pub mod copy;
+pub mod journal;
+pub mod scan;
+pub mod verify;
+pub mod writers;
+
+pub use copy::copy;
+pub use journal::Journal;
+pub use scan::{Entry, Kind, Tree, scan};
+pub use verify::{unchanged, verify};
+pub use writers::{Writer, writers};
+
+/// Bytes read or written at a time.
+const CHUNK: usize = 1 << 20;
