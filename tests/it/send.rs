@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -343,7 +344,10 @@ fn half_received(pair: &Pair) -> Child {
     let mut command = pair.cowsnap(&["receive", &pair.to("")]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.as_mut().unwrap().write_all(&bytes[..bytes.len() * 3 / 4]).unwrap();
-    wait_until(|| fs::read_dir(pair.target.path().join(".cowsnap/staging")).is_ok_and(|d| d.count() > 0));
+    let snap = pair.target.path().join(".cowsnap/datasets/data/snap");
+    wait_until(|| {
+        fs::read_dir(&snap).is_ok_and(|d| d.flatten().any(|e| e.file_name().as_bytes()[0] == b'%'))
+    });
     child
 }
 
