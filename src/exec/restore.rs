@@ -1,1 +1,279 @@
-//! Brings a version back: receives what is missing, clones, mounts.
+//! Brings a version back: receives what is missing, then puts it in place by cloning, never by copying.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{self, Backend, History, RollbackRequest, RolledBack, SendRequest};
+use crate::exec::receive::Incoming;
+use crate::exec::{Observe, Silent, send};
+use crate::model::{Inventory, SnapshotName, VersionRef};
+use crate::plan::restore::{self as plan, Step, Stream, Wanted};
+use crate::stream::container;
+use crate::stream::writer;
+use crate::{Class, Error, Result};
+
+/// Where the data comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A snapshot of a dataset, on this filesystem or on another one.
+    Snapshot(Dataset, VersionRef),
+    /// Containers in files, in any order.
+    Files(Vec<PathBuf>),
+}
+
+/// What is to be restored, and where to.
+#[derive(Debug)]
+pub struct Request {
+    /// Where the data comes from.
+    pub source: Source,
+    /// The dataset that gets it.
+    pub to: Dataset,
+    /// Which of several versions; `None` for the last one.
+    pub name: Option<SnapshotName>,
+    /// If the dataset is live: keep what it holds as a snapshot and put the restored content in its place.
+    pub replace: bool,
+    /// Nested datasets that have a snapshot of the same name come along (of a snapshot on the same filesystem).
+    pub recursive: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restored {
+    /// What is in place now.
+    pub version: VersionRef,
+    /// What was received for it, in order.
+    pub received: Vec<VersionRef>,
+    /// Nested datasets that came along.
+    pub nested: Vec<String>,
+    /// What was replaced, if anything was.
+    #[serde(skip)]
+    pub replaced: Option<RolledBack>,
+}
+
+/// Says what [`restore`] would do, a line for each step, and does nothing.
+///
+/// # Errors
+/// As [`restore`], as far as they can be foreseen.
+pub fn explain(request: &Request) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    if let Source::Snapshot(from, version) = &request.source
+        && is_direct(from, request)?
+    {
+        lines.push(format!("clone {from}@{} to {}", version.name, request.to));
+        let nested = if request.recursive { nested_with(from, &version.name)? } else { Vec::new() };
+        lines.extend(nested.iter().map(|(child, _)| format!("clone {child}@{} into it", version.name)));
+        return Ok(lines);
+    }
+    let (_, steps) = steps(request)?;
+    for step in steps {
+        lines.push(match step {
+            Step::Receive { brings, .. } => format!("receive {}@{}", request.to, brings.name),
+            Step::Place { version } if request.to.exists()? => {
+                format!("keep {0} as a snapshot and put {0}@{1} in its place", request.to, version.name)
+            }
+            Step::Place { version } => format!("clone {0}@{1} to {0}", request.to, version.name),
+        });
+    }
+    Ok(lines)
+}
+
+/// Restores. Interrupted anywhere and called again, it goes on after the last stream that was received whole.
+///
+/// # Errors
+/// A live dataset in the way, unless it is to be replaced; a broken chain ([`plan::Conflict`]); whatever sending,
+/// receiving and cloning say.
+pub fn restore(request: &Request, observe: &dyn Observe) -> Result<Restored> {
+    if let Source::Snapshot(from, version) = &request.source
+        && is_direct(from, request)?
+    {
+        return clone_here(from, version, request);
+    }
+    let (streams, steps) = steps(request)?;
+    let mut received = Vec::new();
+    let mut replaced = None;
+    let mut placed = None;
+    for step in steps {
+        match step {
+            Step::Receive { stream, brings } => {
+                fetch(request, &streams[stream], stream, observe)?;
+                received.push(brings);
+            }
+            Step::Place { version } => {
+                replaced = place(&request.to, &version)?;
+                placed = Some(version);
+            }
+        }
+    }
+    let version = placed.expect("a plan ends with putting a version in place");
+    Ok(Restored { version, received, nested: Vec::new(), replaced })
+}
+
+/// Whether nothing has to be received: the snapshot is on the target's own filesystem.
+fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
+    let same = from.store().fsid() == request.to.store().fsid();
+    if !same && request.recursive {
+        return Err(refused(
+            request,
+            "nested datasets come along only on the same filesystem; restore each by itself",
+            None,
+        ));
+    }
+    let live = request.to.exists()?;
+    if live && !request.replace {
+        let name = match &request.source {
+            Source::Snapshot(_, version) => format!("'{from}@{}'", version.name),
+            Source::Files(_) => "SOURCE".into(),
+        };
+        return Err(in_the_way(request, &name));
+    }
+    if same && live && *from != request.to {
+        let hint = Some("choose a --to where nothing is yet".to_owned());
+        return Err(refused(
+            request,
+            "it is live, and the snapshot is another dataset's of the same filesystem",
+            hint,
+        ));
+    }
+    Ok(same)
+}
+
+fn in_the_way(request: &Request, source: &str) -> Error {
+    let hint = format!(
+        "cowsnap restore {source} --to '{}' --replace (keeps what is there as a snapshot)",
+        request.to
+    );
+    refused(request, "it is live", Some(hint))
+}
+
+fn refused(request: &Request, why: &str, hint: Option<String>) -> Error {
+    endpoint::Error::Refused { op: "restore to", subject: request.to.to_string(), why: why.into(), hint }
+        .into()
+}
+
+fn clone_here(from: &Dataset, version: &VersionRef, request: &Request) -> Result<Restored> {
+    let done =
+        |nested, replaced| Restored { version: version.clone(), received: Vec::new(), nested, replaced };
+    if request.to.exists()? {
+        let options = RollbackRequest { keep_as: None, recursive: request.recursive };
+        let replaced = from.rollback(version, &options)?;
+        return Ok(done(replaced.moved.clone(), Some(replaced)));
+    }
+    let nested = if request.recursive { nested_with(from, &version.name)? } else { Vec::new() };
+    from.clone_at(version, &request.to)?;
+    let mut restored = Vec::new();
+    for (child, child_version) in nested {
+        let relative =
+            child.path().strip_prefix(from.path()).expect("a nested dataset's path begins with its parent's");
+        let to = request.to.below(relative);
+        child.clone_at(&child_version, &to)?;
+        restored.push(to.to_string());
+    }
+    Ok(done(restored, None))
+}
+
+/// The datasets below `dataset` that have a snapshot called `name`; parents first.
+fn nested_with(dataset: &Dataset, name: &SnapshotName) -> Result<Vec<(Dataset, VersionRef)>> {
+    let mut found = Vec::new();
+    for other in dataset.store().datasets()? {
+        if other == *dataset || !other.path().starts_with(dataset.path()) {
+            continue;
+        }
+        match other.version(name) {
+            Ok(version) => found.push((other, version.id)),
+            Err(endpoint::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    found.sort_by_key(|(dataset, _)| dataset.path().components().count());
+    Ok(found)
+}
+
+fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
+    if request.to.exists()? && !request.replace {
+        return Err(in_the_way(request, "SOURCE"));
+    }
+    let there = match request.to.inventory() {
+        Err(endpoint::Error::NotFound { .. }) => Inventory::default(), // a dataset that is yet to be
+        other => other?,
+    };
+    let streams = match &request.source {
+        Source::Files(files) => files.iter().map(stream_in).collect::<Result<_>>()?,
+        Source::Snapshot(from, version) => {
+            let here = from.inventory()?;
+            let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
+            let common = here.versions()[..at].iter().rev().find(|v| there.by_guid(v.id.guid).is_some());
+            vec![Stream { brings: version.clone(), base: common.map(|v| v.id.guid) }]
+        }
+    };
+    let wanted = request.name.clone().map_or(Wanted::Last, Wanted::Named);
+    let steps = plan::restore(&streams, &there, &wanted)
+        .map_err(|source| Error::Restore { to: request.to.to_string(), source })?;
+    Ok((streams, steps))
+}
+
+/// What the stream in `file` brings, as far as its beginning tells.
+fn stream_in(file: &PathBuf) -> Result<Stream> {
+    let announced = incoming(file)?.announced().clone();
+    Ok(Stream { brings: VersionRef { guid: announced.guid, name: announced.snapshot }, base: announced.base })
+}
+
+fn incoming(file: &PathBuf) -> Result<Incoming> {
+    let opened = File::open(file).map_err(Error::io("open", file.display()))?;
+    Incoming::open(opened, &file.display().to_string(), None)
+}
+
+fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -> Result<()> {
+    match &request.source {
+        Source::Files(files) => incoming(&files[at])?.receive(&request.to, observe).map(drop),
+        Source::Snapshot(from, _) => transfer(from, &request.to, stream, observe),
+    }
+}
+
+/// Sends and receives on this machine, over a container like any other transfer: hashed where it is made, checked where
+/// it is applied.
+fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe) -> Result<()> {
+    let inventory = from.inventory()?;
+    let base = stream.base.and_then(|guid| inventory.by_guid(guid)).map(|version| version.id.clone());
+    let wanted = SendRequest {
+        version: stream.brings.clone(),
+        base,
+        clone_sources: Vec::new(),
+        stream_version: 0,
+        compressed: false,
+    };
+    let form = send::Form::Container(writer::Options { level: None, threads: 0 });
+    let (input, output) = std::io::pipe().map_err(Error::io("make", "a pipe"))?;
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            let job = send::Job {
+                inventory: &inventory,
+                backend: container::Backend::Btrfs,
+                request: &wanted,
+                form,
+            };
+            send::send(from, &job, output, &Silent)
+        });
+        let received =
+            Incoming::open(input, &from.to_string(), None).and_then(|stream| stream.receive(to, observe));
+        let sent = sender.join().expect("the sending thread does not panic");
+        // A receiver that fails breaks the sender's pipe: its error is the cause. A sender that fails truncates the
+        // container: then the sender's is.
+        match (received, sent) {
+            (Err(error), Err(cause)) if error.class() == Class::Corrupt => Err(cause),
+            (Err(error), _) => Err(error),
+            (Ok(_), sent) => sent.map(drop),
+        }
+    })
+}
+
+/// Makes `version` the live content of `to`.
+fn place(to: &Dataset, version: &VersionRef) -> Result<Option<RolledBack>> {
+    if to.exists()? {
+        return Ok(Some(to.rollback(version, &RollbackRequest::default())?));
+    }
+    to.clone_at(version, to)?;
+    Ok(None)
+}

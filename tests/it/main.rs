@@ -16,3 +16,4 @@ mod send;
 mod stream_btrfs;
 mod tidy;
 mod tree_compare;
+mod verbs;
