@@ -119,7 +119,7 @@ fn create(args: &Create, registry: &Registry, context: &Context) -> Result<()> {
     let made = match args.dry_run {
         true => pool::plan(registry, &new)?,
         false => pool::create(registry, &new, &Progress::new(context), &mut |_| {
-            Ok(interrupt::check().map_err(endpoint::Error::io("make pool", &new.name))?)
+            interrupt::check().map_err(endpoint::Error::io("make pool", &new.name))
         })?,
     };
     let value = json!({
@@ -163,7 +163,9 @@ fn table(statuses: &[pool::Status]) -> String {
         let at = if s.mounted { s.mountpoint.as_str() } else { "-" };
         let datasets = s.datasets.map_or_else(|| "-".into(), |n| n.to_string());
         let sizes = [size(s.size), size(s.used), size(s.free), size(s.image_bytes), datasets];
-        table.add_row([&[s.name.clone()], sizes.as_slice(), &[at.into(), s.image.clone()]].concat());
+        table.add_row(
+            [std::slice::from_ref(&s.name), sizes.as_slice(), &[at.into(), s.image.clone()]].concat(),
+        );
     }
     table.lines().map(|line| format!("{}\n", line.trim())).collect()
 }

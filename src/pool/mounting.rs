@@ -110,7 +110,7 @@ pub(super) fn unmount_locked(pool: &Pool) -> Result<bool> {
 /// Says who uses the pool beside its own mount: other mounts, processes.
 pub(super) fn check_unused(pool: &Pool, op: &'static str) -> Result<()> {
     let elsewhere: Vec<_> = shown_at(pool)?.into_iter().filter(|at| *at != pool.mountpoint).collect();
-    let users = mounts::users(&[&[pool.mountpoint.clone()], elsewhere.as_slice()].concat());
+    let users = mounts::users(&[std::slice::from_ref(&pool.mountpoint), elsewhere.as_slice()].concat());
     if elsewhere.is_empty() && users.is_empty() { Ok(()) } else { Err(busy(pool, op, &elsewhere)) }
 }
 
@@ -229,7 +229,7 @@ fn no_right(pool: &Pool) -> Error {
 }
 
 fn busy(pool: &Pool, op: &'static str, elsewhere: &[PathBuf]) -> Error {
-    let folders = [&[pool.mountpoint.clone()], elsewhere].concat();
+    let folders = [std::slice::from_ref(&pool.mountpoint), elsewhere].concat();
     let users = mounts::users(&folders);
     let mut why = vec!["it is in use".to_owned()];
     if !users.is_empty() {
