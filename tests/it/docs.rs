@@ -82,7 +82,8 @@ fn examples(page: &str) -> Vec<Example> {
     found
 }
 
-/// Whether `lines` are what `patterns` say: `…` stands for any text, alone on a line for any lines. Spaces count as one.
+/// Whether `lines` are what `patterns` say: `…` stands for any text, alone on a line for any lines.
+/// Numbers and the width of spaces are not compared.
 fn is_as_shown(patterns: &[String], lines: &[&str]) -> bool {
     match (patterns, lines) {
         ([], []) => true,
@@ -95,8 +96,7 @@ fn is_as_shown(patterns: &[String], lines: &[&str]) -> bool {
 }
 
 fn line_is_as_shown(pattern: &str, line: &str) -> bool {
-    let single = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (pattern, line) = (single(pattern), single(line));
+    let (pattern, line) = (without_numbers(pattern), without_numbers(line));
     let mut rest = line.as_str();
     let parts: Vec<_> = pattern.split('…').collect();
     let [first, middle @ .., last] = parts.as_slice() else { return pattern == line };
@@ -107,6 +107,24 @@ fn line_is_as_shown(pattern: &str, line: &str) -> bool {
         rest = &rest[at + part.len()..];
     }
     rest.ends_with(last)
+}
+
+/// `text` with single spaces, and `#` for every word with a digit in it: sizes, times, identities differ from run to run.
+fn without_numbers(text: &str) -> String {
+    let in_word = |c: char| c.is_alphanumeric() || "._:-".contains(c);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut result = String::new();
+    let mut rest = text.as_str();
+    while let Some(c) = rest.chars().next() {
+        let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
+        match rest[..end].contains(|c: char| c.is_ascii_digit()) {
+            true => result.push('#'),
+            false if end > 0 => result.push_str(&rest[..end]),
+            false => result.push(c),
+        }
+        rest = &rest[if end == 0 { c.len_utf8() } else { end }..];
+    }
+    result
 }
 
 /// Where a page's commands run: its own state directory and its own `/srv`, both gone with it.
