@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use cowsnap::endpoint::btrfs::receive::{Applied, Ground, Origin, apply, commit};
+use cowsnap::endpoint::btrfs::receive::{Applied, Ground, Origin, apply, seal};
 use cowsnap::endpoint::{Error, Result};
 use cowsnap::sys::btrfs::get_subvol_info;
 
@@ -20,61 +20,63 @@ pub const WAYS: [(&str, &[&str]); 3] = [
     ("v2-compressed", &["--proto", "2", "--compressed-data"]),
 ];
 
-/// A directory of received snapshots, with a staging directory in it.
+/// The name of what is not finished.
+const STAGED: &str = "%staged";
+
+/// A directory of received snapshots, and of what is on its way to be one.
 pub struct Shelf {
     path: PathBuf,
-    staging: OwnedFd,
-    /// Subvolumes elsewhere that may be cloned from.
-    pub others: Vec<PathBuf>,
+    directory: OwnedFd,
 }
 
 impl Shelf {
     pub fn new(path: PathBuf) -> Self {
-        fs::create_dir_all(path.join("staging")).expect("mkdir");
-        let staging = File::open(path.join("staging")).expect("opens").into();
-        Self { path, staging, others: Vec::new() }
+        fs::create_dir_all(&path).expect("mkdir");
+        let directory = File::open(&path).expect("opens").into();
+        Self { path, directory }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn staging_path(&self) -> PathBuf {
-        self.path.join("staging")
+    /// Where an unfinished receive is.
+    pub fn staged(&self) -> PathBuf {
+        self.path.join(STAGED)
     }
 
-    /// Names below it, the staging directory's left out.
+    /// The names of all that is finished.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.path).expect("lists").map(|e| e.expect("an entry").file_name());
         let mut names: Vec<_> = entries.map(|n| n.into_string().expect("utf-8")).collect();
-        names.retain(|name| name != "staging");
+        names.retain(|name| name != STAGED);
         names.sort();
         names
     }
 
-    /// Applies `stream` under the staging name `x`.
+    /// Applies `stream`; what an earlier one left is cleared away.
     pub fn apply(&mut self, mut stream: impl Read) -> Result<Applied> {
-        let _ = fs::metadata(self.staging_path().join("x")).is_ok_and(|_| self.clear_staging());
-        apply(&mut stream, self, OsStr::new("x"))
+        self.clear();
+        apply(&mut stream, self, OsStr::new(STAGED))
     }
 
     pub fn receive(&mut self, stream: impl Read, name: &str) -> Result<PathBuf> {
         let applied = self.apply(stream)?;
-        let directory = File::open(&self.path).expect("opens");
-        let waiting = OsStr::new(".waiting");
-        commit(&applied, self.staging.as_fd(), directory.as_fd(), waiting, OsStr::new(name))?;
+        seal(&applied)?;
+        fs::rename(self.staged(), self.path.join(name)).expect("renames");
         Ok(self.path.join(name))
     }
 
-    pub fn clear_staging(&self) -> bool {
-        run("btrfs", &["-q", "subvolume", "delete", self.staging_path().join("x").to_str().expect("utf-8")]);
-        true
+    fn clear(&self) {
+        if self.staged().exists() {
+            run("btrfs", &["-q", "subvolume", "delete", self.staged().to_str().expect("utf-8")]);
+        }
     }
 }
 
 impl Ground for Shelf {
     fn staging(&self) -> BorrowedFd<'_> {
-        self.staging.as_fd()
+        self.directory.as_fd()
     }
 
     fn accept(&mut self, _: &Origin) -> Result<()> {
@@ -84,7 +86,7 @@ impl Ground for Shelf {
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
         let below = fs::read_dir(&self.path).expect("lists").map(|entry| entry.expect("an entry").path());
         let mut other_transaction = None;
-        for path in below.chain(self.others.clone()) {
+        for path in below {
             let fd: OwnedFd = File::open(&path).map_err(Error::io("open", path.display()))?.into();
             let Ok(info) = get_subvol_info(fd.as_fd()) else { continue };
             let transaction = match (info.received_uuid == uuid, info.uuid == uuid) {

@@ -1,7 +1,7 @@
 //! Our own receive: applies a btrfs send stream below a directory descriptor.
 //!
-//! [`apply`] builds the subvolume under a staging name and reads the stream to its end; [`commit`] makes it a received,
-//! read-only subvolume under its final name. Between the two stands whoever knows whether the bytes were right.
+//! [`apply`] builds the subvolume under a staging name and reads the stream to its end; [`seal`] makes it a received,
+//! read-only subvolume. Its name it gets from whoever called both.
 //!
 //! **Invariant:** nothing outside the new subvolume changes, whatever the stream says: every path is checked, resolved
 //! beneath the subvolume without following any symbolic link, and acted on through its parent's descriptor. Nothing
@@ -10,7 +10,6 @@
 //! (`kernel-notes/btrfs-receive.md`).
 
 mod apply;
-mod commit;
 mod data;
 mod decode;
 mod fault;
@@ -20,6 +19,7 @@ mod make;
 mod meta;
 mod names;
 mod open;
+mod seal;
 mod target;
 mod tree;
 
@@ -29,7 +29,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::endpoint::Result;
 
-pub use commit::commit;
+pub use seal::seal;
 
 /// What a stream's first command says of what it carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
