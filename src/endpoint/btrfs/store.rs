@@ -123,9 +123,13 @@ impl Store {
     /// The subvolume that was received from `uuid` at `ctransid`, or that is itself what was sent so. What was
     /// received comes first, as the kernel's own sender names a received subvolume by what it was received from.
     ///
+    /// Sent onward, a received base is named with the transaction of the middle man's copy (kernel-notes/btrfs-receive.md):
+    /// where no transaction fits, a read-only subvolume that was received from `uuid` is taken.
+    ///
     /// # Errors
     /// A tree that can not be searched, or a subvolume that can not be opened.
     pub fn find_received(&self, uuid: Guid, ctransid: u64) -> Result<Option<Found>> {
+        let mut of_another_transaction = None;
         for (key, received) in [(UUID_KEY_RECEIVED_SUBVOL, true), (UUID_KEY_SUBVOL, false)] {
             for id in self.ids_by_uuid(uuid, key)? {
                 // A subvolume destroyed since then is not what was looked for.
@@ -135,9 +139,12 @@ impl Store {
                 if is == ctransid {
                     return Ok(Some(Found { fd, info }));
                 }
+                if received && info.readonly {
+                    of_another_transaction = Some(Found { fd, info });
+                }
             }
         }
-        Ok(None)
+        Ok(of_another_transaction)
     }
 
     fn ids_by_uuid(&self, uuid: Guid, kind: u32) -> Result<Vec<u64>> {
