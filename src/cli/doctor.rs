@@ -1,5 +1,7 @@
 //! `cowsnap doctor`
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use crate::cli::Context;
@@ -13,6 +15,9 @@ pub struct Args {
     /// Put right what is provably cowsnap's own and dead
     #[arg(long)]
     fix: bool,
+    /// Examine also the btrfs filesystems that hold these directories, beside the pools
+    #[arg(value_name = "DIR")]
+    dirs: Vec<PathBuf>,
 }
 
 /// Runs the subcommand.
@@ -20,6 +25,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let registry = Registry::open(context.state_dir())?;
     let mut findings = doctor::machine();
     findings.extend(pool::check(&registry)?);
+    for dir in &args.dirs {
+        findings.extend(doctor::store(dir)?);
+    }
     let outcomes: Vec<_> = findings.iter().map(|finding| outcome(finding, args.fix)).collect();
     let values: Vec<_> = findings.iter().zip(&outcomes).map(|(f, o)| value(f, o)).collect();
     let lines: String = findings.iter().zip(&outcomes).map(|(f, o)| line(f, o)).collect();

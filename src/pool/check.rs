@@ -11,7 +11,7 @@ use super::registry::Registry;
 use super::size::human;
 use super::{change, check_adoptions, image, mounting, mounts};
 use crate::endpoint::{Error, Result};
-use crate::exec::doctor::Finding;
+use crate::exec::doctor::{self, Finding};
 use crate::sys::mount::MountInfo;
 
 /// Examines all pools of the state directory.
@@ -86,6 +86,10 @@ fn registered<'a>(registry: &'a Registry, pool: &Pool) -> Vec<Finding<'a>> {
                 Ok(())
             }
         }));
+    }
+    if pool.is_mounted() {
+        let looked = doctor::store(&pool.mountpoint);
+        found.extend(looked.unwrap_or_else(|error| vec![Finding::problem(error.to_string(), &place)]));
     }
     found.extend(unfinished_growth(registry, pool));
     found.extend(short_of_space(pool));

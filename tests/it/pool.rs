@@ -336,6 +336,60 @@ fn kill_9_at_any_time_leaves_nothing_that_doctor_does_not_fix() {
     }
 }
 
+#[test]
+fn what_dead_processes_left_in_a_store_is_named_and_cleared_away() {
+    ground!("btrfs");
+    let state = State::new();
+    state.ok(&["pool", "create", "tank", "--size", "256M"]);
+    let store = state.mountpoint("tank").join(".cowsnap");
+    let staged = store.join("staging/4000000-0123456789abcdef");
+    let home = store.join("datasets/chain");
+    for folder in [&staged, &home.join("snap"), &home.join("meta")] {
+        fs::create_dir_all(folder).expect("mkdir");
+    }
+    ground::run("btrfs", &["subvolume", "create", staged.join("half").to_str().expect("utf-8")]);
+    let said = state.ok_or_findings(&["doctor"]);
+    assert!(said.contains("staging of an operation that died"), "{said}");
+    state.ok(&["doctor", "--fix"]);
+    assert!(!staged.exists());
+    fs::write(home.join("meta/gone.json"), "{}").expect("write");
+    let said = state.ok_or_findings(&["doctor"]);
+    assert!(said.contains("snapshot gone, which does not exist"), "{said}");
+    state.ok(&["doctor", "--fix"]);
+    assert!(!home.join("meta/gone.json").exists());
+    state.ok(&["doctor"]);
+    state.end();
+}
+
+#[test]
+fn a_staging_directory_in_use_is_no_finding() {
+    ground!("btrfs");
+    let state = State::new();
+    state.ok(&["pool", "create", "tank", "--size", "256M"]);
+    let staged = state.mountpoint("tank").join(".cowsnap/staging/1-0123456789abcdef");
+    fs::create_dir_all(&staged).expect("mkdir");
+    let folder = fs::File::open(&staged).expect("open");
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    state.ok(&["doctor", "--fix"]);
+    assert!(staged.exists());
+    drop(folder);
+    state.end();
+}
+
+#[test]
+fn an_interrupted_growth_is_finished_by_doctor() {
+    ground!("btrfs");
+    let state = State::new();
+    state.ok(&["pool", "create", "tank", "--size", "256M"]);
+    // What `grow` does first; a kill then leaves it there.
+    let image = fs::OpenOptions::new().write(true).open(state.path().join("images/tank.img")).expect("open");
+    image.set_len(512 << 20).expect("truncate");
+    assert!(state.ok_or_findings(&["doctor"]).contains("pool grow 'tank' 536870912"));
+    state.ok(&["doctor", "--fix"]);
+    assert_eq!(state.json(&["pool", "list"])["pools"][0]["size"], 512 << 20);
+    state.end();
+}
+
 impl State {
     /// What `doctor` says, findings or not.
     fn ok_or_findings(&self, args: &[&str]) -> String {

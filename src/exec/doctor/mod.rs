@@ -12,6 +12,10 @@ use serde::Serialize;
 
 use crate::Result;
 
+mod store;
+
+pub use store::store;
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,120 @@
+//! What dead processes left in the store of a btrfs filesystem.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+
+use super::Finding;
+use crate::endpoint::btrfs::store::{STORE_DIR, Store};
+use crate::endpoint::{Error, Result};
+
+/// Examines the store of the filesystem that holds `path`.
+///
+/// # Errors
+/// As [`Store::open_as_it_is`].
+pub fn store(path: &Path) -> Result<Vec<Finding<'static>>> {
+    let store = Store::open_as_it_is(path)?;
+    let mut found = dead_staging(&store);
+    // While an operation runs, what is said about a snapshot may be there before the snapshot is.
+    if entries(&folder(&store).join("staging")).is_empty() {
+        found.extend(stray_meta(&store));
+    }
+    Ok(found)
+}
+
+/// The store's directory, reached through the descriptor of the top level.
+fn folder(store: &Store) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", store.top().as_raw_fd())).join(STORE_DIR)
+}
+
+/// How the directory is called where people see it.
+fn shown(store: &Store, path: &Path) -> String {
+    let below = path.strip_prefix(folder(store)).unwrap_or(path);
+    Path::new(STORE_DIR).join(below).display().to_string()
+        + " on the filesystem of "
+        + &store.opened_by().display().to_string()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    found.sort();
+    found
+}
+
+/// Staging directories whose process is gone: receives and sets of snapshots that were neither completed nor taken back.
+fn dead_staging(store: &Arc<Store>) -> Vec<Finding<'static>> {
+    let dead = entries(&folder(store).join("staging")).into_iter().filter(|path| is_unlocked(path));
+    let finding = |path: PathBuf| {
+        let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
+        let what = match name.to_string_lossy().starts_with("commit-") {
+            true => "an operation that died as it was completed; the next use of the filesystem completes it",
+            false => "staging of an operation that died",
+        };
+        let opened_by = store.opened_by().to_owned();
+        let found = Finding::problem(what, shown(store, &path)).since_change_of(&path);
+        found.repaired_by(move || Ok(recover(&opened_by, &name)?))
+    };
+    dead.map(finding).collect()
+}
+
+/// Whether nobody has a lock on the directory.
+fn is_unlocked(path: &Path) -> bool {
+    File::open(path)
+        .is_ok_and(|folder| rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok())
+}
+
+/// Opening the store for use is what clears it; here is only looked whether it did.
+fn recover(path: &Path, name: &OsStr) -> Result<()> {
+    let store = Store::open(path)?;
+    let left = folder(&store).join("staging").join(name);
+    match left.exists() {
+        true => Err(Error::Refused {
+            op: "clear",
+            subject: shown(&store, &left),
+            why: "something in it can not be removed".into(),
+            hint: Some("RUST_LOG=cowsnap=debug cowsnap doctor --fix".into()),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// What is said about snapshots that do not exist: somebody destroyed them with another tool.
+fn stray_meta(store: &Arc<Store>) -> Vec<Finding<'static>> {
+    let mut found = Vec::new();
+    for home in entries(&folder(store).join("datasets")) {
+        for path in entries(&home.join("meta")) {
+            let Some(name) = snapshot_of(&path) else { continue };
+            let snapshot = home.join("snap").join(&name);
+            if snapshot.symlink_metadata().is_ok() {
+                continue;
+            }
+            let what = format!("notes on the snapshot {}, which does not exist", name.display());
+            let kept = Arc::clone(store);
+            let finding = Finding::problem(what, shown(store, &path)).since_change_of(&path);
+            found.push(finding.repaired_by(move || Ok(remove_note(&kept, &path, &snapshot)?)));
+        }
+    }
+    found
+}
+
+/// The snapshot that a file of `meta` is about; `None` for one that is being written.
+fn snapshot_of(path: &Path) -> Option<OsString> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".json")?;
+    (!name.starts_with('%')).then(|| name.into())
+}
+
+fn remove_note(store: &Store, note: &Path, snapshot: &Path) -> Result<()> {
+    let subject = shown(store, note);
+    // The dataset's lock: nobody makes the snapshot meanwhile.
+    let home = note.parent().and_then(Path::parent).unwrap_or(note);
+    let locked = File::open(home).map_err(Error::io("open", &subject))?;
+    rustix::fs::flock(&locked, FlockOperation::LockExclusive).map_err(Error::io("lock", &subject))?;
+    if snapshot.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    fs::remove_file(note).map_err(Error::io("remove", subject))
+}
