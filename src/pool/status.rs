@@ -113,6 +113,7 @@ impl Loss {
     pub fn summary(&self) -> String {
         let size = self.image_bytes.map_or_else(|| "which is gone".into(), human);
         let datasets = match &self.datasets {
+            Some(names) if names.len() == 1 => "1 dataset with its snapshots".into(),
             Some(names) => format!("{} datasets with their snapshots", names.len()),
             None => "all that is in it (it is not mounted)".into(),
         };

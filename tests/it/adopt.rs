@@ -272,6 +272,12 @@ fn too_little_space_is_said_before_anything_is_copied() {
     ground.end();
 }
 
+#[test]
+fn the_page_on_adopting_shows_what_happens() {
+    ground!("btrfs");
+    crate::docs::run_page("docs/adopt.md");
+}
+
 /// Files enough that a kill hits every part of the copy.
 fn fill_many(dir: &Path) {
     for n in 0..300 {

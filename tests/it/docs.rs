@@ -185,7 +185,7 @@ impl Drop for Stage {
 }
 
 /// Runs a page from its top to its end, on a machine where nothing of it exists yet.
-fn run_page(name: &str) {
+pub fn run_page(name: &str) {
     let examples = examples(&document(name));
     assert!(!examples.is_empty(), "{name} shows no command");
     let stage = Stage::new();

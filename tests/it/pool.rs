@@ -390,6 +390,12 @@ fn an_interrupted_growth_is_finished_by_doctor() {
     state.end();
 }
 
+#[test]
+fn the_page_on_pools_shows_what_happens() {
+    ground!("btrfs");
+    crate::docs::run_page("docs/pools.md");
+}
+
 impl State {
     /// What `doctor` says, findings or not.
     fn ok_or_findings(&self, args: &[&str]) -> String {
