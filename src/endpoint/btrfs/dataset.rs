@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::endpoint::btrfs::roots::{self, Child, Paths, Root};
 use crate::endpoint::btrfs::staging::{Intent, Staging};
@@ -225,11 +226,13 @@ impl Dataset {
         for version in versions.versions() {
             self.destroy(&version.id)?;
         }
+        // The live subvolume goes last: while it is there, the same call finds the dataset and goes on.
+        self.drop_history()?;
         if self.exists()? {
             let (parent, name) = self.parent()?;
             btrfs::snap_destroy(parent.as_fd(), name).map_err(Error::io("destroy", self))?;
         }
-        self.drop_history()
+        Ok(())
     }
 
     fn check_can_go(&self, versions: &crate::model::Inventory) -> Result<()> {
@@ -289,16 +292,12 @@ impl Dataset {
         if !live && history.is_none() {
             self.open()?;
         }
-        if live {
-            self.rename_live(new)?;
+        let staging = Staging::new(&self.store, &Intent::Rename(Move::of(self, new, live)))?;
+        if live && let Err(error) = self.rename_live(new) {
+            staging.abandon()?;
+            return Err(error);
         }
-        if history.is_some() {
-            self.rename_history(new).inspect_err(|_| {
-                if live {
-                    drop(new.rename_live(self))
-                }
-            })?;
-        }
+        staging.complete()?;
         btrfs::sync(self.store.top()).map_err(Error::io("rename", self))
     }
 
@@ -316,12 +315,15 @@ impl Dataset {
         }
     }
 
+    /// Puts the history where the live subvolume is by now.
     fn rename_history(&self, new: &Self) -> Result<()> {
-        let datasets = self.store.make_in_store("datasets")?;
-        let (from, to) = (self.key(), new.key());
-        rename_new((datasets.as_fd(), OsStr::new(&from)), (datasets.as_fd(), OsStr::new(&to)))
-            .map_err(Error::io("rename the history of", self))?;
-        let home = new.home()?.ok_or_else(|| new.is_there())?;
+        if self.home()?.is_some() {
+            let datasets = self.store.make_in_store("datasets")?;
+            let (from, to) = (self.key(), new.key());
+            rename_new((datasets.as_fd(), OsStr::new(&from)), (datasets.as_fd(), OsStr::new(&to)))
+                .map_err(Error::io("rename the history of", self))?;
+        }
+        let Some(home) = new.home()? else { return Ok(()) };
         home.record_path(&new.path).map_err(Error::io("rename the history of", self))
     }
 
@@ -430,6 +432,32 @@ impl Dataset {
 
     pub(super) fn refused(&self, op: &'static str, why: String, hint: Option<String>) -> Error {
         Error::Refused { op, subject: self.to_string(), why, hint }
+    }
+}
+
+/// A dataset on its way to another path. The live subvolume's new name is what commits it; the history follows, be it by
+/// whoever opens the store next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    from: Vec<u8>,
+    to: Vec<u8>,
+    live: bool,
+}
+
+impl Move {
+    fn of(from: &Dataset, to: &Dataset, live: bool) -> Self {
+        let bytes = |dataset: &Dataset| dataset.path.as_os_str().as_bytes().to_vec();
+        Self { from: bytes(from), to: bytes(to), live }
+    }
+
+    /// Lets the history follow. Nothing is to do if the live subvolume has not moved.
+    pub(super) fn finish(&self, store: &Arc<Store>) -> Result<()> {
+        let dataset = |bytes: &[u8]| store.dataset(Path::new(OsStr::from_bytes(bytes)));
+        let (from, to) = (dataset(&self.from), dataset(&self.to));
+        if self.live && (from.exists()? || !to.exists()?) {
+            return Ok(());
+        }
+        from.rename_history(&to)
     }
 }
 

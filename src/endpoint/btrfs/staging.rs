@@ -16,11 +16,11 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::btrfs::dataset::Dataset;
+use crate::endpoint::btrfs::dataset::{Dataset, Move};
 use crate::endpoint::btrfs::home::Home;
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::rollback::Exchange;
-use crate::endpoint::btrfs::store::{Store, list, open_beneath, read_at, rename_new};
+use crate::endpoint::btrfs::store::{Store, list, open_beneath, read_at, remove_at, rename_new};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, Partial, SnapshotName, Version};
 use crate::sys::btrfs;
@@ -40,6 +40,8 @@ pub enum Intent {
     },
     /// A live subvolume is exchanged for another.
     Rollback(Exchange),
+    /// A dataset gets another path.
+    Rename(Move),
 }
 
 /// A snapshot to be.
@@ -129,6 +131,11 @@ impl Staging {
         Ok(())
     }
 
+    /// Takes back what was said: nothing has happened and nothing will.
+    pub(super) fn abandon(self) -> Result<()> {
+        remove_at(self.fd(), OsStr::new("intent")).map_err(self.store.io("remove", "an intent"))
+    }
+
     /// Does what is left to do, and says whether it went well; if not, whoever opens the store next does it.
     pub(super) fn complete(mut self) -> Result<()> {
         self.done = true;
@@ -198,6 +205,7 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
         Some(Intent::Set { entries }) => clear_entries(store, id, &entries)?,
         Some(Intent::Receive(entry)) => clear_entries(store, id, &[entry])?,
         Some(Intent::Rollback(exchange)) => exchange.finish(store, fd)?,
+        Some(Intent::Rename(moved)) => moved.finish(store)?,
         Some(Intent::Prepare) | None => {}
     }
     clear_dir(fd).map_err(store.io("clear", Path::new(id).display()))?;
