@@ -9,6 +9,14 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// Every command below `command` with its full name, the command itself first.
+fn commands(command: &clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+    let mut all = vec![(name.to_owned(), command.clone())];
+    let visible = command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help");
+    all.extend(visible.flat_map(|c| commands(c, &format!("{name} {}", c.get_name()))));
+    all
+}
+
 /// The text between the heading that names `command` and the next heading.
 fn section<'a>(document: &'a str, command: &str) -> Option<&'a str> {
     let heading = format!("# `{command}`\n");
@@ -26,6 +34,15 @@ fn undocumented(document: &str, name: &str, command: &clap::Command) -> Vec<Stri
         None => a.get_value_names().map(|names| names[0].to_string()),
     });
     words.filter(|word| !section.contains(word)).map(|word| format!("{name}: {word}")).collect()
+}
+
+#[test]
+fn every_command_and_option_is_in_cli_md() {
+    let text = document("docs/CLI.md");
+    let all = commands(&<cowsnap::cli::Cli as clap::CommandFactory>::command(), "cowsnap");
+    assert!(all.len() > 20, "only {} commands were found", all.len());
+    let missing: Vec<_> = all.iter().flat_map(|(name, command)| undocumented(&text, name, command)).collect();
+    assert!(missing.is_empty(), "docs/CLI.md lacks\n{}\n", missing.join("\n"));
 }
 
 #[test]
