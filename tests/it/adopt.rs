@@ -38,6 +38,13 @@ impl Ground {
         self.state.ok(&["adopt", self.dir(), "--to", "tank/chain"])
     }
 
+    /// What the manifest of the unfinished copy says so far.
+    fn manifest(&self) -> String {
+        let folder = self.state.mountpoint("tank").join(".cowsnap/adopt");
+        let staged = fs::read_dir(folder).into_iter().flatten().flatten().next();
+        staged.and_then(|staged| fs::read_to_string(staged.path().join("manifest")).ok()).unwrap_or_default()
+    }
+
     /// Whether the dataset is mounted at the directory.
     fn is_adopted(&self) -> bool {
         let device = |path: &Path| fs::metadata(path).expect("stat").dev();
@@ -273,6 +280,37 @@ fn too_little_space_is_said_before_anything_is_copied() {
 }
 
 #[test]
+fn a_plain_directory_named_to_snapshot_gets_the_adopt_hint() {
+    ground!("btrfs");
+    let ground = Ground::new();
+    let words = ground.state.fails(2, &["snapshot", ground.dir()]);
+    assert!(words.contains(&format!("hint: cowsnap adopt '{}' --to POOL/NAME", ground.dir())), "{words}");
+    ground.end();
+}
+
+#[test]
+fn ctrl_c_stops_with_exit_5_and_the_same_command_goes_on() {
+    ground!("btrfs");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("a"), "small").expect("write");
+    fs::write(ground.dir.join("b"), vec![7; 100 << 20]).expect("write");
+    let mut command = ground::cowsnap(ground.state.path());
+    command.args(["adopt", ground.dir(), "--to", "tank/chain"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("cowsnap runs");
+    while !ground.manifest().contains(" a\n") && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    assert!(!ground.is_adopted() && !ground.old().exists());
+    ground.adopt();
+    assert_eq!(fs::read(ground.dir.join("b")).expect("read").len(), 100 << 20);
+    ground.end();
+}
+
+#[test]
 fn the_page_on_adopting_shows_what_happens() {
     ground!("btrfs");
     crate::docs::run_page("docs/adopt.md");
@@ -413,13 +451,7 @@ fn what_was_copied_is_not_copied_again() {
         .stderr(Stdio::null())
         .spawn()
         .expect("cowsnap runs");
-    let manifest = || {
-        let folder = ground.state.mountpoint("tank").join(".cowsnap/adopt");
-        let folder = fs::read_dir(folder).ok()?.flatten().next()?.path();
-        fs::read_to_string(folder.join("manifest")).ok()
-    };
-    while manifest().is_none_or(|text| !text.contains(" big\n")) && child.try_wait().expect("wait").is_none()
-    {
+    while !ground.manifest().contains(" big\n") && child.try_wait().expect("wait").is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().and_then(|()| child.wait()).expect("it was ours");
