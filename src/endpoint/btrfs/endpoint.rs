@@ -3,10 +3,8 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::syncfs;
-
 use super::dataset::Dataset;
-use super::receive::{Ground, Origin, apply};
+use super::receive::{Ground, Origin, apply, seal};
 use super::staging::Staged;
 use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
@@ -37,17 +35,10 @@ impl Endpoint for Dataset {
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
-        let subject = format!("{self}@{}", request.name);
         let staged = self.stage(&request.name, request.guid)?;
         let mut here = Here { dataset: self, staged: &staged, request };
         let applied = apply(stream, &mut here, staged.name())?;
-        let (subvolume, origin) = (applied.subvolume.as_fd(), &applied.origin);
-        // Data that is written out later counts as a change, and a changed subvolume is not what was received: so all of
-        // it goes to the disk first.
-        syncfs(subvolume).map_err(Error::io("write", &subject))?;
-        btrfs::set_received_subvol(subvolume, origin.uuid, origin.ctransid)
-            .map_err(Error::io("mark as received", &subject))?;
-        btrfs::subvol_set_readonly(subvolume, true).map_err(Error::io("make read-only", &subject))?;
+        seal(&applied)?;
         staged.commit(&request.name, |_| {})
     }
 }
