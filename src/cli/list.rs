@@ -114,12 +114,12 @@ struct Snapshot {
 impl Report {
     fn of(dataset: &Dataset, sizes: bool) -> Result<Self> {
         let live = dataset.exists()?;
-        let inventory = dataset.inventory()?;
-        if !live && inventory.versions().is_empty() && inventory.partials.is_empty() {
+        let snapshots: Vec<_> = dataset.details(sizes)?.into_iter().map(Snapshot::of).collect();
+        let partials = dataset.partials()?;
+        if !live && snapshots.is_empty() && partials.is_empty() {
             dataset.open()?;
         }
-        let snapshots = dataset.details(sizes)?.into_iter().map(Snapshot::of).collect();
-        Ok(Self { dataset: dataset.to_string(), live, snapshots, partials: inventory.partials })
+        Ok(Self { dataset: dataset.to_string(), live, snapshots, partials })
     }
 }
 

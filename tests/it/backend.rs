@@ -518,6 +518,38 @@ fn sizes_tell_what_is_shared_from_what_is_not() {
     assert_eq!((sizes[1].referenced, sizes[1].exclusive), (256 << 10, 0));
 }
 
+/// `cowsnap` by a root that lacks these capabilities.
+fn without(ground: &Btrfs, capabilities: &str, args: &[&str]) -> std::process::Output {
+    let cowsnap = crate::ground::cowsnap(&ground.outside().join("state"));
+    let mut command = std::process::Command::new("setpriv");
+    command.arg(format!("--bounding-set={capabilities}")).arg(cowsnap.get_program()).args(args);
+    command.output().expect("setpriv")
+}
+
+#[test]
+fn without_file_handles_the_top_level_is_mounted_out_of_sight_and_without_either_it_is_denied() {
+    ground!("btrfs", "setpriv");
+    let ground = Btrfs::new();
+    ground.subvolume("@");
+    let live = ground.outside().join("live");
+    std::fs::create_dir(&live).expect("mkdir");
+    let live = live.to_str().expect("utf-8");
+    run("mount", &["-t", "btrfs", "-o", "subvol=@", &source_of(&ground), live]);
+    let table = || std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let mine = |table: String| {
+        table.lines().filter(|l| l.contains(ground.outside().to_str().expect("utf-8"))).count()
+    };
+    let before = mine(table());
+    let taken = without(&ground, "-dac_read_search", &["snapshot", live, "--name", "s"]);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(hidden(&ground, "datasets/%40/snap/s").is_dir());
+    assert_eq!(mine(table()), before);
+    let denied = without(&ground, "-dac_read_search,-sys_admin", &["snapshot", live, "--name", "t"]);
+    let words = String::from_utf8_lossy(&denied.stderr).into_owned();
+    assert_eq!(denied.status.code(), Some(6), "{words}");
+    assert!(words.contains("hint: run it as root"), "{words}");
+}
+
 struct OnBtrfs(Btrfs);
 
 impl contract::Ground for OnBtrfs {

@@ -15,8 +15,9 @@ use crate::endpoint::btrfs::store::list;
 use crate::endpoint::btrfs::usage::{self, Usage};
 use crate::endpoint::btrfs::{clone, staging};
 use crate::endpoint::{Error, History, Result, Verified};
-use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
+use crate::model::{Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
 use crate::sys::btrfs::{self, FS_TREE_OBJECTID, Timespec};
+use crate::sys::interrupt;
 
 /// What there is to say about one version beyond an inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +68,8 @@ impl History for Dataset {
         let said = self.all_meta(&home)?;
         let mut holds = Vec::new();
         let mut versions = Vec::new();
-        for (name, root) in self.snapshots(&home)? {
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        for (name, root) in self.snapshots_in(roots, &home)? {
             let meta = said.get(&name).filter(|meta| meta.guid == root.guid());
             let version = root.version(name, meta.and_then(|meta| meta.created));
             let tags = meta.iter().flat_map(|meta| meta.holds.keys());
@@ -137,6 +139,7 @@ impl Dataset {
     pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
         let id = self.destroy_now(version)?;
         let subject = self.at_name(&version.name);
+        let interrupted = |_| Error::Interrupted { op: "wait for the space of", subject: subject.clone() };
         let mut wait = Duration::from_millis(1);
         loop {
             // A commit wakes the cleaner, which else sleeps until the next regular one.
@@ -145,6 +148,7 @@ impl Dataset {
             if !left.map_err(Error::io("wait for the space of", &subject))? {
                 return Ok(());
             }
+            interrupt::check().map_err(interrupted)?;
             std::thread::sleep(wait);
             wait = (wait * 2).min(Duration::from_millis(500));
         }
@@ -181,18 +185,18 @@ impl Dataset {
     pub fn clones_of(&self, version: &VersionRef) -> Result<Vec<std::path::PathBuf>> {
         let home = self.home()?.ok_or_else(|| self.no_such(&version.name))?;
         let (_, root) = self.expect_in(&home, version)?;
-        Ok(self.clones()?.remove(&root.uuid).unwrap_or_default())
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        Ok(self.clones_in(&roots).remove(&root.uuid).unwrap_or_default())
     }
 
     /// By the uuid of what they were made from.
-    fn clones(&self) -> Result<HashMap<[u8; 16], Vec<std::path::PathBuf>>> {
-        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+    fn clones_in(&self, roots: &[Root]) -> HashMap<[u8; 16], Vec<std::path::PathBuf>> {
         let mut paths = roots::Paths::new(self.store().top());
         let mut clones: HashMap<_, Vec<_>> = HashMap::new();
         for root in roots.iter().filter(|root| root.parent_uuid != [0; 16] && !root.readonly) {
-            clones.entry(root.parent_uuid).or_default().extend(paths.of(&roots, root));
+            clones.entry(root.parent_uuid).or_default().extend(paths.of(roots, root));
         }
-        Ok(clones)
+        clones
     }
 
     /// All that is known of every version, oldest first. `sizes` walks every extent of the filesystem's subvolumes.
@@ -202,8 +206,9 @@ impl Dataset {
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
         let Some(home) = self.home()? else { return Ok(Vec::new()) };
         let said = self.all_meta(&home)?;
-        let mut clones = self.clones()?;
-        let found = self.snapshots(&home)?;
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        let mut clones = self.clones_in(&roots);
+        let found = self.snapshots_in(roots, &home)?;
         let ids: Vec<_> = found.iter().map(|(_, root)| root.id).collect();
         let mut usage = if sizes { usage::of(self.store(), &ids)? } else { HashMap::new() };
         let mut details: Vec<_> = found
@@ -226,10 +231,17 @@ impl Dataset {
         Ok(details)
     }
 
+    /// The receives into it that are not finished, of living processes and of dead ones.
+    ///
+    /// # Errors
+    /// A store that can not be read.
+    pub fn partials(&self) -> Result<Vec<Partial>> {
+        staging::partials(self)
+    }
+
     /// The snapshots in `home`, in the order of their subvolumes' ids.
-    fn snapshots(&self, home: &Home) -> Result<Vec<(SnapshotName, Root)>> {
+    fn snapshots_in(&self, roots: Vec<Root>, home: &Home) -> Result<Vec<(SnapshotName, Root)>> {
         let dir = rustix::fs::fstat(home.snap()).map_err(Error::io("examine", self))?.st_ino;
-        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
         let ours = roots.into_iter().filter(|root| root.dir == dir && root.parent == FS_TREE_OBJECTID);
         // What is staged, or was put there by hand, has a name that no snapshot can have.
         Ok(ours.filter_map(|root| Some((name_of(&root)?, root))).collect())
