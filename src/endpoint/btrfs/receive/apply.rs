@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::process::{getegid, geteuid};
 
 use super::data::Sources;
 use super::fault::Fault;
@@ -28,6 +29,8 @@ pub(super) struct Applier<'g> {
     pub(super) sources: Sources,
     pub(super) frozen: Frozen,
     pub(super) guess: Guess,
+    /// Who owns what this thread makes: user and group.
+    pub(super) owner: (u32, u32),
     pub(super) root_times: Option<(Time, Time)>,
     pub(super) encoded_writes_work: bool,
 }
@@ -113,6 +116,7 @@ impl<'g> Applier<'g> {
             sources: Sources::default(),
             frozen: Frozen::default(),
             guess: Guess::default(),
+            owner: (geteuid().as_raw(), getegid().as_raw()),
             root_times: None,
             encoded_writes_work: true,
         })

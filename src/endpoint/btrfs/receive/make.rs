@@ -10,7 +10,6 @@ use rustix::fs::{
     FileType, IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
 
 use super::apply::Applier;
 use super::fault::Fault;
@@ -152,7 +151,7 @@ impl Applier<'_> {
                 mknodat(dir, name, *kind, Mode::from_raw_mode(mode), *rdev)?;
             }
         }
-        let fresh = Some(Fresh { uid: geteuid().as_raw(), gid: getegid().as_raw(), mode });
+        let fresh = Some(Fresh { uid: self.owner.0, gid: self.owner.1, mode });
         Ok(Open { path: Vec::new(), file, fresh, capability: None })
     }
 }

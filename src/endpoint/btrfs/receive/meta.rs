@@ -1,6 +1,10 @@
 //! Owners, modes, times, extended attributes and flags.
 
-use rustix::fs::{FileType, IFlags, OFlags, Timespec, Timestamps, ioctl_getflags, ioctl_setflags};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{
+    FileType, IFlags, Mode, OFlags, Timespec, Timestamps, ioctl_getflags, ioctl_setflags, openat,
+};
 use rustix::io::Errno;
 
 use super::apply::Applier;
@@ -153,8 +157,7 @@ impl Applier<'_> {
     }
 
     /// Opens a regular file or directory, which the caller knows it to be, for reading.
-    pub(super) fn open_for_flags(&mut self, path: &[u8]) -> Result<std::os::fd::OwnedFd, Fault> {
-        use rustix::fs::{Mode, openat};
+    pub(super) fn open_for_flags(&mut self, path: &[u8]) -> Result<OwnedFd, Fault> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match self.target(path)? {
             Target::Root(dir) => Ok(openat(&*dir, ".", flags, Mode::empty())?),

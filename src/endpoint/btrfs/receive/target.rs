@@ -1,6 +1,6 @@
 //! What a command about metadata acts on: an open descriptor, or a name in a directory that no symlink stands for.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
@@ -102,7 +102,6 @@ impl Target<'_> {
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>, &Place<'_>> {
-        use std::os::fd::AsFd;
         match self {
             Self::Root(dir) => Ok(dir.as_fd()),
             Self::File(file) => Ok(file.as_fd()),
@@ -119,7 +118,6 @@ pub(super) fn kind(stat: &Stat) -> FileType {
 /// A path for the calls that take neither a directory nor a descriptor of a symlink: the directory's magic link leads
 /// to exactly that directory, and the calls do not follow the last component.
 fn proc_path(place: &Place<'_>) -> Vec<u8> {
-    use std::os::fd::AsFd;
     let mut path = format!("/proc/self/fd/{}/", place.dir.as_fd().as_raw_fd()).into_bytes();
     path.extend(place.name);
     path
