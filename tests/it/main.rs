@@ -9,6 +9,7 @@ mod container;
 mod diff;
 mod docs;
 mod faults;
+mod identity;
 mod names;
 mod pool;
 mod receive;

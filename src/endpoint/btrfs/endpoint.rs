@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::dataset::Dataset;
 use super::receive::{Ground, Origin, apply, seal};
+use super::roots::Root;
 use super::staging::Staged;
 use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
@@ -19,13 +20,13 @@ impl Endpoint for Dataset {
         let mut options = SendOptions { version, compressed: request.compressed, ..SendOptions::default() };
         let mut since = 0;
         if let Some(base) = &request.base {
-            let (_, base) = self.open_to_send(base)?;
+            let (_, base) = self.open_unaltered(base)?;
             since = base.ctransid.max(base.otransid);
             options.base = Some(base.id);
             options.clone_sources.push(base.id);
         }
         for source in &request.clone_sources {
-            options.clone_sources.push(self.open_to_send(source)?.1.id);
+            options.clone_sources.push(self.open_unaltered(source)?.1.id);
         }
         options.clone_sources.sort_unstable();
         options.clone_sources.dedup();
@@ -48,20 +49,42 @@ impl Dataset {
         format!("{self}@{}", version.name)
     }
 
-    /// Opens a version that the kernel would send, or take as base or clone source: a read-only one.
+    /// Opens a version to be sent: a read-only one that is what its stream will call it.
     fn open_to_send(&self, version: &VersionRef) -> Result<(OwnedFd, SubvolInfo)> {
+        let (subvolume, info) = self.open_readonly(version)?;
+        // The kernel calls it what it was received from, which it no longer is.
+        match info.received_uuid != [0; 16] && Root::from(info.clone()).is_altered() {
+            true => Err(self.uncertain(version)),
+            false => Ok((subvolume, info)),
+        }
+    }
+
+    /// Opens a version that the receiver is to have too: one that never changed.
+    fn open_unaltered(&self, version: &VersionRef) -> Result<(OwnedFd, SubvolInfo)> {
+        let (subvolume, info) = self.open_readonly(version)?;
+        match Root::from(info.clone()).is_altered() {
+            true => Err(self.uncertain(version)),
+            false => Ok((subvolume, info)),
+        }
+    }
+
+    fn open_readonly(&self, version: &VersionRef) -> Result<(OwnedFd, SubvolInfo)> {
         let subvolume = self.open_version(version)?;
         let info =
             btrfs::get_subvol_info(subvolume.as_fd()).map_err(Error::io("read", self.name_of(version)))?;
-        if info.readonly {
-            return Ok((subvolume, info));
+        match info.readonly {
+            true => Ok((subvolume, info)),
+            false => Err(self.uncertain(version)),
         }
-        Err(Error::Refused {
+    }
+
+    fn uncertain(&self, version: &VersionRef) -> Error {
+        Error::Refused {
             op: "send",
             subject: self.name_of(version),
-            why: "it was made writable, so its content is no longer certain".into(),
-            hint: Some(format!("cowsnap snapshot '{self}', and send that")),
-        })
+            why: format!("@{} was made writable, so its content is no longer certain", version.name),
+            hint: Some(format!("cowsnap snapshot '{self}', and send that in full")),
+        }
     }
 
     /// Takes a snapshot of the live dataset that is destroyed with the answer: its root, read-only.

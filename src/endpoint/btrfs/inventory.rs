@@ -171,6 +171,14 @@ impl Dataset {
         }
         btrfs::snap_destroy(home.snap(), name).map_err(|error| match error.raw_os_error() {
             Some(libc::EROFS) => self.store().readonly("destroy", &subject),
+            Some(libc::EPERM) if rustix::process::geteuid().is_root() => Error::Refused {
+                op: "destroy",
+                subject: subject.clone(),
+                why: "the kernel keeps it: it is being sent, or its root directory is immutable".into(),
+                hint: Some(
+                    "wait for the send to end; lsattr -d shows the flag, chattr -i takes it off".into(),
+                ),
+            },
             _ => Error::io("destroy", &subject)(error),
         })?;
         // Of a snapshot that is gone, what is said means nothing: it may stay behind if we die here.

@@ -123,8 +123,9 @@ impl Store {
     /// The subvolume that was received from `uuid` at `ctransid`, or that is itself what was sent so. What was
     /// received comes first, as the kernel's own sender names a received subvolume by what it was received from.
     ///
-    /// Sent onward, a received base is named with the transaction of the middle man's copy (kernel-notes/btrfs-receive.md):
-    /// where no transaction fits, a read-only subvolume that was received from `uuid` is taken.
+    /// Sent onward or back, a received subvolume is named with the transaction of the middle man's copy
+    /// (kernel-notes/btrfs-receive.md): where no transaction fits, one of that `uuid` is taken that is certainly unchanged.
+    /// What was altered in the store is never taken for what it was.
     ///
     /// # Errors
     /// A tree that can not be searched, or a subvolume that can not be opened.
@@ -135,16 +136,28 @@ impl Store {
                 // A subvolume destroyed since then is not what was looked for.
                 let Ok(fd) = self.open_subvolume(id) else { continue };
                 let info = btrfs::get_subvol_info(fd.as_fd()).map_err(self.io("read", "a subvolume"))?;
-                let is = if received { info.stransid } else { info.ctransid };
-                if is == ctransid {
+                let unchanged = info.readonly && !self.is_altered(&info, received);
+                let exact = ctransid == if received { info.stransid } else { info.ctransid };
+                // Its own transaction is new after any change; the one that it was received at stays.
+                if exact && (unchanged || !received) {
                     return Ok(Some(Found { fd, info }));
                 }
-                if received && info.readonly {
+                if unchanged && of_another_transaction.is_none() {
                     of_another_transaction = Some(Found { fd, info });
                 }
             }
         }
         Ok(of_another_transaction)
+    }
+
+    /// Whether content was changed after the subvolume became what its uuids say. Of what was received outside the store
+    /// that can not be told: others mark it as received before the last of its data is written out.
+    fn is_altered(&self, info: &SubvolInfo, received: bool) -> bool {
+        let in_store = || {
+            let dir = roots::Paths::new(self.top()).dir(info.parent_id, info.dir_id);
+            info.parent_id == FS_TREE_OBJECTID && dir.is_some_and(|dir| dir.starts_with(STORE_DIR))
+        };
+        roots::Root::from(info.clone()).is_altered() && (!received || in_store())
     }
 
     fn ids_by_uuid(&self, uuid: Guid, kind: u32) -> Result<Vec<u64>> {
