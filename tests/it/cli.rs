@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use clap::CommandFactory;
 
-use crate::ground;
+use crate::ground::{self, ground};
 
 fn cowsnap(args: &[&str]) -> Output {
     let state = tempfile::tempdir().expect("a temporary directory");
@@ -151,4 +151,14 @@ fn every_command_has_a_man_page_without_errors() {
         let lint = lint.expect("mandoc runs");
         assert!(lint.status.success(), "{}: {}", page.display(), stdout(&lint));
     }
+}
+
+#[test]
+fn a_stream_is_not_awaited_from_a_terminal() {
+    ground!("script");
+    let verify = format!("{} stream verify -", env!("CARGO_BIN_EXE_cowsnap"));
+    let output = std::process::Command::new("script").args(["-qec", &verify, "/dev/null"]).output();
+    let output = output.expect("runs");
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(stdout(&output).contains("standard input is a terminal"), "{}", stdout(&output));
 }

@@ -1,7 +1,7 @@
 //! `cowsnap stream`: work on stream files without a kernel.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -56,6 +56,10 @@ pub(super) fn name_of(path: &Path) -> String {
 /// The file of that name, or standard input for `-`. A signal wakes its reader up.
 pub(super) fn open(path: &Path) -> Result<interrupt::Input<File>> {
     let file = match path.as_os_str() == "-" {
+        true if io::stdin().is_terminal() => {
+            let what = "standard input is a terminal, from which no stream comes".into();
+            return Err(Error::Usage { what, hint: Some("name a file, or pipe a stream in".into()) });
+        }
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
         false => File::open(path),
     };

@@ -434,3 +434,13 @@ fn fifos_and_read_only_files_take_metadata_without_being_opened() {
         sh(s, "chown 3 p; chmod 644 p; touch -d @5 p; setfattr -n trusted.x -v y p; mv p q");
     }]);
 }
+
+#[test]
+fn the_roots_times_stay_where_only_temporary_names_were_made_in_it() {
+    ground!("btrfs");
+    Lab::new("", HOLES).check(&[
+        &|s| sh(s, "mkdir d e; chmod 2755 d; chown :7 d; mkdir d/x e/x; touch d/x/1 e/x/2"),
+        &|s| put(&s.join("d/new"), b"in a directory that hands its group down"),
+        &|s| sh(s, "mv d/x d/y; mv e/x d/x; mv d/y e/x"),
+    ]);
+}

@@ -231,7 +231,6 @@ fn lengths_and_numbers_that_can_not_be_are_refused() {
         clone(u64::MAX, 7),
         clone(1, u64::MAX),
         clone(100, 0),
-        Command::Clone { path, offset: 0, len: 1, uuid: [9; 16], ctransid, from: path, from_offset: 0 },
         encoded(u64::MAX, u64::MAX, 0, 0),
         encoded(10, 4096, u64::MAX, 0),
         encoded(4097, 4096, 0, 0),
@@ -373,4 +372,54 @@ fn a_capability_outlives_a_later_owner_and_later_bytes() {
     let staged: &Path = &trap.shelf.staged().join("ok");
     let found = crate::ground::run("getcap", &[staged.to_str().expect("utf-8")]);
     assert!(String::from_utf8_lossy(&found.stdout).contains("cap_net_raw=ep"));
+}
+
+#[test]
+fn a_clone_source_that_is_not_here_is_a_conflict_and_no_damage() {
+    ground!("btrfs");
+    let (path, uuid) = (&b"ok"[..], [9; 16]);
+    let clone = Command::Clone { path, offset: 0, len: 1, uuid, ctransid: 1, from: path, from_offset: 0 };
+    let error = Trap::new().spring(&[OK, clone]).expect_err("no such source");
+    assert_eq!(error.class(), Class::Conflict, "{}", words_of(&error));
+    assert!(words_of(&error).contains("09090909-0909"), "{}", words_of(&error));
+}
+
+#[test]
+fn an_immutable_root_does_not_keep_what_is_staged_for_ever() {
+    ground!("btrfs");
+    let mut trap = Trap::new();
+    let immutable = Command::Fileattr { path: b"", flags: 1 << 6 };
+    trap.spring(&[OK, immutable]).expect("applies");
+    trap.spring(&[OK]).expect("the one before could be destroyed");
+}
+
+#[test]
+fn something_is_made_in_an_immutable_directory_of_the_base_that_hands_its_group_down() {
+    ground!("btrfs");
+    let mut trap = Trap::new();
+    let stream = |first, commands: &[Command<'_>]| {
+        let mut encoder = Encoder::new(Version::V2);
+        encoder.push(&first);
+        for command in commands {
+            encoder.push(command);
+        }
+        encoder.finish()
+    };
+    let (path, inode) = (&b"d"[..], 257);
+    let base = [
+        Command::Mkdir { path, inode },
+        Command::Chown { path, uid: 0, gid: 7 },
+        Command::Chmod { path, mode: 0o2755 },
+        Command::Fileattr { path, flags: 1 << 6 },
+    ];
+    trap.shelf.receive(&stream(FIRST, &base)[..], "base").expect("receives");
+    let first = Command::Snapshot { path, uuid: [2; 16], ctransid: 2, clone_uuid: UUID, clone_ctransid: 1 };
+    let more = [
+        Command::Mkfile { path: b"o258-9-0", inode: 258 },
+        Command::Rename { path: b"o258-9-0", to: b"d/f" },
+        Command::Chown { path: b"d/f", uid: 0, gid: 0 },
+    ];
+    let found = trap.shelf.receive(&stream(first, &more)[..], "next").expect("receives");
+    assert_eq!(fs::metadata(found.join("d/f")).expect("it is there").gid(), 0);
+    assert!(fs::write(trap.shelf.path().join("base/d/g"), b"").is_err());
 }

@@ -1,15 +1,16 @@
 //! The applying thread: one command after another onto the staging subvolume.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::data::Sources;
 use super::fault::Fault;
 use super::feed::Batches;
-use super::frozen::Frozen;
+use super::frozen::{Frozen, thaw_root};
 use super::make::{Guess, Node, Pending};
 use super::open::Open;
 use super::tree::Tree;
@@ -31,6 +32,7 @@ pub(super) struct Applier<'g> {
     pub(super) guess: Guess,
     /// Who owns what this thread makes: user and group.
     pub(super) owner: (u32, u32),
+    /// What the root's times are to be at the end: the base's, until the stream says others.
     pub(super) root_times: Option<(Time, Time)>,
     pub(super) encoded_writes_work: bool,
 }
@@ -102,11 +104,25 @@ fn make_subvolume(ground: &mut dyn Ground, name: &OsStr, origin: &Origin) -> Res
     openat(ground.staging(), name, flags, Mode::empty()).map_err(Error::io("open", "the staging subvolume"))
 }
 
+/// When it was read and written to last.
+fn times_of(directory: BorrowedFd<'_>) -> Result<(Time, Time), Errno> {
+    let stat = fstat(directory)?;
+    let time = |sec, nsec| Time { sec, nsec: nsec as u32 };
+    Ok((time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)))
+}
+
 impl<'g> Applier<'g> {
     fn new(ground: &'g mut dyn Ground, subvolume: &OwnedFd, origin: Origin) -> Result<Self> {
         let io = |error| Error::io("prepare", "the staging subvolume")(error);
         file::clear_umask_of_this_thread().map_err(io)?;
+        thaw_root(subvolume.as_fd()).map_err(Error::io("prepare", "the staging subvolume"))?;
         let root = subvolume.try_clone().map_err(io)?;
+        let root_times = match origin.base {
+            Some(_) => {
+                Some(times_of(subvolume.as_fd()).map_err(Error::io("examine", "the staging subvolume"))?)
+            }
+            None => None,
+        };
         Ok(Self {
             ground,
             origin,
@@ -117,7 +133,7 @@ impl<'g> Applier<'g> {
             frozen: Frozen::default(),
             guess: Guess::default(),
             owner: (geteuid().as_raw(), getegid().as_raw()),
-            root_times: None,
+            root_times,
             encoded_writes_work: true,
         })
     }
@@ -147,7 +163,7 @@ impl<'g> Applier<'g> {
     }
 
     /// Runs `act`, and once more if an immutable flag was in the way: the flag comes back at the end.
-    fn retrying(
+    pub(super) fn retrying(
         &mut self,
         command: &Command<'_>,
         mut act: impl FnMut(&mut Self) -> Result<(), Fault>,

@@ -10,6 +10,8 @@ use super::apply::Applier;
 use super::decode::decode;
 use super::fault::Fault;
 use super::open::{open_regular, open_regular_beneath};
+use crate::endpoint::Error;
+use crate::model::Guid;
 use crate::stream::btrfs::{Command, Verity};
 use crate::sys::file::{self, Encoding};
 
@@ -110,8 +112,7 @@ impl Applier<'_> {
         let at = match held.iter().position(|(of, _)| *of == key) {
             Some(at) => at,
             None => {
-                let missing = Fault::Hostile("a clone from a subvolume that is not here");
-                let found = self.ground.find(key.0, key.1)?.ok_or(missing)?;
+                let found = self.ground.find(key.0, key.1)?.ok_or_else(|| missing_source(key))?;
                 if held.len() == SUBVOLUMES {
                     held.remove(0);
                 }
@@ -169,6 +170,18 @@ impl Applier<'_> {
             }
             _ => Err(error.into()),
         }
+    }
+}
+
+fn missing_source((uuid, ctransid): Key) -> Error {
+    let source = Guid(uuid);
+    Error::Refused {
+        op: "receive",
+        subject: "the stream".into(),
+        why: format!(
+            "it clones from the snapshot {source} (transaction {ctransid}), which is not here unchanged"
+        ),
+        hint: Some(format!("receive {source} first, or send without --clone-source")),
     }
 }
 

@@ -1,15 +1,16 @@
 //! Immutable and append-only inodes: thawed when a command needs it, frozen again at the end.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::io::Errno;
 
 use super::apply::Applier;
 use super::fault::Fault;
 use super::target::kind;
 use crate::stream::btrfs::Command;
-use crate::sys::btrfs::ino_lookup;
+use crate::sys::btrfs::{FIRST_FREE_OBJECTID, ino_lookup};
 
 /// The flags that stand in the way of everything else.
 pub(super) const FROZEN: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
@@ -23,11 +24,25 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// The stream wants `inode` to end with exactly these of [`FROZEN`].
-    pub(super) fn wish(&mut self, inode: u64, flags: IFlags) {
-        if !flags.is_empty() || self.wishes.contains_key(&inode) {
-            self.wishes.insert(inode, flags);
+    /// The stream wants `inode` to end with exactly these of [`FROZEN`]; the root does not get them ([`thaw_root`]).
+    pub(super) fn wish(&mut self, inode: u64, flags: IFlags) -> Result<(), Fault> {
+        if inode == FIRST_FREE_OBJECTID || (flags.is_empty() && !self.wishes.contains_key(&inode)) {
+            return Ok(());
         }
+        if self.wishes.len() >= MOST {
+            return Err(Fault::Hostile("more immutable files than can be remembered"));
+        }
+        self.wishes.insert(inode, flags);
+        Ok(())
+    }
+}
+
+/// Takes [`FROZEN`] off a subvolume's root, for good: with it, the subvolume can be neither named nor destroyed.
+pub(super) fn thaw_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = ioctl_getflags(root)?;
+    match flags.intersects(FROZEN) {
+        true => ioctl_setflags(root, flags - FROZEN),
+        false => Ok(()),
     }
 }
 
@@ -61,7 +76,9 @@ impl Applier<'_> {
         if self.frozen.wishes.len() >= MOST {
             return Err(Fault::Hostile("more changed immutable files than can be remembered"));
         }
-        self.frozen.wishes.entry(stat.st_ino).or_insert(flags & FROZEN);
+        if stat.st_ino != FIRST_FREE_OBJECTID {
+            self.frozen.wishes.entry(stat.st_ino).or_insert(flags & FROZEN);
+        }
         ioctl_setflags(&file, flags - FROZEN)?;
         Ok(true)
     }

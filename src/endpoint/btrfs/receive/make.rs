@@ -125,7 +125,9 @@ impl Applier<'_> {
             }
         }
         self.make(&pending.node, &pending.path)?;
-        self.rename(&pending.path, to)
+        // By itself: what has been made is not made again if an immutable flag is in the way of its name.
+        let rename = Command::Rename { path: &pending.path, to };
+        self.retrying(&rename, |a| a.rename(&pending.path, to))
     }
 
     fn create(&self, node: &Node, place: &Place<'_>) -> Result<Open, Fault> {

@@ -95,7 +95,8 @@ impl Applier<'_> {
         Ok(self.target(path)?.set_times(&timestamps(atime, mtime))?)
     }
 
-    /// Sets the root's times once more: a sender does not always after the last name was made there.
+    /// Sets the root's times once more: a sender does not always after the last name was made there, and says nothing of
+    /// them if only temporary names were.
     pub(super) fn set_root_times(&mut self) -> Result<(), Fault> {
         match self.root_times {
             Some((atime, mtime)) => Ok(self.target(b"")?.set_times(&timestamps(atime, mtime))?),
@@ -140,7 +141,7 @@ impl Applier<'_> {
         let known = FLAGS.iter().fold(IFlags::empty(), |all, f| all | f.1);
         let file = self.open_for_flags(path)?;
         let now = ioctl_getflags(&file)?;
-        self.frozen.wish(stat.st_ino, wanted & FROZEN);
+        self.frozen.wish(stat.st_ino, wanted & FROZEN)?;
         let next = (now & known & FROZEN) | (wanted - FROZEN);
         if next != now & known {
             let property = target.xattr(COMPRESSION)?;
