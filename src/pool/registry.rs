@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -17,6 +18,9 @@ const MAX_RECORD: u64 = 64 * 1024;
 const MADE: &str = "json";
 /// The ending of the record of a pool that is being made or destroyed.
 const MAKING: &str = "unfinished";
+
+/// How long another process that changes the same pool is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pools of one state directory.
 #[derive(Debug, Clone)]
@@ -103,15 +107,22 @@ impl Registry {
             .mode(0o600)
             .open(&path)
             .map_err(Error::io("open", path.display()))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(Errno::WOULDBLOCK) => Err(Error::Refused {
-                op: "change pool",
-                subject: name.into(),
-                why: "another process is changing it".into(),
-                hint: None,
-            }),
-            Err(errno) => Err(Error::io("lock", path.display())(errno)),
+        // A helper of a killed process may have the lock for the moment until it becomes the other program.
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(Errno::WOULDBLOCK) if Instant::now() < patience => std::thread::sleep(PATIENCE / 100),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Error::Refused {
+                        op: "change pool",
+                        subject: name.into(),
+                        why: "another process is changing it".into(),
+                        hint: None,
+                    });
+                }
+                Err(errno) => return Err(Error::io("lock", path.display())(errno)),
+            }
         }
     }
 

@@ -90,8 +90,9 @@ impl Btrfs {
 
     /// Of that size, with these arguments to `mkfs.btrfs` and these mount options.
     pub fn with(size: &str, mkfs: &[&str], options: &str) -> Self {
-        let folder =
-            tempfile::Builder::new().prefix("cowsnap-test-").tempdir().expect("a temporary directory");
+        sweep_what_killed_tests_left();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory");
         let image = folder.path().join("image");
         run("truncate", &["-s", size, image.to_str().expect("utf-8")]);
         let mut args = vec!["-q", "-f"];
@@ -135,16 +136,34 @@ impl Btrfs {
 
 impl Drop for Btrfs {
     fn drop(&mut self) {
-        // Mounts below first, then ours; a busy one is detached, so that its loop device goes when the last user does.
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let root = self.folder.path().to_string_lossy().into_owned();
-        let mut below: Vec<_> =
-            mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&root)).collect();
-        below.sort_by_key(|m| std::cmp::Reverse(m.len()));
-        for mount in below {
-            if !run_ok("umount", &[mount]) {
-                run_ok("umount", &["-l", mount]);
-            }
+        unmount_below(self.folder.path());
+    }
+}
+
+const PREFIX: &str = "cowsnap-test-";
+
+/// Unmounts what is below `folder`, deepest first. A busy mount is detached, so that its loop device goes with its last user.
+fn unmount_below(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let folder = folder.to_string_lossy().into_owned();
+    let mut below: Vec<_> =
+        mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&folder)).collect();
+    below.sort_by_key(|m| std::cmp::Reverse(m.len()));
+    for mount in below {
+        if !run_ok("umount", &[mount]) {
+            run_ok("umount", &["-l", mount]);
+        }
+    }
+}
+
+/// A test that is killed cleans nothing up: the next one does, for processes that are gone.
+fn sweep_what_killed_tests_left() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            unmount_below(&entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
