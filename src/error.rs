@@ -46,7 +46,7 @@ impl Class {
     pub fn of_io(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::PERM | Errno::ACCESS | Errno::ROFS) => Self::Denied,
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Self::Usage,
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP) => Self::Usage,
             Some(
                 Errno::EXIST | Errno::NOTEMPTY | Errno::BUSY | Errno::NOSPC | Errno::DQUOT | Errno::TXTBSY,
             ) => Self::Conflict,
@@ -211,6 +211,7 @@ mod tests {
             (libc::EOPNOTSUPP, Class::Denied),
             (libc::ENOENT, Class::Usage),
             (libc::ENOTDIR, Class::Usage),
+            (libc::ELOOP, Class::Usage),
             (libc::EEXIST, Class::Conflict),
             (libc::ENOSPC, Class::Conflict),
             (libc::EINTR, Class::Unreachable),

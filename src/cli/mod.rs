@@ -135,10 +135,22 @@ impl Context {
     }
 }
 
+/// What to say when the `n`-th of several things, counted from 0, went wrong: with none done, just the error.
+fn halfway(n: usize, of: usize, done: &str, error: impl Into<Error>) -> Error {
+    match n {
+        0 => error.into(),
+        _ => Error::Halfway { what: format!("{n} of {of} {done}"), source: Box::new(error.into()) },
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            report_as_json(&usage(&error), Vec::new());
+            return ExitCode::from(Class::Usage.exit_code());
+        }
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
@@ -205,12 +217,7 @@ fn report(error: &Error, context: &Context) {
         next = cause.source();
     }
     if context.json {
-        let object = serde_json::json!({ "error": {
-            "message": error.to_string(), "causes": causes, "hint": error.hint(),
-            "class": format!("{:?}", error.class()).to_lowercase(), "exit_code": error.class().exit_code(),
-        } });
-        eprintln!("{object}");
-        return;
+        return report_as_json(error, causes);
     }
     eprintln!("error: {error}");
     for cause in causes {
@@ -219,4 +226,19 @@ fn report(error: &Error, context: &Context) {
     if let Some(hint) = error.hint() {
         eprintln!("hint: {hint}");
     }
+}
+
+fn report_as_json(error: &Error, causes: Vec<String>) {
+    let object = serde_json::json!({ "error": {
+        "message": error.to_string(), "causes": causes, "hint": error.hint(),
+        "class": format!("{:?}", error.class()).to_lowercase(), "exit_code": error.class().exit_code(),
+    } });
+    eprintln!("{object}");
+}
+
+/// A command line that can not be read.
+fn usage(error: &clap::Error) -> Error {
+    let text = error.to_string();
+    let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Error::Usage { what, hint: Some("cowsnap --help".into()) }
 }

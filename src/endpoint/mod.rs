@@ -306,6 +306,7 @@ fn hint_for(source: &io::Error) -> Option<String> {
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Some("run it as root (CAP_SYS_ADMIN)".into()),
         Some(libc::ENOSPC) => Some("cowsnap pool grow POOL SIZE, or destroy what is no longer needed".into()),
+        Some(libc::ELOOP) => Some("name it by a path without symbolic links".into()),
         Some(libc::EROFS) => Some("mount the filesystem read-write: mount -o remount,rw MOUNTPOINT".into()),
         _ => None,
     }

@@ -139,7 +139,7 @@ fn stray_mounts(registry: &Registry) -> Result<Vec<Finding<'_>>> {
     let ours = |at: &Path| {
         let name = at.strip_prefix(&folder).ok()?.to_str()?;
         let known = [registry.get(name), registry.unfinished(name)];
-        Some(known.into_iter().any(|pool| pool.is_ok_and(|pool| pool.is_some())))
+        Some(known.into_iter().any(|pool| pool.map_or(true, |pool| pool.is_some())))
     };
     let strays = mounts::below(&folder)?.into_iter().filter(|mount| mount.dir != folder);
     let strays = strays.filter(|mount| ours(&mount.dir) != Some(true));

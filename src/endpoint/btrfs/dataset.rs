@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::btrfs::home::Locked;
 use crate::endpoint::btrfs::roots::{self, Child, Paths, Root};
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{STORE_DIR, Store, open_beneath, rename_new};
@@ -80,6 +81,7 @@ impl Dataset {
         let info = btrfs::get_subvol_info(fd).map_err(Error::io("read", path.display()))?;
         let below_top =
             path_of_root(store.top(), info.into()).map_err(Error::io("find the place of", path.display()))?;
+        check_outside_store(&below_top, path)?;
         let label = path.display().to_string();
         Ok(Self { store, path: below_top, label, visible: Some(path.to_owned()) })
     }
@@ -103,7 +105,8 @@ impl Dataset {
         let mut below_top = path_of_root(store.top(), enclosing.into()).map_err(failed)?;
         below_top.push(OsStr::from_bytes(&inside));
         below_top.push(name);
-        let path_below_top = below_top.components().collect();
+        let path_below_top: PathBuf = below_top.components().collect();
+        check_outside_store(&path_below_top, path)?;
         Ok(Self {
             store,
             path: path_below_top,
@@ -217,17 +220,23 @@ impl Dataset {
     /// [`Error::Held`] if one of those is held.
     pub fn destroy_dataset(&self, options: DestroyDataset) -> Result<()> {
         use crate::endpoint::History;
+        self.check_no_link("destroy")?;
+        // Locked from the first look to the end: no snapshot is taken in between and goes unseen.
+        let home = self.locked()?;
         let versions = self.inventory()?;
         if !versions.versions().is_empty() && !options.snapshots {
             let why = format!("it has {} snapshots", versions.versions().len());
             return Err(self.refused("destroy", why, Some(format!("cowsnap destroy --snapshots '{self}'"))));
         }
         self.check_can_go(&versions)?;
-        for version in versions.versions() {
-            self.destroy(&version.id)?;
+        if let Some(home) = home {
+            self.check_only_versions_in(&home, &versions)?;
+            for version in versions.versions() {
+                self.destroy_in(&home, &version.id)?;
+            }
+            // The live subvolume goes last: while it is there, the same call finds the dataset and goes on.
+            self.drop_history(&home)?;
         }
-        // The live subvolume goes last: while it is there, the same call finds the dataset and goes on.
-        self.drop_history()?;
         if self.exists()? {
             let (parent, name) = self.parent()?;
             btrfs::snap_destroy(parent.as_fd(), name).map_err(Error::io("destroy", self))?;
@@ -257,9 +266,30 @@ impl Dataset {
         }
     }
 
+    /// A dataset that is named by a link to it: what would go is not what was named.
+    fn check_no_link(&self, op: &'static str) -> Result<()> {
+        let Some(path) = &self.visible else { return Ok(()) };
+        let path: PathBuf = path.components().collect(); // without a slash at the end, which would follow the link
+        match std::fs::read_link(&path) {
+            Ok(to) => Err(self.refused(op, format!("it is a symbolic link to {}", to.display()), None)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether nothing but `versions` is in the history: what is being received into it would go too.
+    fn check_only_versions_in(&self, home: &Locked, versions: &crate::model::Inventory) -> Result<()> {
+        let names = super::store::list(home.snap()).map_err(Error::io("list the history of", self))?;
+        let known = |name: &OsStr| versions.versions().iter().any(|v| name == OsStr::new(v.id.name.as_str()));
+        let why = match names.iter().find(|name| !known(name)) {
+            None => return Ok(()),
+            Some(name) if name.as_bytes().starts_with(b"%") => "a stream is being received into it".into(),
+            Some(name) => format!("its history holds {:?}, which is no snapshot", self.path_of(name)),
+        };
+        Err(self.refused("destroy", why, None))
+    }
+
     /// Removes the dataset's directory from the store; it holds no snapshot.
-    fn drop_history(&self) -> Result<()> {
-        let Some(home) = self.locked()? else { return Ok(()) };
+    fn drop_history(&self, home: &Locked) -> Result<()> {
         for name in super::store::list(home.meta()).unwrap_or_default() {
             super::store::remove_at(home.meta(), &name).map_err(Error::io("destroy", self))?;
         }
@@ -284,8 +314,13 @@ impl Dataset {
                 Some(format!("cowsnap send '{self}@…' | cowsnap receive '{new}'")),
             ));
         }
-        if new.exists()? || new.home()?.is_some() {
+        self.check_no_link("rename")?;
+        let in_the_way = |path: &PathBuf| path.starts_with(&new.path);
+        if new.exists()? || self.store.paths_with_history()?.iter().any(in_the_way) {
             return Err(new.is_there());
+        }
+        if new.path.starts_with(&self.path) {
+            return Err(self.refused("rename", "a dataset can not move into itself".into(), None));
         }
         let history = self.locked()?;
         let live = self.exists()?;
@@ -457,12 +492,32 @@ impl Move {
         if self.live && (from.exists()? || !to.exists()?) {
             return Ok(());
         }
-        from.rename_history(&to)
+        // What is nested has moved too, and its history follows it.
+        for path in store.paths_with_history()? {
+            if let Ok(inside) = path.strip_prefix(&from.path) {
+                let new: PathBuf = to.path.join(inside).components().collect();
+                store.dataset(&path).rename_history(&store.dataset(new))?;
+            }
+        }
+        Ok(())
     }
 }
 
 fn parent_of_label(label: &str) -> &str {
     label.rsplit_once('/').map_or(label, |(parent, _)| parent)
+}
+
+/// What is kept in the store is reached as TARGET@NAME only: holds and names are looked after there.
+fn check_outside_store(below_top: &Path, path: &Path) -> Result<()> {
+    if !below_top.starts_with(STORE_DIR) {
+        return Ok(());
+    }
+    Err(Error::Foreign {
+        subject: path.display().to_string(),
+        wanted: "dataset",
+        why: "it is in .cowsnap, where snapshots are kept; name a snapshot as TARGET@NAME".into(),
+        hint: Some("cowsnap list".into()),
+    })
 }
 
 fn not_a_subvolume(path: &Path) -> Error {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::endpoint::btrfs::dataset::Dataset;
-use crate::endpoint::btrfs::home::Home;
+use crate::endpoint::btrfs::home::{Home, Locked};
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::roots::{self, Root};
 use crate::endpoint::btrfs::store::list;
@@ -157,7 +157,12 @@ impl Dataset {
     /// Destroys `version`; answers the id of its subvolume.
     fn destroy_now(&self, version: &VersionRef) -> Result<u64> {
         let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
-        let (_, root) = self.expect_in(&home, version)?;
+        self.destroy_in(&home, version)
+    }
+
+    /// [`Dataset::destroy_now`] for who has the history locked.
+    pub(super) fn destroy_in(&self, home: &Locked, version: &VersionRef) -> Result<u64> {
+        let (_, root) = self.expect_in(home, version)?;
         let subject = self.at_name(&version.name);
         let meta = meta::read(home.meta(), &version.name, version.guid)?;
         if !meta.holds.is_empty() {

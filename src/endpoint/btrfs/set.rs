@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Barrier;
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -125,16 +125,25 @@ fn take_all(
     request: &SnapshotRequest,
 ) -> Result<Duration> {
     let name = staging.staged_name();
-    let barrier = Barrier::new(set.len());
-    let take = |home: &Locked, live: &OwnedFd| {
-        barrier.wait();
+    let gate = RwLock::new(());
+    let take = &|home: &Locked, live: &OwnedFd| {
+        drop(gate.read());
         let before = Instant::now();
         let taken = btrfs::snap_create(home.snap(), &name, live.as_fd(), true);
         (before, Instant::now(), taken)
     };
     let took: Vec<_> = std::thread::scope(|scope| {
-        let running: Vec<_> = homes.iter().zip(live).map(|(h, l)| scope.spawn(|| take(h, l))).collect();
-        running.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+        let shut = gate.write();
+        let start = |(h, l)| std::thread::Builder::new().spawn_scoped(scope, move || take(h, l));
+        let running: Vec<_> = homes.iter().zip(live).map(start).collect();
+        drop(shut);
+        // Where no more threads are to be had, this one takes the rest.
+        let each = running.into_iter().zip(homes.iter().zip(live));
+        each.map(|(thread, (h, l))| match thread {
+            Ok(thread) => thread.join().expect("it does not panic"),
+            Err(_) => take(h, l),
+        })
+        .collect()
     });
     let first = took.iter().map(|(before, ..)| *before).min();
     let last = took.iter().map(|(_, after, _)| *after).max();

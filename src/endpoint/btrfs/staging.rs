@@ -198,7 +198,7 @@ fn finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) {
 }
 
 fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> {
-    let intent = read_intent(fd);
+    let intent = read_intent(fd)?;
     let sealed = id.to_string_lossy().starts_with(SEALED);
     match intent {
         Some(Intent::Set { entries }) if sealed => roll_forward(store, id, &entries)?,
@@ -214,8 +214,20 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
 }
 
 /// What a staging directory says; `None` if its process died before it said so, and so before it did anything.
-fn read_intent(fd: BorrowedFd<'_>) -> Option<Intent> {
-    serde_json::from_slice(&read_at(fd, "intent").ok()??).ok()
+///
+/// # Errors
+/// An intent that can not be read, or that another version of cowsnap wrote: what it is about must not be cleared away.
+fn read_intent(fd: BorrowedFd<'_>) -> Result<Option<Intent>> {
+    let Some(bytes) = read_at(fd, "intent")? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(intent) => Ok(Some(intent)),
+        Err(error) if error.is_eof() => Ok(None), // its process died as it wrote it
+        Err(error) => Err(Error::Corrupt {
+            what: "intent",
+            why: "this version of cowsnap does not know it".into(),
+            source: Some(Box::new(error)),
+        }),
+    }
 }
 
 /// Gives every staged snapshot its name. One that has it already is done.
@@ -356,7 +368,7 @@ pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
     for id in list(parent.as_fd()).map_err(store.io("list", "the staging directories"))? {
         // One that ends while we look is none.
         let Ok(fd) = open_beneath(parent.as_fd(), Path::new(&id)) else { continue };
-        let Some(Intent::Receive(entry)) = read_intent(fd.as_fd()) else { continue };
+        let Ok(Some(Intent::Receive(entry))) = read_intent(fd.as_fd()) else { continue };
         if entry.key == key {
             let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
             let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());

@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// The paths of the datasets that have a directory in the store.
-    fn paths_with_history(&self) -> Result<Vec<PathBuf>> {
+    pub(super) fn paths_with_history(&self) -> Result<Vec<PathBuf>> {
         let Some(datasets) = self.open_in_store("datasets")? else { return Ok(Vec::new()) };
         let names = list(datasets.as_fd()).map_err(self.io("list", "datasets"))?;
         let paths = names.iter().map(|name| read_at(datasets.as_fd(), Path::new(name).join("dataset")));

@@ -1,0 +1,169 @@
+//! What goes wrong at the edges: names that reach into the store, histories of nested datasets, intents of other
+//! versions, links, and halves of several things.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Output;
+
+use cowsnap::endpoint::btrfs::dataset::DestroyDataset;
+use cowsnap::endpoint::btrfs::{Dataset, Store};
+use cowsnap::endpoint::{Backend, Error, SnapshotRequest};
+use cowsnap::model::SnapshotName;
+
+use crate::ground::{self, Btrfs, ground};
+
+fn name(text: &str) -> SnapshotName {
+    text.parse().expect("a name")
+}
+
+fn cowsnap(ground: &Btrfs, args: &[&str]) -> Output {
+    let expand = |arg: &&str| arg.replace("FS", ground.path().to_str().expect("utf-8"));
+    let args: Vec<_> = args.iter().map(expand).collect();
+    ground::cowsnap(&ground.outside().join("state")).args(&args).output().expect("the program starts")
+}
+
+/// Runs, expects that exit code, and answers what was said on both outputs.
+fn says(ground: &Btrfs, code: i32, args: &[&str]) -> String {
+    let output = cowsnap(ground, args);
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert_eq!(output.status.code(), Some(code), "cowsnap {args:?}\n{text}");
+    text
+}
+
+#[test]
+fn a_held_snapshot_can_not_be_destroyed_by_its_path_in_the_store() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s", "--hold", "me"]);
+    for verb in ["destroy", "snapshot", "list"] {
+        let said = says(&ground, 2, &[verb, "FS/.cowsnap/datasets/a/snap/s"]);
+        assert!(said.contains("TARGET@NAME"), "{said}");
+    }
+    says(&ground, 2, &["create", "FS/.cowsnap/b"]);
+    says(&ground, 2, &["clone", "FS/a@s", "FS/.cowsnap/b"]);
+    assert!(says(&ground, 0, &["holds", "FS/a"]).contains("me"));
+}
+
+#[test]
+fn the_histories_of_nested_datasets_follow_a_rename() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    for path in ["FS/a", "FS/a/b", "FS/a/b/c", "FS/ab"] {
+        says(&ground, 0, &["create", path]);
+        says(&ground, 0, &["snapshot", path, "--name", "s", "--hold", "me"]);
+    }
+    says(&ground, 0, &["rename", "FS/a", "FS/z"]);
+    for path in ["FS/z", "FS/z/b", "FS/z/b/c", "FS/ab"] {
+        assert!(says(&ground, 0, &["list", path]).contains("@s"), "{path}");
+    }
+    says(&ground, 2, &["list", "FS/a/b"]);
+    says(&ground, 3, &["rename", "FS/z", "FS/z/in"]);
+}
+
+#[test]
+fn a_rename_does_not_mix_with_the_history_of_what_was_destroyed() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    for path in ["FS/old", "FS/old/in", "FS/new"] {
+        says(&ground, 0, &["create", path]);
+    }
+    says(&ground, 0, &["snapshot", "FS/old/in", "--name", "s"]);
+    ground::run("btrfs", &["subvolume", "delete", ground.path().join("old/in").to_str().expect("utf-8")]);
+    says(&ground, 0, &["destroy", "FS/old"]);
+    says(&ground, 3, &["rename", "FS/new", "FS/old"]);
+}
+
+#[test]
+fn an_intent_of_another_version_is_left_alone_with_what_it_is_about() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s"]);
+    let staging = ground.path().join(".cowsnap/staging/1-0");
+    std::fs::create_dir(&staging).expect("mkdir");
+    std::fs::write(staging.join("intent"), br#"{"op":"of_tomorrow"}"#).expect("write");
+    ground.subvolume(".cowsnap/staging/1-0/new");
+    says(&ground, 0, &["snapshot", "FS/a"]);
+    assert!(staging.join("new").is_dir(), "the only copy of something may be there");
+    // One that was cut off as it was written: nothing had been done yet.
+    std::fs::write(staging.join("intent"), br#"{"op":"#).expect("write");
+    says(&ground, 0, &["snapshot", "FS/a"]);
+    assert!(!staging.exists());
+}
+
+#[test]
+fn destroying_a_dataset_spares_what_is_being_received_into_it() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let dataset = Dataset::at(&ground.subvolume("a")).expect("a dataset");
+    let set = std::slice::from_ref(&dataset);
+    Backend::snapshot(set, &SnapshotRequest::named(name("s"))).expect("a snapshot");
+    let staged = dataset.stage(&name("coming"), None).expect("staged");
+    cowsnap::sys::btrfs::subvol_create(staged.dir(), staged.name()).expect("a subvolume");
+    let refused = dataset.destroy_dataset(DestroyDataset { snapshots: true });
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    assert!(dataset.version(&name("s")).is_ok());
+    drop(staged);
+    dataset.destroy_dataset(DestroyDataset { snapshots: true }).expect("destroyed");
+}
+
+#[test]
+fn many_datasets_are_snapshotted_together_where_threads_are_scarce() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let store = Store::open(&ground.path()).expect("a store");
+    let set: Vec<_> = (0..40).map(|n| store.dataset(format!("d{n}"))).collect();
+    set.iter().for_each(|dataset| dataset.create().expect("created"));
+    let program = env!("CARGO_BIN_EXE_cowsnap");
+    let targets: Vec<_> =
+        (0..40).map(|n| ground.path().join(format!("d{n}")).display().to_string()).collect();
+    // A stack for each thread, and room for a few of them.
+    let line = format!(
+        "ulimit -v 60000; RUST_MIN_STACK=8000000 timeout -s KILL 60 {program} snapshot --name s {}",
+        targets.join(" ")
+    );
+    let output = std::process::Command::new("sh").args(["-c", &line]).output().expect("sh");
+    assert!(output.status.success(), "{output:?}");
+    assert!(set.iter().all(|dataset| dataset.version(&name("s")).is_ok()));
+}
+
+#[test]
+fn a_link_in_a_datasets_path_is_not_followed_and_the_user_is_told() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s"]);
+    let link: &Path = &ground.path().join("link");
+    symlink("a", link).expect("a link");
+    for verb in [&["destroy", "--snapshots", "FS/link"][..], &["rename", "FS/link", "FS/b"]] {
+        let said = says(&ground, 3, verb);
+        assert!(said.contains("symbolic link"), "{said}");
+    }
+    assert!(ground.path().join("a").is_dir());
+    assert!(says(&ground, 0, &["list", "FS/a"]).contains("@s"));
+}
+
+#[test]
+fn half_of_several_holds_is_exit_code_7_and_says_which() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "x", "--hold", "me"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "y"]);
+    says(&ground, 2, &["release", "me", "FS/a@y", "FS/a@x"]);
+    let said = says(&ground, 7, &["release", "me", "FS/a@x", "FS/a@y"]);
+    assert!(said.contains("1 of 2 released"), "{said}");
+}
+
+#[test]
+fn a_usage_error_is_json_too_where_json_was_asked_for() {
+    for args in [&["snapshot", "--json"][..], &["--json", "no-such-verb"]] {
+        let output = ground::cowsnap(Path::new("/nonexistent")).args(args).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2));
+        let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("one JSON object");
+        assert_eq!(said["error"]["class"], "usage");
+        assert_eq!(said["error"]["exit_code"], 2);
+    }
+}
