@@ -46,7 +46,9 @@ impl Class {
     pub fn of_io(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::PERM | Errno::ACCESS | Errno::ROFS) => Self::Denied,
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP) => Self::Usage,
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG | Errno::LOOP) => {
+                Self::Usage
+            }
             Some(
                 Errno::EXIST | Errno::NOTEMPTY | Errno::BUSY | Errno::NOSPC | Errno::DQUOT | Errno::TXTBSY,
             ) => Self::Conflict,

@@ -138,7 +138,7 @@ pub struct ReceiveRequest {
     pub name: SnapshotName,
     /// The identity that it must turn out to have; `None` where a raw stream does not say beforehand.
     pub guid: Option<Guid>,
-    /// The base that must be here; `None` for a full stream, or where a raw stream does not say beforehand.
+    /// The base that must be here; `None` for a full stream, which it must turn out to be if `guid` is said.
     pub base: Option<Guid>,
 }
 

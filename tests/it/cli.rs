@@ -162,3 +162,8 @@ fn a_stream_is_not_awaited_from_a_terminal() {
     assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
     assert!(stdout(&output).contains("standard input is a terminal"), "{}", stdout(&output));
 }
+
+#[test]
+fn a_directory_in_place_of_a_stream_is_a_wrong_name_and_no_defect() {
+    assert_eq!(cowsnap(&["stream", "verify", "/"]).status.code(), Some(2));
+}

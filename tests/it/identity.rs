@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use cowsnap::stream::container::Header;
+use cowsnap::stream::reader::Reader;
+use cowsnap::stream::writer::{Options, write};
 use cowsnap::sys::btrfs::{subvol_set_readonly, sync};
 
 use crate::ground::{self, Btrfs, ground};
@@ -125,4 +128,20 @@ fn a_snapshot_that_is_being_sent_is_in_use_and_not_a_matter_of_privilege() {
     std::io::copy(out, &mut std::io::sink()).expect("the rest");
     assert!(send.wait().expect("ends").success());
     places.cowsnap(&["destroy", &d(&places.here, "@big")], 0);
+}
+
+#[test]
+fn a_header_that_calls_an_increment_a_full_stream_is_not_believed() {
+    ground!("btrfs");
+    let places = Places::new();
+    places.carry(&places.here, &places.there, "one", None);
+    let (honest, wrong) = (places.file("honest"), places.file("wrong"));
+    places.cowsnap(&["send", &d(&places.here, "@two"), "--from", "@one", "-o", &honest], 0);
+    let reader = Reader::open(File::open(&honest).expect("opens")).expect("a container");
+    let header = Header { base: None, ..reader.header().clone() };
+    let out = File::create(&wrong).expect("creates");
+    write(&header, reader, out, &Options::default()).expect("writes");
+    let said = places.cowsnap(&["receive", &d(&places.there, ""), &wrong], 4);
+    assert!(said.contains("in full and is"), "{said}");
+    places.cowsnap(&["receive", &d(&places.there, ""), &honest], 0);
 }

@@ -145,10 +145,14 @@ impl Ground for Here<'_> {
     }
 
     fn accept(&mut self, origin: &Origin) -> Result<()> {
-        let said = self.request.guid.unwrap_or(Guid(origin.uuid));
-        let base = origin.base.map(|(uuid, _)| Guid(uuid));
-        if said.0 != origin.uuid || (self.request.base.is_some() && self.request.base != base) {
-            let why = format!("it was announced as {said} and is {}", Guid(origin.uuid));
+        let is = (Guid(origin.uuid), origin.base.map(|(uuid, _)| Guid(uuid)));
+        let said = self.request.guid.map_or(is, |guid| (guid, self.request.base));
+        if said != is {
+            let words = |(guid, base): (Guid, Option<Guid>)| match base {
+                Some(base) => format!("{guid} upon {base}"),
+                None => format!("{guid} in full"),
+            };
+            let why = format!("it was announced as {} and is {}", words(said), words(is));
             return Err(Error::Corrupt { what: "btrfs stream", why, source: None });
         }
         if let Some(there) = self.dataset.inventory()?.by_guid(Guid(origin.uuid)) {

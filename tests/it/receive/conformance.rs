@@ -444,3 +444,13 @@ fn the_roots_times_stay_where_only_temporary_names_were_made_in_it() {
         &|s| sh(s, "mv d/x d/y; mv e/x d/x; mv d/y e/x"),
     ]);
 }
+
+#[test]
+fn what_the_target_filesystem_hands_down_does_not_reach_what_is_received() {
+    ground!("btrfs");
+    let mut lab = Lab::new("", Also { holes: true, flags: true });
+    sh(&lab.target.path(), "btrfs property set . compression zstd; chown :7 .; chmod 2755 .");
+    lab.check(&[&|s| sh(s, "mkdir d; touch f d/g; ln -s f l; mkfifo p"), &|s| {
+        sh(s, "mkdir d/e; touch h d/e/i")
+    }]);
+}

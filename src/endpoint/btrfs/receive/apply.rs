@@ -11,7 +11,7 @@ use super::data::Sources;
 use super::fault::Fault;
 use super::feed::Batches;
 use super::frozen::{Frozen, thaw_root};
-use super::make::{Guess, Node, Pending};
+use super::make::{Guess, Node, Pending, disinherit_root};
 use super::open::Open;
 use super::tree::Tree;
 use super::{Applied, Ground, Origin};
@@ -118,11 +118,10 @@ impl<'g> Applier<'g> {
         thaw_root(subvolume.as_fd()).map_err(Error::io("prepare", "the staging subvolume"))?;
         let root = subvolume.try_clone().map_err(io)?;
         let root_times = match origin.base {
-            Some(_) => {
-                Some(times_of(subvolume.as_fd()).map_err(Error::io("examine", "the staging subvolume"))?)
-            }
-            None => None,
-        };
+            Some(_) => times_of(subvolume.as_fd()).map(Some),
+            None => disinherit_root(subvolume.as_fd()).map(|()| None),
+        }
+        .map_err(Error::io("prepare", "the staging subvolume"))?;
         Ok(Self {
             ground,
             origin,

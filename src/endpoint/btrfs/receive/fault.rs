@@ -61,6 +61,10 @@ fn speaks_of_the_stream(error: &io::Error) -> bool {
                 | Errno::FBIG
                 | Errno::RANGE
                 | Errno::BUSY
+                | Errno::MLINK
+                | Errno::MSGSIZE
+                | Errno::TOOBIG
+                | Errno::OVERFLOW
         )
     )
 }

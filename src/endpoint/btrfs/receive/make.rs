@@ -4,10 +4,12 @@
 //! one call makes it in place: nothing can have seen the temporary name. Where the place would hand something down
 //! (a default ACL, a group, a property) the sender's way is gone, as it hands down nothing.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    FileType, IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags, mkdirat, mknodat, openat, symlinkat,
+    FileType, IFlags, Mode, OFlags, fremovexattr, ioctl_getflags, ioctl_setflags, mkdirat, mknodat, openat,
+    symlinkat,
 };
 use rustix::io::Errno;
 
@@ -158,25 +160,41 @@ impl Applier<'_> {
     }
 }
 
+/// The attributes that a directory hands down.
+const HANDED_DOWN: [&str; 3] = ["system.posix_acl_access", "system.posix_acl_default", "btrfs.compression"];
+
 /// Takes away what a new inode got from the directory that it was made in.
 fn disinherit(node: &Node, open: &Open, place: Place<'_>) -> Result<(), Fault> {
     if matches!(node, Node::Symlink { .. }) {
         return Ok(());
     }
     let target = open.file.as_ref().map_or(Target::At(place), |file| Target::File(Rc::clone(file)));
-    for name in ["system.posix_acl_access", "system.posix_acl_default", "btrfs.compression"] {
+    for name in HANDED_DOWN {
         match target.remove_xattr(name.as_bytes()) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {}
             Err(Errno::PERM) if matches!(node, Node::Special { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    if let Some(file) = &open.file {
-        let inherited = IFlags::NOCOW | IFlags::COMPRESSED | IFlags::from_bits_retain(NOCOMP);
-        let flags = ioctl_getflags(&**file)?;
-        if flags.intersects(inherited) {
-            ioctl_setflags(&**file, flags - inherited)?;
+    open.file.as_ref().map_or(Ok(()), |file| Ok(clear_inherited_flags(file.as_fd())?))
+}
+
+/// Takes away what a new subvolume's root got from where it was made.
+pub(super) fn disinherit_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    for name in HANDED_DOWN {
+        match fremovexattr(root, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    clear_inherited_flags(root)
+}
+
+fn clear_inherited_flags(inode: BorrowedFd<'_>) -> Result<(), Errno> {
+    let inherited = IFlags::NOCOW | IFlags::COMPRESSED | IFlags::from_bits_retain(NOCOMP);
+    let flags = ioctl_getflags(inode)?;
+    match flags.intersects(inherited) {
+        true => ioctl_setflags(inode, flags - inherited),
+        false => Ok(()),
+    }
 }
