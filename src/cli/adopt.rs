@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["to", "discard_old"])]
     undo: bool,
     /// Remove the old copy, after comparing the first snapshot with what was copied
-    #[arg(long)]
+    #[arg(long, conflicts_with = "to")]
     discard_old: bool,
     /// Print what would be done
     #[arg(short = 'n', long)]
@@ -42,12 +42,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     if args.undo {
         return undo(&args, &registry, context);
     }
-    if let Some(to) = args.to.clone() {
-        adopt(&args, to, &registry, context)?;
-    }
-    match args.discard_old {
-        true => discard(&args, &registry, context),
-        false => Ok(()),
+    match args.to.clone() {
+        Some(to) => adopt(&args, to, &registry, context),
+        None => discard(&args, &registry, context),
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut rows = Vec::new();
-    for (dataset, only) in place::datasets_or_versions(&args.targets, context)? {
+    let found = place::datasets_or_versions(&args.targets, context)?;
+    for (dataset, only) in found.datasets {
         let inventory = dataset.inventory()?;
         for (version, tag) in inventory.holds() {
             if only.as_ref().is_none_or(|name| *name == version.name) {
@@ -36,5 +37,6 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         .iter()
         .map(|(dataset, version, tag)| json!({ "dataset": dataset, "name": version.name, "guid": version.guid, "tag": tag }))
         .collect();
-    context.print(&json!({ "holds": holds }), table.to_string())
+    context.print(&json!({ "holds": holds }), table.to_string())?;
+    found.left_out
 }

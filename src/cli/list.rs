@@ -9,7 +9,7 @@ use crate::Result;
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
 use crate::endpoint::btrfs::{Dataset, Details};
-use crate::endpoint::{History, Verified};
+use crate::endpoint::{self, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 
 /// List datasets and snapshots
@@ -32,11 +32,12 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut datasets = Vec::new();
-    for (dataset, _) in place::datasets_or_versions(&args.targets, context)? {
+    let found = place::datasets_or_versions(&args.targets, context)?;
+    for (dataset, _) in found.datasets {
         with_nested(dataset, args.recursive, &mut datasets)?;
     }
     if args.targets.is_empty() || only_pools(&args.targets) {
-        return overview(&datasets, context);
+        return overview(&datasets, context).and(found.left_out);
     }
     let reports =
         datasets.iter().map(|dataset| Report::of(dataset, args.sizes)).collect::<Result<Vec<_>>>()?;
@@ -65,7 +66,11 @@ fn overview(datasets: &[Dataset], context: &Context) -> Result<()> {
     let mut table = Table::new(&["DATASET", "SNAPSHOTS", "NEWEST", "PATH"]);
     let mut objects = Vec::new();
     for dataset in datasets {
-        let inventory = dataset.inventory()?;
+        let inventory = match dataset.inventory() {
+            // It was destroyed since it was found.
+            Err(endpoint::Error::NotFound { .. }) => continue,
+            other => other?,
+        };
         let newest = inventory.newest().map(|version| version.id.name.to_string());
         let path = match dataset.exists()? {
             true => dataset.mountpoint()?.map(|path| path.display().to_string()),

@@ -65,14 +65,19 @@ pub fn versions(texts: &[OsString], context: &Context) -> Result<Vec<(Dataset, V
     texts.iter().map(|text| version(text, context)).collect()
 }
 
+/// What was asked for, as far as it is there to be read.
+pub struct Found {
+    /// Datasets, with the one snapshot that is meant if not all are.
+    pub datasets: Vec<(Dataset, Option<SnapshotName>)>,
+    /// Why some of it is left out: to be returned once the rest is printed.
+    pub left_out: Result<()>,
+}
+
 /// Datasets, or with TARGET@NAME one snapshot of them; every dataset of every pool if nothing is named. A pool's name
 /// means all of its datasets.
-pub fn datasets_or_versions(
-    texts: &[OsString],
-    context: &Context,
-) -> Result<Vec<(Dataset, Option<SnapshotName>)>> {
+pub fn datasets_or_versions(texts: &[OsString], context: &Context) -> Result<Found> {
     if texts.is_empty() {
-        return Ok(all(context)?.into_iter().map(|dataset| (dataset, None)).collect());
+        return all(context);
     }
     let mut found = Vec::new();
     for text in texts {
@@ -83,7 +88,7 @@ pub fn datasets_or_versions(
             found.extend(with_whole_pools(&Target::parse(text)?, context)?.into_iter().map(|d| (d, None)));
         }
     }
-    Ok(found)
+    Ok(Found { datasets: found, left_out: Ok(()) })
 }
 
 /// A path with an `@` in its last component names a snapshot unless it exists as it stands.
@@ -110,14 +115,24 @@ fn of_whole_pool(name: &str, context: &Context) -> Result<Vec<Dataset>> {
     Ok(datasets.into_iter().filter(|d| !d.path().as_os_str().is_empty()).map(label).collect())
 }
 
-/// Every dataset of every pool that is mounted.
-fn all(context: &Context) -> Result<Vec<Dataset>> {
+/// Every dataset of every pool that is mounted. One that is not is left out with a notice; one that can not be read is
+/// an error, as nobody knows what is missing.
+fn all(context: &Context) -> Result<Found> {
     let mut datasets = Vec::new();
+    let mut unread = None;
     for (name, pool) in Registry::open(context.state_dir())?.pools()? {
-        match pool.and_then(|pool| pool.ready().map(drop)) {
-            Ok(()) => datasets.extend(of_whole_pool(&name, context)?),
-            Err(error) => context.notice(format!("warning: {error}")),
+        match pool.map(|pool| pool.ready().map(drop)) {
+            Ok(Ok(())) => datasets.extend(of_whole_pool(&name, context)?.into_iter().map(|d| (d, None))),
+            Ok(Err(error)) => context.notice(format!("warning: {error}")),
+            Err(error) => unread = Some(Error::from(error)),
         }
     }
-    Ok(datasets)
+    let left_out = match unread {
+        None => Ok(()),
+        Some(error) if datasets.is_empty() => Err(error),
+        Some(error) => {
+            Err(Error::Halfway { what: "not every pool can be read".into(), source: Box::new(error) })
+        }
+    };
+    Ok(Found { datasets, left_out })
 }

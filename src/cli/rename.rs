@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::{Context, place};
 use crate::model::{SnapshotName, SnapshotRef, Target};
+use crate::pool::Registry;
 use crate::{Error, Result};
 
 /// Rename a snapshot or a dataset; a dataset takes its snapshots along
@@ -57,8 +58,11 @@ fn new_name(from: &OsString, to: &OsString) -> Result<SnapshotName> {
 fn rename_dataset(args: &Args, context: &Context) -> Result<()> {
     let from = place::dataset(&Target::parse(&args.from)?, context)?;
     let to = place::dataset(&Target::parse(&args.to)?, context)?;
+    let registry = Registry::open(context.state_dir())?;
+    let adoptions = registry.adoptions_to_follow(&from, &to)?;
     if !args.dry_run {
         from.rename_dataset(&to)?;
+        registry.follow(&adoptions)?;
     }
     say(&from.to_string(), &to.to_string(), args.dry_run, context)
 }

@@ -54,7 +54,8 @@ pub(super) fn report(dataset: &str, to: &str, done: &RolledBack, context: &Conte
     for mount in &done.remounted {
         context.notice(format!("exchanged the mount at {}", mount.display()));
     }
-    let kept: Vec<_> = done.kept.iter().map(|version| format!("{dataset}@{}", version.id.name)).collect();
+    let mut kept: Vec<_> = done.kept.iter().map(|version| format!("{dataset}@{}", version.id.name)).collect();
+    kept.extend(done.kept_inside.iter().cloned());
     let remounted: Vec<_> = done.remounted.iter().map(|path| path.display().to_string()).collect();
     let object =
         json!({ "dataset": dataset, "to": to, "kept": kept, "moved": done.moved, "remounted": remounted });

@@ -100,6 +100,8 @@ pub struct RollbackRequest {
 pub struct RolledBack {
     /// What was replaced, kept.
     pub kept: Vec<Version>,
+    /// What was replaced of nested datasets, kept: DATASET@NAME each.
+    pub kept_inside: Vec<String>,
     /// Nested datasets that were moved along, by label.
     pub moved: Vec<String>,
     /// Where a mount was exchanged for one of the new content.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::PathText;
 use super::registry::{Registry, read_record, replace_file, sync_folder};
+use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{Error, Result};
 use crate::model::{DatasetName, VersionRef};
 
@@ -119,6 +120,39 @@ impl Registry {
     pub(crate) fn adopted_into(&self, name: &str) -> Result<Vec<Adoption>> {
         let all = self.adoptions()?.into_iter().filter_map(|(_, adoption)| adoption.ok());
         Ok(all.filter(|adoption| adoption.to.pool() == name).collect())
+    }
+
+    /// The adoptions into `from`, or into what is nested in it, as they are to be once `from` is called `to`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if `to` can not be named as POOL/NAME: the directory could not be mounted again.
+    pub fn adoptions_to_follow(&self, from: &Dataset, to: &Dataset) -> Result<Vec<Adoption>> {
+        let mut follow = Vec::new();
+        for (_, adoption) in self.adoptions()? {
+            let Ok(adoption) = adoption else { continue };
+            let pool = self.get(adoption.to.pool())?;
+            let within = Path::new(adoption.to.within_pool().unwrap_or_default());
+            let here = pool.is_some_and(|pool| pool.fsid.0 == from.store().fsid());
+            let Some(inside) = within.strip_prefix(from.path()).ok().filter(|_| here) else { continue };
+            let new: PathBuf =
+                Path::new(adoption.to.pool()).join(to.path()).join(inside).components().collect();
+            let name = new.to_str().and_then(|new| new.parse().ok()).ok_or_else(|| Error::Refused {
+                op: "rename",
+                subject: from.to_string(),
+                why: format!("{} was adopted into it, and {to} is no POOL/NAME", adoption.dir.display()),
+                hint: None,
+            })?;
+            follow.push(Adoption { to: name, ..adoption });
+        }
+        Ok(follow)
+    }
+
+    /// Writes down where adoptions have gone: what [`Registry::adoptions_to_follow`] gave.
+    ///
+    /// # Errors
+    /// A record that can not be written.
+    pub fn follow(&self, adoptions: &[Adoption]) -> Result<()> {
+        adoptions.iter().try_for_each(|adoption| self.record_adoption(adoption))
     }
 
     pub(crate) fn adoption_by_key(&self, key: &str) -> Result<Option<Adoption>> {

@@ -470,3 +470,37 @@ fn what_was_copied_is_not_copied_again() {
     assert_eq!(fs::metadata(ground.dir.join("big")).expect("stat").ino(), inode, "the same file is used");
     ground.end();
 }
+
+#[test]
+fn an_adopted_dataset_that_is_renamed_comes_back_at_its_directory() {
+    ground!("btrfs", "loop");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("height"), "100").expect("write");
+    ground.adopt();
+    ground.state.ok(&["rename", "tank/chain", "tank/node"]);
+    ground.state.ok(&["pool", "unmount", "tank"]);
+    ground.state.ok(&["pool", "mount", "tank"]);
+    assert_eq!(fs::read_to_string(ground.dir.join("height")).expect("read"), "100");
+    let odd = ground.state.mountpoint("tank").join("it's");
+    let output = ground.state.run(&["rename", "tank/node", odd.to_str().expect("utf-8")]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    ground.end();
+}
+
+#[test]
+fn a_list_that_lacks_a_pool_is_no_success() {
+    ground!("btrfs", "loop");
+    let ground = Ground::new();
+    let record = ground.state.path().join("pools/other.json");
+    fs::write(&record, "{").expect("write");
+    for verb in ["list", "holds"] {
+        let output = ground.state.run(&[verb]);
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    }
+    ground.state.ok(&["create", "tank/a"]);
+    let output = ground.state.run(&["list", "--json"]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("tank/a"));
+    fs::remove_file(record).expect("remove");
+    ground.end();
+}

@@ -1,5 +1,6 @@
 //! One dataset of a btrfs filesystem: a subvolume, or what is left of the history of one.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -279,8 +280,8 @@ impl Dataset {
     /// Whether nothing but `versions` is in the history: what is being received into it would go too.
     fn check_only_versions_in(&self, home: &Locked, versions: &crate::model::Inventory) -> Result<()> {
         let names = super::store::list(home.snap()).map_err(Error::io("list the history of", self))?;
-        let known = |name: &OsStr| versions.versions().iter().any(|v| name == OsStr::new(v.id.name.as_str()));
-        let why = match names.iter().find(|name| !known(name)) {
+        let known: HashSet<_> = versions.versions().iter().map(|v| OsStr::new(v.id.name.as_str())).collect();
+        let why = match names.iter().find(|name| !known.contains(name.as_os_str())) {
             None => return Ok(()),
             Some(name) if name.as_bytes().starts_with(b"%") => "a stream is being received into it".into(),
             Some(name) => format!("its history holds {:?}, which is no snapshot", self.path_of(name)),

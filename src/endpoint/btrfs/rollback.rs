@@ -16,7 +16,7 @@ use crate::endpoint::btrfs::home::Home;
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, open_beneath};
 use crate::endpoint::{Error, Result, RollbackRequest, RolledBack};
-use crate::model::{Guid, SnapshotName, VersionRef};
+use crate::model::{Guid, SnapshotName, Version, VersionRef};
 use crate::sys::btrfs;
 use crate::sys::mount::{self, Detached, MountInfo};
 
@@ -83,11 +83,13 @@ impl Dataset {
         done.moved = nested.iter().map(ToString::to_string).collect();
         for inner in nested {
             let Ok(theirs) = inner.version(&version.name) else { continue };
-            let inner = inner.roll_back(&theirs.id, request)?;
-            done.kept.extend(inner.kept);
-            done.moved.extend(inner.moved);
-            done.remounted.extend(inner.remounted);
-            done.warnings.extend(inner.warnings);
+            let at = |version: &Version| inner.at_name(&version.id.name);
+            let theirs = inner.roll_back(&theirs.id, request)?;
+            done.kept_inside.extend(theirs.kept.iter().map(at));
+            done.kept_inside.extend(theirs.kept_inside);
+            done.moved.extend(theirs.moved);
+            done.remounted.extend(theirs.remounted);
+            done.warnings.extend(theirs.warnings);
         }
         Ok(done)
     }
