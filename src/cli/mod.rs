@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use crate::{Class, Error, Result};
 
@@ -195,17 +196,17 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
 }
 
 fn log_to_stderr(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "cowsnap=info",
-        _ => "cowsnap=debug",
+    let to_stderr = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    // What RUST_LOG can say needs regular expressions, whose making costs a good part of a snapshot's time.
+    if std::env::var_os("RUST_LOG").is_some() {
+        return to_stderr.with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    }
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    to_stderr.with_max_level(level).init();
 }
 
 /// `error: …`, then `caused by: …` lines, then at most one `hint: …`; as one JSON object on standard error with `--json`.

@@ -347,6 +347,8 @@ struct SearchHeaderV2 {
 }
 
 const SEARCH_BUFFER: usize = 1 << 20;
+// Any item fits, as nodes are at most this large. The kernel faults in all that it is offered: a short search is done sooner so.
+const FIRST_SEARCH: usize = 64 << 10;
 
 #[repr(C)]
 struct SearchArgsV2 {
@@ -366,6 +368,7 @@ pub fn tree_search(
     // SAFETY: all-zero bytes are a valid SearchArgsV2: integers only.
     let mut args: Box<SearchArgsV2> = unsafe { Box::<SearchArgsV2>::new_zeroed().assume_init() };
     let mut next = Some(range.min);
+    let mut room = FIRST_SEARCH;
     while let Some((objectid, kind, offset)) = next.filter(|min| *min <= range.max) {
         args.header = SearchHeaderV2 {
             key: RawSearchKey {
@@ -381,8 +384,9 @@ pub fn tree_search(
                 nr_items: u32::MAX,
                 ..RawSearchKey::default()
             },
-            buf_size: SEARCH_BUFFER as u64,
+            buf_size: room as u64,
         };
+        room = SEARCH_BUFFER;
         // SAFETY: BTRFS_IOC_TREE_SEARCH_V2 reads and writes the header, and at most `buf_size` bytes after it.
         unsafe { ioctl(fd, code::<SearchHeaderV2>(READ | WRITE, 17), &mut *args) }?;
         let found = args.header.key.nr_items as usize;
