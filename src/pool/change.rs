@@ -70,8 +70,8 @@ pub fn destroy(registry: &Registry, name: &str) -> Result<()> {
         });
     }
     super::status::loss(registry, &pool)?;
-    mounting::unmount_adopted(registry, &pool)?;
-    mounting::unmount_locked(&pool)?;
+    mounting::unmount_with_adopted(registry, &pool)?;
+    mounting::check_gone(&pool)?;
     super::swap::forget_all(registry, &pool)?;
     registry.uncommit(name)?;
     remove_unfinished_locked(registry, name).map(drop)

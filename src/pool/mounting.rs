@@ -75,24 +75,40 @@ pub(super) fn mount_locked(pool: &Pool) -> Result<bool> {
 pub fn unmount(registry: &Registry, name: &str) -> Result<bool> {
     let pool = registry.expect(name)?;
     let _lock = registry.lock(name)?;
-    unmount_adopted(registry, &pool)?;
-    unmount_locked(&pool).inspect_err(|_| {
+    unmount_with_adopted(registry, &pool)
+}
+
+/// [`unmount`] for who has the pool's lock.
+pub(super) fn unmount_with_adopted(registry: &Registry, pool: &Pool) -> Result<bool> {
+    unmount_adopted(registry, pool)?;
+    unmount_locked(pool).inspect_err(|_| {
         // All or nothing: a service whose directory was adopted may go on.
-        for adoption in registry.adopted_into(name).unwrap_or_default() {
-            let _ = swap::mount_again(registry, &pool, &adoption.dir);
+        for adoption in registry.adopted_into(&pool.name).unwrap_or_default() {
+            let _ = swap::mount_again(registry, pool, &adoption.dir);
         }
     })
 }
 
+/// Whether nobody has the pool's filesystem any more: not through another state directory, nor by a mount of their own.
+///
+/// # Errors
+/// [`Error::Refused`] naming who has.
+pub(super) fn check_gone(pool: &Pool) -> Result<()> {
+    match shown_at(pool)?.as_slice() {
+        [] => wait_detached(pool),
+        elsewhere => Err(busy(pool, "destroy pool", elsewhere)),
+    }
+}
+
 /// Unmounts the directories adopted into the pool.
-pub(super) fn unmount_adopted(registry: &Registry, pool: &Pool) -> Result<()> {
+fn unmount_adopted(registry: &Registry, pool: &Pool) -> Result<()> {
     for adoption in registry.adopted_into(&pool.name)? {
         swap::unmount(pool, &adoption)?;
     }
     Ok(())
 }
 
-/// [`unmount`] for who has the pool's lock.
+/// Unmounts the pool alone, for who has its lock.
 pub(super) fn unmount_locked(pool: &Pool) -> Result<bool> {
     if !pool.is_mounted() {
         return Ok(false);
@@ -240,7 +256,7 @@ fn busy(pool: &Pool, op: &'static str, elsewhere: &[PathBuf]) -> Error {
         why.push(format!("mounted at {}", places.join(", ")));
     }
     let hint = match elsewhere.first() {
-        Some(at) => format!("cowsnap unmount '{}'", at.display()),
+        Some(at) => format!("umount '{}'", at.display()),
         None => "stop what uses it and try again".into(),
     };
     refused(pool, op, why.join(", "), Some(hint))

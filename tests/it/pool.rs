@@ -404,3 +404,23 @@ impl State {
         String::from_utf8(output.stdout).expect("utf-8")
     }
 }
+
+#[test]
+fn a_pool_that_another_state_directory_has_mounted_is_not_destroyed() {
+    ground!("btrfs", "loop");
+    let state = State::new();
+    state.ok(&["pool", "create", "tank", "--size", "256M"]);
+    state.ok(&["create", "tank/a"]);
+    let other = State::new();
+    std::fs::create_dir_all(other.path().join("pools")).expect("mkdir");
+    let record = |state: &State| state.path().join("pools/tank.json");
+    std::fs::copy(record(&state), record(&other)).expect("copy");
+    let said = other.fails(3, &["pool", "destroy", "tank", "--yes"]);
+    assert!(said.contains(state.mountpoint("tank").to_str().expect("utf-8")), "{said}");
+    state.ok(&["pool", "unmount", "tank"]);
+    state.ok(&["pool", "mount", "tank"]);
+    assert!(state.mountpoint("tank").join("a").is_dir());
+    std::fs::remove_file(record(&other)).expect("remove");
+    other.end();
+    state.end();
+}
