@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{CWD, IFlags, RenameFlags};
+use rustix::fs::{CWD, IFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 
 use super::adopt::{Staging, canonical, lock, refused, unpublish};
 use super::adoption::{Adoption, Phase};
@@ -302,9 +302,14 @@ fn exchange(dir: &Path, old: &Path) -> Result<()> {
 
 /// A mount of the dataset that is nowhere yet.
 fn dataset_tree(pool: &Pool, adoption: &Adoption) -> Result<sys::mount::Detached> {
-    let place = pool.ready()?.join(adoption.to.within_pool().unwrap_or_default());
-    let dataset = File::open(&place).map_err(Error::io("open", place.display()))?;
-    sys::mount::bind(dataset.as_fd()).map_err(Error::io("mount", place.display()))
+    let top = File::open(pool.ready()?).map_err(Error::io("open", pool.mountpoint.display()))?;
+    let within = adoption.to.within_pool().unwrap_or_default();
+    // Who owns a directory on the way may have put a link there: what it leads to is not mounted.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dataset = rustix::fs::openat2(&top, within, flags, Mode::empty(), resolve)
+        .map_err(Error::io("open", &adoption.to))?;
+    sys::mount::bind(dataset.as_fd()).map_err(Error::io("mount", &adoption.to))
 }
 
 fn attach(tree: &sys::mount::Detached, dir: &Path) -> Result<()> {

@@ -504,3 +504,24 @@ fn a_list_that_lacks_a_pool_is_no_success() {
     fs::remove_file(record).expect("remove");
     ground.end();
 }
+
+#[test]
+fn a_link_in_the_datasets_place_is_not_mounted_at_the_directory() {
+    ground!("btrfs", "loop");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("height"), "100").expect("write");
+    ground.adopt();
+    let (place, aside) =
+        (ground.state.mountpoint("tank").join("chain"), ground.state.mountpoint("tank").join("aside"));
+    fs::rename(&place, &aside).expect("rename");
+    symlink("/etc", &place).expect("symlink");
+    let unmounted = ground.state.run(&["pool", "unmount", "tank"]);
+    assert!(unmounted.status.success(), "{}", text(&unmounted));
+    assert!(!ground.state.run(&["pool", "mount", "tank"]).status.success());
+    assert!(!ground.is_adopted());
+    fs::remove_file(&place).expect("remove");
+    fs::rename(&aside, &place).expect("rename");
+    ground.state.ok(&["pool", "mount", "tank"]);
+    assert_eq!(fs::read_to_string(ground.dir.join("height")).expect("read"), "100");
+    ground.end();
+}

@@ -167,3 +167,21 @@ fn a_usage_error_is_json_too_where_json_was_asked_for() {
         assert_eq!(said["error"]["exit_code"], 2);
     }
 }
+
+#[test]
+fn a_place_with_something_mounted_over_it_is_a_conflict() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/m"]);
+    says(&ground, 0, &["create", "FS/m/in"]);
+    // Seen from elsewhere, the place is there.
+    let elsewhere = ground.outside().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("mkdir");
+    let at = |path: &Path| path.to_str().expect("utf-8").to_owned();
+    ground::run("mount", &["--bind", &at(&ground.path()), &at(&elsewhere)]);
+    ground::run("mount", &["-t", "tmpfs", "none", &at(&ground.path().join("m"))]);
+    let store = Store::open(&ground.path()).expect("a store");
+    let made = store.dataset("m/new").create();
+    assert!(matches!(made, Err(Error::Refused { .. })), "{made:?}");
+    says(&ground, 0, &["create", &at(&elsewhere.join("m/new"))]);
+}

@@ -454,6 +454,14 @@ impl Dataset {
                 let hint = Some(format!("cowsnap create '{}'", parent_of_label(&self.label)));
                 Err(Error::NotFound { what: "the place for", subject: self.to_string(), hint })
             }
+            Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {
+                let why = "something else is mounted over the place where it stands".into();
+                Err(self.refused(
+                    "reach",
+                    why,
+                    Some("umount what is mounted there, or use its own path".into()),
+                ))
+            }
             Err(error) => Err(Error::io("open the place of", self)(error)),
         }
     }
