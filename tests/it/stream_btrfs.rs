@@ -379,3 +379,42 @@ fn progs_reads_what_the_encoder_writes() {
     let theirs: Vec<_> = first_words.filter(|word| !word.contains('/')).collect(); // A clone's newline is not escaped.
     assert_eq!(theirs, ours, "{text}");
 }
+
+#[test]
+fn writes_that_go_on_in_one_file_are_taken_together_and_nothing_else_is() {
+    let write = |path, offset, data| Command::Write { path, offset, data };
+    let mut encoder = Encoder::new(Version::V1);
+    for command in [
+        write(b"a".as_slice(), 0, b"one".as_slice()),
+        write(b"a", 3, b"two"),
+        write(b"a", 6, b"three"),
+        write(b"a", 12, b"after a gap"),
+        write(b"b", 23, b"elsewhere"),
+        write(b"b", 32, b""),
+        write(b"b", u64::MAX, b"at the end of all offsets"),
+        write(b"b", 24, b"before"),
+        Command::Truncate { path: b"b", size: 30 },
+        write(b"b", 30, b"after a truncation"),
+    ] {
+        encoder.push(&command);
+    }
+    let bytes = encoder.finish();
+    let mut batch = Framer::new(&bytes[..]).next_batch(Box::default()).expect("sound").expect("one batch");
+    let mut runs = Vec::new();
+    while let Some((first, more)) = batch.next_run().expect("sound") {
+        let more: Vec<_> = more.iter().map(|data| String::from_utf8_lossy(data).into_owned()).collect();
+        runs.push(format!("{} +{more:?}", first.command.name()));
+    }
+    let expected = [
+        r#"write +["two", "three"]"#,
+        "write +[]",
+        "write +[]",
+        "write +[]",
+        "write +[]",
+        "write +[]",
+        "truncate +[]",
+        "write +[]",
+        "end +[]",
+    ];
+    assert_eq!(runs, expected);
+}

@@ -9,6 +9,8 @@ use super::wire::{COMMAND_LEN, Code, HEADER_LEN, MAGIC, Version, checksum};
 
 /// The length of a buffer in bytes: larger than the longest command of every version.
 const BUFFER_LEN: usize = 1 << 20;
+/// How many writes are taken together: as many as one call of the kernel takes, and no more than that.
+const MAX_RUN: usize = 512;
 
 /// Some whole commands of one stream, their checksums compared, their contents not yet looked at.
 #[derive(Debug)]
@@ -33,6 +35,48 @@ impl Batch {
     pub fn next_command(&mut self) -> Result<Option<Located<'_>>> {
         let Some((offset, range)) = self.advance() else { return Ok(None) };
         self.parse(offset, range).map(Some)
+    }
+
+    /// Takes the next command, and if it writes, the writes after it that go on where it ends in the same file: their data.
+    ///
+    /// The kernel cuts an extent into commands of 48 KiB; written back together, they cost a fraction.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_command`], for the first one; a later command that is damaged is left for the next call.
+    pub fn next_run(&mut self) -> Result<Option<(Located<'_>, Vec<&[u8]>)>> {
+        let Some((offset, range)) = self.advance() else { return Ok(None) };
+        let mut ranges = Vec::new();
+        let mut last = (offset, range);
+        while ranges.len() < MAX_RUN && self.continues(last) {
+            let Some(next) = self.advance() else { break };
+            ranges.push(next);
+            last = next;
+        }
+        let data = |(offset, range)| match self.parse(offset, range)?.command {
+            Command::Write { data, .. } => Ok(data),
+            _ => Ok(&[][..]), // None is: `continues` says so of writes alone.
+        };
+        let more = ranges.into_iter().map(data).collect::<Result<_>>()?;
+        Ok(Some((self.parse(offset, range)?, more)))
+    }
+
+    /// Whether the command that comes next goes on where the write `last` ends.
+    fn continues(&self, last: (u64, (usize, usize))) -> bool {
+        let is_write = |at: usize| self.buffer[at + 4..at + 6] == (Code::Write as u16).to_le_bytes();
+        if self.start == self.end || !is_write(last.1.0) || !is_write(self.start) {
+            return false;
+        }
+        let next = (self.start, self.start + COMMAND_LEN + u32_at(&self.buffer, self.start) as usize);
+        let (Ok(last), Ok(next)) = (self.parse(last.0, last.1), self.parse(self.offset, next)) else {
+            return false;
+        };
+        match (last.command, next.command) {
+            (
+                Command::Write { path, offset, data },
+                Command::Write { path: same, offset: further, data: more },
+            ) => path == same && !more.is_empty() && offset.checked_add(data.len() as u64) == Some(further),
+            _ => false,
+        }
     }
 
     /// Whether all commands have been taken.

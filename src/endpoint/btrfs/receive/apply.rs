@@ -43,7 +43,7 @@ pub(super) fn run(batches: &mut Batches, ground: &mut dyn Ground, name: &OsStr) 
     ground.accept(&origin)?;
     let subvolume = make_subvolume(ground, name, &origin)?;
     let mut applier = Applier::new(ground, &subvolume, origin)?;
-    while let Some(item) = batches.next_command()? {
+    while let Some((item, more)) = batches.next_run()? {
         if item.command == Command::End {
             applier.end(item.offset)?;
             return match batches.next_command()? {
@@ -52,6 +52,9 @@ pub(super) fn run(batches: &mut Batches, ground: &mut dyn Ground, name: &OsStr) 
             };
         }
         applier.command(item.offset, &item.command)?;
+        if !more.is_empty() {
+            applier.write_on(&item.command, &more).map_err(|fault| fault.at(item.offset, &item.command))?;
+        }
     }
     // The framer lets no stream end without its end command.
     Err(Error::Corrupt { what: "btrfs stream", why: "it has no end".into(), source: None })

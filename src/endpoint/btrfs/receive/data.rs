@@ -1,10 +1,11 @@
 //! What files hold: writes, clones, sizes, holes, encoded extents, verity.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{FallocateFlags, OFlags, fstat, ftruncate};
-use rustix::io::{Errno, pread, pwrite};
+use rustix::io::{Errno, pread, pwrite, pwritev};
 
 use super::apply::Applier;
 use super::decode::decode;
@@ -45,6 +46,27 @@ impl Applier<'_> {
     pub(super) fn write(&mut self, path: &[u8], offset: u64, data: &[u8]) -> Result<(), Fault> {
         let file = self.file(path)?;
         Ok(write_all(file.as_fd(), offset, data)?)
+    }
+
+    /// Writes `more` where `command`, a write, ended.
+    pub(super) fn write_on(&mut self, command: &Command<'_>, more: &[&[u8]]) -> Result<(), Fault> {
+        let Command::Write { path, offset, data } = *command else { return Ok(()) };
+        let file = self.file(path)?;
+        let mut at = offset + data.len() as u64;
+        let mut slices: Vec<_> = more.iter().map(|data| IoSlice::new(data)).collect();
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            match pwritev(&*file, left, at) {
+                Ok(0) => return Err(Errno::IO.into()),
+                Ok(n) => {
+                    at += n as u64;
+                    IoSlice::advance_slices(&mut left, n);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn truncate(&mut self, path: &[u8], size: u64) -> Result<(), Fault> {

@@ -28,6 +28,14 @@ impl Batches {
         self.current.as_mut().map_or(Ok(None), Batch::next_command).map_err(of_stream)
     }
 
+    /// As [`Self::next_command`], with the data of the writes that go on where it ends.
+    pub(super) fn next_run(&mut self) -> Result<Option<(Located<'_>, Vec<&[u8]>)>> {
+        if !self.refill()? {
+            return Ok(None);
+        }
+        self.current.as_mut().map_or(Ok(None), Batch::next_run).map_err(of_stream)
+    }
+
     /// Makes `current` hold a command; `false` at the end.
     fn refill(&mut self) -> Result<bool> {
         while self.current.as_ref().is_none_or(Batch::is_empty) {
