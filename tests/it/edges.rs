@@ -185,3 +185,16 @@ fn a_place_with_something_mounted_over_it_is_a_conflict() {
     assert!(matches!(made, Err(Error::Refused { .. })), "{made:?}");
     says(&ground, 0, &["create", &at(&elsewhere.join("m/new"))]);
 }
+
+#[test]
+fn a_store_that_somebody_else_has_made_is_not_believed() {
+    ground!("btrfs", "root");
+    let ground = Btrfs::new();
+    let store = ground.path().join(".cowsnap");
+    std::fs::create_dir(&store).expect("mkdir");
+    std::os::unix::fs::chown(&store, Some(65534), None).expect("chown");
+    let said = says(&ground, 6, &["create", "FS/a"]);
+    assert!(said.contains("chown root:"), "{said}");
+    std::os::unix::fs::chown(&store, Some(0), None).expect("chown");
+    says(&ground, 0, &["create", "FS/a"]);
+}

@@ -63,6 +63,7 @@ impl Store {
         check_is_btrfs(anchor.as_fd(), path)?;
         let fsid = btrfs::fs_info(anchor.as_fd()).map_err(Error::io("read", path.display()))?.fsid;
         let top = open_top(anchor.as_fd(), path)?;
+        check_store_is_ours(top.as_fd(), path)?;
         Ok(Arc::new(Self { anchor, top, fsid, mounted_at: path.to_owned() }))
     }
 
@@ -290,6 +291,26 @@ fn check_is_btrfs(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
         wanted: "btrfs subvolume",
         why: "it is on another kind of filesystem".into(),
         hint: Some(format!("cowsnap adopt '{}' --to POOL/NAME", path.display())),
+    })
+}
+
+/// What the store says is done and believed: nobody else may write there. The top level may be a user's.
+fn check_store_is_ours(top: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let stat = match rustix::fs::statat(top, STORE_DIR, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.map_err(Error::io("examine the store of", path.display()))?,
+    };
+    let ours = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    if ours && stat.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::Denied {
+        op: "use the filesystem of",
+        subject: path.display().to_string(),
+        lacking: format!("{STORE_DIR} at its top level can be written by others (uid {})", stat.st_uid),
+        hint: Some(format!(
+            "look at what is in it; if all is well: chown root: {STORE_DIR}; chmod 700 {STORE_DIR}"
+        )),
     })
 }
 
