@@ -198,3 +198,24 @@ fn a_store_that_somebody_else_has_made_is_not_believed() {
     std::os::unix::fs::chown(&store, Some(0), None).expect("chown");
     says(&ground, 0, &["create", "FS/a"]);
 }
+
+#[test]
+fn a_hold_outlives_that_a_received_snapshot_is_altered() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s"]);
+    let file = ground.outside().join("s.cow").to_str().expect("utf-8").to_owned();
+    says(&ground, 0, &["send", "FS/a@s", "-o", &file]);
+    says(&ground, 0, &["restore", &file, "--to", "FS/c"]);
+    says(&ground, 0, &["hold", "me", "FS/c@s"]);
+    let snapshot = ground.path().join(".cowsnap/datasets/c/snap/s");
+    let at = snapshot.to_str().expect("utf-8");
+    ground::run("btrfs", &["property", "set", "-f", at, "ro", "false"]);
+    std::fs::write(snapshot.join("f"), "altered").expect("write");
+    ground::run("btrfs", &["filesystem", "sync", at]);
+    assert!(says(&ground, 0, &["list", "FS/c"]).contains("held by me"));
+    says(&ground, 3, &["destroy", "FS/c@s"]);
+    says(&ground, 0, &["release", "me", "FS/c@s"]);
+    says(&ground, 0, &["destroy", "FS/c@s"]);
+}

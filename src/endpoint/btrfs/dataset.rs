@@ -396,7 +396,7 @@ impl Dataset {
     pub fn version(&self, name: &SnapshotName) -> Result<Version> {
         let home = self.home()?.ok_or_else(|| self.no_such(name))?;
         let (_, root) = self.find_in(&home, name)?;
-        let meta = meta::read(home.meta(), name, root.guid())?;
+        let meta = meta::read(home.meta(), name, &root)?;
         Ok(root.version(name.clone(), meta.created))
     }
 
@@ -415,13 +415,13 @@ impl Dataset {
     /// [`Error::Exists`] if it is taken; [`Error::Reused`], [`Error::NotFound`].
     pub fn rename_version(&self, version: &VersionRef, new: &SnapshotName) -> Result<VersionRef> {
         let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
-        self.expect_in(&home, version)?;
+        let (_, root) = self.expect_in(&home, version)?;
         let (old_name, new_name) = (OsStr::new(version.name.as_str()), OsStr::new(new.as_str()));
         if home.snapshot(new_name)?.is_some() {
             return Err(self.taken(new));
         }
         // What is said about it is there under both names until one of them means nothing.
-        let meta = meta::read(home.meta(), &version.name, version.guid)?;
+        let meta = meta::read(home.meta(), &version.name, &root)?;
         meta::write(home.meta(), new, &meta)?;
         rename_new((home.snap(), old_name), (home.snap(), new_name))
             .map_err(Error::io("rename", self.at_name(&version.name)))?;

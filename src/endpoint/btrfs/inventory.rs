@@ -46,6 +46,12 @@ impl Root {
         }
     }
 
+    /// Whether what `meta` says is said about it. A received version that was altered has another identity than when it
+    /// was held, and is held all the same.
+    pub(super) fn is_meant_by(&self, meta: &Meta) -> bool {
+        meta.guid == self.guid() || self.is_altered()
+    }
+
     /// It as a version called `name`; `created` is what is said beside it, which goes before what it says itself.
     pub(super) fn version(&self, name: SnapshotName, created: Option<Timestamp>) -> Version {
         let of_source = (self.stime != Timespec::default()).then_some(self.stime);
@@ -70,7 +76,7 @@ impl History for Dataset {
         let mut versions = Vec::new();
         let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
         for (name, root) in self.snapshots_in(roots, &home)? {
-            let meta = said.get(&name).filter(|meta| meta.guid == root.guid());
+            let meta = said.get(&name).filter(|meta| root.is_meant_by(meta));
             let version = root.version(name, meta.and_then(|meta| meta.created));
             let tags = meta.iter().flat_map(|meta| meta.holds.keys());
             holds.extend(tags.map(|tag| (version.id.clone(), tag.clone())));
@@ -111,8 +117,8 @@ impl Dataset {
     /// [`Error::NotFound`], [`Error::Reused`], and what `change` says.
     pub fn describe(&self, version: &VersionRef, change: impl FnOnce(&mut Meta) -> Result<()>) -> Result<()> {
         let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
-        self.expect_in(&home, version)?;
-        let before = meta::read(home.meta(), &version.name, version.guid)?;
+        let (_, root) = self.expect_in(&home, version)?;
+        let before = meta::read(home.meta(), &version.name, &root)?;
         let mut after = before.clone();
         change(&mut after)?;
         if after == before {
@@ -164,7 +170,7 @@ impl Dataset {
     pub(super) fn destroy_in(&self, home: &Locked, version: &VersionRef) -> Result<u64> {
         let (_, root) = self.expect_in(home, version)?;
         let subject = self.at_name(&version.name);
-        let meta = meta::read(home.meta(), &version.name, version.guid)?;
+        let meta = meta::read(home.meta(), &version.name, &root)?;
         if !meta.holds.is_empty() {
             return Err(Error::Held { subject, tags: meta.holds.keys().map(ToString::to_string).collect() });
         }
@@ -227,7 +233,7 @@ impl Dataset {
         let mut details: Vec<_> = found
             .into_iter()
             .map(|(name, root)| {
-                let meta = said.get(&name).filter(|meta| meta.guid == root.guid()).cloned();
+                let meta = said.get(&name).filter(|meta| root.is_meant_by(meta)).cloned();
                 let meta = meta.unwrap_or_else(|| Meta::new(root.guid()));
                 Details {
                     version: root.version(name, meta.created),

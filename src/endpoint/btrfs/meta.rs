@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::btrfs::roots::Root;
 use crate::endpoint::btrfs::store::{read_at, remove_at, write_at};
 use crate::endpoint::{Error, Result, Verified};
 use crate::model::{Guid, HoldTag, SnapshotName};
@@ -57,13 +58,13 @@ pub(super) fn file_name(name: &SnapshotName) -> OsString {
     format!("{name}.json").into()
 }
 
-/// What is said about the snapshot `name` whose identity is `guid`; empty if nothing is, or of another one only.
+/// What is said about the snapshot `name`, which `root` is; empty if nothing is, or of another one only.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a file that is not what was written: a hold in it would be overlooked.
-pub(super) fn read(dir: BorrowedFd<'_>, name: &SnapshotName, guid: Guid) -> Result<Meta> {
-    let found = read_any(dir, name)?.filter(|meta| meta.guid == guid);
-    Ok(found.unwrap_or_else(|| Meta::new(guid)))
+pub(super) fn read(dir: BorrowedFd<'_>, name: &SnapshotName, root: &Root) -> Result<Meta> {
+    let found = read_any(dir, name)?.filter(|meta| root.is_meant_by(meta));
+    Ok(Meta { guid: root.guid(), ..found.unwrap_or_else(|| Meta::new(root.guid())) })
 }
 
 /// What the file says, of whichever snapshot.
