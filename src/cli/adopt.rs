@@ -100,6 +100,7 @@ fn undo(args: &Args, registry: &Registry, context: &Context) -> Result<()> {
     let value = json!({ "undone": dir.to_string(), "dataset": adoption.to, "dry_run": false });
     let text = match adoption.phase {
         pool::Phase::Copying => format!("{dir} is as it was; the unfinished copy is gone"),
+        pool::Phase::Discarded => format!("{dir} is an empty directory: {} is gone", adoption.to),
         _ => format!(
             "{dir} is the old copy again; what was written since it was adopted is in {}, which stays",
             adoption.to

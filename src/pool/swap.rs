@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, IFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::adopt::{Staging, canonical, lock, refused, unpublish};
 use super::adoption::{Adoption, Phase};
@@ -160,6 +161,8 @@ pub fn undo(registry: &Registry, dir: &Path) -> Result<Adoption> {
     match adoption.phase {
         Phase::Copying => pool.ready().map(drop)?,
         Phase::Done => put_back(&pool, &adoption)?,
+        // Nothing is left to be mounted there: what remains is an empty directory.
+        Phase::Discarded if is_gone(&pool, &adoption)? => set_immutable(dir, false),
         _ => return Err(refused(dir, "its old copy was discarded: the dataset is the only one")),
     }
     clear_staging(&pool, &adoption)?;
@@ -231,6 +234,11 @@ fn expect(registry: &Registry, dir: &Path) -> Result<Adoption> {
         subject: dir.display().to_string(),
         hint: Some(format!("cowsnap adopt '{}' --to POOL/NAME", dir.display())),
     })
+}
+
+fn is_gone(pool: &Pool, adoption: &Adoption) -> Result<bool> {
+    let place = pool.ready()?.join(adoption.to.within_pool().unwrap_or_default());
+    Ok(place.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound))
 }
 
 fn put_back(pool: &Pool, adoption: &Adoption) -> Result<()> {
@@ -307,8 +315,15 @@ fn dataset_tree(pool: &Pool, adoption: &Adoption) -> Result<sys::mount::Detached
     // Who owns a directory on the way may have put a link there: what it leads to is not mounted.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dataset = rustix::fs::openat2(&top, within, flags, Mode::empty(), resolve)
-        .map_err(Error::io("open", &adoption.to))?;
+    let dataset =
+        rustix::fs::openat2(&top, within, flags, Mode::empty(), resolve).map_err(|errno| match errno {
+            Errno::NOENT => Error::NotFound {
+                what: "dataset",
+                subject: adoption.to.to_string(),
+                hint: Some(format!("if it was destroyed: cowsnap adopt --undo '{}'", adoption.dir.display())),
+            },
+            errno => Error::io("open", &adoption.to)(errno),
+        })?;
     sys::mount::bind(dataset.as_fd()).map_err(Error::io("mount", &adoption.to))
 }
 

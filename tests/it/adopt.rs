@@ -525,3 +525,20 @@ fn a_link_in_the_datasets_place_is_not_mounted_at_the_directory() {
     assert_eq!(fs::read_to_string(ground.dir.join("height")).expect("read"), "100");
     ground.end();
 }
+
+#[test]
+fn an_adoption_whose_dataset_was_destroyed_can_be_forgotten() {
+    ground!("btrfs", "loop");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("height"), "100").expect("write");
+    ground.adopt();
+    ground.state.ok(&["adopt", ground.dir(), "--discard-old"]);
+    ground.state.fails(3, &["adopt", "--undo", ground.dir()]);
+    ground::run("umount", &[ground.dir()]);
+    ground.state.ok(&["destroy", "--snapshots", "tank/chain"]);
+    assert!(ground.state.fails(2, &["pool", "mount", "tank"]).contains("adopt --undo"));
+    ground.state.ok(&["adopt", "--undo", ground.dir()]);
+    ground.state.ok(&["pool", "mount", "tank"]);
+    fs::write(ground.dir.join("new"), "life").expect("write");
+    ground.end();
+}
