@@ -275,3 +275,52 @@ fn restore_from_another_filesystem_sends_only_what_is_missing() {
         verified.as_array().expect("snapshots").iter().find(|s| s["name"] == "2").expect("@2").clone();
     assert!(second["verified"]["base"].is_string(), "it was sent as an increment: {second}");
 }
+
+#[test]
+fn a_full_filesystem_is_a_conflict_with_a_hint_and_leaves_nothing_half_made() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    shell.run(&["create", "FS/a"]);
+    let noise: Vec<u8> =
+        (0..40_000_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    std::fs::write(shell.at("a/big"), noise).expect("a file is written");
+    shell.run(&["snapshot", "FS/a", "--name", "1"]);
+    let file = shell.fs.outside().join("1.cow").to_str().expect("utf-8").to_owned();
+    shell.run(&["send", "FS/a@1", "--no-compress", "-o", &file]);
+    let small = Shell { fs: Btrfs::with("128M", &["--mixed"], "") };
+    let mut ballast = std::fs::File::create(small.at("ballast")).expect("a file is made");
+    std::io::copy(&mut std::io::repeat(7), &mut ballast).expect_err("it fills up");
+    drop(ballast);
+    let said = small.fail(3, &["receive", "FS/b", &file]);
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(said.contains("hint: "), "{said}");
+    small.fail(2, &["list", "FS/b"]); // neither a dataset nor a partial receive
+    let staging = small.at(".cowsnap/staging");
+    assert_eq!(std::fs::read_dir(staging).map_or(0, Iterator::count), 0);
+    std::fs::remove_file(small.at("ballast")).expect("room is made");
+    small.run(&["receive", "FS/b", &file]);
+    assert_eq!(small.names("FS/b"), ["1"]);
+}
+
+#[test]
+fn a_read_only_filesystem_is_denied_with_the_command_that_helps() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    shell.run(&["create", "FS/a"]);
+    shell.run(&["snapshot", "FS/a", "--name", "1"]);
+    let at = shell.fs.path();
+    ground::run("mount", &["-o", "remount,ro", at.to_str().expect("utf-8")]);
+    for args in [
+        &["snapshot", "FS/a"][..],
+        &["create", "FS/b"],
+        &["clone", "FS/a@1", "FS/b"],
+        &["rollback", "FS/a@1"],
+        &["destroy", "FS/a@1"],
+        &["hold", "me", "FS/a@1"],
+        &["rename", "FS/a@1", "@2"],
+    ] {
+        let said = shell.fail(6, args);
+        assert!(said.contains("hint: ") && said.contains("remount,rw"), "{args:?}: {said}");
+    }
+    assert_eq!(shell.names("FS/a"), ["1"]);
+}

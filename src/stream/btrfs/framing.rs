@@ -12,6 +12,9 @@ const BUFFER_LEN: usize = 1 << 20;
 /// How many writes are taken together: as many as one call of the kernel takes, and no more than that.
 const MAX_RUN: usize = 512;
 
+/// A command, and if it writes, the data of the writes that go on where it ends.
+pub type Run<'a> = (Located<'a>, Vec<&'a [u8]>);
+
 /// Some whole commands of one stream, their checksums compared, their contents not yet looked at.
 #[derive(Debug)]
 pub struct Batch {
@@ -43,7 +46,7 @@ impl Batch {
     ///
     /// # Errors
     /// Those of [`Self::next_command`], for the first one; a later command that is damaged is left for the next call.
-    pub fn next_run(&mut self) -> Result<Option<(Located<'_>, Vec<&[u8]>)>> {
+    pub fn next_run(&mut self) -> Result<Option<Run<'_>>> {
         let Some((offset, range)) = self.advance() else { return Ok(None) };
         let mut ranges = Vec::new();
         let mut last = (offset, range);

@@ -30,6 +30,6 @@ mod wire;
 
 pub use command::{Command, Compression, Time, Verity};
 pub use error::{Error, Result};
-pub use framing::{Batch, Framer};
+pub use framing::{Batch, Framer, Run};
 pub use parser::{Located, Parser};
 pub use wire::{MAGIC, Version};

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::fault::{interrupted, of_stream};
 use crate::endpoint::{Error, Result};
-use crate::stream::btrfs::{self, Batch, Framer, Located};
+use crate::stream::btrfs::{self, Batch, Framer, Located, Run};
 use crate::sys::interrupt;
 
 /// How many batches of up to 1 MiB may wait to be applied.
@@ -29,7 +29,7 @@ impl Batches {
     }
 
     /// As [`Self::next_command`], with the data of the writes that go on where it ends.
-    pub(super) fn next_run(&mut self) -> Result<Option<(Located<'_>, Vec<&[u8]>)>> {
+    pub(super) fn next_run(&mut self) -> Result<Option<Run<'_>>> {
         if !self.refill()? {
             return Ok(None);
         }
