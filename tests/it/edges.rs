@@ -219,3 +219,24 @@ fn a_hold_outlives_that_a_received_snapshot_is_altered() {
     says(&ground, 0, &["release", "me", "FS/c@s"]);
     says(&ground, 0, &["destroy", "FS/c@s"]);
 }
+
+#[test]
+fn a_mount_that_takes_no_compression_is_named_and_the_stream_not_called_corrupt() {
+    ground!("btrfs");
+    let source = Btrfs::new();
+    says(&source, 0, &["create", "FS/a"]);
+    let file = source.path().join("a/f");
+    std::fs::write(&file, "text").expect("write");
+    ground::run("btrfs", &["property", "set", file.to_str().expect("utf-8"), "compression", "zstd"]);
+    says(&source, 0, &["snapshot", "FS/a", "--name", "s"]);
+    let stream = source.outside().join("stream").to_str().expect("utf-8").to_owned();
+    says(&source, 0, &["send", "FS/a@s", "-o", &stream]);
+    for option in ["nodatacow", "nodatasum"] {
+        let target = Btrfs::with("1G", &[], option);
+        let said = says(&target, 3, &["receive", "FS/b", &stream]);
+        assert!(said.contains("does not take its compression property zstd"), "{said}");
+        assert!(said.contains("without nodatacow"), "{said}");
+        ground::run("mount", &["-o", "remount,datacow,datasum", target.path().to_str().expect("utf-8")]);
+        says(&target, 0, &["receive", "FS/b", &stream]);
+    }
+}

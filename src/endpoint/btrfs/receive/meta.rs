@@ -13,6 +13,7 @@ use super::frozen::FROZEN;
 use super::open::CAPABILITY;
 use super::target::{Target, kind};
 use super::tree::NOCOMP;
+use crate::endpoint::Error;
 use crate::stream::btrfs::Time;
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -105,7 +106,12 @@ impl Applier<'_> {
     }
 
     pub(super) fn set_xattr(&mut self, path: &[u8], name: &[u8], data: &[u8]) -> Result<(), Fault> {
-        self.target(path)?.set_xattr(name, data)?;
+        match self.target(path)?.set_xattr(name, data) {
+            Err(Errno::INVAL) if name == COMPRESSION && is_compression(data) => {
+                return Err(uncompressible(path, data).into());
+            }
+            done => done?,
+        }
         self.after_xattr(path, name, Some(data))
     }
 
@@ -168,6 +174,25 @@ impl Applier<'_> {
                 other => Ok(other?),
             },
         }
+    }
+}
+
+/// Whether the kernel takes `value` as the property wherever it takes one (fs/btrfs/props.c).
+fn is_compression(value: &[u8]) -> bool {
+    matches!(value, b"no" | b"none")
+        || [&b"zlib"[..], b"lzo", b"zstd"].iter().any(|name| value.starts_with(name))
+}
+
+/// The file has no copy-on-write or no checksums, which no sender's file with the property lacks: the mount took them.
+fn uncompressible(path: &[u8], value: &[u8]) -> Error {
+    Error::Refused {
+        op: "receive",
+        subject: path.escape_ascii().to_string(),
+        why: format!(
+            "this mount does not take its compression property {} (mounted nodatacow or nodatasum)",
+            value.escape_ascii()
+        ),
+        hint: Some("mount the target without nodatacow and nodatasum".into()),
     }
 }
 
