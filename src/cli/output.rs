@@ -62,8 +62,7 @@ impl Output {
 
     fn create(path: &Path) -> Result<Self> {
         if path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
-            let file =
-                OpenOptions::new().write(true).open(path).map_err(Error::io("open", path.display()))?;
+            let file = interrupt::open_to_write(path).map_err(Error::io("open", path.display()))?;
             return Ok(Self { file: interrupt::Output(file), at: Name::Already });
         }
         if path.symlink_metadata().is_ok() {

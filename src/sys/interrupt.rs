@@ -2,12 +2,17 @@
 //!
 //! **Invariant:** [`check`] never answers `ErrorKind::Interrupted`, which std's readers take for "try again".
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
@@ -33,6 +38,8 @@ pub fn is_interrupt(error: &io::Error) -> bool {
 
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// How soon a FIFO without a reader is tried again.
+const FIFO_RETRY: Duration = Duration::from_millis(20);
 /// Readable, and never read, once a signal has come: a poll that holds it wakes up.
 static WAKE: OnceLock<OwnedFd> = OnceLock::new();
 
@@ -126,6 +133,39 @@ impl<W: Write + AsFd> Write for Output<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// Opens `path` to read it through [`Input`]. A FIFO that nobody writes to yet is not waited for here: its reader waits.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    match is_fifo(path) {
+        true => blocking(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?),
+        false => File::open(path),
+    }
+}
+
+/// Opens `path`, which is there and no regular file, to write to it. Waits for a FIFO's reader, or until a signal comes.
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    if !is_fifo(path) {
+        return OpenOptions::new().write(true).open(path);
+    }
+    loop {
+        check()?;
+        match open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+            // Nobody reads yet, which no poll waits for.
+            Err(Errno::NXIO) => std::thread::sleep(FIFO_RETRY),
+            opened => return blocking(opened?),
+        }
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
+}
+
+/// Takes back that calls do not wait.
+fn blocking(fd: OwnedFd) -> io::Result<File> {
+    fcntl_setfl(&fd, fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
+    Ok(fd.into())
 }
 
 /// Whether a poll waits until a write would go on: not so for files, which a poll always calls ready.

@@ -422,3 +422,43 @@ fn a_signal_in_the_middle_of_a_send_leaves_no_file_and_is_exit_5() {
         assert!(said.contains("interrupted"), "{said}");
     }
 }
+
+/// Starts it, and waits until a SIGINT no longer kills it.
+fn taking_signals(mut command: Command) -> Child {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until(|| {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << (Signal::INT.as_raw() - 1)) != 0
+    });
+    child
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_other_end_of_a_fifo() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let fifo = pair.file("fifo");
+    run("mkfifo", &[&fifo]);
+    for args in [["send", &pair.from("@two"), "-o", &fifo].as_slice(), &["receive", &pair.to(""), &fifo]] {
+        let mut child = taking_signals(pair.cowsnap(args));
+        std::thread::sleep(std::time::Duration::from_millis(300)); // Long enough to reach the wait.
+        assert!(child.try_wait().unwrap().is_none(), "{args:?} has not waited");
+        signal(&child, Signal::INT);
+        let ended = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            child.try_wait().unwrap().is_some()
+        });
+        if !ended {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{args:?}: {said}");
+        pair.assert_nothing_half_made();
+    }
+    let mut receiver = taking_signals(pair.cowsnap(&["receive", &pair.to(""), &fifo]));
+    ok(pair.cowsnap(&["send", &pair.from("@two"), "-o", &fifo]));
+    assert!(receiver.wait().unwrap().success());
+    pair.assert_same("two");
+}

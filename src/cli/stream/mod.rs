@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path) -> Result<interrupt::Input<File>> {
             return Err(Error::Usage { what, hint: Some("name a file, or pipe a stream in".into()) });
         }
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
-        false => File::open(path),
+        false => interrupt::open_to_read(path),
     };
     file.map(interrupt::Input).map_err(Error::io("open", name_of(path)))
 }
