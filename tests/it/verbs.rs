@@ -1,7 +1,8 @@
 //! The verbs over datasets and snapshots, through the program, as a user types them.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
 
 use crate::ground::{self, Btrfs, ground};
 
@@ -323,4 +324,38 @@ fn a_read_only_filesystem_is_denied_with_the_command_that_helps() {
         assert!(said.contains("hint: ") && said.contains("remount,rw"), "{args:?}: {said}");
     }
     assert_eq!(shell.names("FS/a"), ["1"]);
+}
+
+#[test]
+fn who_waits_for_a_dataset_that_another_changes_can_be_interrupted() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    shell.run(&["create", "FS/a"]);
+    shell.run(&["snapshot", "FS/a", "--name", "s"]);
+    let home = shell.at(".cowsnap/datasets/a");
+    let other = std::fs::File::open(&home).expect("the dataset's directory");
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let mut command = ground::cowsnap(&shell.fs.outside().join("state"));
+    command.args(["destroy", &format!("{}@s", shell.at("a").display())]).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let has_opened = |child: &Child| {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).expect("its descriptors");
+        open.flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.ends_with(".cowsnap/datasets/a")))
+    };
+    while !has_opened(&child) && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
+    for _ in 0..3000 {
+        if child.try_wait().expect("wait").is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(other); // who still waits goes on, and destroys
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(shell.names("FS/a"), ["s"]);
 }

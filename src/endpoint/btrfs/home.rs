@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
@@ -14,7 +15,7 @@ use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, key_of, open_beneath, rename_new, write_at};
 use crate::endpoint::{Error, Result};
 use crate::model::{SnapshotName, VersionRef};
-use crate::sys::btrfs;
+use crate::sys::{btrfs, interrupt};
 
 /// A dataset's directories in the store.
 #[derive(Debug)]
@@ -84,8 +85,7 @@ impl Dataset {
     pub(super) fn locked(&self) -> Result<Option<Locked>> {
         loop {
             let Some(home) = self.home()? else { return Ok(None) };
-            rustix::fs::flock(&home.dir, FlockOperation::LockExclusive)
-                .map_err(self.store().io("lock", self))?;
+            self.wait_for_lock(&home)?;
             // It may have been renamed or destroyed while we waited.
             let path = Path::new(".cowsnap/datasets").join(self.key());
             let now = rustix::fs::statat(self.store().top(), &path, rustix::fs::AtFlags::empty());
@@ -93,6 +93,21 @@ impl Dataset {
             if now.is_ok_and(|now| now.st_ino == ours.st_ino) {
                 return Ok(Some(Locked(home)));
             }
+        }
+    }
+
+    /// Waits until nobody else has the lock, or a signal has come: a call that waits would not see it.
+    fn wait_for_lock(&self, home: &Home) -> Result<()> {
+        let mut wait = Duration::from_millis(1);
+        loop {
+            match rustix::fs::flock(&home.dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => {}
+                other => return other.map_err(self.store().io("lock", self)),
+            }
+            interrupt::check()
+                .map_err(|_| Error::Interrupted { op: "wait for the lock of", subject: self.to_string() })?;
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(Duration::from_millis(50));
         }
     }
 
