@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::{Context, place};
+use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{Backend, RollbackRequest, RolledBack};
-use crate::model::SnapshotName;
+use crate::model::{SnapshotName, VersionRef};
 
 /// Put a snapshot's content in place of the live dataset
 ///
@@ -35,15 +36,27 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let to = format!("{dataset}@{}", version.id.name);
     if args.dry_run {
         let kept = args.keep_as.map_or("pre-rollback-TIME".into(), String::from);
-        let text = format!("would keep {dataset} as {dataset}@{kept}\nwould put {to} in its place");
-        return context.print(
-            &json!({ "dry_run": true, "dataset": dataset.to_string(), "to": to, "keep_as": kept }),
-            text,
-        );
+        let all = dataset.to_roll_back(&version.id, args.recursive)?;
+        return say_what_would_go_back(&all, &kept, context);
     }
     let request = RollbackRequest { keep_as: args.keep_as, recursive: args.recursive };
     let done = dataset.rollback(&version.id, &request)?;
     report(&dataset.to_string(), &to, &done, context)
+}
+
+fn say_what_would_go_back(all: &[(Dataset, VersionRef)], kept: &str, context: &Context) -> Result<()> {
+    let step = |(dataset, version): &(Dataset, VersionRef)| {
+        let to = format!("{dataset}@{}", version.name);
+        let text = format!("would keep {dataset} as {dataset}@{kept}\nwould put {to} in its place\n");
+        (to, text)
+    };
+    let (mut to, text): (Vec<_>, String) = all.iter().map(step).unzip();
+    let inside = to.split_off(1);
+    let dataset = all[0].0.to_string();
+    context.print(
+        &json!({ "dry_run": true, "dataset": dataset, "to": to[0], "inside": inside, "keep_as": kept }),
+        text,
+    )
 }
 
 /// Prints what going back did.

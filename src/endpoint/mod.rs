@@ -253,6 +253,15 @@ pub enum Error {
         /// On what.
         subject: String,
     },
+    /// Some of it was done before the error, some not.
+    #[error("{what}")]
+    Halfway {
+        /// How much of what.
+        what: String,
+        /// What ended it.
+        #[source]
+        source: Box<Error>,
+    },
     /// A call to the kernel failed.
     #[error("cannot {op} {subject}")]
     Io {
@@ -283,6 +292,7 @@ impl Error {
             Self::Corrupt { .. } => Class::Corrupt,
             Self::Denied { .. } => Class::Denied,
             Self::Interrupted { .. } => Class::Unreachable,
+            Self::Halfway { .. } => Class::Partial,
             Self::Io { source, .. } => Class::of_io(source),
         }
     }
@@ -298,6 +308,7 @@ impl Error {
             Self::Held { subject, tags } => {
                 tags.first().map(|tag| format!("cowsnap release '{tag}' '{subject}'"))
             }
+            Self::Halfway { source, .. } => source.hint(),
             Self::Io { source, .. } => hint_for(source),
             Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } => None,
         }

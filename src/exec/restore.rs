@@ -62,6 +62,11 @@ pub fn explain(request: &Request) -> Result<Vec<String>> {
     if let Source::Snapshot(from, version) = &request.source
         && is_direct(from, request)?
     {
+        if request.to.exists()? {
+            let all = from.to_roll_back(version, request.recursive)?;
+            lines.extend(all.iter().map(|(dataset, version)| exchange_of(dataset, version)));
+            return Ok(lines);
+        }
         lines.push(format!("clone {from}@{} to {}", version.name, request.to));
         let nested = if request.recursive { nested_with(from, &version.name)? } else { Vec::new() };
         lines.extend(nested.iter().map(|(child, _)| format!("clone {child}@{} into it", version.name)));
@@ -71,13 +76,15 @@ pub fn explain(request: &Request) -> Result<Vec<String>> {
     for step in steps {
         lines.push(match step {
             Step::Receive { brings, .. } => format!("receive {}@{}", request.to, brings.name),
-            Step::Place { version } if request.to.exists()? => {
-                format!("keep {0} as a snapshot and put {0}@{1} in its place", request.to, version.name)
-            }
+            Step::Place { version } if request.to.exists()? => exchange_of(&request.to, &version),
             Step::Place { version } => format!("clone {0}@{1} to {0}", request.to, version.name),
         });
     }
     Ok(lines)
+}
+
+fn exchange_of(dataset: &Dataset, version: &VersionRef) -> String {
+    format!("keep {dataset} as a snapshot and put {dataset}@{} in its place", version.name)
 }
 
 /// Restores. Interrupted anywhere and called again, it goes on after the last stream that was received whole.
@@ -162,16 +169,39 @@ fn clone_here(from: &Dataset, version: &VersionRef, request: &Request) -> Result
         return Ok(done(replaced.moved.clone(), Some(replaced)));
     }
     let nested = if request.recursive { nested_with(from, &version.name)? } else { Vec::new() };
-    from.clone_at(version, &request.to)?;
-    let mut restored = Vec::new();
-    for (child, child_version) in nested {
-        let relative =
-            child.path().strip_prefix(from.path()).expect("a nested dataset's path begins with its parent's");
-        let to = request.to.below(relative);
-        child.clone_at(&child_version, &to)?;
-        restored.push(to.to_string());
+    let mut made = Vec::new();
+    for (child, version) in std::iter::once((from.clone(), version.clone())).chain(nested.iter().cloned()) {
+        let to = counterpart(&child, from, &request.to);
+        if let Err(error) = child.clone_at(&version, &to) {
+            return Err(take_back(made, nested.len() + 1, error.into()));
+        }
+        made.push(to);
     }
-    Ok(done(restored, None))
+    Ok(done(made.iter().skip(1).map(ToString::to_string).collect(), None))
+}
+
+/// What is to `to` as `child` is to `from`.
+fn counterpart(child: &Dataset, from: &Dataset, to: &Dataset) -> Dataset {
+    if child == from {
+        return to.clone();
+    }
+    let relative = child.path().strip_prefix(from.path());
+    to.below(relative.expect("a nested dataset's path begins with its parent's"))
+}
+
+/// Takes away the clones that were made before `error`, which then is all there is to say.
+fn take_back(mut made: Vec<Dataset>, of: usize, error: Error) -> Error {
+    while let Some(last) = made.last() {
+        if let Err(error) = last.take_clone_back() {
+            tracing::warn!(%error, "a clone stays behind");
+            break;
+        }
+        made.pop();
+    }
+    match made.len() {
+        0 => error,
+        n => Error::Halfway { what: format!("{n} of {of} datasets restored"), source: Box::new(error) },
+    }
 }
 
 /// The datasets below `dataset` that have a snapshot called `name`; parents first.

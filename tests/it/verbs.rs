@@ -277,6 +277,97 @@ fn restore_from_another_filesystem_sends_only_what_is_missing() {
     assert!(second["verified"]["base"].is_string(), "it was sent as an increment: {second}");
 }
 
+/// `FS/a` with `FS/a/in`, each with a snapshot `s` that holds `old`, and `new` in them now.
+fn changed_since_s(shell: &Shell) {
+    for path in ["a", "a/in"] {
+        shell.run(&["create", &format!("FS/{path}")]);
+        shell.write(&format!("{path}/f"), "old");
+    }
+    shell.run(&["snapshot", "-r", "FS/a", "--name", "s"]);
+    for path in ["a/f", "a/in/f"] {
+        shell.write(path, "new");
+    }
+}
+
+#[test]
+fn a_nested_dataset_whose_history_can_not_be_read_stops_a_rollback_before_anything_is_done() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    changed_since_s(&shell);
+    let histories =
+        std::fs::read_dir(shell.at(".cowsnap/datasets")).expect("a store").map(|e| e.expect("an entry"));
+    let inner = histories.map(|e| e.path()).find(|path| !path.ends_with("a")).expect("the history of a/in");
+    std::fs::rename(inner.join("meta"), inner.join("elsewhere")).expect("damaged");
+    shell.fail(2, &["rollback", "-r", "FS/a@s"]);
+    assert_eq!([shell.read("a/f"), shell.read("a/in/f")], ["new", "new"]);
+    std::fs::rename(inner.join("elsewhere"), inner.join("meta")).expect("mended");
+    shell.run(&["rollback", "-r", "FS/a@s"]);
+    assert_eq!([shell.read("a/f"), shell.read("a/in/f")], ["old", "old"]);
+}
+
+#[test]
+fn a_rollback_that_ends_between_two_datasets_says_how_far_it_came() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    changed_since_s(&shell);
+    shell.run(&["snapshot", "FS/a/in", "--name", "before"]);
+    let said = shell.fail(7, &["rollback", "-r", "FS/a@s", "--keep-as", "before"]);
+    assert!(said.contains("1 of 2 datasets") && said.contains("/a@before"), "{said}");
+    assert!(said.contains("/a/in@before exists already"), "{said}");
+    assert_eq!([shell.read("a/f"), shell.read("a/in/f")], ["old", "new"]);
+}
+
+#[test]
+fn a_nested_dataset_goes_back_though_the_one_around_it_has_no_such_snapshot() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    for path in ["FS/a", "FS/a/in", "FS/a/in/deep"] {
+        shell.run(&["create", path]);
+    }
+    shell.write("a/in/deep/f", "old");
+    shell.run(&["snapshot", "FS/a", "FS/a/in/deep", "--name", "s"]);
+    shell.write("a/in/deep/f", "new");
+    shell.run(&["rollback", "-r", "FS/a@s"]);
+    assert_eq!(shell.read("a/in/deep/f"), "old");
+}
+
+#[test]
+fn a_restore_that_can_not_place_a_nested_dataset_leaves_nothing() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    for path in ["FS/a", "FS/a/aa"] {
+        shell.run(&["create", path]);
+    }
+    std::fs::create_dir_all(shell.at("a/b/full")).expect("mkdir");
+    shell.run(&["snapshot", "FS/a", "FS/a/aa", "--name", "s"]);
+    std::fs::remove_dir_all(shell.at("a/b")).expect("removed");
+    shell.run(&["create", "FS/a/b"]);
+    shell.run(&["snapshot", "FS/a/b", "--name", "s"]);
+    let said = shell.fail(3, &["restore", "-r", "FS/a@s", "--to", "FS/c"]);
+    assert!(said.contains("/c/b exists already"), "{said}");
+    assert!(!shell.at("c").exists());
+}
+
+#[test]
+fn a_dry_run_names_nested_datasets_and_an_exchange_for_what_it_is() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    changed_since_s(&shell);
+    let inside = shell.at("a/in@s");
+    for args in [
+        &["rollback", "-r", "FS/a@s", "--dry-run"][..],
+        &["restore", "-r", "FS/a@s", "--to", "FS/a", "--replace", "--dry-run"],
+    ] {
+        let said = shell.run(args);
+        assert_eq!(said.matches("would keep").count(), 2, "{said}");
+        assert!(said.contains(&format!("put {} in its place", inside.display())), "{said}");
+        assert!(!said.contains("clone"), "{said}");
+    }
+    let alone = shell.fail(3, &["rollback", "FS/a@s", "--dry-run"]);
+    assert!(alone.contains("rollback -r"), "{alone}");
+    assert_eq!(shell.read("a/in/f"), "new");
+}
+
 #[test]
 fn a_full_filesystem_is_a_conflict_with_a_hint_and_leaves_nothing_half_made() {
     ground!("btrfs");

@@ -72,6 +72,15 @@ impl Dataset {
         }
     }
 
+    /// Takes away the clone that was just made here and nothing else: a history that the dataset had before stays.
+    ///
+    /// # Errors
+    /// A clone with datasets inside it.
+    pub fn take_clone_back(&self) -> Result<()> {
+        let (parent, name) = self.parent()?;
+        btrfs::snap_destroy(parent.as_fd(), name).map_err(Error::io("take back", self))
+    }
+
     pub(super) fn mount_at(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
         let fd = self.open_version(version)?;
         let id = btrfs::subvol_id(fd.as_fd()).map_err(Error::io("mount", self.at_name(&version.name)))?;

@@ -16,7 +16,7 @@ use crate::endpoint::btrfs::home::Home;
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, open_beneath};
 use crate::endpoint::{Error, Result, RollbackRequest, RolledBack};
-use crate::model::{Guid, SnapshotName, Version, VersionRef};
+use crate::model::{Guid, SnapshotName, VersionRef};
 use crate::sys::btrfs;
 use crate::sys::mount::{self, Detached, MountInfo};
 
@@ -72,21 +72,13 @@ fn move_nested(from: &OwnedFd, to: &OwnedFd, path: &Path) -> Result<(), Errno> {
 
 impl Dataset {
     pub(super) fn roll_back(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
-        let nested = self.nested()?;
-        if !nested.is_empty() && !request.recursive {
-            let names: Vec<_> = nested.iter().map(ToString::to_string).collect();
-            let why = format!("datasets are inside it: {}", names.join(", "));
-            let hint = format!("cowsnap rollback -r '{}'", self.at_name(&version.name));
-            return Err(self.refused("roll back", why, Some(hint)));
-        }
+        let all = self.to_roll_back(version, request.recursive)?;
         let mut done = self.roll_back_one(version, request)?;
-        done.moved = nested.iter().map(ToString::to_string).collect();
-        for inner in nested {
-            let Ok(theirs) = inner.version(&version.name) else { continue };
-            let at = |version: &Version| inner.at_name(&version.id.name);
-            let theirs = inner.roll_back(&theirs.id, request)?;
-            done.kept_inside.extend(theirs.kept.iter().map(at));
-            done.kept_inside.extend(theirs.kept_inside);
+        for (n, (inner, version)) in all.iter().enumerate().skip(1) {
+            let theirs = inner
+                .roll_back_one(version, request)
+                .map_err(|error| self.rolled_back_halfway(&done, (n, all.len()), error))?;
+            done.kept_inside.extend(theirs.kept.iter().map(|kept| inner.at_name(&kept.id.name)));
             done.moved.extend(theirs.moved);
             done.remounted.extend(theirs.remounted);
             done.warnings.extend(theirs.warnings);
@@ -94,10 +86,47 @@ impl Dataset {
         Ok(done)
     }
 
+    fn rolled_back_halfway(&self, done: &RolledBack, (n, of): (usize, usize), error: Error) -> Error {
+        let mut kept: Vec<_> = done.kept.iter().map(|kept| self.at_name(&kept.id.name)).collect();
+        kept.extend(done.kept_inside.iter().cloned());
+        let what = format!("{n} of {of} datasets rolled back; what they were is kept as {}", kept.join(", "));
+        Error::Halfway { what, source: Box::new(error) }
+    }
+
+    /// What goes back when this dataset goes back to `version`: itself, then those inside it that have a version of the
+    /// same name, parents first.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there are nested datasets and it is not to be `recursive`; a version that can not be read.
+    pub fn to_roll_back(&self, version: &VersionRef, recursive: bool) -> Result<Vec<(Self, VersionRef)>> {
+        let mut inside = self.nested()?;
+        if !inside.is_empty() && !recursive {
+            let names: Vec<_> = inside.iter().map(ToString::to_string).collect();
+            let why = format!("datasets are inside it: {}", names.join(", "));
+            let hint = format!("cowsnap rollback -r '{}'", self.at_name(&version.name));
+            return Err(self.refused("roll back", why, Some(hint)));
+        }
+        let mut all = vec![(self.clone(), version.clone())];
+        while !inside.is_empty() {
+            let mut deeper = Vec::new();
+            for inner in inside {
+                deeper.extend(inner.nested()?);
+                match inner.version(&version.name) {
+                    Ok(theirs) => all.push((inner, theirs.id)),
+                    Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            inside = deeper;
+        }
+        Ok(all)
+    }
+
     fn roll_back_one(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
         let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
         let (source, _) = self.expect_in(&home, version)?;
         let live = self.live()?;
+        let moved = self.nested()?.iter().map(ToString::to_string).collect();
         let keep = self.name_to_keep(&home, request)?;
         let mounts = self.mounts_to_exchange()?;
         let (parent, name) = self.parent()?;
@@ -109,7 +138,7 @@ impl Dataset {
         self.check_nested_fit(&staging, live.id)?;
         rustix::fs::renameat_with(staging.fd(), STAGED, &parent, name, RenameFlags::EXCHANGE)
             .map_err(|error| self.not_exchanged(error, live.readonly))?;
-        let mut done = RolledBack::default();
+        let mut done = RolledBack { moved, ..RolledBack::default() };
         self.exchange_mounts(mounts, &mut done)?;
         staging.complete()?;
         done.kept.push(self.version(&keep)?);
