@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::{Context, place};
 use crate::endpoint::btrfs::{Dataset, DestroyDataset};
 use crate::endpoint::{Error as EndpointError, History};
-use crate::model::{Target, Version};
+use crate::model::{Target, Version, quoted};
 use crate::{Error, Result};
 
 /// Destroy snapshots, or a dataset
@@ -90,7 +90,7 @@ fn check(victim: &Victim, with_snapshots: bool) -> Result<()> {
                     op: "destroy",
                     subject: dataset.to_string(),
                     why: format!("it has {n_snapshots} snapshots"),
-                    hint: Some(format!("cowsnap destroy --snapshots '{dataset}'")),
+                    hint: Some(format!("cowsnap destroy --snapshots {}", quoted(dataset))),
                 }
                 .into());
             }

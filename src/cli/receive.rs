@@ -12,7 +12,7 @@ use crate::cli::{Context, place, stream};
 use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{self, History};
 use crate::exec::receive::{Announced, Incoming, Received};
-use crate::model::{SnapshotName, Target};
+use crate::model::{SnapshotName, Target, quoted};
 use crate::sys::pipe;
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ fn check_name(target: &Dataset, announced: &Announced) -> Result<()> {
     let subject = format!("{target}@{}", there.id.name);
     let hint = match same_guid {
         Some(_) => Some("it was received before; there is nothing to do".into()),
-        None => Some(format!("cowsnap receive '{target}' --name NAME")),
+        None => Some(format!("cowsnap receive {} --name NAME", quoted(target))),
     };
     Err(Error::Endpoint(endpoint::Error::Exists { what: "snapshot", subject, hint }))
 }

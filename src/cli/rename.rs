@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde_json::json;
 
 use crate::cli::{Context, place};
-use crate::model::{SnapshotName, SnapshotRef, Target};
+use crate::model::{SnapshotName, SnapshotRef, Target, quoted};
 use crate::pool::Registry;
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ fn new_name(from: &OsString, to: &OsString) -> Result<SnapshotName> {
         true => Ok(to.name),
         false => Err(Error::Usage {
             what: format!("{from} can not become a snapshot of {}", to.target),
-            hint: Some(format!("cowsnap send '{from}' | cowsnap receive '{}'", to.target)),
+            hint: Some(format!("cowsnap send {} | cowsnap receive {}", quoted(from), quoted(&to.target))),
         }),
     }
 }

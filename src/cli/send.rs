@@ -12,7 +12,7 @@ use crate::cli::{Context, place};
 use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{self, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
-use crate::model::{Inventory, SnapshotName, SnapshotRef, VersionRef};
+use crate::model::{Inventory, SnapshotName, SnapshotRef, VersionRef, quoted};
 use crate::stream::container::Backend;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
@@ -128,7 +128,7 @@ fn find(inventory: &Inventory, dataset: &Dataset, name: &SnapshotName) -> Result
         Error::Endpoint(endpoint::Error::NotFound {
             what: "snapshot",
             subject: format!("{dataset}@{name}"),
-            hint: Some(format!("cowsnap list '{dataset}'")),
+            hint: Some(format!("cowsnap list {}", quoted(dataset))),
         })
     })
 }
@@ -139,7 +139,7 @@ fn predecessor(inventory: &Inventory, dataset: &Dataset, version: &VersionRef) -
         Error::Endpoint(endpoint::Error::NotFound {
             what: "base",
             subject: format!("older than {dataset}@{}", version.name),
-            hint: Some(format!("cowsnap send '{dataset}@{}', in full", version.name)),
+            hint: Some(format!("cowsnap send {}, in full", quoted(format!("{dataset}@{}", version.name)))),
         })
     })
 }
@@ -156,7 +156,7 @@ pub(super) fn name_within(text: &OsStr, of: &SnapshotRef) -> Result<SnapshotName
     }
     Err(Error::Usage {
         what: format!("{full} is a snapshot of another dataset than {of}"),
-        hint: Some(format!("cowsnap list '{}'", of.target)),
+        hint: Some(format!("cowsnap list {}", quoted(&of.target))),
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Class;
-use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 
 pub mod btrfs;
 pub mod contract;
@@ -306,7 +306,7 @@ impl Error {
             | Self::Foreign { hint, .. }
             | Self::Denied { hint, .. } => hint.clone(),
             Self::Held { subject, tags } => {
-                tags.first().map(|tag| format!("cowsnap release '{tag}' '{subject}'"))
+                tags.first().map(|tag| format!("cowsnap release {} {}", quoted(tag), quoted(subject)))
             }
             Self::Halfway { source, .. } => source.hint(),
             Self::Io { source, .. } => hint_for(source),

@@ -9,7 +9,7 @@ use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{self, Backend, History, RollbackRequest, RolledBack, SendRequest};
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
-use crate::model::{Inventory, SnapshotName, VersionRef};
+use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
 use crate::stream::container;
 use crate::stream::writer;
@@ -131,7 +131,7 @@ fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
     let live = request.to.exists()?;
     if live && !request.replace {
         let name = match &request.source {
-            Source::Snapshot(_, version) => format!("'{from}@{}'", version.name),
+            Source::Snapshot(_, version) => quoted(format!("{from}@{}", version.name)),
             Source::Files(_) => "SOURCE".into(),
         };
         return Err(in_the_way(request, &name));
@@ -149,8 +149,8 @@ fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
 
 fn in_the_way(request: &Request, source: &str) -> Error {
     let hint = format!(
-        "cowsnap restore {source} --to '{}' --replace (keeps what is there as a snapshot)",
-        request.to
+        "cowsnap restore {source} --to {} --replace (keeps what is there as a snapshot)",
+        quoted(&request.to)
     );
     refused(request, "it is live", Some(hint))
 }

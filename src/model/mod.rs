@@ -4,8 +4,10 @@
 
 pub mod inventory;
 pub mod name;
+pub mod quoted;
 pub mod version;
 
 pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
+pub use quoted::quoted;
 pub use version::{Guid, Version, VersionKind, VersionRef};

@@ -240,3 +240,15 @@ fn a_mount_that_takes_no_compression_is_named_and_the_stream_not_called_corrupt(
         says(&target, 0, &["receive", "FS/b", &stream]);
     }
 }
+
+#[test]
+fn a_hint_can_be_pasted_whatever_the_name_holds() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/it's"]);
+    says(&ground, 0, &["snapshot", "FS/it's", "--name", "s", "--hold", "me"]);
+    let said = says(&ground, 3, &["destroy", "FS/it's@s"]);
+    assert!(said.contains(r"/it'\''s@s'"), "{said}");
+    let said = says(&ground, 2, &["list", "FS/it's@t"]);
+    assert!(said.contains(r"/it'\''s'"), "{said}");
+}

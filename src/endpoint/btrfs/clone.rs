@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::{Error, Result};
-use crate::model::VersionRef;
+use crate::model::{VersionRef, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID};
 use crate::sys::mount::{self, MountInfo, Restrict};
 
@@ -55,7 +55,7 @@ impl Drop for Mount {
 impl Dataset {
     pub(super) fn clone_to(&self, version: &VersionRef, to: &Self) -> Result<()> {
         if self.store().fsid() != to.store().fsid() {
-            let hint = format!("cowsnap restore '{}' --to '{to}'", self.at_name(&version.name));
+            let hint = format!("cowsnap restore {} --to {}", quoted(self.at_name(&version.name)), quoted(to));
             return Err(to.refused("clone to", "it is on another filesystem".into(), Some(hint)));
         }
         let source = self.open_version(version)?;
@@ -114,7 +114,7 @@ fn no_directory(error: std::io::Error, dir: &Path) -> Error {
         std::io::ErrorKind::NotFound => Error::NotFound {
             what: "directory",
             subject: dir.display().to_string(),
-            hint: Some(format!("mkdir -p '{}'", dir.display())),
+            hint: Some(format!("mkdir -p {}", quoted(dir.display()))),
         },
         _ => Error::io("mount at", dir.display())(error),
     }
@@ -143,7 +143,7 @@ pub fn unmount(dir: &Path) -> Result<()> {
             op: "unmount",
             subject: dir.display().to_string(),
             why: "something uses it".into(),
-            hint: Some(format!("fuser -vm '{0}', or cowsnap unmount --lazy '{0}'", dir.display())),
+            hint: Some(format!("fuser -vm {0}, or cowsnap unmount --lazy {0}", quoted(dir.display()))),
         },
         _ => not_allowed(error, "unmount", &dir.display().to_string()),
     })
@@ -172,7 +172,7 @@ fn our_mount(dir: &Path) -> Result<PathBuf> {
         op: "unmount",
         subject: dir.display().to_string(),
         why: format!("it is a mount of {}, not of a snapshot", found.source.display()),
-        hint: Some(format!("umount '{}'", dir.display())),
+        hint: Some(format!("umount {}", quoted(dir.display()))),
     })
 }
 

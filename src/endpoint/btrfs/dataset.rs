@@ -18,7 +18,7 @@ use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{STORE_DIR, Store, open_beneath, rename_new};
 use crate::endpoint::btrfs::{clone, meta};
 use crate::endpoint::{Error, Result};
-use crate::model::{SnapshotName, Version, VersionRef};
+use crate::model::{SnapshotName, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID};
 use crate::sys::mount;
 
@@ -161,7 +161,7 @@ impl Dataset {
         self.open_if_there()?.ok_or_else(|| Error::NotFound {
             what: "dataset",
             subject: self.to_string(),
-            hint: Some(format!("cowsnap create '{self}'")),
+            hint: Some(format!("cowsnap create {}", quoted(self))),
         })
     }
 
@@ -227,7 +227,11 @@ impl Dataset {
         let versions = self.inventory()?;
         if !versions.versions().is_empty() && !options.snapshots {
             let why = format!("it has {} snapshots", versions.versions().len());
-            return Err(self.refused("destroy", why, Some(format!("cowsnap destroy --snapshots '{self}'"))));
+            return Err(self.refused(
+                "destroy",
+                why,
+                Some(format!("cowsnap destroy --snapshots {}", quoted(self))),
+            ));
         }
         self.check_can_go(&versions)?;
         if let Some(home) = home {
@@ -255,13 +259,13 @@ impl Dataset {
         }
         if let Some(at) = clone::mounted_at(&self.store, &self.path)?.first() {
             let why = format!("it is mounted at {}", at.display());
-            return Err(self.refused("destroy", why, Some(format!("umount '{}'", at.display()))));
+            return Err(self.refused("destroy", why, Some(format!("umount {}", quoted(at.display())))));
         }
         match self.nested()?.first() {
             Some(nested) => Err(self.refused(
                 "destroy",
                 format!("the dataset {nested} is inside"),
-                Some(format!("cowsnap destroy '{nested}'")),
+                Some(format!("cowsnap destroy {}", quoted(nested))),
             )),
             None => Ok(()),
         }
@@ -312,7 +316,11 @@ impl Dataset {
             return Err(self.refused(
                 "rename",
                 why,
-                Some(format!("cowsnap send '{self}@…' | cowsnap receive '{new}'")),
+                Some(format!(
+                    "cowsnap send {} | cowsnap receive {}",
+                    quoted(format!("{self}@…")),
+                    quoted(new)
+                )),
             ));
         }
         self.check_no_link("rename")?;
@@ -451,7 +459,7 @@ impl Dataset {
         match open_beneath(self.store.top(), parent) {
             Ok(fd) => Ok((fd, name)),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                let hint = Some(format!("cowsnap create '{}'", parent_of_label(&self.label)));
+                let hint = Some(format!("cowsnap create {}", quoted(parent_of_label(&self.label))));
                 Err(Error::NotFound { what: "the place for", subject: self.to_string(), hint })
             }
             Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {
@@ -470,7 +478,7 @@ impl Dataset {
         Error::Exists {
             what: "dataset",
             subject: self.to_string(),
-            hint: Some(format!("cowsnap list '{self}'")),
+            hint: Some(format!("cowsnap list {}", quoted(self))),
         }
     }
 
@@ -543,11 +551,11 @@ fn not_a_subvolume(path: &Path) -> Error {
         why: format!("it is a plain directory{}", inside.unwrap_or_default()),
         hint: Some(match enclosing {
             Some(enclosing) => format!(
-                "cowsnap adopt '{}' --to POOL/NAME, or snapshot '{}' as a whole",
-                path.display(),
-                enclosing.display()
+                "cowsnap adopt {} --to POOL/NAME, or snapshot {} as a whole",
+                quoted(path.display()),
+                quoted(enclosing.display())
             ),
-            None => format!("cowsnap adopt '{}' --to POOL/NAME", path.display()),
+            None => format!("cowsnap adopt {} --to POOL/NAME", quoted(path.display())),
         }),
     }
 }

@@ -9,7 +9,7 @@ use super::roots::Root;
 use super::staging::Staged;
 use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
-use crate::model::{Guid, Version, VersionRef};
+use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
 
 impl Endpoint for Dataset {
@@ -83,7 +83,7 @@ impl Dataset {
             op: "send",
             subject: self.name_of(version),
             why: format!("@{} was made writable, so its content is no longer certain", version.name),
-            hint: Some(format!("cowsnap snapshot '{self}', and send that in full")),
+            hint: Some(format!("cowsnap snapshot {}, and send that in full", quoted(self))),
         }
     }
 

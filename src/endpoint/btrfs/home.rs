@@ -14,7 +14,7 @@ use crate::endpoint::btrfs::roots::Root;
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, key_of, open_beneath, rename_new, write_at};
 use crate::endpoint::{Error, Result};
-use crate::model::{SnapshotName, VersionRef};
+use crate::model::{SnapshotName, VersionRef, quoted};
 use crate::sys::{btrfs, interrupt};
 
 /// A dataset's directories in the store.
@@ -169,7 +169,7 @@ impl Dataset {
         Error::NotFound {
             what: "snapshot",
             subject: self.at_name(name),
-            hint: Some(format!("cowsnap list '{self}'")),
+            hint: Some(format!("cowsnap list {}", quoted(self))),
         }
     }
 
@@ -178,7 +178,7 @@ impl Dataset {
         Error::Exists {
             what: "snapshot",
             subject: self.at_name(name),
-            hint: Some(format!("cowsnap list '{self}'")),
+            hint: Some(format!("cowsnap list {}", quoted(self))),
         }
     }
 

@@ -15,7 +15,9 @@ use crate::endpoint::btrfs::store::list;
 use crate::endpoint::btrfs::usage::{self, Usage};
 use crate::endpoint::btrfs::{clone, staging};
 use crate::endpoint::{Error, History, Result, Verified};
-use crate::model::{Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
+use crate::model::{
+    Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef, quoted,
+};
 use crate::sys::btrfs::{self, FS_TREE_OBJECTID, Timespec};
 use crate::sys::interrupt;
 
@@ -100,7 +102,7 @@ impl History for Dataset {
             None => Err(Error::NotFound {
                 what: "hold",
                 subject: format!("{tag} of {}", self.at_name(&version.name)),
-                hint: Some(format!("cowsnap holds '{}'", self.at_name(&version.name))),
+                hint: Some(format!("cowsnap holds {}", quoted(self.at_name(&version.name)))),
             }),
         })
     }
@@ -177,7 +179,7 @@ impl Dataset {
         let name = OsStr::new(version.name.as_str());
         if let Some(at) = clone::mounted_at(self.store(), &self.path_of(name))?.first() {
             let why = format!("it is mounted at {}", at.display());
-            let hint = Some(format!("cowsnap unmount '{}'", at.display()));
+            let hint = Some(format!("cowsnap unmount {}", quoted(at.display())));
             return Err(Error::Refused { op: "destroy", subject, why, hint });
         }
         btrfs::snap_destroy(home.snap(), name).map_err(|error| match error.raw_os_error() {

@@ -16,7 +16,7 @@ use crate::endpoint::btrfs::home::Home;
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, open_beneath};
 use crate::endpoint::{Error, Result, RollbackRequest, RolledBack};
-use crate::model::{Guid, SnapshotName, VersionRef};
+use crate::model::{Guid, SnapshotName, VersionRef, quoted};
 use crate::sys::btrfs;
 use crate::sys::mount::{self, Detached, MountInfo};
 
@@ -103,7 +103,7 @@ impl Dataset {
         if !inside.is_empty() && !recursive {
             let names: Vec<_> = inside.iter().map(ToString::to_string).collect();
             let why = format!("datasets are inside it: {}", names.join(", "));
-            let hint = format!("cowsnap rollback -r '{}'", self.at_name(&version.name));
+            let hint = format!("cowsnap rollback -r {}", quoted(self.at_name(&version.name)));
             return Err(self.refused("roll back", why, Some(hint)));
         }
         let mut all = vec![(self.clone(), version.clone())];
@@ -207,7 +207,7 @@ impl Dataset {
             let below = all.iter().find(|m| m.dir != exchanged.dir && m.dir.starts_with(&exchanged.dir));
             if let Some(below) = below {
                 let why = format!("{} is mounted inside it", below.dir.display());
-                let hint = Some(format!("umount '{}'", below.dir.display()));
+                let hint = Some(format!("umount {}", quoted(below.dir.display())));
                 return Err(self.refused("roll back", why, hint));
             }
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::{roots, staging};
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
+use crate::model::{Guid, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID, SubvolInfo};
 use crate::sys::mount;
 
@@ -290,7 +290,7 @@ fn check_is_btrfs(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
         subject: path.display().to_string(),
         wanted: "btrfs subvolume",
         why: "it is on another kind of filesystem".into(),
-        hint: Some(format!("cowsnap adopt '{}' --to POOL/NAME", path.display())),
+        hint: Some(format!("cowsnap adopt {} --to POOL/NAME", quoted(path.display()))),
     })
 }
 
