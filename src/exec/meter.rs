@@ -21,6 +21,11 @@ impl<'a, R> Meter<'a, R> {
     pub fn new(inner: R, observe: &'a dyn Observe) -> Self {
         Self { inner, observe, bytes: 0, told: 0 }
     }
+
+    /// What it reads from.
+    pub fn inner(&self) -> &R {
+        &self.inner
+    }
 }
 
 impl<R: Read> Read for Meter<'_, R> {

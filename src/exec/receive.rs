@@ -143,11 +143,6 @@ impl Incoming {
             Body::Raw(stream) => receive_raw(stream, target, &request, observe),
         }
         .map_err(|error| failed(&subject, &source, error))?;
-        if checked.by_container {
-            let at = Timestamp::now();
-            let (blake3, len) = (checked.root.to_hex().to_string(), checked.len);
-            target.record_verified(&version.id, Verified { blake3, base: announced.base, len, at })?;
-        }
         observe.observe(Event::Finished { bytes: checked.len });
         Ok(Received {
             dataset: target.to_string(),
@@ -169,15 +164,23 @@ struct Checked {
 }
 
 fn receive_verified(
-    mut reader: Reader,
+    reader: Reader,
     target: &Dataset,
     request: &ReceiveRequest,
     observe: &dyn Observe,
 ) -> Result<(Version, Checked), endpoint::Error> {
-    let version = target.receive(request, &mut Meter::new(&mut reader, observe))?;
-    let Sealed { root, len, .. } =
-        *reader.sealed().expect("a receive reads to the end, which there is not before the trailer");
+    let mut stream = Meter::new(reader, observe);
+    let version = target.receive_checked(request, &mut stream, |stream| {
+        let &Sealed { root, len, .. } = sealed(stream.inner());
+        let (blake3, at) = (root.to_hex().to_string(), Timestamp::now());
+        Some(Verified { blake3, base: request.base, len, at })
+    })?;
+    let &Sealed { root, len, .. } = sealed(stream.inner());
     Ok((version, Checked { root, len, by_container: true }))
+}
+
+fn sealed(reader: &Reader) -> &Sealed {
+    reader.sealed().expect("a receive reads to the end, which there is not before the trailer")
 }
 
 fn receive_raw(

@@ -462,3 +462,20 @@ fn a_signal_ends_the_wait_for_the_other_end_of_a_fifo() {
     assert!(receiver.wait().unwrap().success());
     pair.assert_same("two");
 }
+
+#[test]
+fn a_received_snapshot_has_its_digest_as_soon_as_it_has_its_name() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let file = pair.file("one.cs");
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "-o", &file]));
+    let home = pair.target.path().join(".cowsnap/datasets/data");
+    let mut receiver = pair.cowsnap(&["receive", &pair.to(""), &file]).stdout(Stdio::null()).spawn().unwrap();
+    while !home.join("snap/one").exists() {
+        assert!(receiver.try_wait().unwrap().is_none_or(|status| status.success()), "it failed");
+        std::thread::yield_now();
+    }
+    let said = fs::read_to_string(home.join("meta/one.json"));
+    assert!(receiver.wait().unwrap().success());
+    assert!(said.unwrap().contains("blake3"));
+}

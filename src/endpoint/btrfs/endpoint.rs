@@ -8,7 +8,7 @@ use super::receive::{Ground, Origin, apply, seal};
 use super::roots::Root;
 use super::staging::Staged;
 use super::{prefetch, send};
-use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
+use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
 use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
 
@@ -36,15 +36,29 @@ impl Endpoint for Dataset {
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
-        let staged = self.stage(&request.name, request.guid)?;
-        let mut here = Here { dataset: self, staged: &staged, request };
-        let applied = apply(stream, &mut here, staged.name())?;
-        seal(&applied)?;
-        staged.commit(&request.name, |_| {})
+        let mut stream = stream;
+        self.receive_checked(request, &mut stream, |_| None)
     }
 }
 
 impl Dataset {
+    /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is on disk before the version is.
+    ///
+    /// # Errors
+    /// As [`Endpoint::receive`].
+    pub fn receive_checked<R: Read>(
+        &self,
+        request: &ReceiveRequest,
+        stream: &mut R,
+        verified: impl FnOnce(&R) -> Option<Verified>,
+    ) -> Result<Version> {
+        let staged = self.stage(&request.name, request.guid)?;
+        let mut here = Here { dataset: self, staged: &staged, request };
+        let applied = apply(stream, &mut here, staged.name())?;
+        seal(&applied)?;
+        staged.commit(&request.name, |meta| meta.verified = verified(stream))
+    }
+
     fn name_of(&self, version: &VersionRef) -> String {
         format!("{self}@{}", version.name)
     }

@@ -14,7 +14,7 @@ use crate::endpoint::btrfs::roots::{self, Root};
 use crate::endpoint::btrfs::store::list;
 use crate::endpoint::btrfs::usage::{self, Usage};
 use crate::endpoint::btrfs::{clone, staging};
-use crate::endpoint::{Error, History, Result, Verified};
+use crate::endpoint::{Error, History, Result};
 use crate::model::{
     Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef, quoted,
 };
@@ -127,17 +127,6 @@ impl Dataset {
             return Ok(());
         }
         meta::write(home.meta(), &version.name, &after)
-    }
-
-    /// Takes down that the stream of `version` was checked.
-    ///
-    /// # Errors
-    /// As [`Dataset::describe`].
-    pub fn record_verified(&self, version: &VersionRef, verified: Verified) -> Result<()> {
-        self.describe(version, |meta| {
-            meta.verified = Some(verified);
-            Ok(())
-        })
     }
 
     /// Destroys `version` and waits until its space has come back.
