@@ -450,3 +450,25 @@ fn who_waits_for_a_dataset_that_another_changes_can_be_interrupted() {
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(shell.names("FS/a"), ["s"]);
 }
+
+#[test]
+fn a_dataset_that_is_mounted_by_itself_is_shown_there() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    let state = shell.fs.outside().join("state");
+    let cowsnap = |args: &[&str]| {
+        let output = ground::cowsnap(&state).args(args).output().expect("the program starts");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("utf-8")
+    };
+    cowsnap(&["pool", "create", "tank", "--size", "256M"]);
+    let path = cowsnap(&["create", "tank/a"]).trim_end().to_owned();
+    let elsewhere = shell.fs.outside().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("mkdir");
+    let elsewhere = elsewhere.to_str().expect("utf-8");
+    ground::run("mount", &["--bind", &path, elsewhere]);
+    let list: serde_json::Value = serde_json::from_str(&cowsnap(&["list", "tank", "--json"])).expect("JSON");
+    ground::run("umount", &[elsewhere]);
+    cowsnap(&["pool", "destroy", "tank", "--yes"]);
+    assert_eq!(list["datasets"][0]["path"], elsewhere);
+}

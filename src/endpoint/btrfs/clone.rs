@@ -199,5 +199,6 @@ pub(super) fn visible_at(store: &Store, path: &Path) -> Result<Option<PathBuf>> 
     let mounts = mounts_of(store)?;
     let nearest =
         mounts.iter().filter(|m| root.starts_with(&m.root)).max_by_key(|m| m.root.components().count());
-    Ok(nearest.and_then(|m| Some(m.dir.join(root.strip_prefix(&m.root).ok()?))))
+    // By components: joining nothing would leave a slash at the end.
+    Ok(nearest.and_then(|m| Some(m.dir.join(root.strip_prefix(&m.root).ok()?).components().collect())))
 }
