@@ -17,7 +17,7 @@ impl Table {
 
     /// Adds a row.
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.0.add_row(cells.into_iter().map(|cell| cell.to_string()).collect::<Vec<_>>());
+        self.0.add_row(cells.into_iter().map(|cell| printable(&cell.to_string())).collect::<Vec<_>>());
         self.1 = false;
     }
 }
@@ -33,6 +33,12 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// The text with its control characters escaped: a name can hold a line's end, or what moves a terminal's cursor.
+fn printable(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// `1.4 GiB`
@@ -58,6 +64,13 @@ mod tests {
     fn sizes_are_shown_in_binary_units() {
         let shown = [0, 1023, 1024, 1 << 20, 1_610_612_736, u64::MAX].map(size);
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.5 GiB", "16384.0 PiB"]);
+    }
+
+    #[test]
+    fn a_name_can_not_end_a_line_or_move_the_cursor() {
+        let mut table = Table::new(&["NAME"]);
+        table.row(["a\nb\u{1b}[2J é"]);
+        assert_eq!(table.to_string(), "NAME\na\\nb\\u{1b}[2J é\n");
     }
 
     #[test]
