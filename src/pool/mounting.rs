@@ -1,6 +1,5 @@
 //! Mounting pools and unmounting them.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -8,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
+use sys_mount::{Mount, MountFlags};
 
 use super::record::{Pool, fsid_at};
 use super::registry::Registry;
@@ -56,8 +56,12 @@ pub(super) fn mount_locked(pool: &Pool) -> Result<bool> {
         .create(&pool.mountpoint)
         .map_err(Error::io("create directory", pool.mountpoint.display()))?;
     let (flags, data) = options(&pool.options)?;
-    rustix::mount::mount(&device.path, &pool.mountpoint, "btrfs", flags, data.as_c_str())
-        .map_err(|errno| mount_error(pool, errno))?;
+    Mount::builder()
+        .fstype("btrfs")
+        .flags(flags)
+        .data(&data)
+        .mount(&device.path, &pool.mountpoint)
+        .map_err(|error| mount_error(pool, error))?;
     match fsid_at(&pool.mountpoint) {
         Ok(Some(fsid)) if fsid == pool.fsid => Ok(true),
         _ => {
@@ -193,7 +197,7 @@ fn check_image(pool: &Pool) -> Result<()> {
 }
 
 /// Splits what `mount -o` takes into flags and the filesystem's own options.
-fn options(text: &str) -> Result<(MountFlags, CString)> {
+fn options(text: &str) -> Result<(MountFlags, String)> {
     let mut flags = MountFlags::empty();
     let mut data = String::from("subvolid=5");
     for option in text.split(',').filter(|option| !option.is_empty()) {
@@ -208,30 +212,29 @@ fn options(text: &str) -> Result<(MountFlags, CString)> {
             other => data = format!("{data},{other}"),
         }
     }
-    let data = CString::new(data).map_err(|_| Error::Corrupt {
-        what: "pool record",
-        why: format!("the mount options {text:?} hold a NUL"),
-        source: None,
-    })?;
+    if data.contains('\0') {
+        let why = format!("the mount options {text:?} hold a NUL");
+        return Err(Error::Corrupt { what: "pool record", why, source: None });
+    }
     Ok((flags, data))
 }
 
-fn mount_error(pool: &Pool, errno: Errno) -> Error {
-    match errno {
-        Errno::NODEV => Error::Denied {
+fn mount_error(pool: &Pool, error: io::Error) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NODEV) => Error::Denied {
             op: "mount pool",
             subject: pool.name.clone(),
             lacking: "the kernel has no btrfs".into(),
             hint: Some("modprobe btrfs".into()),
         },
-        Errno::PERM | Errno::ACCESS => no_right(pool),
-        Errno::EXIST => refused(
+        Some(Errno::PERM | Errno::ACCESS) => no_right(pool),
+        Some(Errno::EXIST) => refused(
             pool,
             "mount pool",
             format!("a filesystem with the same uuid {} is in use: a copy of the image?", pool.fsid),
             Some("unmount the copy first".into()),
         ),
-        _ => Error::Io { op: "mount pool", subject: pool.name.clone(), source: io::Error::from(errno) },
+        _ => Error::Io { op: "mount pool", subject: pool.name.clone(), source: error },
     }
 }
 
@@ -274,6 +277,6 @@ mod tests {
     fn options_are_split_into_flags_and_data() {
         let (flags, data) = options("noatime,discard=async,ro,,compress=zstd").expect("options");
         assert_eq!(flags, MountFlags::NOATIME | MountFlags::RDONLY);
-        assert_eq!(data.to_str(), Ok("subvolid=5,discard=async,compress=zstd"));
+        assert_eq!(data, "subvolid=5,discard=async,compress=zstd");
     }
 }
