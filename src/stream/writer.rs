@@ -1,9 +1,12 @@
 //! Writes containers: frames hashed and compressed on all cores, their order kept, memory bounded.
 //!
-//! One thread reads the stream, one per core hashes and compresses, the caller's writes. An error of the stream or of the
-//! output ends them all, and no trailer is written: what there is can not be taken for a whole container.
+//! One thread reads the stream, one per core hashes and compresses, the caller's writes. What is not compressed is hashed
+//! by the thread that read it, while it is in that core's cache. An error of the stream or of the output ends them all,
+//! and no trailer is written: what there is can not be taken for a whole container.
 
 use std::io::{self, Read, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use zstd::bulk::Compressor;
 
@@ -11,19 +14,22 @@ use super::container::error::{Error, Result};
 use super::container::record::{HEAD_LEN, trailer};
 use super::container::tree::{Leaf, Tree};
 use super::container::{FRAME_LEN, Head, Header, HeaderHash, Kind, Sealed};
-use super::parallel::{self, Block, Jobs, Pool, Results};
+use super::parallel::{self, Block, Pool};
 
 /// The compression level unless another is asked for.
 pub const DEFAULT_LEVEL: i32 = 3;
 // The frames between reading and writing: two blocks each, so that their memory stays below 64 MiB on any machine.
 const MAX_IN_FLIGHT: usize = 24;
+const STORED_IN_FLIGHT: usize = 4;
+// Frames after which the output's speed may be judged.
+const WARM_UP: u64 = 16;
 
 /// How to write a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// zstd's level; `None` stores all frames.
     pub level: Option<i32>,
-    /// Threads that hash and compress; 0 for one per core.
+    /// Threads that hash and compress; 0 for one per core. Without a level none of them is started.
     pub threads: usize,
 }
 
@@ -49,22 +55,53 @@ pub fn write(
     let (head, key) = header.encode()?;
     let mut out = Output { out, at: 0 };
     out.write(&head)?;
-    let threads = parallel::threads(options.threads);
     let pool = Pool::default();
+    if options.level.is_none() {
+        return write_stored(stream, &mut out, &key, &pool);
+    }
+    let threads = parallel::threads(options.threads);
     let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
     std::thread::scope(|scope| {
-        scope.spawn(|| read_frames(stream, jobs, &pool));
+        let pool = &pool;
+        scope.spawn(move || Frames::of(stream).hand_on(pool, |plain| jobs.submit(plain)));
         for _ in 0..threads {
-            let mut packer = Packer::new(key, options.level, &pool)?;
+            let mut packer = Packer::new(key, options.level, pool)?;
             let workers = workers.clone();
             scope.spawn(move || workers.run(|plain| packer.pack(plain)));
         }
         drop(workers);
-        write_frames(results, &mut out, &key, &pool)
+        write_frames(results, Trunk::default(), &mut out, &key, pool)
     })
 }
 
-/// What the reading thread hands to the workers.
+/// Frames that are only hashed, by the thread that reads them. As long as the output takes them at once that thread is
+/// the caller's; handing frames over costs more than it saves. Once writing takes a quarter of the time, it is done
+/// beside reading.
+fn write_stored(
+    stream: impl Read + Send,
+    out: &mut Output<impl Write>,
+    key: &HeaderHash,
+    pool: &Pool,
+) -> Result<Sealed> {
+    let mut packer = Packer::new(*key, None, pool)?;
+    let (mut frames, mut trunk) = (Frames::of(stream), Trunk::default());
+    let (start, mut writing) = (Instant::now(), Duration::ZERO);
+    while trunk.tree.frames() < WARM_UP || writing * 4 < start.elapsed() {
+        let Some(packed) = packer.pack(frames.next(pool))? else {
+            return trunk.seal(out, key);
+        };
+        let before = Instant::now();
+        trunk.write(packed, out, pool)?;
+        writing += before.elapsed();
+    }
+    let (packed, results) = mpsc::sync_channel(STORED_IN_FLIGHT);
+    std::thread::scope(|scope| {
+        scope.spawn(move || frames.hand_on(pool, |plain| packed.send(packer.pack(plain)).is_ok()));
+        write_frames(results.into_iter(), trunk, out, key, pool)
+    })
+}
+
+/// What the reading thread hands on.
 enum Plain {
     /// A frame's number, and its bytes after room for a head.
     Frame(u64, Block),
@@ -81,24 +118,46 @@ struct Packed {
     len: u64,
 }
 
-fn read_frames(mut stream: impl Read, jobs: Jobs<Plain, Result<Option<Packed>>>, pool: &Pool) {
-    for number in 0.. {
-        let mut block = pool.take();
-        let len = match fill(&mut stream, &mut block.room(HEAD_LEN + FRAME_LEN)[HEAD_LEN..]) {
+/// The frames of a stream, as they are read.
+struct Frames<R> {
+    stream: R,
+    number: u64,
+    ended: bool,
+}
+
+impl<R: Read> Frames<R> {
+    fn of(stream: R) -> Self {
+        Self { stream, number: 0, ended: false }
+    }
+
+    /// Hands each on, until the stream ends or `submit` says that nobody wants more.
+    fn hand_on(mut self, pool: &Pool, mut submit: impl FnMut(Plain) -> bool) {
+        loop {
+            let plain = self.next(pool);
+            let more = matches!(&plain, Plain::Frame(..));
+            if !submit(plain) || !more {
+                return;
+            }
+        }
+    }
+
+    fn next(&mut self, pool: &Pool) -> Plain {
+        if self.ended {
+            return Plain::End;
+        }
+        let (mut block, number) = (pool.take(), self.number);
+        let len = match fill(&mut self.stream, &mut block.room(HEAD_LEN + FRAME_LEN)[HEAD_LEN..]) {
             Ok(len) => len,
             Err((len, source)) => {
-                let at = number * FRAME_LEN as u64 + len as u64;
-                let _ = jobs.submit(Plain::Failed(Error::Read { at, source }));
-                return;
+                return Plain::Failed(Error::Read { at: number * FRAME_LEN as u64 + len as u64, source });
             }
         };
         block.truncate(HEAD_LEN + len);
-        if len > 0 && !jobs.submit(Plain::Frame(number, block)) {
-            return;
-        }
-        if len < FRAME_LEN {
-            let _ = jobs.submit(Plain::End);
-            return;
+        self.number += 1;
+        self.ended = len < FRAME_LEN;
+        match len {
+            0 => Plain::End,
+            _ => Plain::Frame(number, block),
         }
     }
 }
@@ -186,20 +245,39 @@ impl<W: Write> Output<W> {
 }
 
 fn write_frames(
-    mut results: Results<Result<Option<Packed>>>,
+    mut results: impl Iterator<Item = Result<Option<Packed>>>,
+    mut trunk: Trunk,
     out: &mut Output<impl Write>,
     key: &HeaderHash,
     pool: &Pool,
 ) -> Result<Sealed> {
-    let (mut tree, mut len) = (Tree::default(), 0);
     while let Some(frame) = results.next().expect("the reading thread says how it ended")? {
-        out.write(&frame.record)?;
-        tree.push(&frame.leaf);
-        len += frame.len;
-        pool.put(frame.record);
+        trunk.write(frame, out, pool)?;
     }
-    let (root, frames) = (tree.root(), tree.frames());
-    out.write(&trailer(key, frames, len, &root))?;
-    out.out.flush().map_err(|source| Error::Write { at: out.at, source })?;
-    Ok(Sealed { root, len, frames, container_len: out.at })
+    trunk.seal(out, key)
+}
+
+/// What the frames that were written add up to.
+#[derive(Default)]
+struct Trunk {
+    tree: Tree,
+    len: u64,
+}
+
+impl Trunk {
+    fn write(&mut self, frame: Packed, out: &mut Output<impl Write>, pool: &Pool) -> Result<()> {
+        out.write(&frame.record)?;
+        self.tree.push(&frame.leaf);
+        self.len += frame.len;
+        pool.put(frame.record);
+        Ok(())
+    }
+
+    /// Writes the trailer.
+    fn seal(self, out: &mut Output<impl Write>, key: &HeaderHash) -> Result<Sealed> {
+        let (root, frames) = (self.tree.root(), self.tree.frames());
+        out.write(&trailer(key, frames, self.len, &root))?;
+        out.out.flush().map_err(|source| Error::Write { at: out.at, source })?;
+        Ok(Sealed { root, len: self.len, frames, container_len: out.at })
+    }
 }

@@ -1,6 +1,5 @@
 //! The kernel's send, read through a large pipe with a prefetcher ahead of it.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
@@ -8,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use super::prefetch::{Plan, Prefetch};
 use crate::endpoint::{Error, Result};
 use crate::sys::btrfs::{self, SendOptions};
-use crate::sys::{interrupt, pipe};
+use crate::sys::interrupt;
+use crate::sys::pipe::{self, Basin};
 
 /// What the kernel is to send.
 #[derive(Debug)]
@@ -53,12 +53,13 @@ pub fn stream(source: Source) -> Result<Stream> {
             btrfs::send(subvolume.as_fd(), writer.as_fd(), &options)
         })
         .map_err(failed())?;
-    Ok(Stream { pipe: Some(File::from(reader)), sender: Some(sender), ahead, subject })
+    let pipe = Basin::new(reader).map_err(failed())?;
+    Ok(Stream { pipe: Some(pipe), sender: Some(sender), ahead, subject })
 }
 
 /// A send stream, as the kernel makes it. Dropping it ends the send.
 pub struct Stream {
-    pipe: Option<File>, // Closed before the sender is joined: the kernel's next write then fails, and the call ends.
+    pipe: Option<Basin>, // Closed before the sender is joined: the kernel's next write then fails, and the call ends.
     sender: Option<JoinHandle<io::Result<()>>>,
     ahead: Option<Prefetch>,
     subject: String,

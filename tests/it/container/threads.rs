@@ -149,7 +149,7 @@ fn the_writer_reads_ahead_of_a_slow_output_by_a_bounded_amount() {
     let mut slow = Slow { read: &read, written: 0, most: 0 };
     let options = writer::Options { level: None, threads: 2 };
     writer::write(&header(), source, &mut slow, &options).unwrap();
-    assert!(slow.most <= 10 * FRAME as u64, "{} bytes read ahead", slow.most);
+    assert!((2 * FRAME as u64..=10 * FRAME as u64).contains(&slow.most), "{} bytes read ahead", slow.most);
 }
 
 #[test]
