@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use serde_json::json;
 
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::{Dataset, DestroyDataset};
-use crate::endpoint::{Error as EndpointError, History};
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{DestroyDataset, Error as EndpointError, History};
 use crate::model::{Target, Version, quoted};
 use crate::{Error, Result};
 

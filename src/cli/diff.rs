@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde_json::json;
 
 use crate::cli::{Context, place, send};
+use crate::endpoint::Change;
 use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::btrfs::diff::{Change, changes};
+use crate::endpoint::btrfs::diff::changes;
 use crate::model::SnapshotRef;
 use crate::{Error, Result};
 

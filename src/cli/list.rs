@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::Result;
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::{Dataset, Details};
-use crate::endpoint::{self, History, Verified};
+use crate::endpoint::btrfs::Dataset;
+use crate::endpoint::{self, Details, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 
 /// List datasets and snapshots
@@ -135,10 +135,10 @@ impl Snapshot {
             guid: details.version.id.guid,
             created: details.version.created,
             order: details.version.order,
-            holds: details.meta.holds.into_keys().collect(),
-            labels: details.meta.labels,
-            clones: details.clones.iter().map(|path| path.display().to_string()).collect(),
-            verified: details.meta.verified,
+            holds: details.holds.into_keys().collect(),
+            labels: details.labels,
+            clones: details.clones,
+            verified: details.verified,
             altered: details.altered || details.writable,
             referenced_bytes: details.usage.as_ref().map(|usage| usage.referenced),
             exclusive_bytes: details.usage.as_ref().map(|usage| usage.exclusive),

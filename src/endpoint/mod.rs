@@ -11,9 +11,14 @@ use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 
 pub mod btrfs;
+pub mod change;
 pub mod contract;
+pub mod details;
 pub mod fake;
 pub mod fault;
+
+pub use change::Change;
+pub use details::{Details, Usage};
 
 /// What an endpoint's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -108,6 +113,13 @@ pub struct RolledBack {
     pub remounted: Vec<std::path::PathBuf>,
     /// What the user should know.
     pub warnings: Vec<String>,
+}
+
+/// What else to destroy with a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DestroyDataset {
+    /// Its snapshots too.
+    pub snapshots: bool,
 }
 
 /// What to send, and how.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use cowsnap::endpoint::btrfs::dataset::DestroyDataset;
+use cowsnap::endpoint::DestroyDataset;
 use cowsnap::endpoint::btrfs::{self, Dataset, Store};
 use cowsnap::endpoint::{Backend, Error, History, RollbackRequest, SnapshotRequest, Verified, contract};
 use cowsnap::model::{HoldTag, SnapshotName, Version};
@@ -99,7 +99,7 @@ fn several_datasets_are_snapshotted_together_or_not_at_all() {
     for (dataset, version) in set.iter().zip(&taken.versions) {
         assert_eq!(dataset.inventory().expect("one").versions(), std::slice::from_ref(version));
         assert!(matches!(dataset.destroy(&version.id), Err(Error::Held { .. })));
-        assert_eq!(dataset.details(false).expect("details")[0].meta.labels["height"], "7");
+        assert_eq!(dataset.details(false).expect("details")[0].labels["height"], "7");
     }
     snap(&set[1], "alone");
     let clash = Backend::snapshot(&set, &SnapshotRequest::named(name("alone")));
@@ -501,7 +501,7 @@ fn a_staged_snapshot_is_a_partial_until_it_is_committed() {
     let committed =
         staged.commit(&name("s"), |meta| meta.verified = Some(verified.clone())).expect("committed");
     let details = dataset.details(false).expect("details");
-    assert_eq!((&details[0].version, &details[0].meta.verified), (&committed, &Some(verified)));
+    assert_eq!((&details[0].version, &details[0].verified), (&committed, &Some(verified)));
     assert!(matches!(dataset.stage(&name("s"), None), Err(Error::Exists { .. })));
     assert_no_staging(&ground);
 }

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use cowsnap::endpoint::btrfs::diff::{Change, Kind, changes};
+use cowsnap::endpoint::btrfs::diff::changes;
+use cowsnap::endpoint::change::{Change, Kind};
 use expect_test::expect;
 
 use crate::ground::{Btrfs, ground, run};

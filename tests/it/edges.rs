@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 
-use cowsnap::endpoint::btrfs::dataset::DestroyDataset;
+use cowsnap::endpoint::DestroyDataset;
 use cowsnap::endpoint::btrfs::{Dataset, Store};
 use cowsnap::endpoint::{Backend, Error, SnapshotRequest};
 use cowsnap::model::SnapshotName;

@@ -232,7 +232,7 @@ fn a_killed_rename_leaves_the_history_with_the_dataset() {
             assert_eq!(store.datasets().expect("datasets"), [killed.at("b")]);
         },
         |killed| {
-            let all = cowsnap::endpoint::btrfs::dataset::DestroyDataset { snapshots: true };
+            let all = cowsnap::endpoint::DestroyDataset { snapshots: true };
             killed.at("b").destroy_dataset(all).expect("destroyed");
         },
     );

@@ -17,7 +17,7 @@ use crate::endpoint::btrfs::roots::{self, Child, Paths, Root};
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{STORE_DIR, Store, open_beneath, rename_new};
 use crate::endpoint::btrfs::{clone, meta};
-use crate::endpoint::{Error, Result};
+use crate::endpoint::{DestroyDataset, Error, Result};
 use crate::model::{SnapshotName, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID};
 use crate::sys::mount;
@@ -29,13 +29,6 @@ pub struct Dataset {
     path: PathBuf,
     label: String,
     visible: Option<PathBuf>,
-}
-
-/// What else to destroy with a dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DestroyDataset {
-    /// Its snapshots too.
-    pub snapshots: bool,
 }
 
 impl fmt::Display for Dataset {

@@ -12,31 +12,15 @@ use crate::endpoint::btrfs::home::{Home, Locked};
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::roots::{self, Root};
 use crate::endpoint::btrfs::store::list;
-use crate::endpoint::btrfs::usage::{self, Usage};
+use crate::endpoint::btrfs::usage;
 use crate::endpoint::btrfs::{clone, staging};
+use crate::endpoint::details::Details;
 use crate::endpoint::{Error, History, Result};
 use crate::model::{
     Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef, quoted,
 };
 use crate::sys::btrfs::{self, FS_TREE_OBJECTID, Timespec};
 use crate::sys::interrupt;
-
-/// What there is to say about one version beyond an inventory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Details {
-    /// Which one.
-    pub version: Version,
-    /// What is said about it: labels, holds and since when, the digest that was checked.
-    pub meta: Meta,
-    /// Live subvolumes that were made from it, by path below the top level.
-    pub clones: Vec<std::path::PathBuf>,
-    /// It was made writable and changed since: it is no base any more, here or anywhere.
-    pub altered: bool,
-    /// It is writable now.
-    pub writable: bool,
-    /// How many bytes it refers to, where that was asked for.
-    pub usage: Option<Usage>,
-}
 
 impl Root {
     /// The identity of a version: what it was received from, unless it was changed since, else its own uuid
@@ -226,13 +210,16 @@ impl Dataset {
             .map(|(name, root)| {
                 let meta = said.get(&name).filter(|meta| root.is_meant_by(meta)).cloned();
                 let meta = meta.unwrap_or_else(|| Meta::new(root.guid()));
+                let clones = clones.remove(&root.uuid).unwrap_or_default();
                 Details {
                     version: root.version(name, meta.created),
-                    clones: clones.remove(&root.uuid).unwrap_or_default(),
+                    clones: clones.iter().map(|path| path.display().to_string()).collect(),
                     altered: root.is_altered(),
                     writable: !root.readonly,
                     usage: usage.remove(&root.id),
-                    meta,
+                    labels: meta.labels,
+                    holds: meta.holds,
+                    verified: meta.verified,
                 }
             })
             .collect();

@@ -18,8 +18,7 @@ pub mod store;
 pub mod usage;
 
 pub use clone::{Mount, unmount, unmount_lazily};
-pub use dataset::{Dataset, DestroyDataset};
-pub use inventory::Details;
+pub use dataset::Dataset;
 pub use meta::Meta;
 pub use staging::Staged;
 pub use store::{Found, Store};

@@ -7,21 +7,11 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
-
 use crate::endpoint::btrfs::roots;
 use crate::endpoint::btrfs::store::Store;
+use crate::endpoint::details::Usage;
 use crate::endpoint::{Error, Result};
 use crate::sys::btrfs::{self, EXTENT_DATA_KEY, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID, Item, SearchKey};
-
-/// What one subvolume refers to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Usage {
-    /// Bytes on disk of all extents that it refers to.
-    pub referenced: u64,
-    /// Bytes on disk of those that no other subvolume of the filesystem refers to.
-    pub exclusive: u64,
-}
 
 const SHARED: u64 = 0; // no subvolume has this id
 
