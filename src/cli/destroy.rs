@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use serde_json::json;
 
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{DestroyDataset, Error as EndpointError, History};
+use crate::endpoint::{Dataset, DestroyDataset, Error as EndpointError, History};
 use crate::model::{Target, Version, quoted};
 use crate::{Error, Result};
 
@@ -74,7 +73,7 @@ fn find(text: &OsString, context: &Context) -> Result<Victim> {
     }
     let dataset = place::dataset(&Target::parse(text)?, context)?;
     if dataset.inventory()?.versions().is_empty() {
-        dataset.open()?;
+        dataset.expect_live()?;
     }
     Ok(Victim::Dataset(dataset))
 }

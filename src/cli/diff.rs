@@ -2,15 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::json;
 
 use crate::cli::{Context, place, send};
 use crate::endpoint::Change;
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::btrfs::diff::changes;
-use crate::model::SnapshotRef;
+use crate::model::{SnapshotName, SnapshotRef};
 use crate::{Error, Result};
 
 /// Show what changed since a snapshot
@@ -33,28 +30,14 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let old = SnapshotRef::parse(&args.old)?;
     let dataset = place::dataset(&old.target, context)?;
-    let changes = match &args.new {
-        Some(new) => {
-            let name = send::name_within(new, &old)?;
-            let new = dataset.open_version(&dataset.version(&name)?.id)?;
-            compare(&dataset, &old, new)?
-        }
-        None => {
-            let fleeting = dataset.fleeting_snapshot()?;
-            let root = fleeting.as_fd().try_clone_to_owned().map_err(Error::io("open", &dataset))?;
-            compare(&dataset, &old, root)?
-        }
-    };
+    let version = |name: &SnapshotName| Ok::<_, Error>(dataset.version(name)?.id);
+    let new = args.new.as_ref().map(|new| version(&send::name_within(new, &old)?)).transpose()?;
+    let changes = dataset.changes(&version(&old.name)?, new.as_ref())?;
     if args.null {
         return write(&changes.iter().flat_map(fields).collect::<Vec<u8>>());
     }
     let listed: Vec<_> = changes.iter().map(as_json).collect();
     context.print(&json!({ "changes": listed }), changes.iter().map(line).collect::<String>())
-}
-
-fn compare(dataset: &Dataset, old: &SnapshotRef, new: OwnedFd) -> Result<Vec<Change>> {
-    let version = dataset.version(&old.name)?;
-    Ok(changes(dataset.open_version(&version.id)?, new, &old.to_string())?)
 }
 
 fn line(change: &Change) -> String {

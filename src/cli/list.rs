@@ -8,8 +8,7 @@ use serde_json::json;
 use crate::Result;
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{self, Details, History, Verified};
+use crate::endpoint::{self, Dataset, Details, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 
 /// List datasets and snapshots
@@ -122,7 +121,7 @@ impl Report {
         let snapshots: Vec<_> = dataset.details(sizes)?.into_iter().map(Snapshot::of).collect();
         let partials = dataset.partials()?;
         if !live && snapshots.is_empty() && partials.is_empty() {
-            dataset.open()?;
+            dataset.expect_live()?;
         }
         Ok(Self { dataset: dataset.to_string(), live, snapshots, partials })
     }

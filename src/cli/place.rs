@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::cli::Context;
-use crate::endpoint::btrfs::{Dataset, Store};
+use crate::endpoint::Dataset;
+use crate::endpoint::btrfs::{self, Store};
 use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version};
 use crate::pool::Registry;
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
     match target {
         Target::Dataset(name) => of_pool(name, context),
-        Target::Path(path) => Ok(Dataset::named(path)?),
+        Target::Path(path) => Ok(btrfs::Dataset::named(path)?.into()),
         Target::Remote(address) => Err(Error::Usage {
             what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
             hint: Some("cowsnap send SNAP | ssh HOST cowsnap receive TARGET".into()),
@@ -33,7 +34,7 @@ fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
             hint: Some(format!("cowsnap list {name}")),
         });
     };
-    Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()))
+    Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()).into())
 }
 
 /// The dataset that `target` names and that is there to be snapshotted.
@@ -42,10 +43,10 @@ fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
 /// As [`dataset`]; there is none, or a plain directory in its place.
 pub fn existing(target: &Target, context: &Context) -> Result<Dataset> {
     let dataset = match target {
-        Target::Path(path) => Dataset::at(path)?,
+        Target::Path(path) => btrfs::Dataset::at(path)?.into(),
         _ => dataset(target, context)?,
     };
-    dataset.open()?;
+    dataset.expect_live()?;
     Ok(dataset)
 }
 
@@ -108,9 +109,9 @@ pub fn with_whole_pools(target: &Target, context: &Context) -> Result<Vec<Datase
 fn of_whole_pool(name: &str, context: &Context) -> Result<Vec<Dataset>> {
     let pool = Registry::open(context.state_dir())?.expect(name)?;
     let datasets = Store::open(pool.ready()?)?.datasets()?;
-    let label = |dataset: Dataset| {
+    let label = |dataset: btrfs::Dataset| {
         let label = format!("{name}/{}", dataset.path().display());
-        dataset.with_label(label)
+        dataset.with_label(label).into()
     };
     Ok(datasets.into_iter().filter(|d| !d.path().as_os_str().is_empty()).map(label).collect())
 }

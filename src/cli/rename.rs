@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde_json::json;
 
 use crate::cli::{Context, place};
+use crate::endpoint::Dataset;
 use crate::model::{SnapshotName, SnapshotRef, Target, quoted};
 use crate::pool::Registry;
 use crate::{Error, Result};
@@ -59,7 +60,9 @@ fn rename_dataset(args: &Args, context: &Context) -> Result<()> {
     let from = place::dataset(&Target::parse(&args.from)?, context)?;
     let to = place::dataset(&Target::parse(&args.to)?, context)?;
     let registry = Registry::open(context.state_dir())?;
-    let adoptions = registry.adoptions_to_follow(&from, &to)?;
+    let adoptions = match (&from, &to) {
+        (Dataset::Btrfs(from), Dataset::Btrfs(to)) => registry.adoptions_to_follow(from, to)?,
+    };
     if !args.dry_run {
         from.rename_dataset(&to)?;
         registry.follow(&adoptions)?;

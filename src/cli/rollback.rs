@@ -6,8 +6,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{Backend, RollbackRequest, RolledBack};
+use crate::endpoint::{Backend, Dataset, RollbackRequest, RolledBack};
 use crate::model::{SnapshotName, VersionRef};
 
 /// Put a snapshot's content in place of the live dataset

@@ -9,11 +9,9 @@ use indicatif::HumanBytes;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{self, History, SendRequest};
+use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
 use crate::model::{Inventory, SnapshotName, SnapshotRef, VersionRef, quoted};
-use crate::stream::container::Backend;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
@@ -67,7 +65,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return foretell(&dataset, &request, context);
     }
     let mut output = Output::open(args.output.as_deref())?;
-    let job = Job { inventory: &inventory, backend: Backend::Btrfs, request: &request, form: form(&args) };
+    let job = Job { inventory: &inventory, backend: dataset.backend(), request: &request, form: form(&args) };
     let sent = send(&dataset, &job, &mut output, &Progress::new(context))?;
     output.commit()?;
     match &args.output {

@@ -9,8 +9,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::{Context, place};
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{self, Backend, SnapshotRequest, SnapshotSet};
+use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
 use crate::model::{HoldTag, SnapshotName, Target};
 
 /// Take snapshots, of one dataset or of several back to back: all or none are kept

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::Context;
-use crate::endpoint::btrfs;
+use crate::endpoint;
 
 /// Unmount a directory that `cowsnap mount` mounted a snapshot on
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,6 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    match args.lazy {
-        true => btrfs::unmount_lazily(&args.dir)?,
-        false => btrfs::unmount(&args.dir)?,
-    }
+    endpoint::unmount(&args.dir, args.lazy)?;
     context.print(&json!({ "unmounted": args.dir.display().to_string() }), "")
 }

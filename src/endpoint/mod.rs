@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 
+pub mod any;
 pub mod btrfs;
 pub mod change;
 pub mod contract;
@@ -17,6 +18,7 @@ pub mod details;
 pub mod fake;
 pub mod fault;
 
+pub use any::{Dataset, unmount};
 pub use change::Change;
 pub use details::{Details, Usage};
 

@@ -6,8 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{self, Endpoint, ReceiveRequest, Verified};
+use crate::endpoint::{self, Dataset, Endpoint, ReceiveRequest, Verified};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, SnapshotName, Version};

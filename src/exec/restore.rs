@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::{self, Backend, History, RollbackRequest, RolledBack, SendRequest};
+use crate::endpoint::{self, Backend, Dataset, History, RollbackRequest, RolledBack, SendRequest};
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
 use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
-use crate::stream::container;
 use crate::stream::writer;
 use crate::{Class, Error, Result};
 
@@ -120,7 +118,7 @@ pub fn restore(request: &Request, observe: &dyn Observe) -> Result<Restored> {
 
 /// Whether nothing has to be received: the snapshot is on the target's own filesystem.
 fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
-    let same = from.store().fsid() == request.to.store().fsid();
+    let same = from.shares_storage_with(&request.to);
     if !same && request.recursive {
         return Err(refused(
             request,
@@ -171,22 +169,13 @@ fn clone_here(from: &Dataset, version: &VersionRef, request: &Request) -> Result
     let nested = if request.recursive { nested_with(from, &version.name)? } else { Vec::new() };
     let mut made = Vec::new();
     for (child, version) in std::iter::once((from.clone(), version.clone())).chain(nested.iter().cloned()) {
-        let to = counterpart(&child, from, &request.to);
+        let to = child.counterpart(from, &request.to);
         if let Err(error) = child.clone_at(&version, &to) {
             return Err(take_back(made, nested.len() + 1, error.into()));
         }
         made.push(to);
     }
     Ok(done(made.iter().skip(1).map(ToString::to_string).collect(), None))
-}
-
-/// What is to `to` as `child` is to `from`.
-fn counterpart(child: &Dataset, from: &Dataset, to: &Dataset) -> Dataset {
-    if child == from {
-        return to.clone();
-    }
-    let relative = child.path().strip_prefix(from.path());
-    to.below(relative.expect("a nested dataset's path begins with its parent's"))
 }
 
 /// Takes away the clones that were made before `error`, which then is all there is to say.
@@ -207,17 +196,13 @@ fn take_back(mut made: Vec<Dataset>, of: usize, error: Error) -> Error {
 /// The datasets below `dataset` that have a snapshot called `name`; parents first.
 fn nested_with(dataset: &Dataset, name: &SnapshotName) -> Result<Vec<(Dataset, VersionRef)>> {
     let mut found = Vec::new();
-    for other in dataset.store().datasets()? {
-        if other == *dataset || !other.path().starts_with(dataset.path()) {
-            continue;
-        }
+    for other in dataset.all_inside()? {
         match other.version(name) {
             Ok(version) => found.push((other, version.id)),
             Err(endpoint::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    found.sort_by_key(|(dataset, _)| dataset.path().components().count());
     Ok(found)
 }
 
@@ -278,12 +263,7 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
     let (input, output) = std::io::pipe().map_err(Error::io("make", "a pipe"))?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            let job = send::Job {
-                inventory: &inventory,
-                backend: container::Backend::Btrfs,
-                request: &wanted,
-                form,
-            };
+            let job = send::Job { inventory: &inventory, backend: from.backend(), request: &wanted, form };
             send::send(from, &job, output, &Silent)
         });
         let received =

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::send::{Source, stream};
 use crate::endpoint::change::{Change, Kind};
 use crate::endpoint::{Error, Result};
+use crate::model::VersionRef;
 use crate::stream::btrfs::Parser;
 use crate::sys::btrfs::{self, SendOptions};
 use crate::sys::interrupt;
@@ -18,6 +20,23 @@ use rustix::fs::{AtFlags, FileType, Stat, statat};
 pub mod fold;
 
 use fold::{Fold, Story, Touched};
+
+impl Dataset {
+    /// What changed from `old` to `new`, or to what the dataset is now; sorted by path.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; as [`changes`].
+    pub fn changes(&self, old: &VersionRef, new: Option<&VersionRef>) -> Result<Vec<Change>> {
+        let subject = format!("{self}@{}", old.name);
+        let old = self.open_version(old)?;
+        let Some(new) = new else {
+            let fleeting = self.fleeting_snapshot()?;
+            let root = fleeting.as_fd().try_clone_to_owned().map_err(Error::io("open", self))?;
+            return changes(old, root, &subject);
+        };
+        changes(old, self.open_version(new)?, &subject)
+    }
+}
 
 /// What makes `new` of `old`, both roots of read-only subvolumes of one filesystem; sorted by path. `subject` is what
 /// errors call it.
