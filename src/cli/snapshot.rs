@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::Result;
 use crate::cli::{Context, place};
 use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
 use crate::model::{HoldTag, SnapshotName, Target};
+use crate::{Error, Result};
 
 /// Take snapshots, of one dataset or of several back to back: all or none are kept
 ///
@@ -32,6 +32,9 @@ pub struct Args {
     /// Take those of nested datasets too
     #[arg(short, long)]
     recursive: bool,
+    /// With -r: leave this dataset out, and what is inside it; may be given several times
+    #[arg(long, value_name = "TARGET", requires = "recursive")]
+    exclude: Vec<OsString>,
     /// Say what would be taken
     #[arg(long)]
     dry_run: bool,
@@ -46,11 +49,17 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let mut set = Vec::new();
+    let excluded = args
+        .exclude
+        .iter()
+        .map(|text| place::dataset(&Target::parse(text)?, context))
+        .collect::<Result<_>>()?;
+    let mut gathered = Gathered { excluded, unused: Vec::new(), set: Vec::new(), recursive: args.recursive };
+    gathered.unused.clone_from(&gathered.excluded);
     for text in &args.targets {
-        let target = Target::parse(text)?;
-        gather(place::existing(&target, context)?, args.recursive, context, &mut set)?;
+        gathered.add(place::existing(&Target::parse(text)?, context)?, context)?;
     }
+    let set = gathered.finish()?;
     let labels = args.label.iter().cloned().collect::<BTreeMap<_, _>>();
     if args.dry_run {
         let name = args.name.unwrap_or_else(|| default_name(1));
@@ -62,20 +71,51 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     print(&set, &taken, context)
 }
 
-fn gather(dataset: Dataset, recursive: bool, context: &Context, set: &mut Vec<Dataset>) -> Result<()> {
-    let nested = dataset.nested()?;
-    set.push(dataset);
-    if recursive {
-        return nested.into_iter().try_for_each(|child| gather(child, true, context, set));
+/// The datasets that a command means.
+struct Gathered {
+    excluded: Vec<Dataset>,
+    unused: Vec<Dataset>, // Of those, what was not met.
+    set: Vec<Dataset>,
+    recursive: bool,
+}
+
+impl Gathered {
+    fn add(&mut self, dataset: Dataset, context: &Context) -> Result<()> {
+        self.unused.retain(|unused| *unused != dataset);
+        if self.excluded.contains(&dataset) {
+            return Ok(());
+        }
+        let nested = dataset.nested()?;
+        if !self.set.contains(&dataset) {
+            self.set.push(dataset);
+        }
+        if self.recursive {
+            return nested.into_iter().try_for_each(|child| self.add(child, context));
+        }
+        if !nested.is_empty() {
+            let names: Vec<_> = nested.iter().map(ToString::to_string).collect();
+            context.notice(format!(
+                "warning: left out, as they are datasets of their own (-r takes them too): {}",
+                names.join(", ")
+            ));
+        }
+        Ok(())
     }
-    if !nested.is_empty() {
-        let names: Vec<_> = nested.iter().map(ToString::to_string).collect();
-        context.notice(format!(
-            "warning: left out, as they are datasets of their own (-r takes them too): {}",
-            names.join(", ")
-        ));
+
+    /// # Errors
+    /// One to be left out that is not among them: a misspelt name would else take what was not to be taken.
+    fn finish(self) -> Result<Vec<Dataset>> {
+        if let Some(unused) = self.unused.first() {
+            return Err(Error::Usage {
+                what: format!("--exclude {unused}: no dataset of that name would be taken"),
+                hint: None,
+            });
+        }
+        match self.set.is_empty() {
+            true => Err(Error::Usage { what: "everything is excluded".into(), hint: None }),
+            false => Ok(self.set),
+        }
     }
-    Ok(())
 }
 
 fn take(

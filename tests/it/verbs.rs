@@ -204,6 +204,24 @@ fn nested_datasets_are_named_when_left_out_and_put_together_again_when_not() {
 }
 
 #[test]
+fn what_is_excluded_is_left_out_with_what_is_inside_it() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    for dataset in ["FS/a", "FS/a/cache", "FS/a/cache/deep", "FS/a/keep"] {
+        shell.run(&["create", dataset]);
+    }
+    let taken = shell.json(&["snapshot", "-r", "FS/a", "--exclude", "FS/a/cache", "--name", "s"]);
+    let names: Vec<_> = taken["snapshots"].as_array().expect("a list").iter().collect();
+    assert_eq!(names.len(), 2, "{taken}");
+    assert!(names.iter().all(|one| !one["dataset"].to_string().contains("cache")), "{taken}");
+    for (wrong, why) in [("FS/a/cahce", "no dataset of that name"), ("FS/a", "everything is excluded")] {
+        let refused = shell.try_run(&["snapshot", "-r", "FS/a", "--exclude", wrong]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn a_mounted_snapshot_is_read_only_and_gone_after_unmount() {
     ground!("btrfs");
     let shell = Shell::new();
