@@ -119,6 +119,16 @@ text_name! {
     HoldTag
 }
 
+impl SnapshotName {
+    /// The name with `-N` behind it; its own end is cut off where that would be too long.
+    #[must_use]
+    pub fn numbered(&self, n: u32) -> Self {
+        let number = format!("-{n}");
+        let kept = self.0.len().min(MAX_COMPONENT_LEN - number.len());
+        Self(format!("{}{number}", &self.0[..kept])) // a name is ASCII
+    }
+}
+
 impl FromStr for DatasetName {
     type Err = Error;
 
@@ -301,6 +311,8 @@ mod tests {
 
     #[test]
     fn bad_snapshot_names_and_tags_say_what_is_wrong() {
+        let longest = "x".repeat(MAX_COMPONENT_LEN).parse::<SnapshotName>().expect("a name").numbered(2);
+        assert_eq!(longest.as_str().parse(), Ok(longest));
         let long = "x".repeat(MAX_COMPONENT_LEN + 1);
         let table = [
             ("", r#"the snapshot name in "" is empty"#),

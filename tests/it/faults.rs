@@ -265,3 +265,99 @@ fn a_killed_destroy_goes_on_where_it_stopped() {
         },
     );
 }
+
+/// Makes what a process leaves that dies between sealing a set and naming its snapshots: `staged` has them, of those
+/// datasets, and all of `members` are of the set.
+fn leave_a_sealed_set(killed: &Killed, staged: &[&str], members: &[&str]) {
+    let hidden = killed.path(".cowsnap");
+    for name in staged {
+        let staged = hidden.join(format!("datasets/{name}/snap/%1-00"));
+        ground::run("btrfs", &["subvolume", "snapshot", "-r", &text(&killed.path(name)), &text(&staged)]);
+    }
+    let staging = hidden.join("staging/commit-1-00");
+    std::fs::create_dir(&staging).expect("mkdir");
+    let holds = serde_json::json!({ "t": "2026-11-20T02:00:00Z" });
+    let meta = serde_json::json!({ "guid": "00000000-0000-0000-0000-000000000000", "holds": holds });
+    let entry = |key: &&str| serde_json::json!({ "key": key, "name": "s", "meta": meta });
+    let entries: Vec<_> = members.iter().map(entry).collect();
+    let intent = serde_json::json!({ "op": "set", "entries": entries }).to_string();
+    std::fs::write(staging.join("intent"), intent).expect("write");
+}
+
+#[test]
+fn a_sealed_set_of_which_a_name_was_taken_gets_another_name_as_a_whole() {
+    ground!("btrfs");
+    let killed = Killed::new();
+    for name in ["a", "b", "c"] {
+        std::fs::write(killed.ground.subvolume(name).join("f"), "of the set").expect("write");
+        take(&killed.at(name), "s-2"); // makes the history
+    }
+    let holders = |dataset: &str, name: &str| {
+        let inventory = killed.at(dataset).inventory().expect("an inventory");
+        let version = inventory.versions().iter().find(|v| v.id.name.as_str() == name).expect("it");
+        inventory.holds_of(&version.id).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // The first has its name already, and a hold that somebody has added; the second's name is another's by now.
+    take(&killed.at("a"), "s");
+    killed.run(&words(&["hold", "later", &format!("{}@s", text(&killed.path("a")))]));
+    std::fs::write(killed.path("b/f"), "another's").expect("write");
+    take(&killed.at("b"), "s");
+    killed.run(&words(&["hold", "another", &format!("{}@s", text(&killed.path("b")))]));
+    std::fs::write(killed.path("b/f"), "of the set").expect("write");
+    leave_a_sealed_set(&killed, &["b", "c"], &["a", "b", "c"]);
+
+    drop(Store::open(&killed.ground.path()).expect("a store"));
+    killed.assert_nothing_staged();
+    assert_eq!([names(&killed.at("a")), names(&killed.at("c"))], [["s-2", "s-3"], ["s-2", "s-3"]]);
+    assert_eq!(names(&killed.at("b")), ["s-2", "s", "s-3"]);
+    let content =
+        |of: &str| std::fs::read_to_string(killed.path(&format!(".cowsnap/datasets/{of}/f"))).expect("read");
+    assert_eq!(content("b/snap/s"), "another's");
+    assert_eq!(content("b/snap/s-3"), "of the set");
+    assert_eq!([holders("b", "s"), holders("a", "s-3")], [["another"], ["later"]]);
+    assert_eq!([holders("b", "s-3"), holders("c", "s-3")], [["t"], ["t"]]);
+    assert_eq!(std::fs::read_dir(killed.path(".cowsnap/datasets/a/meta")).expect("meta").count(), 1);
+}
+
+#[test]
+fn a_sealed_set_waits_while_a_living_process_changes_one_of_its_datasets() {
+    ground!("btrfs");
+    let killed = Killed::new();
+    for name in ["a", "b"] {
+        killed.ground.subvolume(name);
+        take(&killed.at(name), "first");
+    }
+    leave_a_sealed_set(&killed, &["a", "b"], &["a", "b"]);
+    let lock = std::fs::File::open(killed.path(".cowsnap/datasets/b")).expect("a directory");
+    lock.lock().expect("locked");
+    assert_eq!([names(&killed.at("a")), names(&killed.at("b"))], [["first"], ["first"]]);
+    drop(lock);
+    assert_eq!([names(&killed.at("a")), names(&killed.at("b"))], [["first", "s"], ["first", "s"]]);
+    killed.assert_nothing_staged();
+}
+
+#[test]
+fn what_a_killed_rollback_has_replaced_is_kept_though_its_name_was_taken() {
+    ground!("btrfs");
+    let killed = Killed::new();
+    let live = killed.ground.subvolume("a");
+    std::fs::write(live.join("f"), "another's").expect("write");
+    take(&killed.at("a"), "kept");
+    // As if it had been killed between the exchange and keeping what was replaced.
+    let staging = killed.path(".cowsnap/staging/1-00");
+    std::fs::create_dir(&staging).expect("mkdir");
+    let replaced = killed.ground.subvolume(".cowsnap/staging/1-00/new");
+    std::fs::write(replaced.join("f"), "replaced").expect("write");
+    let shown = ground::run("btrfs", &["subvolume", "show", &text(&replaced)]);
+    let shown = String::from_utf8(shown.stdout).expect("utf-8");
+    let uuid = shown.lines().find_map(|line| line.trim().strip_prefix("UUID:")).expect("a uuid").trim();
+    let intent = serde_json::json!({ "op": "rollback", "path": b"a", "live": uuid, "keep": "kept" });
+    std::fs::write(staging.join("intent"), intent.to_string()).expect("write");
+
+    assert_eq!(names(&killed.at("a")), ["kept", "kept-2"]);
+    let content = |name: &str| {
+        std::fs::read_to_string(killed.path(&format!(".cowsnap/datasets/a/snap/{name}/f"))).expect("read")
+    };
+    assert_eq!([content("kept"), content("kept-2")], ["another's", "replaced"]);
+    killed.assert_nothing_staged();
+}

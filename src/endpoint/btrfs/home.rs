@@ -45,6 +45,14 @@ impl Home {
         Ok(Some(Self { dir, snap, meta }))
     }
 
+    /// Takes the sole right to change it for as long as it is open, unless somebody else has it.
+    pub(super) fn try_lock(&self) -> std::io::Result<bool> {
+        match rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            other => other.map(|()| true).map_err(Into::into),
+        }
+    }
+
     /// Says whose history this is.
     pub(super) fn record_path(&self, path: &Path) -> std::io::Result<()> {
         write_at(self.dir.as_fd(), OsStr::new("dataset"), path.as_os_str().as_bytes())
@@ -100,9 +108,8 @@ impl Dataset {
     fn wait_for_lock(&self, home: &Home) -> Result<()> {
         let mut wait = Duration::from_millis(1);
         loop {
-            match rustix::fs::flock(&home.dir, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => {}
-                other => return other.map_err(self.store().io("lock", self)),
+            if home.try_lock().map_err(self.store().io("lock", self))? {
+                return Ok(());
             }
             interrupt::check()
                 .map_err(|_| Error::Interrupted { op: "wait for the lock of", subject: self.to_string() })?;

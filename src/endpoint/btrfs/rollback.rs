@@ -44,16 +44,29 @@ impl Exchange {
         }
         let dataset = store.dataset(PathBuf::from(OsString::from_vec(self.path.clone())));
         let home = Home::open(store, &dataset.key())?.ok_or_else(|| dataset.no_such(&self.keep))?;
-        let keep = OsStr::new(self.keep.as_str());
-        if home.snapshot(keep)?.is_none() {
-            btrfs::snap_create(home.snap(), keep, replaced.as_fd(), true)
-                .map_err(store.io("keep", dataset.at_name(&self.keep)))?;
+        if let Some(keep) = self.name_still_to_give(store, &home)? {
+            btrfs::snap_create(home.snap(), OsStr::new(keep.as_str()), replaced.as_fd(), true)
+                .map_err(store.io("keep", dataset.at_name(&keep)))?;
         }
         let live = dataset.open()?;
         for path in dataset.paths_inside(info.id)? {
             move_nested(&replaced, &live, &path).map_err(store.io("move", path.display()))?;
         }
         Ok(())
+    }
+
+    /// The name under which what was replaced is to be kept: another one if somebody has taken it since. `None` if it is
+    /// kept already.
+    fn name_still_to_give(&self, store: &Store, home: &Home) -> Result<Option<SnapshotName>> {
+        for nth in 1.. {
+            let name = if nth == 1 { self.keep.clone() } else { self.keep.numbered(nth) };
+            let Some(found) = home.snapshot(OsStr::new(name.as_str()))? else { return Ok(Some(name)) };
+            let info = btrfs::get_subvol_info(found.as_fd()).map_err(store.io("read", "a snapshot"))?;
+            if Guid(info.parent_uuid) == self.live {
+                return Ok(None);
+            }
+        }
+        unreachable!("the numbers do not end")
     }
 }
 

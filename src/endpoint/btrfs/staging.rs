@@ -20,6 +20,7 @@ use crate::endpoint::btrfs::dataset::{Dataset, Move};
 use crate::endpoint::btrfs::home::Home;
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::rollback::Exchange;
+use crate::endpoint::btrfs::sealed;
 use crate::endpoint::btrfs::store::{Store, list, open_beneath, read_at, remove_at, rename_new};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, Partial, SnapshotName, Version};
@@ -42,6 +43,13 @@ pub enum Intent {
     Rollback(Exchange),
     /// A dataset gets another path.
     Rename(Move),
+}
+
+impl Intent {
+    /// As it is written to the file `intent`.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("its keys are texts")
+    }
 }
 
 /// A snapshot to be.
@@ -107,8 +115,7 @@ impl Staging {
 
     /// Says on disk what is about to happen.
     pub(super) fn declare(&self, intent: &Intent) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(intent).expect("its keys are texts");
-        self.write("intent", &bytes).map_err(self.store.io("write", "an intent"))
+        self.write("intent", &intent.to_json()).map_err(self.store.io("write", "an intent"))
     }
 
     /// Writes a new file into the directory, on disk.
@@ -179,14 +186,26 @@ fn lock(parent: BorrowedFd<'_>, id: &OsStr) -> io::Result<Option<OwnedFd>> {
     Ok(now.is_ok_and(|now| now.st_ino == ours.st_ino).then_some(fd))
 }
 
+fn is_sealed(id: &OsStr) -> bool {
+    id.to_string_lossy().starts_with(SEALED)
+}
+
 /// Completes or clears away what dead processes left. What can not be is left for the next one.
 pub(super) fn recover(store: &Arc<Store>) {
     let Ok(Some(parent)) = store.open_in_store("staging") else { return };
     for id in list(parent.as_fd()).unwrap_or_default() {
-        if let Ok(Some(fd)) = lock(parent.as_fd(), &id) {
-            tracing::info!(staging = %id.display(), "finishing what a dead process left");
-            finish(store, fd.as_fd(), &id);
-        }
+        let Ok(Some(fd)) = lock(parent.as_fd(), &id) else { continue };
+        // A set is named under its datasets' locks; where a living process has one of them, it is for the next time.
+        let Ok(Some(_locked)) = lock_what_is_named(store, fd.as_fd(), &id) else { continue };
+        tracing::info!(staging = %id.display(), "finishing what a dead process left");
+        finish(store, fd.as_fd(), &id);
+    }
+}
+
+fn lock_what_is_named(store: &Store, fd: BorrowedFd<'_>, id: &OsStr) -> Result<Option<Vec<Home>>> {
+    match read_intent(fd)? {
+        Some(Intent::Set { entries }) if is_sealed(id) => sealed::try_lock(store, &entries),
+        _ => Ok(Some(Vec::new())),
     }
 }
 
@@ -199,9 +218,11 @@ fn finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) {
 
 fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> {
     let intent = read_intent(fd)?;
-    let sealed = id.to_string_lossy().starts_with(SEALED);
+    let sealed = is_sealed(id);
     match intent {
-        Some(Intent::Set { entries }) if sealed => roll_forward(store, id, &entries)?,
+        Some(Intent::Set { entries }) if sealed => {
+            sealed::roll_forward(store, fd, &staged_name(id), entries)?
+        }
         Some(Intent::Set { entries }) => clear_entries(store, id, &entries)?,
         Some(Intent::Receive(entry)) => clear_entries(store, id, &[entry])?,
         Some(Intent::Rollback(exchange)) => exchange.finish(store, fd)?,
@@ -228,24 +249,6 @@ fn read_intent(fd: BorrowedFd<'_>) -> Result<Option<Intent>> {
             source: Some(Box::new(error)),
         }),
     }
-}
-
-/// Gives every staged snapshot its name. One that has it already is done.
-pub(super) fn roll_forward(store: &Arc<Store>, id: &OsStr, entries: &[Entry]) -> Result<()> {
-    let staged = staged_name(id);
-    for entry in entries {
-        let Some(home) = Home::open(store, &entry.key)? else { continue };
-        // What is said about it goes first: a snapshot that should be held is never there without its hold.
-        let Some(snapshot) = home.snapshot(&staged)? else { continue };
-        if let Some(meta) = &entry.meta {
-            let info = btrfs::get_subvol_info(snapshot.as_fd()).map_err(store.io("read", "a snapshot"))?;
-            let guid = super::roots::Root::from(info).guid();
-            meta::write(home.meta(), &entry.name, &Meta { guid, ..meta.clone() })?;
-        }
-        rename_new((home.snap(), &staged), (home.snap(), OsStr::new(entry.name.as_str())))
-            .map_err(store.io("name the snapshot", &entry.name))?;
-    }
-    btrfs::sync(store.top()).map_err(store.io("commit", "snapshots"))
 }
 
 fn clear_entries(store: &Store, id: &OsStr, entries: &[Entry]) -> Result<()> {
