@@ -40,6 +40,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let input = stream::open(&args.file)?;
     pipe::enlarge(input.0.as_fd(), pipe::STREAM_PIPE);
     let incoming = Incoming::open(input, &stream::name_of(&args.file), args.name)?;
+    incoming.expect_for(&target)?;
     check_name(&target, incoming.announced())?;
     if args.dry_run {
         return foretell(&target, incoming.announced(), context);

@@ -11,7 +11,7 @@ use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, SnapshotName, Version};
 use crate::stream::btrfs::{Command, MAGIC, Parser};
-use crate::stream::container::{self, Backend, Header, Sealed};
+use crate::stream::container::{self, Backend, Sealed};
 use crate::stream::reader::Reader;
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -24,6 +24,8 @@ const FIRST_LEN: u64 = 64 << 10;
 pub struct Announced {
     /// A container, or the filesystem's own stream.
     pub container: bool,
+    /// Which filesystem's stream it is.
+    pub backend: Backend,
     /// How the source calls the dataset; raw streams do not say.
     pub dataset: Option<String>,
     /// The name that the version gets here.
@@ -94,11 +96,9 @@ impl Incoming {
     ) -> Result<Self> {
         let reader = Reader::open(input).map_err(|error| container_failed(source, error))?;
         let header = reader.header();
-        if header.backend != Backend::Btrfs {
-            return Err(foreign(header, source));
-        }
         let announced = Announced {
             container: true,
+            backend: header.backend,
             dataset: Some(header.dataset.clone()),
             snapshot: name.unwrap_or_else(|| header.snapshot.clone()),
             guid: header.guid,
@@ -126,12 +126,33 @@ impl Incoming {
         &self.announced
     }
 
+    /// Whether `target` is of the filesystem that it was sent by.
+    ///
+    /// # Errors
+    /// [`endpoint::Error::Foreign`] if not.
+    pub fn expect_for(&self, target: &Dataset) -> Result<()> {
+        let Self { announced, source, .. } = self;
+        if announced.backend == target.backend() {
+            return Ok(());
+        }
+        let of = announced.dataset.as_deref().unwrap_or("a dataset").escape_debug();
+        let subject = format!("the stream of {of}@{} in {source}", announced.snapshot);
+        let why = format!("it was sent by {}, and {target} is on {}", announced.backend, target.backend());
+        let hint = Some(format!("receive it into a {} dataset", announced.backend));
+        let wanted = match target.backend() {
+            Backend::Btrfs => "btrfs stream",
+            Backend::Zfs => "ZFS stream",
+        };
+        Err(endpoint::Error::Foreign { subject, wanted, why, hint }.into())
+    }
+
     /// Applies it to `target`. Nothing becomes visible there before all of it was checked.
     ///
     /// # Errors
     /// What `target` says; a stream that is not what it was; [`endpoint::Error::Interrupted`] after a signal.
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
+        self.expect_for(target)?;
         let Self { announced, body, source } = self;
         let request =
             ReceiveRequest { name: announced.snapshot, guid: Some(announced.guid), base: announced.base };
@@ -217,7 +238,15 @@ fn announced_by(first: &[u8], source: &str, name: Option<SnapshotName>) -> Resul
         _ => return Err(corrupt(source, "it begins with no subvolume".into())),
     };
     let snapshot = name.map_or_else(|| name_from(path, source), Ok)?;
-    Ok(Announced { container: false, dataset: None, snapshot, guid: Guid(uuid), base, created: None })
+    Ok(Announced {
+        container: false,
+        backend: Backend::Btrfs,
+        dataset: None,
+        snapshot,
+        guid: Guid(uuid),
+        base,
+        created: None,
+    })
 }
 
 fn name_from(path: &[u8], source: &str) -> Result<SnapshotName> {
@@ -232,13 +261,6 @@ fn name_from(path: &[u8], source: &str) -> Result<SnapshotName> {
 fn corrupt(source: &str, why: String) -> Error {
     let why = format!("{source}: {why}");
     endpoint::Error::Corrupt { what: "btrfs stream", why, source: None }.into()
-}
-
-fn foreign(header: &Header, source: &str) -> Error {
-    let subject = format!("the stream of {}@{} in {source}", header.dataset.escape_debug(), header.snapshot);
-    let why = format!("it was sent by {}", header.backend);
-    let hint = Some(format!("receive it into a {} dataset", header.backend));
-    endpoint::Error::Foreign { subject, wanted: "btrfs stream", why, hint }.into()
 }
 
 fn interrupted(subject: &str) -> Error {

@@ -215,7 +215,9 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
         other => other?,
     };
     let streams = match &request.source {
-        Source::Files(files) => files.iter().map(stream_in).collect::<Result<_>>()?,
+        Source::Files(files) => {
+            files.iter().map(|file| stream_in(file, &request.to)).collect::<Result<_>>()?
+        }
         Source::Snapshot(from, version) => {
             let here = from.inventory()?;
             let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
@@ -230,8 +232,10 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
 }
 
 /// What the stream in `file` brings, as far as its beginning tells.
-fn stream_in(file: &PathBuf) -> Result<Stream> {
-    let announced = incoming(file)?.announced().clone();
+fn stream_in(file: &PathBuf, to: &Dataset) -> Result<Stream> {
+    let incoming = incoming(file)?;
+    incoming.expect_for(to)?;
+    let announced = incoming.announced().clone();
     Ok(Stream { brings: VersionRef { guid: announced.guid, name: announced.snapshot }, base: announced.base })
 }
 
