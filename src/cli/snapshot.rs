@@ -125,11 +125,12 @@ fn take(
     holds: Vec<HoldTag>,
 ) -> Result<SnapshotSet> {
     if let Some(name) = name {
-        return Ok(Backend::snapshot(set, &SnapshotRequest { name, labels, holds })?);
+        return Ok(Backend::snapshot(set, &SnapshotRequest { name, labels, holds, not_atomic: false })?);
     }
     for nth in 1.. {
         let name = default_name(nth);
-        let request = SnapshotRequest { name, labels: labels.clone(), holds: holds.clone() };
+        let request =
+            SnapshotRequest { name, labels: labels.clone(), holds: holds.clone(), not_atomic: false };
         match Backend::snapshot(set, &request) {
             Err(endpoint::Error::Exists { .. }) => {}
             other => return Ok(other?),

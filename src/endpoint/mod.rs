@@ -17,6 +17,7 @@ pub mod contract;
 pub mod details;
 pub mod fake;
 pub mod fault;
+pub mod zfs;
 
 pub use any::{Dataset, unmount};
 pub use change::Change;
@@ -75,12 +76,14 @@ pub struct SnapshotRequest {
     pub labels: BTreeMap<String, String>,
     /// Who keeps it from the start.
     pub holds: Vec<HoldTag>,
+    /// Datasets that can not be taken in one instant (ZFS: of several pools) are taken one after another.
+    pub not_atomic: bool,
 }
 
 impl SnapshotRequest {
     /// Of that name, with nothing said about it.
     pub fn named(name: SnapshotName) -> Self {
-        Self { name, labels: BTreeMap::new(), holds: Vec::new() }
+        Self { name, labels: BTreeMap::new(), holds: Vec::new(), not_atomic: false }
     }
 }
 
@@ -105,8 +108,11 @@ pub struct RollbackRequest {
 /// What going back did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RolledBack {
-    /// What was replaced, kept.
+    /// What was replaced, kept: versions of the dataset, or of the one set aside.
     pub kept: Vec<Version>,
+    /// The dataset, by label, that what was replaced is now, together with every version newer than the one gone back to.
+    /// `None` where all of them stay versions of the dataset itself.
+    pub aside: Option<String>,
     /// What was replaced of nested datasets, kept: DATASET@NAME each.
     pub kept_inside: Vec<String>,
     /// Nested datasets that were moved along, by label.

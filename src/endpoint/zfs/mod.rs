@@ -1,0 +1,6 @@
+//! ZFS: all three traits. What changes anything goes through libzfs_core; lists, properties and mounts of datasets through
+//! the `zfs` program.
+
+pub mod dataset;
+
+pub use dataset::Dataset;
