@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::Result;
 use crate::cli::Context;
 use crate::cli::progress::Progress;
-use crate::model::DatasetName;
+use crate::model::{DatasetName, quoted};
 use crate::pool::size::human;
 use crate::pool::{self, AdoptPlan, AdoptRequest, Registry};
 
@@ -80,13 +80,13 @@ fn done(plan: &AdoptPlan) -> String {
     let snapshot = plan.snapshot.as_ref().map_or_else(String::new, |name| format!("{}@{name}", plan.to));
     format!(
         "{} is now {}: {} in {} files and directories, read back and compared; first snapshot {snapshot}\n\
-         the old copy is at {}; when all is well: cowsnap adopt '{}' --discard-old",
+         the old copy is at {}; when all is well: cowsnap adopt {} --discard-old",
         plan.dir,
         plan.to,
         human(plan.bytes),
         plan.entries,
         plan.old,
-        plan.dir
+        quoted(&plan.dir)
     )
 }
 

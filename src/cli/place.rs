@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::cli::Context;
 use crate::endpoint::Dataset;
 use crate::endpoint::btrfs::{self, Store};
-use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version};
+use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version, quoted};
 use crate::pool::Registry;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
     let Some(within) = name.within_pool() else {
         return Err(Error::Usage {
             what: format!("{name} is a pool; a dataset of it is called {name}/NAME"),
-            hint: Some(format!("cowsnap list {name}")),
+            hint: Some(format!("cowsnap list {}", quoted(name))),
         });
     };
     Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()).into())

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
 use crate::cli::progress::Progress;
-use crate::model::DatasetName;
+use crate::model::{DatasetName, quoted};
 use crate::pool::size::human;
 use crate::pool::{self, Registry};
 use crate::sys::interrupt;
@@ -189,8 +189,8 @@ fn destroy(args: &Destroy, registry: &Registry, context: &Context) -> Result<()>
             subject: args.name.clone(),
             why: format!("{} would go", loss.summary()),
             hint: Some(format!(
-                "cowsnap pool destroy '{0}' --dry-run, then cowsnap pool destroy '{0}' --yes",
-                args.name
+                "cowsnap pool destroy {0} --dry-run, then cowsnap pool destroy {0} --yes",
+                quoted(&args.name)
             )),
         }
         .into());

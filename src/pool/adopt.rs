@@ -16,7 +16,7 @@ use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::{Backend, DestroyDataset, Error, Result, SnapshotRequest};
 use crate::exec::Observe;
 use crate::exec::adopt::{self as tree, Journal, Tree};
-use crate::model::{DatasetName, SnapshotName};
+use crate::model::{DatasetName, SnapshotName, quoted};
 use crate::sys;
 
 /// What to adopt.
@@ -190,7 +190,7 @@ impl Work {
                 human(needed),
                 human(free)
             ),
-            hint: Some(format!("cowsnap pool grow '{pool}' SIZE, or free space on the disk below")),
+            hint: Some(format!("cowsnap pool grow {} SIZE, or free space on the disk below", quoted(pool))),
         })
     }
 
@@ -320,7 +320,7 @@ fn check_place(registry: &Registry, dir: &Path, to: &DatasetName, known: Option<
                 op: "adopt",
                 subject: dir.display().to_string(),
                 why: format!("it is being adopted into {}", adoption.to),
-                hint: Some(format!("cowsnap adopt --undo '{}'", dir.display())),
+                hint: Some(format!("cowsnap adopt --undo {}", quoted(dir.display()))),
             });
         }
         _ => {}
@@ -360,7 +360,7 @@ fn check_target(pool: &Pool, dataset: &Dataset, within: &str) -> Result<()> {
             let above = above.rsplit_once('/').map_or("", |(above, _)| above).to_owned();
             Err(Error::NotFound {
                 what: "dataset",
-                hint: Some(format!("cowsnap create '{above}'")),
+                hint: Some(format!("cowsnap create {}", quoted(&above))),
                 subject: above,
             })
         }

@@ -8,6 +8,7 @@ use super::record::Pool;
 use super::registry::Registry;
 use super::{device, image, mounting};
 use crate::endpoint::{Error, Result};
+use crate::model::quoted;
 use crate::sys;
 
 /// Makes the pool larger; the size that it has then, in bytes. The same size again finishes what was interrupted.
@@ -49,7 +50,7 @@ pub fn check_growth(pool: &Pool, size: u64) -> Result<u64> {
         op: "grow pool",
         subject: pool.name.clone(),
         why: format!("it has {now} bytes, and pools do not shrink"),
-        hint: Some(format!("cowsnap pool grow '{}' {}", pool.name, now.saturating_mul(2))),
+        hint: Some(format!("cowsnap pool grow {} {}", quoted(&pool.name), now.saturating_mul(2))),
     })
 }
 

@@ -12,6 +12,7 @@ use super::size::human;
 use super::{change, check_adoptions, image, mounting, mounts};
 use crate::endpoint::{Error, Result};
 use crate::exec::doctor::{self, Finding};
+use crate::model::quoted;
 use crate::sys::mount::MountInfo;
 
 /// Examines all pools of the state directory.
@@ -66,7 +67,8 @@ fn registered<'a>(registry: &'a Registry, pool: &Pool) -> Vec<Finding<'a>> {
         Err(error) => return vec![Finding::problem(error.to_string(), place)],
         Ok(None) => {
             let what = format!("the image of pool {name} is gone");
-            let fix = format!("mount the disk that holds it, or: cowsnap pool destroy '{name}' --yes");
+            let fix =
+                format!("mount the disk that holds it, or: cowsnap pool destroy {} --yes", quoted(&name));
             return vec![Finding::problem(what, place).fixed_by(fix)];
         }
         Ok(Some(false)) => {
@@ -77,7 +79,7 @@ fn registered<'a>(registry: &'a Registry, pool: &Pool) -> Vec<Finding<'a>> {
     }
     let mut found = Vec::new();
     if !pool.is_mounted() {
-        let fix = format!("cowsnap pool mount '{name}'");
+        let fix = format!("cowsnap pool mount {}", quoted(&name));
         let finding = Finding::problem(format!("pool {name} is not mounted"), pool.mountpoint.display());
         found.push(finding.fixed_by(fix).repaired_by({
             let name = name.clone();
@@ -110,7 +112,7 @@ fn unfinished_growth<'a>(registry: &'a Registry, pool: &Pool) -> Option<Finding<
     }
     let what = format!("growing pool {} was interrupted: its file has room for {}", pool.name, human(length));
     let name = pool.name.clone();
-    let fix = format!("cowsnap pool grow '{name}' {length}");
+    let fix = format!("cowsnap pool grow {} {length}", quoted(&name));
     Some(Finding::problem(what, pool.image.display()).fixed_by(fix).repaired_by(move || {
         mounting::mount(registry, &name)?;
         change::grow(registry, &name, length)?;
@@ -149,7 +151,7 @@ fn stray_mounts(registry: &Registry) -> Result<Vec<Finding<'_>>> {
 fn stray_mount(mount: &MountInfo, folder: &Path) -> Finding<'static> {
     let at = mount.dir.clone();
     let what = format!("{} ({}) is mounted where only pools are", mount.source.display(), mount.kind);
-    let finding = Finding::problem(what, at.display()).fixed_by(format!("umount '{}'", at.display()));
+    let finding = Finding::problem(what, at.display()).fixed_by(format!("umount {}", quoted(at.display())));
     // Directly below `mnt`, btrfs from a loop device: a pool's mount whose record is gone.
     let is_pool = at.parent() == Some(folder) && matches!(fsid_at(&at), Ok(Some(_)));
     match is_pool && mount.source.starts_with("/dev") && mount.source.to_string_lossy().contains("/loop") {

@@ -11,6 +11,7 @@ use super::swap;
 use crate::endpoint::Result;
 use crate::endpoint::btrfs::store::STORE_DIR;
 use crate::exec::doctor::Finding;
+use crate::model::quoted;
 
 /// Examines all adoptions of the state directory, and what is staged for them in mounted pools.
 pub(super) fn check(registry: &Registry) -> Result<Vec<Finding<'_>>> {
@@ -46,7 +47,7 @@ fn adopted(registry: &Registry, adoption: Adoption) -> Option<Finding<'_>> {
 fn unfinished<'a>(registry: &'a Registry, adoption: &Adoption) -> Finding<'a> {
     let dir = adoption.dir.clone();
     let what = format!("an unfinished adoption into {}; the same command goes on with it", adoption.to);
-    let fix = format!("cowsnap adopt '{}' --to '{}'", dir.display(), adoption.to);
+    let fix = format!("cowsnap adopt {} --to {}", quoted(dir.display()), quoted(&adoption.to));
     Finding::problem(what, dir.display()).fixed_by(fix).repaired_by(move || {
         swap::undo(registry, &dir)?;
         Ok(())
@@ -75,7 +76,7 @@ fn registered<'a>(registry: &'a Registry, adoption: &Adoption) -> Option<Finding
     };
     if !swap::is_mounted(&pool, adoption) {
         let what = format!("{} is not mounted at the directory that was adopted into it", adoption.to);
-        let fix = format!("cowsnap pool mount '{name}'");
+        let fix = format!("cowsnap pool mount {}", quoted(&name));
         return Some(Finding::problem(what, dir.display()).fixed_by(fix).repaired_by(move || {
             super::mount(registry, &name)?;
             Ok(())
@@ -85,7 +86,7 @@ fn registered<'a>(registry: &'a Registry, adoption: &Adoption) -> Option<Finding
     (adoption.phase == Phase::Done && old.exists()).then(|| {
         let what = format!("the old copy from before the adoption is still at {}", old.display());
         Finding::note(what, dir.display())
-            .fixed_by(format!("cowsnap adopt '{}' --discard-old", dir.display()))
+            .fixed_by(format!("cowsnap adopt {} --discard-old", quoted(dir.display())))
     })
 }
 

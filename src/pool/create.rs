@@ -12,7 +12,7 @@ use super::size::human;
 use super::{device, image, mounting};
 use crate::endpoint::{Error, Result};
 use crate::exec::{Event, Observe};
-use crate::model::{DatasetName, Guid};
+use crate::model::{DatasetName, Guid, quoted};
 
 /// The pool to make.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ pub fn plan(registry: &Registry, new: &New) -> Result<Pool> {
             op: "make pool",
             subject: name,
             why: "a pool's name has no / and at most 200 bytes".into(),
-            hint: Some(format!("cowsnap pool create '{}'", new.name.pool())),
+            hint: Some(format!("cowsnap pool create {}", quoted(new.name.pool()))),
         });
     }
     image::usable_size(&name, new.size)?;
@@ -224,7 +224,7 @@ fn no_folder(folder: &Path, source: io::Error) -> Error {
         io::ErrorKind::NotFound => Error::NotFound {
             what: "directory",
             subject: folder.display().to_string(),
-            hint: Some(format!("mkdir -p '{}'", folder.display())),
+            hint: Some(format!("mkdir -p {}", quoted(folder.display()))),
         },
         _ => Error::io("find directory", folder.display())(source),
     }

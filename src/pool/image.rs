@@ -10,7 +10,7 @@ use rustix::fs::{CWD, IFlags, RenameFlags};
 
 use super::record::Pool;
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
+use crate::model::{Guid, quoted};
 use crate::sys;
 
 /// The smallest pool in bytes: below it, btrfs has no room for metadata twice and a few snapshots.
@@ -60,7 +60,7 @@ pub(super) fn usable_size(name: &str, size: u64) -> Result<u64> {
         op: "make pool",
         subject: name.into(),
         why: format!("{size} bytes are too few; a pool has at least {}", super::size::human(MIN_SIZE)),
-        hint: Some(format!("cowsnap pool create '{name}' --size 256M")),
+        hint: Some(format!("cowsnap pool create {} --size 256M", quoted(name))),
     })
 }
 

@@ -14,6 +14,7 @@ use super::record::{Pool, fsid_at};
 use super::registry::Registry;
 use super::{device, image, mounts, swap};
 use crate::endpoint::{Error, Result};
+use crate::model::quoted;
 
 /// What a new pool is mounted with. `discard=async` gives freed blocks back to the host's filesystem. Not
 /// `user_subvol_rm_allowed`: only root destroys.
@@ -151,7 +152,7 @@ fn wait_detached(pool: &Pool) -> Result<()> {
                 pool,
                 "detach pool",
                 format!("{} still shows its image: it is mounted in another mount namespace", path.display()),
-                Some(format!("grep -l '{} ' /proc/[0-9]*/mounts", path.display())),
+                Some(format!("grep -l {} /proc/[0-9]*/mounts", quoted(format!("{} ", path.display())))),
             ));
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -171,7 +172,7 @@ fn check_place(pool: &Pool) -> Result<()> {
                 other.kind,
                 pool.mountpoint.display()
             ),
-            Some(format!("umount '{}'", pool.mountpoint.display())),
+            Some(format!("umount {}", quoted(pool.mountpoint.display()))),
         )),
     }
 }
@@ -189,8 +190,8 @@ fn check_image(pool: &Pool) -> Result<()> {
             what: "image",
             subject: pool.image.display().to_string(),
             hint: Some(format!(
-                "mount the disk that holds it, or: cowsnap pool destroy '{}' --yes",
-                pool.name
+                "mount the disk that holds it, or: cowsnap pool destroy {} --yes",
+                quoted(&pool.name)
             )),
         }),
     }
@@ -259,7 +260,7 @@ fn busy(pool: &Pool, op: &'static str, elsewhere: &[PathBuf]) -> Error {
         why.push(format!("mounted at {}", places.join(", ")));
     }
     let hint = match elsewhere.first() {
-        Some(at) => format!("umount '{}'", at.display()),
+        Some(at) => format!("umount {}", quoted(at.display())),
         None => "stop what uses it and try again".into(),
     };
     refused(pool, op, why.join(", "), Some(hint))

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
+use crate::model::{Guid, quoted};
 use crate::sys;
 
 /// A registered pool.
@@ -48,7 +48,7 @@ impl Pool {
             op: "use pool",
             subject: self.name.clone(),
             why: format!("it is not mounted at {}", self.mountpoint.display()),
-            hint: Some(format!("cowsnap pool mount '{}'", self.name)),
+            hint: Some(format!("cowsnap pool mount {}", quoted(&self.name))),
         })
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::record::{Pool, Record, is_component};
 use crate::endpoint::{Error, Result};
+use crate::model::quoted;
 
 /// A record longer than this is none.
 const MAX_RECORD: u64 = 64 * 1024;
@@ -69,7 +70,7 @@ impl Registry {
                 Ok(names) if !names.is_empty() => {
                     format!("cowsnap pool list (there are: {})", names.join(", "))
                 }
-                _ => format!("cowsnap pool create '{name}'"),
+                _ => format!("cowsnap pool create {}", quoted(name)),
             }),
         })
     }

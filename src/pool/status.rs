@@ -11,7 +11,7 @@ use super::size::human;
 use super::{device, image};
 use crate::endpoint::btrfs::store::Store;
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
+use crate::model::{Guid, quoted};
 
 /// What `pool list` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,7 +96,7 @@ pub fn loss(registry: &Registry, pool: &Pool) -> Result<Loss> {
             op: "destroy pool",
             subject: pool.name.clone(),
             why: format!("{} was adopted into it and has its old copy still", adoption.dir.display()),
-            hint: Some(format!("cowsnap adopt --undo '{}'", adoption.dir.display())),
+            hint: Some(format!("cowsnap adopt --undo {}", quoted(adoption.dir.display()))),
         });
     }
     let datasets = if pool.is_mounted() { Some(datasets(pool)?) } else { None };

@@ -21,6 +21,7 @@ use crate::endpoint::btrfs::store::Store;
 use crate::endpoint::{Error, Result};
 use crate::exec::Observe;
 use crate::exec::adopt::{Journal, verify::verify_content};
+use crate::model::quoted;
 use crate::sys;
 
 /// Moves the directory aside and mounts the dataset in its place; undoes itself if the mount fails.
@@ -56,9 +57,9 @@ pub(crate) fn mount(pool: &Pool, adoption: &Adoption) -> Result<bool> {
             subject: adoption.dir.display().to_string(),
             why: "something has been put there since it was moved aside".into(),
             hint: Some(format!(
-                "move away what is in {}, then: cowsnap pool mount '{}'",
+                "move away what is in {}, then: cowsnap pool mount {}",
                 adoption.dir.display(),
-                pool.name
+                quoted(&pool.name)
             )),
         });
     }
@@ -232,7 +233,7 @@ fn expect(registry: &Registry, dir: &Path) -> Result<Adoption> {
     registry.adoption(dir)?.ok_or_else(|| Error::NotFound {
         what: "adoption of",
         subject: dir.display().to_string(),
-        hint: Some(format!("cowsnap adopt '{}' --to POOL/NAME", dir.display())),
+        hint: Some(format!("cowsnap adopt {} --to POOL/NAME", quoted(dir.display()))),
     })
 }
 
@@ -320,7 +321,10 @@ fn dataset_tree(pool: &Pool, adoption: &Adoption) -> Result<sys::mount::Detached
             Errno::NOENT => Error::NotFound {
                 what: "dataset",
                 subject: adoption.to.to_string(),
-                hint: Some(format!("if it was destroyed: cowsnap adopt --undo '{}'", adoption.dir.display())),
+                hint: Some(format!(
+                    "if it was destroyed: cowsnap adopt --undo {}",
+                    quoted(adoption.dir.display())
+                )),
             },
             errno => Error::io("open", &adoption.to)(errno),
         })?;

@@ -255,6 +255,10 @@ fn what_can_not_be_adopted_is_refused_and_nothing_is_changed() {
     assert!(adopt(3, &ground.dir, "tank").contains("a pool itself"));
     assert!(adopt(2, &ground.dir, "tank/a/b").contains("cowsnap create 'tank/a'"));
     assert!(adopt(3, ground.state.path(), "tank/chain").contains("mounted in it"));
+    let odd = ground.dir.with_file_name("it's odd");
+    fs::create_dir(&odd).expect("mkdir");
+    let words = ground.state.fails(2, &["adopt", odd.to_str().expect("utf-8"), "--undo"]);
+    assert!(words.contains(r"/it'\''s odd' --to"), "can be pasted: {words}");
     fs::create_dir_all(ground.old().join("x")).expect("mkdir");
     assert!(adopt(3, &ground.dir, "tank/chain").contains("in the way"));
     fs::remove_dir_all(ground.old()).expect("rm");

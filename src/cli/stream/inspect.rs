@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{len_of, name_of, open, stream_error};
 use crate::cli::Context;
+use crate::model::quoted;
 use crate::stream::btrfs::{Command, MAGIC as BTRFS_MAGIC, Parser};
 use crate::stream::container::{self, Backend, Header, Kind, Sealed, VERSION};
 use crate::stream::reader::{Frames, Reader, Source, Step, trailer_of};
@@ -122,7 +123,10 @@ fn to_text(header: &Header, sealed: &Sealed, verified: bool, name: &str) -> Stri
     lines.push(("blake3", sealed.root.to_hex().to_string()));
     lines.push(match verified {
         true => ("verified", "every byte".into()),
-        false => ("verified", format!("header and trailer; all of it: cowsnap stream verify '{name}'")),
+        false => {
+            let rest = format!("cowsnap stream verify {}", quoted(name));
+            ("verified", format!("header and trailer; all of it: {rest}"))
+        }
     });
     lines.iter().fold(String::new(), |mut text, (key, value)| {
         // Writing to a String does not fail.

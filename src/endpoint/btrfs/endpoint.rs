@@ -191,8 +191,9 @@ impl Ground for Here<'_> {
 impl Here<'_> {
     fn without_base(&self, base: [u8; 16]) -> Error {
         let newest = self.dataset.inventory().ok().and_then(|i| i.newest().map(|v| v.id.name.clone()));
-        let from =
-            newest.map_or(String::new(), |name| format!(", or from one that is here: --from '@{name}'"));
+        let from = newest.map_or(String::new(), |name| {
+            format!(", or from one that is here: --from {}", quoted(format!("@{name}")))
+        });
         Error::Refused {
             op: "receive",
             subject: format!("{}@{}", self.dataset, self.request.name),

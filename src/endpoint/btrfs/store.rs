@@ -244,7 +244,7 @@ impl Store {
             op,
             subject: subject.to_string(),
             lacking: "the filesystem is mounted read-only".into(),
-            hint: Some(format!("mount -o remount,rw {}", self.mounted_at.display())),
+            hint: Some(format!("mount -o remount,rw {}", quoted(self.mounted_at.display()))),
         }
     }
 }
