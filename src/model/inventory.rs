@@ -68,14 +68,19 @@ impl Inventory {
         self.versions.last()
     }
 
-    /// The version of that name.
+    /// The version of that name. A snapshot goes before a bookmark, which can have the same one.
     pub fn by_name(&self, name: &SnapshotName) -> Option<&Version> {
-        self.versions.iter().find(|v| v.id.name == *name)
+        self.find(|v| v.id.name == *name)
     }
 
-    /// The version of that identity.
+    /// The version of that identity. A snapshot goes before its bookmark.
     pub fn by_guid(&self, guid: Guid) -> Option<&Version> {
-        self.versions.iter().find(|v| v.id.guid == guid)
+        self.find(|v| v.id.guid == guid)
+    }
+
+    fn find(&self, is_meant: impl Fn(&Version) -> bool) -> Option<&Version> {
+        let found = || self.versions.iter().filter(|v| is_meant(v));
+        found().find(|v| v.kind == VersionKind::Snapshot).or_else(|| found().next())
     }
 
     /// Who keeps `version`, sorted.
@@ -146,6 +151,17 @@ mod tests {
         assert_eq!(inventory.by_guid(b.id.guid), Some(&b));
         let absent = version("c", 3);
         assert_eq!((inventory.by_name(&absent.id.name), inventory.by_guid(Guid::NIL)), (None, None));
+    }
+
+    #[test]
+    fn a_snapshot_is_found_before_a_bookmark_of_the_same_name_or_guid() {
+        let [bookmark, snapshot] = [version("#b", 1), version("b", 2)];
+        let versions = vec![bookmark.clone(), snapshot.clone()];
+        let both = Inventory::new("tank/a", versions, Vec::new());
+        assert_eq!(both.by_name(&snapshot.id.name), Some(&snapshot));
+        assert_eq!(both.by_guid(snapshot.id.guid), Some(&snapshot));
+        let alone = Inventory::new("tank/a", vec![bookmark.clone()], Vec::new());
+        assert_eq!(alone.by_guid(bookmark.id.guid), Some(&bookmark));
     }
 
     #[test]

@@ -23,6 +23,16 @@ impl Guid {
     pub fn is_nil(&self) -> bool {
         *self == Self::NIL
     }
+
+    /// That of a ZFS snapshot or bookmark.
+    pub fn of_zfs(guid: u64) -> Self {
+        Self(u128::from(guid).to_be_bytes())
+    }
+
+    /// What ZFS calls it; `None` for one that can not be of ZFS.
+    pub fn as_zfs(&self) -> Option<u64> {
+        u64::try_from(u128::from_be_bytes(self.0)).ok().filter(|&guid| guid != 0)
+    }
 }
 
 impl fmt::Display for Guid {
@@ -148,6 +158,15 @@ mod tests {
         assert!(Guid::NIL.is_nil());
         assert!("0".repeat(32).parse::<Guid>().unwrap().is_nil());
         assert!(!TEXT.parse::<Guid>().unwrap().is_nil());
+    }
+
+    #[test]
+    fn a_guid_of_zfs_is_in_the_last_eight_bytes() {
+        let guid = Guid::of_zfs(0x8899_aabb_ccdd_eeff);
+        assert_eq!(guid.to_string(), "00000000-0000-0000-8899-aabbccddeeff");
+        assert_eq!(guid.as_zfs(), Some(0x8899_aabb_ccdd_eeff));
+        assert_eq!((Guid::of_zfs(0), Guid::NIL.as_zfs()), (Guid::NIL, None));
+        assert_eq!(TEXT.parse::<Guid>().unwrap().as_zfs(), None);
     }
 
     #[test]
