@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::cli::{Context, place};
 use crate::endpoint::{Dataset, DestroyDataset, Error as EndpointError, History};
 use crate::model::{Target, Version, quoted};
+use crate::pool::Registry;
 use crate::{Error, Result};
 
 /// Destroy snapshots, or a dataset
@@ -51,7 +52,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         victims.push(find(text, context)?);
     }
     for victim in &victims {
-        check(victim, args.snapshots)?;
+        check(victim, args.snapshots, context)?;
     }
     if args.dry_run {
         return say_what_would_go(&victims, context);
@@ -79,7 +80,7 @@ fn find(text: &OsString, context: &Context) -> Result<Victim> {
 }
 
 /// What can be seen beforehand to be refused is, before anything goes.
-fn check(victim: &Victim, with_snapshots: bool) -> Result<()> {
+fn check(victim: &Victim, with_snapshots: bool, context: &Context) -> Result<()> {
     match victim {
         Victim::Dataset(dataset) => {
             let inventory = dataset.inventory()?;
@@ -92,6 +93,11 @@ fn check(victim: &Victim, with_snapshots: bool) -> Result<()> {
                     hint: Some(format!("cowsnap destroy --snapshots {}", quoted(dataset))),
                 }
                 .into());
+            }
+            match dataset {
+                Dataset::Btrfs(dataset) => {
+                    Registry::open(context.state_dir())?.check_not_in_use("destroy", dataset)?;
+                }
             }
             inventory.holds().first().map_or(Ok(()), |(version, _)| held(dataset, version, &inventory))
         }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::record::PathText;
 use super::registry::{Registry, read_record, replace_file, sync_folder};
+use super::swap;
 use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{Error, Result};
-use crate::model::{DatasetName, VersionRef};
+use crate::model::{DatasetName, VersionRef, quoted};
 
 /// How far an adoption has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +146,32 @@ impl Registry {
             follow.push(Adoption { to: name, ..adoption });
         }
         Ok(follow)
+    }
+
+    /// Refuses to `op` a dataset that is mounted in the place of an adopted directory, with what ends the adoption.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]; records that can not be read.
+    pub fn check_not_in_use(&self, op: &'static str, dataset: &Dataset) -> Result<()> {
+        for (_, adoption) in self.adoptions()? {
+            let Ok(adoption) = adoption else { continue };
+            let Some(pool) = self.get(adoption.to.pool())? else { continue };
+            let within = Path::new(adoption.to.within_pool().unwrap_or_default());
+            let is_it = pool.fsid.0 == dataset.store().fsid() && within == dataset.path();
+            if is_it && swap::is_mounted(&pool, &adoption) {
+                let dir = quoted(adoption.dir.display());
+                let hint = match adoption.phase {
+                    Phase::Discarded => format!("umount {dir}; once it is gone: cowsnap adopt --undo {dir}"),
+                    _ => format!("cowsnap adopt --undo {dir}"),
+                };
+                let why = format!(
+                    "it is mounted in the place of {}, which was adopted into it",
+                    adoption.dir.display()
+                );
+                return Err(Error::Refused { op, subject: dataset.to_string(), why, hint: Some(hint) });
+            }
+        }
+        Ok(())
     }
 
     /// Writes down where adoptions have gone: what [`Registry::adoptions_to_follow`] gave.

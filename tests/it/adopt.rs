@@ -184,6 +184,26 @@ fn undoing_puts_the_old_copy_back_and_keeps_the_dataset() {
 }
 
 #[test]
+fn destroying_what_stands_in_a_directorys_place_is_refused_with_what_ends_the_adoption() {
+    ground!("btrfs");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("file"), "content").expect("write");
+    ground.adopt();
+    let destroy = ["destroy", "--snapshots", "tank/chain"];
+    let words = ground.state.fails(3, &destroy);
+    assert!(words.contains(&format!("hint: cowsnap adopt --undo '{}'\n", ground.dir())), "{words}");
+    ground.state.fails(3, &[&destroy[..], &["--dry-run"]].concat());
+    ground.state.ok(&["adopt", ground.dir(), "--discard-old"]);
+    let words = ground.state.fails(3, &destroy);
+    assert!(words.contains(&format!("hint: umount '{}'; once", ground.dir())), "{words}");
+    ground::run("umount", &[&ground.dir]);
+    ground.state.ok(&destroy);
+    ground.state.ok(&["adopt", ground.dir(), "--undo"]);
+    ground.state.ok(&["doctor"]);
+    ground.end();
+}
+
+#[test]
 fn the_old_copy_goes_only_after_the_first_snapshot_was_compared() {
     ground!("btrfs");
     let ground = Ground::new();
