@@ -252,3 +252,23 @@ fn a_hint_can_be_pasted_whatever_the_name_holds() {
     let said = says(&ground, 2, &["list", "FS/it's@t"]);
     assert!(said.contains(r"/it'\''s'"), "{said}");
 }
+
+#[test]
+fn a_file_is_no_dataset_and_none_that_could_be_created() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    says(&ground, 0, &["create", "FS/a"]);
+    std::fs::write(ground.path().join("a/file"), "text").expect("write");
+    std::fs::write(ground.path().join("file"), "text").expect("write");
+    let store = Store::open(&ground.path()).expect("a store");
+    for path in ["file", "a/file", "a/file/below"] {
+        let opened = store.dataset(path).open();
+        assert!(matches!(opened, Err(Error::Foreign { .. })), "{opened:?}");
+        for verb in ["snapshot", "list", "destroy"] {
+            let said = says(&ground, 2, &[verb, &format!("FS/{path}")]);
+            assert!(said.contains("it is no directory"), "{said}");
+        }
+    }
+    let absent = store.dataset("a/absent").open();
+    assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
+}

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -149,13 +149,22 @@ impl Dataset {
     /// Opens its live subvolume.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Foreign`] if a plain directory is there.
+    /// [`Error::NotFound`]; [`Error::Foreign`] if a plain directory or a file is there.
     pub fn open(&self) -> Result<OwnedFd> {
-        self.open_if_there()?.ok_or_else(|| Error::NotFound {
+        self.open_if_there()?.ok_or_else(|| self.is_not_there())
+    }
+
+    /// Nothing is at the path, or what is no directory.
+    fn is_not_there(&self) -> Error {
+        let found = rustix::fs::statat(self.store.top(), &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        if matches!(found, Ok(_) | Err(Errno::NOTDIR)) {
+            return no_directory(Path::new(&self.label));
+        }
+        Error::NotFound {
             what: "dataset",
             subject: self.to_string(),
             hint: Some(format!("cowsnap create {}", quoted(self))),
-        })
+        }
     }
 
     fn open_if_there(&self) -> Result<Option<OwnedFd>> {
@@ -528,6 +537,16 @@ fn check_outside_store(below_top: &Path, path: &Path) -> Result<()> {
         why: "it is in .cowsnap, where snapshots are kept; name a snapshot as TARGET@NAME".into(),
         hint: Some("cowsnap list".into()),
     })
+}
+
+/// A file, or something below one.
+pub(super) fn no_directory(path: &Path) -> Error {
+    Error::Foreign {
+        subject: path.display().to_string(),
+        wanted: "dataset",
+        why: "it is no directory; a file is snapshotted with the dataset that it is in".into(),
+        hint: Some("cowsnap list".into()),
+    }
 }
 
 fn not_a_subvolume(path: &Path) -> Error {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::endpoint::btrfs::dataset::Dataset;
+use crate::endpoint::btrfs::dataset::{self, Dataset};
 use crate::endpoint::btrfs::{roots, staging};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, quoted};
@@ -277,6 +277,7 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
         Err(Errno::NOENT) => {
             Err(Error::NotFound { what: "directory", subject: path.display().to_string(), hint: None })
         }
+        Err(Errno::NOTDIR) => Err(dataset::no_directory(path)),
         Err(error) => Err(Error::io("open", path.display())(error)),
     }
 }
