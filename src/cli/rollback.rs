@@ -66,10 +66,15 @@ pub(super) fn report(dataset: &str, to: &str, done: &RolledBack, context: &Conte
     for mount in &done.remounted {
         context.notice(format!("exchanged the mount at {}", mount.display()));
     }
-    let mut kept: Vec<_> = done.kept.iter().map(|version| format!("{dataset}@{}", version.id.name)).collect();
+    let keeper = done.aside.as_deref().unwrap_or(dataset);
+    let mut kept: Vec<_> = done.kept.iter().map(|version| format!("{keeper}@{}", version.id.name)).collect();
     kept.extend(done.kept_inside.iter().cloned());
     let remounted: Vec<_> = done.remounted.iter().map(|path| path.display().to_string()).collect();
-    let object =
-        json!({ "dataset": dataset, "to": to, "kept": kept, "moved": done.moved, "remounted": remounted });
-    context.print(&object, format!("{dataset} is {to} again; what it was is kept as {}", kept.join(", ")))
+    let object = json!({
+        "dataset": dataset, "to": to, "kept": kept, "aside": done.aside, "moved": done.moved, "remounted": remounted,
+    });
+    let newer =
+        done.aside.as_ref().map_or(String::new(), |aside| format!("; what is newer than {to} is in {aside}"));
+    context
+        .print(&object, format!("{dataset} is {to} again; what it was is kept as {}{newer}", kept.join(", ")))
 }

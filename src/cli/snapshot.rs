@@ -35,6 +35,9 @@ pub struct Args {
     /// With -r: leave this dataset out, and what is inside it; may be given several times
     #[arg(long, value_name = "TARGET", requires = "recursive")]
     exclude: Vec<OsString>,
+    /// Take datasets of several ZFS pools one pool after another: no instant is common to them
+    #[arg(long)]
+    not_atomic: bool,
     /// Say what would be taken
     #[arg(long)]
     dry_run: bool,
@@ -67,7 +70,12 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
         return context.print(&json!({ "dry_run": true, "would_take": names }), text);
     }
-    let taken = take(&set, args.name, labels, args.hold)?;
+    let taken = take(&set, args.name, |name| SnapshotRequest {
+        name,
+        labels: labels.clone(),
+        holds: args.hold.clone(),
+        not_atomic: args.not_atomic,
+    })?;
     print(&set, &taken, context)
 }
 
@@ -121,17 +129,13 @@ impl Gathered {
 fn take(
     set: &[Dataset],
     name: Option<SnapshotName>,
-    labels: BTreeMap<String, String>,
-    holds: Vec<HoldTag>,
+    request: impl Fn(SnapshotName) -> SnapshotRequest,
 ) -> Result<SnapshotSet> {
     if let Some(name) = name {
-        return Ok(Backend::snapshot(set, &SnapshotRequest { name, labels, holds, not_atomic: false })?);
+        return Ok(Backend::snapshot(set, &request(name))?);
     }
     for nth in 1.. {
-        let name = default_name(nth);
-        let request =
-            SnapshotRequest { name, labels: labels.clone(), holds: holds.clone(), not_atomic: false };
-        match Backend::snapshot(set, &request) {
+        match Backend::snapshot(set, &request(default_name(nth))) {
             Err(endpoint::Error::Exists { .. }) => {}
             other => return Ok(other?),
         }
