@@ -5,5 +5,6 @@ pub mod btrfs;
 pub mod file;
 pub mod interrupt;
 pub mod loopdev;
+pub mod lzc;
 pub mod mount;
 pub mod pipe;
