@@ -6,6 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 use super::adoption::{Adoption, Phase, key_of, old_of};
 use super::record::Pool;
 use super::registry::{Lock, Registry};
@@ -124,7 +127,7 @@ impl Work {
             request.to.within_pool().ok_or_else(|| refused(&dir, "a pool itself can not be adopted into"))?;
         let store = Store::open(&pool.mountpoint)?;
         let dataset = store.dataset(within).with_label(request.to.as_str());
-        check_target(&pool, &dataset, within)?;
+        check_target(&dataset)?;
         let tree = tree::scan(&dir)?;
         let adoption = known.unwrap_or_else(|| Adoption {
             inode: tree.entries[0].stamp.inode,
@@ -246,8 +249,9 @@ impl Work {
 
     /// Gives the copy its name and takes its first snapshot.
     fn publish(&mut self, registry: &Registry) -> Result<()> {
-        let place = self.pool.mountpoint.join(self.dataset.path());
-        rename_new(&self.staging.data, &place)?;
+        let (parent, name) = self.dataset.parent()?;
+        renameat_with(CWD, &self.staging.data, &parent, name, RenameFlags::NOREPLACE)
+            .map_err(Error::io("create dataset", &self.dataset))?;
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
         let name: SnapshotName = format!("adopted-{now}").parse().expect("digits and letters make a name");
         let set = Dataset::snapshot(std::slice::from_ref(&self.dataset), &SnapshotRequest::named(name))?;
@@ -280,12 +284,6 @@ pub(super) fn unpublish(pool: &Pool, adoption: &Adoption) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    use rustix::fs::{CWD, RenameFlags};
-    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
-        .map_err(Error::io("create dataset", to.display()))
 }
 
 /// The directory by its one path without symbolic links.
@@ -344,26 +342,16 @@ fn check_place(registry: &Registry, dir: &Path, to: &DatasetName, known: Option<
     }
 }
 
-fn check_target(pool: &Pool, dataset: &Dataset, within: &str) -> Result<()> {
-    let place = pool.mountpoint.join(within);
-    if place.symlink_metadata().is_ok() {
-        return Err(Error::Exists {
+fn check_target(dataset: &Dataset) -> Result<()> {
+    let (parent, name) = dataset.parent()?;
+    match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::io("look for", dataset)(errno)),
+        Ok(_) => Err(Error::Exists {
             what: "dataset",
             subject: dataset.to_string(),
             hint: Some("choose another name".into()),
-        });
-    }
-    match place.parent().is_some_and(Path::is_dir) {
-        true => Ok(()),
-        false => {
-            let above = dataset.to_string();
-            let above = above.rsplit_once('/').map_or("", |(above, _)| above).to_owned();
-            Err(Error::NotFound {
-                what: "dataset",
-                hint: Some(format!("cowsnap create {}", quoted(&above))),
-                subject: above,
-            })
-        }
+        }),
     }
 }
 

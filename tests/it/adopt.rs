@@ -290,6 +290,25 @@ fn what_can_not_be_adopted_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_link_on_the_way_to_the_dataset_is_not_followed() {
+    ground!("btrfs");
+    let ground = Ground::new();
+    fs::write(ground.dir.join("file"), "content").expect("write");
+    let pool = ground.state.mountpoint("tank");
+    ground.state.ok(&["create", "tank/hers"]);
+    symlink("hers", pool.join("link")).expect("symlink");
+    symlink("hers/x", pool.join("dangling")).expect("symlink");
+    for (code, to) in [(2, "tank/link/x"), (3, "tank/dangling"), (3, "tank/link")] {
+        for more in [&[][..], &["--dry-run"]] {
+            ground.state.fails(code, &[&["adopt", ground.dir(), "--to", to], more].concat());
+        }
+    }
+    assert_eq!(fs::read_dir(pool.join("hers")).expect("readdir").count(), 0);
+    ground.state.ok(&["doctor"]);
+    ground.end();
+}
+
+#[test]
 fn too_little_space_is_said_before_anything_is_copied() {
     ground!("btrfs");
     let ground = Ground::new();

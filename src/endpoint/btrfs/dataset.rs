@@ -451,8 +451,12 @@ impl Dataset {
         clone::visible_at(&self.store, &self.path)
     }
 
-    /// The directory that the live subvolume stands in, and its name there.
-    pub(super) fn parent(&self) -> Result<(OwnedFd, &OsStr)> {
+    /// The directory that the live subvolume stands in, and its name there. No symbolic link on the way is followed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such directory; [`Error::Refused`] for the top level, and if something is mounted
+    /// over the place.
+    pub fn parent(&self) -> Result<(OwnedFd, &OsStr)> {
         let Some(name) = self.path.file_name() else {
             let why = "it is the filesystem's top level".into();
             return Err(self.refused("replace", why, None));
