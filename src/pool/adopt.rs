@@ -128,6 +128,7 @@ impl Work {
         let store = Store::open(&pool.mountpoint)?;
         let dataset = store.dataset(within).with_label(request.to.as_str());
         check_target(&dataset)?;
+        tree::flags::check_root(&dir)?;
         let tree = tree::scan(&dir)?;
         let adoption = known.unwrap_or_else(|| Adoption {
             inode: tree.entries[0].stamp.inode,

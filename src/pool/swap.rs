@@ -20,7 +20,7 @@ use super::registry::{Registry, sync_folder};
 use crate::endpoint::btrfs::store::Store;
 use crate::endpoint::{Error, Result};
 use crate::exec::Observe;
-use crate::exec::adopt::{Journal, verify::verify_content};
+use crate::exec::adopt::{Journal, flags, verify::verify_content};
 use crate::model::quoted;
 use crate::sys;
 
@@ -219,7 +219,7 @@ fn check_first_snapshot(pool: &Pool, adoption: &Adoption, observe: &dyn Observe)
 
 fn remove_old(registry: &Registry, adoption: &mut Adoption) -> Result<()> {
     let old = adoption.old();
-    match fs::remove_dir_all(&old) {
+    match flags::remove_dir_all(&old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::io("remove", old.display())(error));
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use crate::ground::{self, ground};
 use crate::pool::{State, text};
 
+mod flags;
+
 /// A state with a pool `tank`, and a directory to adopt.
 struct Ground {
     state: State,

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::CHUNK;
+use super::flags;
 use super::journal::{Done, Journal};
 use super::scan::{Entry, Kind, Stamp, Tree};
 use crate::endpoint::{Error, Result};
@@ -43,6 +44,9 @@ pub fn copy(
     // Last and deepest first: what is made in a directory changes its times.
     for entry in tree.entries.iter().rev().filter(|entry| entry.kind == Kind::Directory) {
         describe(source, target, entry, observe)?;
+    }
+    for entry in &tree.entries {
+        flags::copy(source, target, entry, observe);
     }
     let folder = File::open(target).map_err(Error::io("open", target.display()))?;
     rustix::fs::syncfs(&folder).map_err(Error::io("sync", target.display()))?;
@@ -105,6 +109,7 @@ impl Copier<'_> {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(target)?;
+        flags::copy_nocow(&from, &to);
         let length = from.metadata()?.len();
         if self.reflinks && length > 0 {
             match rustix::fs::ioctl_ficlone(&to, &from) {
@@ -185,7 +190,7 @@ pub(super) fn zeros(hasher: &mut blake3::Hasher, mut n: u64) {
     }
 }
 
-/// Removes what stands below `target` and not in the tree, or is of another kind there.
+/// Removes what stands below `target` and not in the tree, or is of another kind there. What is left can be changed.
 fn remove_others(tree: &Tree, target: &Path) -> Result<()> {
     let kinds: HashMap<&Path, Kind> = tree.entries.iter().map(|e| (e.path.as_path(), e.kind)).collect();
     let mut folders = vec![PathBuf::new()];
@@ -195,10 +200,13 @@ fn remove_others(tree: &Tree, target: &Path) -> Result<()> {
             let relative = folder.join(entry.file_name());
             let meta = entry.metadata().map_err(Error::io("read", entry.path().display()))?;
             let wanted = kinds.get(relative.as_path());
+            if meta.is_dir() || meta.is_file() {
+                flags::unlock(&entry.path()).map_err(Error::io("unlock", entry.path().display()))?;
+            }
             match (meta.is_dir(), wanted) {
                 (true, Some(Kind::Directory)) => folders.push(relative),
                 (false, Some(Kind::File)) if meta.is_file() => {}
-                (true, _) => fs::remove_dir_all(entry.path()).map_err(remove_failed(&entry.path()))?,
+                (true, _) => flags::remove_dir_all(&entry.path()).map_err(remove_failed(&entry.path()))?,
                 (false, _) => fs::remove_file(entry.path()).map_err(remove_failed(&entry.path()))?,
             }
         }
