@@ -100,6 +100,7 @@ fn header() -> Header {
         stream_version: 1,
         compressed: false,
         properties: Default::default(),
+        zfs: None,
     }
 }
 

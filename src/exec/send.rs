@@ -117,6 +117,7 @@ fn header(job: &Job<'_>, subject: &str) -> Result<Header> {
         stream_version: job.request.stream_version.max(if job.request.compressed { 2 } else { 1 }),
         compressed: job.request.compressed,
         properties: Default::default(),
+        zfs: None,
     })
 }
 

@@ -7,10 +7,12 @@ pub mod fields;
 pub mod header;
 pub mod record;
 pub mod tree;
+pub mod zfs;
 
 pub use error::{Error, Place, Result};
 pub use header::{Backend, Header};
 pub use record::{Head, Kind};
+pub use zfs::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
 
 /// The format's version that is written.
 pub const VERSION: u32 = 1;

@@ -26,6 +26,7 @@ pub fn header() -> Header {
         stream_version: 2,
         compressed: true,
         properties: Default::default(),
+        zfs: None,
     }
 }
 
@@ -132,9 +133,24 @@ fn the_number_of_threads_does_not_show_in_the_bytes() {
 mod any {
     use std::collections::BTreeMap;
 
+    use cowsnap::stream::container::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
     use proptest::prelude::*;
 
     use super::*;
+
+    prop_compose! {
+        fn any_zfs()(
+            kind in prop_oneof![Just(ZfsKind::Filesystem), Just(ZfsKind::Volume)],
+            [raw, large_blocks, embedded, compressed]: [bool; 4],
+            features: u64,
+            resumes in prop::option::of(any::<[u64; 2]>()),
+            release in "[ -~]{0,64}",
+        ) -> ZfsStream {
+            let flags = ZfsFlags { raw, large_blocks, embedded, compressed };
+            let resumes = resumes.map(|[object, offset]| ResumePoint { object, offset });
+            ZfsStream { kind, flags, features, resumes, release }
+        }
+    }
 
     prop_compose! {
         fn any_header()(
@@ -147,6 +163,7 @@ mod any {
             stream_version: u32,
             compressed: bool,
             properties in prop::collection::btree_map(".{1,60}", ".{0,300}", 0..8),
+            zfs in prop::option::of(any_zfs()),
         ) -> Header {
             Header {
                 backend,
@@ -158,6 +175,7 @@ mod any {
                 stream_version,
                 compressed,
                 properties: properties as BTreeMap<String, String>,
+                zfs,
             }
         }
     }

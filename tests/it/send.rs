@@ -300,6 +300,7 @@ fn a_container_of_another_filesystem_is_refused_before_anything_is_made() {
         stream_version: 1,
         compressed: false,
         properties: Default::default(),
+        zfs: None,
     };
     let file = pair.file("zfs.cs");
     let out = File::create(&file).unwrap();

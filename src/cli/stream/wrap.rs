@@ -101,6 +101,7 @@ fn header(first: &[u8], args: &Args, created: Timestamp) -> Result<Header> {
         stream_version,
         compressed: stream_version > 1,
         properties: BTreeMap::new(),
+        zfs: None,
     })
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::fields::{Take, put, unknown};
+use super::zfs::ZfsStream;
 use super::{HASH_LEN, HeaderHash, MAGIC, MAX_HEADER_LEN, PRELUDE_LEN, VERSION};
 use crate::model::{Guid, SnapshotName};
 
@@ -31,6 +32,7 @@ mod tag {
     pub const CREATED: u16 = 6;
     pub const STREAM: u16 = 7;
     pub const PROPERTIES: u16 = 8;
+    pub const ZFS: u16 = 9;
 }
 
 /// Whose stream it is.
@@ -80,6 +82,9 @@ pub struct Header {
     pub compressed: bool,
     /// The dataset's properties.
     pub properties: BTreeMap<String, String>,
+    /// More about a ZFS stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zfs: Option<ZfsStream>,
 }
 
 impl Header {
@@ -115,6 +120,9 @@ impl Header {
         put(out, tag::STREAM, &[self.stream_version.to_le_bytes(), flags.to_le_bytes()].concat());
         if !self.properties.is_empty() {
             put(out, tag::PROPERTIES, &self.properties_to_bytes()?);
+        }
+        if let Some(zfs) = &self.zfs {
+            put(out, tag::ZFS, &zfs.to_bytes()?);
         }
         Ok(())
     }
@@ -160,6 +168,7 @@ struct Found {
     created: Option<Timestamp>,
     stream: Option<(u32, u32)>,
     properties: BTreeMap<String, String>,
+    zfs: Option<ZfsStream>,
 }
 
 impl Found {
@@ -173,6 +182,7 @@ impl Found {
             tag::CREATED => self.created = Some(time_from_bytes(&value)?),
             tag::STREAM => self.stream = Some(stream(&value)?),
             tag::PROPERTIES => self.properties = properties(value)?,
+            tag::ZFS => self.zfs = Some(ZfsStream::from_bytes(value)?),
             _ => unknown("header", tag)?,
         }
         Ok(())
@@ -191,6 +201,7 @@ impl Found {
             stream_version,
             compressed: flags & COMPRESSED != 0,
             properties: self.properties,
+            zfs: self.zfs,
         })
     }
 }

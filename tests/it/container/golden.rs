@@ -46,6 +46,7 @@ fn increment() -> Header {
         stream_version: 1,
         compressed: false,
         properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        zfs: None,
     }
 }
 
