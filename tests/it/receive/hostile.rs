@@ -244,6 +244,23 @@ fn lengths_and_numbers_that_can_not_be_are_refused() {
 }
 
 #[test]
+fn compression_of_a_file_that_the_stream_keeps_from_copy_on_write_is_the_streams_fault() {
+    ground!("btrfs");
+    let mut trap = Trap::new();
+    let path = &b"ok"[..];
+    let nocow = Command::Fileattr { path, flags: 1 << 1 };
+    let compress = |data| Command::SetXattr { path, name: b"btrfs.compression", data };
+    trap.assert_refused(&[OK, nocow, compress(b"zstd")]);
+    trap.assert_refused(&[OK, nocow, compress(b"sand")]);
+    trap.spring(&[OK, nocow, Command::Fileattr { path, flags: 0 }, compress(b"zstd")]).expect("applies");
+    // Where the mount takes none, nothing can be said against the stream.
+    let mount = trap.ground.path();
+    crate::ground::run("mount", &["-o", "remount,nodatacow", mount.to_str().expect("utf-8")]);
+    let error = trap.spring(&[OK, nocow, compress(b"zstd")]).expect_err("refused");
+    assert_eq!(error.class(), Class::Conflict, "{}", words_of(&error));
+}
+
+#[test]
 fn a_stream_that_does_not_begin_with_a_subvolume_makes_nothing() {
     ground!("btrfs");
     let mut trap = Trap::new();

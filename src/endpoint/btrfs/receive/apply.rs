@@ -35,6 +35,8 @@ pub(super) struct Applier<'g> {
     /// What the root's times are to be at the end: the base's, until the stream says others.
     pub(super) root_times: Option<(Time, Time)>,
     pub(super) encoded_writes_work: bool,
+    /// Whether the stream has kept any file from copy-on-write.
+    pub(super) has_set_nocow: bool,
 }
 
 /// Applies all of `batches`, which is the stream of one subvolume.
@@ -137,6 +139,7 @@ impl<'g> Applier<'g> {
             owner: (geteuid().as_raw(), getegid().as_raw()),
             root_times,
             encoded_writes_work: true,
+            has_set_nocow: false,
         })
     }
 

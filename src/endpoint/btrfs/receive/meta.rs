@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    FileType, IFlags, Mode, OFlags, Timespec, Timestamps, ioctl_getflags, ioctl_setflags, openat,
+    FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags, fsetxattr, ioctl_getflags,
+    ioctl_setflags, openat,
 };
 use rustix::io::Errno;
 
@@ -107,12 +108,24 @@ impl Applier<'_> {
 
     pub(super) fn set_xattr(&mut self, path: &[u8], name: &[u8], data: &[u8]) -> Result<(), Fault> {
         match self.target(path)?.set_xattr(name, data) {
+            // Nothing is amiss with the mount: the stream has forbidden it itself.
+            Err(Errno::INVAL) if name == COMPRESSION && self.has_set_nocow && self.mount_takes(data) => {
+                return Err(Fault::Hostile("compression of a file that it keeps from copy-on-write"));
+            }
             Err(Errno::INVAL) if name == COMPRESSION && is_compression(data) => {
                 return Err(uncompressible(path, data).into());
             }
             done => done?,
         }
         self.after_xattr(path, name, Some(data))
+    }
+
+    /// Whether a new file outside of what the stream makes may have that compression property.
+    fn mount_takes(&self, compression: &[u8]) -> bool {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        openat(self.ground.staging(), ".", flags, Mode::RUSR)
+            .and_then(|file| fsetxattr(&file, COMPRESSION, compression, XattrFlags::empty()))
+            .is_ok()
     }
 
     pub(super) fn remove_xattr(&mut self, path: &[u8], name: &[u8]) -> Result<(), Fault> {
@@ -144,6 +157,7 @@ impl Applier<'_> {
         }
         let wanted =
             FLAGS.iter().filter(|(bit, _)| stored & bit != 0).fold(IFlags::empty(), |all, f| all | f.1);
+        self.has_set_nocow |= wanted.contains(IFlags::NOCOW);
         let known = FLAGS.iter().fold(IFlags::empty(), |all, f| all | f.1);
         let file = self.open_for_flags(path)?;
         let now = ioctl_getflags(&file)?;
