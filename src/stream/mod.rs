@@ -7,3 +7,4 @@ pub mod container;
 pub mod parallel;
 pub mod reader;
 pub mod writer;
+pub mod zfs;

@@ -16,6 +16,7 @@ mod pool;
 mod receive;
 mod send;
 mod stream_btrfs;
+mod stream_zfs;
 mod tidy;
 mod tree_compare;
 mod verbs;
