@@ -79,8 +79,10 @@ fn foretell(target: &Dataset, announced: &Announced, context: &Context) -> Resul
 }
 
 fn told(received: &Received) -> String {
+    let aside =
+        received.aside.as_ref().map_or(String::new(), |aside| format!("; what was there is {aside} now"));
     format!(
-        "received {}@{}: {} in {:.1} s ({}), blake3 {}{}",
+        "received {}@{}: {} in {:.1} s ({}), blake3 {}{}{aside}",
         received.dataset,
         received.version.id.name,
         size(received.stream_bytes),

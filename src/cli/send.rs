@@ -116,6 +116,7 @@ fn request(
         clone_sources: sources.collect::<Result<_>>()?,
         stream_version: args.proto.unwrap_or(0),
         compressed: args.compressed_data,
+        zfs: Default::default(),
         version,
     })
 }

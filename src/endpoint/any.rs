@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::{
-    Backend, Change, DestroyDataset, Details, Endpoint, History, Outgoing, ReceiveRequest, Result,
+    Arrived, Backend, Change, DestroyDataset, Details, Endpoint, History, Outgoing, ReceiveRequest, Result,
     RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs,
 };
 use crate::model::{HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
@@ -222,8 +222,8 @@ impl Dataset {
         request: &ReceiveRequest,
         stream: &mut R,
         verified: impl FnOnce(&R) -> Option<Verified>,
-    ) -> Result<Version> {
-        whichever!(self, dataset => dataset.receive_checked(request, stream, verified))
+    ) -> Result<Arrived> {
+        whichever!(self, dataset => dataset.receive_checked(request, stream, verified).map(Arrived::from))
     }
 }
 

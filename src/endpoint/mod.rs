@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
+use crate::stream::container::ZfsStream;
 
 pub mod any;
 pub mod btrfs;
@@ -143,6 +144,8 @@ pub struct SendRequest {
     pub stream_version: u32,
     /// Pass compressed data through as it lies on disk, where the stream format can.
     pub compressed: bool,
+    /// What only ZFS is asked.
+    pub zfs: zfs::SendOptions,
 }
 
 /// A stream on its way out.
@@ -151,6 +154,10 @@ pub struct Outgoing {
     pub stream: Box<dyn Read + Send>,
     /// About how many bytes it will be, where that is known.
     pub estimate: Option<u64>,
+    /// The properties of the dataset that travel with it.
+    pub properties: BTreeMap<String, String>,
+    /// More about a ZFS stream.
+    pub zfs: Option<ZfsStream>,
 }
 
 /// What is about to be received.
@@ -162,6 +169,43 @@ pub struct ReceiveRequest {
     pub guid: Option<Guid>,
     /// The base that must be here; `None` for a full stream, which it must turn out to be if `guid` is said.
     pub base: Option<Guid>,
+    /// The properties that came with it.
+    pub properties: BTreeMap<String, String>,
+    /// What its container says about a ZFS stream.
+    pub stream: Option<ZfsStream>,
+    /// What only ZFS is asked.
+    pub zfs: zfs::ReceiveOptions,
+}
+
+impl ReceiveRequest {
+    /// A version of that name, of which nothing else is known beforehand.
+    pub fn named(name: SnapshotName) -> Self {
+        Self {
+            name,
+            guid: None,
+            base: None,
+            properties: BTreeMap::new(),
+            stream: None,
+            zfs: zfs::ReceiveOptions::default(),
+        }
+    }
+}
+
+/// A version that was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// Which one.
+    pub version: Version,
+    /// What was set aside for it, by label.
+    pub aside: Option<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl From<Version> for Arrived {
+    fn from(version: Version) -> Self {
+        Self { version, aside: None, warnings: Vec::new() }
+    }
 }
 
 /// A stream's digest that was checked here, and when.

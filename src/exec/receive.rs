@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::endpoint::{self, Dataset, Endpoint, ReceiveRequest, Verified};
+use crate::endpoint::{self, Arrived, Dataset, ReceiveRequest, Verified, zfs};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, SnapshotName, Version};
@@ -46,6 +46,9 @@ pub struct Received {
     /// What it is now.
     #[serde(flatten)]
     pub version: Version,
+    /// What was set aside for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aside: Option<String>,
     /// What it builds upon; `None` if it was full.
     pub base: Option<Guid>,
     /// Bytes of the filesystem's stream.
@@ -63,6 +66,7 @@ pub struct Incoming {
     announced: Announced,
     body: Body,
     source: String,
+    options: zfs::ReceiveOptions,
 }
 
 enum Body {
@@ -105,7 +109,12 @@ impl Incoming {
             base: header.base,
             created: Some(header.created),
         };
-        Ok(Self { announced, body: Body::Container(Box::new(reader)), source: source.into() })
+        Ok(Self {
+            announced,
+            body: Body::Container(Box::new(reader)),
+            source: source.into(),
+            options: Default::default(),
+        })
     }
 
     fn open_raw(
@@ -118,12 +127,18 @@ impl Incoming {
         more.map_err(|error| read_failed(source, error))?;
         let announced = announced_by(&first, source, name)?;
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
-        Ok(Self { announced, body, source: source.into() })
+        Ok(Self { announced, body, source: source.into(), options: Default::default() })
     }
 
     /// What it says that it is.
     pub fn announced(&self) -> &Announced {
         &self.announced
+    }
+
+    /// To be received like this, where the target is ZFS.
+    #[must_use]
+    pub fn with(self, options: zfs::ReceiveOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// Whether `target` is of the filesystem that it was sent by.
@@ -153,26 +168,44 @@ impl Incoming {
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
         self.expect_for(target)?;
-        let Self { announced, body, source } = self;
-        let request =
-            ReceiveRequest { name: announced.snapshot, guid: Some(announced.guid), base: announced.base };
+        let Self { announced, body, source, options } = self;
+        let request = request(&announced, &body, options);
         let subject = format!("{target}@{}", request.name);
         observe.observe(Event::Started { op: "receive", subject: subject.clone(), total: None });
-        let (version, checked) = match body {
+        let (arrived, checked) = match body {
             Body::Container(reader) => receive_verified(*reader, target, &request, observe),
             Body::Raw(stream) => receive_raw(stream, target, &request, observe),
         }
         .map_err(|error| failed(&subject, &source, error))?;
         observe.observe(Event::Finished { bytes: checked.len });
+        for text in arrived.warnings {
+            observe.observe(Event::Warning { text });
+        }
         Ok(Received {
             dataset: target.to_string(),
-            version,
+            version: arrived.version,
+            aside: arrived.aside,
             base: announced.base,
             stream_bytes: checked.len,
             blake3: checked.root.to_hex().to_string(),
             verified: checked.by_container,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+}
+
+fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> ReceiveRequest {
+    let header = match body {
+        Body::Container(reader) => Some(reader.header()),
+        Body::Raw(_) => None,
+    };
+    ReceiveRequest {
+        name: announced.snapshot.clone(),
+        guid: Some(announced.guid),
+        base: announced.base,
+        properties: header.map(|header| header.properties.clone()).unwrap_or_default(),
+        stream: header.and_then(|header| header.zfs.clone()),
+        zfs: options,
     }
 }
 
@@ -188,15 +221,15 @@ fn receive_verified(
     target: &Dataset,
     request: &ReceiveRequest,
     observe: &dyn Observe,
-) -> Result<(Version, Checked), endpoint::Error> {
+) -> Result<(Arrived, Checked), endpoint::Error> {
     let mut stream = Meter::new(reader, observe);
-    let version = target.receive_checked(request, &mut stream, |stream| {
+    let arrived = target.receive_checked(request, &mut stream, |stream| {
         let &Sealed { root, len, .. } = sealed(stream.inner());
         let (blake3, at) = (root.to_hex().to_string(), Timestamp::now());
         Some(Verified { blake3, base: request.base, len, at })
     })?;
     let &Sealed { root, len, .. } = sealed(stream.inner());
-    Ok((version, Checked { root, len, by_container: true }))
+    Ok((arrived, Checked { root, len, by_container: true }))
 }
 
 fn sealed(reader: &Reader) -> &Sealed {
@@ -208,11 +241,11 @@ fn receive_raw(
     target: &Dataset,
     request: &ReceiveRequest,
     observe: &dyn Observe,
-) -> Result<(Version, Checked), endpoint::Error> {
+) -> Result<(Arrived, Checked), endpoint::Error> {
     let mut stream = Hashing { inner: Meter::new(stream, observe), hasher: blake3::Hasher::new() };
-    let version = target.receive(request, &mut stream)?;
+    let arrived = target.receive_checked(request, &mut stream, |_| None)?;
     let (root, len) = (stream.hasher.finalize(), stream.hasher.count());
-    Ok((version, Checked { root, len, by_container: false }))
+    Ok((arrived, Checked { root, len, by_container: false }))
 }
 
 struct Hashing<R> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::endpoint::zfs::ReceiveOptions;
 use crate::endpoint::{self, Backend, Dataset, History, RollbackRequest, RolledBack, SendRequest};
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
@@ -246,9 +247,14 @@ fn incoming(file: &PathBuf) -> Result<Incoming> {
 
 fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -> Result<()> {
     match &request.source {
-        Source::Files(files) => incoming(&files[at])?.receive(&request.to, observe).map(drop),
+        Source::Files(files) => whole(incoming(&files[at])?).receive(&request.to, observe).map(drop),
         Source::Snapshot(from, _) => transfer(from, &request.to, stream, observe),
     }
+}
+
+/// What is broken off is begun anew by the next restore, so nothing of it is to be in the way.
+fn whole(incoming: Incoming) -> Incoming {
+    incoming.with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() })
 }
 
 /// Sends and receives on this machine, over a container like any other transfer: hashed where it is made, checked where
@@ -262,6 +268,7 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
         clone_sources: Vec::new(),
         stream_version: 0,
         compressed: false,
+        zfs: Default::default(),
     };
     let form = send::Form::Container(writer::Options { level: None, threads: 0 });
     let (input, output) = std::io::pipe().map_err(Error::io("make", "a pipe"))?;
@@ -270,8 +277,8 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
             let job = send::Job { inventory: &inventory, backend: from.backend(), request: &wanted, form };
             send::send(from, &job, output, &Silent)
         });
-        let received =
-            Incoming::open(input, &from.to_string(), None).and_then(|stream| stream.receive(to, observe));
+        let received = Incoming::open(input, &from.to_string(), None)
+            .and_then(|stream| whole(stream).receive(to, observe));
         let sent = sender.join().expect("the sending thread does not panic");
         // A receiver that fails breaks the sender's pipe: its error is the cause. A sender that fails truncates the
         // container: then the sender's is.

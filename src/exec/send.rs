@@ -3,9 +3,10 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::endpoint::{self, Endpoint, SendRequest};
+use crate::endpoint::{self, Endpoint, Outgoing, SendRequest};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, Inventory, SnapshotName};
@@ -71,8 +72,9 @@ pub fn send(
     let start = Instant::now();
     let version = &job.request.version;
     let subject = format!("{}@{}", job.inventory.dataset, version.name);
-    let header = header(job, &subject)?;
+    let created = created(job, &subject)?;
     let outgoing = source.send(job.request)?;
+    let header = header(job, created, &outgoing);
     observe.observe(Event::Started { op: "send", subject: subject.clone(), total: outgoing.estimate });
     let stream = Meter::new(outgoing.stream, observe);
     let (len, written, root) = match job.form {
@@ -100,25 +102,28 @@ fn at_least_a_tick(elapsed: Duration) -> f64 {
     elapsed.max(Duration::from_micros(1)).as_secs_f64()
 }
 
-fn header(job: &Job<'_>, subject: &str) -> Result<Header> {
-    let wanted = &job.request.version;
-    let version = job.inventory.by_guid(wanted.guid).ok_or_else(|| endpoint::Error::NotFound {
-        what: "snapshot",
-        subject: subject.into(),
-        hint: None,
-    })?;
-    Ok(Header {
+fn created(job: &Job<'_>, subject: &str) -> Result<Timestamp> {
+    let version = job.inventory.by_guid(job.request.version.guid);
+    version.map(|version| version.created).ok_or_else(|| {
+        endpoint::Error::NotFound { what: "snapshot", subject: subject.into(), hint: None }.into()
+    })
+}
+
+fn header(job: &Job<'_>, created: Timestamp, outgoing: &Outgoing) -> Header {
+    let SendRequest { version, base, stream_version, compressed, .. } = job.request;
+    let zfs = outgoing.zfs.clone();
+    Header {
         backend: job.backend,
         dataset: job.inventory.dataset.clone(),
-        snapshot: wanted.name.clone(),
-        guid: wanted.guid,
-        base: job.request.base.as_ref().map(|base| base.guid),
-        created: version.created,
-        stream_version: job.request.stream_version.max(if job.request.compressed { 2 } else { 1 }),
-        compressed: job.request.compressed,
-        properties: Default::default(),
-        zfs: None,
-    })
+        snapshot: version.name.clone(),
+        guid: version.guid,
+        base: base.as_ref().map(|base| base.guid),
+        created,
+        stream_version: (*stream_version).max(if *compressed { 2 } else { 1 }),
+        compressed: zfs.as_ref().map_or(*compressed, |zfs| zfs.flags.compressed),
+        properties: outgoing.properties.clone(),
+        zfs,
+    }
 }
 
 /// Copies and hashes: bytes read, bytes written, their blake3.

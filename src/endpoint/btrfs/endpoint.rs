@@ -1,5 +1,6 @@
 //! A btrfs dataset as an endpoint: what the traits ask for, in the words of [`super::send`] and [`super::receive`].
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -32,7 +33,7 @@ impl Endpoint for Dataset {
         options.clone_sources.dedup();
         let estimate = prefetch::estimate(subvolume.as_fd(), info.id, since, request.compressed);
         let stream = send::stream(send::Source { subvolume, subject, options, since })?;
-        Ok(Outgoing { stream: Box::new(stream), estimate })
+        Ok(Outgoing { stream: Box::new(stream), estimate, properties: BTreeMap::new(), zfs: None })
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {

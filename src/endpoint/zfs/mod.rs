@@ -2,5 +2,7 @@
 //! the `zfs` program.
 
 pub mod dataset;
+pub mod request;
 
 pub use dataset::Dataset;
+pub use request::{ReceiveOptions, SendOptions};

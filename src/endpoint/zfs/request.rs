@@ -1,0 +1,30 @@
+//! What there is to ask of ZFS beyond what every backend is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::stream::container::ZfsFlags;
+
+/// How to send.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SendOptions {
+    /// How the stream is made. `None`: as the stream that brought the base, if that is known; otherwise raw if the
+    /// dataset is encrypted, and with large, embedded and compressed blocks if not.
+    pub flags: Option<ZfsFlags>,
+    /// The token of a receive that was broken off: only what it lacks is sent.
+    pub resume: Option<String>,
+}
+
+/// How to receive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReceiveOptions {
+    /// A new dataset gets the properties that came with the stream, but for those that could do harm here.
+    pub take_properties: bool,
+    /// Properties that are set here, over what the stream or cowsnap says.
+    pub set: BTreeMap<String, String>,
+    /// Properties that are left as they are, whatever the stream or cowsnap says.
+    pub leave: BTreeSet<String>,
+    /// If the target went another way than the source: set it aside as `TARGET.conflict-TIME`, and receive in its place.
+    pub keep_conflict: bool,
+    /// Keep nothing of a stream that is broken off, instead of what a resumption needs.
+    pub keep_no_partial: bool,
+}
