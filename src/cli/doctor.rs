@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::cli::Context;
 use crate::exec::doctor::{self, Finding, Level};
 use crate::pool::{self, Registry};
+use crate::sys::interrupt;
 use crate::{Error, Result, endpoint};
 
 /// Find what is wrong, or was left behind by a run that died; exit code 3 if there is something
@@ -33,6 +34,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let lines: String = findings.iter().zip(&outcomes).map(|(f, o)| line(f, o)).collect();
     let text = if lines.is_empty() { "nothing was found".into() } else { lines };
     context.print(&json!({ "findings": values }), text)?;
+    interrupt::check().map_err(|_| endpoint::Error::Interrupted {
+        op: "put right",
+        subject: "all that was found".into(),
+    })?;
     let left = findings
         .iter()
         .zip(&outcomes)

@@ -435,17 +435,15 @@ fn a_read_only_filesystem_is_denied_with_the_command_that_helps() {
     assert_eq!(shell.names("FS/a"), ["1"]);
 }
 
-#[test]
-fn who_waits_for_a_dataset_that_another_changes_can_be_interrupted() {
-    ground!("btrfs");
-    let shell = Shell::new();
-    shell.run(&["create", "FS/a"]);
-    shell.run(&["snapshot", "FS/a", "--name", "s"]);
+/// Runs the program while somebody else has the lock of the dataset `a`, and asks it to stop once it waits.
+fn interrupted_while_it_waits_for_a(shell: &Shell, args: &[&str]) -> Output {
     let home = shell.at(".cowsnap/datasets/a");
     let other = std::fs::File::open(&home).expect("the dataset's directory");
     rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     let mut command = ground::cowsnap(&shell.fs.outside().join("state"));
-    command.args(["destroy", &format!("{}@s", shell.at("a").display())]).stderr(Stdio::piped());
+    let place = shell.fs.path();
+    let expand = |arg: &&str| arg.replace("FS", place.to_str().expect("utf-8"));
+    command.args(args.iter().map(expand)).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     let has_opened = |child: &Child| {
         let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).expect("its descriptors");
@@ -463,10 +461,35 @@ fn who_waits_for_a_dataset_that_another_changes_can_be_interrupted() {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    drop(other); // who still waits goes on, and destroys
-    let output = child.wait_with_output().expect("it ends");
+    drop(other); // who still waits goes on
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn who_waits_for_a_dataset_that_another_changes_can_be_interrupted() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    shell.run(&["create", "FS/a"]);
+    shell.run(&["snapshot", "FS/a", "--name", "s"]);
+    let output = interrupted_while_it_waits_for_a(&shell, &["destroy", "FS/a@s"]);
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(shell.names("FS/a"), ["s"]);
+}
+
+#[test]
+fn a_doctor_who_waits_for_a_dataset_can_be_interrupted() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    shell.run(&["create", "FS/a"]);
+    shell.run(&["snapshot", "FS/a", "--name", "s", "--hold", "me"]);
+    let snapshot = shell.at(".cowsnap/datasets/a/snap/s");
+    ground::run("btrfs", &["subvolume", "delete", snapshot.to_str().expect("utf-8")]);
+    let output = interrupted_while_it_waits_for_a(&shell, &["doctor", "--fix", "FS"]);
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    let note = shell.at(".cowsnap/datasets/a/meta/s.json");
+    assert!(note.exists());
+    shell.run(&["doctor", "--fix", "FS"]);
+    assert!(!note.exists());
 }
 
 #[test]

@@ -47,10 +47,7 @@ impl Home {
 
     /// Takes the sole right to change it for as long as it is open, unless somebody else has it.
     pub(super) fn try_lock(&self) -> std::io::Result<bool> {
-        match rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            other => other.map(|()| true).map_err(Into::into),
-        }
+        try_lock(&self.dir)
     }
 
     /// Says whose history this is.
@@ -78,6 +75,29 @@ impl Home {
     }
 }
 
+fn try_lock(dir: &OwnedFd) -> std::io::Result<bool> {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        other => other.map(|()| true).map_err(Into::into),
+    }
+}
+
+/// Waits until nobody else has the lock of `dir`, a dataset's directory in the store, or a signal has come: a call that
+/// waits would not see it.
+///
+/// # Errors
+/// [`Error::Interrupted`]; what the kernel says.
+pub fn wait_for_lock(dir: &OwnedFd, subject: &str) -> Result<()> {
+    let mut wait = Duration::from_millis(1);
+    while !try_lock(dir).map_err(Error::io("lock", subject))? {
+        interrupt::check()
+            .map_err(|_| Error::Interrupted { op: "wait for the lock of", subject: subject.into() })?;
+        std::thread::sleep(wait);
+        wait = (wait * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 impl Dataset {
     /// The name of the dataset's directory in the store.
     pub(super) fn key(&self) -> String {
@@ -93,7 +113,7 @@ impl Dataset {
     pub(super) fn locked(&self) -> Result<Option<Locked>> {
         loop {
             let Some(home) = self.home()? else { return Ok(None) };
-            self.wait_for_lock(&home)?;
+            wait_for_lock(&home.dir, &self.to_string())?;
             // It may have been renamed or destroyed while we waited.
             let path = Path::new(".cowsnap/datasets").join(self.key());
             let now = rustix::fs::statat(self.store().top(), &path, rustix::fs::AtFlags::empty());
@@ -101,20 +121,6 @@ impl Dataset {
             if now.is_ok_and(|now| now.st_ino == ours.st_ino) {
                 return Ok(Some(Locked(home)));
             }
-        }
-    }
-
-    /// Waits until nobody else has the lock, or a signal has come: a call that waits would not see it.
-    fn wait_for_lock(&self, home: &Home) -> Result<()> {
-        let mut wait = Duration::from_millis(1);
-        loop {
-            if home.try_lock().map_err(self.store().io("lock", self))? {
-                return Ok(());
-            }
-            interrupt::check()
-                .map_err(|_| Error::Interrupted { op: "wait for the lock of", subject: self.to_string() })?;
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(Duration::from_millis(50));
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::Finding;
+use crate::endpoint::btrfs::home::wait_for_lock;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::{Error, Result};
 
@@ -111,8 +112,8 @@ fn remove_note(store: &Store, note: &Path, snapshot: &Path) -> Result<()> {
     let subject = shown(store, note);
     // The dataset's lock: nobody makes the snapshot meanwhile.
     let home = note.parent().and_then(Path::parent).unwrap_or(note);
-    let locked = File::open(home).map_err(Error::io("open", &subject))?;
-    rustix::fs::flock(&locked, FlockOperation::LockExclusive).map_err(Error::io("lock", &subject))?;
+    let locked = File::open(home).map_err(Error::io("open", &subject))?.into();
+    wait_for_lock(&locked, &subject)?;
     if snapshot.symlink_metadata().is_ok() {
         return Ok(());
     }
