@@ -47,6 +47,8 @@ pub fn lacking(what: &str) -> Option<String> {
         "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| lacking_filesystem("btrfs")),
         "overlay" => lacking("root").or_else(|| lacking_filesystem("overlay")),
         "fuse" => (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".into()),
+        "zfs-headers" => (!Path::new("/usr/include/libzfs/libzfs_core.h").exists())
+            .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),
     }
 }

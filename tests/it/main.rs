@@ -11,6 +11,7 @@ mod docs;
 mod edges;
 mod faults;
 mod identity;
+mod lzc;
 mod names;
 mod pool;
 mod receive;

@@ -24,7 +24,7 @@ struct Rule {
     why: &'static str,
 }
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 10] = [
     Rule {
         within: "src/model/ src/plan/",
         except: "",
@@ -55,6 +55,19 @@ const RULES: [Rule; 8] = [
         except: "",
         words: "#[allow #![allow",
         why: "#[expect(.., reason)] instead",
+    },
+    Rule {
+        within: "src/",
+        except: "src/sys/lzc/",
+        words: "libzetta libnv nvpair_sys libzetta_zfs_core_sys",
+        why: "OpenZFS is called in sys::lzc alone",
+    },
+    Rule {
+        within: "src/",
+        except: "",
+        words: "ZfsOpen3 DelegatingZfsEngine ZpoolOpen3 libzetta::zpool CreateDatasetRequest lzc_initialize \
+                lzc_send_progress libzfs_core_fini",
+        why: "docs/adr/0003-zfs-calls.md",
     },
     Rule { within: "src/", except: "", words: "todo! unimplemented! unwrap()", why: "unfinished" },
     Rule { within: "src/", except: "", words: "super::super::", why: "a path around the layers" },
@@ -218,6 +231,8 @@ fn every_rule_can_fail() {
         ("src/stream/reader.rs", "fn f() -> crate::endpoint::Error {}"),
         ("src/stream/reader.rs", "use crate::Error;"),
         ("src/sys/pipe.rs", "use crate::model::Guid;"),
+        ("src/sys/lzc/mod.rs", "use libzetta::zfs::ZfsOpen3;"),
+        ("src/endpoint/zfs/dataset.rs", "use libzetta::zfs::ZfsLzc;"),
         ("src/endpoint/btrfs/send.rs", "use crate::exec::Event;"),
         ("src/endpoint/btrfs/send.rs", "use crate::{Class, Result};"),
         ("src/endpoint/mod.rs", "unsafe { call() }"),

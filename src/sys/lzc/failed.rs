@@ -41,14 +41,21 @@ impl Failed {
         rc: i32,
         errors: BTreeMap<String, Value>,
     ) -> Result<(), Self> {
+        if rc == 0 && errors.is_empty() {
+            return Ok(());
+        }
+        let listed = Self::listed(op, subject(names), errors);
+        Err(match rc {
+            0 => Self { rest_done: true, ..listed },
+            rc => Self { errno: Errno::from_raw(rc), ..listed },
+        })
+    }
+
+    /// The call `op` answered this list of errors, and nothing was done.
+    pub(super) fn listed(op: &'static str, subject: String, errors: BTreeMap<String, Value>) -> Self {
         let (per_name, more) = read(errors);
-        let first = per_name.values().next().copied();
-        let errno = match rc {
-            0 if first.is_none() && more == 0 => return Ok(()),
-            0 => first.unwrap_or(Errno::Other(0)),
-            rc => Errno::from_raw(rc),
-        };
-        Err(Self { per_name, more, rest_done: rc == 0, ..Self::new(op, subject(names), errno) })
+        let first = per_name.values().next().copied().unwrap_or(Errno::Other(0));
+        Self { per_name, more, ..Self::new(op, subject, first) }
     }
 
     /// What it means for whoever runs the program.

@@ -1,6 +1,6 @@
 //! Holds: what keeps snapshots from being destroyed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libzetta_zfs_core_sys as sys;
@@ -10,7 +10,8 @@ use super::nvlist::{Nvlist, Value, c_string, ok};
 use super::{Errno, Failed, Lzc};
 
 impl Lzc {
-    /// Holds snapshots, each (`DATASET@NAME`, tag), all of one pool; each snapshot stands once.
+    /// Holds snapshots, each (`DATASET@NAME`, tag), all of one pool. A snapshot that stands twice is [`Errno::Invalid`]:
+    /// one call sets one tag of each.
     ///
     /// With a descriptor from [`cleanup_fd`](super::cleanup_fd) the holds last until it is closed, also by the process'
     /// end; otherwise until they are released. A snapshot that is not there is told of, and the others are held
@@ -19,7 +20,10 @@ impl Lzc {
         let names = || holds.iter().map(|(snapshot, _)| snapshot.as_str());
         let failed = |errno| Failed::new("hold", subject(names()), errno);
         let mut list = Nvlist::new().map_err(failed)?;
+        let mut seen = BTreeSet::new();
         for (snapshot, tag) in holds {
+            // The list would keep the later tag alone.
+            seen.insert(snapshot).then_some(()).ok_or(Errno::Invalid).map_err(failed)?;
             list.text(snapshot, tag).map_err(failed)?;
         }
         let mut errors = Nvlist::to_be_made();
@@ -29,8 +33,9 @@ impl Lzc {
         Failed::check_list("hold", names(), rc, errors.values())
     }
 
-    /// Takes holds back, each (`DATASET@NAME`, tag), all of one pool. A snapshot or hold that is not there is told of,
-    /// and the others are taken back ([`Failed::rest_done`]); for any other reason none is.
+    /// Takes holds back, each (`DATASET@NAME`, tag), all of one pool. A snapshot that is not there is told of as
+    /// `DATASET@NAME`, a hold as `DATASET@NAME#TAG`, and the others are taken back ([`Failed::rest_done`]); for any other
+    /// reason none is.
     pub fn release(&self, holds: &[(String, String)]) -> Result<(), Failed> {
         let names = || holds.iter().map(|(snapshot, _)| snapshot.as_str());
         let list = by_snapshot(holds).map_err(|errno| Failed::new("release", subject(names()), errno))?;

@@ -45,7 +45,7 @@ pub struct Lzc {
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// A shared library can not be opened.
-    #[error("zfs: {name} not found")]
+    #[error("zfs: {name} {}", if .why.is_absence() { "not found" } else { "can not be opened" })]
     Library {
         /// The library's name with its version.
         name: &'static str,
@@ -70,6 +70,13 @@ pub enum Unavailable {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Linker(pub String);
+
+impl Linker {
+    /// Whether the file is missing, rather than broken.
+    fn is_absence(&self) -> bool {
+        self.0.ends_with("No such file or directory")
+    }
+}
 
 impl Unavailable {
     /// What would help.

@@ -85,21 +85,22 @@ impl Lzc {
                 errors.slot(),
             )
         };
-        let property_errors = errors.values().into_iter().map(|(name, value)| (name, errno_of(&value)));
-        let received = Received { read, property_errors: property_errors.collect() };
-        ok(rc).map_err(|errno| Failed { per_name: received.property_errors.clone(), ..failed(errno) })?;
-        Ok(received)
+        let property_errors = errors.values().into_iter().filter_map(errno_of).collect();
+        ok(rc).map_err(failed)?;
+        Ok(Received { read, property_errors })
     }
 }
 
-fn errno_of(value: &Value) -> Errno {
+/// Newer releases put other things than property errors into the list.
+fn errno_of((name, value): (String, Value)) -> Option<(String, Errno)> {
     match value {
-        Value::Int32(raw) => Errno::from_raw(*raw),
-        _ => Errno::Other(0),
+        Value::Int32(raw) => Some((name, Errno::from_raw(raw))),
+        _ => None,
     }
 }
 
-/// No list where there is nothing to say: an empty one would still count as one that came with the stream.
+/// No list where there is nothing to say: an empty list of received properties would still take back those that an
+/// earlier stream brought.
 fn pointer_or_null(list: Option<&Nvlist>) -> *mut nvpair_sys::nvlist_t {
     list.map_or(null_mut(), Nvlist::as_ptr)
 }

@@ -1,7 +1,6 @@
 //! Snapshots and bookmarks: made and destroyed many at once, all or none.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::c_int;
 use std::path::PathBuf;
 
 use libzetta::zfs::{BookmarkRequest, DestroyTiming, Error, ValidationError, ZfsEngine};
@@ -137,10 +136,8 @@ pub(super) fn failed<'a>(
     let subject = subject(names);
     move |error| match error {
         Error::MultiOpError(errors) => {
-            let errors = errors.into_iter().map(|(name, value)| (name, value_of(&value))).collect();
-            let errno = first_number(&errors).unwrap_or(libc::EINVAL);
-            let failed = Failed::check_list(op, [""].into_iter(), errno, errors);
-            Failed { subject, ..failed.expect_err("the number is not 0") }
+            let errors = errors.into_iter().map(|(name, value)| (name, value_of(&value)));
+            Failed::listed(op, subject, errors.collect())
         }
         Error::Io(source) => Failed::new(op, subject, Errno::from_raw(source.raw_os_error().unwrap_or(0))),
         Error::ValidationErrors(errors) => Failed::new(op, subject, invalid(&errors)),
@@ -154,13 +151,6 @@ fn value_of(value: &libnv::nvpair::Value) -> Value {
         libnv::nvpair::Value::Int32(number) => Value::Int32(*number),
         _ => Value::Other(0),
     }
-}
-
-fn first_number(errors: &BTreeMap<String, Value>) -> Option<c_int> {
-    errors.values().find_map(|value| match value {
-        Value::Int32(number) => Some(*number),
-        _ => None,
-    })
 }
 
 fn invalid(errors: &[ValidationError]) -> Errno {
