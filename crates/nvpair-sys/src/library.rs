@@ -1,6 +1,6 @@
 //! A shared library that is opened when its first function is called, and the functions of it that are used.
 
-use std::ffi::{c_char, c_int, c_uint};
+use std::ffi::{c_int, c_uint};
 
 /// Why a function of a shared library can not be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +58,6 @@ impl WhenMissing for c_uint {
 impl<T> WhenMissing for *mut T {
     fn when_missing() -> Self {
         std::ptr::null_mut()
-    }
-}
-
-impl WhenMissing for *const c_char {
-    fn when_missing() -> Self {
-        std::ptr::null()
     }
 }
 

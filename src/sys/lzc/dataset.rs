@@ -75,7 +75,8 @@ impl Lzc {
 
     /// Makes a clone the owner of the history up to its origin; what it was cloned from becomes a clone of it.
     ///
-    /// A snapshot of the same name on both is [`Errno::Exists`], with its name in [`Failed::per_name`].
+    /// A snapshot of the same name on both is [`Errno::Exists`], with its name, the part after the `@`, in
+    /// [`Failed::per_name`].
     pub fn promote(&self, name: &str) -> Result<(), Failed> {
         let failed = |errno| Failed::new("promote", name, errno);
         let c_name = c_string(name).map_err(failed)?;

@@ -19,7 +19,8 @@ pub struct Failed {
     pub subject: String,
     /// Why. Where several names failed, why the first of them did.
     pub errno: Errno,
-    /// Why each of several names failed. For [`promote`](super::Lzc::promote): the snapshot whose name is taken.
+    /// Why each of several names failed. For [`promote`](super::Lzc::promote): the snapshot's name that is
+    /// taken.
     pub per_name: BTreeMap<String, Errno>,
     /// How many names failed beside those in `per_name`: the kernel lists only so many.
     pub more: u32,

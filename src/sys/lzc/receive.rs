@@ -20,7 +20,8 @@ pub const BEGIN_LEN: usize = 312;
 pub struct Receive<'a> {
     /// The snapshot to make: `DATASET@NAME`.
     pub snapshot: &'a str,
-    /// Properties as the source had them.
+    /// Properties as the source had them. For a dataset that is made: given with an increment, the first ones that a
+    /// dataset ever gets take its local properties away (kernel-notes/zfs.md).
     pub received_props: &'a [(String, Prop)],
     /// Properties that are set here, over those received.
     pub local_props: &'a [(String, Prop)],
