@@ -12,6 +12,7 @@ use crate::cli::{Context, place, stream};
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::receive::{Announced, Incoming, Received};
 use crate::model::{SnapshotName, Target, quoted};
+use crate::sys::interrupt::Bell;
 use crate::sys::pipe;
 use crate::{Error, Result};
 
@@ -39,7 +40,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let target = place::dataset(&Target::parse(&args.target)?, context)?;
     let input = stream::open(&args.file)?;
     pipe::enlarge(input.0.as_fd(), pipe::STREAM_PIPE);
-    let incoming = Incoming::open(input, &stream::name_of(&args.file), args.name)?;
+    let bell = Bell::new().map_err(Error::io("wait for", stream::name_of(&args.file)))?;
+    let incoming = Incoming::open(input.until(&bell), &stream::name_of(&args.file), args.name)?.until(bell);
     incoming.expect_for(&target)?;
     check_name(&target, incoming.announced())?;
     if args.dry_run {

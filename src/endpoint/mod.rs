@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 use crate::stream::container::ZfsStream;
+use crate::sys::interrupt::Bell;
 
 pub mod any;
 pub mod btrfs;
@@ -175,6 +176,8 @@ pub struct ReceiveRequest {
     pub stream: Option<ZfsStream>,
     /// What only ZFS is asked.
     pub zfs: zfs::ReceiveOptions,
+    /// Rung once no more of the stream is wanted: a source that stalls does not hold up the error.
+    pub bell: Option<Bell>,
 }
 
 impl ReceiveRequest {
@@ -187,6 +190,7 @@ impl ReceiveRequest {
             properties: BTreeMap::new(),
             stream: None,
             zfs: zfs::ReceiveOptions::default(),
+            bell: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{Guid, SnapshotName, Version};
 use crate::stream::btrfs::{Command, MAGIC, Parser};
 use crate::stream::container::{self, Backend, Sealed};
 use crate::stream::reader::Reader;
-use crate::sys::interrupt;
+use crate::sys::interrupt::{self, Bell};
 use crate::{Error, Result};
 
 /// More than a raw stream's header and its first command: a path and two uuids.
@@ -67,6 +67,7 @@ pub struct Incoming {
     body: Body,
     source: String,
     options: zfs::ReceiveOptions,
+    bell: Option<Bell>,
 }
 
 enum Body {
@@ -114,6 +115,7 @@ impl Incoming {
             body: Body::Container(Box::new(reader)),
             source: source.into(),
             options: Default::default(),
+            bell: None,
         })
     }
 
@@ -127,7 +129,7 @@ impl Incoming {
         more.map_err(|error| read_failed(source, error))?;
         let announced = announced_by(&first, source, name)?;
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
-        Ok(Self { announced, body, source: source.into(), options: Default::default() })
+        Ok(Self { announced, body, source: source.into(), options: Default::default(), bell: None })
     }
 
     /// What it says that it is.
@@ -139,6 +141,12 @@ impl Incoming {
     #[must_use]
     pub fn with(self, options: zfs::ReceiveOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// With the bell that ends its input's wait for more.
+    #[must_use]
+    pub fn until(self, bell: Bell) -> Self {
+        Self { bell: Some(bell), ..self }
     }
 
     /// Whether `target` is of the filesystem that it was sent by.
@@ -168,8 +176,8 @@ impl Incoming {
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
         self.expect_for(target)?;
-        let Self { announced, body, source, options } = self;
-        let request = request(&announced, &body, options);
+        let Self { announced, body, source, options, bell } = self;
+        let request = ReceiveRequest { bell, ..request(&announced, &body, options) };
         let subject = format!("{target}@{}", request.name);
         observe.observe(Event::Started { op: "receive", subject: subject.clone(), total: None });
         let (arrived, checked) = match body {
@@ -206,6 +214,7 @@ fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> 
         properties: header.map(|header| header.properties.clone()).unwrap_or_default(),
         stream: header.and_then(|header| header.zfs.clone()),
         zfs: options,
+        bell: None,
     }
 }
 

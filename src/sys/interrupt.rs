@@ -7,11 +7,11 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -89,17 +89,45 @@ pub fn block_all_in_this_thread() -> io::Result<()> {
 /// Waits until `fd` is ready, or a signal has come.
 fn wait(fd: impl AsFd, events: PollFlags) -> io::Result<()> {
     let Some(wake) = WAKE.get() else { return Ok(()) };
-    let mut fds = [PollFd::new(&fd, events), PollFd::new(wake, PollFlags::IN)];
+    wait_for(&mut [PollFd::new(&fd, events), PollFd::new(wake, PollFlags::IN)])
+}
+
+/// Waits until one of `fds` is ready, which a signal makes one of them.
+fn wait_for(fds: &mut [PollFd<'_>]) -> io::Result<()> {
     loop {
         check()?;
-        match poll(&mut fds, None) {
-            Ok(_) => break,
+        match poll(fds, None) {
+            Ok(_) => return check(),
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
     }
-    check()
 }
+
+/// Ends the wait for more input: rung by who no longer wants any. Clones are one bell.
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    /// One that has not been rung.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// From now on, nobody waits.
+    pub fn ring(&self) {
+        // It fails only once it was rung 2^64-2 times.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl PartialEq for Bell {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Bell {}
 
 /// A reader that a signal wakes up.
 pub struct Input<R>(pub R);
@@ -108,6 +136,33 @@ impl<R: Read + AsFd> Read for Input<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         wait(&self.0, PollFlags::IN)?;
         self.0.read(buf)
+    }
+}
+
+impl<R> Input<R> {
+    /// A reader that `bell` wakes up too.
+    pub fn until(self, bell: &Bell) -> Until<R> {
+        Until { input: self.0, bell: bell.clone() }
+    }
+}
+
+/// A reader that a signal wakes up, and a [`Bell`], which is an error.
+#[derive(Debug)]
+pub struct Until<R> {
+    input: R,
+    bell: Bell,
+}
+
+impl<R: Read + AsFd> Read for Until<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut fds =
+            vec![PollFd::new(&self.input, PollFlags::IN), PollFd::new(&*self.bell.0, PollFlags::IN)];
+        fds.extend(WAKE.get().map(|wake| PollFd::new(wake, PollFlags::IN)));
+        wait_for(&mut fds)?;
+        if !fds[1].revents().is_empty() {
+            return Err(io::Error::other("nobody wants more of it"));
+        }
+        self.input.read(buf)
     }
 }
 
@@ -186,6 +241,20 @@ mod tests {
         assert_ne!(error.kind(), io::ErrorKind::Interrupted);
         assert_eq!(error.to_string(), "stopped by SIGTERM");
         assert!(!is_interrupt(&io::Error::other("something else")));
+    }
+
+    #[test]
+    fn a_bell_ends_a_wait_and_every_later_read() {
+        let (reader, writer) = crate::sys::pipe::pipe(4096).unwrap();
+        let bell = Bell::new().unwrap();
+        let mut input = Input(File::from(reader)).until(&bell);
+        rustix::io::write(&writer, b"some").unwrap();
+        assert_eq!(input.read(&mut [0; 8]).unwrap(), 4);
+        let ringing = std::thread::spawn(move || bell.ring());
+        assert!(input.read(&mut [0; 8]).is_err());
+        ringing.join().unwrap();
+        rustix::io::write(&writer, b"more").unwrap();
+        assert!(input.read(&mut [0; 8]).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
 use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
+use crate::sys::interrupt::Bell;
 
 impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
@@ -186,6 +187,10 @@ impl Ground for Here<'_> {
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
         let found = self.dataset.store().find_received(Guid(uuid), ctransid)?;
         Ok(found.filter(|found| found.info.readonly).map(|found| found.fd))
+    }
+
+    fn done(&self) {
+        self.request.bell.iter().for_each(Bell::ring);
     }
 }
 

@@ -1,8 +1,10 @@
 //! A receive that fails, anywhere, leaves nothing but what is staged.
 
 use std::fs;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Write};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use cowsnap::Class;
 use cowsnap::endpoint::Error;
@@ -10,7 +12,7 @@ use cowsnap::stream::btrfs::encode::Encoder;
 use cowsnap::stream::btrfs::{Command, Parser, Version};
 
 use super::lab::{Lab, Shelf, WAYS, words_of};
-use crate::ground::{Btrfs, ground};
+use crate::ground::{self, Btrfs, ground};
 use crate::tree_compare::{Also, assert_same};
 
 const FIRST: Command<'_> = Command::Subvol { path: b"s", uuid: [1; 16], ctransid: 1 };
@@ -171,4 +173,44 @@ fn a_flood_of_files_and_open_directories_stays_within_the_limit_of_descriptors()
     let found = shelf.receive(&encoder.finish()[..], "s").expect("receives");
     let count = |path: &Path| fs::read_dir(path).expect("lists").count();
     assert_eq!((count(&found), count(&found.join("d4")), count(&found.join("d5"))), (3000, 1, 0));
+}
+
+#[test]
+fn an_error_of_applying_is_told_though_the_source_stalls() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let state = ground.outside().join("state");
+    let mut noise = vec![0; 30_000];
+    let mut encoder = Encoder::new(Version::V1);
+    encoder.push(&FIRST).push(&Command::Mkfile { path: b"there", inode: 257 });
+    encoder.push(&Command::Write { path: b"not there", offset: 0, data: b"x" });
+    for n in 0..100 {
+        blake3::Hasher::new().update(&[n as u8]).finalize_xof().fill(&mut noise);
+        encoder.push(&Command::Write { path: b"there", offset: n * 30_000, data: &noise });
+    }
+    let (raw, container) = (ground.outside().join("raw"), ground.outside().join("container"));
+    fs::write(&raw, encoder.finish()).expect("writes");
+    let wrap = ["stream", "wrap", "-o"].map(Path::new);
+    let wrapped = ground::cowsnap(&state).args(wrap).args([&container, &raw]).status().expect("it starts");
+    assert!(wrapped.success());
+    for file in [raw, container] {
+        let mut command = ground::cowsnap(&state);
+        command.args([Path::new("receive"), &ground.path().join("target"), Path::new("-")]);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut source = child.stdin.take().expect("a pipe");
+        // It may be gone before it has read all of this.
+        let _ = source.write_all(&fs::read(&file).expect("reads")[..2_000_000]);
+        for _ in 0..6000 {
+            if child.try_wait().expect("wait").is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(child.try_wait().expect("wait").is_some(), "{file:?}: it waits for more");
+        drop(source);
+        let output = child.wait_with_output().expect("it ended");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("write \"not there\""), "{said}");
+    }
 }

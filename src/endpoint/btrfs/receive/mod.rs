@@ -60,6 +60,9 @@ pub trait Ground: Send {
     /// # Errors
     /// A subvolume that is here and may not be used, or a filesystem that can not tell.
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>>;
+
+    /// Told once no more of the stream is wanted, be it because of an error: a read of it that waits may end.
+    fn done(&self) {}
 }
 
 /// A subvolume that holds all that its stream said, still writable, under its staging name.
@@ -83,5 +86,9 @@ pub struct Applied {
 /// naming command, path and offset; `Io` where the kernel refuses; what `ground` says. The subvolume `name` may be left:
 /// destroying it is for the owner of the staging directory.
 pub fn apply(stream: &mut dyn Read, ground: &mut dyn Ground, name: &OsStr) -> Result<Applied> {
-    feed::run(stream, |batches| apply::run(batches, ground, name))
+    feed::run(stream, |batches| {
+        let applied = apply::run(batches, ground, name);
+        ground.done();
+        applied
+    })
 }
