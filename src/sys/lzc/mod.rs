@@ -123,6 +123,6 @@ fn init_error(error: libzetta::zfs::Error) -> io::Error {
 
 /// A descriptor for holds that end with it: pass it to [`Lzc::hold`] and keep it open for as long as they shall last.
 pub fn cleanup_fd() -> io::Result<OwnedFd> {
-    // The module refuses one that was opened without O_EXCL.
+    // O_EXCL, as lzc_hold asks of a descriptor that holds end with.
     Ok(rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty())?)
 }
