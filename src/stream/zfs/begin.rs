@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::error::{Error, Result};
 use super::features::Features;
 use super::order::{ByteOrder, Fields};
-use super::{MAX_BEGIN_PAYLOAD, MAX_NAME_LEN, RECORD_LEN};
+use super::{Kind, MAX_BEGIN_PAYLOAD, MAX_NAME_LEN, RECORD_LEN};
 
 /// What every BEGIN record has at [`MAGIC_AT`], as its sender writes a 64-bit number.
 pub(super) const MAGIC: u64 = 0x2_f5ba_cbac;
@@ -13,31 +13,6 @@ pub(super) const MAGIC_AT: usize = 8;
 
 const SUBSTREAM: u64 = 1;
 const COMPOUND: u64 = 2;
-
-/// What a stream's dataset is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A filesystem.
-    Filesystem,
-    /// A volume: a block device.
-    Volume,
-}
-
-impl Kind {
-    /// `filesystem` or `volume`, as `zfs list -t` has them.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Filesystem => "filesystem",
-            Self::Volume => "volume",
-        }
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// What else a BEGIN record says of its stream; bits without a meaning here are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -27,7 +27,7 @@ pub enum Error {
     Malformed { offset: u64, record: &'static str, field: &'static str, value: u64 },
     /// The list behind BEGIN can not be read.
     #[error("the list behind the BEGIN record, at byte {offset}, can not be read")]
-    Payload {
+    List {
         offset: u64,
         #[source]
         source: nvlist::Error,

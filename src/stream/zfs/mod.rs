@@ -2,6 +2,34 @@
 //!
 //! A stream is a row of records of 312 bytes, some with data behind them: BEGIN first, END last. Its numbers are in the
 //! byte order of the machine that sent it. Each record but BEGIN ends with the fletcher-4 checksum of all bytes before it.
+//!
+//! ```
+//! use cowsnap::stream::zfs::{Begin, ByteOrder, Features, Flags, Kind, Record, Walker, encode::Encoder};
+//!
+//! let begin = Begin {
+//!     order: ByteOrder::Little,
+//!     features: Features::default(),
+//!     kind: Kind::Filesystem,
+//!     flags: Flags::default(),
+//!     to_guid: 7,
+//!     from_guid: 0,
+//!     to_name: "tank/a@b".into(),
+//!     creation: 1_780_000_000,
+//!     payload_len: 0,
+//! };
+//! let mut encoder = Encoder::new(&begin);
+//! encoder.push(&Record::Free { object: 1, offset: 0, len: u64::MAX }, &[]);
+//! let bytes = encoder.finish();
+//! let mut walker = Walker::open(&bytes[..])?;
+//! assert_eq!(walker.begin(), &begin);
+//! while let Some(item) = walker.next_record()? {
+//!     println!("{} {}", item.offset, item.record);
+//! }
+//! # Ok::<(), cowsnap::stream::zfs::Error>(())
+//! ```
+//!
+//! **Invariant:** no length of a stream is believed before the checksum of its record has been compared and it is within the
+//! format's limit, and nothing of such a length is allocated.
 
 mod begin;
 pub mod encode;
@@ -10,12 +38,21 @@ mod features;
 mod fletcher;
 pub mod nvlist;
 mod order;
+mod record;
 pub mod resume;
+mod show;
+mod summary;
+mod walker;
 
-pub use begin::{Begin, Flags, Kind};
+pub use begin::{Begin, Flags};
 pub use error::{Error, Result};
 pub use features::{Feature, Features};
 pub use order::ByteOrder;
+pub use record::{MAX_DATA_LEN, Record};
+pub use summary::{Count, Summary};
+pub use walker::{Located, Walker};
+
+pub use super::container::ZfsKind as Kind;
 
 /// The length of a record in bytes, without the data behind it.
 pub const RECORD_LEN: usize = 312;

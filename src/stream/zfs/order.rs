@@ -59,6 +59,10 @@ impl Fields<'_> {
         self.bytes[at..at + N].try_into().expect("as many as were asked for")
     }
 
+    pub(super) fn u8(&self, at: usize) -> u8 {
+        self.bytes[at]
+    }
+
     pub(super) fn u32(&self, at: usize) -> u32 {
         self.order.u32(self.array(at))
     }

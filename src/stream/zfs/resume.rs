@@ -2,7 +2,7 @@
 //!
 //! `1-CHECKSUM-LENGTH-BYTES`, all but the first in hexadecimal digits: the first word of the fletcher-4 checksum of the bytes, how
 //! long they are when inflated, and the zlib stream of a packed list. A token comes from the target, and a hostile target could ask
-//! for another snapshot, or for one in the clear: whoever sends compares its guids and [`Flags`] with what was to be sent.
+//! for another snapshot, or for one in the clear: whoever sends compares its guids and flags with what was to be sent.
 
 use std::io::Read;
 
@@ -10,6 +10,7 @@ use super::fletcher::Fletcher4;
 use super::nvlist::{self, List, Value};
 use super::order::ByteOrder;
 use super::{MAX_NAME_LEN, nvlist::encode};
+use crate::stream::container::ZfsFlags;
 
 /// The longest token that is read, in bytes. ZFS's own have a few hundred.
 pub const MAX_TOKEN_LEN: usize = 64 << 10;
@@ -17,21 +18,6 @@ pub const MAX_TOKEN_LEN: usize = 64 << 10;
 pub const MAX_PACKED_LEN: usize = 64 << 10;
 
 const VERSION: &str = "1";
-
-/// How the stream was sent, and so must be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags {
-    /// Blocks over 128 KiB (`largeblockok`).
-    pub large_blocks: bool,
-    /// Small blocks as they lie in their pointers (`embedok`).
-    pub embedded: bool,
-    /// Blocks as compressed as they lie on disk (`compressok`).
-    pub compressed: bool,
-    /// Blocks as they lie on disk, encrypted ones too (`rawok`).
-    pub raw: bool,
-    /// The partial state that the source itself has, not a snapshot (`savedok`).
-    pub saved: bool,
-}
 
 /// Where a receive stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,8 +34,10 @@ pub struct Token {
     pub offset: u64,
     /// How many bytes of the stream had been applied.
     pub bytes: u64,
-    /// How the stream was sent.
-    pub flags: Flags,
+    /// How the stream was sent, and so must be resumed.
+    pub flags: ZfsFlags,
+    /// It is not of a snapshot, but of a partial receive that the source itself has.
+    pub saved: bool,
     /// The guids of the snapshots that the stream is redacted against; `None` if it is not redacted.
     pub redact_snapshots: Option<Vec<u64>>,
     /// The same of the redaction bookmark that it is sent with.
@@ -137,13 +125,13 @@ impl Token {
             object: uint(list, "object")?.ok_or(Error::Field { field: "object" })?,
             offset: uint(list, "offset")?.ok_or(Error::Field { field: "offset" })?,
             bytes: uint(list, "bytes")?.ok_or(Error::Field { field: "bytes" })?,
-            flags: Flags {
+            flags: ZfsFlags {
                 large_blocks: flag(list, "largeblockok")?,
                 embedded: flag(list, "embedok")?,
                 compressed: flag(list, "compressok")?,
                 raw: flag(list, "rawok")?,
-                saved: flag(list, "savedok")?,
             },
+            saved: flag(list, "savedok")?,
             redact_snapshots: uints(list, "redact_snaps")?,
             redact_bookmark: uints(list, "book_redact_snaps")?,
         })
@@ -162,7 +150,7 @@ impl Token {
             ("embedok", self.flags.embedded),
             ("compressok", self.flags.compressed),
             ("rawok", self.flags.raw),
-            ("savedok", self.flags.saved),
+            ("savedok", self.saved),
         ];
         let redacted =
             [("redact_snaps", &self.redact_snapshots), ("book_redact_snaps", &self.redact_bookmark)];

@@ -4,19 +4,7 @@ use cowsnap::stream::zfs::{Begin, ByteOrder, Error, Feature, Features, Flags, Ki
 use expect_test::expect;
 use proptest::prelude::*;
 
-pub fn sample() -> Begin {
-    Begin {
-        order: ByteOrder::Little,
-        features: Features::default().with(Feature::EmbedData).with(Feature::LargeBlocks),
-        kind: Kind::Filesystem,
-        flags: Flags(0b1100),
-        to_guid: 0x0123_4567_89ab_cdef,
-        from_guid: 0,
-        to_name: "tank/my data@a:1 b%".into(),
-        creation: 1_780_000_000,
-        payload_len: 0,
-    }
-}
+use super::sample_begin as sample;
 
 /// The record's bytes with some replaced.
 fn with(at: usize, bytes: &[u8]) -> [u8; RECORD_LEN] {

@@ -2,9 +2,10 @@
 
 use std::io::Read;
 
+use cowsnap::stream::container::ZfsFlags as Flags;
 use cowsnap::stream::zfs::ByteOrder;
 use cowsnap::stream::zfs::nvlist::{List, Value, encode};
-use cowsnap::stream::zfs::resume::{Error, Flags, MAX_TOKEN_LEN, Token};
+use cowsnap::stream::zfs::resume::{Error, MAX_TOKEN_LEN, Token};
 use expect_test::expect;
 use proptest::prelude::*;
 
@@ -17,6 +18,7 @@ fn sample() -> Token {
         offset: 131_072,
         bytes: 4_000_000,
         flags: Flags { large_blocks: true, compressed: true, ..Flags::default() },
+        saved: false,
         redact_snapshots: None,
         redact_bookmark: None,
     }
@@ -55,7 +57,8 @@ fn a_token_is_read() {
     assert_eq!(token, sample());
     let all = Token {
         from_guid: 0,
-        flags: Flags { large_blocks: true, embedded: true, compressed: true, raw: true, saved: true },
+        flags: Flags { large_blocks: true, embedded: true, compressed: true, raw: true },
+        saved: true,
         redact_snapshots: Some(vec![]),
         redact_bookmark: Some(vec![1, 2]),
         ..sample()
@@ -215,9 +218,9 @@ proptest! {
         bits: [bool; 5], redact_snapshots: Option<Vec<u64>>,
     ) {
         let [large_blocks, embedded, compressed, raw, saved] = bits;
-        let flags = Flags { large_blocks, embedded, compressed, raw, saved };
+        let flags = Flags { large_blocks, embedded, compressed, raw };
         let token = Token {
-            to_guid, from_guid, to_name, object, offset, bytes, flags, redact_snapshots, redact_bookmark: None,
+            to_guid, from_guid, to_name, object, offset, bytes, flags, saved, redact_snapshots, redact_bookmark: None,
         };
         prop_assert_eq!(Token::decode(&token.encode()), Ok(token));
     }
