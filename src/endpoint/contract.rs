@@ -20,6 +20,8 @@ pub trait Ground {
     fn read(&self, dataset: &Self::Backend, file: &str) -> Option<Vec<u8>>;
     /// Reads a file of a version; `None` if it is not there.
     fn read_version(&self, dataset: &Self::Backend, version: &Version, file: &str) -> Option<Vec<u8>>;
+    /// The dataset that going back set aside: what [`RolledBack::aside`](crate::endpoint::RolledBack::aside) calls `name`.
+    fn aside(&self, name: &str) -> Self::Backend;
 }
 
 /// Runs the whole suite.
@@ -155,15 +157,35 @@ fn going_back_loses_nothing<G: Ground>(ground: &G) {
     let dataset = ground.create("rollback");
     ground.write(&dataset, "f", b"one");
     let first = take(&dataset, "first");
-    take(&dataset, "second");
+    ground.write(&dataset, "f", b"two");
+    let second = take(&dataset, "second");
     ground.write(&dataset, "f", b"three");
     let request = RollbackRequest { keep_as: Some(name("kept")), ..RollbackRequest::default() };
     let done = dataset.rollback(&first.id, &request).expect("rolled back");
     assert_eq!(ground.read(&dataset, "f").as_deref(), Some(&b"one"[..]));
-    assert_eq!(ground.read_version(&dataset, &done.kept[0], "f").as_deref(), Some(&b"three"[..]));
-    assert_eq!(names(&dataset), ["first", "second", "kept"], "nothing newer is destroyed");
-    let again = dataset.rollback(&first.id, &request);
-    assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+    let aside = done.aside.as_ref().map(|aside| ground.aside(aside));
+    let newer = aside.as_ref().unwrap_or(&dataset);
+    assert_eq!(done.kept.iter().map(|v| v.id.name.as_str()).collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(ground.read_version(newer, &done.kept[0], "f").as_deref(), Some(&b"three"[..]));
+    assert_eq!(ground.read_version(newer, &second, "f").as_deref(), Some(&b"two"[..]));
+    match &aside {
+        None => {
+            assert_eq!(names(&dataset), ["first", "second", "kept"], "nothing newer is destroyed");
+            let again = dataset.rollback(&first.id, &request);
+            assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+        }
+        Some(aside) => {
+            assert_eq!(names(&dataset), ["first"], "a history in a line ends with its last version");
+            assert_eq!(names(aside), ["second", "kept"], "nothing newer is destroyed");
+            assert_eq!(
+                inventory(aside).versions(),
+                [second, done.kept[0].clone()],
+                "nor is any of it another"
+            );
+            assert_eq!(ground.read(aside, "f").as_deref(), Some(&b"three"[..]), "what was live is so still");
+        }
+    }
+    assert_eq!(inventory(&dataset).versions()[0], first);
     ground.write(&dataset, "f", b"four");
     assert_eq!(ground.read_version(&dataset, &first, "f").as_deref(), Some(&b"one"[..]));
 }

@@ -265,6 +265,10 @@ mod tests {
         fn read_version(&self, dataset: &Fake, version: &Version, file: &str) -> Option<Vec<u8>> {
             dataset.content_of(&version.id).expect("there").get(file).cloned()
         }
+
+        fn aside(&self, name: &str) -> Fake {
+            panic!("{name}: all versions stay in the dataset")
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 use crate::stream::container::ZfsStream;
 use crate::sys::interrupt::Bell;
+use crate::sys::lzc::Errno;
 
 pub mod any;
 pub mod btrfs;
@@ -19,6 +20,7 @@ pub mod contract;
 pub mod details;
 pub mod fake;
 pub mod fault;
+pub mod mounted;
 pub mod zfs;
 
 pub use any::{Dataset, unmount};
@@ -330,6 +332,17 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A call of ZFS failed.
+    #[error("cannot {op} {subject}")]
+    Zfs {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// Why it failed.
+        #[source]
+        source: Errno,
+    },
     /// A call to the kernel failed.
     #[error("cannot {op} {subject}")]
     Io {
@@ -361,6 +374,7 @@ impl Error {
             Self::Denied { .. } => Class::Denied,
             Self::Interrupted { .. } => Class::Unreachable,
             Self::Halfway { .. } => Class::Partial,
+            Self::Zfs { source, .. } => source.class(),
             Self::Io { source, .. } => Class::of_io(source),
         }
     }
@@ -378,7 +392,7 @@ impl Error {
             }
             Self::Halfway { source, .. } => source.hint(),
             Self::Io { source, .. } => hint_for(source),
-            Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } => None,
+            Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } | Self::Zfs { .. } => None,
         }
     }
 }

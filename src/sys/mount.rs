@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 /// A mount that nobody sees: it goes with its descriptor unless it is attached.
 #[derive(Debug)]
@@ -26,6 +28,16 @@ impl From<Detached> for OwnedFd {
 
 /// Mounts a filesystem without attaching it anywhere. Needs CAP_SYS_ADMIN.
 pub fn detached(kind: &str, source: &Path, options: &[(&str, &str)]) -> io::Result<Detached> {
+    detached_as(kind, source, options, Restrict { nodev: true, nosuid: true, ..Restrict::default() })
+}
+
+/// As [`detached`], with these restrictions and no others.
+pub fn detached_as(
+    kind: &str,
+    source: &Path,
+    options: &[(&str, &str)],
+    restrict: Restrict,
+) -> io::Result<Detached> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
     for (key, value) in options {
@@ -35,7 +47,7 @@ pub fn detached(kind: &str, source: &Path, options: &[(&str, &str)]) -> io::Resu
     let mount = rustix::mount::fsmount(
         context.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID,
+        MountAttrFlags::from_bits_retain(restrict.bits() as u32),
     )?;
     Ok(Detached(mount))
 }
@@ -67,6 +79,14 @@ impl Restrict {
             | bit(self.nodev, libc::MOUNT_ATTR_NODEV)
             | bit(self.nosuid, libc::MOUNT_ATTR_NOSUID)
             | bit(self.noexec, libc::MOUNT_ATTR_NOEXEC)
+    }
+
+    fn flags(self) -> MountFlags {
+        let flag = |on: bool, flag: MountFlags| if on { flag } else { MountFlags::empty() };
+        flag(self.readonly, MountFlags::RDONLY)
+            | flag(self.nodev, MountFlags::NODEV)
+            | flag(self.nosuid, MountFlags::NOSUID)
+            | flag(self.noexec, MountFlags::NOEXEC)
     }
 }
 
@@ -100,6 +120,21 @@ pub fn attach_beneath(mount: &Detached, dir: &Path) -> io::Result<()> {
 
 fn move_to(mount: &Detached, dir: &Path, flags: MoveMountFlags) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount.as_fd(), "", rustix::fs::CWD, dir, flags)?)
+}
+
+/// Mounts a filesystem at `dir` in one call, for a kind that the new mount API does not know.
+pub fn mount_at(kind: &str, source: &str, dir: &Path, restrict: Restrict) -> io::Result<()> {
+    Ok(rustix::mount::mount(source, dir, kind, restrict.flags(), None)?)
+}
+
+/// Puts the new mount under the old one at `dir` and takes that away: whoever looks sees one of the two.
+pub fn exchange(new: &Detached, dir: &Path) -> io::Result<()> {
+    if attach_beneath(new, dir).is_ok() {
+        return unmount_lazily(dir);
+    }
+    // A kernel before 6.5, or a mount that can not have one beneath: for an instant nothing is mounted.
+    unmount_lazily(dir)?;
+    attach(new, dir)
 }
 
 /// Unmounts the topmost mount at `dir`. A symbolic link is not followed.

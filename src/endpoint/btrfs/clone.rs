@@ -7,50 +7,12 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::endpoint::btrfs::dataset::Dataset;
-use crate::endpoint::btrfs::store::{STORE_DIR, Store};
+use crate::endpoint::btrfs::store::Store;
+use crate::endpoint::mounted::{Mount, no_directory, not_allowed};
 use crate::endpoint::{Error, Result};
 use crate::model::{VersionRef, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID};
 use crate::sys::mount::{self, MountInfo, Restrict};
-
-/// A version made visible at a directory, until this is dropped.
-#[derive(Debug)]
-pub struct Mount {
-    dir: PathBuf,
-    kept: bool,
-}
-
-impl Mount {
-    /// Where.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Leaves it there for good: [`unmount`] takes it away.
-    pub fn keep(mut self) {
-        self.kept = true;
-    }
-
-    /// Unmounts it and says whether that went well.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] while something uses it.
-    pub fn close(mut self) -> Result<()> {
-        self.kept = true;
-        unmount(&self.dir)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        if let Err(error) = unmount_lazily(&self.dir) {
-            tracing::warn!(dir = %self.dir.display(), %error, "a mount stays behind");
-        }
-    }
-}
 
 impl Dataset {
     pub(super) fn clone_to(&self, version: &VersionRef, to: &Self) -> Result<()> {
@@ -91,7 +53,7 @@ impl Dataset {
         mount::restrict(&bound, restrict).map_err(denied)?;
         let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
         mount::attach(&bound, &dir).map_err(Error::io("mount at", dir.display()))?;
-        Ok(Mount { dir, kept: false })
+        Ok(Mount::new(dir))
     }
 }
 
@@ -107,73 +69,6 @@ fn take_placeholder_away(parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<(),
 /// The root of subvolume `id` through a mount that can be copied: kernels before 6.15 copy no detached one.
 pub(super) fn reachable(store: &Store, id: u64, otherwise: OwnedFd) -> OwnedFd {
     btrfs::open_by_id(store.anchor(), id, FIRST_FREE_OBJECTID).unwrap_or(otherwise)
-}
-
-fn no_directory(error: std::io::Error, dir: &Path) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound {
-            what: "directory",
-            subject: dir.display().to_string(),
-            hint: Some(format!("mkdir -p {}", quoted(dir.display()))),
-        },
-        _ => Error::io("mount at", dir.display())(error),
-    }
-}
-
-fn not_allowed(error: std::io::Error, op: &'static str, subject: &str) -> Error {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => Error::Denied {
-            op,
-            subject: subject.into(),
-            lacking: "CAP_SYS_ADMIN is needed to mount".into(),
-            hint: Some("run it as root; in a container, add the capability SYS_ADMIN".into()),
-        },
-        _ => Error::io(op, subject)(error),
-    }
-}
-
-/// Unmounts the version that is mounted at `dir`.
-///
-/// # Errors
-/// [`Error::NotFound`] if nothing is mounted there; [`Error::Refused`] if it is not ours, or in use.
-pub fn unmount(dir: &Path) -> Result<()> {
-    let dir = our_mount(dir)?;
-    mount::unmount(&dir).map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => Error::Refused {
-            op: "unmount",
-            subject: dir.display().to_string(),
-            why: "something uses it".into(),
-            hint: Some(format!("fuser -vm {0}, or cowsnap unmount --lazy {0}", quoted(dir.display()))),
-        },
-        _ => not_allowed(error, "unmount", &dir.display().to_string()),
-    })
-}
-
-/// Takes the version that is mounted at `dir` out of sight at once; it goes when its last user does.
-///
-/// # Errors
-/// [`Error::NotFound`] if nothing is mounted there; [`Error::Refused`] if it is not ours.
-pub fn unmount_lazily(dir: &Path) -> Result<()> {
-    let dir = our_mount(dir)?;
-    mount::unmount_lazily(&dir).map_err(|error| not_allowed(error, "unmount", &dir.display().to_string()))
-}
-
-/// The directory without links, if a version is the topmost mount there.
-fn our_mount(dir: &Path) -> Result<PathBuf> {
-    let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
-    let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
-    let Some(found) = mounts.iter().rfind(|m| m.dir == dir) else {
-        return Err(Error::NotFound { what: "a mount at", subject: dir.display().to_string(), hint: None });
-    };
-    if found.kind == "btrfs" && found.root.starts_with(Path::new("/").join(STORE_DIR)) {
-        return Ok(dir);
-    }
-    Err(Error::Refused {
-        op: "unmount",
-        subject: dir.display().to_string(),
-        why: format!("it is a mount of {}, not of a snapshot", found.source.display()),
-        hint: Some(format!("umount {}", quoted(dir.display()))),
-    })
 }
 
 /// The mounts of the store's filesystem that this process sees.

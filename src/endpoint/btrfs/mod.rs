@@ -18,8 +18,9 @@ pub mod staging;
 pub mod store;
 pub mod usage;
 
-pub use clone::{Mount, unmount, unmount_lazily};
 pub use dataset::Dataset;
 pub use meta::Meta;
 pub use staging::Staged;
 pub use store::{Found, Store};
+
+pub use crate::endpoint::mounted::{Mount, unmount, unmount_lazily};

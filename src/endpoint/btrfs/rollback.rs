@@ -238,7 +238,7 @@ impl Dataset {
             .map(|old| bind_like(&live, old.root.strip_prefix(&root).unwrap_or(Path::new("")), old))
             .collect();
         for (old, new) in mounts.into_iter().zip(made) {
-            match new.and_then(|new| exchange_mount(&new, &old.dir)) {
+            match new.and_then(|new| mount::exchange(&new, &old.dir)) {
                 Ok(()) => done.remounted.push(old.dir),
                 Err(error) => done.warnings.push(format!(
                     "{} still shows what was replaced ({error}): umount it and mount it again",
@@ -255,14 +255,4 @@ fn bind_like(live: &OwnedFd, below: &Path, old: &MountInfo) -> std::io::Result<D
     let new = mount::bind(open_beneath(live.as_fd(), below)?.as_fd())?;
     mount::restrict(&new, old.restrictions())?;
     Ok(new)
-}
-
-/// Puts the new mount under the old one and takes that away: whoever looks sees one of the two.
-fn exchange_mount(new: &Detached, dir: &Path) -> std::io::Result<()> {
-    if mount::attach_beneath(new, dir).is_ok() {
-        return mount::unmount_lazily(dir);
-    }
-    // A kernel before 6.5, or a mount that can not have one beneath: for an instant nothing is mounted.
-    mount::unmount_lazily(dir)?;
-    mount::attach(new, dir)
 }

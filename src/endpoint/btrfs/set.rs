@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::endpoint::btrfs::clone::Mount;
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::home::Locked;
 use crate::endpoint::btrfs::meta::Meta;
 use crate::endpoint::btrfs::staging::{Entry, Intent, Staging};
+use crate::endpoint::mounted::Mount;
 use crate::endpoint::{Backend, Error, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet};
 use crate::model::{Guid, Version, VersionRef};
 use crate::sys::btrfs;

@@ -1,0 +1,133 @@
+//! From a directory to the ZFS filesystem that is mounted there.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::endpoint::{Error, Result};
+use crate::model::{DatasetName, quoted};
+use crate::sys::mount::{self, MountInfo};
+
+/// `ZFS_SUPER_MAGIC`
+const MAGIC: i64 = 0x2fc1_2fc1;
+
+/// Whether `path`, or what is nearest above it and there, is on ZFS.
+///
+/// # Errors
+/// A path that can not be looked at.
+pub fn is_on_zfs(path: &Path) -> Result<bool> {
+    for path in path.ancestors() {
+        match rustix::fs::statfs(path) {
+            #[expect(clippy::unnecessary_cast, reason = "the width of the field differs between machines")]
+            Ok(found) => return Ok(found.f_type as i64 == MAGIC),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(Error::io("examine", path.display())(error)),
+        }
+    }
+    Ok(false)
+}
+
+/// The name of the filesystem whose root is `path`.
+///
+/// # Errors
+/// As [`Dataset::at`](super::Dataset::at).
+pub(super) fn name_of_root(path: &Path) -> Result<DatasetName> {
+    let shown = || path.display();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => {
+            Error::NotFound { what: "directory", subject: shown().to_string(), hint: None }
+        }
+        errno => Error::io("open", shown())(errno),
+    })?;
+    if !is_on_zfs(path)? {
+        return Err(foreign(path, "it is on another filesystem".into(), None));
+    }
+    let id = mount::mount_id(opened.as_fd()).map_err(Error::io("examine", shown()))?;
+    let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
+    let Some(info) = mounts.iter().find(|info| info.id == id) else {
+        return Err(foreign(path, "its mount is in another namespace".into(), None));
+    };
+    let real = path.canonicalize().map_err(Error::io("examine", shown()))?;
+    name_of_mount(path, &real, info)
+}
+
+/// The filesystem that is mounted as `info` says, if the directory `real`, named by `path`, is its root.
+fn name_of_mount(path: &Path, real: &Path, info: &MountInfo) -> Result<DatasetName> {
+    let source = info.source.to_string_lossy();
+    if source.contains('@') {
+        let hint = Some(format!("cowsnap list {}", quoted(source.split('@').next().unwrap_or_default())));
+        return Err(foreign(path, format!("it is in the snapshot {source}, which is named as such"), hint));
+    }
+    if info.root != Path::new("/") || info.dir != real {
+        let inside = format!("it is a plain directory inside the filesystem {source}");
+        let hint = format!(
+            "cowsnap adopt {} --to POOL/NAME, or snapshot {} as a whole",
+            quoted(path.display()),
+            quoted(&source)
+        );
+        return Err(foreign(path, inside, Some(hint)));
+    }
+    source.parse().map_err(|_| foreign(path, format!("cowsnap can not work on {source:?}"), None))
+}
+
+fn foreign(path: &Path, why: String, hint: Option<String>) -> Error {
+    Error::Foreign { subject: path.display().to_string(), wanted: "ZFS filesystem", why, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(root: &str, dir: &str, source: &str) -> MountInfo {
+        MountInfo {
+            id: 36,
+            device: "0:47".into(),
+            root: root.into(),
+            dir: dir.into(),
+            options: vec!["rw".into()],
+            kind: "zfs".into(),
+            source: source.into(),
+        }
+    }
+
+    fn name(path: &str, info: &MountInfo) -> String {
+        match name_of_mount(Path::new(path), Path::new(path), info) {
+            Ok(name) => name.to_string(),
+            Err(error) => format!("error: {error}"),
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_mounted_filesystem_is_the_filesystem() {
+        assert_eq!(name("/tank/a b:c", &info("/", "/tank/a b:c", "tank/a b:c")), "tank/a b:c");
+        assert_eq!(name("/srv/chain", &info("/", "/srv/chain", "tank/a")), "tank/a");
+        assert_eq!(name("/", &info("/", "/", "rpool/ROOT/debian")), "rpool/ROOT/debian");
+    }
+
+    #[test]
+    fn a_directory_inside_and_a_bind_mount_of_one_are_none() {
+        let inside = "is not a ZFS filesystem: it is a plain directory inside the filesystem tank/a";
+        assert_eq!(name("/tank/a/b", &info("/", "/tank/a", "tank/a")), format!("error: /tank/a/b {inside}"));
+        assert_eq!(name("/mnt", &info("/b", "/mnt", "tank/a")), format!("error: /mnt {inside}"));
+    }
+
+    #[test]
+    fn a_mounted_snapshot_is_named_as_one() {
+        let text = name("/mnt", &info("/", "/mnt", "tank/a b@s 1"));
+        assert_eq!(
+            text,
+            "error: /mnt is not a ZFS filesystem: it is in the snapshot tank/a b@s 1, which is named as such"
+        );
+    }
+
+    #[test]
+    fn what_is_on_no_zfs_is_said_to_be_foreign() {
+        let here = name_of_root(Path::new("/proc"));
+        assert!(matches!(&here, Err(Error::Foreign { .. })), "{here:?}");
+        let nowhere = name_of_root(Path::new("/proc/nowhere"));
+        assert!(matches!(&nowhere, Err(Error::NotFound { .. })), "{nowhere:?}");
+    }
+}

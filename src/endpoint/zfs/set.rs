@@ -1,0 +1,155 @@
+//! Snapshots of one dataset or of many: those of one pool in one call of the kernel, all or none, of one instant.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::endpoint::zfs::clone::Mount;
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::error::of_errno;
+use crate::endpoint::zfs::meta;
+use crate::endpoint::zfs::version::read_snapshots;
+use crate::endpoint::{Backend, Error, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet};
+use crate::model::{HoldTag, VersionRef, quoted};
+use crate::sys::lzc::{Errno, Failed};
+
+impl Backend for Dataset {
+    type Mount = Mount;
+
+    fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
+        let Some(first) = set.first() else {
+            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO });
+        };
+        let pools = by_pool(set)?;
+        if let Some(other) = set.iter().find(|other| other.pool() != first.pool() && !request.not_atomic) {
+            return Err(two_pools(first, other));
+        }
+        let before = Instant::now();
+        take_all(&pools, request)?;
+        let spread = if pools.len() > 1 { before.elapsed() } else { Duration::ZERO };
+        let wanted: Vec<_> = set.iter().map(|dataset| (dataset, &request.name)).collect();
+        Ok(SnapshotSet { versions: read_snapshots(&wanted)?, spread })
+    }
+
+    fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()> {
+        self.clone_to(version, to)
+    }
+
+    fn mount(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
+        self.mount_at(version, dir)
+    }
+
+    fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
+        self.roll_back(version, request)
+    }
+}
+
+/// The datasets of each pool, in the order asked.
+fn by_pool(set: &[Dataset]) -> Result<Vec<Vec<&Dataset>>> {
+    let mut pools: Vec<Vec<&Dataset>> = Vec::new();
+    for dataset in set {
+        match pools.iter_mut().find(|pool| pool[0].pool() == dataset.pool()) {
+            Some(pool) if pool.contains(&dataset) => {
+                return Err(dataset.refused("snapshot", "it is named twice".into(), None));
+            }
+            Some(pool) => pool.push(dataset),
+            None => pools.push(vec![dataset]),
+        }
+    }
+    Ok(pools)
+}
+
+fn two_pools(first: &Dataset, other: &Dataset) -> Error {
+    let why =
+        format!("it is in another pool than {first}, and only one pool can be snapshotted in one instant");
+    let targets = format!("{} {}", quoted(first), quoted(other));
+    let hint = format!("cowsnap snapshot --not-atomic {targets} … takes one pool after another");
+    other.refused("snapshot", why, Some(hint))
+}
+
+/// All pools, or none: those that were taken are destroyed again if one can not be.
+fn take_all(pools: &[Vec<&Dataset>], request: &SnapshotRequest) -> Result<()> {
+    for (n, pool) in pools.iter().enumerate() {
+        if let Err(error) = take(pool, request).and_then(|()| hold(pool, request)) {
+            pools[..n].iter().for_each(|taken| take_back(taken, request));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn names(pool: &[&Dataset], request: &SnapshotRequest) -> Vec<String> {
+    pool.iter().map(|dataset| dataset.full_name(&request.name)).collect()
+}
+
+/// One call: there as a whole or not at all, labels and all, and on disk when it returns.
+fn take(pool: &[&Dataset], request: &SnapshotRequest) -> Result<()> {
+    const TRIES: u32 = 5;
+    let lzc = pool[0].lzc()?;
+    for dataset in pool {
+        dataset.settled()?;
+    }
+    let props: BTreeMap<_, _> = meta::label_props(&request.labels);
+    let mut nth = 1;
+    loop {
+        match lzc.snapshot(&names(pool, request), &props) {
+            // Another change of the same dataset was in the same transaction.
+            Err(failed) if failed.errno == Errno::TryAgain && nth < TRIES => nth += 1,
+            Err(failed) => return Err(not_taken(pool, request, &failed)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn not_taken(pool: &[&Dataset], request: &SnapshotRequest, failed: &Failed) -> Error {
+    let guilty = |dataset: &&&Dataset| failed.per_name.contains_key(&dataset.full_name(&request.name));
+    let dataset = pool.iter().find(guilty).unwrap_or(&pool[0]);
+    let errno = failed.per_name.get(&dataset.full_name(&request.name)).copied().unwrap_or(failed.errno);
+    let subject = dataset.at_name(&request.name);
+    match errno {
+        Errno::Exists => dataset.taken(&request.name),
+        Errno::NotFound => dataset.no_such_dataset(),
+        Errno::Busy => dataset.refused("snapshot", "a stream is being received into it".into(), None),
+        Errno::TooLong => Error::Refused {
+            op: "take",
+            subject,
+            why: "a label is longer than ZFS can keep: 8191 bytes".into(),
+            hint: None,
+        },
+        _ => {
+            let mut rights = vec!["snapshot"];
+            rights.extend((!request.labels.is_empty()).then_some("userprop"));
+            rights.extend((!request.holds.is_empty()).then_some("hold"));
+            let all: Vec<_> = pool.iter().map(|dataset| (rights.join(","), dataset.name())).collect();
+            let all: Vec<_> = all.iter().map(|(rights, name)| (rights.as_str(), name.as_str())).collect();
+            of_errno("take", subject, &all, errno)
+        }
+    }
+}
+
+/// Holds what was taken, or takes it back.
+fn hold(pool: &[&Dataset], request: &SnapshotRequest) -> Result<()> {
+    let held = request.holds.iter().try_for_each(|tag| hold_all(pool, request, tag));
+    held.inspect_err(|_| take_back(pool, request))
+}
+
+fn hold_all(pool: &[&Dataset], request: &SnapshotRequest, tag: &HoldTag) -> Result<()> {
+    let holds: Vec<_> = names(pool, request).into_iter().map(|name| (name, tag.to_string())).collect();
+    let rights: Vec<_> = pool.iter().map(|dataset| ("hold", dataset.name().as_str())).collect();
+    let failed = |failed: Failed| of_errno("hold", pool[0].at_name(&request.name), &rights, failed.errno);
+    pool[0].lzc()?.hold(&holds, None).map_err(failed)
+}
+
+/// Destroys what was just taken, with the holds that were just put on it.
+fn take_back(pool: &[&Dataset], request: &SnapshotRequest) {
+    let Ok(lzc) = pool[0].lzc() else { return };
+    let names = names(pool, request);
+    for tag in &request.holds {
+        let holds: Vec<_> = names.iter().map(|name| (name.clone(), tag.to_string())).collect();
+        // Most will not be there: holding is what failed.
+        let _ = lzc.release(&holds);
+    }
+    if let Err(failed) = lzc.destroy_snapshots(&names, false) {
+        tracing::warn!("snapshots stay behind: {failed}");
+    }
+}

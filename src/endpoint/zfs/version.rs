@@ -1,0 +1,253 @@
+//! Single versions: found, held, released, renamed, destroyed. Whoever acts on one says which identity is meant.
+
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::inventory::version;
+use crate::endpoint::zfs::list::{number, rows};
+use crate::endpoint::zfs::{mounted, program};
+use crate::endpoint::{Error, History, Result};
+use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
+use crate::sys::lzc::{Errno, Failed};
+
+impl History for Dataset {
+    fn inventory(&self) -> Result<Inventory> {
+        self.read_inventory()
+    }
+
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        let snapshot = self.expect_snapshot(version, "hold")?;
+        let held = self.lzc()?.hold(&[(snapshot, tag.to_string())], None);
+        held.or_else(|failed| match failed.errno {
+            Errno::Exists => Ok(()),
+            Errno::NotFound => Err(self.no_such(&version.name)),
+            _ => Err(self.failed_on(version, "hold", "hold")(failed)),
+        })
+    }
+
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        let snapshot = self.expect_snapshot(version, "release")?;
+        self.lzc()?.release(&[(snapshot, tag.to_string())]).map_err(|failed| match failed.errno {
+            Errno::NotOfThisDataset | Errno::NotFound => Error::NotFound {
+                what: "hold",
+                subject: format!("{tag} of {}", self.at_name(&version.name)),
+                hint: Some(format!("cowsnap holds {}", quoted(self.at_name(&version.name)))),
+            },
+            _ => self.failed_on(version, "release", "release")(failed),
+        })
+    }
+
+    fn destroy(&self, version: &VersionRef) -> Result<()> {
+        let found = self.expect(version)?;
+        match found.kind {
+            VersionKind::Snapshot => self.destroy_snapshot(version),
+            VersionKind::Bookmark => self
+                .lzc()?
+                .destroy_bookmarks(&[format!("{}#{}", self.name(), version.name)])
+                .map_err(self.failed_on(version, "destroy", "destroy")),
+        }
+    }
+}
+
+impl Dataset {
+    /// The version called `name`: the snapshot, or the bookmark if there is no such snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn version(&self, name: &SnapshotName) -> Result<Version> {
+        let lzc = self.settled()?;
+        if lzc.exists(&self.full_name(name)) {
+            return self.snapshots(std::slice::from_ref(name))?.pop().ok_or_else(|| self.no_such(name));
+        }
+        self.bookmark(name)?.ok_or_else(|| self.no_such(name))
+    }
+
+    /// The bookmark called `name`.
+    fn bookmark(&self, name: &SnapshotName) -> Result<Option<Version>> {
+        let found = match self.lzc()?.bookmarks(self.name().as_str()) {
+            Ok(bookmarks) => bookmarks.into_iter().find(|bookmark| bookmark.name == name.as_str()),
+            Err(failed) if failed.errno == Errno::NotFound => None,
+            Err(failed) => return Err(self.failed("list the bookmarks of", &[])(failed)),
+        };
+        Ok(found.map(|b| version(VersionKind::Bookmark, name.clone(), b.guid, b.createtxg, b.creation)))
+    }
+
+    /// The snapshots of these names, which are there, in that order.
+    fn snapshots(&self, names: &[SnapshotName]) -> Result<Vec<Version>> {
+        let names: Vec<_> = names.iter().map(|name| (self, name)).collect();
+        read_snapshots(&names)
+    }
+
+    /// The version that is meant by `version`, if its name still means it. A snapshot goes before a bookmark of the same
+    /// name.
+    pub(super) fn expect(&self, version: &VersionRef) -> Result<Version> {
+        let found = self.version(&version.name)?;
+        if found.id.guid == version.guid {
+            return Ok(found);
+        }
+        match self.bookmark(&version.name)? {
+            Some(bookmark) if bookmark.id.guid == version.guid => Ok(bookmark),
+            _ => Err(Error::Reused {
+                subject: self.at_name(&version.name),
+                expected: version.guid,
+                found: found.id.guid,
+            }),
+        }
+    }
+
+    /// The full name of the snapshot that is meant by `version`.
+    ///
+    /// # Errors
+    /// As [`Dataset::expect`]; [`Error::Refused`] for a bookmark, to which `op` can not be done.
+    pub(super) fn expect_snapshot(&self, version: &VersionRef, op: &'static str) -> Result<String> {
+        match self.expect(version)?.kind {
+            VersionKind::Snapshot => Ok(self.full_name(&version.name)),
+            VersionKind::Bookmark => Err(Error::Refused {
+                op,
+                subject: self.at_name(&version.name),
+                why: "it is a bookmark, a base for increments without content".into(),
+                hint: Some(format!("cowsnap list {}", quoted(self))),
+            }),
+        }
+    }
+
+    fn destroy_snapshot(&self, version: &VersionRef) -> Result<()> {
+        let snapshot = self.full_name(&version.name);
+        let Err(failed) = self.lzc()?.destroy_snapshots(std::slice::from_ref(&snapshot), false) else {
+            return Ok(());
+        };
+        Err(match failed.errno {
+            Errno::Busy => self.why_busy(version)?,
+            Errno::Exists => self.why_cloned(version)?,
+            _ => self.failed_on(version, "destroy", "destroy,mount")(failed),
+        })
+    }
+
+    fn why_busy(&self, version: &VersionRef) -> Result<Error> {
+        let subject = self.at_name(&version.name);
+        let tags: Vec<_> = self.holds_of(&version.name)?.keys().map(ToString::to_string).collect();
+        if !tags.is_empty() {
+            return Ok(Error::Held { subject, tags });
+        }
+        let mounts = mounted::mounts_of(&self.full_name(&version.name))?;
+        let (why, hint) = match mounts.first() {
+            Some(mount) => {
+                let hint = format!("cowsnap unmount {}", quoted(mount.dir.display()));
+                (format!("it is mounted at {}", mount.dir.display()), hint)
+            }
+            None => {
+                let why = "the kernel keeps it: it is being sent, or a stream is being received upon it";
+                (why.into(), format!("wait for that to end; cowsnap list {}", quoted(self)))
+            }
+        };
+        Ok(Error::Refused { op: "destroy", subject, why, hint: Some(hint) })
+    }
+
+    fn why_cloned(&self, version: &VersionRef) -> Result<Error> {
+        let clones = self.clones_of(version)?;
+        let why = format!("datasets were cloned from it: {}", clones.join(", "));
+        let hint = clones.first().map(|clone| format!("cowsnap destroy {}", quoted(clone)));
+        Ok(Error::Refused { op: "destroy", subject: self.at_name(&version.name), why, hint })
+    }
+
+    /// The datasets that were cloned from `version`, by name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`].
+    pub fn clones_of(&self, version: &VersionRef) -> Result<Vec<String>> {
+        if self.expect(version)?.kind == VersionKind::Bookmark {
+            return Ok(Vec::new());
+        }
+        let clones = super::dataset::get(&self.full_name(&version.name), "clones")
+            .map_err(|failure| failure.into_error("read", self.at_name(&version.name)))?;
+        let named = clones.split(',').filter(|name| !name.is_empty() && *name != "-");
+        Ok(named.map(str::to_owned).collect())
+    }
+
+    /// Destroys `version` and waits until the space of its pool that is being freed has come back.
+    ///
+    /// # Errors
+    /// As [`History::destroy`].
+    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
+        self.destroy(version)?;
+        let subject = self.at_name(&version.name);
+        program::zpool_until_done(&["wait", "-t", "free", self.pool()], "wait for the space of", &subject)
+    }
+
+    /// Gives `version` another name.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if it is taken; [`Error::Reused`], [`Error::NotFound`]; [`Error::Refused`] for a bookmark.
+    pub fn rename_version(&self, version: &VersionRef, new: &SnapshotName) -> Result<VersionRef> {
+        let snapshot = self.expect_snapshot(version, "rename")?;
+        let renamed = self.lzc()?.rename(&snapshot, &self.full_name(new));
+        renamed.map_err(|failed| match failed.errno {
+            Errno::Exists => self.taken(new),
+            Errno::NotFound => self.no_such(&version.name),
+            _ => {
+                let rights = [("rename,mount,create", self.name().as_str())];
+                super::error::failed("rename", self.at_name(&version.name), &rights)(failed)
+            }
+        })?;
+        Ok(VersionRef { guid: version.guid, name: new.clone() })
+    }
+
+    /// What a call on `version` failed with, for which an ordinary user needs `rights` on the dataset.
+    pub(super) fn failed_on(
+        &self,
+        version: &VersionRef,
+        op: &'static str,
+        rights: &'static str,
+    ) -> impl Fn(Failed) -> Error {
+        let (subject, name) = (self.at_name(&version.name), self.name().clone());
+        move |failed| match failed.errno {
+            Errno::NotFound => Error::NotFound { what: "snapshot", subject: subject.clone(), hint: None },
+            _ => super::error::failed(op, &subject, &[(rights, name.as_str())])(failed),
+        }
+    }
+
+    /// That a snapshot is not there.
+    pub(super) fn no_such(&self, name: &SnapshotName) -> Error {
+        Error::NotFound {
+            what: "snapshot",
+            subject: self.at_name(name),
+            hint: Some(format!("cowsnap list {}", quoted(self))),
+        }
+    }
+
+    /// That a snapshot is there already.
+    pub(super) fn taken(&self, name: &SnapshotName) -> Error {
+        Error::Exists {
+            what: "snapshot",
+            subject: self.at_name(name),
+            hint: Some(format!("cowsnap list {}", quoted(self))),
+        }
+    }
+}
+
+/// So many names are asked for in one call: they must fit into what a program can be given.
+const NAMES_AT_ONCE: usize = 1000;
+
+/// These snapshots, all of which are there, in the order asked.
+pub(super) fn read_snapshots(wanted: &[(&Dataset, &SnapshotName)]) -> Result<Vec<Version>> {
+    let mut found = Vec::new();
+    for chunk in wanted.chunks(NAMES_AT_ONCE) {
+        let names: Vec<_> = chunk.iter().map(|(dataset, name)| dataset.full_name(name)).collect();
+        let mut args = vec!["list", "-Hp", "-t", "snapshot", "-o", "name,guid,createtxg,creation"];
+        args.extend(names.iter().map(String::as_str));
+        let text = program::zfs(&args).map_err(|failure| of_snapshots(failure, chunk))?;
+        let rows = rows::<4>(&text)?;
+        for ((dataset, name), full) in chunk.iter().zip(&names) {
+            let row = rows.iter().find(|row| row[0] == full).ok_or_else(|| dataset.no_such(name))?;
+            let [guid, createtxg, creation] = [number(row[1])?, number(row[2])?, number(row[3])?];
+            found.push(version(VersionKind::Snapshot, (*name).clone(), guid, createtxg, creation));
+        }
+    }
+    Ok(found)
+}
+
+fn of_snapshots(failure: program::Failure, wanted: &[(&Dataset, &SnapshotName)]) -> Error {
+    let (dataset, name) = wanted[0];
+    match failure.into_error("read", dataset.at_name(name)) {
+        Error::NotFound { .. } => dataset.no_such(name),
+        error => error,
+    }
+}
