@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 pub mod adopt;
+pub mod announced;
 pub mod doctor;
 mod meter;
 pub mod receive;

@@ -7,36 +7,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::endpoint::{self, Arrived, Dataset, ReceiveRequest, Verified, zfs};
+use crate::exec::announced::{self, Announced};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, SnapshotName, Version};
-use crate::stream::btrfs::{Command, MAGIC, Parser};
 use crate::stream::container::{self, Backend, Sealed};
 use crate::stream::reader::Reader;
 use crate::sys::interrupt::{self, Bell};
 use crate::{Error, Result};
-
-/// More than a raw stream's header and its first command: a path and two uuids.
-const FIRST_LEN: u64 = 64 << 10;
-
-/// What arrives, as far as its beginning tells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Announced {
-    /// A container, or the filesystem's own stream.
-    pub container: bool,
-    /// Which filesystem's stream it is.
-    pub backend: Backend,
-    /// How the source calls the dataset; raw streams do not say.
-    pub dataset: Option<String>,
-    /// The name that the version gets here.
-    pub snapshot: SnapshotName,
-    /// Its identity.
-    pub guid: Guid,
-    /// What it builds upon; `None` if it is full.
-    pub base: Option<Guid>,
-    /// When it was made; raw streams do not say.
-    pub created: Option<Timestamp>,
-}
 
 /// What was received.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -79,18 +57,18 @@ impl Incoming {
     /// Looks at the beginning of `input`, which errors call `source`. `name` goes before what the stream says.
     ///
     /// # Errors
-    /// Bytes that are neither a container nor a raw btrfs stream; a container of another filesystem; a raw stream whose
-    /// snapshot's name can not be one here.
+    /// Bytes that are neither a container nor a raw stream of btrfs or ZFS; a raw stream whose snapshot's name can not be
+    /// one here.
     pub fn open(input: impl Read + Send + 'static, source: &str, name: Option<SnapshotName>) -> Result<Self> {
         let mut input = input;
         let mut first = Vec::new();
         (&mut input)
-            .take(container::MAGIC.len() as u64)
+            .take(announced::KIND_LEN)
             .read_to_end(&mut first)
             .map_err(|error| read_failed(source, error))?;
-        match MAGIC.starts_with(&first) && !first.is_empty() {
-            true => Self::open_raw(first, input, source, name),
-            false => Self::open_container(Cursor::new(first).chain(input), source, name),
+        match announced::raw_kind(&first) {
+            Some(kind) => Self::open_raw(kind, first, input, source, name),
+            None => Self::open_container(Cursor::new(first).chain(input), source, name),
         }
     }
 
@@ -120,14 +98,15 @@ impl Incoming {
     }
 
     fn open_raw(
+        kind: Backend,
         mut first: Vec<u8>,
         mut input: impl Read + Send + 'static,
         source: &str,
         name: Option<SnapshotName>,
     ) -> Result<Self> {
-        let more = (&mut input).take(FIRST_LEN).read_to_end(&mut first);
+        let more = (&mut input).take(announced::first_len(kind)).read_to_end(&mut first);
         more.map_err(|error| read_failed(source, error))?;
-        let announced = announced_by(&first, source, name)?;
+        let announced = Announced::by_raw(kind, &first, source, name)?;
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
         Ok(Self { announced, body, source: source.into(), options: Default::default(), bell: None })
     }
@@ -268,41 +247,6 @@ impl<R: Read> Read for Hashing<R> {
         self.hasher.update(&buf[..len]);
         Ok(len)
     }
-}
-
-/// What a raw stream's first command says.
-fn announced_by(first: &[u8], source: &str, name: Option<SnapshotName>) -> Result<Announced> {
-    let mut parser = Parser::new(first);
-    let command = parser.next_command().map_err(|error| corrupt(source, error.to_string()))?;
-    let (path, uuid, base) = match command.map(|item| item.command) {
-        Some(Command::Subvol { path, uuid, .. }) => (path, uuid, None),
-        Some(Command::Snapshot { path, uuid, clone_uuid, .. }) => (path, uuid, Some(Guid(clone_uuid))),
-        _ => return Err(corrupt(source, "it begins with no subvolume".into())),
-    };
-    let snapshot = name.map_or_else(|| name_from(path, source), Ok)?;
-    Ok(Announced {
-        container: false,
-        backend: Backend::Btrfs,
-        dataset: None,
-        snapshot,
-        guid: Guid(uuid),
-        base,
-        created: None,
-    })
-}
-
-fn name_from(path: &[u8], source: &str) -> Result<SnapshotName> {
-    let last = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
-    let name = std::str::from_utf8(last).ok().and_then(|text| text.parse().ok());
-    name.ok_or_else(|| Error::Usage {
-        what: format!("the snapshot in {source} is called {}, which is no name here", last.escape_ascii()),
-        hint: Some("give it one: cowsnap receive TARGET --name NAME".into()),
-    })
-}
-
-fn corrupt(source: &str, why: String) -> Error {
-    let why = format!("{source}: {why}");
-    endpoint::Error::Corrupt { what: "btrfs stream", why, source: None }.into()
 }
 
 fn interrupted(subject: &str) -> Error {
