@@ -272,3 +272,67 @@ fn a_file_is_no_dataset_and_none_that_could_be_created() {
     let absent = store.dataset("a/absent").open();
     assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
 }
+
+/// Writes until there is no room for data.
+fn fill_with_data(ground: &Btrfs) {
+    for (n, size) in [1 << 20, 4096, 4096].into_iter().enumerate() {
+        let mut ballast = std::fs::File::create(ground.path().join(format!("ballast{n}"))).expect("create");
+        let piece = vec![7; size];
+        while std::io::Write::write_all(&mut ballast, &piece).is_ok() {}
+        rustix::fs::syncfs(&ballast).expect("synced");
+    }
+}
+
+/// Makes links, which are kept with the names, until there is no room for those.
+fn fill_with_names(ground: &Btrfs) {
+    let names = ground.path().join("names");
+    std::fs::create_dir(&names).expect("mkdir");
+    for target in ["x".repeat(3500), "x".into()] {
+        for n in 0.. {
+            if symlink(&target, names.join(format!("{}{n}", target.len()))).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hold_can_be_released_on_a_filesystem_that_is_full() {
+    ground!("btrfs");
+    let ground = Btrfs::with("256M", &[], "");
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s", "--hold", "x", "--hold", "y", "--label", "k=v"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "t"]);
+    fill_with_data(&ground);
+    fill_with_names(&ground);
+    assert!(std::fs::write(ground.path().join("a/file"), "more").is_err(), "it is not full");
+    says(&ground, 0, &["release", "x", "FS/a@s"]);
+    let held = says(&ground, 3, &["destroy", "FS/a@s"]);
+    assert!(held.contains("held by y\n"), "{held}");
+    assert!(says(&ground, 0, &["list", "FS/a", "--json"]).contains(r#""k":"v""#));
+    says(&ground, 0, &["release", "y", "FS/a@s"]);
+    // What is written once there is room counts, and not what was written without.
+    std::fs::remove_dir_all(ground.path().join("names")).expect("removed");
+    std::fs::remove_file(ground.path().join("ballast0")).expect("removed");
+    ground::run("sync", &["-f", ground.path().to_str().expect("utf-8")]);
+    for tag in ["z", "x"] {
+        says(&ground, 0, &["hold", tag, "FS/a@s"]);
+    }
+    let held = says(&ground, 3, &["destroy", "FS/a@s"]);
+    assert!(held.contains("held by x, z\n"), "{held}");
+}
+
+#[test]
+fn a_hold_can_be_set_where_there_is_room_for_names_only() {
+    ground!("btrfs");
+    let ground = Btrfs::with("256M", &[], "");
+    says(&ground, 0, &["create", "FS/a"]);
+    says(&ground, 0, &["snapshot", "FS/a", "--name", "s"]);
+    fill_with_data(&ground);
+    says(&ground, 0, &["hold", "x", "FS/a@s"]);
+    assert!(says(&ground, 3, &["destroy", "FS/a@s"]).contains("held by x\n"));
+    let meta = std::fs::read_dir(ground.path().join(".cowsnap/datasets/a/meta")).expect("listed");
+    assert_eq!(meta.count(), 1);
+    says(&ground, 0, &["release", "x", "FS/a@s"]);
+    says(&ground, 0, &["destroy", "FS/a@s"]);
+}

@@ -392,9 +392,10 @@ pub(super) fn write_at(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::R
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = std::fs::File::from(fd);
-    io::Write::write_all(&mut file, bytes)?;
-    file.sync_all()?;
-    rustix::fs::renameat(dir, &temporary, dir, name)?;
+    let written = io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all());
+    written.and_then(|()| Ok(rustix::fs::renameat(dir, &temporary, dir, name)?)).inspect_err(|_| {
+        let _ = remove_at(dir, &temporary); // It is written anew the next time, if it stays.
+    })?;
     // Without this a power cut may bring the old file back.
     Ok(rustix::fs::fsync(dir)?)
 }
