@@ -12,8 +12,8 @@ use crate::cli::Context;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::model::{Guid, SnapshotName};
-use crate::stream::btrfs::{Command, Parser};
-use crate::stream::container::{Backend, Header, Sealed};
+use crate::stream::btrfs::{Command, Parser, Whole};
+use crate::stream::container::{self, Backend, Header, Sealed};
 use crate::stream::writer::{self, DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
@@ -22,8 +22,8 @@ const FIRST_LEN: u64 = 64 << 10;
 
 /// Put the raw stream of `btrfs send` into a container
 ///
-/// What the container's header says comes from the stream's first command. The stream is not parsed any further: what is
-/// wrong with it stays wrong, and `stream inspect --ops` tells.
+/// What the container's header says comes from the stream's first command. All commands are looked at: a stream that is cut
+/// off or damaged is not wrapped.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The raw stream; - for standard input
@@ -56,14 +56,25 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let header = header(&first, &args, created)?;
     let mut output = Output::open(args.output.as_deref())?;
     let progress = Progress::new(context);
-    let stream = Watched::new(Cursor::new(first).chain(input), "wrap", &name, total, &progress);
+    let input = Watched::new(Cursor::new(first).chain(input), "wrap", &name, total, &progress);
     let options = Options { level: (!args.no_compress).then_some(args.level), threads: 0 };
-    let sealed =
-        writer::write(&header, stream, &mut output, &options).map_err(Error::container("wrap", &name))?;
+    let sealed = writer::write(&header, Whole::new(input), &mut output, &options)
+        .map_err(|error| write_error(&name, error))?;
     output.commit()?;
     match &args.output {
         Some(path) if path.as_os_str() != "-" => print(path, &sealed, context),
         _ => Ok(()),
+    }
+}
+
+/// The stream's error within the container's if there is one.
+fn write_error(name: &str, error: container::Error) -> Error {
+    match error {
+        container::Error::Read { at, source } => match source.downcast() {
+            Ok(of_the_stream) => stream_error("wrap", name, of_the_stream),
+            Err(source) => Error::container("wrap", name)(container::Error::Read { at, source }),
+        },
+        error => Error::container("wrap", name)(error),
     }
 }
 

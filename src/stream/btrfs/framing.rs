@@ -82,6 +82,11 @@ impl Batch {
         }
     }
 
+    /// The bytes of the commands that have not been taken.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// Whether all commands have been taken.
     pub fn is_empty(&self) -> bool {
         self.start == self.end

@@ -26,10 +26,12 @@ mod error;
 mod framing;
 mod parser;
 mod show;
+mod whole;
 mod wire;
 
 pub use command::{Command, Compression, Time, Verity};
 pub use error::{Error, Result};
 pub use framing::{Batch, Framer, Run};
 pub use parser::{Located, Parser};
+pub use whole::Whole;
 pub use wire::{MAGIC, Version};

@@ -177,6 +177,32 @@ fn what_is_no_stream_of_btrfs_is_not_wrapped() {
 }
 
 #[test]
+fn a_stream_that_is_cut_off_or_damaged_is_not_wrapped() {
+    let folder = Folder::new();
+    let whole = raw();
+    let mut flipped = whole.clone();
+    flipped[1_000_000] ^= 1;
+    let end_command = 10;
+    for (bytes, words) in [
+        (&whole[..whole.len() / 2], "ends at byte"),
+        (&whole[..whole.len() - end_command], "no end command came"),
+        (&whole[..whole.len() - 1], "ends at byte"),
+        (&flipped, "has checksum"),
+        (&[&whole[..], b"more"].concat(), "follow the end"),
+    ] {
+        folder.write(b"raw", bytes);
+        for level in [&[][..], &["--no-compress"]] {
+            let (code, _, err) = folder.run(&[&["wrap", "raw", "-o", "out"], level].concat());
+            assert_eq!((code, err.contains(words)), (4, true), "{err}");
+            assert_eq!(folder.names(), ["raw"]);
+        }
+        let through = folder.run_on("raw", &["wrap"]);
+        assert_eq!(through.status.code(), Some(4));
+        assert!(super::read(&through.stdout).is_err(), "no container came of it");
+    }
+}
+
+#[test]
 fn inspect_shows_a_container_from_its_ends_and_all_of_it_when_asked() {
     let folder = Folder::new();
     let mut header = header();
