@@ -8,10 +8,10 @@ use crate::Result;
 use crate::cli::{Context, place};
 use crate::model::Target;
 
-/// Make an empty dataset: a btrfs subvolume
+/// Make an empty dataset: a btrfs subvolume, a ZFS filesystem
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// POOL/NAME, or an absolute path on btrfs where nothing is yet
+    /// POOL/NAME, or an absolute path on btrfs, or directly below a ZFS mount point, where nothing is yet
     #[arg(value_name = "TARGET")]
     target: OsString,
     /// Say what would be made

@@ -94,10 +94,8 @@ fn check(victim: &Victim, with_snapshots: bool, context: &Context) -> Result<()>
                 }
                 .into());
             }
-            match dataset {
-                Dataset::Btrfs(dataset) => {
-                    Registry::open(context.state_dir())?.check_not_in_use("destroy", dataset)?;
-                }
+            if let Dataset::Btrfs(dataset) = dataset {
+                Registry::open(context.state_dir())?.check_not_in_use("destroy", dataset)?;
             }
             inventory.holds().first().map_or(Ok(()), |(version, _)| held(dataset, version, &inventory))
         }

@@ -17,7 +17,7 @@ use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 /// finished.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// POOL, POOL/NAME, or the absolute path of a btrfs subvolume
+    /// POOL, POOL/NAME, or the absolute path of a btrfs subvolume or a ZFS mount point
     #[arg(value_name = "TARGET")]
     targets: Vec<OsString>,
     /// Nested datasets too

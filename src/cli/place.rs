@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::cli::Context;
-use crate::endpoint::Dataset;
 use crate::endpoint::btrfs::{self, Store};
+use crate::endpoint::{self, Dataset, zfs};
 use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version, quoted};
-use crate::pool::Registry;
+use crate::pool::{Pool, Registry};
 use crate::{Error, Result};
 
 /// The dataset that `target` names, whether it is there or not.
@@ -18,6 +18,7 @@ use crate::{Error, Result};
 pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
     match target {
         Target::Dataset(name) => of_pool(name, context),
+        Target::Path(path) if zfs::is_on_zfs(path)? => Ok(zfs::Dataset::named(path)?.into()),
         Target::Path(path) => Ok(btrfs::Dataset::named(path)?.into()),
         Target::Remote(address) => Err(Error::Usage {
             what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
@@ -27,7 +28,9 @@ pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
 }
 
 fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
-    let pool = Registry::open(context.state_dir())?.expect(name.pool())?;
+    let Some(pool) = embedded(name.pool(), context)? else {
+        return Ok(zfs::Dataset::by_name(name.clone()).into());
+    };
     let Some(within) = name.within_pool() else {
         return Err(Error::Usage {
             what: format!("{name} is a pool; a dataset of it is called {name}/NAME"),
@@ -37,12 +40,38 @@ fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
     Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()).into())
 }
 
+/// The embedded pool of that name; `None` if it is ZFS's to say whether there is one.
+///
+/// # Errors
+/// No embedded pool of that name where there is no ZFS either.
+fn embedded(name: &str, context: &Context) -> Result<Option<Pool>> {
+    let registry = Registry::open(context.state_dir())?;
+    if let Some(pool) = registry.get(name)? {
+        return Ok(Some(pool));
+    }
+    match zfs::available(name) {
+        Ok(()) => Ok(None),
+        Err(endpoint::Error::Denied { op, subject, lacking, hint }) => {
+            let lacking = format!("no embedded pool is called {name}, and {lacking}");
+            let hint = hint.map(|hint| {
+                format!(
+                    "cowsnap pool create {0}, if an embedded pool is meant; for ZFS: {hint}",
+                    quoted(name)
+                )
+            });
+            Err(endpoint::Error::Denied { op, subject, lacking, hint }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The dataset that `target` names and that is there to be snapshotted.
 ///
 /// # Errors
 /// As [`dataset`]; there is none, or a plain directory in its place.
 pub fn existing(target: &Target, context: &Context) -> Result<Dataset> {
     let dataset = match target {
+        Target::Path(path) if zfs::is_on_zfs(path)? => zfs::Dataset::at(path)?.into(),
         Target::Path(path) => btrfs::Dataset::at(path)?.into(),
         _ => dataset(target, context)?,
     };
@@ -107,7 +136,9 @@ pub fn with_whole_pools(target: &Target, context: &Context) -> Result<Vec<Datase
 }
 
 fn of_whole_pool(name: &str, context: &Context) -> Result<Vec<Dataset>> {
-    let pool = Registry::open(context.state_dir())?.expect(name)?;
+    let Some(pool) = embedded(name, context)? else {
+        return Ok(zfs::all_of_pool(name)?.into_iter().map(Dataset::from).collect());
+    };
     let datasets = Store::open(pool.ready()?)?.datasets()?;
     let label = |dataset: btrfs::Dataset| {
         let label = format!("{name}/{}", dataset.path().display());
@@ -128,6 +159,7 @@ fn all(context: &Context) -> Result<Found> {
             Err(error) => unread = Some(Error::from(error)),
         }
     }
+    datasets.extend(zfs::everything()?.into_iter().map(|dataset| (dataset.into(), None)));
     let left_out = match unread {
         None => Ok(()),
         Some(error) if datasets.is_empty() => Err(error),

@@ -62,6 +62,7 @@ fn rename_dataset(args: &Args, context: &Context) -> Result<()> {
     let registry = Registry::open(context.state_dir())?;
     let adoptions = match (&from, &to) {
         (Dataset::Btrfs(from), Dataset::Btrfs(to)) => registry.adoptions_to_follow(from, to)?,
+        _ => Vec::new(), // Directories are adopted into embedded pools.
     };
     if !args.dry_run {
         from.rename_dataset(&to)?;

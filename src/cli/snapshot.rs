@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// Prints the snapshots' names. The default name is the time in UTC, 20261120T020000Z, with -2, -3 … when it is taken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume
+    /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume or a ZFS mount point
     #[arg(required = true, value_name = "TARGET")]
     targets: Vec<OsString>,
     /// The snapshots' name

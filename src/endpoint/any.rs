@@ -5,8 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::{
-    Arrived, Backend, Change, DestroyDataset, Details, Endpoint, History, Outgoing, ReceiveRequest, Result,
-    RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs,
+    Arrived, Backend, Change, DestroyDataset, Details, Endpoint, Error, History, Outgoing, ReceiveRequest,
+    Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs, mounted,
+    zfs,
 };
 use crate::model::{HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
 use crate::stream::container;
@@ -16,6 +17,8 @@ use crate::stream::container;
 pub enum Dataset {
     /// A btrfs subvolume, or what is left of the history of one.
     Btrfs(btrfs::Dataset),
+    /// A ZFS filesystem or volume.
+    Zfs(zfs::Dataset),
 }
 
 /// Does the same whatever backend it is.
@@ -23,6 +26,7 @@ macro_rules! whichever {
     ($self:expr, $dataset:ident => $what:expr) => {
         match $self {
             Dataset::Btrfs($dataset) => $what,
+            Dataset::Zfs($dataset) => $what,
         }
     };
 }
@@ -30,6 +34,12 @@ macro_rules! whichever {
 impl From<btrfs::Dataset> for Dataset {
     fn from(dataset: btrfs::Dataset) -> Self {
         Self::Btrfs(dataset)
+    }
+}
+
+impl From<zfs::Dataset> for Dataset {
+    fn from(dataset: zfs::Dataset) -> Self {
+        Self::Zfs(dataset)
     }
 }
 
@@ -44,6 +54,7 @@ impl Dataset {
     pub fn backend(&self) -> container::Backend {
         match self {
             Self::Btrfs(_) => container::Backend::Btrfs,
+            Self::Zfs(_) => container::Backend::Zfs,
         }
     }
 
@@ -51,6 +62,8 @@ impl Dataset {
     pub fn shares_storage_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Btrfs(a), Self::Btrfs(b)) => a.store().fsid() == b.store().fsid(),
+            (Self::Zfs(a), Self::Zfs(b)) => a.name().pool() == b.name().pool(),
+            _ => false,
         }
     }
 
@@ -65,17 +78,18 @@ impl Dataset {
     /// Says why not if it is not live.
     ///
     /// # Errors
-    /// [`super::Error::NotFound`]; [`super::Error::Foreign`] if something else is in its place.
+    /// [`Error::NotFound`]; [`Error::Foreign`] if something else is in its place.
     pub fn expect_live(&self) -> Result<()> {
         match self {
             Self::Btrfs(dataset) => dataset.open().map(drop),
+            Self::Zfs(dataset) => dataset.expect_live(),
         }
     }
 
     /// Makes it, empty.
     ///
     /// # Errors
-    /// [`super::Error::Exists`]; no place for it.
+    /// [`Error::Exists`]; no place for it.
     pub fn create(&self) -> Result<()> {
         whichever!(self, dataset => dataset.create())
     }
@@ -83,7 +97,7 @@ impl Dataset {
     /// Destroys the live dataset, and its snapshots if that is asked for.
     ///
     /// # Errors
-    /// [`super::Error::Refused`] if something is in it, uses it or was left out; [`super::Error::Held`].
+    /// [`Error::Refused`] if something is in it, uses it or was left out; [`Error::Held`].
     pub fn destroy_dataset(&self, options: DestroyDataset) -> Result<()> {
         whichever!(self, dataset => dataset.destroy_dataset(options))
     }
@@ -91,17 +105,19 @@ impl Dataset {
     /// Gives the dataset, with its history, the name of `new`.
     ///
     /// # Errors
-    /// [`super::Error::Exists`]; [`super::Error::Refused`] if `new` is in another place.
+    /// [`Error::Exists`]; [`Error::Refused`] if `new` is in another place.
     pub fn rename_dataset(&self, new: &Self) -> Result<()> {
         match (self, new) {
             (Self::Btrfs(old), Self::Btrfs(new)) => old.rename_dataset(new),
+            (Self::Zfs(old), Self::Zfs(new)) => old.rename_dataset(new),
+            _ => Err(self.elsewhere("rename", new)),
         }
     }
 
     /// The datasets directly inside.
     ///
     /// # Errors
-    /// [`super::Error::NotFound`] if it is not live.
+    /// [`Error::NotFound`] if it is not live.
     pub fn nested(&self) -> Result<Vec<Self>> {
         whichever!(self, dataset => Ok(dataset.nested()?.into_iter().map(Self::from).collect()))
     }
@@ -118,7 +134,13 @@ impl Dataset {
                 all.sort_by_key(|dataset| dataset.path().components().count());
                 Ok(all.into_iter().map(Self::from).collect())
             }
+            Self::Zfs(dataset) => Ok(dataset.all_inside()?.into_iter().map(Self::from).collect()),
         }
+    }
+
+    fn elsewhere(&self, op: &'static str, to: &Self) -> Error {
+        let why = format!("{to} is on {}, it on {}", to.backend(), self.backend());
+        Error::Refused { op, subject: self.to_string(), why, hint: None }
     }
 
     /// What is to `to` as `self`, which is `from` or inside it, is to `from`.
@@ -134,13 +156,20 @@ impl Dataset {
                 let relative = child.path().strip_prefix(from.path());
                 to.below(relative.expect("a nested dataset's path begins with its parent's")).into()
             }
+            (Self::Zfs(child), Self::Zfs(from), Self::Zfs(to)) => {
+                let relative = child.name().as_str().strip_prefix(from.name().as_str());
+                let relative = relative.and_then(|rest| rest.strip_prefix('/'));
+                to.below(Path::new(relative.expect("a nested dataset's name begins with its parent's")))
+                    .into()
+            }
+            _ => unreachable!("what is inside a dataset is of its backend"),
         }
     }
 
     /// The version called `name`.
     ///
     /// # Errors
-    /// [`super::Error::NotFound`].
+    /// [`Error::NotFound`].
     pub fn version(&self, name: &SnapshotName) -> Result<Version> {
         whichever!(self, dataset => dataset.version(name))
     }
@@ -148,7 +177,7 @@ impl Dataset {
     /// Gives `version` another name.
     ///
     /// # Errors
-    /// [`super::Error::Exists`] if it is taken; [`super::Error::Reused`], [`super::Error::NotFound`].
+    /// [`Error::Exists`] if it is taken; [`Error::Reused`], [`Error::NotFound`].
     pub fn rename_version(&self, version: &VersionRef, new: &SnapshotName) -> Result<VersionRef> {
         whichever!(self, dataset => dataset.rename_version(version, new))
     }
@@ -189,7 +218,7 @@ impl Dataset {
     /// same name, parents first.
     ///
     /// # Errors
-    /// [`super::Error::Refused`] if there are nested datasets and it is not to be `recursive`.
+    /// [`Error::Refused`] if there are nested datasets and it is not to be `recursive`.
     pub fn to_roll_back(&self, version: &VersionRef, recursive: bool) -> Result<Vec<(Self, VersionRef)>> {
         whichever!(self, dataset => {
             let all = dataset.to_roll_back(version, recursive)?;
@@ -208,7 +237,7 @@ impl Dataset {
     /// What changed from `old` to `new`, or to what the dataset is now; sorted by path.
     ///
     /// # Errors
-    /// [`super::Error::NotFound`], [`super::Error::Reused`]; a comparison that fails.
+    /// [`Error::NotFound`], [`Error::Reused`]; a comparison that fails.
     pub fn changes(&self, old: &VersionRef, new: Option<&VersionRef>) -> Result<Vec<Change>> {
         whichever!(self, dataset => dataset.changes(old, new))
     }
@@ -223,7 +252,10 @@ impl Dataset {
         stream: &mut R,
         verified: impl FnOnce(&R) -> Option<Verified>,
     ) -> Result<Arrived> {
-        whichever!(self, dataset => dataset.receive_checked(request, stream, verified).map(Arrived::from))
+        match self {
+            Self::Btrfs(dataset) => dataset.receive_checked(request, stream, verified).map(Arrived::from),
+            Self::Zfs(dataset) => Err(yet_to_come("receive into", dataset)),
+        }
     }
 }
 
@@ -247,32 +279,53 @@ impl History for Dataset {
 
 impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
-        whichever!(self, dataset => dataset.send(request))
+        match self {
+            Self::Btrfs(dataset) => dataset.send(request),
+            Self::Zfs(dataset) => Err(yet_to_come("send", dataset)),
+        }
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
-        whichever!(self, dataset => dataset.receive(request, stream))
+        match self {
+            Self::Btrfs(dataset) => dataset.receive(request, stream),
+            Self::Zfs(dataset) => Err(yet_to_come("receive into", dataset)),
+        }
     }
 }
 
 impl Backend for Dataset {
-    type Mount = Mount;
+    type Mount = mounted::Mount;
 
     fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
-        let on_btrfs: Vec<_> = set.iter().map(|Self::Btrfs(dataset)| dataset.clone()).collect();
-        Backend::snapshot(&on_btrfs, request)
+        let (mut on_btrfs, mut on_zfs) = (Vec::new(), Vec::new());
+        for dataset in set {
+            match dataset {
+                Self::Btrfs(dataset) => on_btrfs.push(dataset.clone()),
+                Self::Zfs(dataset) => on_zfs.push(dataset.clone()),
+            }
+        }
+        match (on_btrfs.is_empty(), on_zfs.is_empty()) {
+            (_, true) => Backend::snapshot(&on_btrfs, request),
+            (true, false) => Backend::snapshot(&on_zfs, request),
+            (false, false) => Err(Error::Refused {
+                op: "snapshot",
+                subject: set.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                why: "some are on btrfs, some on ZFS: all or none can not be promised".into(),
+                hint: Some("one cowsnap snapshot for each filesystem".into()),
+            }),
+        }
     }
 
     fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()> {
         match (self, to) {
             (Self::Btrfs(of), Self::Btrfs(to)) => of.clone_at(version, to),
+            (Self::Zfs(of), Self::Zfs(to)) => of.clone_at(version, to),
+            _ => Err(self.elsewhere("clone", to)),
         }
     }
 
-    fn mount(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
-        match self {
-            Self::Btrfs(dataset) => dataset.mount(version, dir).map(Mount::Btrfs),
-        }
+    fn mount(&self, version: &VersionRef, dir: &Path) -> Result<mounted::Mount> {
+        whichever!(self, dataset => dataset.mount(version, dir))
     }
 
     fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
@@ -280,30 +333,19 @@ impl Backend for Dataset {
     }
 }
 
-/// A version made visible at a directory, until this is dropped.
-#[derive(Debug)]
-pub enum Mount {
-    /// Of btrfs.
-    Btrfs(btrfs::Mount),
-}
-
-impl Mount {
-    /// Leaves it there for good: [`unmount`] takes it away.
-    pub fn keep(self) {
-        match self {
-            Self::Btrfs(mount) => mount.keep(),
-        }
-    }
+fn yet_to_come(op: &'static str, dataset: &zfs::Dataset) -> Error {
+    let why = "streams of ZFS are not served yet".into();
+    Error::Refused { op, subject: dataset.to_string(), why, hint: Some("zfs send, zfs receive".into()) }
 }
 
 /// Unmounts the version that is mounted at `dir`; `lazily` takes it out of sight at once, and it goes when its last user
 /// does.
 ///
 /// # Errors
-/// [`super::Error::NotFound`] if nothing is mounted there; [`super::Error::Refused`] if it is not a version, or in use.
+/// [`Error::NotFound`] if nothing is mounted there; [`Error::Refused`] if it is not a version, or in use.
 pub fn unmount(dir: &Path, lazily: bool) -> Result<()> {
     match lazily {
-        true => btrfs::unmount_lazily(dir),
-        false => btrfs::unmount(dir),
+        true => mounted::unmount_lazily(dir),
+        false => mounted::unmount(dir),
     }
 }

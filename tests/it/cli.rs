@@ -167,3 +167,20 @@ fn a_stream_is_not_awaited_from_a_terminal() {
 fn a_directory_in_place_of_a_stream_is_a_wrong_name_and_no_defect() {
     assert_eq!(cowsnap(&["stream", "verify", "/"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_name_of_no_embedded_pool_is_for_zfs_to_know() {
+    let state = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_cowsnap"))
+        .args(["snapshot", "no-such-pool/a b"])
+        .env("COWSNAP_STATE_DIR", state.path())
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let here = std::path::Path::new("/dev/zfs").exists();
+    assert_eq!(output.status.code(), Some(if here { 2 } else { 6 }), "{said}");
+    assert!(said.contains("no-such-pool"), "{said}");
+    if !here {
+        assert!(said.contains("zfs: ") && said.contains("cowsnap pool create"), "{said}");
+    }
+}

@@ -16,7 +16,10 @@ pub(super) fn lzc(subject: impl ToString) -> Result<&'static Lzc> {
 }
 
 fn unavailable(why: &Unavailable, subject: String) -> Error {
-    let cause = std::error::Error::source(why).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = match why {
+        Unavailable::Module(cause) => format!(": {cause}"),
+        Unavailable::Library { .. } | Unavailable::Symbol { .. } => String::new(),
+    };
     Error::Denied { op: "reach", subject, lacking: format!("{why}{cause}"), hint: Some(why.hint()) }
 }
 
