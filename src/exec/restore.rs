@@ -190,7 +190,11 @@ fn take_back(mut made: Vec<Dataset>, of: usize, error: Error) -> Error {
     }
     match made.len() {
         0 => error,
-        n => Error::Halfway { what: format!("{n} of {of} datasets restored"), source: Box::new(error) },
+        n => {
+            let names: Vec<_> = made.iter().map(ToString::to_string).collect();
+            let what = format!("{n} of {of} datasets restored: {}", names.join(", "));
+            Error::Halfway { what, source: Box::new(error) }
+        }
     }
 }
 

@@ -367,6 +367,30 @@ fn a_restore_that_can_not_place_a_nested_dataset_leaves_nothing() {
 }
 
 #[test]
+fn a_restore_whose_clones_can_not_be_taken_back_says_which_stay() {
+    ground!("btrfs");
+    let shell = Shell::new();
+    for path in ["FS/a", "FS/a/b"] {
+        shell.run(&["create", path]);
+    }
+    shell.write("a/f", "kept");
+    // Nothing can be put into a clone of it, nor can that be destroyed.
+    let chattr = |flag: &str, path: &str| ground::run("chattr", &[flag.as_ref(), shell.at(path).as_os_str()]);
+    chattr("+i", "a");
+    for path in ["FS/a", "FS/a/b"] {
+        shell.run(&["snapshot", path, "--name", "s"]);
+    }
+    chattr("-i", "a");
+    let said = shell.fail(7, &["restore", "-r", "FS/a@s", "--to", "FS/c"]);
+    let clone = shell.at("c").display().to_string();
+    assert!(said.contains(&format!("1 of 2 datasets restored: {clone}\n")), "{said}");
+    assert!(said.contains("/c/b exists already"), "{said}");
+    assert_eq!(shell.read("c/f"), "kept");
+    chattr("-i", "c");
+    shell.run(&["destroy", "FS/c"]);
+}
+
+#[test]
 fn a_dry_run_names_nested_datasets_and_an_exchange_for_what_it_is() {
     ground!("btrfs");
     let shell = Shell::new();
