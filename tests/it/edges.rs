@@ -273,6 +273,27 @@ fn a_file_is_no_dataset_and_none_that_could_be_created() {
     assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
 }
 
+#[test]
+fn a_set_with_an_immutable_root_is_refused_before_anything_is_staged() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    for path in ["FS/a", "FS/b c"] {
+        says(&ground, 0, &["create", path]);
+    }
+    let root = ground.path().join("b c");
+    for flag in ["+i", "+a"] {
+        ground::run("chattr", &[flag.as_ref(), root.as_os_str()]);
+        let said = says(&ground, 3, &["snapshot", "FS/a", "FS/b c"]);
+        assert!(said.contains(&format!("hint: chattr -ia '{}'\n", root.display())), "{said}");
+        says(&ground, 3, &["snapshot", "FS/b c", "--hold", "me"]);
+        says(&ground, 0, &["snapshot", "FS/b c"]);
+        ground::run("chattr", &["-ia".as_ref(), root.as_os_str()]);
+    }
+    says(&ground, 0, &["snapshot", "FS/a", "FS/b c"]);
+    let staging = ground.path().join(".cowsnap/staging");
+    assert_eq!(std::fs::read_dir(staging).expect("listed").count(), 0);
+}
+
 /// Writes until there is no room for data.
 fn fill_with_data(ground: &Btrfs) {
     for (n, size) in [1 << 20, 4096, 4096].into_iter().enumerate() {

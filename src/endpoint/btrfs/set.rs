@@ -7,6 +7,7 @@ use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::fs::IFlags;
 
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::home::Locked;
@@ -14,7 +15,7 @@ use crate::endpoint::btrfs::meta::Meta;
 use crate::endpoint::btrfs::staging::{Entry, Intent, Staging};
 use crate::endpoint::mounted::Mount;
 use crate::endpoint::{Backend, Error, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet};
-use crate::model::{Guid, Version, VersionRef};
+use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs;
 
 impl Backend for Dataset {
@@ -68,6 +69,9 @@ impl Dataset {
 fn snapshot_together(set: &[Dataset], request: &SnapshotRequest) -> Result<SnapshotSet> {
     let store = set[0].store();
     let live = set.iter().map(Dataset::open).collect::<Result<Vec<_>>>()?;
+    for (dataset, live) in set.iter().zip(&live) {
+        check_can_be_renamed(dataset, live)?;
+    }
     let homes = lock_all(set)?;
     for (dataset, home) in set.iter().zip(&homes) {
         if home.snapshot(OsStr::new(request.name.as_str()))?.is_some() {
@@ -85,6 +89,19 @@ fn snapshot_together(set: &[Dataset], request: &SnapshotRequest) -> Result<Snaps
     staging.seal()?;
     staging.complete()?;
     Ok(SnapshotSet { versions, spread })
+}
+
+/// A snapshot of a locked root is locked too: what is staged could neither be given its name nor be destroyed.
+fn check_can_be_renamed(dataset: &Dataset, live: &OwnedFd) -> Result<()> {
+    let flags = rustix::fs::ioctl_getflags(live).map_err(Error::io("examine", dataset))?;
+    if !flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND) {
+        return Ok(());
+    }
+    let why = "its root directory is immutable or append-only, and only a snapshot of one dataset, without labels and \
+               holds, needs no second name"
+        .into();
+    let at = dataset.mountpoint()?.map_or_else(|| dataset.to_string(), |at| at.display().to_string());
+    Err(dataset.refused("snapshot", why, Some(format!("chattr -ia {}", quoted(at)))))
 }
 
 fn entry(dataset: &Dataset, request: &SnapshotRequest) -> Entry {
