@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::{Context, halfway, place};
-use crate::endpoint::History;
-use crate::model::HoldTag;
+use crate::endpoint::{self, Dataset, History};
+use crate::model::{HoldTag, VersionRef};
 
 /// Keep snapshots from being destroyed, until the tag is released
 #[derive(Debug, clap::Args)]
@@ -20,13 +20,23 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, context: &Context) -> Result<()> {
-    // All are found before the first is held: a wrong name among them changes nothing.
-    let found = place::versions(&args.snapshots, context)?;
+pub fn run(Args { tag, snapshots }: Args, context: &Context) -> Result<()> {
+    change_each(&snapshots, &tag, "held", context, |dataset, id| dataset.hold(id, &tag))
+}
+
+/// Does the same to each of these snapshots, and prints which they are as `done`. All are found before the first is
+/// changed: a wrong name among them changes nothing.
+pub(super) fn change_each(
+    snapshots: &[OsString],
+    tag: &HoldTag,
+    done: &'static str,
+    context: &Context,
+    change: impl Fn(&Dataset, &VersionRef) -> endpoint::Result<()>,
+) -> Result<()> {
+    let found = place::versions(snapshots, context)?;
     for (n, (dataset, version)) in found.iter().enumerate() {
-        let done = dataset.hold(&version.id, &args.tag);
-        done.map_err(|error| halfway(n, found.len(), "held", error))?;
+        change(dataset, &version.id).map_err(|error| halfway(n, found.len(), done, error))?;
     }
-    let held: Vec<_> = found.iter().map(|(dataset, v)| format!("{dataset}@{}", v.id.name)).collect();
-    context.print(&json!({ "tag": args.tag, "held": held }), "")
+    let names: Vec<_> = found.iter().map(|(dataset, v)| format!("{dataset}@{}", v.id.name)).collect();
+    context.print(&json!({ "tag": tag, (done): names }), "")
 }
