@@ -254,7 +254,7 @@ impl Dataset {
     ) -> Result<Arrived> {
         match self {
             Self::Btrfs(dataset) => dataset.receive_checked(request, stream, verified).map(Arrived::from),
-            Self::Zfs(dataset) => Err(yet_to_come("receive into", dataset)),
+            Self::Zfs(dataset) => dataset.receive_checked(request, stream, verified),
         }
     }
 }
@@ -279,17 +279,11 @@ impl History for Dataset {
 
 impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
-        match self {
-            Self::Btrfs(dataset) => dataset.send(request),
-            Self::Zfs(dataset) => Err(yet_to_come("send", dataset)),
-        }
+        whichever!(self, dataset => dataset.send(request))
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
-        match self {
-            Self::Btrfs(dataset) => dataset.receive(request, stream),
-            Self::Zfs(dataset) => Err(yet_to_come("receive into", dataset)),
-        }
+        whichever!(self, dataset => dataset.receive(request, stream))
     }
 }
 
@@ -331,11 +325,6 @@ impl Backend for Dataset {
     fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
         whichever!(self, dataset => dataset.rollback(version, request))
     }
-}
-
-fn yet_to_come(op: &'static str, dataset: &zfs::Dataset) -> Error {
-    let why = "streams of ZFS are not served yet".into();
-    Error::Refused { op, subject: dataset.to_string(), why, hint: Some("zfs send, zfs receive".into()) }
 }
 
 /// Unmounts the version that is mounted at `dir`; `lazily` takes it out of sight at once, and it goes when its last user

@@ -280,6 +280,18 @@ pub enum Error {
         /// The command that would help.
         hint: Option<String>,
     },
+    /// The target went another way than the source since the version that both have.
+    #[error("cannot {op} {subject}: it went another way since {since}")]
+    Diverged {
+        /// What was attempted.
+        op: &'static str,
+        /// On what.
+        subject: String,
+        /// What both have, and what happened to the target since.
+        since: Box<zfs::Since>,
+        /// The command that would help.
+        hint: Option<String>,
+    },
     /// The target is not what this backend serves.
     #[error("{subject} is not a {wanted}: {why}")]
     Foreign {
@@ -367,9 +379,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } | Self::Foreign { .. } => Class::Usage,
-            Self::Exists { .. } | Self::Held { .. } | Self::Reused { .. } | Self::Refused { .. } => {
-                Class::Conflict
-            }
+            Self::Exists { .. }
+            | Self::Held { .. }
+            | Self::Reused { .. }
+            | Self::Refused { .. }
+            | Self::Diverged { .. } => Class::Conflict,
             Self::Corrupt { .. } => Class::Corrupt,
             Self::Denied { .. } => Class::Denied,
             Self::Interrupted { .. } => Class::Unreachable,
@@ -385,6 +399,7 @@ impl Error {
             Self::NotFound { hint, .. }
             | Self::Exists { hint, .. }
             | Self::Refused { hint, .. }
+            | Self::Diverged { hint, .. }
             | Self::Foreign { hint, .. }
             | Self::Denied { hint, .. } => hint.clone(),
             Self::Held { subject, tags } => {

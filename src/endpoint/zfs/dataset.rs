@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::zfs::error::{self, Rights, above, failed};
-use crate::endpoint::zfs::{aside, list, mounted, place, program};
+use crate::endpoint::zfs::{aside, exchange, list, mounted, place, program};
 use crate::endpoint::{DestroyDataset, Error, History, Result};
 use crate::model::{DatasetName, Inventory, SnapshotName, quoted};
 use crate::sys::lzc::{Errno, Failed, Kind, Lzc};
@@ -106,11 +106,15 @@ impl Dataset {
         error::lzc(self)
     }
 
-    /// As [`Dataset::lzc`]. A rollback that was broken off may have left the dataset without its name: then it gets it back.
+    /// As [`Dataset::lzc`]. A rollback or a receive that was broken off may have left the dataset without its name: then it
+    /// gets it back.
     pub(super) fn settled(&self) -> Result<&'static Lzc> {
         let lzc = self.lzc()?;
         if !lzc.exists(self.name.as_str()) {
             aside::settle_absent(self)?;
+        }
+        if !lzc.exists(self.name.as_str()) {
+            exchange::settle_absent(self)?;
         }
         Ok(lzc)
     }

@@ -1,29 +1,41 @@
 //! ZFS: all three traits. What changes anything goes through libzfs_core; lists, properties, mounts of datasets and
 //! comparisons through the `zfs` program.
 
+mod accept;
 mod aside;
+mod carried;
 mod clone;
+mod conflict;
 pub mod dataset;
 mod diff;
+mod endpoint;
 mod error;
+mod exchange;
+mod feed;
+pub mod flags;
 mod inventory;
+mod known;
 mod labels;
 mod list;
 mod lock;
 pub mod meta;
 mod mounted;
+mod partial;
 mod place;
 mod pools;
 mod program;
 mod props;
+mod receive;
 mod remount;
 pub mod request;
 mod rollback;
+mod send;
 mod set;
 mod version;
 
 pub use aside::{Interrupted, interrupted};
 pub use clone::{Mount, unmount};
+pub use conflict::Since;
 pub use dataset::Dataset;
 pub use place::is_on_zfs;
 pub use pools::{all_of_pool, available, everything, has_pool};

@@ -1,0 +1,278 @@
+//! A ZFS dataset as an endpoint: what is sent, and the rest of what was broken off.
+
+use std::io::{Cursor, Read};
+
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::send::{Source, Stream, stream};
+use crate::endpoint::zfs::{SendOptions, carried, flags};
+use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
+use crate::model::{Guid, Inventory, Version, VersionKind, VersionRef, quoted};
+use crate::stream::container::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
+use crate::stream::zfs::resume::Token;
+use crate::stream::zfs::{Begin, Feature, Kind, RECORD_LEN};
+
+impl Endpoint for Dataset {
+    fn send(&self, request: &SendRequest) -> Result<Outgoing> {
+        let lzc = self.settled()?;
+        self.check_no_clone_sources(request)?;
+        let inventory = self.inventory()?;
+        let snapshot = self.expect_snapshot(&request.version, "send")?;
+        let base = match &request.base {
+            Some(base) => Some(self.base(&inventory, &request.version, base)?),
+            None => None,
+        };
+        let (flags, token) = self.how(request)?;
+        let source = Source {
+            snapshot,
+            base,
+            flags: flags::to_call(flags),
+            resume: token.as_ref().map(|token| (token.object, token.offset)),
+        };
+        let rest = |all: u64| all.saturating_sub(token.as_ref().map_or(0, |token| token.bytes));
+        let estimate = source.estimate(lzc).map(rest);
+        let properties = carried::collect(self)?;
+        flags::take_down(self, &request.version, flags, flags::default_of(self.is_encrypted()?));
+        let mut stream = stream(self, lzc, source)?;
+        let (first, begin) = self.begin(&mut stream)?;
+        self.check_sent(request, flags, &begin)?;
+        let zfs = ZfsStream {
+            kind: kind(&begin),
+            flags,
+            features: begin.features.bits(),
+            resumes: token.map(|Token { object, offset, .. }| ResumePoint { object, offset }),
+            release: release(),
+        };
+        let stream = Box::new(Cursor::new(first).chain(stream));
+        Ok(Outgoing { stream, estimate, properties, zfs: Some(zfs) })
+    }
+
+    fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
+        let mut stream = stream;
+        Ok(self.receive_checked(request, &mut stream, |_| None)?.version)
+    }
+}
+
+/// What kind of dataset a stream is of.
+pub(super) fn kind(begin: &Begin) -> ZfsKind {
+    match begin.kind {
+        Kind::Filesystem => ZfsKind::Filesystem,
+        Kind::Volume => ZfsKind::Volume,
+    }
+}
+
+/// The release of the module, as it says it.
+fn release() -> String {
+    let text = std::fs::read_to_string("/sys/module/zfs/version").unwrap_or_default();
+    text.trim().chars().filter(char::is_ascii_graphic).take(64).collect()
+}
+
+impl Dataset {
+    /// What is to be sent so that a receive which was broken off can go on: its snapshot and base, found by their guids among
+    /// this dataset's, as the token says them.
+    ///
+    /// A token comes from the receiver, who may ask for what it should not get: [`Endpoint::send`] compares it with how the
+    /// dataset is sent.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a text that is no token; [`Error::NotFound`] if this dataset has no such snapshot or base.
+    pub fn to_resume(&self, token: &str) -> Result<SendRequest> {
+        let read = self.read_token(token)?;
+        let inventory = self.inventory()?;
+        let version = self.found(&inventory, read.to_guid, "snapshot")?;
+        let base = match read.from_guid {
+            0 => None,
+            guid => Some(self.found(&inventory, guid, "base")?),
+        };
+        let zfs = SendOptions { flags: None, resume: Some(token.to_owned()) };
+        Ok(SendRequest {
+            version,
+            base,
+            clone_sources: Vec::new(),
+            stream_version: 0,
+            compressed: false,
+            zfs,
+        })
+    }
+
+    fn read_token(&self, token: &str) -> Result<Token> {
+        Token::decode(token).map_err(|error| {
+            let cause =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let hint = Some("cowsnap list TARGET shows the token of what was received in part".into());
+            self.refused("resume sending", format!("{error}{cause}"), hint)
+        })
+    }
+
+    fn found(&self, inventory: &Inventory, guid: u64, what: &'static str) -> Result<VersionRef> {
+        let found = inventory.by_guid(Guid::of_zfs(guid)).map(|version| version.id.clone());
+        found.ok_or_else(|| Error::NotFound {
+            what,
+            subject: format!("of {self} with the guid {guid}, for which the token asks,"),
+            hint: Some("cowsnap destroy TARGET@%partial where it was received in part, and send anew".into()),
+        })
+    }
+
+    fn check_no_clone_sources(&self, request: &SendRequest) -> Result<()> {
+        if request.clone_sources.is_empty() {
+            return Ok(());
+        }
+        let why = "ZFS takes no clone sources: a stream builds upon its base alone".into();
+        Err(self.refused("send", why, Some("leave out --clone-source".into())))
+    }
+
+    /// The full name of the base: of the snapshot, or else of the bookmark.
+    fn base(&self, inventory: &Inventory, version: &VersionRef, base: &VersionRef) -> Result<String> {
+        let found = self.expect(base)?;
+        let order = inventory.by_guid(version.guid).map(|version| version.order);
+        if order.is_some_and(|order| found.order >= order) {
+            let why = format!("its base @{} is not older", base.name);
+            let hint = format!("cowsnap list {}", quoted(self));
+            return Err(Error::Refused {
+                op: "send",
+                subject: self.at_name(&version.name),
+                why,
+                hint: Some(hint),
+            });
+        }
+        Ok(match found.kind {
+            VersionKind::Snapshot => self.full_name(&base.name),
+            VersionKind::Bookmark => format!("{}#{}", self.name(), base.name),
+        })
+    }
+
+    /// How to send, and where to go on if that is asked for.
+    fn how(&self, request: &SendRequest) -> Result<(ZfsFlags, Option<Token>)> {
+        let asked = request.zfs.flags;
+        let chosen = flags::choose(self, asked, request.base.as_ref())?;
+        let Some(token) = &request.zfs.resume else { return Ok((chosen, None)) };
+        let token = self.read_token(token)?;
+        check_token(request, &token, chosen)
+            .map_err(|why| self.refused("resume sending", why, Some("send it anew".into())))?;
+        Ok((token.flags, Some(token)))
+    }
+
+    fn begin(&self, stream: &mut Stream) -> Result<(Vec<u8>, Begin)> {
+        let first = stream.begin(RECORD_LEN)?;
+        let record = first.first_chunk::<RECORD_LEN>().ok_or_else(|| strange("it ends at once".into()))?;
+        let begin = Begin::parse(record).map_err(|error| strange(error.to_string()))?;
+        Ok((first, begin))
+    }
+
+    /// Compares what the kernel sends with what was to be sent: a name may have been reused in between.
+    fn check_sent(&self, request: &SendRequest, flags: ZfsFlags, begin: &Begin) -> Result<()> {
+        let sent = (Guid::of_zfs(begin.to_guid), Guid::of_zfs(begin.from_guid));
+        let base = request.base.as_ref().map_or(Guid::NIL, |base| base.guid);
+        for (version, expected, found) in
+            [(Some(&request.version), request.version.guid, sent.0), (request.base.as_ref(), base, sent.1)]
+        {
+            if expected != found {
+                let name = version.map_or(&request.version.name, |version| &version.name);
+                return Err(Error::Reused { subject: self.at_name(name), expected, found });
+            }
+        }
+        match begin.features.has(Feature::Raw) == flags.raw {
+            true => Ok(()),
+            false => {
+                Err(strange(format!("{flags} was asked for, and it has the features {}", begin.features)))
+            }
+        }
+    }
+}
+
+fn strange(why: String) -> Error {
+    Error::Corrupt { what: "ZFS stream", why, source: None }
+}
+
+/// Whether a token, which the receiver has made up as it liked, asks for what is to be sent, and no otherwise.
+fn check_token(request: &SendRequest, token: &Token, chosen: ZfsFlags) -> Result<(), String> {
+    if Guid::of_zfs(token.to_guid) != request.version.guid {
+        return Err(format!(
+            "the token is of a snapshot with the guid {}, not of @{}",
+            token.to_guid, request.version.name
+        ));
+    }
+    let base = request.base.as_ref().map_or(Guid::NIL, |base| base.guid);
+    if Guid::of_zfs(token.from_guid) != base {
+        return Err(format!("the token is of a stream upon the guid {}, not upon {base}", token.from_guid));
+    }
+    if token.saved || token.redact_snapshots.is_some() || token.redact_bookmark.is_some() {
+        return Err("the token is of a redacted or saved stream, which cowsnap does not send".into());
+    }
+    let asks = token.flags;
+    if asks.raw != chosen.raw {
+        return Err(format!("the token asks for {asks}, and it is sent as {chosen}"));
+    }
+    if request.zfs.flags.is_some_and(|flags| flags != asks) {
+        return Err(format!("the token asks for {asks}, and {chosen} is wanted"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(guid: u64, name: &str) -> VersionRef {
+        VersionRef { guid: Guid::of_zfs(guid), name: name.parse().expect("a name") }
+    }
+
+    fn request(flags: Option<&str>) -> SendRequest {
+        SendRequest {
+            version: version(2, "two"),
+            base: Some(version(1, "one")),
+            clone_sources: Vec::new(),
+            stream_version: 0,
+            compressed: false,
+            zfs: SendOptions { flags: flags.map(|flags| flags.parse().expect("flags")), resume: None },
+        }
+    }
+
+    fn token() -> Token {
+        let mut token = Token { to_guid: 2, from_guid: 1, object: 5, ..Token::default() };
+        token.flags.large_blocks = true;
+        token.flags.embedded = true;
+        token.flags.compressed = true;
+        token
+    }
+
+    fn check(request: &SendRequest, token: &Token, chosen: &str) -> String {
+        match check_token(request, token, chosen.parse().expect("flags")) {
+            Ok(()) => "agrees".into(),
+            Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn a_token_of_what_is_sent_agrees() {
+        let open = "large-blocks+embedded+compressed";
+        assert_eq!(check(&request(None), &token(), open), "agrees");
+        assert_eq!(check(&request(Some(open)), &token(), open), "agrees");
+        let full = SendRequest { base: None, ..request(None) };
+        assert_eq!(check(&full, &Token { from_guid: 0, ..token() }, open), "agrees");
+    }
+
+    #[test]
+    fn a_token_that_asks_for_anything_else_is_refused() {
+        let (raw, open) = ("raw+large-blocks+compressed", "large-blocks+embedded+compressed");
+        let other = Token { to_guid: 3, ..token() };
+        assert_eq!(
+            check(&request(None), &other, open),
+            "the token is of a snapshot with the guid 3, not of @two"
+        );
+        let other = Token { from_guid: 0, ..token() };
+        assert!(
+            check(&request(None), &other, open)
+                .starts_with("the token is of a stream upon the guid 0, not upon")
+        );
+        // The one that would have an encrypted dataset sent in the clear.
+        let said = check(&request(None), &token(), raw);
+        assert_eq!(said, format!("the token asks for {open}, and it is sent as {raw}"));
+        let plain = check(&request(Some("plain")), &token(), "plain");
+        assert_eq!(plain, format!("the token asks for {open}, and plain is wanted"));
+        let mut saved = token();
+        saved.saved = true;
+        assert!(check(&request(None), &saved, open).contains("saved"));
+        let redacted = Token { redact_snapshots: Some(Vec::new()), ..token() };
+        assert!(check(&request(None), &redacted, open).contains("redacted"));
+    }
+}

@@ -1,0 +1,177 @@
+//! How streams are made, and that all streams of a chain are made alike.
+//!
+//! What was asked for is compared, not what the BEGIN record says: large blocks may be asked for and not occur yet.
+
+use crate::endpoint::zfs::dataset::{Dataset, get};
+use crate::endpoint::zfs::{list, props};
+use crate::endpoint::{Error, Result};
+use crate::model::{VersionRef, quoted};
+use crate::stream::container::ZfsFlags;
+use crate::sys::lzc::SendFlags;
+
+/// The property of a receiving dataset: how the streams of its chain are made.
+pub const CHAIN: &str = "cowsnap:flags";
+/// The property of a snapshot that was sent otherwise than by default: how.
+pub const SENT: &str = "cowsnap:sent";
+
+/// How a dataset is sent unless somebody says otherwise.
+pub fn default_of(encrypted: bool) -> ZfsFlags {
+    ZfsFlags { raw: encrypted, large_blocks: true, embedded: !encrypted, compressed: true }
+}
+
+/// For the call of the kernel.
+pub(super) fn to_call(flags: ZfsFlags) -> SendFlags {
+    let ZfsFlags { raw, large_blocks, embedded, compressed } = flags;
+    SendFlags { embedded, large_block: large_blocks, compressed, raw, saved: false }
+}
+
+impl Dataset {
+    /// Whether it is encrypted.
+    pub(super) fn is_encrypted(&self) -> Result<bool> {
+        Ok(!matches!(self.get("encryption")?.as_str(), "off" | "-"))
+    }
+}
+
+/// How to send a version upon `base`: as asked, else as the base was sent, else by default.
+///
+/// # Errors
+/// [`Error::Refused`] if what is asked can not be, or is not how the base was sent.
+pub(super) fn choose(
+    dataset: &Dataset,
+    asked: Option<ZfsFlags>,
+    base: Option<&VersionRef>,
+) -> Result<ZfsFlags> {
+    let default = default_of(dataset.is_encrypted()?);
+    let sent = match base {
+        Some(base) => sent_as(dataset, base)?,
+        None => None,
+    };
+    decide(default, asked, sent).map_err(|why| {
+        let hint = sent.map(|sent| format!("send it as {sent}, or in full: without --from"));
+        dataset.refused("send", why, hint)
+    })
+}
+
+fn decide(default: ZfsFlags, asked: Option<ZfsFlags>, sent: Option<ZfsFlags>) -> Result<ZfsFlags, String> {
+    let chosen = asked.or(sent).unwrap_or(default);
+    if let Some(sent) = sent.filter(|sent| *sent != chosen) {
+        return Err(format!(
+            "the base was sent as {sent}: all streams of a chain must be made alike, and {chosen} is asked for"
+        ));
+    }
+    if default.raw && !chosen.raw && asked.is_none() {
+        return Err(format!(
+            "it is encrypted, and what it holds goes out readable, as {chosen}, only if that is asked for"
+        ));
+    }
+    if chosen.raw && !default.raw {
+        return Err("it is not encrypted, so there is no raw stream of it".into());
+    }
+    if chosen.raw && chosen.embedded {
+        return Err("a raw stream has no embedded blocks".into());
+    }
+    Ok(chosen)
+}
+
+/// How a snapshot was sent, if that was not by default. Of a bookmark nothing is known.
+fn sent_as(dataset: &Dataset, version: &VersionRef) -> Result<Option<ZfsFlags>> {
+    let name = dataset.full_name(&version.name);
+    let text = match get(&name, SENT) {
+        Ok(text) => text,
+        Err(failure) => match failure.into_error("read", &name) {
+            Error::NotFound { .. } => return Ok(None),
+            error => return Err(error),
+        },
+    };
+    Ok(list::text(&text).and_then(|text| text.parse().ok()))
+}
+
+/// Takes down how a snapshot is sent, for the increments upon it. Who may not write that down can send all the same.
+pub(super) fn take_down(dataset: &Dataset, version: &VersionRef, flags: ZfsFlags, default: ZfsFlags) {
+    if flags == default {
+        return;
+    }
+    let name = dataset.full_name(&version.name);
+    if let Err(error) = props::set(&name, SENT, &flags.to_string()) {
+        tracing::warn!("{name} does not say how it was sent: {error}");
+    }
+}
+
+/// Compares how a stream was made with the chain that it joins.
+///
+/// # Errors
+/// [`Error::Refused`] if they differ.
+pub(super) fn check_chain(dataset: &Dataset, chain: Option<ZfsFlags>, stream: ZfsFlags) -> Result<()> {
+    let Some(chain) = chain.filter(|chain| *chain != stream) else { return Ok(()) };
+    let why = format!(
+        "the streams before it were {chain} and this one is {stream}: all of a chain must be made alike"
+    );
+    let hint = format!("send it as {chain}, or in full into another dataset than {}", quoted(dataset));
+    Err(dataset.refused("receive", why, Some(hint)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const OPEN: &str = "large-blocks+embedded+compressed";
+    const RAW: &str = "raw+large-blocks+compressed";
+
+    #[test]
+    fn the_default_is_raw_exactly_for_what_is_encrypted() {
+        assert_eq!(default_of(false).to_string(), OPEN);
+        assert_eq!(default_of(true).to_string(), RAW);
+    }
+
+    #[test]
+    fn what_is_asked_goes_before_what_the_base_was_and_they_must_not_differ() {
+        let mut table = String::new();
+        for (default, asked, sent) in [
+            (OPEN, "", ""),
+            (OPEN, "plain", ""),
+            (OPEN, "", "plain"),
+            (OPEN, "plain", "plain"),
+            (OPEN, OPEN, "plain"),
+            (OPEN, RAW, ""),
+            (RAW, "", ""),
+            (RAW, "plain", ""),
+            (RAW, "plain", RAW),
+            (RAW, "", "plain"),
+            (RAW, "plain", "plain"),
+            (RAW, "raw+embedded", ""),
+        ] {
+            let flags = |text: &str| (!text.is_empty()).then(|| text.parse().expect("flags"));
+            let said = match decide(flags(default).expect("some"), flags(asked), flags(sent)) {
+                Ok(chosen) => chosen.to_string(),
+                Err(why) => format!("refused: {why}"),
+            };
+            let of = if default == RAW { "encrypted" } else { "open" };
+            table += &format!("{of}, asked {asked:?}, base {sent:?}: {said}\n");
+        }
+        expect![[r#"
+            open, asked "", base "": large-blocks+embedded+compressed
+            open, asked "plain", base "": plain
+            open, asked "", base "plain": plain
+            open, asked "plain", base "plain": plain
+            open, asked "large-blocks+embedded+compressed", base "plain": refused: the base was sent as plain: all streams of a chain must be made alike, and large-blocks+embedded+compressed is asked for
+            open, asked "raw+large-blocks+compressed", base "": refused: it is not encrypted, so there is no raw stream of it
+            encrypted, asked "", base "": raw+large-blocks+compressed
+            encrypted, asked "plain", base "": plain
+            encrypted, asked "plain", base "raw+large-blocks+compressed": refused: the base was sent as raw+large-blocks+compressed: all streams of a chain must be made alike, and plain is asked for
+            encrypted, asked "", base "plain": refused: it is encrypted, and what it holds goes out readable, as plain, only if that is asked for
+            encrypted, asked "plain", base "plain": plain
+            encrypted, asked "raw+embedded", base "": refused: a raw stream has no embedded blocks
+        "#]].assert_eq(&table);
+    }
+
+    #[test]
+    fn the_call_gets_each_flag_that_is_set() {
+        let flags = ZfsFlags { raw: true, large_blocks: true, ..ZfsFlags::default() };
+        let wanted = SendFlags { raw: true, large_block: true, ..SendFlags::default() };
+        assert_eq!(to_call(flags), wanted);
+        let flags = ZfsFlags { embedded: true, compressed: true, ..ZfsFlags::default() };
+        let wanted = SendFlags { embedded: true, compressed: true, ..SendFlags::default() };
+        assert_eq!(to_call(flags), wanted);
+    }
+}

@@ -1,0 +1,305 @@
+//! Receives a stream: the kernel applies it on a thread of its own, and gets its END record last, once all is verified.
+//!
+//! **Invariants:** nothing is forced. Nothing is mounted. Without END there is no snapshot: what is broken off leaves what a
+//! resumption needs, or nothing.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::endpoint::zfs::accept::{self, Place, Said};
+use crate::endpoint::zfs::carried::{self, Given};
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::endpoint::kind;
+use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
+use crate::endpoint::zfs::lock::{Work, try_lock};
+use crate::endpoint::zfs::{conflict, exchange, meta, props};
+use crate::endpoint::{Arrived, Error, ReceiveRequest, Result, Verified};
+use crate::model::{Version, VersionKind};
+use crate::stream::container::ZfsFlags;
+use crate::stream::zfs;
+use crate::sys::interrupt::{self, Bell};
+use crate::sys::lzc::{Failed, Lzc, Prop, Receive, Received};
+use crate::sys::pipe;
+
+/// What the kernel is to do.
+struct Job {
+    lzc: &'static Lzc,
+    snapshot: String,
+    given: Given,
+    origin: Option<String>,
+    resumable: bool,
+    raw: bool,
+    begin: RecordBytes,
+}
+
+impl Job {
+    fn run(&self, from: OwnedFd) -> Result<Received, Ended> {
+        // A signal would cut a read of the kernel short, which it takes for the end of the stream.
+        interrupt::block_all_in_this_thread().map_err(Ended::Pipe)?;
+        let what = Receive {
+            snapshot: &self.snapshot,
+            received_props: &self.given.received,
+            local_props: &self.given.local,
+            origin: self.origin.as_deref(),
+            resumable: self.resumable,
+            raw: self.raw,
+            fd: from.as_fd(),
+            begin: &self.begin,
+        };
+        self.lzc.receive(&what).map_err(Ended::Kernel)
+    }
+}
+
+/// Why a receive ended before its end.
+enum Ended {
+    /// The stream failed, or is none.
+    Stream(zfs::Error),
+    /// The kernel refused.
+    Kernel(Failed),
+    /// The pipe to the kernel, or the thread, could not be had.
+    Pipe(io::Error),
+}
+
+impl Dataset {
+    /// As [`Endpoint::receive`](crate::endpoint::Endpoint::receive); what `verified` answers once `stream` has been read is
+    /// kept as a property of the snapshot.
+    ///
+    /// What is broken off can be resumed, unless the request says otherwise.
+    ///
+    /// # Errors
+    /// As [`Endpoint::receive`](crate::endpoint::Endpoint::receive); [`Error::Diverged`] if the target went another way.
+    pub fn receive_checked<R: Read>(
+        &self,
+        request: &ReceiveRequest,
+        stream: &mut R,
+        verified: impl FnOnce(&R) -> Option<Verified>,
+    ) -> Result<Arrived> {
+        let lzc = self.settled()?;
+        let Some(lock) = try_lock(Work::Receive, self.name().as_str())? else {
+            return Err(self.refused("receive", "another process receives into it".into(), None));
+        };
+        if request.zfs.keep_conflict {
+            exchange::settle(self, &lock)?;
+        }
+        let mut feed = Feed::open(stream).map_err(|error| self.broken(error))?;
+        let said = Said::by(&feed);
+        accept::cross_check(self, request, &said)?;
+        let place = accept::place(self, lzc, request, &said)?;
+        let (job, aside) = self.job(lzc, request, &feed, &place)?;
+        let (received, digest) =
+            feed_kernel(&job, &mut feed, request.bell.as_ref(), |stream| verified(stream)).map_err(
+                |ended| match ended {
+                    Ended::Stream(error) => self.broken(error),
+                    Ended::Kernel(failed) => conflict::said(self, request, failed),
+                    Ended::Pipe(error) => Error::io("receive", self)(error),
+                },
+            )?;
+        let mut arrived =
+            Arrived { aside: None, warnings: job.given.left, version: self.arrived(request, &job.snapshot)? };
+        arrived.warnings.extend(
+            received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
+        );
+        if let Some(digest) = digest
+            && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &meta::verified_as_text(&digest))
+        {
+            arrived.warnings.push(format!("the digest is not kept with the snapshot: {why}"));
+        }
+        if let Some(aside) = aside {
+            aside.carry_out(&mut arrived)?;
+        }
+        Ok(arrived)
+    }
+
+    /// What to have the kernel do, and the exchange that follows if the stream is received beside the target.
+    fn job<R: Read>(
+        &self,
+        lzc: &'static Lzc,
+        request: &ReceiveRequest,
+        feed: &Feed<R>,
+        place: &Place,
+    ) -> Result<(Job, Option<exchange::Exchange>)> {
+        let said = Said::by(feed);
+        let (kind, raw) = (kind(said.begin), said.begin.features.has(zfs::Feature::Raw));
+        let flags = request.stream.as_ref().map(|stream| stream.flags);
+        let given = match place {
+            Place::New | Place::Beside(_) => carried::of_new(self, request, kind, flags.or(only_raw(raw)))?,
+            Place::Upon => carried::of_old(self, request, kind)?,
+            Place::Rest => Given::default(), // As it was begun.
+        };
+        let mut job = Job {
+            lzc,
+            snapshot: self.full_name(&request.name),
+            given,
+            origin: None,
+            resumable: !request.zfs.keep_no_partial || *place == Place::Rest,
+            raw,
+            begin: *feed.begin_bytes(),
+        };
+        let Place::Beside(base) = place else { return Ok((job, None)) };
+        let exchange = exchange::Exchange::of(self)?;
+        job.snapshot = exchange.incoming().full_name(&request.name);
+        job.given.local.push((exchange::INTENT.to_owned(), Prop::Text(exchange.to_text())));
+        job.origin = base.as_ref().map(|base| self.full_name(&base.id.name));
+        job.resumable = false; // Nobody would look for the rest there.
+        Ok((job, Some(exchange)))
+    }
+
+    /// The version that is there now, and is what the stream said.
+    fn arrived(&self, request: &ReceiveRequest, snapshot: &str) -> Result<Version> {
+        let (dataset, _) = snapshot.split_once('@').expect("the name of a snapshot");
+        let dataset = Self::by_name(dataset.parse().expect("it was made from a dataset's name"));
+        let version = dataset.version(&request.name)?;
+        match request.guid.filter(|guid| *guid != version.id.guid || version.kind != VersionKind::Snapshot) {
+            None => Ok(version),
+            Some(expected) => {
+                let subject = dataset.at_name(&request.name);
+                Err(Error::Reused { subject, expected, found: version.id.guid })
+            }
+        }
+    }
+
+    /// Says what a stream's failure is: of what it is read from, or of its own.
+    fn broken(&self, error: zfs::Error) -> Error {
+        match error {
+            zfs::Error::Io { source, .. } => Error::Io { op: "receive", subject: self.to_string(), source },
+            error => Error::Corrupt { what: "ZFS stream", why: error.to_string(), source: None },
+        }
+    }
+}
+
+/// What is known of a stream without a container.
+fn only_raw(raw: bool) -> Option<ZfsFlags> {
+    raw.then_some(ZfsFlags { raw, large_blocks: true, embedded: false, compressed: true })
+}
+
+/// Passes the stream on to the kernel. END follows once the stream is through and `verified` has answered.
+fn feed_kernel<R: Read>(
+    job: &Job,
+    feed: &mut Feed<&mut R>,
+    bell: Option<&Bell>,
+    verified: impl FnOnce(&R) -> Option<Verified>,
+) -> Result<(Received, Option<Verified>), Ended> {
+    let (reader, writer) = pipe::pipe(pipe::STREAM_PIPE).map_err(Ended::Pipe)?;
+    receive_beside(
+        |is_over| {
+            let received = job.run(reader);
+            is_over.store(true, Ordering::Release);
+            bell.iter().for_each(|bell| bell.ring());
+            received
+        },
+        || {
+            let mut writer = File::from(writer);
+            let end = feed.pass_all_but_end(&mut writer).map_err(of_feed)?;
+            let digest = verified(&**feed.input());
+            writer.write_all(&end).map_err(Ended::Pipe)?;
+            Ok(digest)
+        },
+    )
+}
+
+fn of_feed(broken: Broken) -> Ended {
+    match broken {
+        Broken::Stream(error) => Ended::Stream(error),
+        Broken::Output(error) => Ended::Pipe(error),
+    }
+}
+
+/// Runs both, the first on a thread of its own, which says when it is over. A kernel that ended first is why the stream
+/// failed, or the pipe; otherwise a stream that failed is why the kernel did.
+fn receive_beside(
+    kernel: impl FnOnce(&AtomicBool) -> Result<Received, Ended> + Send,
+    feed: impl FnOnce() -> Result<Option<Verified>, Ended>,
+) -> Result<(Received, Option<Verified>), Ended> {
+    let is_over = AtomicBool::new(false);
+    let (fed, kernel_was_first, received) = thread::scope(|scope| {
+        let kernel = thread::Builder::new()
+            .name("receive".into())
+            .spawn_scoped(scope, || kernel(&is_over))
+            .map_err(Ended::Pipe)?;
+        // The pipe's only writing end goes with this call: its reader then comes to the end.
+        let fed = feed();
+        let kernel_was_first = is_over.load(Ordering::Acquire);
+        Ok((fed, kernel_was_first, kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    })?;
+    cause(fed, kernel_was_first, received)
+}
+
+fn cause(
+    fed: Result<Option<Verified>, Ended>,
+    kernel_was_first: bool,
+    received: Result<Received, Ended>,
+) -> Result<(Received, Option<Verified>), Ended> {
+    match (fed, received) {
+        (Err(Ended::Stream(error)), _) if !kernel_was_first => Err(Ended::Stream(error)),
+        (_, Err(ended)) => Err(ended),
+        (Err(ended), Ok(_)) => Err(ended),
+        (Ok(digest), Ok(received)) => Ok((received, digest)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::lzc::Errno;
+
+    fn kernel_says(errno: Errno) -> Ended {
+        let failed = Failed {
+            op: "receive",
+            subject: "tank/a@s".into(),
+            errno,
+            per_name: Default::default(),
+            more: 0,
+            rest_done: false,
+        };
+        Ended::Kernel(failed)
+    }
+
+    fn shown(result: Result<(Received, Option<Verified>), Ended>) -> String {
+        match result {
+            Ok((received, _)) => format!("received {}", received.read),
+            Err(Ended::Stream(error)) => format!("stream: {error}"),
+            Err(Ended::Kernel(failed)) => format!("kernel: {}", failed.errno),
+            Err(Ended::Pipe(error)) => format!("pipe: {error}"),
+        }
+    }
+
+    #[test]
+    fn the_first_failure_is_told_and_not_the_one_that_it_caused() {
+        let cut = || Err(Ended::Stream(zfs::Error::Truncated { offset: 7, what: "a record" }));
+        let broken = || Err(Ended::Pipe(io::ErrorKind::BrokenPipe.into()));
+        let truncated = || Err(kernel_says(Errno::StreamTruncated));
+        let full = || Err(kernel_says(Errno::NoSpace));
+        assert!(shown(cause(cut(), false, truncated())).starts_with("stream: "));
+        assert_eq!(shown(cause(cut(), true, full())), "kernel: no space is left");
+        assert_eq!(shown(cause(broken(), true, full())), "kernel: no space is left");
+        assert_eq!(shown(cause(broken(), false, full())), "kernel: no space is left");
+        assert_eq!(shown(cause(broken(), true, Ok(Received::default()))), "pipe: broken pipe");
+        assert!(shown(cause(cut(), true, Ok(Received::default()))).starts_with("stream: "));
+        assert_eq!(shown(cause(Ok(None), false, full())), "kernel: no space is left");
+        assert_eq!(shown(cause(Ok(None), false, Ok(Received::default()))), "received 0");
+    }
+
+    #[test]
+    fn the_pipe_is_closed_for_a_kernel_that_waits_and_a_kernel_that_ends_is_noticed() {
+        let (reader, writer) = pipe::pipe(4096).unwrap();
+        let waits = |_: &AtomicBool| {
+            let read = io::copy(&mut File::from(reader), &mut io::sink()).map_err(Ended::Pipe)?;
+            Ok(Received { read, ..Received::default() })
+        };
+        let feeds = || {
+            let mut writer = File::from(writer);
+            writer.write_all(&[7; 100_000]).map_err(Ended::Pipe).map(|()| None)
+        };
+        assert_eq!(shown(receive_beside(waits, feeds)), "received 100000");
+        let (reader, writer) = pipe::pipe(4096).unwrap();
+        let ends = |_: &AtomicBool| {
+            drop(reader);
+            Err(kernel_says(Errno::NoSpace))
+        };
+        let feeds = || File::from(writer).write_all(&[7; 100_000]).map_err(Ended::Pipe).map(|()| None);
+        assert_eq!(shown(receive_beside(ends, feeds)), "kernel: no space is left");
+    }
+}
