@@ -46,6 +46,10 @@ pub fn lacking(what: &str) -> Option<String> {
             .or_else(|| (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into())),
         "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| lacking_filesystem("btrfs")),
         "overlay" => lacking("root").or_else(|| lacking_filesystem("overlay")),
+        "zfs" => lacking("root").or_else(|| {
+            let is_missing = !Path::new("/dev/zfs").exists() && !run_ok("modprobe", &["zfs"]);
+            is_missing.then(|| "the kernel has no zfs (scripts/test --vm has)".into())
+        }),
         "fuse" => (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".into()),
         "zfs-headers" => (!Path::new("/usr/include/libzfs/libzfs_core.h").exists())
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
@@ -145,7 +149,7 @@ impl Drop for Btrfs {
 const PREFIX: &str = "cowsnap-test-";
 
 /// Unmounts what is below `folder`, deepest first. A busy mount is detached, so that its loop device goes with its last user.
-fn unmount_below(folder: &Path) {
+pub fn unmount_below(folder: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let folder = folder.to_string_lossy().into_owned();
     let mut below: Vec<_> =

@@ -21,3 +21,4 @@ mod stream_zfs;
 mod tidy;
 mod tree_compare;
 mod verbs;
+mod zfs;

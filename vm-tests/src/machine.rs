@@ -1,0 +1,139 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::accelerator::accelerator;
+use crate::channel::PORT;
+use crate::{Error, Guest, Image, Payload, Result};
+
+/// Emulated, on a busy host, with other guests beside it.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// A disk that outlives its guest: a raw file, `/dev/disk/by-id/virtio-NAME` in the guest.
+#[derive(Clone, Debug)]
+pub struct Drive {
+    name: String,
+    file: PathBuf,
+}
+
+impl Drive {
+    /// A new sparse file of that many bytes at `file`.
+    ///
+    /// # Errors
+    /// If it can not be made.
+    pub fn create(name: &str, file: &Path, bytes: u64) -> Result<Self> {
+        let made = fs::File::create(file).and_then(|f| f.set_len(bytes));
+        made.map_err(Error::host(format!("make the drive {}", file.display())))?;
+        Ok(Self { name: name.into(), file: file.into() })
+    }
+
+    /// Where the guest sees it.
+    pub fn device(&self) -> String {
+        format!("/dev/disk/by-id/virtio-{}", self.name)
+    }
+}
+
+/// A machine that is off: what is plugged into it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    image: Image,
+    payload: Payload,
+    drives: Vec<Drive>,
+    memory_mib: u32,
+}
+
+impl Machine {
+    /// Two processors, 2 GiB of memory, no network, and a root disk that forgets.
+    pub fn new(image: Image, payload: Payload) -> Self {
+        Self { image, payload, drives: Vec::new(), memory_mib: 2048 }
+    }
+
+    /// Plugs a drive in.
+    #[must_use]
+    pub fn with(mut self, drive: &Drive) -> Self {
+        self.drives.push(drive.clone());
+        self
+    }
+
+    /// Starts it in a folder of its own below the temporary directory, and waits until it answers. It ends with the
+    /// thread that called this.
+    ///
+    /// # Errors
+    /// If QEMU is missing, or the guest ends or hangs before it answers; what its console said is in the error.
+    pub fn boot(&self) -> Result<Guest> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("cowsnap-vm-{}-{number}", std::process::id()));
+        self.prepare(&folder)?;
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let child = self.start(qemu, &folder)?;
+        Guest::of_child(child, folder, &self.payload, BOOT_LIMIT)
+    }
+
+    /// Starts it in `folder` so that it outlives this process; it powers off when nobody spoke to it for hours.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn boot_and_leave(&self, folder: &Path) -> Result<Guest> {
+        self.prepare(folder)?;
+        let mut qemu = Command::new("setsid");
+        qemu.arg("qemu-system-x86_64");
+        let child = self.start(qemu, folder)?;
+        fs::write(folder.join("pid"), child.id().to_string()).map_err(Error::host("note QEMU's process"))?;
+        drop(child); // It goes on.
+        Guest::kept(folder, &self.payload, BOOT_LIMIT)
+    }
+
+    fn prepare(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(Error::host(format!("make {}", folder.display())))?;
+        self.payload.write(&folder.join("payload.img"))
+    }
+
+    fn start(&self, mut qemu: Command, folder: &Path) -> Result<std::process::Child> {
+        let accelerator = accelerator(&self.image);
+        let processor = if accelerator == "kvm" { "host" } else { "max" };
+        let memory = self.memory_mib.to_string();
+        qemu.args(["-M", "q35", "-smp", "2", "-m", &memory, "-accel", accelerator, "-cpu", processor]);
+        qemu.args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-nic",
+            "none",
+            "-device",
+            "virtio-rng-pci",
+        ]);
+        qemu.arg("-kernel").arg(self.image.kernel()).arg("-append").arg(KERNEL_LINE);
+        // On NVMe, whose driver is built into the kernel: no initial RAM disk is needed.
+        drive(&mut qemu, &self.image.disk(), "root", "nvme", ",snapshot=on");
+        let payload = folder.join("payload.img");
+        // It is written anew while the guest has it unmounted, hence no lock.
+        drive(&mut qemu, &payload, "payload", "virtio-blk-pci", ",readonly=on,file.locking=off");
+        for d in &self.drives {
+            drive(&mut qemu, &d.file, &d.name, "virtio-blk-pci", "");
+        }
+        qemu.args(["-device", "virtio-serial-pci", "-chardev"]);
+        qemu.arg(format!("socket,id=agent,server=on,wait=off,path={}", folder.join("agent").display()));
+        qemu.args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")]);
+        qemu.arg("-serial").arg(format!("file:{}", folder.join("console").display()));
+        let words = fs::File::create(folder.join("qemu.log")).map_err(Error::host("make QEMU's log"))?;
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words).spawn();
+        child.map_err(|_| Error::Missing {
+            what: "qemu-system-x86_64".into(),
+            hint: "apt-get install --no-install-recommends qemu-system-x86".into(),
+        })
+    }
+}
+
+const KERNEL_LINE: &str = "console=ttyS0 root=/dev/nvme0n1 rw quiet loglevel=4 panic=-1 mitigations=off nokaslr audit=0 \
+    apparmor=0 systemd.show_status=0 random.trust_cpu=on";
+
+fn drive(qemu: &mut Command, file: &Path, name: &str, device: &str, options: &str) {
+    let file = file.display().to_string().replace(',', ",,");
+    qemu.args(["-drive", &format!("file={file},if=none,id={name},format=raw{options}")]);
+    qemu.args(["-device", &format!("{device},drive={name},serial={name}")]);
+}
