@@ -26,6 +26,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let registry = Registry::open(context.state_dir())?;
     let mut findings = doctor::machine();
     findings.extend(pool::check(&registry)?);
+    findings.extend(doctor::zfs()?);
     for dir in &args.dirs {
         findings.extend(doctor::store(dir)?);
     }

@@ -38,5 +38,5 @@ pub use clone::{Mount, unmount};
 pub use conflict::Since;
 pub use dataset::Dataset;
 pub use place::is_on_zfs;
-pub use pools::{all_of_pool, available, everything, has_pool};
+pub use pools::{all_of_pool, available, begun, everything, has_pool};
 pub use request::{ReceiveOptions, SendOptions};

@@ -47,6 +47,29 @@ pub fn everything() -> Result<Vec<Dataset>> {
     }
 }
 
+/// The datasets of all pools into which a receive was begun that can be resumed, or is being done; nothing where there is
+/// no ZFS.
+///
+/// # Errors
+/// A listing that fails.
+pub fn begun() -> Result<Vec<Dataset>> {
+    if error::lzc("ZFS").is_err() {
+        return Ok(Vec::new());
+    }
+    match program::zfs(&["list", "-Hp", "-t", "filesystem,volume", "-o", "name,receive_resume_token"]) {
+        Err(program::Failure::Missing(..)) => Ok(Vec::new()),
+        Err(failure) => Err(failure.into_error("list", "the receives of ZFS")),
+        Ok(text) => Ok(with_token(&String::from_utf8_lossy(&text))),
+    }
+}
+
+/// Of lines of a name and a token, or `-` for none, the datasets that have one.
+fn with_token(text: &str) -> Vec<Dataset> {
+    let fields = text.lines().filter_map(|line| line.split_once('\t'));
+    let begun = fields.filter(|(_, token)| *token != "-");
+    begun.filter_map(|(name, _)| name.parse::<DatasetName>().ok()).map(Dataset::by_name).collect()
+}
+
 fn listed(which: &[&str]) -> Result<Vec<Dataset>, program::Failure> {
     let mut args = vec!["list", "-Hp", "-t", "filesystem,volume", "-o", "name"];
     args.extend(which);
@@ -54,4 +77,16 @@ fn listed(which: &[&str]) -> Result<Vec<Dataset>, program::Failure> {
     let text = String::from_utf8_lossy(&text);
     // What has a name that cowsnap can not say is not cowsnap's to work on.
     Ok(text.lines().filter_map(|name| name.parse::<DatasetName>().ok()).map(Dataset::by_name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dataset_with_a_token_was_begun_to_be_received() {
+        let names = |text| with_token(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names("tank\t-\ntank/a b:c\t1-e604ea4bf-e0-789c\ntank/z\t-\n"), ["tank/a b:c"]);
+        assert!(names("").is_empty());
+    }
 }

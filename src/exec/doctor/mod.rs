@@ -13,8 +13,10 @@ use serde::Serialize;
 use crate::Result;
 
 mod store;
+mod zfs;
 
 pub use store::store;
+pub use zfs::zfs;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,0 +1,51 @@
+//! What dead processes left in ZFS pools.
+
+use super::Finding;
+use crate::Result;
+use crate::endpoint::zfs;
+use crate::model::quoted;
+
+/// Examines all imported pools; nothing where there is no ZFS.
+///
+/// # Errors
+/// A listing that fails.
+pub fn zfs() -> Result<Vec<Finding<'static>>> {
+    let mut found = rollbacks()?;
+    found.extend(partials()?);
+    Ok(found)
+}
+
+/// Rollbacks that were broken off: the dataset may be set aside, with nothing in its place yet.
+fn rollbacks() -> Result<Vec<Finding<'static>>> {
+    let mut found = Vec::new();
+    if zfs::available("ZFS").is_err() {
+        return Ok(found);
+    }
+    for rollback in zfs::interrupted(None)? {
+        if rollback.is_live()? {
+            continue;
+        }
+        let what = format!("a rollback that died; what was live may be called {}", quoted(rollback.aside()));
+        let finding = Finding::problem(what, rollback.dataset());
+        found.push(finding.repaired_by(move || Ok(rollback.settle().map(drop)?)));
+    }
+    Ok(found)
+}
+
+/// Receives that were broken off. Resuming them saves what has arrived; giving them up lets others begin.
+fn partials() -> Result<Vec<Finding<'static>>> {
+    let mut found = Vec::new();
+    for dataset in zfs::begun()? {
+        if dataset.partials()?.iter().all(|partial| partial.live) {
+            continue;
+        }
+        let what = format!(
+            "a receive that was broken off: resume it with the token that cowsnap list --json shows, or give it up with \
+             cowsnap destroy {}",
+            quoted(format!("{dataset}@%partial")),
+        );
+        let finding = Finding::problem(what, &dataset);
+        found.push(finding.repaired_by(move || Ok(dataset.give_up_partial()?)));
+    }
+    Ok(found)
+}
