@@ -1,0 +1,124 @@
+//! From ids and inode numbers to paths and descriptors, and back.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::{FIRST_FREE_OBJECTID, READ, WRITE, code, ioctl};
+
+#[repr(C)]
+struct InoLookupArgs {
+    treeid: u64,
+    objectid: u64,
+    name: [u8; 4080],
+}
+
+/// The id of the subvolume that holds `fd`. Needs no privilege.
+pub fn subvol_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(ino_lookup(fd, 0, FIRST_FREE_OBJECTID)?.0)
+}
+
+/// The subvolume's id and the path of directory `inode` below the root of subvolume `tree`, with a closing `/` unless
+/// it is the root itself. `tree` 0 is the one that holds `fd`; other than its root needs CAP_SYS_ADMIN.
+pub fn ino_lookup(fd: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<(u64, Vec<u8>)> {
+    let mut args = Box::new(InoLookupArgs { treeid: tree, objectid: inode, name: [0; 4080] });
+    // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes one ino_lookup_args.
+    unsafe { ioctl(fd, code::<InoLookupArgs>(READ | WRITE, 18), &mut *args) }?;
+    let length = args.name.iter().position(|&b| b == 0).unwrap_or(args.name.len());
+    Ok((args.treeid, args.name[..length].to_vec()))
+}
+
+#[repr(C)]
+struct FileHandle {
+    handle_bytes: u32,
+    handle_type: i32,
+    handle: [u8; 20],
+}
+
+/// Opens directory `inode` of subvolume `tree`, wherever it is in the filesystem of `any`, and even where no mount
+/// reaches it. The descriptor is bound to the mount of `any`. Needs CAP_DAC_READ_SEARCH.
+pub fn open_by_id(any: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<OwnedFd> {
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
+    let mut file = FileHandle { handle_bytes: 20, handle_type: FILEID_BTRFS_WITHOUT_PARENT, handle: [0; 20] };
+    file.handle[..8].copy_from_slice(&inode.to_ne_bytes());
+    file.handle[8..16].copy_from_slice(&tree.to_ne_bytes()); // generation 0 fits any
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: `file` is laid out as a file_handle followed by `handle_bytes` bytes, all initialised; it is only read.
+    let fd = unsafe { libc::open_by_handle_at(any.as_raw_fd(), (&raw mut file).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a file by subvolume, inode number and generation, without a path. `any` is on the same filesystem.
+/// Needs CAP_DAC_READ_SEARCH.
+pub fn open_inode(any: BorrowedFd<'_>, subvolume: u64, inode: u64, generation: u64) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 20],
+    }
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
+    let mut handle = Handle { bytes: 20, kind: FILEID_BTRFS_WITHOUT_PARENT, id: [0; 20] };
+    handle.id[..8].copy_from_slice(&inode.to_ne_bytes());
+    handle.id[8..16].copy_from_slice(&subvolume.to_ne_bytes());
+    handle.id[16..].copy_from_slice(&(generation as u32).to_ne_bytes());
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOATIME | libc::O_NONBLOCK;
+    // SAFETY: `handle` is a file_handle header with the 20 bytes that it announces; the kernel only reads it.
+    let fd = unsafe { libc::open_by_handle_at(any.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+const PATHS_BUFFER: usize = 64 << 10;
+
+#[repr(C)]
+struct DataContainer {
+    bytes_left: u32,
+    bytes_missing: u32,
+    elem_cnt: u32,
+    elem_missed: u32,
+    values: [u64; PATHS_BUFFER / 8 - 2],
+}
+
+#[repr(C)]
+struct InoPathArgs {
+    inum: u64,
+    size: u64,
+    reserved: [u64; 4],
+    fspath: *mut DataContainer,
+}
+
+/// The paths of `inode` below the root of the subvolume that holds `fd`, as many as fit into 64 KiB.
+/// Needs CAP_DAC_READ_SEARCH.
+pub fn paths_of_inode(fd: BorrowedFd<'_>, inode: u64) -> io::Result<Vec<Vec<u8>>> {
+    // SAFETY: all-zero bytes are a valid DataContainer: integers only.
+    let mut found: Box<DataContainer> = unsafe { Box::<DataContainer>::new_zeroed().assume_init() };
+    let mut args =
+        InoPathArgs { inum: inode, size: PATHS_BUFFER as u64, reserved: [0; 4], fspath: &raw mut *found };
+    // SAFETY: BTRFS_IOC_INO_PATHS reads one ino_path_args and writes at most `size` bytes where `fspath` points.
+    unsafe { ioctl(fd, code::<InoPathArgs>(READ | WRITE, 35), &mut args) }?;
+    let texts = found.values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>();
+    let path_at = |offset: &u64| {
+        // Offsets count from `values`, where the texts follow the offsets.
+        let text = texts.get(usize::try_from(*offset).ok()?..)?;
+        text.split(|&b| b == 0).next().map(<[u8]>::to_vec)
+    };
+    Ok(found.values[..found.elem_cnt as usize].iter().filter_map(path_at).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_codes_are_those_of_the_kernels_header() {
+        assert_eq!(code::<InoLookupArgs>(READ | WRITE, 18), 0xd000_9412);
+        assert_eq!(code::<InoPathArgs>(READ | WRITE, 35), 0xc038_9423);
+    }
+}
