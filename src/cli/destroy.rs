@@ -1,6 +1,7 @@
 //! `cowsnap destroy`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use serde_json::json;
 
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// background unless --sync waits for it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TARGET@NAME for snapshots, TARGET for a dataset
+    /// TARGET@NAME for snapshots, TARGET for a dataset, TARGET@%partial for what was received in part
     #[arg(required = true, value_name = "TARGET[@NAME]")]
     targets: Vec<OsString>,
     /// Destroy a dataset's snapshots with it
@@ -30,9 +31,13 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// What names, behind a target, what was received into it in part.
+const PARTIAL: &str = "@%partial";
+
 enum Victim {
     Snapshot(Dataset, Version),
     Dataset(Dataset),
+    Partial(Dataset),
 }
 
 impl std::fmt::Display for Victim {
@@ -40,6 +45,7 @@ impl std::fmt::Display for Victim {
         match self {
             Self::Snapshot(dataset, version) => write!(f, "{dataset}@{}", version.id.name),
             Self::Dataset(dataset) => write!(f, "{dataset}"),
+            Self::Partial(dataset) => write!(f, "{dataset}{PARTIAL}"),
         }
     }
 }
@@ -68,6 +74,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 }
 
 fn find(text: &OsString, context: &Context) -> Result<Victim> {
+    if let Some(target) = text.as_bytes().strip_suffix(PARTIAL.as_bytes()) {
+        return find_partial(place::dataset(&Target::parse(OsStr::from_bytes(target))?, context)?);
+    }
     if place::names_a_snapshot(text) {
         let (dataset, version) = place::version(text, context)?;
         return Ok(Victim::Snapshot(dataset, version));
@@ -79,9 +88,18 @@ fn find(text: &OsString, context: &Context) -> Result<Victim> {
     Ok(Victim::Dataset(dataset))
 }
 
+fn find_partial(dataset: Dataset) -> Result<Victim> {
+    if !dataset.partials()?.is_empty() {
+        return Ok(Victim::Partial(dataset));
+    }
+    let subject = format!("{dataset}{PARTIAL}");
+    Err(EndpointError::NotFound { what: "partial receive", subject, hint: None }.into())
+}
+
 /// What can be seen beforehand to be refused is, before anything goes.
 fn check(victim: &Victim, with_snapshots: bool, context: &Context) -> Result<()> {
     match victim {
+        Victim::Partial(_) => Ok(()),
         Victim::Dataset(dataset) => {
             let inventory = dataset.inventory()?;
             let n_snapshots = inventory.versions().len();
@@ -122,6 +140,7 @@ fn destroy(victim: &Victim, args: &Args) -> Result<()> {
     match victim {
         Victim::Snapshot(dataset, version) if args.sync => dataset.destroy_and_wait(&version.id)?,
         Victim::Snapshot(dataset, version) => dataset.destroy(&version.id)?,
+        Victim::Partial(dataset) => dataset.give_up_partial()?,
         Victim::Dataset(dataset) => dataset.destroy_dataset(DestroyDataset { snapshots: args.snapshots })?,
     }
     Ok(())

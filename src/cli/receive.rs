@@ -9,15 +9,16 @@ use serde_json::json;
 use crate::cli::progress::Progress;
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place, stream};
+use crate::endpoint::zfs::ReceiveOptions;
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::announced::Announced;
 use crate::exec::receive::{Incoming, Received};
-use crate::model::{SnapshotName, Target, quoted};
+use crate::model::{SnapshotName, Target, Version, VersionKind, quoted};
 use crate::sys::interrupt::Bell;
 use crate::sys::pipe;
 use crate::{Error, Result};
 
-/// Receive a container or a raw btrfs stream into a dataset
+/// Receive a container or a raw stream into a dataset
 ///
 /// Nothing becomes visible before the last byte has been verified: what is damaged, cut off or interrupted leaves no
 /// snapshot and no staging.
@@ -31,9 +32,39 @@ pub struct Args {
     /// The snapshot's name here; the one that it was sent with by default
     #[arg(long)]
     name: Option<SnapshotName>,
+    /// ZFS: if the dataset went another way than the source, set it aside as TARGET.conflict-TIME and receive in its place
+    #[arg(long)]
+    keep_conflict: bool,
+    /// ZFS: give a new dataset the properties of the source, but for those that could do harm here
+    #[arg(long)]
+    properties: bool,
+    /// ZFS: set this property, over what the source had; may be given several times
+    #[arg(short = 'o', long, value_name = "NAME=VALUE", value_parser = property)]
+    set: Vec<(String, String)>,
+    /// ZFS: leave this property as it is inherited, neither the source's nor cowsnap's; may be given several times
+    #[arg(short = 'x', long, value_name = "NAME")]
+    leave: Vec<String>,
+    /// ZFS: keep nothing of a stream that is broken off, instead of what `send --resume` goes on from
+    #[arg(long)]
+    no_partial: bool,
     /// Read the beginning and say what would happen
     #[arg(long)]
     dry_run: bool,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is needed")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn options(args: &Args) -> ReceiveOptions {
+    ReceiveOptions {
+        take_properties: args.properties,
+        set: args.set.iter().cloned().collect(),
+        leave: args.leave.iter().cloned().collect(),
+        keep_conflict: args.keep_conflict,
+        keep_no_partial: args.no_partial,
+    }
 }
 
 /// Runs the subcommand.
@@ -42,7 +73,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let input = stream::open(&args.file)?;
     pipe::enlarge(input.0.as_fd(), pipe::STREAM_PIPE);
     let bell = Bell::new().map_err(Error::io("wait for", stream::name_of(&args.file)))?;
+    let options = options(&args);
     let incoming = Incoming::open(input.until(&bell), &stream::name_of(&args.file), args.name)?.until(bell);
+    let incoming = incoming.with(options);
     incoming.expect_for(&target)?;
     check_name(&target, incoming.announced())?;
     if args.dry_run {
@@ -58,8 +91,11 @@ fn check_name(target: &Dataset, announced: &Announced) -> Result<()> {
         Err(endpoint::Error::NotFound { .. }) => return Ok(()),
         other => other?,
     };
-    let same_guid = inventory.by_guid(announced.guid);
-    let Some(there) = same_guid.or_else(|| inventory.by_name(&announced.snapshot)) else { return Ok(()) };
+    let is_snapshot = |version: &&Version| version.kind == VersionKind::Snapshot;
+    let same_guid = inventory.by_guid(announced.guid).filter(is_snapshot);
+    let Some(there) = same_guid.or_else(|| inventory.by_name(&announced.snapshot).filter(is_snapshot)) else {
+        return Ok(());
+    };
     let subject = format!("{target}@{}", there.id.name);
     let hint = match same_guid {
         Some(_) => Some("it was received before; there is nothing to do".into()),

@@ -9,9 +9,11 @@ use indicatif::HumanBytes;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place};
+use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
-use crate::model::{Inventory, SnapshotName, SnapshotRef, VersionRef, quoted};
+use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionRef, quoted};
+use crate::stream::container::ZfsFlags;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
@@ -20,7 +22,7 @@ use crate::{Error, Result};
 /// A container is compressed and carries a digest of every mebibyte; `cowsnap receive` believes nothing that does not match.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The snapshot: TARGET@NAME
+    /// The snapshot: TARGET@NAME; with --resume the dataset alone will do
     snapshot: OsString,
     /// Send what changed since this snapshot, which the receiver must have: @NAME or TARGET@NAME
     #[arg(long, value_name = "BASE", conflicts_with = "incremental")]
@@ -31,7 +33,7 @@ pub struct Args {
     /// Another snapshot that the receiver has, to share extents with; may be given several times
     #[arg(long, value_name = "SNAP")]
     clone_source: Vec<OsString>,
-    /// Write the filesystem's own stream, byte for byte, for `btrfs receive`
+    /// Write the filesystem's own stream, byte for byte, for `btrfs receive` or `zfs receive`
     #[arg(long, conflicts_with_all = ["level", "no_compress"])]
     raw: bool,
     /// zstd's level: 1 is fastest, 19 smallest
@@ -46,6 +48,12 @@ pub struct Args {
     /// Leave compressed data compressed as it lies on disk (needs version 2)
     #[arg(long)]
     compressed_data: bool,
+    /// Send only what a ZFS receive lacks that was broken off: with the token that `cowsnap list` shows there
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["from", "incremental", "clone_source"])]
+    resume: Option<String>,
+    /// How a ZFS stream is made: plain, or of raw, large-blocks, embedded and compressed with + between them
+    #[arg(long, value_name = "FLAGS")]
+    zfs_flags: Option<ZfsFlags>,
     /// Write to this file, which must not exist and appears when it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -57,10 +65,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     check_versions(&args)?;
-    let snapshot = SnapshotRef::parse(&args.snapshot)?;
-    let dataset = place::dataset(&snapshot.target, context)?;
-    let inventory = dataset.inventory()?;
-    let request = request(&args, &dataset, &inventory, &snapshot)?;
+    let (dataset, inventory, request) = wanted(&args, context)?;
     if args.dry_run {
         return foretell(&dataset, &request, context);
     }
@@ -97,6 +102,30 @@ fn form(args: &Args) -> Form {
     }
 }
 
+fn wanted(args: &Args, context: &Context) -> Result<(Dataset, Inventory, SendRequest)> {
+    let Some(token) = &args.resume else {
+        let snapshot = SnapshotRef::parse(&args.snapshot)?;
+        let dataset = place::dataset(&snapshot.target, context)?;
+        let inventory = dataset.inventory()?;
+        let request = request(args, &dataset, &inventory, &snapshot)?;
+        return Ok((dataset, inventory, request));
+    };
+    let (target, name) = match SnapshotRef::parse(&args.snapshot) {
+        Ok(snapshot) => (snapshot.target, Some(snapshot.name)),
+        Err(_) => (Target::parse(&args.snapshot)?, None),
+    };
+    let dataset = place::dataset(&target, context)?;
+    let mut request = dataset.to_resume(token)?;
+    request.zfs.flags = args.zfs_flags;
+    if let Some(name) = name.filter(|name| *name != request.version.name) {
+        return Err(Error::Usage {
+            what: format!("the token is of {dataset}@{}, not of @{name}", request.version.name),
+            hint: None,
+        });
+    }
+    Ok((dataset.clone(), dataset.inventory()?, request))
+}
+
 fn request(
     args: &Args,
     dataset: &Dataset,
@@ -116,7 +145,7 @@ fn request(
         clone_sources: sources.collect::<Result<_>>()?,
         stream_version: args.proto.unwrap_or(0),
         compressed: args.compressed_data,
-        zfs: Default::default(),
+        zfs: SendOptions { flags: args.zfs_flags, resume: None },
         version,
     })
 }
@@ -143,9 +172,10 @@ fn predecessor(inventory: &Inventory, dataset: &Dataset, version: &VersionRef) -
     })
 }
 
-/// The snapshot's name in `@NAME`, `NAME` or `TARGET@NAME` of the same target.
+/// The version's name in `@NAME`, `#NAME`, `NAME` or `TARGET@NAME` of the same target.
 pub(super) fn name_within(text: &OsStr, of: &SnapshotRef) -> Result<SnapshotName> {
-    let short = text.as_bytes().strip_prefix(b"@").unwrap_or(text.as_bytes());
+    let bytes = text.as_bytes();
+    let short = bytes.strip_prefix(b"@").or(bytes.strip_prefix(b"#")).unwrap_or(bytes);
     if !short.contains(&b'@') && !short.contains(&b'/') {
         return Ok(OsStr::from_bytes(short).to_string_lossy().parse()?);
     }
@@ -162,6 +192,7 @@ pub(super) fn name_within(text: &OsStr, of: &SnapshotRef) -> Result<SnapshotName
 fn foretell(dataset: &Dataset, request: &SendRequest, context: &Context) -> Result<()> {
     let name = format!("{dataset}@{}", request.version.name);
     let base = match &request.base {
+        _ if request.zfs.resume.is_some() => "the rest of what was received in part".into(),
         Some(base) => format!("what changed since {base}"),
         None => "in full".into(),
     };

@@ -206,6 +206,40 @@ impl Dataset {
         whichever!(self, dataset => dataset.partials())
     }
 
+    /// Gives up what was received in part: there is nothing to go on with any more.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is nothing; [`Error::Refused`] while it is being received, or where a partial goes by
+    /// itself.
+    pub fn give_up_partial(&self) -> Result<()> {
+        match self {
+            Self::Btrfs(dataset) => Err(Error::Refused {
+                op: "destroy",
+                subject: format!("what was received into {dataset} in part"),
+                why: "on btrfs it goes by itself, once nobody receives it any more".into(),
+                hint: Some("cowsnap doctor --fix".into()),
+            }),
+            Self::Zfs(dataset) => dataset.give_up_partial(),
+        }
+    }
+
+    /// What is to be sent so that the receive whose `token` this is can go on.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for what is no token, or where a receive can not go on; [`Error::NotFound`] for a token of what
+    /// is not here.
+    pub fn to_resume(&self, token: &str) -> Result<SendRequest> {
+        match self {
+            Self::Btrfs(dataset) => Err(Error::Refused {
+                op: "resume sending",
+                subject: dataset.to_string(),
+                why: "a stream of btrfs can not go on where it was broken off".into(),
+                hint: Some("send it anew, without --resume".into()),
+            }),
+            Self::Zfs(dataset) => dataset.to_resume(token),
+        }
+    }
+
     /// Destroys `version` and waits until its space has come back.
     ///
     /// # Errors
