@@ -28,9 +28,13 @@ impl Encoder {
 
     /// Begins a stream with a list behind BEGIN, packed as a sender of its byte order does.
     pub fn with_list(begin: &Begin, list: &List) -> Self {
-        let packed = encode::native(list, begin.order);
+        Self::with_packed(begin, &encode::native(list, begin.order))
+    }
+
+    /// Begins a stream with these bytes behind BEGIN.
+    pub fn with_packed(begin: &Begin, packed: &[u8]) -> Self {
         let mut encoder = Self::new(&Begin { payload_len: packed.len() as u32, ..begin.clone() });
-        encoder.extend(&packed);
+        encoder.extend(packed);
         encoder
     }
 

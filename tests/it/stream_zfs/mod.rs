@@ -9,6 +9,7 @@ use cowsnap::stream::zfs::{Begin, ByteOrder, Error, Feature, Features, Flags, Ki
 mod begin;
 mod damage;
 mod nvlist;
+pub mod oracle;
 mod resume;
 mod walk;
 

@@ -6,7 +6,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 /// One of each kind of value.
-fn sample() -> List {
+pub fn sample() -> List {
     let inner: List = [("a", Value::Uint(7)), ("b", Value::Flag)].into_iter().collect();
     [
         ("flag", Value::Flag),
