@@ -1,32 +1,37 @@
 //! `cowsnap stream inspect`
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{len_of, name_of, open, stream_error};
+use super::content::{self, Counted, count, print_ops};
+use super::lines::{Lines, escaped, table};
+use super::{len_of, name_of, open, zfs_error};
 use crate::cli::Context;
-use crate::model::quoted;
-use crate::stream::btrfs::{Command, MAGIC as BTRFS_MAGIC, Parser};
+use crate::endpoint;
+use crate::exec::announced::{KIND_LEN, raw_kind};
+use crate::model::{Guid, quoted};
 use crate::stream::container::{self, Backend, Header, Kind, Sealed, VERSION};
 use crate::stream::reader::{Frames, Reader, Source, Step, trailer_of};
+use crate::stream::zfs::{self, Begin, RECORD_LEN};
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
-/// Show what a container or a raw btrfs stream holds
+/// Show what a container or a raw stream holds
 ///
-/// Of a file, only the header and the trailer of a container are read and checked; `stream verify` checks all of it. From a pipe,
-/// and with --frames or --ops, all is read and verified.
+/// Of a container in a file, only the header, the trailer and (ZFS) the stream's first record are read and checked; `stream
+/// verify` checks all of it. From a pipe, of a raw stream, and with --count, --frames or --ops, all is read and verified.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The container or raw stream; - for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
+    /// Read all of it, and count the stream's operations by kind
+    #[arg(long, conflicts_with_all = ["ops", "frames"])]
+    count: bool,
     /// List the stream's operations, one a line
     #[arg(long, conflicts_with = "frames")]
     ops: bool,
@@ -35,46 +40,109 @@ pub struct Args {
     frames: bool,
 }
 
-type Input = BufReader<interrupt::Input<File>>;
+/// What has been read to tell the kind, and the rest.
+type Input = Chain<Cursor<Vec<u8>>, BufReader<interrupt::Input<File>>>;
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let name = name_of(&args.file);
     let mut input = BufReader::with_capacity(1 << 20, open(&args.file)?);
-    let raw = input.fill_buf().map_err(Error::io("read", &name))?.starts_with(BTRFS_MAGIC);
-    match (args.ops, args.frames) {
-        (true, _) if raw => print_ops(Parser::new(input), &name, context),
-        (true, _) => print_container_ops(input, &name, context),
-        (_, true) => print_frames(input, &name, context),
-        _ if raw => print_raw(Parser::new(input), &name, context),
-        _ => print_container(input, &name, context),
+    let mut first = Vec::new();
+    (&mut input).take(KIND_LEN).read_to_end(&mut first).map_err(Error::io("read", &name))?;
+    let raw = raw_kind(&first);
+    let input = Cursor::new(first).chain(input);
+    match (args.ops, args.frames, raw) {
+        (true, _, Some(backend)) => print_ops(backend, input, &name, context),
+        (true, _, None) => {
+            let reader = Reader::open(input).map_err(Error::container("inspect", &name))?;
+            print_ops(reader.header().backend, reader, &name, context)
+        }
+        (_, true, _) => print_frames(input, &name, context),
+        (_, _, Some(backend)) => print_raw(backend, input, &name, context),
+        _ => print_container(input, args.count, &name, context),
     }
 }
 
-fn print_container(input: Input, name: &str, context: &Context) -> Result<()> {
-    let failed = |error| Error::container("inspect", name)(error);
-    let (header, sealed, verified) = match len_of(&input.get_ref().0) {
-        Some(len) => {
-            let (header, sealed) = ends(&input.get_ref().0, len).map_err(failed)?;
-            (header, sealed, false)
-        }
-        None => {
-            let mut reader = Reader::open(input).map_err(failed)?;
-            let sealed = reader.verify(|_| {}).map_err(failed)?;
-            (reader.header().clone(), sealed, true)
-        }
-    };
-    context.print(&to_json(&header, &sealed, verified), to_text(&header, &sealed, verified, name))
+fn print_raw(backend: Backend, input: Input, name: &str, context: &Context) -> Result<()> {
+    let mut counted = count(backend, input, name)?;
+    counted.json.insert("kind".into(), backend.as_str().into());
+    context.print(&counted.json, format!("raw {}", counted.text))
 }
 
-/// What the two ends of a file say: header and trailer, checked; nothing between them is read.
-fn ends(file: &File, len: u64) -> container::Result<(Header, Sealed)> {
-    let (_, header, key) = Source::open(BufReader::new(Positioned { file, at: 0 }))?;
+/// What is known of a container.
+struct Found {
+    header: Header,
+    sealed: Sealed,
+    begin: Option<Begin>,     // Of a ZFS stream.
+    counted: Option<Counted>, // If that was asked for.
+    verified: bool,           // All of it, not only its ends.
+}
+
+fn print_container(input: Input, counts: bool, name: &str, context: &Context) -> Result<()> {
+    let file = &input.get_ref().1.get_ref().0;
+    let found = match len_of(file).filter(|_| !counts) {
+        Some(len) => ends(file, len, name)?,
+        None => whole(input, counts, name)?,
+    };
+    context.print(&to_json(&found), to_text(&found, name))
+}
+
+/// What the two ends of a file say, checked; nothing between them is read.
+fn ends(file: &File, len: u64, name: &str) -> Result<Found> {
+    let failed = |error| Error::container("inspect", name)(error);
+    let start = || BufReader::new(Positioned { file, at: 0 });
+    let (_, header, key) = Source::open(start()).map_err(failed)?;
     let from = len.saturating_sub(container::MAX_TRAILER_LEN as u64 + 1024);
     let mut end = Vec::new();
     let mut rest = Positioned { file, at: from }.take(len - from);
-    rest.read_to_end(&mut end).map_err(|source| container::Error::Read { at: from, source })?;
-    Ok((header, trailer_of(&end, len, &key)?))
+    let read = rest.read_to_end(&mut end);
+    read.map_err(|source| failed(container::Error::Read { at: from, source }))?;
+    let sealed = trailer_of(&end, len, &key).map_err(failed)?;
+    let begin = match header.backend {
+        Backend::Btrfs => None,
+        Backend::Zfs => match Frames::open(start()).and_then(|mut frames| frames.step()).map_err(failed)? {
+            Step::Frame(frame) => Some(begin_of(&header, frame.bytes(), name)?),
+            Step::End(_) => Some(begin_of(&header, &[], name)?),
+        },
+    };
+    Ok(Found { header, sealed, begin, counted: None, verified: false })
+}
+
+/// What all of it says, checked.
+fn whole(input: Input, counts: bool, name: &str) -> Result<Found> {
+    let failed = |error| Error::container("inspect", name)(error);
+    let mut reader = Reader::open(input).map_err(failed)?;
+    let header = reader.header().clone();
+    let mut first = Vec::new();
+    if header.backend == Backend::Zfs {
+        let mut record = (&mut reader).take(RECORD_LEN as u64);
+        record.read_to_end(&mut first).map_err(|error| super::read_error("inspect", name, error))?;
+    }
+    let begin = match header.backend {
+        Backend::Btrfs => None,
+        Backend::Zfs => Some(begin_of(&header, &first, name)?),
+    };
+    let counted = match counts {
+        true => Some(count(header.backend, Cursor::new(first).chain(&mut reader), name)?),
+        false => None,
+    };
+    let sealed = reader.verify(|_| {}).map_err(failed)?;
+    Ok(Found { header, sealed, begin, counted, verified: true })
+}
+
+/// The first record of a ZFS stream, of the snapshot that the header names.
+fn begin_of(header: &Header, stream: &[u8], name: &str) -> Result<Begin> {
+    let failed = |error| zfs_error("inspect", name, error);
+    let begin = stream.first_chunk().map_or(Err(zfs::Error::Magic), Begin::parse).map_err(failed)?;
+    let guids = (Guid::of_zfs(begin.to_guid), (!begin.is_full()).then(|| Guid::of_zfs(begin.from_guid)));
+    match guids == (header.guid, header.base) {
+        true => Ok(begin),
+        false => Err(Error::Endpoint(endpoint::Error::Corrupt {
+            what: "ZFS stream",
+            why: format!("{name}: the container's header names another snapshot or base than the stream"),
+            source: None,
+        })),
+    }
 }
 
 /// Reads a file without moving its offset.
@@ -95,15 +163,24 @@ fn ratio(sealed: &Sealed) -> f64 {
     sealed.len as f64 / sealed.container_len as f64
 }
 
-fn to_json(header: &Header, sealed: &Sealed, verified: bool) -> Value {
-    json!({
+fn to_json(found: &Found) -> Value {
+    let Found { header, sealed, begin, counted, verified } = found;
+    let mut value = json!({
         "kind": "container", "format_version": VERSION, "header": header, "stream_bytes": sealed.len,
         "frames": sealed.frames, "container_bytes": sealed.container_len, "ratio": ratio(sealed),
         "blake3": sealed.root.to_hex().as_str(), "verified": verified,
-    })
+    });
+    if let Some(begin) = begin {
+        value["begin"] = content::json_of(begin).into();
+    }
+    if let Some(counted) = counted {
+        value["content"] = counted.json.clone().into();
+    }
+    value
 }
 
-fn to_text(header: &Header, sealed: &Sealed, verified: bool, name: &str) -> String {
+fn to_text(found: &Found, name: &str) -> String {
+    let Found { header, sealed, begin, counted, verified } = found;
     let base = header.base.map_or("none: a full stream".into(), |base| base.to_string());
     let kind = if header.compressed { ", may carry compressed data" } else { "" };
     let mut lines = vec![
@@ -115,6 +192,19 @@ fn to_text(header: &Header, sealed: &Sealed, verified: bool, name: &str) -> Stri
         ("base", base),
         ("created", header.created.to_string()),
     ];
+    if let Some(begin) = begin {
+        lines.push(("type", begin.kind.to_string()));
+        lines.push(("features", begin.features.to_string()));
+    }
+    if let Some(zfs) = &header.zfs {
+        lines.push(("sent as", zfs.flags.to_string()));
+        if let Some(at) = zfs.resumes {
+            lines.push(("resumes", format!("object {}, offset {}", at.object, at.offset)));
+        }
+        if !zfs.release.is_empty() {
+            lines.push(("OpenZFS", escaped(&zfs.release)));
+        }
+    }
     for (key, value) in &header.properties {
         lines.push(("property", format!("{}={}", escaped(key), escaped(value))));
     }
@@ -128,44 +218,8 @@ fn to_text(header: &Header, sealed: &Sealed, verified: bool, name: &str) -> Stri
             ("verified", format!("header and trailer; all of it: {rest}"))
         }
     });
-    lines.iter().fold(String::new(), |mut text, (key, value)| {
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{key:<10} {value}");
-        text
-    })
-}
-
-/// Without what would move a terminal's cursor.
-fn escaped(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
-}
-
-/// Standard output for many lines. A pipe that was closed ends it, and is no error.
-struct Lines(BufWriter<io::StdoutLock<'static>>);
-
-impl Lines {
-    fn new() -> Self {
-        Self(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
-    }
-
-    /// Prints a line; `false` if nobody reads on.
-    fn print(&mut self, line: impl std::fmt::Display) -> Result<bool> {
-        still_read(writeln!(self.0, "{line}"))
-    }
-
-    fn finish(mut self) -> Result<()> {
-        still_read(self.0.flush()).map(drop)
-    }
-}
-
-fn still_read(written: io::Result<()>) -> Result<bool> {
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::io("write to", "standard output")(error)),
-    }
+    let counted = counted.as_ref().map_or("", |counted| &counted.text);
+    format!("{}{counted}", table(&lines))
 }
 
 fn print_frames(input: Input, name: &str, context: &Context) -> Result<()> {
@@ -190,52 +244,4 @@ fn print_frames(input: Input, name: &str, context: &Context) -> Result<()> {
         }
         frames.recycle(frame);
     }
-}
-
-fn print_container_ops(input: Input, name: &str, context: &Context) -> Result<()> {
-    let reader = Reader::open(input).map_err(Error::container("inspect", name))?;
-    match reader.header().backend {
-        Backend::Btrfs => print_ops(Parser::new(reader), name, context),
-        other => {
-            let what = format!("the operations of {other} streams can not be listed");
-            Err(Error::Usage { what, hint: None })
-        }
-    }
-}
-
-fn print_ops(mut parser: Parser<impl Read>, name: &str, context: &Context) -> Result<()> {
-    let mut lines = Lines::new();
-    while let Some(item) = parser.next_command().map_err(|error| stream_error("inspect", name, error))? {
-        let more = match context.json {
-            true => lines.print(json!({
-                "offset": item.offset, "op": item.command.name(), "text": item.command.to_string(),
-            }))?,
-            false => lines.print(item.command)?,
-        };
-        if !more {
-            return Ok(());
-        }
-    }
-    lines.finish()
-}
-
-fn print_raw(mut parser: Parser<impl Read>, name: &str, context: &Context) -> Result<()> {
-    let mut subvolumes = Vec::new();
-    let mut counts = BTreeMap::<&str, u64>::new();
-    let mut version = 0;
-    while let Some(item) = parser.next_command().map_err(|error| stream_error("inspect", name, error))? {
-        *counts.entry(item.command.name()).or_default() += 1;
-        if let Command::Subvol { .. } | Command::Snapshot { .. } = item.command {
-            subvolumes.push(item.command.to_string());
-        }
-        version = parser.version().map_or(version, |version| version.number());
-    }
-    let value =
-        json!({ "kind": "btrfs", "stream_version": version, "subvolumes": subvolumes, "operations": counts });
-    let mut text = subvolumes.join("\n");
-    for (op, count) in &counts {
-        // Writing to a String does not fail.
-        let _ = write!(text, "\n{count:>10} {op}");
-    }
-    context.print(&value, format!("raw btrfs stream, version {version}\n{text}"))
 }

@@ -11,11 +11,13 @@ use crate::cli::Context;
 use crate::cli::progress::Progress;
 use crate::endpoint;
 use crate::exec::{Event, Observe};
-use crate::stream::{btrfs, container};
+use crate::stream::{btrfs, container, zfs};
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
+mod content;
 mod inspect;
+mod lines;
 mod unwrap;
 mod verify;
 mod wrap;
@@ -83,6 +85,25 @@ fn stream_error(op: &'static str, subject: &str, error: btrfs::Error) -> Error {
             why: format!("{subject}: {error}"),
             source: None,
         }),
+    }
+}
+
+/// The same of a ZFS stream.
+fn zfs_error(op: &'static str, subject: &str, error: zfs::Error) -> Error {
+    match error {
+        zfs::Error::Io { source, .. } => read_error(op, subject, source),
+        zfs::Error::Compound => Error::Usage {
+            what: format!("{subject} is a package of ZFS streams (zfs send -R or -p)"),
+            hint: Some("zfs send without -R and -p makes a stream".into()),
+        },
+        _ => {
+            let why = format!("{subject}: {error}");
+            let source = match error {
+                zfs::Error::List { source } => Some(source.into()),
+                _ => None,
+            };
+            Error::Endpoint(endpoint::Error::Corrupt { what: "ZFS stream", why, source })
+        }
     }
 }
 

@@ -36,6 +36,9 @@ pub enum Error {
     /// The first bytes are those of `btrfs send`.
     #[error("this is a raw btrfs stream, not a container")]
     RawBtrfs,
+    /// The first bytes are those of `zfs send`.
+    #[error("this is a raw ZFS stream, not a container")]
+    RawZfs,
     /// The version or the header's length is damaged.
     #[error("the first 32 bytes of the container are damaged")]
     Prelude,
@@ -172,7 +175,7 @@ impl Error {
     /// What it means for whoever runs the program.
     pub fn class(&self) -> Class {
         match self {
-            Self::RawBtrfs | Self::NeedsNewer { .. } | Self::TooLong { .. } => Class::Usage,
+            Self::RawBtrfs | Self::RawZfs | Self::NeedsNewer { .. } | Self::TooLong { .. } => Class::Usage,
             Self::Read { source, .. } | Self::Write { source, .. } => match Self::within(source) {
                 Some(inner) => inner.class(),
                 None => Class::of_io(source),
@@ -185,7 +188,7 @@ impl Error {
     /// The command that would help, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::RawBtrfs => Some("cowsnap stream wrap FILE -o CONTAINER".into()),
+            Self::RawBtrfs | Self::RawZfs => Some("cowsnap stream wrap FILE -o CONTAINER".into()),
             Self::NeedsNewer { .. } => Some("install the newest cowsnap".into()),
             _ => None,
         }

@@ -11,6 +11,7 @@ use super::fields::{Take, put, unknown};
 use super::zfs::ZfsStream;
 use super::{HASH_LEN, HeaderHash, MAGIC, MAX_HEADER_LEN, PRELUDE_LEN, VERSION};
 use crate::model::{Guid, SnapshotName};
+use crate::stream::zfs::Begin;
 
 /// The longest dataset name in bytes.
 pub const MAX_DATASET_LEN: usize = 4096;
@@ -294,11 +295,14 @@ fn prelude(version: u32, header_len: u32) -> [u8; PRELUDE_LEN] {
 /// Checks a prelude; the length of the header that follows, without its hash.
 ///
 /// # Errors
-/// [`Error::Magic`] or [`Error::RawBtrfs`] if it is something else, [`Error::Prelude`] if it is damaged,
+/// [`Error::Magic`], [`Error::RawBtrfs`] or [`Error::RawZfs`] if it is something else, [`Error::Prelude`] if it is damaged,
 /// [`Error::NeedsNewer`] if it is sound and of another version.
 pub fn check_prelude(bytes: &[u8; PRELUDE_LEN]) -> Result<usize> {
     if bytes.starts_with(RAW_BTRFS) {
         return Err(Error::RawBtrfs);
+    }
+    if Begin::is_at_start_of(bytes) {
+        return Err(Error::RawZfs);
     }
     if !bytes.starts_with(&MAGIC) {
         return Err(Error::Magic { found: bytes[..MAGIC.len()].to_vec() });

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::nvlist;
+use super::{RECORD_LEN, nvlist};
 
 /// What reading a stream returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,9 +26,8 @@ pub enum Error {
     #[error("the {record} record at byte {offset} has the {field} {value}, which can not be")]
     Malformed { offset: u64, record: &'static str, field: &'static str, value: u64 },
     /// The list behind BEGIN can not be read.
-    #[error("the list behind the BEGIN record, at byte {offset}, can not be read")]
+    #[error("the list behind the BEGIN record, at byte {RECORD_LEN}, can not be read")]
     List {
-        offset: u64,
         #[source]
         source: nvlist::Error,
     },
@@ -55,6 +54,9 @@ pub enum Error {
     /// BEGIN and END are of different snapshots.
     #[error("the END record at byte {offset} is of the snapshot {found:016x}, the stream of {expected:016x}")]
     Guid { offset: u64, expected: u64, found: u64 },
+    /// It was read on after an error.
+    #[error("the ZFS send stream could not be read further after an earlier error")]
+    Spent,
     /// The input failed.
     #[error("cannot read the ZFS send stream at byte {offset}")]
     Io {

@@ -72,6 +72,11 @@ impl Features {
         Self(number >> 2)
     }
 
+    /// The set that [`Self::bits`] gave. The two highest bits are no features.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits & (u64::MAX >> (64 - Self::N_BITS)))
+    }
+
     /// What [`Self::from_version_info`] reads, for a single stream.
     pub(super) fn to_version_info(self) -> u64 {
         self.0 << 2 | 1

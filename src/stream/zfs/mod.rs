@@ -43,6 +43,7 @@ pub mod resume;
 mod show;
 mod summary;
 mod walker;
+mod whole;
 
 pub use begin::{Begin, Flags};
 pub use error::{Error, Result};
@@ -51,6 +52,7 @@ pub use order::ByteOrder;
 pub use record::{MAX_DATA_LEN, Record};
 pub use summary::{Count, Summary};
 pub use walker::{Located, Walker};
+pub use whole::Whole;
 
 pub use super::container::ZfsKind as Kind;
 

@@ -7,7 +7,7 @@ use super::begin::Begin;
 use super::error::{Error, Result};
 use super::fletcher::Fletcher4;
 use super::nvlist::List;
-use super::order::{ByteOrder, Fields};
+use super::order::Fields;
 use super::record::Record;
 
 /// The length of the one buffer, in bytes.
@@ -36,7 +36,16 @@ pub struct Walker<R> {
     sums: Fletcher4,
     begin: Begin,
     list: Option<List>,
+    left: u64,               // Of the data behind the last record, in bytes.
     total: Option<[u64; 4]>, // `Some` after END.
+}
+
+/// What one step has read.
+pub(super) enum Step {
+    Record(Located),
+    Data,
+    /// Nothing: the input has ended where the stream has.
+    End,
 }
 
 impl<R: Read> Walker<R> {
@@ -52,15 +61,20 @@ impl<R: Read> Walker<R> {
                 false => Error::Magic,
             });
         }
-        let record = input.record();
-        let begin = Begin::parse(&record)?;
+        let begin = Begin::parse(&input.record())?;
+        let list_len = begin.payload_len as usize; // Which has been compared with its limit.
+        if !input.want(RECORD_LEN + list_len)? {
+            return Err(input.truncated("the list behind its BEGIN record"));
+        }
+        let head = &input.held()[..RECORD_LEN + list_len];
         let mut sums = Fletcher4::default();
-        sums.update(&record, begin.order);
-        let list = match begin.payload_len {
+        sums.update(head, begin.order);
+        let list = match list_len {
             0 => None,
-            len => Some(list(&mut input, &mut sums, begin.order, len as usize)?),
+            _ => Some(List::parse(&head[RECORD_LEN..]).map_err(|source| Error::List { source })?),
         };
-        Ok(Self { input, sums, begin, list, total: None })
+        input.consume(RECORD_LEN + list_len);
+        Ok(Self { input, sums, begin, list, left: 0, total: None })
     }
 
     /// What the stream is.
@@ -89,18 +103,45 @@ impl<R: Read> Walker<R> {
     /// # Errors
     /// Those of the input, and whatever is no stream. After an error, what follows means nothing.
     pub fn next_record(&mut self) -> Result<Option<Located>> {
-        if self.total.is_some() {
-            return match self.input.want(1)? {
-                true => Err(Error::Trailing { offset: self.input.offset }),
-                false => Ok(None),
-            };
+        loop {
+            match self.step()? {
+                Step::Record(item) => {
+                    while self.left > 0 {
+                        self.pass()?;
+                    }
+                    return Ok(Some(item));
+                }
+                Step::Data => {}
+                Step::End => return Ok(None),
+            }
         }
+    }
+
+    /// Reads a record, or some of the data behind it.
+    pub(super) fn step(&mut self) -> Result<Step> {
+        match self.total {
+            _ if self.left > 0 => self.pass().map(|()| Step::Data),
+            None => self.record().map(Step::Record),
+            Some(_) => match self.input.want(1)? {
+                true => Err(Error::Trailing { offset: self.input.offset }),
+                false => Ok(Step::End),
+            },
+        }
+    }
+
+    /// The bytes that the last step has read; after [`Self::open`], those of BEGIN and its list.
+    pub(super) fn passed(&self) -> &[u8] {
+        self.input.last()
+    }
+
+    fn record(&mut self) -> Result<Located> {
         let offset = self.input.offset;
         if !self.input.want(RECORD_LEN)? {
             let what = if self.input.held().is_empty() { "its records: no END came" } else { "a record" };
             return Err(self.input.truncated(what));
         }
         let bytes = self.input.record();
+        self.input.consume(RECORD_LEN);
         let before = self.sums;
         let record = self.check(&bytes, offset)?;
         if let Record::End { checksum, to_guid } = record {
@@ -113,8 +154,8 @@ impl<R: Read> Walker<R> {
             self.total = Some(checksum);
         }
         let data_len = record.data_len(offset)?;
-        self.pass(data_len)?;
-        Ok(Some(Located { offset, record, data_len }))
+        self.left = data_len;
+        Ok(Located { offset, record, data_len })
     }
 
     /// Adds a record to the sums and compares them with what it says, before anything else that it says is believed.
@@ -133,38 +174,19 @@ impl<R: Read> Walker<R> {
         record
     }
 
-    /// Adds `len` bytes, of whole words, to the sums.
-    fn pass(&mut self, mut len: u64) -> Result<()> {
-        while len > 0 {
-            if !self.input.want(4)? {
-                return Err(self.input.truncated("the data of a record"));
-            }
-            let held = self.input.held();
-            let most = usize::try_from(len).unwrap_or(usize::MAX).min(held.len());
-            let words = most - most % 4;
-            self.sums.update(&held[..words], self.begin.order);
-            self.input.consume(words);
-            len -= words as u64;
+    /// Adds some of the data to the sums: as many whole words as are held, at least one.
+    fn pass(&mut self) -> Result<()> {
+        if !self.input.want(4)? {
+            return Err(self.input.truncated("the data of a record"));
         }
+        let held = self.input.held();
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(held.len());
+        let words = most - most % 4;
+        self.sums.update(&held[..words], self.begin.order);
+        self.input.consume(words);
+        self.left -= words as u64;
         Ok(())
     }
-}
-
-/// The list behind BEGIN, of a length that [`Begin::parse`] has compared with its limit.
-fn list<R: Read>(
-    input: &mut Buffered<R>,
-    sums: &mut Fletcher4,
-    order: ByteOrder,
-    len: usize,
-) -> Result<List> {
-    if !input.want(len)? {
-        return Err(input.truncated("the list behind its BEGIN record"));
-    }
-    let bytes = &input.held()[..len];
-    sums.update(bytes, order);
-    let list = List::parse(bytes).map_err(|source| Error::List { offset: input.offset, source })?;
-    input.consume(len);
-    Ok(list)
 }
 
 /// The input, 1 MiB at a time.
@@ -174,26 +196,37 @@ struct Buffered<R> {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    offset: u64, // Of `start`, in the input.
+    offset: u64,     // Of `start`, in the input.
+    last_len: usize, // What was consumed last lies before `start`, until more is read.
 }
 
 impl<R: Read> Buffered<R> {
     fn new(input: R) -> Self {
-        Self { input, buffer: vec![0; BUFFER_LEN].into_boxed_slice(), start: 0, end: 0, offset: 0 }
+        Self {
+            input,
+            buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            offset: 0,
+            last_len: 0,
+        }
     }
 
     fn held(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// Takes a record, of which [`Self::want`] has said that it is held.
-    fn record(&mut self) -> [u8; RECORD_LEN] {
-        let record = *self.held().first_chunk().expect("it is held");
-        self.consume(RECORD_LEN);
-        record
+    /// The next record, of which [`Self::want`] has said that it is held.
+    fn record(&self) -> [u8; RECORD_LEN] {
+        *self.held().first_chunk().expect("it is held")
+    }
+
+    fn last(&self) -> &[u8] {
+        &self.buffer[self.start - self.last_len..self.start]
     }
 
     fn consume(&mut self, len: usize) {
+        self.last_len = len;
         self.start += len;
         self.offset += len as u64;
     }
@@ -204,6 +237,9 @@ impl<R: Read> Buffered<R> {
 
     /// Reads until `len` bytes are held, of at most the buffer's; `false` if the input ends before.
     fn want(&mut self, len: usize) -> Result<bool> {
+        if self.end - self.start >= len {
+            return Ok(true);
+        }
         if self.start == self.end || self.start + len > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

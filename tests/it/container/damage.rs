@@ -283,5 +283,8 @@ fn what_is_no_container_is_called_so() {
     assert!(matches!(error(b""), Error::Truncated { end: 0, .. }));
     let raw = error(b"btrfs-stream\0\x01\0\0\0and then its commands");
     assert!(matches!(raw, Error::RawBtrfs));
+    let zfs = error(&[&[0; 8][..], &0x2_f5ba_cbac_u64.to_be_bytes(), &[0; 100]].concat());
+    assert!(matches!(zfs, Error::RawZfs));
+    assert_eq!((zfs.class(), zfs.hint()), (raw.class(), raw.hint()));
     assert!(raw.hint().unwrap().contains("stream wrap"));
 }

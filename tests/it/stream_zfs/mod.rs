@@ -10,8 +10,10 @@ mod begin;
 mod damage;
 mod nvlist;
 pub mod oracle;
+mod program;
 mod resume;
 mod walk;
+mod whole;
 
 fn sample_begin() -> Begin {
     Begin {
@@ -21,7 +23,7 @@ fn sample_begin() -> Begin {
         flags: Flags(0b1100),
         to_guid: 0x0123_4567_89ab_cdef,
         from_guid: 0,
-        to_name: "tank/my data@a:1 b%".into(),
+        to_name: "tank/my data@a:1 b_".into(),
         creation: 1_780_000_000,
         payload_len: 0,
     }

@@ -289,3 +289,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_many_the_first_are_shown() {
+    let list: List =
+        [("bytes", Value::Bytes(vec![7; 33])), ("uints", Value::Uints(vec![1; 40]))].into_iter().collect();
+    let expected = format!("{{bytes: {}…(33 bytes), uints: [{}…8 more]}}", "07".repeat(32), "1, ".repeat(32));
+    assert_eq!(list.to_string(), expected);
+}
