@@ -59,6 +59,7 @@ fn property(text: &str) -> Result<(String, String), String> {
 
 fn options(args: &Args) -> ReceiveOptions {
     ReceiveOptions {
+        restoring: false,
         take_properties: args.properties,
         set: args.set.iter().cloned().collect(),
         leave: args.leave.iter().cloned().collect(),

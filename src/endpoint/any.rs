@@ -75,6 +75,31 @@ impl Dataset {
         whichever!(self, dataset => dataset.exists())
     }
 
+    /// Whether it is live and not only what a restore has received for it so far.
+    ///
+    /// # Errors
+    /// A place that can not be read.
+    pub fn is_in_use(&self) -> Result<bool> {
+        match self {
+            Self::Btrfs(dataset) => dataset.exists(),
+            Self::Zfs(dataset) => Ok(dataset.exists()? && !dataset.is_being_restored()?),
+        }
+    }
+
+    /// Makes `version`, which a restore has received here, the content of the dataset, which is not in use.
+    ///
+    /// # Errors
+    /// A step that fails; called again, it goes on.
+    pub fn put_in_place(&self, version: &VersionRef) -> Result<()> {
+        match self {
+            Self::Btrfs(dataset) => dataset.clone_at(version, dataset),
+            Self::Zfs(dataset) => match dataset.is_being_restored()? {
+                true => dataset.put_in_place(version),
+                false => dataset.clone_at(version, dataset),
+            },
+        }
+    }
+
     /// Says why not if it is not live.
     ///
     /// # Errors

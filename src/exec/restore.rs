@@ -61,7 +61,7 @@ pub fn explain(request: &Request) -> Result<Vec<String>> {
     if let Source::Snapshot(from, version) = &request.source
         && is_direct(from, request)?
     {
-        if request.to.exists()? {
+        if request.to.is_in_use()? {
             let all = from.to_roll_back(version, request.recursive)?;
             lines.extend(all.iter().map(|(dataset, version)| exchange_of(dataset, version)));
             return Ok(lines);
@@ -75,7 +75,7 @@ pub fn explain(request: &Request) -> Result<Vec<String>> {
     for step in steps {
         lines.push(match step {
             Step::Receive { brings, .. } => format!("receive {}@{}", request.to, brings.name),
-            Step::Place { version } if request.to.exists()? => exchange_of(&request.to, &version),
+            Step::Place { version } if request.to.is_in_use()? => exchange_of(&request.to, &version),
             Step::Place { version } => format!("clone {0}@{1} to {0}", request.to, version.name),
         });
     }
@@ -127,7 +127,7 @@ fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
             None,
         ));
     }
-    let live = request.to.exists()?;
+    let live = request.to.is_in_use()?;
     if live && !request.replace {
         let name = match &request.source {
             Source::Snapshot(_, version) => quoted(format!("{from}@{}", version.name)),
@@ -162,7 +162,7 @@ fn refused(request: &Request, why: &str, hint: Option<String>) -> Error {
 fn clone_here(from: &Dataset, version: &VersionRef, request: &Request) -> Result<Restored> {
     let done =
         |nested, replaced| Restored { version: version.clone(), received: Vec::new(), nested, replaced };
-    if request.to.exists()? {
+    if request.to.is_in_use()? {
         let options = RollbackRequest { keep_as: None, recursive: request.recursive };
         let replaced = from.rollback(version, &options)?;
         return Ok(done(replaced.moved.clone(), Some(replaced)));
@@ -212,7 +212,7 @@ fn nested_with(dataset: &Dataset, name: &SnapshotName) -> Result<Vec<(Dataset, V
 }
 
 fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
-    if request.to.exists()? && !request.replace {
+    if request.to.is_in_use()? && !request.replace {
         return Err(in_the_way(request, "SOURCE"));
     }
     let there = match request.to.inventory() {
@@ -256,9 +256,9 @@ fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -
     }
 }
 
-/// What is broken off is begun anew by the next restore, so nothing of it is to be in the way.
+/// What is broken off within a stream is begun anew by the next restore, so nothing of it is to be in the way.
 fn whole(incoming: Incoming) -> Incoming {
-    incoming.with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() })
+    incoming.with(ReceiveOptions { keep_no_partial: true, restoring: true, ..ReceiveOptions::default() })
 }
 
 /// Sends and receives on this machine, over a container like any other transfer: hashed where it is made, checked where
@@ -296,9 +296,9 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
 
 /// Makes `version` the live content of `to`.
 fn place(to: &Dataset, version: &VersionRef) -> Result<Option<RolledBack>> {
-    if to.exists()? {
+    if to.is_in_use()? {
         return Ok(Some(to.rollback(version, &RollbackRequest::default())?));
     }
-    to.clone_at(version, to)?;
+    to.put_in_place(version)?;
     Ok(None)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::endpoint::zfs::dataset::{Dataset, get};
 use crate::endpoint::zfs::flags::CHAIN;
 use crate::endpoint::zfs::known;
+use crate::endpoint::zfs::restoring::RESTORING;
 use crate::endpoint::zfs::{list, program};
 use crate::endpoint::{Error, ReceiveRequest, Result};
 use crate::stream::container::{ZfsFlags, ZfsKind};
@@ -67,6 +68,9 @@ pub(super) fn of_new(
     }
     own.retain(|(name, _)| !request.zfs.set.contains_key(*name) && !request.zfs.leave.contains(*name));
     given.local.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    if request.zfs.restoring {
+        given.local.push((RESTORING.to_owned(), Prop::Text("yes".into())));
+    }
     given.local.extend(flags.map(|flags| (CHAIN.to_owned(), Prop::Text(flags.to_string()))));
     if request.zfs.take_properties {
         take(request, kind, &mut given);

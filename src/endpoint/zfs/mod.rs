@@ -28,6 +28,7 @@ mod props;
 mod receive;
 mod remount;
 pub mod request;
+mod restoring;
 mod rollback;
 mod send;
 mod set;

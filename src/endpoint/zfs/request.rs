@@ -25,6 +25,8 @@ pub struct ReceiveOptions {
     pub leave: BTreeSet<String>,
     /// If the target went another way than the source: set it aside as `TARGET.conflict-TIME`, and receive in its place.
     pub keep_conflict: bool,
+    /// A dataset that is made by it is not live before it is put in place.
+    pub restoring: bool,
     /// Keep nothing of a stream that is broken off, instead of what a resumption needs.
     pub keep_no_partial: bool,
 }

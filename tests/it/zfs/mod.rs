@@ -1,3 +1,4 @@
 //! What needs a kernel with ZFS: skipped on most machines, required in the guest that `scripts/test --vm` boots.
 
 mod ground;
+mod verbs;

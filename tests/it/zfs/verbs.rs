@@ -1,0 +1,188 @@
+//! The program on ZFS, as its user runs it.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::ground::ground;
+use crate::zfs::ground::{Pool, zfs};
+
+/// The program, with a state directory of its own.
+struct Shell {
+    pool: Pool,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { pool: Pool::new() }
+    }
+
+    /// Runs it; `P` at the beginning of an argument, or after a `/`, stands for the pool, `OUT` for a directory outside.
+    fn try_run(&self, args: &[&str]) -> Output {
+        let outside = self.pool.outside().to_str().expect("utf-8");
+        let args =
+            args.iter().map(|arg| arg.replace("P/", &format!("{}/", self.pool.name)).replace("OUT", outside));
+        Command::new(env!("CARGO_BIN_EXE_cowsnap"))
+            .args(args)
+            .env("COWSNAP_STATE_DIR", self.pool.outside().join("state"))
+            .output()
+            .expect("the program starts")
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let output = self.try_run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "cowsnap {args:?}: {said}");
+        String::from_utf8(output.stdout).expect("utf-8")
+    }
+
+    /// Runs it and expects the exit code `code`; what it says.
+    fn fails(&self, args: &[&str], code: i32) -> String {
+        let output = self.try_run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "cowsnap {args:?}: {said}");
+        said
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.run(&[&["--json"], args].concat())).expect("json")
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.pool.path(file), text).expect("write");
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.pool.path(file)).expect("read")
+    }
+
+    /// A dataset with two snapshots, `one` and `two`, and their streams in OUT/one.cs and OUT/two.cs.
+    fn with_two(&self, dataset: &str) {
+        self.run(&["create", &format!("P/{dataset}")]);
+        for (name, base) in [("one", None), ("two", Some("@one"))] {
+            self.write(&format!("{dataset}/f"), name);
+            let snapshot = format!("P/{dataset}@{name}");
+            self.run(&["snapshot", &format!("P/{dataset}"), "--name", name]);
+            let mut words = vec!["send", snapshot.as_str()];
+            words.extend(base.iter().flat_map(|base| ["--from", base]));
+            let file = format!("OUT/{name}.cs");
+            words.extend(["-o", &file]);
+            self.run(&words);
+        }
+    }
+
+    fn property(&self, dataset: &str, property: &str) -> String {
+        zfs(&["get", "-H", "-o", "value", property, &self.pool.full(dataset)]).trim_end().to_owned()
+    }
+}
+
+#[test]
+fn a_recursive_snapshot_is_one_transaction_without_what_is_excluded() {
+    ground!("zfs");
+    let shell = Shell::new();
+    for dataset in ["P/chain state", "P/chain state/index:1", "P/chain state/cache"] {
+        shell.run(&["create", dataset]);
+    }
+    let taken =
+        shell.json(&["snapshot", "-r", "P/chain state", "--exclude", "P/chain state/cache", "--name", "s"]);
+    assert_eq!(
+        (taken["snapshots"].as_array().map(Vec::len), &taken["spread_us"]),
+        (Some(2), &0.into()),
+        "{taken}"
+    );
+    let all = zfs(&["list", "-Hp", "-t", "snapshot", "-o", "createtxg", "-r", &shell.pool.name]);
+    let transactions: Vec<_> = all.lines().collect();
+    assert!(transactions.len() == 2 && transactions[0] == transactions[1], "{all}");
+}
+
+#[test]
+fn what_was_sent_to_files_is_received_and_restored_from_them() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.with_two("chain state");
+    shell.run(&["receive", "P/copy", "OUT/one.cs"]);
+    shell.run(&["receive", "P/copy", "OUT/two.cs"]);
+    let kept = ["canmount", "readonly", "mounted"].map(|property| shell.property("copy", property));
+    assert_eq!(kept, ["noauto", "on", "no"]);
+    let said = shell.fails(&["receive", "P/copy", "OUT/two.cs"], 3);
+    assert!(said.contains("received before"), "{said}");
+
+    shell.run(&["restore", "OUT/one.cs", "OUT/two.cs", "--to", "P/back"]);
+    assert_eq!(shell.read("back/f"), "two");
+    shell.write("back/f", "it can be written to");
+    let kept = ["canmount", "readonly", "cowsnap:restoring"].map(|property| shell.property("back", property));
+    assert_eq!(kept, ["on", "off", "-"]);
+    let said = shell.fails(&["restore", "OUT/one.cs", "--to", "P/back"], 3);
+    assert!(said.contains("--replace"), "{said}");
+}
+
+#[test]
+fn a_restore_that_died_between_two_streams_goes_on() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.with_two("a");
+    // As it stands after the first stream: received, and marked.
+    shell.run(&["receive", "P/back", "OUT/one.cs"]);
+    zfs(&["set", "cowsnap:restoring=yes", &shell.pool.full("back")]);
+    shell.run(&["restore", "OUT/one.cs", "OUT/two.cs", "--to", "P/back"]);
+    assert_eq!(
+        (shell.read("back/f"), shell.property("back", "cowsnap:restoring")),
+        ("two".into(), "-".into())
+    );
+}
+
+#[test]
+fn a_snapshot_is_restored_by_cloning_and_a_live_dataset_goes_back_only_when_asked() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.with_two("a");
+    let path = shell.run(&["restore", "P/a@one", "--to", "P/look"]);
+    assert_eq!((path.trim_end().ends_with("look"), shell.read("look/f")), (true, "one".into()));
+    shell.fails(&["restore", "P/a@one", "--to", "P/a"], 3);
+    shell.write("a/f", "three");
+    let done = shell.json(&["restore", "P/a@one", "--to", "P/a", "--replace"]);
+    assert_eq!(shell.read("a/f"), "one");
+    let aside = done["aside"].as_str().expect("what is newer was set aside").to_owned();
+    let listed = shell.run(&["list", &aside]);
+    assert!(listed.contains("@two") && listed.contains("@pre-rollback-"), "{listed}");
+}
+
+#[test]
+fn a_damaged_container_leaves_a_partial_that_doctor_names_and_removes() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.run(&["create", "P/a"]);
+    let noise: String =
+        (0..400_000u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    shell.write("a/f", &noise);
+    shell.run(&["snapshot", "P/a", "--name", "one"]);
+    shell.run(&["send", "P/a@one", "-o", "OUT/one.cs"]);
+    let file = shell.pool.outside().join("one.cs");
+    let mut bytes = std::fs::read(&file).expect("the container");
+    let late = bytes.len() * 9 / 10;
+    bytes[late] ^= 1;
+    std::fs::write(&file, bytes).expect("write");
+    shell.fails(&["receive", "P/b", "OUT/one.cs"], 4);
+    let listed = shell.json(&["list", "P/b"]);
+    assert_eq!(listed["datasets"][0]["snapshots"], serde_json::json!([]), "{listed}");
+    assert_eq!(listed["datasets"][0]["partials"].as_array().map(Vec::len), Some(1), "{listed}");
+    let said = shell.try_run(&["doctor"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("%partial"), "{said:?}");
+    shell.run(&["destroy", "P/b@%partial"]);
+    let left = zfs(&["list", "-H", "-o", "name", "-r", &shell.pool.name]);
+    assert!(!left.lines().any(|name| name.ends_with("/b")), "{left}");
+}
+
+#[test]
+fn a_path_names_the_filesystem_that_is_mounted_there() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.run(&["create", "P/chain state"]);
+    let path = shell.pool.path("chain state");
+    let path = path.to_str().expect("utf-8");
+    shell.run(&["snapshot", path, "--name", "s"]);
+    assert!(shell.run(&["list", "P/chain state"]).contains("@s"));
+    std::fs::create_dir(shell.pool.path("chain state/plain")).expect("mkdir");
+    let said = shell.fails(&["snapshot", &format!("{path}/plain")], 2);
+    assert!(said.contains("plain"), "{said}");
+}
