@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::search::{INODE_ITEM_KEY, SearchKey, tree_search};
 use super::{FIRST_FREE_OBJECTID, READ, WRITE, code, ioctl};
 
 #[repr(C)]
@@ -35,12 +36,26 @@ struct FileHandle {
 }
 
 /// Opens directory `inode` of subvolume `tree`, wherever it is in the filesystem of `any`, and even where no mount
-/// reaches it. The descriptor is bound to the mount of `any`. Needs CAP_DAC_READ_SEARCH.
+/// reaches it. The descriptor is bound to the mount of `any`. Needs CAP_DAC_READ_SEARCH; before kernel 6.2 CAP_SYS_ADMIN
+/// too.
 pub fn open_by_id(any: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<OwnedFd> {
+    let stale = match open_directory(any, tree, inode, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ESTALE) => error,
+        opened => return opened,
+    };
+    // Generation 0 fits any since 6.2 only (kernel-notes/btrfs-subvolumes.md).
+    match generation_of(any, tree, inode)? {
+        Some(generation) => open_directory(any, tree, inode, generation),
+        None => Err(stale),
+    }
+}
+
+fn open_directory(any: BorrowedFd<'_>, tree: u64, inode: u64, generation: u32) -> io::Result<OwnedFd> {
     const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
     let mut file = FileHandle { handle_bytes: 20, handle_type: FILEID_BTRFS_WITHOUT_PARENT, handle: [0; 20] };
     file.handle[..8].copy_from_slice(&inode.to_ne_bytes());
-    file.handle[8..16].copy_from_slice(&tree.to_ne_bytes()); // generation 0 fits any
+    file.handle[8..16].copy_from_slice(&tree.to_ne_bytes());
+    file.handle[16..].copy_from_slice(&generation.to_ne_bytes());
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: `file` is laid out as a file_handle followed by `handle_bytes` bytes, all initialised; it is only read.
     let fd = unsafe { libc::open_by_handle_at(any.as_raw_fd(), (&raw mut file).cast(), flags) };
@@ -49,6 +64,18 @@ pub fn open_by_id(any: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<Owne
     }
     // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What tells `inode` from earlier ones of that number; `None` if it is not there. A handle holds its low half.
+fn generation_of(any: BorrowedFd<'_>, tree: u64, inode: u64) -> io::Result<Option<u32>> {
+    let key = (inode, INODE_ITEM_KEY, 0);
+    let mut generation = None;
+    tree_search(any, SearchKey { tree, min: key, max: key, min_transid: 0 }, |item| {
+        let first = item.data.get(..8).and_then(|bytes| bytes.try_into().ok());
+        generation = first.map(|bytes| u64::from_le_bytes(bytes) as u32);
+        false
+    })?;
+    Ok(generation)
 }
 
 /// Opens a file by subvolume, inode number and generation, without a path. `any` is on the same filesystem.
