@@ -66,7 +66,9 @@ impl Image {
         eprintln!("building the guest's image ({}), log: {}", variant.name(), log.display());
         let to = File::create(&log).map_err(Error::host(format!("write {}", log.display())))?;
         let errors = to.try_clone().map_err(Error::host("share the log"))?;
-        let status = Command::new("bash")
+        // It ends with this process: nobody else would wait for it.
+        let status = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "bash"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("build-image"))
             .arg(variant.name())
             .arg(&building)
@@ -74,7 +76,7 @@ impl Image {
             .stdout(to)
             .stderr(errors)
             .status()
-            .map_err(Error::host("start bash"))?;
+            .map_err(Error::host("start setpriv"))?;
         if !status.success() {
             let words = tail(&log, 30);
             return Err(Error::Program { program: "vm-tests/build-image".into(), words });
