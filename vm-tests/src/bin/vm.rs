@@ -4,7 +4,7 @@
 //!   image            builds the image unless it is there; prints its folder
 //!   up               boots a guest that stays
 //!   run SCRIPT       runs it with `sh -c` in the guest that stays, else in one of its own
-//!   test [FILTER]…   runs the tests of PROGRAM whose names contain a FILTER (`zfs::` if none is given), likewise
+//!   test FILTER…     runs the tests of PROGRAM whose names contain a FILTER (`zfs::` if none is given), likewise
 //!   down             ends the guest that stays
 //! PATHs, and PROGRAM, stand at the same place in the guest.
 
