@@ -1,31 +1,27 @@
-//! A dataset on its way aside, and its clone on the way to its place: the steps, and what becomes of them if they are broken
-//! off.
+//! A dataset on its way aside, and its clone on the way to its place.
 //!
 //! What is meant is written down as a property of the dataset before the first step; it goes along with the dataset's new
 //! name. Who finds it later looks at what is there: nothing has another name yet, then it is forgotten; the dataset is
-//! aside and nothing is in its place, then it gets its name back; a clone is in its place, then the rest is done.
+//! aside and nothing is in its place, then it gets its name back; a clone is in its place, then the rest is done, or if
+//! that can not be, the clone goes and the dataset gets its name back.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::{above, lzc};
-use crate::endpoint::zfs::lock::{Locked, Work, is_locked, try_lock};
+use crate::endpoint::zfs::lock::Locked;
+use crate::endpoint::zfs::was::{ASIDE, Was, set_canmount, take_back_in};
 use crate::endpoint::zfs::{mounted, program, props, remount};
 use crate::endpoint::{Error, Result, RolledBack};
 use crate::model::{DatasetName, SnapshotName, VersionRef, quoted};
-use crate::sys::lzc::{Errno, Prop};
+use crate::sys::lzc::{Errno, Lzc, Prop};
 
 /// The property that says what is going on: of the dataset on its way, and of its clone.
 pub(super) const INTENT: &str = "cowsnap:rollback";
-/// The property that says, of what was set aside, whose place it had.
-const ASIDE: &str = "cowsnap:aside";
 /// The property that says, of the snapshot that keeps what is replaced, under which name that is set aside.
 const KEPT: &str = "cowsnap:kept";
-/// Space that is reserved for the dataset in place, and not for the one aside too.
-const RESERVATIONS: [&str; 2] = ["reservation", "refreservation"];
 /// `canmount=noauto`
 const NOAUTO: u64 = 2;
 
@@ -44,40 +40,42 @@ pub(super) struct Intent {
     pub(super) canmount: Option<String>,
 }
 
-/// What was set on a dataset before it was set aside, to be set again if it gets its place back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Was {
-    of: DatasetName,
-    props: BTreeMap<String, Option<String>>,
-}
-
 impl Intent {
-    /// Does it. What fails before the clone is in its place is undone.
-    pub(super) fn carry_out(&self, dataset: &Dataset, lock: &Locked, done: &mut RolledBack) -> Result<()> {
-        let name = self.dataset.as_str();
+    /// Does it. What fails before the clone has the history is undone.
+    pub(super) fn carry_out(&self, _lock: &Locked, done: &mut RolledBack) -> Result<()> {
         let text = serde_json::to_string(self).expect("its keys are texts");
-        props::set(name, INTENT, &text)?;
-        let begun = self.exchange(dataset, &text).and_then(|()| self.complete(done));
-        begun.map_err(|error| match self.settle(lock) {
-            Ok(_) => error,
+        props::set(self.dataset.as_str(), INTENT, &text)?;
+        let begun = self.exchange(&text).and_then(|()| self.complete(done));
+        begun.map_err(|error| match self.give_up() {
+            Ok(()) => error,
             Err(also) => Error::Halfway {
                 what: format!(
-                    "{dataset} is not rolled back, and what it was is kept as {}: {also}",
-                    self.aside
+                    "{} is rolled back in part, and what it was is kept as {}: {also}; cowsnap doctor --fix goes on",
+                    self.dataset, self.aside
                 ),
                 source: Box::new(error),
             },
         })
     }
 
-    fn exchange(&self, dataset: &Dataset, text: &str) -> Result<()> {
-        let lzc = dataset.lzc()?;
+    fn in_place(&self) -> Dataset {
+        Dataset::by_name(self.dataset.clone())
+    }
+
+    fn set_aside(&self) -> Dataset {
+        Dataset::by_name(self.aside.clone())
+    }
+
+    fn lzc(&self) -> Result<&'static Lzc> {
+        lzc(&self.dataset)
+    }
+
+    /// The dataset goes aside, and a clone is made in its place. Nothing is mounted otherwise yet.
+    fn exchange(&self, text: &str) -> Result<()> {
+        let (lzc, dataset) = (self.lzc()?, self.in_place());
         let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
-        let parent = above(name);
-        let rights = [
-            ("rollback,snapshot,rename,clone,promote,mount,canmount,userprop", name),
-            ("create,mount", parent),
-        ];
+        let rights =
+            [("snapshot,rename,clone,promote,mount,canmount,userprop", name), ("create,mount", above(name))];
         let failed = || dataset.failed("roll back", &rights);
         let volume = dataset.is_volume()?;
         let mountpoint = if volume { None } else { props::local(name, "mountpoint")? };
@@ -96,32 +94,26 @@ impl Intent {
 
     /// What is left to do once the clone is there. Done again, it does what was not done.
     fn complete(&self, done: &mut RolledBack) -> Result<()> {
-        let (new, old) = (Dataset::by_name(self.dataset.clone()), Dataset::by_name(self.aside.clone()));
+        let (lzc, new, old) = (self.lzc()?, self.in_place(), self.set_aside());
         let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
-        let lzc = new.lzc()?;
-        let volume = new.is_volume()?;
-        let was = self.make_room(aside)?;
-        for (property, why) in props::carry(aside, name, &[INTENT, ASIDE])? {
-            done.warnings.push(format!("{property} of {name} is not what it was: {why}"));
+        // First what may fail: up to here the clone can go again.
+        if self.has_no_history_yet()? {
+            lzc.promote(name).map_err(|failed| self.not_promoted(failed.errno))?;
         }
-        for (property, value) in was.props.iter().filter(|(property, _)| property.as_str() != "canmount") {
-            if let Some(value) = value
-                && let Err(why) = props::set(name, property, value)
-            {
-                done.warnings.push(format!("{property} of {name} is not what it was: {why}"));
-            }
-        }
-        if new.get("origin")?.starts_with(&format!("{aside}@")) {
-            lzc.promote(name).map_err(new.failed("promote", &[("promote,mount", name)]))?;
-        }
+        let was = Was::write_down(aside, &self.dataset, self.canmount.as_deref())?;
+        let mut left = props::carry(aside, name, &[INTENT, ASIDE])?;
+        left.extend(was.reserve(name));
+        let told = |(property, why)| format!("{property} of {name} is not what it was: {why}");
+        done.warnings.extend(left.into_iter().map(told));
         for inner in old.nested()? {
             let rest = inner.name().as_str().strip_prefix(aside).unwrap_or_default().to_owned();
-            let back = format!("{name}{rest}");
-            lzc.rename(inner.name().as_str(), &back).map_err(inner.failed("move back", &[]))?;
+            let rights = [("rename,mount", aside), ("create,mount", name)];
+            lzc.rename(inner.name().as_str(), &format!("{name}{rest}"))
+                .map_err(inner.failed("move back", &rights))?;
         }
-        self.copy_bookmarks(&new, &old, done)?;
-        if !volume {
-            props::set_or_clear(name, "canmount", self.canmount.as_deref())?;
+        self.copy_bookmarks(done)?;
+        if !new.is_volume()? {
+            set_canmount(name, self.canmount.as_deref())?;
             remount::exchange(aside, name, done)?;
         }
         if has_delegated(aside) {
@@ -129,39 +121,32 @@ impl Intent {
             done.warnings
                 .push(format!("who may do what with it is not taken over: {how} shows what was granted"));
         }
-        let was = serde_json::to_string(&was).expect("its keys are texts");
-        props::set(aside, ASIDE, &was)?;
         props::clear(aside, INTENT)?;
         props::clear(name, INTENT)
     }
 
-    /// Gives up what is reserved for the dataset aside, and answers what it was.
-    fn make_room(&self, aside: &str) -> Result<Was> {
-        let before = props::local(aside, ASIDE)?.and_then(|text| serde_json::from_str::<Was>(&text).ok());
-        if let Some(before) = before.filter(|before| before.of == self.dataset) {
-            return Ok(before); // It was broken off after this.
+    fn has_no_history_yet(&self) -> Result<bool> {
+        Ok(self.in_place().get("origin")?.starts_with(&format!("{}@", self.aside)))
+    }
+
+    fn not_promoted(&self, errno: Errno) -> Error {
+        let name = self.dataset.as_str();
+        if errno == Errno::Busy {
+            let why =
+                "a snapshot of it is used: it is being sent, or mounted where this process does not see it";
+            let hint = format!("wait for that to end; findmnt -A -t zfs; cowsnap holds {}", quoted(name));
+            return self.in_place().refused("roll back", why.into(), Some(hint));
         }
-        let mut props = BTreeMap::from([("canmount".to_owned(), self.canmount.clone())]);
-        for property in RESERVATIONS {
-            if let Some(value) = props::local(aside, property)? {
-                props.insert(property.to_owned(), Some(value));
-            }
-        }
-        let was = Was { of: self.dataset.clone(), props };
-        props::set(aside, ASIDE, &serde_json::to_string(&was).expect("its keys are texts"))?;
-        for property in was.props.keys().filter(|property| property.as_str() != "canmount") {
-            props::set(aside, property, "none")?;
-        }
-        Ok(was)
+        crate::endpoint::zfs::error::of_errno("promote", name.into(), &[("promote,mount", name)], errno)
     }
 
     /// Bookmarks of what came before the version are of both histories.
-    fn copy_bookmarks(&self, new: &Dataset, old: &Dataset, done: &mut RolledBack) -> Result<()> {
-        let lzc = new.lzc()?;
+    fn copy_bookmarks(&self, done: &mut RolledBack) -> Result<()> {
+        let (lzc, new, old) = (self.lzc()?, self.in_place(), self.set_aside());
         let newest = new.version(&self.to.name)?.order;
         let marks = lzc.bookmarks(old.name().as_str()).map_err(old.failed("list the bookmarks of", &[]))?;
         for mark in marks.iter().filter(|mark| mark.createtxg <= newest) {
-            let [to, from] = [new, old].map(|dataset| format!("{}#{}", dataset.name(), mark.name));
+            let [to, from] = [&new, &old].map(|dataset| format!("{}#{}", dataset.name(), mark.name));
             match lzc.bookmark(&[(to.clone(), from)]) {
                 Err(failed) if failed.errno != Errno::Exists => {
                     done.warnings.push(format!("the bookmark {to} is left with {old}: {}", failed.errno));
@@ -172,37 +157,57 @@ impl Intent {
         Ok(())
     }
 
-    /// Completes or undoes what was broken off, by what is there. Whether anything was changed.
-    fn settle(&self, _lock: &Locked) -> Result<bool> {
-        let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
-        let lzc = lzc(name)?;
-        match (lzc.exists(name), lzc.exists(aside)) {
-            (true, true) => {
-                let mut done = RolledBack::default();
-                self.complete(&mut done)?;
-                done.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                Ok(true)
+    /// Completes or undoes what was broken off, by what is there.
+    pub(super) fn settle(&self, _lock: &Locked) -> Result<()> {
+        let lzc = self.lzc()?;
+        if lzc.exists(self.dataset.as_str()) && lzc.exists(self.aside.as_str()) {
+            let mut done = RolledBack::default();
+            if let Err(error) = self.complete(&mut done) {
+                tracing::warn!("{error}");
+                self.give_up()?;
             }
-            (false, true) => self.undo().map(|()| true),
+            done.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        } else {
+            self.give_up()?;
+        }
+        // A boot in between mounted neither the one nor the other.
+        mounted::mount_all_meant(&self.in_place())
+    }
+
+    /// The dataset gets its name back, unless the clone has its history by now.
+    fn give_up(&self) -> Result<()> {
+        let lzc = self.lzc()?;
+        let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
+        match (lzc.exists(name), lzc.exists(aside)) {
+            (true, true) if self.has_no_history_yet()? => {
+                lzc.destroy(name).map_err(self.in_place().failed("take back", &[("destroy,mount", name)]))?;
+                self.give_name_back()
+            }
+            (true, true) => Err(self.in_place().refused(
+                "undo the rollback of",
+                "it has its history already".into(),
+                None,
+            )),
+            (false, true) => self.give_name_back(),
             (true, false) => {
                 self.forget_kept();
-                props::clear(name, INTENT).map(|()| false)
+                props::clear(name, INTENT)
             }
-            (false, false) => Ok(false),
+            (false, false) => Ok(()),
         }
     }
 
-    fn undo(&self) -> Result<()> {
-        let old = Dataset::by_name(self.aside.clone());
+    fn give_name_back(&self) -> Result<()> {
+        let old = self.set_aside();
         let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
         if !old.is_volume()? {
-            props::set_or_clear(aside, "canmount", self.canmount.as_deref())?;
+            set_canmount(aside, self.canmount.as_deref())?;
         }
         let rights = [("rename,mount", aside), ("create,mount", above(name))];
-        old.lzc()?.rename(aside, name).map_err(old.failed("give its name back to", &rights))?;
+        self.lzc()?.rename(aside, name).map_err(old.failed("give its name back to", &rights))?;
         self.forget_kept();
-        props::clear(name, INTENT)?;
-        mounted::mount_all_meant(&Dataset::by_name(self.dataset.clone()))
+        take_back_in(&self.in_place())?;
+        props::clear(name, INTENT)
     }
 
     /// Destroys the snapshot of a content that was not replaced after all, and no other of that name.
@@ -219,158 +224,9 @@ impl Intent {
     }
 }
 
-/// A rollback that was broken off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interrupted {
-    intent: Intent,
-}
-
-impl Interrupted {
-    /// The dataset that was to go back, by name.
-    pub fn dataset(&self) -> &DatasetName {
-        &self.intent.dataset
-    }
-
-    /// The name under which it is, or would have been, set aside.
-    pub fn aside(&self) -> &DatasetName {
-        &self.intent.aside
-    }
-
-    /// Whether a living process is doing it.
-    ///
-    /// # Errors
-    /// A socket that can not be made.
-    pub fn is_live(&self) -> Result<bool> {
-        is_locked(Work::Rollback, self.intent.dataset.as_str())
-    }
-
-    /// Completes or undoes it. Whether anything was changed; nothing is while a living process is doing it.
-    ///
-    /// # Errors
-    /// A step that fails.
-    pub fn settle(&self) -> Result<bool> {
-        match try_lock(Work::Rollback, self.intent.dataset.as_str())? {
-            Some(lock) => self.intent.settle(&lock),
-            None => Ok(false),
-        }
-    }
-}
-
-/// The rollbacks of all pools, or below the dataset `within`, that were broken off or are being done.
-///
-/// # Errors
-/// A listing that fails.
-pub fn interrupted(within: Option<&str>) -> Result<Vec<Interrupted>> {
-    let mut args = vec!["-r"];
-    args.extend(within);
-    let found = intents(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))?;
-    let mut found: Vec<_> = found.into_iter().map(|(_, intent)| Interrupted { intent }).collect();
-    found.sort_by(|a, b| a.intent.aside.cmp(&b.intent.aside));
-    found.dedup();
-    Ok(found)
-}
-
-/// What is written down on datasets themselves, with the name of the dataset that it is on.
-fn intents(which: &[&str]) -> Result<Vec<(String, Intent)>, program::Failure> {
-    let mut args = vec!["get", "-Hp", "-t", "filesystem,volume", "-s", "local", "-o", "name,value", INTENT];
-    args.splice(1..1, which.iter().copied().filter(|word| word.starts_with('-')));
-    args.extend(which.iter().copied().filter(|word| !word.starts_with('-')));
-    let text = program::zfs(&args)?;
-    Ok(intents_in(&String::from_utf8_lossy(&text)))
-}
-
-fn intents_in(text: &str) -> Vec<(String, Intent)> {
-    let of_line = |line: &str| {
-        let (name, value) = line.split_once('\t')?;
-        let intent: Intent = serde_json::from_str(value).ok()?;
-        // Somebody may have copied the property to where it does not belong.
-        let belongs = name == intent.dataset.as_str() || name == intent.aside.as_str();
-        belongs.then(|| (name.to_owned(), intent))
-    };
-    text.lines().filter_map(of_line).collect()
-}
-
-/// Completes or undoes what was broken off of a dataset that is there, if its property `rollback` or that of the dataset
-/// that it is a clone of says so. Whether anything was changed.
-pub(super) fn settle(dataset: &Dataset, rollback: Option<&str>, origin: Option<&str>) -> Result<bool> {
-    let name = dataset.name();
-    let mut intent = rollback.and_then(|text| serde_json::from_str::<Intent>(text).ok());
-    // It died when the clone was made and its properties were not.
-    if intent.is_none()
-        && let Some((of, _)) = origin.and_then(|origin| origin.split_once('@'))
-        && of.starts_with(&format!("{name}.before-"))
-    {
-        intent = props::local(of, INTENT)?.and_then(|text| serde_json::from_str(&text).ok());
-    }
-    match intent.filter(|intent| intent.dataset == *name) {
-        Some(intent) => Interrupted { intent }.settle(),
-        None => Ok(false),
-    }
-}
-
-/// Gives a dataset its name back that a rollback which was broken off took from it. Waits for one that is being done.
-pub(super) fn settle_absent(dataset: &Dataset) -> Result<()> {
-    let name = dataset.name();
-    let parent = above(name.as_str());
-    let lzc = dataset.lzc()?;
-    if parent == name.as_str() || !lzc.exists(parent) {
-        return Ok(());
-    }
-    let found = intents(&["-d1", parent]).map_err(|failure| failure.into_error("list", parent))?;
-    let Some((_, intent)) = found.into_iter().find(|(_, intent)| intent.dataset == *name) else {
-        return Ok(());
-    };
-    let interrupted = Interrupted { intent };
-    for _ in 0..100 {
-        if lzc.exists(name.as_str()) || interrupted.settle()? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
-/// Sets again what was set on a dataset before it was set aside, if it has its old name now.
-pub(super) fn take_back_in(dataset: &Dataset) -> Result<()> {
-    let name = dataset.name().as_str();
-    let was = props::local(name, ASIDE)?.and_then(|text| serde_json::from_str::<Was>(&text).ok());
-    let Some(was) = was.filter(|was| was.of == *dataset.name()) else { return Ok(()) };
-    for (property, value) in &was.props {
-        if property != "canmount" || !dataset.is_volume()? {
-            props::set_or_clear(name, property, value.as_deref())?;
-        }
-    }
-    props::clear(name, ASIDE)?;
-    mounted::mount_if_meant(dataset)
-}
-
 /// Whether rights were granted on the dataset itself.
 fn has_delegated(name: &str) -> bool {
     let shown = program::zfs(&["allow", name]).unwrap_or_default();
-    String::from_utf8_lossy(&shown)
-        .lines()
-        .any(|line| line.starts_with(&format!("---- Permissions on {name} -")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn intent() -> Intent {
-        Intent {
-            dataset: "tank/a b:c".parse().expect("a name"),
-            aside: "tank/a b:c.before-20261120T020000Z".parse().expect("a name"),
-            to: VersionRef { guid: crate::model::Guid::of_zfs(7), name: "s 1".parse().expect("a name") },
-            keep: "kept".parse().expect("a name"),
-            canmount: None,
-        }
-    }
-
-    #[test]
-    fn what_is_written_down_is_read_back_from_a_listing() {
-        let text = serde_json::to_string(&intent()).expect("json");
-        assert!(!text.contains(['\t', '\n']) && text.len() < 8192);
-        let found = intents_in(&format!("tank/a b:c\t{text}\ntank/x\t{text}\ntank/y\tforeign words\n"));
-        assert_eq!(found, [("tank/a b:c".to_owned(), intent())]);
-    }
+    let heading = format!("---- Permissions on {name} -");
+    String::from_utf8_lossy(&shown).lines().any(|line| line.starts_with(&heading))
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::zfs::error::{self, Rights, above, failed};
-use crate::endpoint::zfs::{aside, exchange, list, mounted, place, program};
+use crate::endpoint::zfs::{exchange, interrupted, list, mounted, place, program, was};
 use crate::endpoint::{DestroyDataset, Error, History, Result};
 use crate::model::{DatasetName, Inventory, SnapshotName, quoted};
 use crate::sys::lzc::{Errno, Failed, Kind, Lzc};
@@ -111,7 +111,7 @@ impl Dataset {
     pub(super) fn settled(&self) -> Result<&'static Lzc> {
         let lzc = self.lzc()?;
         if !lzc.exists(self.name.as_str()) {
-            aside::settle_absent(self)?;
+            interrupted::settle_absent(self)?;
         }
         if !lzc.exists(self.name.as_str()) {
             exchange::settle_absent(self)?;
@@ -282,7 +282,7 @@ impl Dataset {
             unmounted.put_back();
             return Err(error);
         }
-        aside::take_back_in(new)?;
+        was::take_back_in(new)?;
         unmounted.put_back_as(new);
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::{mounted, program};
 use crate::endpoint::{Error, Result};
 use crate::model::{VersionRef, quoted};
-use crate::sys::interrupt;
+use crate::sys::{interrupt, mount};
 
 /// Up to this length in bytes, a file that `zfs diff` calls modified is read to see whether it is.
 const READ_TO_COMPARE: i64 = 1 << 20;
@@ -37,11 +37,14 @@ impl Dataset {
             None => self.name().to_string(),
         };
         let dir = self.seen()?;
+        if from == to {
+            return Ok(Vec::new()); // Which zfs diff calls an error.
+        }
         let text = program::zfs(&["diff", "-FHt", &from, &to])
             .map_err(|failure| self.not_compared(failure, &from))?;
-        let snapshots = dir.join(".zfs/snapshot");
-        let now = new.map_or(dir, |new| snapshots.join(new.name.as_str()));
-        let trees = Trees::open(&snapshots.join(old.name.as_str()), &now, &from)?;
+        let snapshot = |version: &VersionRef| open_snapshot(&dir, &self.full_name(&version.name), version);
+        let live = || open_dir(&dir).map_err(Error::io("open", dir.display()));
+        let trees = Trees { old: snapshot(old)?, new: new.map_or_else(live, snapshot)?, subject: &from };
         let mounts: Vec<_> =
             mounted::mounts_of(self.name().as_str())?.into_iter().map(|info| info.dir).collect();
         trees.changes(&told(&text, &mounts)?)
@@ -66,6 +69,20 @@ impl Dataset {
             error => error,
         }
     }
+}
+
+/// The root of a snapshot, through a mount that nobody sees and that goes with the descriptor. Who may not mount sees it in
+/// `.zfs`, where the kernel leaves it mounted for some minutes.
+fn open_snapshot(dir: &Path, full_name: &str, version: &VersionRef) -> Result<OwnedFd> {
+    if let Ok(mount) = mount::detached("zfs", Path::new(full_name), &[]) {
+        return Ok(mount.into());
+    }
+    let path = dir.join(".zfs/snapshot").join(version.name.as_str());
+    open_dir(&path).map_err(Error::io("open", path.display()))
+}
+
+fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// One line of `zfs diff -FHt`. Paths are relative to the dataset's root.
@@ -135,15 +152,7 @@ struct Trees<'a> {
     subject: &'a str,
 }
 
-impl<'a> Trees<'a> {
-    fn open(old: &Path, new: &Path, subject: &'a str) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |path: &Path| {
-            rustix::fs::open(path, flags, Mode::empty()).map_err(Error::io("open", path.display()))
-        };
-        Ok(Self { old: open(old)?, new: open(new)?, subject })
-    }
-
+impl Trees<'_> {
     fn changes(&self, told: &[Told]) -> Result<Vec<Change>> {
         let mut changes = BTreeSet::new();
         for told in told {
@@ -372,7 +381,11 @@ mod tests {
         let (old, new) = (dir.path().join("old"), dir.path().join("new"));
         std::fs::create_dir(&old).and_then(|()| std::fs::create_dir(&new)).expect("mkdir");
         make(&old, &new);
-        let trees = Trees::open(&old, &new, "tank/a").expect("both");
+        let trees = Trees {
+            old: open_dir(&old).expect("opened"),
+            new: open_dir(&new).expect("opened"),
+            subject: "tank/a",
+        };
         let text: String = lines.lines().map(|line| format!("1.2\t{}\n", line.replace(' ', "\t"))).collect();
         let told = told(text.as_bytes(), &[PathBuf::from("/m")]).expect("lines");
         let found = trees.changes(&told).expect("changes");

@@ -8,9 +8,10 @@ use crate::endpoint::details::{Details, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
-use crate::endpoint::zfs::{aside, labels, meta, program};
+use crate::endpoint::zfs::{interrupted, labels, meta, program};
 use crate::endpoint::{History, Result};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
+use crate::stream::zfs::resume::Token;
 use crate::sys::lzc::Errno;
 
 /// What is asked for of every version, and of the dataset itself. None of these values holds a tab but those of cowsnap's own
@@ -107,7 +108,7 @@ impl Dataset {
         let rows = parse(&text)?;
         let own = rows.iter().find(|row| row.name == name);
         if let Some(own) = own
-            && aside::settle(self, own.rollback, own.origin)?
+            && interrupted::settle(self, own.rollback, own.origin)?
         {
             let text = listed()?;
             return self.read(&parse(&text)?);
@@ -187,8 +188,8 @@ impl Dataset {
     /// As [`History::inventory`].
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
         let listed = self.listing()?.details;
-        let labels =
-            labels::of(self, listed.iter().filter_map(|l| Some((&l.details.version, l.labels.as_deref()?))))?;
+        let of: Vec<_> = listed.iter().map(|l| (&l.details.version, l.labels.as_deref())).collect();
+        let labels = labels::of(self, &of)?;
         let mut details: Vec<_> = listed.into_iter().map(|listed| listed.details).collect();
         for details in &mut details {
             if details.version.kind == VersionKind::Snapshot {
@@ -216,10 +217,16 @@ fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
     rows::<14>(text)?.into_iter().map(Row::of).collect()
 }
 
-/// What is not finished yet, as far as its resume token is concerned.
+/// What a resume token says that is not finished yet. One that can not be read is shown all the same.
 fn partial(token: &str, live: bool) -> Partial {
-    let name = "partial".parse().expect("letters are a name");
-    Partial { name, guid: Guid::NIL, token: token.to_owned(), live }
+    let read = Token::decode(token).ok();
+    let name = read.as_ref().and_then(|read| read.to_name.rsplit_once('@')?.1.parse().ok());
+    Partial {
+        name: name.unwrap_or_else(|| "partial".parse().expect("letters are a name")),
+        guid: Guid::of_zfs(read.map_or(0, |read| read.to_guid)),
+        token: token.to_owned(),
+        live,
+    }
 }
 
 /// `tag`, or what is nearest to it of what cowsnap can say.

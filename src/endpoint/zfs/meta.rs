@@ -34,14 +34,14 @@ pub(super) fn names_of_labels(listed: &str) -> impl Iterator<Item = &str> {
     listed.split(',').filter(|name| !name.is_empty())
 }
 
-/// `key` in the characters that the name of a property may hold: what is none of them is a `+` and two digits.
+/// `key` in the characters that the name of a property may hold: what is none of them is a `_` and two digits.
 fn key_as_name(key: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-:".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:".contains(&byte);
     let mut name = String::new();
     for byte in key.bytes() {
         match plain(byte) {
             true => name.push(char::from(byte)),
-            false => name.push_str(&format!("+{byte:02x}")),
+            false => name.push_str(&format!("_{byte:02x}")),
         }
     }
     name
@@ -49,7 +49,7 @@ fn key_as_name(key: &str) -> String {
 
 /// The key that was written as `name`.
 pub(super) fn key_of_name(name: &str) -> String {
-    unescaped(name, b'+')
+    unescaped(name, b'_')
 }
 
 /// `value` without characters that would break a listing, and not `-`, which says that there is none.
@@ -113,12 +113,12 @@ mod tests {
         for (key, value) in [
             ("release", "2.1"),
             ("Git Commit", "a b:c%20"),
-            ("a+b=c", "tab\there"),
+            ("a_b=c+d", "tab\there"),
             ("ä", "line\nbreak\r"),
             ("x", "-"),
             ("y", ""),
             ("z", "ä%2d%"),
-            ("+41", "%25"),
+            ("_41", "%25"),
             (",", ","),
         ] {
             let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
@@ -128,7 +128,7 @@ mod tests {
             let text = &props[&label_prop(names[0])];
             assert_eq!((key_of_name(names[0]).as_str(), unescape(text).as_str()), (key, value));
             assert!(text != "-" && !text.contains(['\t', '\n']), "{text:?}");
-            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ":+._-".contains(c);
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ":._-".contains(c);
             assert!(props.keys().all(|name| name.chars().all(allowed)), "{props:?}");
         }
     }

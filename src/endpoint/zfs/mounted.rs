@@ -66,14 +66,24 @@ pub(super) fn mount_if_meant(dataset: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// Mounts a dataset and what is inside it where their properties say, as far as they are not mounted.
+/// Mounts a dataset and what is inside it where their properties say, as far as they are not mounted. What is mounted inside
+/// one that is not is mounted anew: it would be hidden.
 pub(super) fn mount_all_meant(dataset: &Dataset) -> Result<()> {
     let name = dataset.name().as_str();
     let meant = meant(name, true).map_err(|failure| failure.into_error("read", dataset))?;
-    for meant in meant.iter().filter(|meant| meant.automatic && meant.dir.is_some()) {
-        if mounts_of(&meant.name)?.is_empty() {
-            mount_or_warn(&meant.name);
+    let automatic: Vec<_> = meant.iter().filter(|meant| meant.automatic).collect();
+    for (n, outer) in automatic.iter().enumerate() {
+        let Some(dir) = &outer.dir else { continue };
+        if !mounts_of(&outer.name)?.is_empty() {
+            continue;
         }
+        let is_inside = |inner: &&&Meant| inner.dir.as_ref().is_some_and(|inner| inner.starts_with(dir));
+        for inner in automatic[n + 1..].iter().filter(is_inside).rev() {
+            if !mounts_of(&inner.name)?.is_empty() {
+                unmount(&inner.name, "mount", dataset)?;
+            }
+        }
+        mount_or_warn(&outer.name);
     }
     Ok(())
 }

@@ -36,7 +36,8 @@ pub fn is_on_zfs(path: &Path) -> Result<bool> {
 pub(super) fn name_of_root(path: &Path) -> Result<DatasetName> {
     let shown = || path.display();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+    // With a dot behind it, a directory on which something is mounted when it is walked through is walked through.
+    let opened = rustix::fs::open(path.join("."), flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT | Errno::NOTDIR => {
             Error::NotFound { what: "directory", subject: shown().to_string(), hint: None }
         }

@@ -26,14 +26,6 @@ pub(super) fn clear(name: &str, property: &str) -> Result<()> {
     change(name, property, &["inherit", property, name])
 }
 
-/// Sets a property, or takes away what was set if there is no value.
-pub(super) fn set_or_clear(name: &str, property: &str, value: Option<&str>) -> Result<()> {
-    match value {
-        Some(value) => set(name, property, value),
-        None => clear(name, property),
-    }
-}
-
 fn change(name: &str, property: &str, args: &[&str]) -> Result<()> {
     program::zfs(args).map(drop).map_err(|failure| {
         let right = if property.contains(':') { "userprop" } else { property };

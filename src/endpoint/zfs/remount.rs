@@ -8,14 +8,15 @@ use rustix::process::geteuid;
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::mounted;
 use crate::endpoint::{Error, Result, RolledBack};
-use crate::model::quoted;
+use crate::model::{SnapshotName, Version, quoted};
 use crate::sys::mount::{self, Detached, MountInfo};
 
-/// Says why not if the mounts of `dataset` could not be exchanged.
+/// Says why not if the mounts of `dataset` could not be exchanged, or its history up to `to` not be handed over.
 ///
 /// # Errors
-/// [`Error::Refused`] if something that is not its own is mounted inside it; [`Error::Denied`] for whoever may not mount.
-pub(super) fn check(dataset: &Dataset) -> Result<()> {
+/// [`Error::Refused`] if something that is not its own is mounted inside it, or a snapshot that would be handed over is
+/// mounted; [`Error::Denied`] for whoever may not mount.
+pub(super) fn check(dataset: &Dataset, to: &Version) -> Result<()> {
     let name = dataset.name().as_str();
     let mine = mounted::mounts_of(name)?;
     let all = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
@@ -35,6 +36,27 @@ pub(super) fn check(dataset: &Dataset) -> Result<()> {
             lacking: "it is mounted, and only root can mount what takes its place".into(),
             hint: Some("run it as root".into()),
         });
+    }
+    free_snapshots(dataset, to, &mine)
+}
+
+/// ZFS hands over no snapshot that is mounted. Those that the kernel mounted in `.zfs`, for somebody who looked, go.
+fn free_snapshots(dataset: &Dataset, to: &Version, mine: &[MountInfo]) -> Result<()> {
+    for info in mounted::mounts()? {
+        let source = info.source.to_string_lossy().into_owned();
+        let Some((of, name)) = source.split_once('@') else { continue };
+        let is_older =
+            |name: SnapshotName| dataset.version(&name).is_ok_and(|version| version.order <= to.order);
+        if of != dataset.name().as_str() || !name.parse().is_ok_and(is_older) {
+            continue;
+        }
+        let in_dot_zfs = mine.iter().any(|outer| info.dir.starts_with(outer.dir.join(".zfs/snapshot")));
+        if in_dot_zfs && mount::unmount(&info.dir).is_ok() {
+            continue;
+        }
+        let why = format!("its snapshot {name} is mounted at {}", info.dir.display());
+        let hint = format!("cowsnap unmount {}", quoted(info.dir.display()));
+        return Err(dataset.refused("roll back", why, Some(hint)));
     }
     Ok(())
 }

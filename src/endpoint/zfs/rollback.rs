@@ -10,7 +10,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::lock::{Work, try_lock};
 use crate::endpoint::zfs::{props, remount};
 use crate::endpoint::{Error, Result, RollbackRequest, RolledBack};
-use crate::model::{SnapshotName, VersionRef, quoted};
+use crate::model::{SnapshotName, Version, VersionRef, quoted};
 
 impl Dataset {
     pub(super) fn roll_back(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
@@ -60,7 +60,7 @@ impl Dataset {
         now: &str,
     ) -> Result<RolledBack> {
         self.expect_snapshot(version, "roll back")?;
-        self.check_can_go_back()?;
+        self.check_can_go_back(&self.version(&version.name)?)?;
         let name = self.name().as_str();
         let Some(lock) = try_lock(Work::Rollback, name)? else {
             return Err(self.refused("roll back", "another process is doing so".into(), None));
@@ -74,14 +74,14 @@ impl Dataset {
             canmount: props::local(name, "canmount")?,
         };
         let mut done = RolledBack { moved, ..RolledBack::default() };
-        intent.carry_out(self, &lock, &mut done)?;
+        intent.carry_out(&lock, &mut done)?;
         let aside = Self::by_name(intent.aside);
         done.kept.push(aside.version(&intent.keep)?);
         done.aside = Some(aside.to_string());
         Ok(done)
     }
 
-    fn check_can_go_back(&self) -> Result<()> {
+    fn check_can_go_back(&self, to: &Version) -> Result<()> {
         if self.name().within_pool().is_none() {
             let why = "it is the pool itself, which can not be set aside".into();
             let hint = format!("cowsnap clone {} {}/NEW", quoted(format!("{self}@…")), quoted(self.name()));
@@ -95,7 +95,7 @@ impl Dataset {
                 Some(hint),
             ));
         }
-        remount::check(self)
+        remount::check(self, to)
     }
 
     /// `NAME.before-20261120T020000Z`, then `…-2` and so on.

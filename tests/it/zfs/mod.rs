@@ -1,5 +1,9 @@
 //! What needs a kernel with ZFS: skipped on most machines, required in the guest that `scripts/test --vm` boots.
 
+mod backend;
+mod diff;
 mod ground;
+mod lab;
 mod page;
+mod rollback;
 mod verbs;

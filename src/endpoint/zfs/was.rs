@@ -1,0 +1,80 @@
+//! What a dataset had before it was set aside, to be had again if it gets its place back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Result;
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::{mounted, props};
+use crate::model::DatasetName;
+
+/// The property that says, of what was set aside, whose place it had.
+pub(super) const ASIDE: &str = "cowsnap:aside";
+/// Space that is reserved for the dataset in place, and not for the one aside too.
+const RESERVATIONS: [&str; 2] = ["reservation", "refreservation"];
+
+/// What was set on a dataset itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Was {
+    of: DatasetName,
+    canmount: Option<String>,
+    #[serde(default)]
+    reserved: BTreeMap<String, String>,
+}
+
+impl Was {
+    /// Writes down what `aside`, once called `of`, had, and takes the space from it that is reserved for it. Done again, it
+    /// answers the same.
+    pub(super) fn write_down(aside: &str, of: &DatasetName, canmount: Option<&str>) -> Result<Self> {
+        if let Some(before) = Self::read(aside)?.filter(|before| before.of == *of) {
+            before.take_space(aside)?;
+            return Ok(before);
+        }
+        let mut reserved = BTreeMap::new();
+        for property in RESERVATIONS {
+            if let Some(value) = props::local(aside, property)?.filter(|value| value != "0") {
+                reserved.insert(property.to_owned(), value);
+            }
+        }
+        let was = Self { of: of.clone(), canmount: canmount.map(str::to_owned), reserved };
+        props::set(aside, ASIDE, &serde_json::to_string(&was).expect("its keys are texts"))?;
+        was.take_space(aside)?;
+        Ok(was)
+    }
+
+    fn read(name: &str) -> Result<Option<Self>> {
+        Ok(props::local(name, ASIDE)?.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    fn take_space(&self, aside: &str) -> Result<()> {
+        self.reserved.keys().try_for_each(|property| props::set(aside, property, "none"))
+    }
+
+    /// Reserves the space for `name`. What can not be reserved is told.
+    pub(super) fn reserve(&self, name: &str) -> Vec<(String, crate::endpoint::Error)> {
+        let set = |(property, value): (&String, &String)| {
+            Some((property.clone(), props::set(name, property, value).err()?))
+        };
+        self.reserved.iter().filter_map(set).collect()
+    }
+}
+
+/// Sets again what was set on a dataset before it was set aside, if it has its old name now, and mounts it.
+pub(super) fn take_back_in(dataset: &Dataset) -> Result<()> {
+    let name = dataset.name().as_str();
+    let Some(was) = Was::read(name)?.filter(|was| was.of == *dataset.name()) else { return Ok(()) };
+    for (property, value) in &was.reserved {
+        props::set(name, property, value)?;
+    }
+    if !dataset.is_volume()? {
+        set_canmount(name, was.canmount.as_deref())?;
+    }
+    props::clear(name, ASIDE)?;
+    mounted::mount_if_meant(dataset)
+}
+
+/// It is not inherited: what was not set is on.
+pub(super) fn set_canmount(name: &str, was: Option<&str>) -> Result<()> {
+    props::set(name, "canmount", was.unwrap_or("on"))
+}
