@@ -6,4 +6,5 @@ mod ground;
 mod lab;
 mod page;
 mod rollback;
+mod transfer;
 mod verbs;

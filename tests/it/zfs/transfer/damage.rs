@@ -1,0 +1,91 @@
+//! A stream that is not what it was, anywhere, leaves no snapshot.
+
+use std::fs;
+use std::io::Cursor;
+
+use cowsnap::Class;
+use cowsnap::endpoint::zfs::{Dataset, ReceiveOptions};
+use cowsnap::exec::Silent;
+use cowsnap::exec::receive::Incoming;
+
+use super::{Lab, noise};
+use crate::ground::ground;
+
+fn receive(target: &Dataset, bytes: Vec<u8>, keep_no_partial: bool) -> Result<(), cowsnap::Error> {
+    let options = ReceiveOptions { keep_no_partial, ..ReceiveOptions::default() };
+    let incoming = Incoming::open(Cursor::new(bytes), "the test", None)?.with(options);
+    incoming.receive(&target.clone().into(), &Silent).map(drop)
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_container_leaves_no_snapshot() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 2_500_000));
+    let file = lab.send("full", &[&lab.snapshot("one"), "--no-compress"]);
+    let whole = fs::read(file).expect("read");
+    let target = Dataset::by_name(lab.target.parse().expect("a name"));
+    const PLACES: usize = 48;
+    for n in 0..PLACES {
+        // Evenly, and the very first and last bytes.
+        let at = n * (whole.len() - 1) / (PLACES - 1);
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << (n % 8);
+        let error = receive(&target, changed, true).expect_err("it is damaged");
+        // A bit of the version or of what it needs may also say "newer"; of the first bytes, "no container".
+        assert!(matches!(error.class(), Class::Corrupt | Class::Usage), "byte {at}: {error:?}");
+        assert!(lab.snapshots(&lab.target).is_empty(), "byte {at}: a snapshot");
+        assert!(target.expect_live().is_err(), "byte {at}: something is left");
+    }
+    receive(&target, whole, true).expect("it is whole");
+    lab.assert_same("one");
+}
+
+#[test]
+fn a_flipped_bit_or_a_cut_in_a_raw_stream_leaves_no_snapshot() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 400_000));
+    let whole = fs::read(lab.send("full", &[&lab.snapshot("one"), "--raw"])).expect("read");
+    let target = Dataset::by_name(lab.target.parse().expect("a name"));
+    const PLACES: usize = 16;
+    for n in 0..PLACES {
+        let at = n * (whole.len() - 1) / (PLACES - 1);
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << (n % 8);
+        for bytes in [changed, whole[..at].to_vec()] {
+            let error = receive(&target, bytes, true).expect_err("it is damaged");
+            assert!(matches!(error.class(), Class::Corrupt | Class::Usage), "byte {at}: {error:?}");
+            assert!(lab.snapshots(&lab.target).is_empty() && target.expect_live().is_err(), "byte {at}");
+        }
+    }
+    // All of it but END is there, and then something that is none of it.
+    let mut longer = whole.clone();
+    longer.push(0);
+    let error = receive(&target, longer, true).expect_err("too long");
+    assert_eq!(error.class(), Class::Corrupt);
+    assert!(lab.snapshots(&lab.target).is_empty() && target.expect_live().is_err());
+    receive(&target, whole, true).expect("it is whole");
+    lab.assert_same("one");
+}
+
+#[test]
+fn a_container_whose_root_is_wrong_is_applied_but_for_its_end_and_then_forgotten() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 100_000));
+    let file = lab.send("full", &[&lab.snapshot("one")]);
+    let mut bytes = fs::read(&file).expect("read");
+    let at = bytes.len() - 90; // in the trailer, behind all frames
+    bytes[at] ^= 1;
+    let target = Dataset::by_name(lab.target.parse().expect("a name"));
+    assert_eq!(receive(&target, bytes.clone(), true).expect_err("damaged").class(), Class::Corrupt);
+    assert!(target.expect_live().is_err(), "something is left");
+    // Kept for a resumption: a partial, and no snapshot.
+    assert_eq!(receive(&target, bytes, false).expect_err("damaged").class(), Class::Corrupt);
+    assert!(lab.snapshots(&lab.target).is_empty());
+    assert_eq!(target.partials().expect("readable").len(), 1);
+    lab.does(&["destroy", &format!("{}@%partial", lab.target)]);
+    receive(&target, fs::read(file).expect("read"), false).expect("it is whole");
+    lab.assert_same("one");
+}

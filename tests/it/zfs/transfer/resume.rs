@@ -1,0 +1,128 @@
+//! What was broken off goes on, or is given up.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use super::{Lab, noise};
+use crate::ground::ground;
+
+impl Lab {
+    /// Gives a receiver so many bytes of a stream, then kills it.
+    fn receive_killed(&self, bytes: &[u8]) {
+        let mut command = self.command(&["receive", &self.target]);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(bytes).expect("it reads");
+        // What it has read, it has passed on before it waits for more.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        drop(input);
+    }
+
+    fn token(&self) -> Option<String> {
+        let listed: serde_json::Value =
+            serde_json::from_str(&self.does(&["list", &self.target, "--json"])).expect("json");
+        let partials = listed["datasets"][0]["partials"].as_array().expect("a list").clone();
+        partials.first().map(|partial| {
+            assert_eq!(partial["live"], false);
+            partial["token"].as_str().expect("a token").to_owned()
+        })
+    }
+}
+
+#[test]
+fn a_receiver_that_was_killed_goes_on_at_several_places_in_full_and_incremental_streams() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 6_000_000));
+    let one = lab.snapshot("one");
+    let whole = fs::read(lab.send("full", &[&one, "--no-compress"])).expect("read");
+    lab.receive_killed(&whole[..whole.len() / 3]);
+    let token = lab.token().expect("a partial");
+    // Nothing else is received meanwhile, and nothing is sent that is not asked for.
+    let refused = super::said(&lab.receive_bytes(&[], &whole));
+    assert!(refused.contains("was received into it in part") && refused.contains("--resume"), "{refused}");
+    let rest = fs::read(lab.send("rest", &[&lab.source, "--resume", &token, "--no-compress"])).expect("read");
+    assert!(rest.len() < whole.len() * 9 / 10, "{} of {}", rest.len(), whole.len());
+    // It is killed once more, further on.
+    lab.receive_killed(&rest[..rest.len() / 2]);
+    let token = lab.token().expect("a partial");
+    let rest = lab.send("rest of the rest", &[&one, "--resume", &token]);
+    lab.receive(&rest);
+    assert_eq!(lab.token(), None);
+    lab.assert_same("one");
+    let again = lab.fails(&["receive", &lab.target, &rest], 3);
+    assert!(again.contains("exists already"), "{again}");
+
+    lab.write("g", &noise(2, 6_000_000));
+    let two = lab.snapshot("two");
+    let whole = fs::read(lab.send("increment", &["-i", &two, "--no-compress"])).expect("read");
+    lab.receive_killed(&whole[..whole.len() * 3 / 4]);
+    let token = lab.token().expect("a partial");
+    assert_eq!(lab.snapshots(&lab.target), ["one"]);
+    let rest = lab.send("rest of the increment", &[&lab.source, "--resume", &token]);
+    lab.receive(&rest);
+    lab.assert_same("two");
+    let stray = lab.fails(&["receive", &format!("{}-2", lab.target), &rest], 3);
+    assert!(stray.contains("nothing of the stream was received here"), "{stray}");
+}
+
+#[test]
+fn a_sender_that_was_killed_leaves_what_goes_on() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 30_000_000));
+    let one = lab.snapshot("one");
+    let mut sender =
+        lab.command(&["send", &one]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut stream = sender.stdout.take().expect("piped");
+    let mut first = vec![0; 8 << 20];
+    std::io::Read::read_exact(&mut stream, &mut first).expect("it sends");
+    sender.kill().expect("it runs");
+    sender.wait().expect("it ends");
+    std::io::Read::read_to_end(&mut stream, &mut first).expect("what was in the pipe");
+    let output = lab.receive_bytes(&[], &first);
+    assert_eq!(output.status.code(), Some(4), "{}", super::said(&output));
+    let token = lab.token().expect("a partial");
+    let rest = lab.send("rest", &[&one, "--resume", &token]);
+    lab.receive(&rest);
+    lab.assert_same("one");
+}
+
+#[test]
+fn what_was_received_in_part_is_given_up() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 4_000_000));
+    let one = lab.snapshot("one");
+    let file = lab.send("full", &[&one, "--no-compress"]);
+    let whole = fs::read(&file).expect("read");
+    let partial = format!("{}@%partial", lab.target);
+    let none = lab.fails(&["destroy", &partial], 2);
+    assert!(none.contains("does not exist"), "{none}");
+    // A first stream: the dataset goes with it.
+    lab.receive_killed(&whole[..whole.len() / 2]);
+    lab.does(&["destroy", &partial]);
+    assert!(
+        lab.does(&["list", &lab.pool.full("backup"), "-r"]).lines().all(|line| !line.contains("copy of"))
+    );
+    lab.receive(&file);
+    // An increment: what is there stays.
+    lab.write("g", &noise(2, 4_000_000));
+    let file = lab.send("increment", &["-i", &lab.snapshot("two"), "--no-compress"]);
+    let whole = fs::read(&file).expect("read");
+    lab.receive_killed(&whole[..whole.len() / 2]);
+    lab.does(&["destroy", &partial]);
+    assert_eq!(lab.token(), None);
+    assert_eq!(lab.snapshots(&lab.target), ["one"]);
+    lab.receive(&file);
+    lab.assert_same("two");
+    // Somebody who wants nothing kept gets nothing.
+    lab.write("h", &noise(3, 4_000_000));
+    let whole = fs::read(lab.send("third", &["-i", &lab.snapshot("three"), "--no-compress"])).expect("read");
+    let output = lab.receive_bytes(&["--no-partial"], &whole[..whole.len() / 2]);
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!((lab.token(), lab.snapshots(&lab.target)), (None, vec!["one".into(), "two".into()]));
+}
