@@ -3,7 +3,7 @@
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::Feed;
-use crate::endpoint::zfs::{conflict, flags, props};
+use crate::endpoint::zfs::{conflict, flags, list, program};
 use crate::endpoint::{Error, History, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, SnapshotName, Version, VersionKind, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsStream};
@@ -119,7 +119,8 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
     if said.resumes.is_some() {
         return Err(nothing_to_go_on_with(target));
     }
-    if target.is_begun()? {
+    let own = Own::of(target)?;
+    if own.is_begun {
         let why = "a first stream is being received into it, or was and can not go on".into();
         return Err(target.refused("receive", why, Some(format!("cowsnap destroy {}", quoted(target)))));
     }
@@ -132,8 +133,8 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
     let Some(base) = snapshot_of(&inventory, base) else {
         return Err(conflict::without_base(target, &inventory, base));
     };
-    check_kind(target, said)?;
-    check_alike(target, request.stream.as_ref(), said)?;
+    check_kind(target, &own, said)?;
+    check_alike(target, &own, request.stream.as_ref(), said)?;
     let diverged = || Ok(conflict::since(target, &inventory, base)?.is_one(said.is_raw()));
     match request.zfs.keep_conflict && diverged()? {
         true => Ok(Place::Beside(Some(base.clone()))),
@@ -192,9 +193,40 @@ fn corrupt_token(error: &crate::stream::zfs::resume::Error) -> Error {
     Error::Corrupt { what: "resume token", why: error.to_string(), source: None }
 }
 
-fn check_kind(target: &Dataset, said: &Said<'_>) -> Result<()> {
-    let (is, stream) = (target.get("type")?, kind(said.begin));
-    match is == stream.to_string() {
+/// What the target says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Own {
+    kind: String,
+    is_begun: bool,
+    chain: Option<ZfsFlags>, // How the streams before this one were made, if that is known.
+}
+
+impl Own {
+    fn of(target: &Dataset) -> Result<Self> {
+        let wanted = format!("type,inconsistent,{}", flags::CHAIN);
+        let args = ["get", "-Hp", "-o", "property,source,value", &wanted, target.name().as_str()];
+        let text = program::zfs(&args).map_err(|failure| failure.into_error("read", target))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self> {
+        let mut own = Self::default();
+        for [property, source, value] in list::rows_with_text::<3>(text)? {
+            match property {
+                "type" => own.kind = value.to_owned(),
+                "inconsistent" => own.is_begun = value == "1",
+                // What it inherits is of another chain.
+                _ if !source.starts_with("inherited") => own.chain = value.parse().ok(),
+                _ => {}
+            }
+        }
+        Ok(own)
+    }
+}
+
+fn check_kind(target: &Dataset, own: &Own, said: &Said<'_>) -> Result<()> {
+    let (is, stream) = (&own.kind, kind(said.begin));
+    match *is == stream.to_string() {
         true => Ok(()),
         false => {
             Err(target.refused("receive", format!("it is a {is} and the stream is of a {stream}"), None))
@@ -203,10 +235,8 @@ fn check_kind(target: &Dataset, said: &Said<'_>) -> Result<()> {
 }
 
 /// Whether the stream is made like those before it. Of one without a container only raw is known.
-fn check_alike(target: &Dataset, header: Option<&ZfsStream>, said: &Said<'_>) -> Result<()> {
-    let chain =
-        props::local(target.name().as_str(), flags::CHAIN)?.and_then(|text| text.parse::<ZfsFlags>().ok());
-    let Some(chain) = chain else { return Ok(()) };
+fn check_alike(target: &Dataset, own: &Own, header: Option<&ZfsStream>, said: &Said<'_>) -> Result<()> {
+    let Some(chain) = own.chain else { return Ok(()) };
     let stream = header.map_or(ZfsFlags { raw: said.is_raw(), ..chain }, |header| header.flags);
     flags::check_chain(target, Some(chain), stream)
 }
@@ -271,6 +301,20 @@ mod tests {
         assert!(check(&request(), &begin(3), at).ends_with("from object 5 offset 8 on"));
         let more = Begin { features: begin(3).features.with(Feature::Zstd), ..begin(3) };
         assert!(check(&request(), &more, None).starts_with("Corrupt"));
+    }
+
+    #[test]
+    fn how_the_chain_is_made_is_the_dataset_s_own_and_not_inherited() {
+        let parse = |source: &str| {
+            let text =
+                format!("type\t-\tfilesystem\ninconsistent\t-\t0\ncowsnap:flags\t{source}\traw+compressed\n");
+            Own::parse(text.as_bytes()).expect("rows")
+        };
+        assert_eq!(parse("local").chain, "raw+compressed".parse().ok());
+        assert_eq!(parse("received").chain, "raw+compressed".parse().ok());
+        assert_eq!(parse("inherited from tank/a b").chain, None);
+        let none = Own::parse(b"type\t-\tvolume\ninconsistent\t-\t1\ncowsnap:flags\t-\t-\n").expect("rows");
+        assert_eq!(none, Own { kind: "volume".into(), is_begun: true, chain: None });
     }
 
     #[test]

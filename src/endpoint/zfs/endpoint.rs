@@ -15,13 +15,13 @@ impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
         let lzc = self.settled()?;
         self.check_no_clone_sources(request)?;
-        let inventory = self.inventory()?;
-        let snapshot = self.expect_snapshot(&request.version, "send")?;
+        let version = self.expect(&request.version)?;
+        let snapshot = self.snapshot(&version, "send")?;
         let base = match &request.base {
-            Some(base) => Some(self.base(&inventory, &request.version, base)?),
+            Some(base) => Some(self.base(&version, base)?),
             None => None,
         };
-        let (flags, token) = self.how(request)?;
+        let (flags, default, token) = self.how(request)?;
         let source = Source {
             snapshot,
             base,
@@ -31,7 +31,7 @@ impl Endpoint for Dataset {
         let rest = |all: u64| all.saturating_sub(token.as_ref().map_or(0, |token| token.bytes));
         let estimate = source.estimate(lzc).map(rest);
         let properties = carried::collect(self)?;
-        flags::take_down(self, &request.version, flags, flags::default_of(self.is_encrypted()?));
+        flags::take_down(self, &request.version, flags, default);
         let mut stream = stream(self, lzc, source)?;
         let (first, begin) = self.begin(&mut stream)?;
         self.check_sent(request, flags, &begin)?;
@@ -121,18 +121,13 @@ impl Dataset {
     }
 
     /// The full name of the base: of the snapshot, or else of the bookmark.
-    fn base(&self, inventory: &Inventory, version: &VersionRef, base: &VersionRef) -> Result<String> {
+    fn base(&self, version: &Version, base: &VersionRef) -> Result<String> {
         let found = self.expect(base)?;
-        let order = inventory.by_guid(version.guid).map(|version| version.order);
-        if order.is_some_and(|order| found.order >= order) {
-            let why = format!("its base @{} is not older", base.name);
-            let hint = format!("cowsnap list {}", quoted(self));
-            return Err(Error::Refused {
-                op: "send",
-                subject: self.at_name(&version.name),
-                why,
-                hint: Some(hint),
-            });
+        if found.order >= version.order {
+            let (subject, why) =
+                (self.at_name(&version.id.name), format!("its base @{} is not older", base.name));
+            let hint = Some(format!("cowsnap list {}", quoted(self)));
+            return Err(Error::Refused { op: "send", subject, why, hint });
         }
         Ok(match found.kind {
             VersionKind::Snapshot => self.full_name(&base.name),
@@ -140,15 +135,15 @@ impl Dataset {
         })
     }
 
-    /// How to send, and where to go on if that is asked for.
-    fn how(&self, request: &SendRequest) -> Result<(ZfsFlags, Option<Token>)> {
+    /// How to send, how that would be by default, and where to go on if that is asked for.
+    fn how(&self, request: &SendRequest) -> Result<(ZfsFlags, ZfsFlags, Option<Token>)> {
         let asked = request.zfs.flags;
-        let chosen = flags::choose(self, asked, request.base.as_ref())?;
-        let Some(token) = &request.zfs.resume else { return Ok((chosen, None)) };
+        let (chosen, default) = flags::choose(self, asked, request.base.as_ref())?;
+        let Some(token) = &request.zfs.resume else { return Ok((chosen, default, None)) };
         let token = self.read_token(token)?;
         check_token(request, &token, chosen)
             .map_err(|why| self.refused("resume sending", why, Some("send it anew".into())))?;
-        Ok((token.flags, Some(token)))
+        Ok((token.flags, default, Some(token)))
     }
 
     fn begin(&self, stream: &mut Stream) -> Result<(Vec<u8>, Begin)> {

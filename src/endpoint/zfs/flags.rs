@@ -32,7 +32,7 @@ impl Dataset {
     }
 }
 
-/// How to send a version upon `base`: as asked, else as the base was sent, else by default.
+/// How to send a version upon `base`: as asked, else as the base was sent, else by default. And what the default is.
 ///
 /// # Errors
 /// [`Error::Refused`] if what is asked can not be, or is not how the base was sent.
@@ -40,16 +40,17 @@ pub(super) fn choose(
     dataset: &Dataset,
     asked: Option<ZfsFlags>,
     base: Option<&VersionRef>,
-) -> Result<ZfsFlags> {
+) -> Result<(ZfsFlags, ZfsFlags)> {
     let default = default_of(dataset.is_encrypted()?);
     let sent = match base {
         Some(base) => sent_as(dataset, base)?,
         None => None,
     };
-    decide(default, asked, sent).map_err(|why| {
+    let chosen = decide(default, asked, sent).map_err(|why| {
         let hint = sent.map(|sent| format!("send it as {sent}, or in full: without --from"));
         dataset.refused("send", why, hint)
-    })
+    })?;
+    Ok((chosen, default))
 }
 
 fn decide(default: ZfsFlags, asked: Option<ZfsFlags>, sent: Option<ZfsFlags>) -> Result<ZfsFlags, String> {

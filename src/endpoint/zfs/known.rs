@@ -12,6 +12,9 @@ enum Form {
     Switch,
     /// Bytes or a count: digits, a suffix of K, M, G, T or P, `none` for 0.
     Number,
+    /// The length of a block in bytes: a power of two, 512 to 16 MiB; or 0 if that means something. The call would take any
+    /// number, and what it means then nobody knows.
+    Block { zero: bool },
     /// One of these words.
     Words(&'static [(&'static str, u64)]),
     /// One of these, or `gzip-1` … `gzip-9`, `zstd-1` … `zstd-19`.
@@ -81,8 +84,8 @@ const TABLE: &[Known] = &[
         Of::Both,
         Comes::Along,
     ),
-    known("recordsize", Form::Number, Of::Filesystem, Comes::Along),
-    known("special_small_blocks", Form::Number, Of::Filesystem, Comes::Along),
+    known("recordsize", Form::Block { zero: false }, Of::Filesystem, Comes::Along),
+    known("special_small_blocks", Form::Block { zero: true }, Of::Filesystem, Comes::Along),
     known("atime", Form::Switch, Of::Filesystem, Comes::Along),
     known("relatime", Form::Switch, Of::Filesystem, Comes::Along),
     known(
@@ -172,6 +175,10 @@ impl Form {
             Self::Switch => word(&[("off", 0), ("on", 1)]),
             Self::Words(words) => word(words),
             Self::Number => amount(value),
+            Self::Block { zero } => amount(value).filter(|&len| match len {
+                0 => *zero,
+                len => len.is_power_of_two() && (512..=16 << 20).contains(&len),
+            }),
             Self::Compression => {
                 let plain = [
                     ("on", 1),
@@ -241,6 +248,7 @@ mod tests {
             ("recordsize", "1048576", 1 << 20),
             ("recordsize", "1M", 1 << 20),
             ("quota", "none", 0),
+            ("special_small_blocks", "0", 0),
             ("quota", "2gb", 2 << 30),
             ("atime", "off", 0),
             ("canmount", "noauto", 2),
@@ -260,6 +268,10 @@ mod tests {
             ("quota", "1X"),
             ("quota", "99999999P"),
             ("quota", "+1"),
+            ("recordsize", "3000"),
+            ("recordsize", "0"),
+            ("recordsize", "32M"),
+            ("special_small_blocks", "3"),
             ("atime", "1"),
         ] {
             assert_eq!(number(name, value), Err(format!("{name} can not be {value:?}")));

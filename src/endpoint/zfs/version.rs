@@ -98,11 +98,16 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::expect`]; [`Error::Refused`] for a bookmark, to which `op` can not be done.
     pub(super) fn expect_snapshot(&self, version: &VersionRef, op: &'static str) -> Result<String> {
-        match self.expect(version)?.kind {
-            VersionKind::Snapshot => Ok(self.full_name(&version.name)),
+        self.snapshot(&self.expect(version)?, op)
+    }
+
+    /// As [`Dataset::expect_snapshot`], of a version that was just read.
+    pub(super) fn snapshot(&self, version: &Version, op: &'static str) -> Result<String> {
+        match version.kind {
+            VersionKind::Snapshot => Ok(self.full_name(&version.id.name)),
             VersionKind::Bookmark => Err(Error::Refused {
                 op,
-                subject: self.at_name(&version.name),
+                subject: self.at_name(&version.id.name),
                 why: "it is a bookmark, a base for increments without content".into(),
                 hint: Some(format!("cowsnap list {}", quoted(self))),
             }),

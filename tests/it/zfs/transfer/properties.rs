@@ -131,10 +131,13 @@ fn mount_words_and_amounts_that_are_set_by_name_are_what_zfs_shows() {
         let shown = zfs(&["get", "-H", "-o", "value,source", property, &lab.target]);
         assert_eq!(shown.trim_end(), format!("{value}\tlocal"), "{set}");
     }
+    // The kernel would take it.
+    let refused = lab.fails(&["receive", &format!("{}-2", lab.target), &file, "-o", "recordsize=3000"], 3);
+    assert!(refused.contains("recordsize can not be \"3000\""), "{refused}");
     // What the kernel does not take is a warning: the snapshot is there all the same.
     let other = format!("{}-2", lab.target);
-    let output = lab.cowsnap(&["receive", &other, &file, "-o", "recordsize=3000"]);
+    let output = lab.cowsnap(&["receive", &other, &file, "-o", "refquota=1"]);
     assert!(output.status.success(), "{}", super::said(&output));
-    assert!(super::said(&output).contains("recordsize is not set"), "{}", super::said(&output));
+    assert!(super::said(&output).contains("refquota is not set"), "{}", super::said(&output));
     assert_eq!(lab.snapshots(&other), ["one"]);
 }

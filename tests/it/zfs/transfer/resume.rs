@@ -14,7 +14,10 @@ impl Lab {
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         let mut input = child.stdin.take().expect("piped");
         input.write_all(bytes).expect("it reads");
-        // What it has read, it has passed on before it waits for more.
+        while rustix::io::ioctl_fionread(&input).expect("a pipe") > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        // It has read all, and passes that on to the kernel.
         std::thread::sleep(std::time::Duration::from_millis(1500));
         child.kill().expect("it runs");
         child.wait().expect("it ends");
