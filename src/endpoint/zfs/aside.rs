@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::error::{above, lzc};
+use crate::endpoint::zfs::error::{above, lzc, not_permitted, of_errno};
 use crate::endpoint::zfs::lock::Locked;
 use crate::endpoint::zfs::was::{ASIDE, Was, set_canmount, take_back_in};
 use crate::endpoint::zfs::{mounted, program, props, remount};
@@ -22,6 +22,8 @@ use crate::sys::lzc::{Errno, Lzc, Prop};
 pub(super) const INTENT: &str = "cowsnap:rollback";
 /// The property that says, of the snapshot that keeps what is replaced, under which name that is set aside.
 const KEPT: &str = "cowsnap:kept";
+/// What an ordinary user needs to have a dataset that is not mounted go back, and this undone if it fails.
+const RIGHTS: &str = "snapshot,rename,clone,promote,create,destroy,mount,canmount,mountpoint,userprop";
 /// `canmount=noauto`
 const NOAUTO: u64 = 2;
 
@@ -44,7 +46,12 @@ impl Intent {
     /// Does it. What fails before the clone has the history is undone.
     pub(super) fn carry_out(&self, _lock: &Locked, done: &mut RolledBack) -> Result<()> {
         let text = serde_json::to_string(self).expect("its keys are texts");
-        props::set(self.dataset.as_str(), INTENT, &text)?;
+        props::set(self.dataset.as_str(), INTENT, &text).map_err(|error| match error {
+            Error::Denied { op, subject, .. } => {
+                not_permitted(op, subject, &[(RIGHTS, above(self.dataset.as_str()))])
+            }
+            error => error,
+        })?;
         let begun = self.exchange(&text).and_then(|()| self.complete(done));
         begun.map_err(|error| match self.give_up() {
             Ok(()) => error,
@@ -74,8 +81,8 @@ impl Intent {
     fn exchange(&self, text: &str) -> Result<()> {
         let (lzc, dataset) = (self.lzc()?, self.in_place());
         let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
-        let rights =
-            [("snapshot,rename,clone,promote,mount,canmount,userprop", name), ("create,mount", above(name))];
+        // What is granted on the dataset itself goes aside with it.
+        let rights = [(RIGHTS, above(name))];
         let failed = || dataset.failed("roll back", &rights);
         let volume = dataset.is_volume()?;
         let mountpoint = if volume { None } else { props::local(name, "mountpoint")? };
@@ -137,7 +144,7 @@ impl Intent {
             let hint = format!("wait for that to end; findmnt -A -t zfs; cowsnap holds {}", quoted(name));
             return self.in_place().refused("roll back", why.into(), Some(hint));
         }
-        crate::endpoint::zfs::error::of_errno("promote", name.into(), &[("promote,mount", name)], errno)
+        of_errno("promote", name.into(), &[(RIGHTS, above(name))], errno)
     }
 
     /// Bookmarks of what came before the version are of both histories.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::endpoint::Result;
 use crate::endpoint::details::{Details, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
 use crate::endpoint::zfs::{interrupted, labels, meta, program};
-use crate::endpoint::{History, Result};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
 use crate::stream::zfs::resume::Token;
 use crate::sys::lzc::Errno;
@@ -185,7 +185,7 @@ impl Dataset {
     /// All that is known of every version, oldest first. `sizes` cost nothing on ZFS: exclusive is what ZFS calls used.
     ///
     /// # Errors
-    /// As [`History::inventory`].
+    /// As [`History::inventory`](crate::endpoint::History::inventory).
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
         let listed = self.listing()?.details;
         let of: Vec<_> = listed.iter().map(|l| (&l.details.version, l.labels.as_deref())).collect();
@@ -201,14 +201,17 @@ impl Dataset {
         Ok(details)
     }
 
-    /// The receives into it that are not finished.
+    /// The receives into it that are not finished. The versions are not read for it.
     ///
     /// # Errors
-    /// As [`History::inventory`], but that there may be nothing yet.
+    /// As [`History::inventory`](crate::endpoint::History::inventory), but that there may be nothing yet.
     pub fn partials(&self) -> Result<Vec<Partial>> {
-        match self.inventory() {
-            Err(crate::endpoint::Error::NotFound { .. }) => Ok(Vec::new()),
-            other => Ok(other?.partials),
+        if !self.settled()?.exists(self.name().as_str()) {
+            return Ok(Vec::new());
+        }
+        match self.get("receive_resume_token")?.as_str() {
+            "-" => Ok(Vec::new()),
+            token => Ok(vec![partial(token, is_locked(Work::Receive, self.name().as_str())?)]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What needs a kernel with ZFS: skipped on most machines, required in the guest that `scripts/test --vm` boots.
 
 mod backend;
+mod delegation;
 mod diff;
 mod ground;
 mod lab;
