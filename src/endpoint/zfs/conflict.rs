@@ -6,6 +6,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
 use crate::endpoint::{Error, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, Partial, SnapshotName, Version, VersionKind, quoted};
+use crate::stream::zfs::resume::Token;
 use crate::sys::lzc::{Errno, Failed};
 
 /// What happened to a dataset since one of its snapshots.
@@ -97,21 +98,16 @@ fn snapshots_of(inventory: &Inventory) -> Vec<&Version> {
     inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot).collect()
 }
 
-/// That something was received in part, and this is not its rest.
+/// That something was received in part, and this is not its rest. Whoever asks has the right to receive: no cowsnap is
+/// receiving it now.
 pub(super) fn partial_there(target: &Dataset, partial: &Partial) -> Error {
-    let why = match partial.live {
-        true => format!("@{} is being received into it", partial.name),
-        false => format!("@{} was received into it in part", partial.name),
-    };
-    let hint = match partial.live {
-        true => None,
-        false => Some(format!(
-            "cowsnap send --resume {} SOURCE brings the rest; cowsnap destroy {} gives it up",
-            partial.token,
-            quoted(format!("{target}@%partial"))
-        )),
-    };
-    target.refused("receive", why, hint)
+    let name = Token::decode(&partial.token).map_or_else(|_| partial.name.to_string(), |token| token.to_name);
+    let hint = format!(
+        "cowsnap send --resume {} SOURCE brings the rest; cowsnap destroy {} gives it up",
+        partial.token,
+        quoted(format!("{target}@%partial"))
+    );
+    target.refused("receive", format!("{name} was received into it in part"), Some(hint))
 }
 
 /// What the kernel said to a stream, in view of what is there.

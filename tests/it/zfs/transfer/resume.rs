@@ -11,13 +11,27 @@ impl Lab {
     /// Gives a receiver so many bytes of a stream, then kills it.
     fn receive_killed(&self, bytes: &[u8]) {
         let mut command = self.command(&["receive", &self.target]);
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
         let mut input = child.stdin.take().expect("piped");
         input.write_all(bytes).expect("it reads");
-        while rustix::io::ioctl_fionread(&input).expect("a pipe") > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        // It has read all, and passes that on to the kernel.
+        // It has read all, and the kernel applies it.
+        let waits = |what: &dyn Fn() -> bool| {
+            for _ in 0..600 {
+                if what() {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            panic!("it does not come that far");
+        };
+        waits(&|| rustix::io::ioctl_fionread(&input).expect("a pipe") == 0);
+        let tasks = format!("/proc/{}/task", child.id());
+        waits(&|| {
+            let mut tasks = fs::read_dir(&tasks).expect("it runs").flatten();
+            tasks.any(|task| {
+                fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "receive")
+            })
+        });
         std::thread::sleep(std::time::Duration::from_millis(1500));
         child.kill().expect("it runs");
         child.wait().expect("it ends");
@@ -48,7 +62,8 @@ fn a_receiver_that_was_killed_goes_on_at_several_places_in_full_and_incremental_
     let refused = super::said(&lab.receive_bytes(&[], &whole));
     assert!(refused.contains("was received into it in part") && refused.contains("--resume"), "{refused}");
     let rest = fs::read(lab.send("rest", &[&lab.source, "--resume", &token, "--no-compress"])).expect("read");
-    assert!(rest.len() < whole.len() * 9 / 10, "{} of {}", rest.len(), whole.len());
+    // A frame of 1 MiB was whole.
+    assert!(rest.len() < whole.len() - 400_000, "{} of {}", rest.len(), whole.len());
     // It is killed once more, further on.
     lab.receive_killed(&rest[..rest.len() / 2]);
     let token = lab.token().expect("a partial");
