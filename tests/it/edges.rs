@@ -178,7 +178,8 @@ fn a_place_with_something_mounted_over_it_is_a_conflict() {
     let elsewhere = ground.outside().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("mkdir");
     let at = |path: &Path| path.to_str().expect("utf-8").to_owned();
-    ground::run("mount", &["--bind", &at(&ground.path()), &at(&elsewhere)]);
+    // Private: below systemd mounts are shared, and what is mounted over the one would be over the other too.
+    ground::run("mount", &["--bind", "--make-private", &at(&ground.path()), &at(&elsewhere)]);
     ground::run("mount", &["-t", "tmpfs", "none", &at(&ground.path().join("m"))]);
     let store = Store::open(&ground.path()).expect("a store");
     let made = store.dataset("m/new").create();
