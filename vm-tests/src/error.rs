@@ -29,6 +29,18 @@ pub enum Error {
         /// The end of what it said.
         words: String,
     },
+    /// It never answered.
+    #[error(
+        "the guest did not boot: {why}\n---- its console ----\n{console}\n---- what QEMU said ----\n{qemu}"
+    )]
+    NoBoot {
+        /// That it ended, or that the time was up.
+        why: String,
+        /// The end of its console.
+        console: String,
+        /// What QEMU wrote.
+        qemu: String,
+    },
     /// QEMU ended, or the agent's line is closed.
     #[error("the guest is gone; the end of its console ({}):\n{tail}", console.display())]
     Gone {

@@ -1,11 +1,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+use crate::image::tail;
 use crate::{Error, Finished, Payload, Result, Running, Session};
+
+/// Of a guest that did not boot: all that a kernel says.
+const CONSOLE_LINES: usize = 1000;
 
 /// Putting the payload's files in their places.
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
@@ -27,22 +31,19 @@ impl Guest {
     ) -> Result<Self> {
         let is_alive = || matches!(child.try_wait(), Ok(None));
         let session = Session::open(&folder.join("agent"), &folder.join("console"), limit, is_alive);
-        let opened = session.map(|session| Self { child: None, folder: folder.clone(), session });
-        match opened {
-            Ok(mut guest) => {
-                guest.child = Some(child);
+        match session {
+            Ok(session) => {
+                let mut guest = Self { child: Some(child), folder, session };
                 guest.unpack(payload)?;
                 Ok(guest)
             }
             Err(error) => {
+                let ended = child.try_wait().ok().flatten();
                 let _ = child.kill();
                 let _ = child.wait();
-                let words = fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
+                let error = no_boot(&folder, ended, limit, error);
                 let _ = fs::remove_dir_all(&folder);
-                match (error, words.is_empty()) {
-                    (Error::Gone { .. }, false) => Err(Error::Program { program: "QEMU".into(), words }),
-                    (error, _) => Err(error),
-                }
+                Err(error)
             }
         }
     }
@@ -104,6 +105,22 @@ impl Guest {
         &mut self.session
     }
 
+    /// Whether it outlives this value.
+    pub fn is_left_to_run(&self) -> bool {
+        self.child.is_none()
+    }
+
+    /// What QEMU has used of the host's processors since it started.
+    pub fn cpu_time(&self) -> Duration {
+        let pid = self.child.as_ref().map(|child| child.id().to_string());
+        let pid = pid.or_else(|| kept_pid(&self.folder).map(|pid| pid.as_raw_nonzero().to_string()));
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.unwrap_or_default())).unwrap_or_default();
+        // Behind the name, which may hold anything: user and system time are the 12th and 13th word, in ticks of 10 ms.
+        let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u64 = words.skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Pulls the plug: no process in the guest and no cache of its kernel outlives this. Drives keep what had reached
     /// them.
     pub fn kill(self) {
@@ -117,6 +134,22 @@ impl Drop for Guest {
         let _ = child.kill();
         let _ = child.wait();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What is known of a guest that never answered, before its folder goes.
+fn no_boot(folder: &Path, ended: Option<ExitStatus>, limit: Duration, error: Error) -> Error {
+    if !matches!(error, Error::Gone { .. } | Error::Hung { .. }) {
+        return error;
+    }
+    let why = match ended {
+        Some(status) => format!("QEMU ended ({status})"),
+        None => format!("no answer within {} s", limit.as_secs()),
+    };
+    Error::NoBoot {
+        why,
+        console: tail(&folder.join("console"), CONSOLE_LINES),
+        qemu: tail(&folder.join("qemu.log"), CONSOLE_LINES),
     }
 }
 

@@ -3,6 +3,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -67,6 +68,7 @@ impl Image {
         let to = File::create(&log).map_err(Error::host(format!("write {}", log.display())))?;
         let errors = to.try_clone().map_err(Error::host("share the log"))?;
         // It ends with this process: nobody else would wait for it.
+        let began = Instant::now();
         let status = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "bash"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("build-image"))
@@ -79,14 +81,22 @@ impl Image {
             .map_err(Error::host("start setpriv"))?;
         if !status.success() {
             let words = tail(&log, 30);
+            let _ = fs::remove_dir_all(&building);
             return Err(Error::Program { program: "vm-tests/build-image".into(), words });
         }
+        eprintln!("built in {} s", began.elapsed().as_secs());
         fs::rename(&building, &self.folder).map_err(Error::host("put the image into the cache"))?;
         // For scripts: the newest image of a variant, whatever its recipe.
         let newest = self.folder.with_file_name(variant.name());
         let _ = fs::remove_file(&newest);
         let _ = symlink(&self.folder, newest);
         Ok(())
+    }
+
+    /// One that a test made up.
+    #[cfg(test)]
+    pub(crate) fn of_folder(folder: &Path) -> Self {
+        Self { folder: folder.into() }
     }
 
     /// Where it is kept.

@@ -6,10 +6,11 @@
 //!
 //! ```no_run
 //! # fn main() -> vm_tests::Result<()> {
-//! use std::time::Duration;
-//! use vm_tests::{Image, Machine, Variant};
+//! use std::{path::Path, time::Duration};
+//! use vm_tests::{Image, Machine, Payload, Variant};
 //!
-//! let mut guest = Machine::new(Image::ready(Variant::Stable)?).boot()?;
+//! let payload = Payload::new(Path::new("target/debug/vm-agent"));
+//! let mut guest = Machine::new(Image::ready(Variant::Stable)?, payload).boot()?;
 //! let done = guest.run("zfs version", Duration::from_secs(60))?;
 //! assert_eq!(done.code, 0, "{}", done.text());
 //! guest.kill(); // Dropping it does the same.

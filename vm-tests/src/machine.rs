@@ -1,10 +1,11 @@
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::accelerator::accelerator;
+use crate::accelerator::{self, EMULATION, KVM};
 use crate::channel::PORT;
 use crate::{Error, Guest, Image, Payload, Result};
 
@@ -42,12 +43,24 @@ pub struct Machine {
     payload: Payload,
     drives: Vec<Drive>,
     memory_mib: u32,
+    qemu: OsString,
+    /// Found out when it is first needed, if `None`.
+    accelerator: Option<&'static str>,
+    boot_limit: Duration,
 }
 
 impl Machine {
     /// Two processors, 2 GiB of memory, no network, and a root disk that forgets.
     pub fn new(image: Image, payload: Payload) -> Self {
-        Self { image, payload, drives: Vec::new(), memory_mib: 2048 }
+        Self {
+            image,
+            payload,
+            drives: Vec::new(),
+            memory_mib: 2048,
+            qemu: "qemu-system-x86_64".into(),
+            accelerator: None,
+            boot_limit: BOOT_LIMIT,
+        }
     }
 
     /// Plugs a drive in.
@@ -63,14 +76,27 @@ impl Machine {
     /// # Errors
     /// If QEMU is missing, or the guest ends or hangs before it answers; what its console said is in the error.
     pub fn boot(&self) -> Result<Guest> {
+        let accelerator = self.accelerator.unwrap_or_else(|| accelerator::known_or_probed(&self.image));
+        match self.boot_under(accelerator) {
+            // What booted by itself need not do so with all that is plugged in here.
+            Err(error @ Error::NoBoot { .. }) if accelerator == KVM && !accelerator::is_set() => {
+                eprintln!("{error}\nKVM does not work here after all: from now on machines are emulated");
+                accelerator::give_up_kvm();
+                self.boot_under(EMULATION)
+            }
+            booted => booted,
+        }
+    }
+
+    fn boot_under(&self, accelerator: &str) -> Result<Guest> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("cowsnap-vm-{}-{number}", std::process::id()));
         self.prepare(&folder)?;
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        let child = self.start(qemu, &folder)?;
-        Guest::of_child(child, folder, &self.payload, BOOT_LIMIT)
+        qemu.args(["--pdeathsig", "KILL"]).arg(&self.qemu);
+        let child = self.start(qemu, accelerator, &folder)?;
+        Guest::of_child(child, folder, &self.payload, self.boot_limit)
     }
 
     /// Starts it in `folder` so that it outlives this process; it powers off when nobody spoke to it for hours.
@@ -80,8 +106,8 @@ impl Machine {
     pub fn boot_and_leave(&self, folder: &Path) -> Result<Guest> {
         self.prepare(folder)?;
         let mut qemu = Command::new("setsid");
-        qemu.arg("qemu-system-x86_64");
-        let child = self.start(qemu, folder)?;
+        qemu.arg(&self.qemu);
+        let child = self.start(qemu, accelerator::known_or_probed(&self.image), folder)?;
         fs::write(folder.join("pid"), child.id().to_string()).map_err(Error::host("note QEMU's process"))?;
         drop(child); // It goes on.
         Guest::kept(folder, &self.payload, BOOT_LIMIT)
@@ -92,9 +118,8 @@ impl Machine {
         self.payload.write(&folder.join("payload.img"))
     }
 
-    fn start(&self, mut qemu: Command, folder: &Path) -> Result<std::process::Child> {
-        let accelerator = accelerator(&self.image);
-        let processor = if accelerator == "kvm" { "host" } else { "max" };
+    fn start(&self, mut qemu: Command, accelerator: &str, folder: &Path) -> Result<std::process::Child> {
+        let processor = if accelerator == KVM { "host" } else { "max" };
         let memory = self.memory_mib.to_string();
         qemu.args(["-M", "q35", "-smp", "2", "-m", &memory, "-accel", accelerator, "-cpu", processor]);
         qemu.args([
@@ -136,4 +161,51 @@ fn drive(qemu: &mut Command, file: &Path, name: &str, device: &str, options: &st
     let file = file.display().to_string().replace(',', ",,");
     qemu.args(["-drive", &format!("file={file},if=none,id={name},format=raw{options}")]);
     qemu.args(["-device", &format!("{device},drive={name},serial={name}")]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What comes of booting with a stand-in for QEMU that runs `script`; `$console` is the file of its console.
+    fn booted(name: &str, script: &str) -> String {
+        let folder = std::env::temp_dir().join(format!("cowsnap-boot-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).expect("mkdir");
+        let (program, agent) = (folder.join("qemu"), folder.join("agent"));
+        let finds = "for word; do case $word in file:*) console=${word#file:} ;; esac; done";
+        fs::write(&program, format!("#!/bin/sh\n{finds}\n{script}\n")).expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::write(&agent, "").expect("write");
+        let machine = Machine {
+            qemu: program.into(),
+            accelerator: Some(EMULATION),
+            boot_limit: Duration::from_millis(1500),
+            ..Machine::new(Image::of_folder(&folder), Payload::new(&agent))
+        };
+        let error = machine.boot().err().expect("it does not boot").to_string();
+        let prefix = format!("cowsnap-vm-{}-", std::process::id());
+        let left = fs::read_dir(std::env::temp_dir()).expect("list").flatten();
+        let left: Vec<_> =
+            left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).collect();
+        fs::remove_dir_all(&folder).expect("clean");
+        assert!(left.is_empty(), "it left {left:?}");
+        error
+    }
+
+    #[test]
+    fn a_guest_that_does_not_boot_is_told_with_its_console_and_leaves_nothing() {
+        if !Command::new("mkfs.ext4").arg("-V").output().is_ok_and(|output| output.status.success()) {
+            println!("SKIP a_guest_that_does_not_boot: no mkfs.ext4");
+            return;
+        }
+        let hangs = booted("hangs", "echo 'Probing EDD' >$console; exec sleep 100000");
+        assert!(hangs.starts_with("the guest did not boot: no answer within 1 s\n"), "{hangs}");
+        assert!(hangs.contains("Probing EDD"), "{hangs}");
+        let ends = booted("ends", "echo 'Kernel panic' >$console; echo 'no such disk' >&2; exit 3");
+        assert!(ends.starts_with("the guest did not boot: QEMU ended (exit status: 3)\n"), "{ends}");
+        assert!(ends.contains("Kernel panic") && ends.contains("no such disk"), "{ends}");
+    }
 }

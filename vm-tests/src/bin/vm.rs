@@ -4,7 +4,7 @@
 //!   image            builds the image unless it is there; prints its folder
 //!   up               boots a guest that stays
 //!   run SCRIPT       runs it with `sh -c` in the guest that stays, else in one of its own
-//!   test FILTER…     runs the tests of PROGRAM whose names contain a FILTER (`zfs::` if none is given), likewise
+//!   test FILTER…     runs the tests of PROGRAM whose names contain a FILTER (the tier's if none is given), likewise
 //!   down             ends the guest that stays
 //! PATHs, and PROGRAM, stand at the same place in the guest.
 
@@ -74,7 +74,7 @@ impl Arguments {
                     eprintln!("error: --it names no program to test");
                     return Ok(ExitCode::from(2));
                 };
-                let suite = Suite::of(program, filters)?;
+                let suite = Suite::of(program, filters)?.within(all_tests_limit());
                 let passed = suite.run(&mut || self.guest(), &mut suite::print)?;
                 return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
@@ -129,6 +129,11 @@ impl Arguments {
             self.variant.name()
         ))
     }
+}
+
+/// `COWSNAP_VM_LIMIT`, in seconds: what all tests may take, and a machine that is to build the image first.
+fn all_tests_limit() -> Option<Duration> {
+    std::env::var("COWSNAP_VM_LIMIT").ok().and_then(|s| s.parse().ok()).map(Duration::from_secs)
 }
 
 fn run(guest: &mut Guest, script: &str) -> Result<ExitCode> {
