@@ -15,7 +15,7 @@ use std::time::Duration;
 use vm_tests::suite::{self, Suite};
 use vm_tests::{Guest, Image, Machine, Payload, Piece, Result, Variant};
 
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// For a command by hand.
 const RUN_LIMIT: Duration = Duration::from_secs(3600);
 
