@@ -83,14 +83,14 @@ impl Suite {
     /// # Errors
     /// If the program can not list its tests.
     pub fn of(program: &Path, filters: &[String]) -> Result<Self> {
-        let output = Command::new(program).args(["--list", "--format", "terse"]).output();
-        let output = output.map_err(Error::host(format!("list the tests of {}", program.display())))?;
-        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (listed, ignored) = (list(program, &[])?, list(program, &["--ignored"])?);
         let wanted = |name: &&str| match filters {
             [] => TIER.iter().any(|module| name.starts_with(module)),
             filters => filters.iter().any(|f| name.contains(f.as_str())),
         };
-        let tests = listed.lines().filter_map(|l| l.strip_suffix(": test")).filter(wanted).map(str::to_owned);
+        let is_ignored = |name: &&str| ignored.lines().any(|line| line.strip_suffix(": test") == Some(name));
+        let tests = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+        let tests = tests.filter(wanted).filter(|name| !is_ignored(name)).map(str::to_owned);
         Ok(Self { program: program.into(), tests: tests.collect(), until: None })
     }
 
@@ -255,6 +255,13 @@ fn what_is_left(guest: &mut Guest) -> Outcome {
     Outcome { test: "nothing_is_left_in_the_guest".into(), took: began.elapsed(), failure }
 }
 
+/// What a test program says that it has, a line each.
+fn list(program: &Path, words: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(["--list", "--format", "terse"]).args(words).output();
+    let output = output.map_err(Error::host(format!("list the tests of {}", program.display())))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn limit() -> Duration {
     let set = std::env::var("COWSNAP_VM_TEST_LIMIT").ok().and_then(|s| s.parse().ok());
     set.map_or(TEST_LIMIT, Duration::from_secs)
@@ -313,4 +320,26 @@ fn print_report(report: &Report) {
         report.took.as_secs(),
         report.cpu.as_secs(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tier_is_modules_and_a_filter_is_a_part_of_a_name_and_ignored_ones_are_left_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let program = std::env::temp_dir().join(format!("cowsnap-suite-{}", std::process::id()));
+        let script = "#!/bin/sh\ncase $* in *--ignored*) echo 'zfs::later: test' ;; *) for t in backend::a stream_zfs::b \
+            zfs::c zfs::later; do echo \"$t: test\"; done; echo 'zfs::d: benchmark' ;; esac\n";
+        std::fs::write(&program, script).expect("write");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let tests = |filters: &[&str]| {
+            let filters: Vec<_> = filters.iter().map(|filter| (*filter).to_owned()).collect();
+            Suite::of(&program, &filters).expect("listed").tests
+        };
+        assert_eq!(tests(&[]), ["backend::a", "zfs::c"]);
+        assert_eq!(tests(&["zfs::", "a"]), ["backend::a", "stream_zfs::b", "zfs::c"]);
+        std::fs::remove_file(&program).expect("clean");
+    }
 }

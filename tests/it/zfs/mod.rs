@@ -4,6 +4,7 @@ mod backend;
 mod delegation;
 mod diff;
 mod ground;
+mod holds;
 mod lab;
 mod page;
 mod rollback;

@@ -21,11 +21,11 @@ fn receive(target: &Dataset, bytes: Vec<u8>, keep_no_partial: bool) -> Result<()
 fn a_flipped_bit_anywhere_in_a_container_leaves_no_snapshot() {
     ground!("zfs");
     let lab = Lab::new();
-    lab.write("f", &noise(1, 2_500_000));
+    lab.write("f", &noise(1, 1_300_000));
     let file = lab.send("full", &[&lab.snapshot("one"), "--no-compress"]);
     let whole = fs::read(file).expect("read");
     let target = Dataset::by_name(lab.target.parse().expect("a name"));
-    const PLACES: usize = 32;
+    const PLACES: usize = 16;
     for n in 0..PLACES {
         // Evenly, and the very first and last bytes.
         let at = n * (whole.len() - 1) / (PLACES - 1);
@@ -48,7 +48,7 @@ fn a_flipped_bit_or_a_cut_in_a_raw_stream_leaves_no_snapshot() {
     lab.write("f", &noise(1, 400_000));
     let whole = fs::read(lab.send("full", &[&lab.snapshot("one"), "--raw"])).expect("read");
     let target = Dataset::by_name(lab.target.parse().expect("a name"));
-    const PLACES: usize = 16;
+    const PLACES: usize = 8;
     for n in 0..PLACES {
         let at = n * (whole.len() - 1) / (PLACES - 1);
         let mut changed = whole.clone();

@@ -79,6 +79,7 @@ fn refusals_to_receive_have_the_numbers_that_are_told_from_one_another() {
     assert_eq!(get(&lab.target, "receive_resume_token").split('-').count(), 4);
     // 2.1 has no number of its own for it.
     let another = receive(&second, &at("two"), false, true);
+    println!("a partial in the way: {another:?}");
     assert!(matches!(another, Err(Errno::Busy | Errno::ResumeExists)), "{another:?}");
     lzc::open().expect("ZFS").destroy(&format!("{}/%recv", lab.target)).expect("it is given up so");
     assert_eq!(get(&lab.target, "receive_resume_token"), "-");
