@@ -39,6 +39,7 @@ pub trait History {
     /// Takes the tag off. A tag that is not there is [`Error::NotFound`].
     fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()>;
     /// Destroys `version`; refuses if it is held ([`Error::Held`]) or its name now means another ([`Error::Reused`]).
+    /// Once this has returned, no power cut brings it back.
     fn destroy(&self, version: &VersionRef) -> Result<()>;
 }
 

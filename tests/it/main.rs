@@ -8,6 +8,7 @@ mod cli;
 mod container;
 mod diff;
 mod docs;
+mod durable;
 mod edges;
 mod faults;
 mod identity;

@@ -248,7 +248,7 @@ impl Dataset {
             let (parent, name) = self.parent()?;
             btrfs::snap_destroy(parent.as_fd(), name).map_err(Error::io("destroy", self))?;
         }
-        Ok(())
+        self.commit_end_of(&self.to_string())
     }
 
     fn check_can_go(&self, versions: &crate::model::Inventory) -> Result<()> {

@@ -124,7 +124,7 @@ impl Dataset {
         let mut wait = Duration::from_millis(1);
         loop {
             // A commit wakes the cleaner, which else sleeps until the next regular one.
-            btrfs::sync(self.store().top()).map_err(Error::io("commit the end of", &subject))?;
+            self.commit_end_of(&subject)?;
             let left = roots::is_left(self.store().top(), id);
             if !left.map_err(Error::io("wait for the space of", &subject))? {
                 return Ok(());
@@ -135,13 +135,20 @@ impl Dataset {
         }
     }
 
-    /// Destroys `version`; answers the id of its subvolume.
-    fn destroy_now(&self, version: &VersionRef) -> Result<u64> {
-        let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
-        self.destroy_in(&home, version)
+    /// Puts on disk that `subject` is gone: the kernel's call alone would let a power cut bring it back.
+    pub(super) fn commit_end_of(&self, subject: &str) -> Result<()> {
+        btrfs::sync(self.store().top()).map_err(Error::io("commit the end of", subject))
     }
 
-    /// [`Dataset::destroy_now`] for who has the history locked.
+    /// Destroys `version`, on disk; answers the id of its subvolume.
+    fn destroy_now(&self, version: &VersionRef) -> Result<u64> {
+        let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
+        let id = self.destroy_in(&home, version)?;
+        self.commit_end_of(&self.at_name(&version.name))?;
+        Ok(id)
+    }
+
+    /// Destroys `version` for who has the history locked. Not on disk before that is [committed](Self::commit_end_of).
     pub(super) fn destroy_in(&self, home: &Locked, version: &VersionRef) -> Result<u64> {
         let (_, root) = self.expect_in(home, version)?;
         let subject = self.at_name(&version.name);

@@ -90,7 +90,9 @@ pub(super) fn read_any(dir: BorrowedFd<'_>, name: &SnapshotName) -> Result<Optio
 /// Makes `meta` what is said about the snapshot `name`, on disk.
 pub(super) fn write(dir: BorrowedFd<'_>, name: &SnapshotName, meta: &Meta) -> Result<()> {
     if meta.is_empty() {
-        return remove(dir, name);
+        remove(dir, name)?;
+        // Without this a power cut may bring back what was said.
+        return fsync(dir).map_err(Error::io("write", format!("meta/{name}.json")));
     }
     let bytes = serde_json::to_vec_pretty(meta).expect("its keys are texts");
     let written = match write_at(dir, &file_name(name), &bytes) {
