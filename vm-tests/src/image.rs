@@ -45,8 +45,7 @@ impl Image {
     /// If the host lacks a tool, or the recipe fails; the log's name and end are in the error.
     pub fn ready(variant: Variant) -> Result<Self> {
         let cache = cache();
-        let folder = cache.join(format!("{}-{:016x}", variant.name(), hash(RECIPE)));
-        let image = Self { folder };
+        let image = Self::at_its_place(variant);
         if image.disk().exists() {
             return Ok(image);
         }
@@ -58,6 +57,15 @@ impl Image {
             image.build(variant)?;
         }
         Ok(image)
+    }
+
+    /// Whether it is in the cache, so that nothing has to be built.
+    pub fn is_ready(variant: Variant) -> bool {
+        Self::at_its_place(variant).disk().exists()
+    }
+
+    fn at_its_place(variant: Variant) -> Self {
+        Self { folder: cache().join(format!("{}-{:016x}", variant.name(), hash(RECIPE))) }
     }
 
     fn build(&self, variant: Variant) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! The host's side is three values, each made from the one before it: an [`Image`] (a small Debian, built once and kept),
 //! a [`Machine`] (what is plugged into it), and a [`Guest`] (one that runs). `src/bin/vm.rs` is the program that
-//! `scripts/test --vm` calls, `src/bin/agent.rs` is what answers in the guest, and `tests/power_cut.rs` pulls the plug.
+//! `scripts/test --vm` calls, `src/bin/agent.rs` is what answers in the guest, and `tests/power_cut` pulls the plug.
 //!
 //! ```no_run
 //! # fn main() -> vm_tests::Result<()> {
@@ -28,6 +28,7 @@ mod machine;
 mod payload;
 mod session;
 pub mod suite;
+mod volatile;
 
 pub use error::{Error, Result};
 pub use guest::Guest;
@@ -35,3 +36,4 @@ pub use image::{Image, Variant};
 pub use machine::{Drive, Machine};
 pub use payload::Payload;
 pub use session::{Finished, Piece, Running, Session};
+pub use volatile::{Cut, Random, SECTOR, VolatileDisk};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::accelerator::{self, EMULATION, KVM};
 use crate::channel::PORT;
+use crate::volatile::SECTOR;
 use crate::{Error, Guest, Image, Payload, Result};
 
 /// Emulated, on a busy host, with other guests beside it.
@@ -16,11 +17,19 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// a guest that was interrupted there died of a double fault, once in a while. Without five levels of page tables.
 const EMULATED: &str = "max,-cx16,-la57";
 
-/// A disk that outlives its guest: a raw file, `/dev/disk/by-id/virtio-NAME` in the guest.
+/// A disk that outlives its guest: `/dev/disk/by-id/virtio-NAME` there.
 #[derive(Clone, Debug)]
 pub struct Drive {
     name: String,
-    file: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// A raw file.
+    File(PathBuf),
+    /// The socket of an NBD server.
+    Socket(PathBuf),
 }
 
 impl Drive {
@@ -31,7 +40,29 @@ impl Drive {
     pub fn create(name: &str, file: &Path, bytes: u64) -> Result<Self> {
         let made = fs::File::create(file).and_then(|f| f.set_len(bytes));
         made.map_err(Error::host(format!("make the drive {}", file.display())))?;
-        Ok(Self { name: name.into(), file: file.into() })
+        Ok(Self { name: name.into(), place: Place::File(file.into()) })
+    }
+
+    /// One with a volatile cache behind that socket.
+    pub(crate) fn served(name: &str, socket: &Path) -> Self {
+        Self { name: name.into(), place: Place::Socket(socket.into()) }
+    }
+
+    fn plug_into(&self, qemu: &mut Command) {
+        match &self.place {
+            Place::File(file) => drive(qemu, file, &self.name, "virtio-blk-pci", ""),
+            Place::Socket(socket) => {
+                let name = &self.name;
+                let socket = socket.display().to_string().replace(',', ",,");
+                // The guest is told that there is a cache, and how much is written as a whole.
+                let blocks = format!("logical_block_size={SECTOR},physical_block_size={SECTOR}");
+                qemu.arg("-drive").arg(format!(
+                    "file.driver=nbd,file.server.type=unix,file.server.path={socket},if=none,id={name},format=raw,\
+                     cache=writeback"
+                ));
+                qemu.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name},{blocks}")]);
+            }
+        }
     }
 
     /// Where the guest sees it.
@@ -143,7 +174,7 @@ impl Machine {
         // It is written anew while the guest has it unmounted, hence no lock.
         drive(&mut qemu, &payload, "payload", "virtio-blk-pci", ",readonly=on,file.locking=off");
         for d in &self.drives {
-            drive(&mut qemu, &d.file, &d.name, "virtio-blk-pci", "");
+            d.plug_into(&mut qemu);
         }
         qemu.args(["-device", "virtio-serial-pci", "-chardev"]);
         qemu.arg(format!("socket,id=agent,server=on,wait=off,path={}", folder.join("agent").display()));

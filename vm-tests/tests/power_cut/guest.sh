@@ -1,0 +1,285 @@
+#!/bin/sh
+# What runs in the guest: `sh -s VERB ARGUMENT…`, with cowsnap in PATH. What the host has to know is printed, one line a thing,
+# as account.rs reads it. FS is zfs (the pool tank) or btrfs (at /b); a round's datasets have its number behind their first letter.
+set -u
+disks=/dev/disk/by-id
+
+top() { if [ "$1" = zfs ]; then echo tank; else echo /b; fi; }
+folder() { if [ "$1" = zfs ]; then echo "/tank/$2"; else echo "/b/$2"; fi; }
+both() { "$1" zfs & first=$!; "$1" btrfs || exit 1; wait $first || exit 1; }
+die() { echo "failed $*"; exit 1; }
+
+digest() {
+    (cd "$1" && {
+        find . -type f -printf '%P %m %s\n' | LC_ALL=C sort
+        find . -type f | LC_ALL=C sort | xargs -r cat
+    } | sha256sum | cut -c1-16)
+}
+
+# The guids in what a command answered, in its order.
+guids() {
+    rest=$1 found=
+    while :; do
+        case $rest in
+        *'"guid":"'*) rest=${rest#*\"guid\":\"}; found="$found ${rest%%\"*}" ;;
+        *) break ;;
+        esac
+    done
+    echo "$found"
+}
+
+# --- once: the filesystems, and what is received and cloned again and again
+
+make() {
+    modprobe btrfs
+    zpool create -f -o ashift=12 -o cachefile=none -m /tank tank $disks/virtio-z || die zpool create
+    mkfs.btrfs -q -f $disks/virtio-b >/dev/null || die mkfs.btrfs
+    mkfs.ext4 -q -F $disks/virtio-depot || die mkfs.ext4
+    mkdir -p /b /depot
+    mount $disks/virtio-b /b && mount $disks/virtio-depot /depot || die mount
+    both make_source
+    sync
+    umount /depot && mount -r $disks/virtio-depot /depot || die mount
+}
+
+make_source() {
+    fs=$1 t=$(top "$1")
+    cowsnap -q create "$t/src" >/dev/null || die create
+    at=$(folder "$fs" src)
+    for f in 1 2 3; do head -c 1200000 /dev/urandom >"$at/f$f"; done
+    mkdir "$at/folder"
+    for f in 1 2 3 4 5 6 7 8; do echo "$f" >"$at/folder/$f"; done
+    keep_stream full ''
+    head -c 1200000 /dev/urandom >"$at/f2"
+    rm "$at/folder/3"
+    keep_stream more '--from full'
+}
+
+# The container of a snapshot, and what it is: /depot/FS-NAME.cow, /depot/FS-NAME = DIGEST GUID
+keep_stream() {
+    out=$(cowsnap -q --json snapshot "$t/src" --name "$1") || die snapshot "$out"
+    # shellcheck disable=SC2086 # two words or none
+    cowsnap -q send "$t/src@$1" $2 -o "/depot/$fs-$1.cow" 2>/dev/null || die send
+    echo "$(digest "$at")$(guids "$out")" >"/depot/$fs-$1"
+}
+
+# --- after each boot
+
+plug() {
+    modprobe btrfs
+    mkdir -p /b /depot
+    zpool import -d $disks -o cachefile=none tank || die zpool import
+    mount $disks/virtio-b /b || die mount btrfs
+    mount -r -o noload $disks/virtio-depot /depot || die mount depot
+}
+
+# --- what the power is cut in
+
+# prepare ROUND OP…
+prepare() {
+    k=$1
+    shift
+    ops=$*
+    both prepare_on
+    sync
+}
+
+prepare_on() {
+    fs=$1 t=$(top "$1")
+    for op in $ops; do
+        case $op in
+        snapshot)
+            cowsnap -q create "$t/s$k-a" >/dev/null && cowsnap -q create "$t/s$k-b" >/dev/null || die create
+            ;;
+        destroy)
+            cowsnap -q create "$t/d$k" >/dev/null || die create
+            for n in 1 2 3 4 5 6 7 8; do have "d$k" "x$n"; done
+            for n in 1 2; do
+                cowsnap -q create "$t/e$k-$n" >/dev/null || die create
+                have "e$k-$n" x
+                echo "have $fs e$k-$n $(digest "$(folder "$fs" "e$k-$n")") - -"
+            done
+            ;;
+        esac
+    done
+}
+
+# A snapshot to be destroyed.
+have() {
+    at=$(folder "$fs" "$1")
+    head -c 20000 /dev/urandom >"$at/f"
+    out=$(cowsnap -q --json snapshot "$t/$1" --name "$2") || die snapshot "$out"
+    echo "have $fs $1@$2 $(digest "$at")$(guids "$out") -"
+}
+
+# work ROUND OP…: all at once, on both, until the power goes
+work() {
+    k=$1
+    shift
+    for op in "$@"; do
+        for fs in zfs btrfs; do
+            t=$(top $fs)
+            "work_$op" &
+        done
+    done
+    wait
+    echo "all is done"
+}
+
+# began NAME DIGEST GUID SAID, for each that the step will have made or destroyed
+began() { echo "begin $op $fs $n $*"; }
+
+# Runs a command of cowsnap, and says when it is done, with the guids that it told.
+run() {
+    if out=$(cowsnap -q --json "$@" 2>&1); then
+        echo "done $op $fs $n$(guids "$out")"
+    else
+        echo "failed $op $fs $n: $* $out"
+    fi
+}
+
+work_snapshot() {
+    a=s$k-a b=s$k-b n=0
+    while [ $n -lt 60 ]; do
+        n=$((n + 1))
+        for d in $a $b; do head -c 40000 /dev/urandom >"$(folder $fs $d)/f$((n % 3))"; done
+        of_a=$(digest "$(folder $fs $a)") of_b=$(digest "$(folder $fs $b)")
+        case $((n % 3)) in
+        0)
+            began $a@$n "$of_a" - "n=$n+keep"
+            run snapshot "$t/$a" --name $n --label n=$n --hold keep
+            ;;
+        1)
+            began $a@$n "$of_a" - -
+            run snapshot "$t/$a" --name $n
+            ;;
+        2)
+            began $a@$n "$of_a" - -
+            began $b@$n "$of_b" - -
+            run snapshot "$t/$a" "$t/$b" --name $n
+            ;;
+        esac
+    done
+}
+
+work_receive() {
+    n=0
+    while [ $n -lt 24 ]; do
+        n=$((n + 1))
+        d=r$k-$(((n + 1) / 2))
+        if [ $((n % 2)) = 1 ]; then s='full'; else s='more'; fi
+        began $d@$s "$(cat /depot/$fs-$s)" -
+        run receive "$t/$d" /depot/$fs-$s.cow
+    done
+}
+
+work_destroy() {
+    n=0
+    for victim in 1 2 3 e1 4 5 6 e2 7 8; do
+        n=$((n + 1))
+        case $victim in
+        e*)
+            d=e$k-${victim#e}
+            began "$d@x" - - -
+            began "$d" - - -
+            run destroy --snapshots "$t/$d"
+            ;;
+        *)
+            began "d$k@x$victim" - - -
+            run destroy "$t/d$k@x$victim"
+            ;;
+        esac
+    done
+}
+
+work_clone() {
+    n=0
+    digest=$(cut -d ' ' -f 1 /depot/$fs-full)
+    while [ $n -lt 30 ]; do
+        n=$((n + 1))
+        began c$k-$n "$digest" - -
+        run clone "$t/src@full" "$t/c$k-$n"
+    done
+}
+
+# --- what is there
+
+# look ROUND: by the filesystem's own tools with its content (there), and as cowsnap lists it (listed, partial)
+look() {
+    k=$1
+    both look_at
+}
+
+look_at() {
+    fs=$1 t=$(top "$1") all=
+    for name in $("names_on_$fs"); do
+        case $name in
+        *@*) all="$all $t/${name%@*}" ;;
+        c* | e*) echo "there $fs $name $(digest "$(folder "$fs" "$name")")"; continue ;;
+        *) all="$all $t/$name"; continue ;;
+        esac
+        echo "there $fs $name $(content_on_"$fs" "${name%@*}" "${name#*@}")"
+    done
+    all=$(echo "$all" | tr ' ' '\n' | sort -u)
+    [ -z "$all" ] && return 0
+    # shellcheck disable=SC2086 # names without spaces
+    out=$(cowsnap -q --json list $all 2>&1) || { echo "failed list $fs $out"; return 0; }
+    echo "$out" | jq -r --arg fs "$fs" '.datasets[] | (.dataset | sub("^(tank|/b)/"; "")) as $d
+        | (.snapshots[] | "listed \($fs) \($d)@\(.name) \(.guid) \([(.labels | to_entries[] | "\(.key)=\(.value)"), .holds[]] | join("+") | if . == "" then "-" else . end)"),
+          (.partials[] | "partial \($fs) \($d)@\(.name) \(.token)")'
+}
+
+names_on_zfs() { zfs list -H -o name -t filesystem,snapshot -r tank | sed -n "s,^tank/\([a-z]${k}[-@].*\|[a-z]${k}\)\$,\1,p" | grep -v %; }
+content_on_zfs() {
+    mkdir -p /run/look && mount -t zfs "tank/$1@$2" /run/look && digest /run/look
+    umount /run/look
+}
+
+names_on_btrfs() {
+    (cd /b && ls -d [a-z]"$k" [a-z]"$k"-* 2>/dev/null)
+    (cd /b/.cowsnap/datasets && ls -d [a-z]"$k"/snap/[!%]* [a-z]"$k"-*/snap/[!%]* 2>/dev/null) | sed 's,/snap/,@,'
+    (cd /b/.cowsnap/datasets && ls -d r"$k"-* 2>/dev/null)
+    return 0
+}
+content_on_btrfs() { digest "/b/.cowsnap/datasets/$1/snap/$2"; }
+
+# --- the interrupted work once more
+
+# again OP FS NAME [TOKEN]: the same command; with a TOKEN, what is lacking
+again() {
+    op=$1 fs=$2 name=$3 token=${4:-} t=$(top "$2") n=0
+    case $op in
+    snapshot) run snapshot "$t/${name%@*}" --name "${name#*@}" ;;
+    destroy) case $name in *@*) run destroy "$t/$name" ;; *) run destroy --snapshots "$t/$name" ;; esac ;;
+    clone) run clone "$t/src@full" "$t/$name" ;;
+    receive)
+        if [ -n "$token" ]; then
+            cowsnap -q send "$t/src@${name#*@}" --resume "$token" 2>/run/sent | cowsnap -q receive "$t/${name%@*}" >/run/received 2>&1 &&
+                echo "done receive $fs $n" || echo "failed receive $fs $n: $(cat /run/sent /run/received)"
+        else
+            run receive "$t/${name%@*}" "/depot/$fs-${name#*@}.cow"
+        fi
+        ;;
+    esac
+}
+
+# sweep: what doctor finds, whether it puts it right, and what is left then
+sweep() {
+    cowsnap -q doctor --fix /b 2>&1 | sed 's/^/swept /'
+    left=$(cowsnap -q doctor /b 2>&1) || echo "left doctor $left"
+    ls -A /b/.cowsnap/staging | sed 's/^/left staging /'
+    find /b/.cowsnap -maxdepth 4 -name '%*' | sed 's/^/left staged /'
+    zfs list -H -o name -t all -r tank | grep % | sed 's/^/left /'
+    findmnt -rn -t zfs,btrfs -o TARGET | grep -vE '^/(b|tank|tank/[a-z0-9-]+)$' | sed 's/^/left mount /'
+    return 0
+}
+
+# Whether all that the filesystems hold is what they wrote.
+scrub() {
+    zpool scrub -w tank || die scrub
+    zpool status -x tank | grep -q 'is healthy' || die "$(zpool status tank)"
+    btrfs scrub start -B /b >/run/scrub 2>&1 || die "$(cat /run/scrub)"
+    grep -q 'no errors found' /run/scrub || die "$(cat /run/scrub)"
+}
+
+"$@"
