@@ -24,6 +24,7 @@ impl Backend for Dataset {
         if let Some(other) = set.iter().find(|other| other.pool() != first.pool() && !request.not_atomic) {
             return Err(two_pools(first, other));
         }
+        check_may_hold(&pools, request)?;
         let before = Instant::now();
         take_all(&pools, request)?;
         let spread = if pools.len() > 1 { before.elapsed() } else { Duration::ZERO };
@@ -69,10 +70,14 @@ fn two_pools(first: &Dataset, other: &Dataset) -> Error {
 
 /// All pools, or none: those that were taken are destroyed again if one can not be.
 fn take_all(pools: &[Vec<&Dataset>], request: &SnapshotRequest) -> Result<()> {
-    for (n, pool) in pools.iter().enumerate() {
-        if let Err(error) = take(pool, request).and_then(|()| hold(pool, request)) {
-            pools[..n].iter().for_each(|taken| take_back(taken, request));
-            return Err(error);
+    let mut taken = Vec::new();
+    for pool in pools {
+        let done = take(pool, request).and_then(|()| {
+            taken.push(pool.as_slice());
+            hold(pool, request)
+        });
+        if let Err(error) = done {
+            return Err(take_back(&taken, request, error));
         }
     }
     Ok(())
@@ -116,40 +121,82 @@ fn not_taken(pool: &[&Dataset], request: &SnapshotRequest, failed: &Failed) -> E
             why: "a label is longer than ZFS can keep: 8191 bytes".into(),
             hint: None,
         },
-        _ => {
-            let mut rights = vec!["snapshot"];
-            rights.extend((!request.labels.is_empty()).then_some("userprop"));
-            rights.extend((!request.holds.is_empty()).then_some("hold"));
-            let all: Vec<_> = pool.iter().map(|dataset| (rights.join(","), dataset.name())).collect();
-            let all: Vec<_> = all.iter().map(|(rights, name)| (rights.as_str(), name.as_str())).collect();
-            of_errno("take", subject, &all, errno)
-        }
+        _ => of_errno("take", subject, &needed(&rights(request), pool), errno),
     }
 }
 
-/// Holds what was taken, or takes it back.
+/// What an ordinary user needs to take and hold what is asked for.
+fn rights(request: &SnapshotRequest) -> String {
+    let mut rights = vec!["snapshot"];
+    rights.extend((!request.labels.is_empty()).then_some("userprop"));
+    rights.extend((!request.holds.is_empty()).then_some("hold"));
+    rights.join(",")
+}
+
+fn needed<'a>(rights: &'a str, pool: &[&'a Dataset]) -> Vec<(&'a str, &'a str)> {
+    pool.iter().map(|dataset| (rights, dataset.name().as_str())).collect()
+}
+
+/// Says before anything is taken that it could not be held: who may take need not be allowed to take back.
+///
+/// # Errors
+/// [`Error::Denied`].
+fn check_may_hold(pools: &[Vec<&Dataset>], request: &SnapshotRequest) -> Result<()> {
+    let Some(tag) = request.holds.first() else { return Ok(()) };
+    // The kernel looks at the rights before it looks for the snapshot.
+    let nowhere = format!("cowsnap-may-it-hold-{}", jiff::Timestamp::now().as_nanosecond());
+    for dataset in pools.iter().flatten() {
+        let hold = [(format!("{}@{nowhere}", dataset.name()), tag.to_string())];
+        if let Err(failed) = dataset.lzc()?.hold(&hold, None)
+            && failed.errno == Errno::NotPermitted
+        {
+            let subject = dataset.at_name(&request.name);
+            return Err(of_errno("hold", subject, &needed(&rights(request), &[*dataset]), failed.errno));
+        }
+    }
+    Ok(())
+}
+
 fn hold(pool: &[&Dataset], request: &SnapshotRequest) -> Result<()> {
-    let held = request.holds.iter().try_for_each(|tag| hold_all(pool, request, tag));
-    held.inspect_err(|_| take_back(pool, request))
+    request.holds.iter().try_for_each(|tag| hold_all(pool, request, tag))
 }
 
 fn hold_all(pool: &[&Dataset], request: &SnapshotRequest, tag: &HoldTag) -> Result<()> {
     let holds: Vec<_> = names(pool, request).into_iter().map(|name| (name, tag.to_string())).collect();
-    let rights: Vec<_> = pool.iter().map(|dataset| ("hold", dataset.name().as_str())).collect();
+    let rights = needed("hold", pool);
     let failed = |failed: Failed| of_errno("hold", pool[0].at_name(&request.name), &rights, failed.errno);
     pool[0].lzc()?.hold(&holds, None).map_err(failed)
 }
 
-/// Destroys what was just taken, with the holds that were just put on it.
-fn take_back(pool: &[&Dataset], request: &SnapshotRequest) {
-    let Ok(lzc) = pool[0].lzc() else { return };
+/// Destroys what was just taken. What comes of that: `error`, with the names of what stays behind.
+fn take_back(taken: &[&[&Dataset]], request: &SnapshotRequest, error: Error) -> Error {
+    let (mut left, mut why) = (Vec::new(), String::new());
+    for pool in taken {
+        if let Err(failed) = destroy_taken(pool, request) {
+            why = failed;
+            left.extend(pool.iter().map(|dataset| quoted(dataset.at_name(&request.name)).to_string()));
+        }
+    }
+    match left.is_empty() {
+        true => error,
+        false => {
+            let names = left.join(" ");
+            let what = format!(
+                "{names}: taken, and could not be taken back as the rest failed: {why}; cowsnap destroy {names}"
+            );
+            Error::Halfway { what, source: Box::new(error) }
+        }
+    }
+}
+
+/// Destroys what was just taken of one pool, with the holds that were just put on it, or says why not.
+fn destroy_taken(pool: &[&Dataset], request: &SnapshotRequest) -> Result<(), String> {
+    let lzc = pool[0].lzc().map_err(|error| error.to_string())?;
     let names = names(pool, request);
     for tag in &request.holds {
         let holds: Vec<_> = names.iter().map(|name| (name.clone(), tag.to_string())).collect();
         // Most will not be there: holding is what failed.
         let _ = lzc.release(&holds);
     }
-    if let Err(failed) = lzc.destroy_snapshots(&names, false) {
-        tracing::warn!("snapshots stay behind: {failed}");
-    }
+    lzc.destroy_snapshots(&names, false).map_err(|failed| failed.errno.to_string())
 }

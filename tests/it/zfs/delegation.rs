@@ -150,3 +150,43 @@ fn an_ordinary_user_takes_back_what_is_not_mounted() {
     assert_eq!(snapshots(&a), ["s"]);
     assert_eq!(property(&a, "cowsnap:rollback"), "-");
 }
+
+#[test]
+fn a_snapshot_that_may_not_be_held_is_not_taken() {
+    ground!("zfs", "setpriv");
+    let pool = Pool::with("512M", &[]);
+    let a = pool.dataset("a b:c");
+    let user = Somebody::new(&pool);
+    zfs(&["allow", USER, "snapshot", &a]);
+    let args = ["snapshot", &a, "--name", "s", "--hold", "a tag", "--hold", "another"];
+    let output = user.try_run(&args);
+    assert_eq!(
+        (output.status.code(), snapshots(&a).len()),
+        (Some(6), 0),
+        "there is no right to take it back"
+    );
+    assert_eq!(user.granted(&args), [allow(&[("snapshot,hold", &a)])]);
+    assert_eq!(snapshots(&a), ["s"]);
+    assert_eq!(property(&format!("{a}@s"), "userrefs"), "2");
+}
+
+#[test]
+fn what_could_not_be_taken_back_is_named() {
+    ground!("zfs", "setpriv");
+    let (pool, other) = (Pool::with("512M", &[]), Pool::with("512M", &[]));
+    let (a, b) = (pool.dataset("a b:c"), other.dataset("b"));
+    let user = Somebody::new(&pool);
+    zfs(&["allow", USER, "snapshot", &a]);
+    let args = ["snapshot", "--not-atomic", &a, &b, "--name", "s 1"];
+    let output = user.try_run(&args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.contains(&format!("'{a}@s 1': taken")), "{said}");
+    assert!(said.contains(&format!("cowsnap destroy '{a}@s 1'")), "{said}");
+    assert!(said.contains(&format!("hint: {}", allow(&[("snapshot", &b)]))), "{said}");
+    assert_eq!((snapshots(&a).as_slice(), snapshots(&b).len()), (&["s 1".to_owned()][..], 0));
+    zfs(&["destroy", &format!("{a}@s 1")]);
+    zfs(&["allow", USER, "destroy,mount", &a]);
+    assert_eq!(user.try_run(&args).status.code(), Some(6));
+    assert_eq!(snapshots(&a).len(), 0, "it was taken back");
+}
