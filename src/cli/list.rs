@@ -10,6 +10,7 @@ use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
 use crate::endpoint::{self, Dataset, Details, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
+use crate::stream::container::Backend;
 
 /// List datasets and snapshots
 ///
@@ -95,6 +96,8 @@ struct Report {
     live: bool,
     snapshots: Vec<Snapshot>,
     partials: Vec<Partial>,
+    #[serde(skip)]
+    resumes: bool,
 }
 
 #[derive(Serialize)]
@@ -123,7 +126,8 @@ impl Report {
         if !live && snapshots.is_empty() && partials.is_empty() {
             dataset.expect_live()?;
         }
-        Ok(Self { dataset: dataset.to_string(), live, snapshots, partials })
+        let resumes = dataset.backend() == Backend::Zfs;
+        Ok(Self { dataset: dataset.to_string(), live, snapshots, partials, resumes })
     }
 }
 
@@ -196,9 +200,16 @@ fn table(reports: &[Report], sizes: bool) -> String {
         for partial in &report.partials {
             let mut row = vec![format!("{}@{}", report.dataset, partial.name), "-".into()];
             row.resize(columns.len() - 1, "-".into());
-            row.push(match partial.live {
-                true => "PARTIAL: being received".into(),
-                false => "PARTIAL: interrupted, not a snapshot (cowsnap doctor --fix removes it)".into(),
+            row.push(match (partial.live, report.resumes) {
+                (true, _) => "PARTIAL: being received".into(),
+                (false, false) => {
+                    "PARTIAL: interrupted, not a snapshot (cowsnap doctor --fix removes it)".into()
+                }
+                (false, true) => format!(
+                    "PARTIAL: interrupted, not a snapshot (the rest: cowsnap send --resume {} SOURCE; cowsnap doctor --fix \
+                     gives it up)",
+                    partial.token
+                ),
             });
             table.row(row);
         }

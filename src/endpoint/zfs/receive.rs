@@ -17,7 +17,7 @@ use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
 use crate::endpoint::zfs::lock::{Work, try_lock};
 use crate::endpoint::zfs::{conflict, exchange, meta, props};
 use crate::endpoint::{Arrived, Error, ReceiveRequest, Result, Verified};
-use crate::model::{Version, VersionKind};
+use crate::model::{Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::zfs;
 use crate::sys::interrupt::{self, Bell};
@@ -91,10 +91,13 @@ impl Dataset {
         let (job, aside) = self.job(lzc, request, &feed, &place)?;
         let (received, digest) =
             feed_kernel(&job, &mut feed, request.bell.as_ref(), |stream| verified(stream)).map_err(
-                |ended| match ended {
-                    Ended::Stream(error) => self.broken(error),
-                    Ended::Kernel(failed) => conflict::said(self, request, failed),
-                    Ended::Pipe(error) => Error::io("receive", self)(error),
+                |ended| {
+                    self.tell_what_is_kept(&job);
+                    match ended {
+                        Ended::Stream(error) => self.broken(error),
+                        Ended::Kernel(failed) => conflict::said(self, request, failed),
+                        Ended::Pipe(error) => Error::io("receive", self)(error),
+                    }
                 },
             )?;
         let mut arrived =
@@ -111,6 +114,19 @@ impl Dataset {
             aside.carry_out(&mut arrived)?;
         }
         Ok(arrived)
+    }
+
+    /// Names what a receive that was broken off has left, and what can be done with it.
+    fn tell_what_is_kept(&self, job: &Job) {
+        let kept =
+            job.resumable && matches!(self.get("receive_resume_token").as_deref(), Ok(token) if token != "-");
+        if kept {
+            let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
+            tracing::warn!(
+                "what arrived is kept as {partial}: cowsnap list {of} shows the token with which cowsnap send --resume \
+                 brings the rest; cowsnap destroy {partial} gives it up"
+            );
+        }
     }
 
     /// What to have the kernel do, and the exchange that follows if the stream is received beside the target.

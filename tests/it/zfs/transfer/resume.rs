@@ -2,16 +2,25 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Stdio};
 
+use super::super::ground::zfs;
 use super::{Lab, noise};
 use crate::ground::ground;
 
 impl Lab {
     /// Gives a receiver so many bytes of a stream, then kills it.
     fn receive_killed(&self, bytes: &[u8]) {
+        let (mut child, input) = self.receive_stalled(bytes);
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        drop(input);
+    }
+
+    /// A receiver that has got so many bytes of a stream and waits for more.
+    fn receive_stalled(&self, bytes: &[u8]) -> (Child, ChildStdin) {
         let mut command = self.command(&["receive", &self.target]);
-        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut input = child.stdin.take().expect("piped");
         input.write_all(bytes).expect("it reads");
         // It has read all, and the kernel applies it.
@@ -33,9 +42,7 @@ impl Lab {
             })
         });
         std::thread::sleep(std::time::Duration::from_millis(1500));
-        child.kill().expect("it runs");
-        child.wait().expect("it ends");
-        drop(input);
+        (child, input)
     }
 
     fn token(&self) -> Option<String> {
@@ -143,4 +150,36 @@ fn what_was_received_in_part_is_given_up() {
     let output = lab.receive_bytes(&["--no-partial"], &whole[..whole.len() / 2]);
     assert_eq!(output.status.code(), Some(4));
     assert_eq!((lab.token(), lab.snapshots(&lab.target)), (None, vec!["one".into(), "two".into()]));
+}
+
+#[test]
+fn a_signal_ends_a_receive_whose_input_stalls_and_what_arrived_is_named() {
+    use rustix::process::{Pid, Signal, kill_process};
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 6_000_000));
+    let one = lab.snapshot("one");
+    let container = fs::read(lab.send("full", &[&one, "--no-compress"])).expect("read");
+    let raw = fs::read(lab.send("raw", &["--raw", &one])).expect("read");
+    for (whole, signal) in [(container, Signal::TERM), (raw, Signal::INT)] {
+        let (mut child, input) = lab.receive_stalled(&whole[..whole.len() / 2]);
+        kill_process(Pid::from_child(&child), signal).expect("it runs");
+        // It ends by itself, though its input does not.
+        let ended = (0..600).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            child.try_wait().expect("a child")
+        });
+        let _ = child.kill();
+        drop(input);
+        let said = super::said(&child.wait_with_output().expect("it ends"));
+        assert_eq!(ended.and_then(|status| status.code()), Some(5), "{signal:?}: {said}");
+        let partial = format!("cowsnap destroy '{}@%partial'", lab.target);
+        assert!(said.contains("what arrived is kept") && said.contains(&partial), "{said}");
+        let token = lab.token().expect("a partial");
+        let shown = lab.does(&["list", &lab.target]);
+        assert!(shown.contains(&format!("cowsnap send --resume {token}")), "{shown}");
+        lab.receive(&lab.send(&format!("rest after {signal:?}"), &[&one, "--resume", &token]));
+        lab.assert_same("one");
+        zfs(&["destroy", "-r", &lab.target]);
+    }
 }
