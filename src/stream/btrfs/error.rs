@@ -23,6 +23,11 @@ pub enum Error {
     /// Something follows the end that is no further stream.
     #[error("bytes that are no stream follow the end of the btrfs send stream, at byte {offset}")]
     Trailing { offset: u64 },
+    /// A further stream follows where one alone is wanted.
+    #[error(
+        "another btrfs send stream begins at byte {offset}, and a container holds one: cut them apart there"
+    )]
+    Several { offset: u64 },
     /// A command longer than its version allows; nothing of that length has been allocated.
     #[error("the command at byte {offset} claims {len} bytes; at most {max} are possible")]
     TooLong { offset: u64, len: u64, max: u64 },

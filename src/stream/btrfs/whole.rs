@@ -6,7 +6,8 @@ use super::error::{Error, Result};
 use super::framing::{Framer, spare};
 use super::wire::{HEADER_LEN, MAGIC};
 
-/// Reads `input` unchanged. It comes to an end only if that is after an end command, and every command was one.
+/// Reads `input`, which is one stream, unchanged. It comes to an end only if that is after an end command, and every command
+/// was one.
 ///
 /// What is wrong with the stream is an [`io::Error`] that holds an [`Error`]. Some of what comes before it is handed on.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ impl<R: Read> Whole<R> {
         // Between what was given and the batch is nothing, or the header of a stream that begins.
         let header_len = self.framer.offset() - batch.bytes().len() as u64 - self.given;
         if header_len == HEADER_LEN as u64 {
+            if self.given > 0 {
+                return Err(Error::Several { offset: self.given });
+            }
             self.bytes.extend(MAGIC);
             self.bytes.extend(batch.version().number().to_le_bytes());
         }
@@ -67,44 +71,52 @@ mod tests {
     use super::super::{Command, Version};
     use super::*;
 
-    /// Two streams, the second of another version.
-    fn streams() -> Vec<u8> {
+    fn stream(version: Version) -> Vec<u8> {
         let (path, uuid) = (&b"s"[..], [1; 16]);
         let data = vec![7; 40_000];
-        let mut bytes = Vec::new();
-        for version in [Version::V1, Version::V2] {
-            let mut encoder = Encoder::new(version);
-            encoder.push(&Command::Subvol { path, uuid, ctransid: 1 });
-            for n in 0..60 {
-                encoder.push(&Command::Write { path, offset: n * 40_000, data: &data });
-            }
-            bytes.extend(encoder.finish());
+        let mut encoder = Encoder::new(version);
+        encoder.push(&Command::Subvol { path, uuid, ctransid: 1 });
+        for n in 0..60 {
+            encoder.push(&Command::Write { path, offset: n * 40_000, data: &data });
         }
-        bytes
+        encoder.finish()
     }
 
     #[test]
     fn a_whole_stream_is_handed_on_byte_for_byte() {
-        let mut read = Vec::new();
-        Whole::new(&streams()[..]).read_to_end(&mut read).expect("it is whole");
-        assert!(read == streams());
+        for version in [Version::V1, Version::V2] {
+            let (stream, mut read) = (stream(version), Vec::new());
+            Whole::new(&stream[..]).read_to_end(&mut read).expect("it is whole");
+            assert!(read == stream);
+        }
     }
 
     #[test]
     fn a_stream_that_is_cut_off_or_damaged_is_an_error_that_says_where() {
-        let streams = streams();
+        let stream = stream(Version::V2);
         let error_of = |bytes: &[u8]| {
             let error = Whole::new(bytes).read_to_end(&mut Vec::new()).expect_err("it is not whole");
             error.downcast::<Error>().expect("of the stream").to_string()
         };
-        for len in [5, 17, 30, streams.len() / 2, streams.len() - 1] {
-            let said = error_of(&streams[..len]);
+        for len in [5, 17, 30, stream.len() / 2, stream.len() - 1] {
+            let said = error_of(&stream[..len]);
             assert!(said.contains(&format!("ends at byte {len}")) || len == 5, "{len}: {said}");
         }
-        let mut flipped = streams.clone();
+        let mut flipped = stream.clone();
         flipped[100_000] ^= 1;
         assert!(error_of(&flipped).contains("checksum"));
-        assert!(error_of(&[&streams[..], b"more"].concat()).contains("follow the end"));
+        assert!(error_of(&[&stream[..], b"more"].concat()).contains("follow the end"));
+    }
+
+    #[test]
+    fn a_further_stream_is_not_taken_for_a_part_of_the_first() {
+        let (first, second) = (stream(Version::V1), stream(Version::V2));
+        let mut read = Vec::new();
+        let both = [&first[..], &second].concat();
+        let error = Whole::new(&both[..]).read_to_end(&mut read).expect_err("two are not one");
+        let said = error.downcast::<Error>().expect("of the stream").to_string();
+        assert!(said.contains(&format!("begins at byte {}", first.len())), "{said}");
+        assert!(read.len() <= first.len());
     }
 
     #[test]
