@@ -73,8 +73,10 @@ pub(super) fn report(dataset: &str, to: &str, done: &RolledBack, context: &Conte
     let object = json!({
         "dataset": dataset, "to": to, "kept": kept, "aside": done.aside, "moved": done.moved, "remounted": remounted,
     });
-    let newer =
-        done.aside.as_ref().map_or(String::new(), |aside| format!("; what is newer than {to} is in {aside}"));
+    let newer = match done.aside.as_ref().filter(|_| done.newer_aside) {
+        Some(aside) => format!("; what is newer than {to} is in {aside}"),
+        None => String::new(),
+    };
     context
         .print(&object, format!("{dataset} is {to} again; what it was is kept as {}{newer}", kept.join(", ")))
 }

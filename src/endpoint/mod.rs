@@ -118,6 +118,8 @@ pub struct RolledBack {
     /// The dataset, by label, that what was replaced is now, together with every version newer than the one gone back to.
     /// `None` where all of them stay versions of the dataset itself.
     pub aside: Option<String>,
+    /// Whether what was set aside has versions newer than the one gone back to, beside what was replaced.
+    pub newer_aside: bool,
     /// What was replaced of nested datasets, kept: DATASET@NAME each.
     pub kept_inside: Vec<String>,
     /// Nested datasets that were moved along, by label.

@@ -9,7 +9,7 @@ use crate::endpoint::zfs::aside::Intent;
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::lock::{Work, try_lock};
 use crate::endpoint::zfs::{props, remount};
-use crate::endpoint::{Error, Result, RollbackRequest, RolledBack};
+use crate::endpoint::{Error, History, Result, RollbackRequest, RolledBack};
 use crate::model::{SnapshotName, Version, VersionRef, quoted};
 
 impl Dataset {
@@ -60,7 +60,8 @@ impl Dataset {
         now: &str,
     ) -> Result<RolledBack> {
         self.expect_snapshot(version, "roll back")?;
-        self.check_can_go_back(&self.version(&version.name)?)?;
+        let to = self.version(&version.name)?;
+        self.check_can_go_back(&to)?;
         let name = self.name().as_str();
         let Some(lock) = try_lock(Work::Rollback, name)? else {
             return Err(self.refused("roll back", "another process is doing so".into(), None));
@@ -77,6 +78,8 @@ impl Dataset {
         intent.carry_out(&lock, &mut done)?;
         let aside = Self::by_name(intent.aside);
         done.kept.push(aside.version(&intent.keep)?);
+        let is_newer = |other: &Version| other.order > to.order && other.id.name != intent.keep;
+        done.newer_aside = aside.inventory()?.versions().iter().any(is_newer);
         done.aside = Some(aside.to_string());
         Ok(done)
     }

@@ -140,11 +140,16 @@ fn a_snapshot_is_restored_by_cloning_and_a_live_dataset_goes_back_only_when_aske
     assert_eq!((path.trim_end().ends_with("look"), shell.read("look/f")), (true, "one".into()));
     shell.fails(&["restore", "P/a@one", "--to", "P/a"], 3);
     shell.write("a/f", "three");
+    let said = shell.run(&["rollback", "P/a@two"]);
+    assert!(said.contains("it was is kept as") && !said.contains("newer"), "{said}");
     let done = shell.json(&["restore", "P/a@one", "--to", "P/a", "--replace"]);
     assert_eq!(shell.read("a/f"), "one");
     let aside = done["aside"].as_str().expect("what is newer was set aside").to_owned();
     let listed = shell.run(&["list", &aside]);
     assert!(listed.contains("@two") && listed.contains("@pre-rollback-"), "{listed}");
+    shell.run(&["snapshot", "P/a", "--name", "three"]);
+    let said = shell.run(&["rollback", "P/a@one"]);
+    assert!(said.contains("; what is newer than ") && said.contains("@one is in "), "{said}");
 }
 
 #[test]
