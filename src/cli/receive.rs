@@ -121,8 +121,9 @@ fn foretell(target: &Dataset, announced: &Announced, context: &Context) -> Resul
 fn told(received: &Received) -> String {
     let aside =
         received.aside.as_ref().map_or(String::new(), |aside| format!("; what was there is {aside} now"));
+    let origin = received.origin.as_ref().map_or(String::new(), |origin| format!(", a clone of {origin}"));
     format!(
-        "received {}@{}: {} in {:.1} s ({}), blake3 {}{}{aside}",
+        "received {}@{}{origin}: {} in {:.1} s ({}), blake3 {}{}{aside}",
         received.dataset,
         received.version.id.name,
         size(received.stream_bytes),

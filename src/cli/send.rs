@@ -13,7 +13,7 @@ use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
 use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionRef, quoted};
-use crate::stream::container::ZfsFlags;
+use crate::stream::container::{Backend, ZfsFlags};
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
@@ -24,7 +24,8 @@ use crate::{Error, Result};
 pub struct Args {
     /// The snapshot: TARGET@NAME; with --resume the dataset alone will do
     snapshot: OsString,
-    /// Send what changed since this snapshot, which the receiver must have: @NAME or TARGET@NAME
+    /// Send what changed since this snapshot, which the receiver must have: @NAME or TARGET@NAME; on ZFS also one of the
+    /// dataset that TARGET was cloned from
     #[arg(long, value_name = "BASE", conflicts_with = "incremental")]
     from: Option<OsString>,
     /// Send what changed since the newest older snapshot
@@ -107,7 +108,7 @@ fn wanted(args: &Args, context: &Context) -> Result<(Dataset, Inventory, SendReq
         let snapshot = SnapshotRef::parse(&args.snapshot)?;
         let dataset = place::dataset(&snapshot.target, context)?;
         let inventory = dataset.inventory()?;
-        let request = request(args, &dataset, &inventory, &snapshot)?;
+        let request = request(args, &dataset, &inventory, &snapshot, context)?;
         return Ok((dataset, inventory, request));
     };
     let (target, name) = match SnapshotRef::parse(&args.snapshot) {
@@ -131,11 +132,18 @@ fn request(
     dataset: &Dataset,
     inventory: &Inventory,
     snapshot: &SnapshotRef,
+    context: &Context,
 ) -> Result<SendRequest> {
     let find = |name: &SnapshotName| find(inventory, dataset, name);
     let version = find(&snapshot.name)?;
     let base = match &args.from {
-        Some(base) => Some(find(&name_within(base, snapshot)?)?),
+        Some(base) => Some(match name_within(base, snapshot) {
+            // What it was cloned from is another dataset, and only ZFS sends what changed since then.
+            Err(Error::Usage { .. }) if dataset.backend() == Backend::Zfs => {
+                place::version(base, context)?.1.id
+            }
+            name => find(&name?)?,
+        }),
         None if args.incremental => Some(predecessor(inventory, dataset, &version)?),
         None => None,
     };

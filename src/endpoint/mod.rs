@@ -207,13 +207,15 @@ pub struct Arrived {
     pub version: Version,
     /// What was set aside for it, by label.
     pub aside: Option<String>,
+    /// The snapshot of another dataset that its dataset was made as a clone of: DATASET@NAME.
+    pub origin: Option<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
 impl From<Version> for Arrived {
     fn from(version: Version) -> Self {
-        Self { version, aside: None, warnings: Vec::new() }
+        Self { version, aside: None, origin: None, warnings: Vec::new() }
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Received {
     /// What was set aside for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aside: Option<String>,
+    /// What its dataset was made as a clone of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// What it builds upon; `None` if it was full.
     pub base: Option<Guid>,
     /// Bytes of the filesystem's stream.
@@ -172,6 +175,7 @@ impl Incoming {
             dataset: target.to_string(),
             version: arrived.version,
             aside: arrived.aside,
+            origin: arrived.origin,
             base: announced.base,
             stream_bytes: checked.len,
             blake3: checked.root.to_hex().to_string(),

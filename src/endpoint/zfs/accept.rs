@@ -16,6 +16,8 @@ use crate::sys::lzc::Lzc;
 pub(super) enum Place {
     /// It makes the dataset.
     New,
+    /// It makes the dataset as a clone of this snapshot of another one: DATASET@NAME.
+    CloneOf(String),
     /// It goes on after what is there.
     Upon,
     /// It goes on with what was received in part.
@@ -106,7 +108,13 @@ fn corrupt(why: String) -> Error {
 /// What speaks against receiving it, with the evidence.
 pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said: &Said<'_>) -> Result<Place> {
     if !lzc.exists(target.name().as_str()) {
-        return of_absent(target, said);
+        let place = of_absent(target, said)?;
+        if let Place::CloneOf(origin) = &place {
+            let own = Own::of_name(origin.split('@').next().unwrap_or_default())?;
+            check_kind(target, &own, said)?;
+            check_alike(target, &own, request.stream.as_ref(), said)?;
+        }
+        return Ok(place);
     }
     let inventory = target.inventory()?;
     check_free(target, &inventory, &request.name, said.guid())?;
@@ -145,9 +153,32 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
 fn of_absent(target: &Dataset, said: &Said<'_>) -> Result<Place> {
     match (said.resumes, said.base()) {
         (Some(_), _) => Err(nothing_to_go_on_with(target)),
+        // One of the same history would make a second dataset out of a misspelt name.
+        (None, Some(base)) if said.begin.flags.is_clone() => origin_of(target, base),
         (None, Some(base)) => Err(conflict::without_base(target, &Inventory::default(), base)),
         (None, None) => Ok(Place::New),
     }
+}
+
+/// The snapshot `base`, of whichever dataset of the pool: of several, the one whose name is most like the target's.
+fn origin_of(target: &Dataset, base: Guid) -> Result<Place> {
+    let args = ["list", "-Hp", "-t", "snapshot", "-s", "createtxg", "-o", "name,guid", "-r", target.pool()];
+    let text = program::zfs(&args).map_err(|failure| failure.into_error("list", target.pool()))?;
+    let mut found = Vec::new();
+    for [name, guid] in list::rows::<2>(&text)? {
+        if Guid::of_zfs(list::number(guid)?) == base {
+            found.push(name);
+        }
+    }
+    match found.into_iter().min_by_key(|name| std::cmp::Reverse(alike(name, target.name().as_str()))) {
+        Some(name) => Ok(Place::CloneOf(name.to_owned())),
+        None => Err(conflict::without_origin(target, base)),
+    }
+}
+
+/// How many parts two names have in common.
+fn alike(one: &str, other: &str) -> usize {
+    one.split('/').zip(other.split('/')).take_while(|(one, other)| one == other).count()
 }
 
 fn nothing_to_go_on_with(target: &Dataset) -> Error {
@@ -203,9 +234,13 @@ struct Own {
 
 impl Own {
     fn of(target: &Dataset) -> Result<Self> {
+        Self::of_name(target.name().as_str())
+    }
+
+    fn of_name(name: &str) -> Result<Self> {
         let wanted = format!("type,inconsistent,{}", flags::CHAIN);
-        let args = ["get", "-Hp", "-o", "property,source,value", &wanted, target.name().as_str()];
-        let text = program::zfs(&args).map_err(|failure| failure.into_error("read", target))?;
+        let args = ["get", "-Hp", "-o", "property,source,value", &wanted, name];
+        let text = program::zfs(&args).map_err(|failure| failure.into_error("read", name))?;
         Self::parse(&text)
     }
 

@@ -94,6 +94,13 @@ pub(super) fn without_base(target: &Dataset, inventory: &Inventory, base: Guid) 
     target.refused("receive", why, Some(hint))
 }
 
+/// That the snapshot from which what was sent had been cloned is nowhere in the pool.
+pub(super) fn without_origin(target: &Dataset, base: Guid) -> Error {
+    let why = format!("it makes a clone of the snapshot {base}, which is not in the pool {}", target.pool());
+    let hint = "receive first what it was cloned from, or send it in full, without --from".to_owned();
+    target.refused("receive", why, Some(hint))
+}
+
 fn snapshots_of(inventory: &Inventory) -> Vec<&Version> {
     inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot).collect()
 }

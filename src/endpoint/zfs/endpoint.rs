@@ -21,10 +21,10 @@ impl Endpoint for Dataset {
             Some(base) => Some(self.base(&version, base)?),
             None => None,
         };
-        let (flags, default, token) = self.how(request)?;
+        let (flags, default, token) = self.how(request, base.as_ref().map(|base| &base.of))?;
         let source = Source {
             snapshot,
-            base,
+            base: base.map(|base| base.full_name),
             flags: flags::to_call(flags),
             resume: token.as_ref().map(|token| (token.object, token.offset)),
         };
@@ -50,6 +50,12 @@ impl Endpoint for Dataset {
         let mut stream = stream;
         Ok(self.receive_checked(request, &mut stream, |_| None)?.version)
     }
+}
+
+/// What a stream builds upon.
+struct Base {
+    of: Dataset,
+    full_name: String,
 }
 
 /// What kind of dataset a stream is of.
@@ -81,7 +87,7 @@ impl Dataset {
         let version = self.found(&inventory, read.to_guid, "snapshot")?;
         let base = match read.from_guid {
             0 => None,
-            guid => Some(self.found(&inventory, guid, "base")?),
+            guid => Some(self.found_base(&inventory, guid)?),
         };
         let zfs = SendOptions { flags: None, resume: Some(token.to_owned()) };
         Ok(SendRequest {
@@ -103,6 +109,19 @@ impl Dataset {
         })
     }
 
+    fn found_base(&self, inventory: &Inventory, guid: u64) -> Result<VersionRef> {
+        let own = self.found(inventory, guid, "base");
+        if own.is_ok() {
+            return own;
+        }
+        for origin in self.cloned_from()? {
+            if let Some(found) = origin.inventory()?.by_guid(Guid::of_zfs(guid)) {
+                return Ok(found.id.clone());
+            }
+        }
+        own
+    }
+
     fn found(&self, inventory: &Inventory, guid: u64, what: &'static str) -> Result<VersionRef> {
         let found = inventory.by_guid(Guid::of_zfs(guid)).map(|version| version.id.clone());
         found.ok_or_else(|| Error::NotFound {
@@ -120,31 +139,77 @@ impl Dataset {
         Err(self.refused("send", why, Some("leave out --clone-source".into())))
     }
 
-    /// The full name of the base: of the snapshot, or else of the bookmark.
-    fn base(&self, version: &Version, base: &VersionRef) -> Result<String> {
-        let found = self.expect(base)?;
+    /// The base of `version`: the snapshot, or else the bookmark.
+    fn base(&self, version: &Version, base: &VersionRef) -> Result<Base> {
+        let (of, found) = self.expect_base(version, base)?;
         if found.order >= version.order {
-            let (subject, why) =
-                (self.at_name(&version.id.name), format!("its base @{} is not older", base.name));
-            let hint = Some(format!("cowsnap list {}", quoted(self)));
-            return Err(Error::Refused { op: "send", subject, why, hint });
+            return Err(self.no_base(version, base, "is not older"));
         }
-        Ok(match found.kind {
-            VersionKind::Snapshot => self.full_name(&base.name),
-            VersionKind::Bookmark => format!("{}#{}", self.name(), base.name),
-        })
+        let full_name = match found.kind {
+            VersionKind::Snapshot => of.full_name(&base.name),
+            VersionKind::Bookmark => format!("{}#{}", of.name(), base.name),
+        };
+        Ok(Base { of, full_name })
     }
 
-    /// How to send, how that would be by default, and where to go on if that is asked for.
-    fn how(&self, request: &SendRequest) -> Result<(ZfsFlags, ZfsFlags, Option<Token>)> {
-        let (asked, base) = (request.zfs.flags, request.base.iter());
+    /// The version that is meant by `base`, of this dataset or of one that it was cloned from.
+    fn expect_base(&self, version: &Version, base: &VersionRef) -> Result<(Self, Version)> {
+        let of = |dataset: Self| match dataset.expect(base) {
+            Ok(found) => Some(Ok((dataset, found))),
+            Err(Error::NotFound { .. } | Error::Reused { .. }) => None,
+            Err(error) => Some(Err(error)),
+        };
+        let own = self.expect(base);
+        match own {
+            Ok(found) => Ok((self.clone(), found)),
+            Err(Error::NotFound { .. } | Error::Reused { .. }) => {
+                let elsewhere = self.cloned_from()?.into_iter().find_map(of);
+                elsewhere.unwrap_or_else(|| match own {
+                    Err(Error::Reused { .. }) => own.map(|found| (self.clone(), found)),
+                    _ => Err(self.no_base(
+                        version,
+                        base,
+                        "is neither its own nor of a dataset that it was cloned from",
+                    )),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn no_base(&self, version: &Version, base: &VersionRef, why: &str) -> Error {
+        let (subject, why) = (self.at_name(&version.id.name), format!("its base @{} {why}", base.name));
+        let hint = Some(format!("cowsnap list {}", quoted(self)));
+        Error::Refused { op: "send", subject, why, hint }
+    }
+
+    /// The datasets that it was cloned from, the nearest first.
+    fn cloned_from(&self) -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        let mut origin = self.get("origin")?;
+        // What has a name that cowsnap can not say is not cowsnap's to work on.
+        while let Some(Ok(name)) = origin.split_once('@').map(|(name, _)| name.parse()) {
+            let dataset = Self::by_name(name);
+            origin = dataset.get("origin")?;
+            all.push(dataset);
+        }
+        Ok(all)
+    }
+
+    /// How to send upon a base of `based_on`, how that would be by default, and where to go on if that is asked for.
+    fn how(
+        &self,
+        request: &SendRequest,
+        based_on: Option<&Self>,
+    ) -> Result<(ZfsFlags, ZfsFlags, Option<Token>)> {
+        let (asked, base) = (request.zfs.flags, based_on.into_iter().zip(&request.base));
         let Some(token) = &request.zfs.resume else {
             let (chosen, default) = flags::choose(self, asked, &base.collect::<Vec<_>>())?;
             return Ok((chosen, default, None));
         };
         let token = self.read_token(token)?;
         // What was broken off is sent on as it was begun.
-        let of: Vec<_> = [&request.version].into_iter().chain(base).collect();
+        let of: Vec<_> = [(self, &request.version)].into_iter().chain(base).collect();
         let (chosen, default) = flags::choose(self, asked, &of)?;
         check_token(request, &token, chosen)
             .map_err(|why| self.refused("resume sending", why, Some("send it anew".into())))?;

@@ -32,19 +32,20 @@ impl Dataset {
     }
 }
 
-/// How to send a version upon `base`: as asked, else as it or the base was sent, else by default. And what the default is.
+/// How to send a version of `dataset`: as asked, else as it or its base, which `of` names with their datasets, was sent, else
+/// by default. And what the default is.
 ///
 /// # Errors
 /// [`Error::Refused`] if what is asked can not be, or is not how they were sent.
 pub(super) fn choose(
     dataset: &Dataset,
     asked: Option<ZfsFlags>,
-    of: &[&VersionRef],
+    of: &[(&Dataset, &VersionRef)],
 ) -> Result<(ZfsFlags, ZfsFlags)> {
     let default = default_of(dataset.is_encrypted()?);
     let mut sent = None;
-    for version in of {
-        sent = sent.or(sent_as(dataset, version)?);
+    for (its, version) in of {
+        sent = sent.or(sent_as(its, version)?);
     }
     let chosen = decide(default, asked, sent).map_err(|why| {
         let hint = sent.map(|sent| format!("send it as {sent}, or in full: without --from"));

@@ -101,7 +101,10 @@ impl Dataset {
                 },
             )?;
         let mut arrived =
-            Arrived { aside: None, warnings: job.given.left, version: self.arrived(request, &job.snapshot)? };
+            Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
+        if let Place::CloneOf(origin) = place {
+            arrived.origin = Some(origin);
+        }
         arrived.warnings.extend(
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
@@ -141,7 +144,9 @@ impl Dataset {
         let (kind, raw) = (kind(said.begin), said.begin.features.has(zfs::Feature::Raw));
         let flags = request.stream.as_ref().map(|stream| stream.flags);
         let given = match place {
-            Place::New | Place::Beside(_) => carried::of_new(self, request, kind, flags.or(only_raw(raw)))?,
+            Place::New | Place::CloneOf(_) | Place::Beside(_) => {
+                carried::of_new(self, request, kind, flags.or(only_raw(raw)))?
+            }
             Place::Upon => carried::of_old(self, request, kind)?,
             Place::Rest => Given::default(), // As it was begun.
         };
@@ -154,6 +159,9 @@ impl Dataset {
             raw,
             begin: *feed.begin_bytes(),
         };
+        if let Place::CloneOf(origin) = place {
+            job.origin = Some(origin.clone());
+        }
         let Place::Beside(base) = place else { return Ok((job, None)) };
         let exchange = exchange::Exchange::of(self)?;
         job.snapshot = exchange.incoming().full_name(&request.name);

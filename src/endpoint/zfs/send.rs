@@ -128,7 +128,7 @@ fn said(dataset: &Dataset, failed: Failed) -> Error {
         Errno::CrossPool => Error::Refused {
             op: "send",
             subject,
-            why: "the base is no earlier version of the same dataset".into(),
+            why: "the base is no earlier version of it, or of what it was cloned from".into(),
             hint: None,
         },
         _ => dataset.failed("send", &[("send", dataset.name().as_str())])(failed),

@@ -181,3 +181,59 @@ fn a_send_is_not_cut_short_by_signals_and_ends_with_its_reader() {
     sending.stdout.take().expect("piped").read_exact(&mut [0; 1000]).expect("it begins");
     assert_eq!(sending.wait().expect("it ends").code(), Some(5));
 }
+
+#[test]
+fn a_clone_is_sent_upon_its_origin_and_arrives_as_a_clone() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 1_000_000));
+    let one = lab.snapshot("one");
+    lab.write("f", b"older is gone");
+    let two = lab.snapshot("two");
+    let clone = lab.pool.full("cl one");
+    zfs(&["clone", &two, &clone]);
+    fs::write(lab.pool.path("cl one").join("g"), noise(2, 2_000_000)).expect("write");
+    let three = format!("{clone}@one"); // Its origin's dataset has one of that name, too.
+    zfs(&["snapshot", &three]);
+    lab.receive(&lab.send("full", &[&one]));
+    lab.receive(&lab.send("increment", &[&two, "--from", "@one"]));
+    let copy = format!("{}/cl one", lab.pool.full("backup"));
+    let upon = |base: &str, file: &str| lab.send(file, &[&three, "--from", base, "--no-compress"]);
+    let file = upon(&two, "clone");
+    // A target that is there is none of it, nor is one in a pool that does not have the origin.
+    let refused = lab.fails(&["receive", &lab.pool.dataset("there"), &file], 3);
+    assert!(refused.contains("which is not here"), "{refused}");
+    let received = lab.does(&["receive", &copy, &file]);
+    assert!(received.contains(&format!(", a clone of {}@two: ", lab.target)), "{received}");
+    assert_eq!(get(&copy, "origin"), format!("{}@two", lab.target), "not of the source, which has it too");
+    assert_eq!(get(&format!("{copy}@one"), "guid"), get(&three, "guid"));
+    assert!(lab.content(&three) == lab.content(&format!("{copy}@one")));
+    assert_eq!((get(&copy, "readonly"), get(&copy, "canmount")), ("on".into(), "noauto".into()));
+    // The chain of the clone goes on, and what it is a clone of may be older than the snapshot that it was made of.
+    fs::write(lab.pool.path("cl one").join("h"), "more").expect("write");
+    let four = format!("{clone}@four");
+    zfs(&["snapshot", &four]);
+    let next = lab.send("next", &[&four, "--from", "@one"]);
+    lab.does(&["receive", &copy, &next]);
+    assert!(lab.content(&four) == lab.content(&format!("{copy}@four")));
+    let older = format!("{copy} 2");
+    lab.does(&["receive", &older, &upon(&one, "upon the older")]);
+    assert_eq!(get(&older, "origin"), format!("{}@one", lab.target));
+    assert!(lab.content(&three) == lab.content(&format!("{older}@one")));
+    // What was broken off goes on.
+    let whole = fs::read(&file).expect("read");
+    let broken = format!("{copy} 3");
+    fs::write(lab.file("broken"), &whole[..whole.len() * 2 / 3]).expect("write");
+    lab.fails(&["receive", &broken, &lab.file("broken")], 4);
+    let token = get(&broken, "receive_resume_token");
+    lab.does(&["receive", &broken, &lab.send("rest", &[&clone, "--resume", &token])]);
+    assert!(lab.content(&three) == lab.content(&format!("{broken}@one")));
+    assert_eq!(get(&broken, "origin"), format!("{}@two", lab.target));
+    // Anything else is not taken for a base, and a plain increment makes nothing new.
+    zfs(&["snapshot", &format!("{}@x", lab.pool.full("there"))]);
+    let stranger = format!("{}@x", lab.pool.full("there"));
+    let refused = lab.fails(&["send", &three, "--from", &stranger, "-o", &lab.file("no")], 3);
+    assert!(refused.contains("is neither its own nor of a dataset that it was cloned from"), "{refused}");
+    let refused = lab.fails(&["receive", &format!("{copy} 4"), &lab.file("increment")], 3);
+    assert!(refused.contains("which is not here"), "{refused}");
+}
