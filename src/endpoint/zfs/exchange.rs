@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
 use crate::endpoint::zfs::flags::CHAIN;
-use crate::endpoint::zfs::lock::{Locked, Work, try_lock};
+use crate::endpoint::zfs::lock::{Locked, Work, is_locked, try_lock};
 use crate::endpoint::zfs::{list, program, props};
 use crate::endpoint::{Arrived, Error, Result};
 use crate::model::DatasetName;
@@ -22,7 +22,7 @@ pub(super) const INTENT: &str = "cowsnap:arriving";
 
 /// Who takes whose place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Exchange {
+pub struct Exchange {
     dataset: DatasetName,
     aside: DatasetName,
     incoming: DatasetName,
@@ -33,7 +33,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Error::Refused`] for a pool, which can not be set aside, or a name that gets too long.
-    pub fn of(target: &Dataset) -> Result<Self> {
+    pub(super) fn of(target: &Dataset) -> Result<Self> {
         if target.name().within_pool().is_none() {
             return Err(target.refused("set aside", "it is the pool itself".into(), None));
         }
@@ -49,13 +49,40 @@ impl Exchange {
         Ok(Self { dataset: target.name().clone(), aside: free("conflict")?, incoming: free("incoming")? })
     }
 
+    /// Whose place is taken.
+    pub fn dataset(&self) -> &DatasetName {
+        &self.dataset
+    }
+
+    /// The name under which what was there is, or will be, set aside.
+    pub fn aside(&self) -> &DatasetName {
+        &self.aside
+    }
+
+    /// Does what is left to do of one that died. Whether anything was changed; nothing is while a living process receives
+    /// into the dataset.
+    ///
+    /// # Errors
+    /// A step that fails.
+    pub fn settle(&self) -> Result<bool> {
+        let Some(lock) = try_lock(Work::Receive, self.dataset.as_str())? else { return Ok(false) };
+        self.settle_alone(&lock).map(|()| true)
+    }
+
+    fn settle_alone(&self, _lock: &Locked) -> Result<()> {
+        let mut warnings = Vec::new();
+        self.complete(&mut warnings)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(())
+    }
+
     /// What comes.
-    pub fn incoming(&self) -> Dataset {
+    pub(super) fn incoming(&self) -> Dataset {
         Dataset::by_name(self.incoming.clone())
     }
 
     /// As the value of a property.
-    pub fn to_text(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         serde_json::to_string(self).expect("its keys are texts")
     }
 
@@ -63,7 +90,7 @@ impl Exchange {
     ///
     /// # Errors
     /// A step that fails: the next receive, or whoever looks for the dataset, does the rest.
-    pub fn carry_out(&self, arrived: &mut Arrived) -> Result<()> {
+    pub(super) fn carry_out(&self, arrived: &mut Arrived) -> Result<()> {
         self.complete(&mut arrived.warnings)?;
         arrived.aside = Some(self.aside.to_string());
         Ok(())
@@ -104,13 +131,25 @@ impl Exchange {
 ///
 /// # Errors
 /// A listing or a step that fails.
-pub(super) fn settle(target: &Dataset, _lock: &Locked) -> Result<()> {
-    for exchange in of(target)? {
-        let mut warnings = Vec::new();
-        exchange.complete(&mut warnings)?;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+pub(super) fn settle(target: &Dataset, lock: &Locked) -> Result<()> {
+    of(target)?.iter().try_for_each(|exchange| exchange.settle_alone(lock))
+}
+
+/// The exchanges of all pools, or below the dataset `within`, that died when what comes was whole.
+///
+/// # Errors
+/// A listing that fails.
+pub fn exchanges(within: Option<&str>) -> Result<Vec<Exchange>> {
+    let mut args = vec!["-r"];
+    args.extend(within);
+    let all = found(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))?;
+    let mut died = Vec::new();
+    for exchange in all {
+        if !is_locked(Work::Receive, exchange.dataset.as_str())? && is_whole(&exchange)? {
+            died.push(exchange);
+        }
     }
-    Ok(())
+    Ok(died)
 }
 
 /// As [`settle`], of a dataset that is not there. Waits for one that is being done.

@@ -39,6 +39,7 @@ mod was;
 pub use clone::{Mount, unmount};
 pub use conflict::Since;
 pub use dataset::Dataset;
+pub use exchange::{Exchange, exchanges};
 pub use interrupted::{Interrupted, interrupted};
 pub use place::is_on_zfs;
 pub use pools::{all_of_pool, available, begun, everything, has_pool};

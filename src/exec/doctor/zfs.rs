@@ -11,6 +11,7 @@ use crate::model::quoted;
 /// A listing that fails.
 pub fn zfs() -> Result<Vec<Finding<'static>>> {
     let mut found = rollbacks()?;
+    found.extend(exchanges()?);
     found.extend(partials()?);
     Ok(found)
 }
@@ -28,6 +29,23 @@ fn rollbacks() -> Result<Vec<Finding<'static>>> {
         let what = format!("a rollback that died; what was live may be called {}", quoted(rollback.aside()));
         let finding = Finding::problem(what, rollback.dataset());
         found.push(finding.repaired_by(move || Ok(rollback.settle().map(drop)?)));
+    }
+    Ok(found)
+}
+
+/// Receives beside a dataset that were whole and died before they had taken its place.
+fn exchanges() -> Result<Vec<Finding<'static>>> {
+    let mut found = Vec::new();
+    if zfs::available("ZFS").is_err() {
+        return Ok(found);
+    }
+    for exchange in zfs::exchanges(None)? {
+        let what = format!(
+            "a receive with --keep-conflict that died as what came was put in place; what was there is, or will be, called {}",
+            quoted(exchange.aside())
+        );
+        let finding = Finding::problem(what, exchange.dataset());
+        found.push(finding.repaired_by(move || Ok(exchange.settle().map(drop)?)));
     }
     Ok(found)
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cowsnap::endpoint::zfs::exchanges;
+
 use super::super::ground::zfs;
 use super::{Lab, get, noise};
 use crate::ground::{ground, run};
@@ -110,6 +112,21 @@ fn an_exchange_that_was_broken_off_is_completed_by_whoever_looks_for_the_dataset
     assert!(listed.contains("@one") && listed.contains("@two"), "{listed}");
     assert_eq!(lab.asides(), std::slice::from_ref(aside));
     assert_eq!(zfs(&["get", "-H", "-s", "local", "-o", "value", "cowsnap:arriving", &lab.target]), "");
+    // After both renames nobody notices by the name that something is left to do. The doctor does.
+    zfs(&["set", &format!("cowsnap:arriving={intent}"), &lab.target]);
+    zfs(&["create", "-o", "canmount=off", &format!("{aside}/inside it")]);
+    let found = exchanges(Some(&lab.pool.name)).expect("listed");
+    let [exchange] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(
+        (exchange.dataset().as_str(), exchange.aside().as_str()),
+        (lab.target.as_str(), aside.as_str())
+    );
+    let told = lab.fails(&["doctor"], 3);
+    assert!(told.contains(&format!("called '{aside}'")) && told.contains(&lab.target), "{told}");
+    assert!(exchange.settle().expect("settled"));
+    assert_eq!(exchanges(Some(&lab.pool.name)).expect("listed"), []);
+    assert_eq!(get(&format!("{}/inside it", lab.target), "type"), "filesystem");
+    assert_eq!(lab.snapshots(aside).len() + lab.snapshots(&lab.target).len(), 2);
 }
 
 #[test]
