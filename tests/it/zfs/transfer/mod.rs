@@ -13,8 +13,10 @@ mod chain;
 mod conflict;
 mod damage;
 mod errnos;
+mod net;
 mod properties;
 mod raw;
+mod remote;
 mod resume;
 
 /// A dataset that is sent, a place that receives, in one pool.
@@ -142,6 +144,17 @@ fn get(name: &str, property: &str) -> String {
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
+/// Waits until it is so, and panics if it never is.
+fn waits(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1200 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("waited for {what}");
 }
 
 /// Bytes that do not compress.

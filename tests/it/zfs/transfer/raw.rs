@@ -7,7 +7,7 @@ use super::{Lab, get, noise};
 use crate::ground::ground;
 
 /// A lab whose source is encrypted with a key in a file.
-fn encrypted() -> Lab {
+pub fn encrypted() -> Lab {
     let lab = Lab::new();
     zfs(&["destroy", &lab.source]);
     let key = lab.file("key");
@@ -17,7 +17,7 @@ fn encrypted() -> Lab {
     lab
 }
 
-fn unlock(lab: &Lab, dataset: &str) {
+pub fn unlock(lab: &Lab, dataset: &str) {
     zfs(&["load-key", "-L", &format!("file://{}", lab.file("key")), dataset]);
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Child, ChildStdin, Stdio};
 
 use super::super::ground::zfs;
-use super::{Lab, noise};
+use super::{Lab, noise, waits};
 use crate::ground::ground;
 
 impl Lab {
@@ -24,18 +24,9 @@ impl Lab {
         let mut input = child.stdin.take().expect("piped");
         input.write_all(bytes).expect("it reads");
         // It has read all, and the kernel applies it.
-        let waits = |what: &dyn Fn() -> bool| {
-            for _ in 0..600 {
-                if what() {
-                    return;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            }
-            panic!("it does not come that far");
-        };
-        waits(&|| rustix::io::ioctl_fionread(&input).expect("a pipe") == 0);
+        waits("it to read all", || rustix::io::ioctl_fionread(&input).expect("a pipe") == 0);
         let tasks = format!("/proc/{}/task", child.id());
-        waits(&|| {
+        waits("the kernel to begin", || {
             let mut tasks = fs::read_dir(&tasks).expect("it runs").flatten();
             tasks.any(|task| {
                 fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "receive")
