@@ -47,7 +47,8 @@ impl Dataset {
     pub(super) fn mount_at(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
         let snapshot = self.expect_snapshot(version, "mount")?;
         let subject = self.at_name(&version.name);
-        if self.is_volume()? {
+        let exec = self.get("exec")?;
+        if exec == "-" {
             let hint = format!("cowsnap clone {} NEW, and use /dev/zvol/NEW", quoted(&subject));
             return Err(Error::Refused {
                 op: "mount",
@@ -57,7 +58,8 @@ impl Dataset {
             });
         }
         let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
-        let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: false };
+        // The kernel goes by `readonly` alone; the others are for whoever mounts (kernel-notes/zfs.md).
+        let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: exec == "off" };
         mount::mount_at("zfs", &snapshot, &dir, restrict).map_err(|error| match error.raw_os_error() {
             Some(libc::EACCES) => Error::Refused {
                 op: "mount",

@@ -5,6 +5,7 @@ mod delegation;
 mod diff;
 mod ground;
 mod holds;
+mod kernel;
 mod lab;
 mod page;
 mod rollback;
