@@ -169,7 +169,17 @@ work_receive() {
         d=r$k-$(((n + 1) / 2))
         if [ $((n % 2)) = 1 ]; then s='full'; else s='more'; fi
         began $d@$s "$(cat /depot/$fs-$s)" -
-        run receive "$t/$d" /depot/$fs-$s.cow
+        slowly /depot/$fs-$s.cow | run receive "$t/$d"
+    done
+}
+
+# A file as it comes over a line, so that most of the time of a receive is spent within its stream.
+slowly() {
+    piece=0
+    while dd if="$1" bs=400000 skip=$piece count=1 status=none >/run/piece.$fs && [ -s /run/piece.$fs ]; do
+        cat /run/piece.$fs
+        piece=$((piece + 1))
+        sleep 0.3
     done
 }
 

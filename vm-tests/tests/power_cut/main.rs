@@ -14,8 +14,8 @@ use vm_tests::{Drive, Guest, Image, Machine, Payload, Piece, Random, Running, Va
 
 const GUEST: &str = include_str!("guest.sh");
 const OPS: [&str; 4] = ["snapshot", "receive", "destroy", "clone"];
-/// All operations at once, and each by itself, so that no other one commits for it.
-const CUTS: [&[&str]; 6] = [&OPS, &["destroy"], &["snapshot"], &["receive"], &["clone"], &OPS];
+/// Each operation by itself, so that no other one commits for it, and all of them at once.
+const CUTS: [&[&str]; 6] = [&["receive"], &["destroy"], &OPS, &["snapshot"], &["clone"], &OPS];
 /// One step in the guest, emulated, on a busy host.
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -151,8 +151,10 @@ impl Lab {
             found
         };
         let found = look(&mut guest, &told, "after the boot");
+        let partials: Vec<_> = found.partials.keys().map(ToString::to_string).collect();
+        println!("cut {round}: received in part: {}", partials.join(", "));
         // In turns: what was received in part goes on, or is swept and received anew.
-        let goes_on = round.is_multiple_of(2);
+        let goes_on = !round.is_multiple_of(2);
         if !goes_on {
             self.sweep(&mut guest, round);
         }
