@@ -23,6 +23,8 @@ impl Dataset {
         let lzc = to.settled()?;
         let (origin, name) = (self.name().as_str(), to.name().as_str());
         let rights = [("clone", origin), ("create,mount", above(name))];
+        // The kernel clones what is locked, too, and then nobody can mount it.
+        self.expect_key("clone")?;
         lzc.clone_snapshot(name, &snapshot, &[]).map_err(|why| match why.errno {
             Errno::Exists => to.is_there(),
             Errno::NotFound => to.no_place(),

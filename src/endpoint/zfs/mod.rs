@@ -15,6 +15,7 @@ mod feed;
 pub mod flags;
 mod interrupted;
 mod inventory;
+mod keys;
 mod known;
 mod labels;
 mod list;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{list, program};
+use crate::endpoint::zfs::{keys, list, program};
 use crate::endpoint::{Error, Result};
 use crate::model::quoted;
 use crate::sys::mount::{self, MountInfo};
@@ -94,7 +94,15 @@ fn mount_or_warn(name: &str) {
         return;
     }
     if let Err(failure) = program::zfs(&["mount", name]) {
-        tracing::warn!("{name} is not mounted: {}", cause_of(failure.into_error("mount", name)));
+        match keys::locked_by(name) {
+            Ok(Some(root)) => {
+                let (root, name) = (quoted(root), quoted(name));
+                tracing::warn!(
+                    "{name} is not mounted, as its key is not loaded: zfs load-key {root}; zfs mount {name}"
+                );
+            }
+            _ => tracing::warn!("{name} is not mounted: {}", cause_of(failure.into_error("mount", name))),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use crate::model::{SnapshotName, Version, VersionRef, quoted};
 impl Dataset {
     pub(super) fn roll_back(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
         let all = self.to_roll_back(version, request.recursive)?;
+        // What could not be mounted again would be live only in name.
+        all.iter().try_for_each(|(dataset, _)| dataset.expect_key("roll back"))?;
         let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         let mut done = self.roll_back_one(version, request, &now)?;
         for (n, (inner, version)) in all.iter().enumerate().skip(1) {

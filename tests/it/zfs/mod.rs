@@ -3,6 +3,7 @@
 mod backend;
 mod delegation;
 mod diff;
+mod encrypted;
 mod ground;
 mod holds;
 mod kernel;

@@ -1,0 +1,38 @@
+//! Encryption keys: whether what is to become live can be read.
+
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::{list, program};
+use crate::endpoint::{Error, Result};
+use crate::model::quoted;
+
+impl Dataset {
+    /// Says why not if it is encrypted and its key is not loaded.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] with the command that loads it.
+    pub(super) fn expect_key(&self, op: &'static str) -> Result<()> {
+        match locked_by(self.name().as_str())? {
+            None => Ok(()),
+            Some(root) => Err(Error::Denied {
+                op,
+                subject: self.to_string(),
+                lacking: "it is encrypted, and its key is not loaded".into(),
+                hint: Some(format!("zfs load-key {}", quoted(root))),
+            }),
+        }
+    }
+}
+
+/// The dataset whose key is not loaded and would unlock `name`.
+///
+/// # Errors
+/// A dataset that can not be read.
+pub(super) fn locked_by(name: &str) -> Result<Option<String>> {
+    let text = program::zfs(&["get", "-Hp", "-o", "value", "keystatus,encryptionroot", name])
+        .map_err(|failure| failure.into_error("read", name))?;
+    let rows = list::rows::<1>(&text)?;
+    Ok(match rows.as_slice() {
+        [["unavailable"], [root]] => Some((*root).to_owned()),
+        _ => None,
+    })
+}
