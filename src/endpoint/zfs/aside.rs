@@ -13,7 +13,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::{above, lzc, not_permitted, of_errno};
 use crate::endpoint::zfs::lock::Locked;
 use crate::endpoint::zfs::was::{ASIDE, Was, set_canmount, take_back_in};
-use crate::endpoint::zfs::{mounted, program, props, remount};
+use crate::endpoint::zfs::{keys, mounted, program, props, remount};
 use crate::endpoint::{Error, Result, RolledBack};
 use crate::model::{DatasetName, SnapshotName, VersionRef, quoted};
 use crate::sys::lzc::{Errno, Lzc, Prop};
@@ -105,7 +105,8 @@ impl Intent {
         let (name, aside) = (self.dataset.as_str(), self.aside.as_str());
         // First what may fail: up to here the clone can go again.
         if self.has_no_history_yet()? {
-            lzc.promote(name).map_err(|failed| self.not_promoted(failed.errno))?;
+            let promote = || lzc.promote(name).map_err(|failed| self.not_promoted(failed.errno));
+            done.warnings.extend(keys::kept_over(name, promote)?);
         }
         let was = Was::write_down(aside, &self.dataset, self.canmount.as_deref())?;
         let mut left = props::carry(aside, name, &[INTENT, ASIDE])?;

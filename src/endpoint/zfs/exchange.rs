@@ -13,7 +13,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
 use crate::endpoint::zfs::flags::CHAIN;
 use crate::endpoint::zfs::lock::{Locked, Work, is_locked, try_lock};
-use crate::endpoint::zfs::{list, program, props};
+use crate::endpoint::zfs::{keys, list, program, props};
 use crate::endpoint::{Arrived, Error, Result};
 use crate::model::DatasetName;
 
@@ -106,8 +106,10 @@ impl Exchange {
             let origin = new.get("origin")?;
             if [name, aside].iter().any(|of| origin.starts_with(&format!("{of}@"))) {
                 // The older history goes along with the name.
-                lzc.promote(incoming)
-                    .map_err(target.failed("promote what came for", &[("promote,mount", above(name))]))?;
+                let rights = [("promote,mount", above(name))];
+                let promote =
+                    || lzc.promote(incoming).map_err(target.failed("promote what came for", &rights));
+                warnings.extend(keys::kept_over(incoming, promote)?);
             }
             let rights = [("rename,mount,create", above(name))];
             if !lzc.exists(aside) {

@@ -36,3 +36,22 @@ pub(super) fn locked_by(name: &str) -> Result<Option<String>> {
         _ => None,
     })
 }
+
+/// Promotes a clone as `promote` does. A clone that becomes an encryption root by it has the key, which then counts as not
+/// loaded, as ZFS keeps it under the one that was the root: it is loaded anew where that needs nobody, else that is told.
+///
+/// # Errors
+/// Those of `promote`; a dataset that can not be read.
+pub(super) fn kept_over<T>(clone: &str, promote: impl FnOnce() -> Result<T>) -> Result<Option<String>> {
+    let was_locked = locked_by(clone)?.is_some();
+    promote()?;
+    match locked_by(clone)?.filter(|_| !was_locked) {
+        Some(root) if program::zfs(&["load-key", &root]).is_err() => {
+            let how = quoted(&root);
+            Ok(Some(format!(
+                "the key of {root} counts as not loaded: zfs load-key {how} before it is mounted anew"
+            )))
+        }
+        _ => Ok(None),
+    }
+}
