@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::Result;
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
-use crate::endpoint::{self, Dataset, Details, History, Verified};
+use crate::endpoint::{self, Dataset, Details, Earlier, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 use crate::stream::container::Backend;
 
@@ -159,6 +159,11 @@ impl Snapshot {
         if !self.labels.is_empty() {
             notes.push(join(self.labels.iter().map(|(key, value)| format!("{key}={value}"))));
         }
+        notes.extend(match self.verified.as_ref().and_then(|verified| verified.earlier) {
+            Some(Earlier::Verified) => Some("verified in parts, the last of this digest".to_owned()),
+            Some(Earlier::Unknown) => Some("only its last part is known to have been verified".to_owned()),
+            None => None,
+        });
         if self.altered {
             notes.push("WRITABLE: no base for increments any more".into());
         }

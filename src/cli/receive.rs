@@ -10,7 +10,7 @@ use crate::cli::progress::Progress;
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place, stream};
 use crate::endpoint::zfs::ReceiveOptions;
-use crate::endpoint::{self, Dataset, History};
+use crate::endpoint::{self, Dataset, Earlier, History};
 use crate::exec::announced::Announced;
 use crate::exec::receive::{Incoming, Received};
 use crate::model::{SnapshotName, Target, Version, VersionKind, quoted};
@@ -121,9 +121,16 @@ fn foretell(target: &Dataset, announced: &Announced, context: &Context) -> Resul
 fn told(received: &Received) -> String {
     let aside =
         received.aside.as_ref().map_or(String::new(), |aside| format!("; what was there is {aside} now"));
+    let earlier = match received.earlier {
+        Some(Earlier::Verified) => "; this was the rest, and what came before it was verified, too",
+        Some(Earlier::Unknown) => {
+            "; this was the rest, and whether what came before it was verified is not known"
+        }
+        None => "",
+    };
     let origin = received.origin.as_ref().map_or(String::new(), |origin| format!(", a clone of {origin}"));
     format!(
-        "received {}@{}{origin}: {} in {:.1} s ({}), blake3 {}{}{aside}",
+        "received {}@{}{origin}: {} in {:.1} s ({}), blake3 {}{}{earlier}{aside}",
         received.dataset,
         received.version.id.name,
         size(received.stream_bytes),

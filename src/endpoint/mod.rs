@@ -179,6 +179,8 @@ pub struct ReceiveRequest {
     pub properties: BTreeMap<String, String>,
     /// What its container says about a ZFS stream.
     pub stream: Option<ZfsStream>,
+    /// Whether each byte of it is verified before it can be read.
+    pub is_verified: bool,
     /// What only ZFS is asked.
     pub zfs: zfs::ReceiveOptions,
     /// Rung once no more of the stream is wanted: a source that stalls does not hold up the error.
@@ -194,6 +196,7 @@ impl ReceiveRequest {
             base: None,
             properties: BTreeMap::new(),
             stream: None,
+            is_verified: false,
             zfs: zfs::ReceiveOptions::default(),
             bell: None,
         }
@@ -209,13 +212,15 @@ pub struct Arrived {
     pub aside: Option<String>,
     /// The snapshot of another dataset that its dataset was made as a clone of: DATASET@NAME.
     pub origin: Option<String>,
+    /// If it was the rest of a stream that came: how what came before it was checked.
+    pub earlier: Option<Earlier>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
 impl From<Version> for Arrived {
     fn from(version: Version) -> Self {
-        Self { version, aside: None, origin: None, warnings: Vec::new() }
+        Self { version, aside: None, origin: None, earlier: None, warnings: Vec::new() }
     }
 }
 
@@ -230,6 +235,19 @@ pub struct Verified {
     pub len: u64,
     /// When it was checked.
     pub at: jiff::Timestamp,
+    /// If that stream was the rest of one that had been broken off: how what came before it was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Earlier>,
+}
+
+/// How the parts of a stream were checked that were applied before its rest came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Earlier {
+    /// Each byte of them was verified before it was applied.
+    Verified,
+    /// That is not known: they came raw, or who received them was killed or is another program.
+    Unknown,
 }
 
 /// Why an endpoint can not do what it was asked.

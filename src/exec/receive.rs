@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::endpoint::{self, Arrived, Dataset, ReceiveRequest, Verified, zfs};
+use crate::endpoint::{self, Arrived, Dataset, Earlier, ReceiveRequest, Verified, zfs};
 use crate::exec::announced::{self, Announced};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
@@ -38,6 +38,9 @@ pub struct Received {
     pub blake3: String,
     /// Whether that digest came with the stream and was right. A raw stream brings none.
     pub verified: bool,
+    /// If that was the rest of a stream: how what came before it was checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Earlier>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -180,6 +183,7 @@ impl Incoming {
             stream_bytes: checked.len,
             blake3: checked.root.to_hex().to_string(),
             verified: checked.by_container,
+            earlier: arrived.earlier,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -196,6 +200,7 @@ fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> 
         base: announced.base,
         properties: header.map(|header| header.properties.clone()).unwrap_or_default(),
         stream: header.and_then(|header| header.zfs.clone()),
+        is_verified: header.is_some(),
         zfs: options,
         bell: None,
     }
@@ -218,7 +223,7 @@ fn receive_verified(
     let arrived = target.receive_checked(request, &mut stream, |stream| {
         let &Sealed { root, len, .. } = sealed(stream.inner());
         let (blake3, at) = (root.to_hex().to_string(), Timestamp::now());
-        Some(Verified { blake3, base: request.base, len, at })
+        Some(Verified { blake3, base: request.base, len, at, earlier: None })
     })?;
     let &Sealed { root, len, .. } = sealed(stream.inner());
     Ok((arrived, Checked { root, len, by_container: true }))

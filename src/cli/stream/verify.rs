@@ -8,7 +8,7 @@ use super::{len_of, name_of, open};
 use crate::cli::Context;
 use crate::cli::progress::Progress;
 use crate::exec::{Event, Observe};
-use crate::stream::container::Sealed;
+use crate::stream::container::{ResumePoint, Sealed};
 use crate::stream::reader::Reader;
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut first = Ok(());
     for file in &args.files {
-        if let Err(error) = verify(file, context).and_then(|sealed| print(file, &sealed, context)) {
+        if let Err(error) = verify(file, context).and_then(|verified| print(file, &verified, context)) {
             match first {
                 Ok(()) => first = Err(error),
                 Err(_) => crate::cli::report(&error, context),
@@ -37,7 +37,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     first
 }
 
-fn verify(path: &Path, context: &Context) -> Result<Sealed> {
+struct Verified {
+    sealed: Sealed,
+    /// Where the stream goes on, if it is the rest of one that was broken off.
+    resumes: Option<ResumePoint>,
+}
+
+fn verify(path: &Path, context: &Context) -> Result<Verified> {
     let name = name_of(path);
     let input = open(path)?;
     let progress = Progress::new(context);
@@ -45,14 +51,26 @@ fn verify(path: &Path, context: &Context) -> Result<Sealed> {
     let mut reader = Reader::open(input).map_err(Error::container("verify", &name))?;
     let sealed = reader.verify(|bytes| progress.observe(Event::Progress { bytes }));
     progress.observe(Event::Finished { bytes: reader.verified() });
-    sealed.map_err(Error::container("verify", &name))
+    let sealed = sealed.map_err(Error::container("verify", &name))?;
+    let resumes = reader.header().zfs.as_ref().and_then(|zfs| zfs.resumes);
+    Ok(Verified { sealed, resumes })
 }
 
-fn print(path: &Path, sealed: &Sealed, context: &Context) -> Result<()> {
+fn print(path: &Path, verified: &Verified, context: &Context) -> Result<()> {
+    let Verified { sealed, resumes } = verified;
+    if let Some(at) = resumes {
+        context.notice(format!(
+            "{}: the rest of a stream that was broken off, from object {} offset {} on",
+            path.display(),
+            at.object,
+            at.offset
+        ));
+    }
     let root = sealed.root.to_hex();
     let value = json!({
         "file": path.to_string_lossy(), "blake3": root.as_str(), "stream_bytes": sealed.len,
         "frames": sealed.frames, "container_bytes": sealed.container_len,
+        "resumes": resumes,
     });
     context.print(&value, format!("{root}  {}", path.display()))
 }

@@ -3,8 +3,8 @@
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::Feed;
-use crate::endpoint::zfs::{conflict, flags, list, program};
-use crate::endpoint::{Error, History, ReceiveRequest, Result};
+use crate::endpoint::zfs::{conflict, flags, list, parts, program};
+use crate::endpoint::{Earlier, Error, History, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, SnapshotName, Version, VersionKind, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsStream};
 use crate::stream::zfs::resume::Token;
@@ -20,8 +20,8 @@ pub(super) enum Place {
     CloneOf(String),
     /// It goes on after what is there.
     Upon,
-    /// It goes on with what was received in part.
-    Rest,
+    /// It goes on with what was received in part, which was checked like this.
+    Rest(Earlier),
     /// It makes a dataset that will take the place of the one that is there, beginning as this snapshot of it.
     Beside(Option<Version>),
 }
@@ -120,7 +120,10 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
     check_free(target, &inventory, &request.name, said.guid())?;
     if let Some(partial) = inventory.partials.first() {
         return match said.resumes {
-            Some(_) => goes_on(target, &partial.token, said).map(|()| Place::Rest),
+            Some(_) => {
+                goes_on(target, &partial.token, said)?;
+                Ok(Place::Rest(parts::before(target, &partial.token)?))
+            }
             None => Err(conflict::partial_there(target, partial)),
         };
     }

@@ -107,6 +107,7 @@ pub(super) fn verified_of_text(text: &str) -> Option<Verified> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Earlier;
 
     #[test]
     fn every_label_is_read_back() {
@@ -152,7 +153,8 @@ mod tests {
     #[test]
     fn a_digest_is_read_back() {
         let at = jiff::Timestamp::from_second(1_800_000_000).expect("a time");
-        let verified = Verified { blake3: "00ff".into(), base: None, len: 7, at };
+        let verified =
+            Verified { blake3: "00ff".into(), base: None, len: 7, at, earlier: Some(Earlier::Unknown) };
         let text = verified_as_text(&verified);
         assert!(!text.contains(['\t', '\n']) && text != "-");
         assert_eq!(verified_of_text(&text), Some(verified));

@@ -23,6 +23,7 @@ mod lock;
 pub mod meta;
 mod mounted;
 mod partial;
+mod parts;
 mod place;
 mod pools;
 mod program;

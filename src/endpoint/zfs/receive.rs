@@ -15,8 +15,8 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
 use crate::endpoint::zfs::lock::{Work, try_lock};
-use crate::endpoint::zfs::{conflict, exchange, meta, props};
-use crate::endpoint::{Arrived, Error, ReceiveRequest, Result, Verified};
+use crate::endpoint::zfs::{conflict, exchange, meta, parts, props};
+use crate::endpoint::{Arrived, Earlier, Error, ReceiveRequest, Result, Verified};
 use crate::model::{Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::zfs;
@@ -92,7 +92,7 @@ impl Dataset {
         let (received, digest) =
             feed_kernel(&job, &mut feed, request.bell.as_ref(), |stream| verified(stream)).map_err(
                 |ended| {
-                    self.tell_what_is_kept(&job);
+                    self.take_down_what_is_kept(&job, request, &place);
                     match ended {
                         Ended::Stream(error) => self.broken(error),
                         Ended::Kernel(failed) => conflict::said(self, request, failed),
@@ -102,13 +102,18 @@ impl Dataset {
             )?;
         let mut arrived =
             Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
-        if let Place::CloneOf(origin) = place {
-            arrived.origin = Some(origin);
+        match place {
+            Place::CloneOf(origin) => arrived.origin = Some(origin),
+            Place::Rest(earlier) => {
+                parts::forget(self);
+                arrived.earlier = Some(earlier);
+            }
+            Place::New | Place::Upon | Place::Beside(_) => {}
         }
         arrived.warnings.extend(
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
-        if let Some(digest) = digest
+        if let Some(digest) = digest.map(|digest| Verified { earlier: arrived.earlier, ..digest })
             && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &meta::verified_as_text(&digest))
         {
             arrived.warnings.push(format!("the digest is not kept with the snapshot: {why}"));
@@ -120,16 +125,19 @@ impl Dataset {
     }
 
     /// Names what a receive that was broken off has left, and what can be done with it.
-    fn tell_what_is_kept(&self, job: &Job) {
-        let kept =
-            job.resumable && matches!(self.get("receive_resume_token").as_deref(), Ok(token) if token != "-");
-        if kept {
-            let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
-            tracing::warn!(
-                "what arrived is kept as {partial}: cowsnap list {of} shows the token with which cowsnap send --resume \
-                 brings the rest; cowsnap destroy {partial} gives it up"
-            );
+    fn take_down_what_is_kept(&self, job: &Job, request: &ReceiveRequest, place: &Place) {
+        let Some(token) = self.get("receive_resume_token").ok().filter(|token| job.resumable && token != "-")
+        else {
+            return;
+        };
+        if request.is_verified && *place != Place::Rest(Earlier::Unknown) {
+            parts::were_verified(self, &token);
         }
+        let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
+        tracing::warn!(
+            "what arrived is kept as {partial}: cowsnap list {of} shows the token with which cowsnap send --resume \
+             brings the rest; cowsnap destroy {partial} gives it up"
+        );
     }
 
     /// What to have the kernel do, and the exchange that follows if the stream is received beside the target.
@@ -148,14 +156,14 @@ impl Dataset {
                 carried::of_new(self, request, kind, flags.or(only_raw(raw)))?
             }
             Place::Upon => carried::of_old(self, request, kind)?,
-            Place::Rest => Given::default(), // As it was begun.
+            Place::Rest(_) => Given::default(), // As it was begun.
         };
         let mut job = Job {
             lzc,
             snapshot: self.full_name(&request.name),
             given,
             origin: None,
-            resumable: !request.zfs.keep_no_partial || *place == Place::Rest,
+            resumable: !request.zfs.keep_no_partial || matches!(place, Place::Rest(_)),
             raw,
             begin: *feed.begin_bytes(),
         };

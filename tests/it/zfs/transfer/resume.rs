@@ -174,3 +174,52 @@ fn a_signal_ends_a_receive_whose_input_stalls_and_what_arrived_is_named() {
         zfs(&["destroy", "-r", &lab.target]);
     }
 }
+
+#[test]
+fn what_is_recorded_of_a_resumed_receive_says_how_each_part_was_verified() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 4_000_000));
+    let one = lab.snapshot("one");
+    lab.write("g", &noise(2, 4_000_000));
+    let two = lab.snapshot("two");
+    let streams = |form: &str, file: &str| {
+        let full = lab.send(&format!("{file} 1"), &[&one, form]);
+        let increment = lab.send(&format!("{file} 2"), &[&two, "-i", form]);
+        [full, increment].map(|file| fs::read(file).expect("read"))
+    };
+    let (container, raw) = (streams("--no-compress", "container"), streams("--raw", "raw"));
+    let verified = |name: &str| {
+        let json: serde_json::Value =
+            serde_json::from_str(&lab.does(&["--json", "list", &lab.target])).expect("json");
+        let all = json["datasets"][0]["snapshots"].as_array().expect("a list").clone();
+        all.into_iter().find(|it| it["name"] == name).expect("listed")["verified"].clone()
+    };
+    for (parts, earlier, told) in [
+        (&container, "verified", "what came before it was verified, too"),
+        (&raw, "unknown", "whether what came before it was verified is not known"),
+    ] {
+        for (name, whole) in ["one", "two"].iter().zip(parts) {
+            lab.receive_bytes(&[], &whole[..whole.len() / 2]);
+            let token = lab.token().expect("a partial");
+            let rest = lab.send(&format!("rest {earlier} {name}"), &[&lab.source, "--resume", &token]);
+            let said = lab.does(&["receive", &lab.target, &rest]);
+            assert!(said.contains(told), "{said}");
+            let checked = super::said(&lab.cowsnap(&["stream", "verify", &rest]));
+            assert!(checked.contains("the rest of a stream"), "{checked}");
+            let verified = verified(name);
+            assert_eq!(verified["earlier"], earlier, "{verified}");
+            assert!(checked.contains(verified["blake3"].as_str().expect("a digest")), "{checked} {verified}");
+            lab.assert_same(name);
+        }
+        let property = zfs(&["get", "-H", "-s", "local", "-o", "value", "cowsnap:partial", &lab.target]);
+        assert_eq!(property, "");
+        zfs(&["destroy", "-r", &lab.target]);
+    }
+    // Who is killed says nothing.
+    lab.receive_killed(&container[0][..container[0].len() / 2]);
+    let token = lab.token().expect("a partial");
+    lab.receive(&lab.send("rest after a kill", &[&one, "--resume", &token]));
+    assert_eq!(verified("one")["earlier"], "unknown");
+    assert!(lab.does(&["list", &lab.target]).contains("only its last part is known to have been verified"));
+}
