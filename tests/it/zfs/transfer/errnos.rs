@@ -77,16 +77,18 @@ fn refusals_to_receive_have_the_numbers_that_are_told_from_one_another() {
         "the hidden clone can be asked for"
     );
     assert_eq!(get(&lab.target, "receive_resume_token").split('-').count(), 4);
-    // 2.1 has no number of its own for it.
+    // The kernel's number of its own for it is not what is answered here, by 2.1 and 2.3.
     let another = receive(&second, &at("two"), false, true);
-    println!("a partial in the way: {another:?}");
     assert!(matches!(another, Err(Errno::Busy | Errno::ResumeExists)), "{another:?}");
     lzc::open().expect("ZFS").destroy(&format!("{}/%recv", lab.target)).expect("it is given up so");
     assert_eq!(get(&lab.target, "receive_resume_token"), "-");
     // What was written since.
     let dir = lab.file("seen here");
     zfs(&["set", &format!("mountpoint={dir}"), &lab.target]);
-    zfs(&["mount", &lab.target]);
+    // From 2.2 on that mounts it.
+    if get(&lab.target, "mounted") == "no" {
+        zfs(&["mount", &lab.target]);
+    }
     fs::write(format!("{dir}/x"), "local").expect("written");
     assert_eq!(receive(&second, &at("two"), false, false), Err(Errno::Modified));
     zfs(&["rollback", &at("one")]);
