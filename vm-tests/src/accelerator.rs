@@ -98,7 +98,7 @@ impl Probe {
             .arg(format!("file:{}", console.display()))
             .arg("-kernel")
             .arg(image.kernel())
-            .args(["-append", "console=ttyS0 quiet root=/dev/nvme0n1 rw init=/usr/sbin/probe"])
+            .args(["-append", "console=ttyS0 quiet no_timer_check root=/dev/nvme0n1 rw init=/usr/sbin/probe"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
