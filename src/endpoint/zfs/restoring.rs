@@ -28,7 +28,14 @@ impl Dataset {
         let inventory = self.inventory()?;
         let newest = inventory.versions().iter().rfind(|version| version.kind == VersionKind::Snapshot);
         if newest.is_none_or(|newest| newest.id != *version) {
-            self.rollback(version, &RollbackRequest::default())?;
+            let done = self.rollback(version, &RollbackRequest::default())?;
+            if let Some(aside) = &done.aside {
+                props::clear(aside, RESTORING)?;
+                tracing::warn!(
+                    "what is newer than {} had been received before, and is in {aside}",
+                    self.at_name(&version.name)
+                );
+            }
         }
         props::clear(name, "readonly")?;
         if !self.is_volume()? {

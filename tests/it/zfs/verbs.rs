@@ -132,6 +132,41 @@ fn a_restore_that_died_between_two_streams_goes_on() {
 }
 
 #[test]
+fn an_older_one_than_the_files_bring_is_restored_whether_the_newer_one_has_come_or_not() {
+    ground!("zfs");
+    let shell = Shell::new();
+    shell.with_two("a");
+    let restore = |to: &str| {
+        ["restore", "OUT/one.cs", "OUT/two.cs", "--name", "one", "--to"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([to.to_owned()])
+            .collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| shell.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    run(restore("P/back"));
+    assert_eq!((shell.read("back/f"), shell.property("back", "readonly")), ("one".into(), "off".into()));
+    // A restore of the newest died when all had come.
+    for file in ["OUT/one.cs", "OUT/two.cs"] {
+        shell.run(&["receive", "P/later", file]);
+    }
+    zfs(&["set", "cowsnap:restoring=yes", &shell.pool.full("later")]);
+    let args = restore("P/later");
+    let output = shell.try_run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert_eq!(shell.read("later/f"), "one");
+    let listed = zfs(&["list", "-H", "-o", "name,cowsnap:restoring,readonly", "-r", &shell.pool.name]);
+    let later: Vec<_> = listed.lines().filter(|line| line.contains("/later")).collect();
+    assert_eq!(later[0], format!("{}\t-\toff", shell.pool.full("later")), "{listed}");
+    assert!(later.len() == 2 && later[1].ends_with("\t-\ton"), "{listed}");
+    let aside = later[1].split('\t').next().expect("a name");
+    assert!(told.contains("had been received before, and is in ") && told.contains(aside), "{told}");
+    assert!(shell.run(&["list", aside]).contains("@two"));
+    assert!(shell.run(&["list", "P/later"]).contains("@one"));
+}
+
+#[test]
 fn a_snapshot_is_restored_by_cloning_and_a_live_dataset_goes_back_only_when_asked() {
     ground!("zfs");
     let shell = Shell::new();
