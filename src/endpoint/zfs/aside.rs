@@ -119,7 +119,6 @@ impl Intent {
             lzc.rename(inner.name().as_str(), &format!("{name}{rest}"))
                 .map_err(inner.failed("move back", &rights))?;
         }
-        self.copy_bookmarks(done)?;
         if !new.is_volume()? {
             set_canmount(name, self.canmount.as_deref())?;
             remount::exchange(aside, name, done)?;
@@ -146,23 +145,6 @@ impl Intent {
             return self.in_place().refused("roll back", why.into(), Some(hint));
         }
         of_errno("promote", name.into(), &[(RIGHTS, above(name))], errno)
-    }
-
-    /// Bookmarks of what came before the version are of both histories.
-    fn copy_bookmarks(&self, done: &mut RolledBack) -> Result<()> {
-        let (lzc, new, old) = (self.lzc()?, self.in_place(), self.set_aside());
-        let newest = new.version(&self.to.name)?.order;
-        let marks = lzc.bookmarks(old.name().as_str()).map_err(old.failed("list the bookmarks of", &[]))?;
-        for mark in marks.iter().filter(|mark| mark.createtxg <= newest) {
-            let [to, from] = [&new, &old].map(|dataset| format!("{}#{}", dataset.name(), mark.name));
-            match lzc.bookmark(&[(to.clone(), from)]) {
-                Err(failed) if failed.errno != Errno::Exists => {
-                    done.warnings.push(format!("the bookmark {to} is left with {old}: {}", failed.errno));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Completes or undoes what was broken off, by what is there.

@@ -28,11 +28,15 @@ fn newer_snapshots_holds_properties_and_bookmarks_outlive_a_rollback() {
         zfs(&["set", set, &full]);
     }
     zfs(&["set", &format!("mountpoint={}", dir.display()), &full]);
+    let gone = snap(&a, "gone");
+    zfs(&["bookmark", &format!("{full}@gone"), &format!("{full}#gone")]);
+    a.destroy(&gone.id).expect("destroyed");
     write(&a, "f", "one");
     let first = snap(&a, "first");
     zfs(&["bookmark", &format!("{full}@first"), &format!("{full}#mark")]);
     write(&a, "f", "two");
     let second = snap(&a, "second");
+    zfs(&["bookmark", &format!("{full}@second"), &format!("{full}#newer")]);
     a.hold(&first.id, &tag("keep")).expect("held");
     write(&a, "f", "three");
     let done = a.rollback(&first.id, &keep_as("kept")).expect("rolled back");
@@ -45,6 +49,10 @@ fn newer_snapshots_holds_properties_and_bookmarks_outlive_a_rollback() {
     assert_eq!(snapshots(old.name().as_str()), ["second", "kept"]);
     assert_eq!(old.version(&name("second")).expect("there"), second);
     assert_eq!(a.inventory().expect("there").holds_of(&first.id).count(), 1);
+    // What is marked goes with the history that it is of.
+    let marks = |of: &str| zfs(&["list", "-H", "-t", "bookmark", "-d", "1", "-o", "name", "-s", "name", of]);
+    assert_eq!(marks(&full), format!("{full}#gone\n{full}#mark\n"));
+    assert_eq!(marks(old.name().as_str()), format!("{old}#newer\n"));
     assert_eq!(a.version(&name("mark")).expect("there").kind, VersionKind::Bookmark);
     for (what, value) in [
         ("compression", "off"),

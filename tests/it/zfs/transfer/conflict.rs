@@ -42,6 +42,10 @@ fn what_went_another_way_is_told_with_the_evidence_and_set_aside_with_all_that_i
     zfs(&["create", "-o", "canmount=off", &format!("{}/inside it", lab.target)]);
     lab.diverge("z");
     zfs(&["snapshot", &format!("{}@local:1", lab.target)]);
+    for (of, mark) in [("one", "mark:1"), ("local:1", "local")] {
+        zfs(&["bookmark", &format!("{}@{of}", lab.target), &format!("{}#{mark}", lab.target)]);
+    }
+    let marked = get(&format!("{}#mark:1", lab.target), "guid");
 
     let told = lab.fails(&["receive", &lab.target, &increment], 3);
     assert!(told.contains("it went another way since @one; it has @local:1; "), "{told}");
@@ -65,6 +69,11 @@ fn what_went_another_way_is_told_with_the_evidence_and_set_aside_with_all_that_i
     assert_eq!((get(&lab.target, "readonly"), get(&lab.target, "origin")), ("on".into(), "-".into()));
     // What was inside is inside what has the name.
     assert_eq!(get(&format!("{}/inside it", lab.target), "type"), "filesystem");
+    // What is marked goes with the history that it is of.
+    let marks = |of: &str| zfs(&["list", "-H", "-t", "bookmark", "-d", "1", "-o", "name", "-s", "name", of]);
+    assert_eq!(marks(&lab.target), format!("{}#mark:1\n", lab.target));
+    assert_eq!(get(&format!("{}#mark:1", lab.target), "guid"), marked);
+    assert_eq!(marks(aside), format!("{aside}#local\n"));
     // The chain goes on.
     lab.write("h", b"and more");
     let next = lab.send("next", &["-i", &lab.snapshot("three")]);
