@@ -115,3 +115,26 @@ fn without_the_key_nothing_is_put_in_place_and_the_command_that_loads_it_is_told
     assert_eq!((path(&a), read(&a, "f").as_deref()), (pool.path("a b:c"), Some("one")));
     assert!(a.version(&name("s 1")).is_ok());
 }
+
+#[test]
+fn a_key_that_somebody_types_is_asked_for_again_after_a_rollback() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let full = pool.full("a b:c");
+    let words = ["-o", "encryption=on", "-o", "keyformat=passphrase", "-o", "keylocation=prompt"];
+    run("sh", &[&["-c", "echo 'pass phrase' | zfs create \"$@\"", "sh"][..], &words, &[&full]].concat());
+    let a = dataset(&full);
+    write(&a, "f", "one");
+    snap(&a, "s 1");
+    write(&a, "f", "two");
+    let back = ["rollback", &format!("{a}@s 1")];
+    let (code, said) = cowsnap(&pool, &back);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("zfs load-key '{a}' before it is mounted anew")), "{said}");
+    assert_eq!(read(&a, "f").as_deref(), Some("one"), "it is mounted still");
+    let (code, said) = cowsnap(&pool, &back);
+    assert_eq!(code, Some(6), "{said}");
+    run("sh", &["-c", "echo 'pass phrase' | zfs load-key \"$1\"", "sh", &full]);
+    assert_eq!(cowsnap(&pool, &back).0, Some(0));
+    assert_eq!(read(&a, "f").as_deref(), Some("one"));
+}
