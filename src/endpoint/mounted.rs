@@ -101,11 +101,12 @@ pub fn unmount_lazily(dir: &Path) -> Result<()> {
 
 /// The directory without links, if a version is the topmost mount there.
 fn our_mount(dir: &Path) -> Result<PathBuf> {
-    let dir = dir.canonicalize().map_err(|error| no_directory(error, dir))?;
+    let dir = dir.canonicalize().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => no_mount(dir),
+        _ => Error::io("unmount", dir.display())(error),
+    })?;
     let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
-    let Some(found) = mounts.iter().rfind(|m| m.dir == dir) else {
-        return Err(Error::NotFound { what: "a mount at", subject: dir.display().to_string(), hint: None });
-    };
+    let found = mounts.iter().rfind(|m| m.dir == dir).ok_or_else(|| no_mount(&dir))?;
     if is_of_a_version(found) {
         return Ok(dir);
     }
@@ -115,6 +116,10 @@ fn our_mount(dir: &Path) -> Result<PathBuf> {
         why: format!("it is a mount of {}, not of a snapshot", found.source.display()),
         hint: Some(format!("umount {}", quoted(dir.display()))),
     })
+}
+
+fn no_mount(dir: &Path) -> Error {
+    Error::NotFound { what: "a mount at", subject: dir.display().to_string(), hint: None }
 }
 
 /// Whether what is mounted is a snapshot: on btrfs one in the store, on ZFS what is called DATASET@NAME.

@@ -169,6 +169,15 @@ fn a_directory_in_place_of_a_stream_is_a_wrong_name_and_no_defect() {
 }
 
 #[test]
+fn where_nothing_is_mounted_no_directory_is_asked_for_to_unmount_it() {
+    for lazy in [&[][..], &["--lazy"]] {
+        let output = cowsnap(&[&["unmount", "/not/there"][..], lazy].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(stderr(&output), "error: a mount at /not/there does not exist\n");
+    }
+}
+
+#[test]
 fn a_name_of_no_embedded_pool_is_for_zfs_to_know() {
     let state = tempfile::tempdir().expect("a folder");
     let output = Command::new(env!("CARGO_BIN_EXE_cowsnap"))
