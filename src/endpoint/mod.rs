@@ -21,6 +21,7 @@ pub mod details;
 pub mod fake;
 pub mod fault;
 pub mod mounted;
+pub mod overlay;
 pub mod zfs;
 
 pub use any::{Dataset, unmount};

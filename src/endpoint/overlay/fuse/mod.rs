@@ -1,0 +1,37 @@
+//! cowsnap's own copy-on-write filesystem: read-only layers below one that is written to, block by block.
+//!
+//! ```text
+//! tree      the filesystem without a kernel: look up, list, read attributes; copy_up, change, rename, file, reset are its parts
+//! nodes     which node is which file, and under what names it is known
+//! stack     what a stack of layers shows of a name
+//! source    a file's bytes: whole, or blocks over what lies below; map: which blocks
+//! root, io  calls on paths below a directory; whole reads and writes
+//! ```
+//!
+//! **Invariant:** nothing here writes to a lower layer: each is opened for reading only, and what is written to is copied up first.
+
+mod change;
+mod copy_up;
+mod file;
+mod io;
+mod list;
+pub mod map;
+mod nodes;
+mod rename;
+mod reset;
+mod root;
+mod source;
+mod spot;
+mod stack;
+mod tree;
+
+pub use rustix::io::Errno;
+
+pub use change::{Caller, New};
+pub use file::Opened;
+pub use list::Listed;
+pub use stack::Prefix;
+pub use tree::{Attr, Layers, Lower, Options, SetAttr, Time, Tree};
+
+/// What the calls of this module return: an error is the number that the caller of the filesystem gets.
+pub type Fallible<T> = std::result::Result<T, Errno>;

@@ -1,0 +1,417 @@
+//! The filesystem without a kernel: nodes looked up, read and listed. What changes it is in the modules beside.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustix::fs::{Stat, StatVfs, Timespec, Timestamps, XattrFlags};
+
+use super::list::Listed;
+use super::nodes::{FileId, Node, Nodes, ROOT, id_of};
+use super::root::Root;
+use super::spot::Spot;
+use super::stack::{Found, Layer, Prefix, Stack, Where, is_dir};
+use super::{Errno, Fallible, map};
+
+/// Where the layers are.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    /// The directory that is written to.
+    pub upper: PathBuf,
+    /// An empty directory on the same filesystem.
+    pub work: PathBuf,
+    /// The maps of blocks of the files in `upper`.
+    pub blocks: PathBuf,
+    /// The layers below, topmost first; the last one is the base.
+    pub lowers: Vec<Lower>,
+    /// The marks of `upper`, and of all lower layers that have any.
+    pub prefix: Prefix,
+}
+
+/// A layer that is only read.
+#[derive(Debug, Clone)]
+pub struct Lower {
+    /// Its entries.
+    pub tree: PathBuf,
+    /// Its maps of blocks, if it is a layer of ours; the base has neither maps nor marks.
+    pub blocks: Option<PathBuf>,
+}
+
+/// How the filesystem behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Nothing is synced, whoever asks for it.
+    pub volatile: bool,
+    /// log2 of the size of a block.
+    pub block_shift: u32,
+    /// A file of at most so many bytes is copied whole.
+    pub whole_up_to: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { volatile: true, block_shift: 16, whole_up_to: 128 << 10 }
+    }
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// Its number.
+    pub number: u64,
+    /// What its topmost piece is.
+    pub stat: Stat,
+    /// Type and permissions.
+    pub mode: u32,
+    /// How many names it has.
+    pub nlink: u32,
+    /// Its device's number, if it is one.
+    pub rdev: u64,
+    /// Units of 512 bytes that it takes.
+    pub blocks: u64,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy)]
+pub enum Time {
+    /// The time that it is.
+    Now,
+    /// Seconds and nanoseconds.
+    At(i64, u32),
+}
+
+/// What to set of a node.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permissions.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Time of the last access.
+    pub atime: Option<Time>,
+    /// Time of the last change.
+    pub mtime: Option<Time>,
+    /// Whether bits that lend rights are taken away as a change of the data by others than root does.
+    pub drop_rights: bool,
+}
+
+/// The filesystem.
+#[derive(Debug)]
+pub struct Tree {
+    names: Mutex<Names>,
+    gate: RwLock<()>,
+    pub(super) options: Options,
+}
+
+/// What the names are: everything that is looked at and changed under one lock.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) stack: Stack,
+    pub(super) work: Root,
+    pub(super) next_work: u64,
+    pub(super) blocks: Root,
+    pub(super) next_map: u64,
+    pub(super) nodes: Nodes,
+    pub(super) links: Option<super::copy_up::Links>,
+}
+
+impl Tree {
+    /// Opens the layers.
+    pub fn open(layers: &Layers, options: Options) -> Fallible<Self> {
+        let names = Names::open(layers)?;
+        Ok(Self { names: Mutex::new(names), gate: RwLock::new(()), options })
+    }
+
+    /// The names, for as long as the guard is held.
+    pub(super) fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A change begins; waits while the filesystem is frozen.
+    pub(super) fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps all changes waiting until the guard is dropped.
+    pub fn freeze(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is changed to the disk.
+    pub fn sync(&self) -> Fallible<()> {
+        let names = self.names();
+        let upper = names.stack.upper.open_at(Path::new(""), rustix::fs::OFlags::RDONLY)?;
+        drop(names);
+        rustix::fs::syncfs(upper)
+    }
+
+    /// How many nodes are known.
+    pub fn known(&self) -> usize {
+        self.names().nodes.count()
+    }
+
+    /// Looks a name up, for a kernel that will forget it again.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Fallible<Attr> {
+        let mut names = self.names();
+        let attr = names.lookup(parent, name)?;
+        names.nodes.looked_up(attr.number);
+        Ok(attr)
+    }
+
+    /// The kernel forgets a node as often as this.
+    pub fn forget(&self, number: u64, times: u64) {
+        self.names().nodes.forget(number, times);
+    }
+
+    /// What the node is.
+    pub fn attr(&self, number: u64) -> Fallible<Attr> {
+        self.names().attr(number)
+    }
+
+    /// What a symbolic link says.
+    pub fn readlink(&self, number: u64) -> Fallible<Vec<u8>> {
+        self.names().spot(number)?.readlink()
+    }
+
+    /// The entries of a directory.
+    pub fn list(&self, number: u64) -> Fallible<Vec<Listed>> {
+        let names = self.names();
+        match names.nodes.place(number) {
+            Err(Errno::NOENT) => Ok(Vec::new()), // It was removed while somebody is in it.
+            place => names.stack.list(&place?),
+        }
+    }
+
+    /// The number of a listed entry's node.
+    pub fn number_of(&self, parent: u64, listed: &Listed) -> Fallible<u64> {
+        let mut names = self.names();
+        let dir = names.nodes.place(parent)?;
+        if listed.upper && listed.kind == rustix::fs::FileType::Directory || dir.lowers.len() > 1 {
+            let found = names.stack.find(&dir, &listed.name)?.ok_or(Errno::NOENT)?;
+            let id = names.id_of(&found)?;
+            return Ok(names.nodes.number_of(id, found.is_born_above()));
+        }
+        let device = match dir.lowers.first() {
+            Some(piece) if !listed.upper => rustix::fs::fstat(&names.stack.lowers[piece.layer].root)?.st_dev,
+            _ => rustix::fs::fstat(&names.stack.upper)?.st_dev,
+        };
+        Ok(names.nodes.number_of((device, listed.ino), listed.upper))
+    }
+
+    /// The number of a directory's own parent; the root's is the root.
+    pub fn parent(&self, number: u64) -> u64 {
+        let names = self.names();
+        names.nodes.get(number).ok().and_then(|node| node.places.first()).map_or(ROOT, |(parent, _)| *parent)
+    }
+
+    /// The value of an extended attribute. ENODATA: there is none.
+    pub fn xattr(&self, number: u64, name: &OsStr) -> Fallible<Vec<u8>> {
+        let names = self.names();
+        if name.as_bytes().starts_with(names.stack.prefix.bytes()) {
+            return Err(Errno::NODATA);
+        }
+        names.spot(number)?.xattr(name.as_bytes())?.ok_or(Errno::NODATA)
+    }
+
+    /// The names of the extended attributes that show.
+    pub fn xattrs(&self, number: u64) -> Fallible<Vec<Vec<u8>>> {
+        let names = self.names();
+        let prefix = names.stack.prefix.bytes();
+        let all = names.spot(number)?.xattrs()?;
+        Ok(all.into_iter().filter(|name| !name.starts_with(prefix)).collect())
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(&self, number: u64, name: &OsStr, value: &[u8], flags: XattrFlags) -> Fallible<()> {
+        let _change = self.change();
+        let mut names = self.names();
+        if name.as_bytes().starts_with(names.stack.prefix.bytes()) {
+            return Err(Errno::PERM);
+        }
+        names.copy_up(number, &self.options)?;
+        names.spot(number)?.set_xattr(name.as_bytes(), value, flags)
+    }
+
+    /// Takes an extended attribute away.
+    pub fn remove_xattr(&self, number: u64, name: &OsStr) -> Fallible<()> {
+        self.xattr(number, name)?;
+        let _change = self.change();
+        let mut names = self.names();
+        names.copy_up(number, &self.options)?;
+        names.spot(number)?.remove_xattr(name.as_bytes())
+    }
+
+    /// Sets attributes, and says what they are then.
+    pub fn set_attr(&self, number: u64, set: &SetAttr) -> Fallible<Attr> {
+        let _change = self.change();
+        let mut names = self.names();
+        names.copy_up(number, &self.options)?;
+        if let Some(size) = set.size {
+            names.make_writable(number, &self.options)?;
+            names.truncate(number, size)?;
+        }
+        let spot = names.spot(number)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            spot.chown(set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            spot.chmod(mode)?;
+        } else if set.drop_rights {
+            drop_rights(&spot)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let times =
+                Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
+            spot.utimes(&times)?;
+        }
+        names.attr(number)
+    }
+
+    /// How much room there is.
+    pub fn statfs(&self) -> Fallible<StatVfs> {
+        rustix::fs::fstatvfs(&self.names().stack.upper)
+    }
+}
+
+impl Names {
+    pub(super) fn open(layers: &Layers) -> Fallible<Self> {
+        let lower = |lower: &Lower| {
+            let blocks = lower.blocks.as_deref().map(Root::open).transpose()?;
+            let marks = blocks.is_some().then_some(layers.prefix);
+            Fallible::Ok(Arc::new(Layer { root: Root::open_read_only(&lower.tree)?, blocks, marks }))
+        };
+        let stack = Stack {
+            upper: Root::open(&layers.upper)?,
+            prefix: layers.prefix,
+            lowers: layers.lowers.iter().map(lower).collect::<Fallible<_>>()?,
+        };
+        let (work, blocks) = (Root::open(&layers.work)?, Root::open(&layers.blocks)?);
+        let mut nodes = Nodes::default();
+        nodes.set_root(&stack.root());
+        let (next_work, next_map) = (map::next_number(&work)?, map::next_number(&blocks)?);
+        Ok(Self { stack, work, next_work, blocks, next_map, nodes, links: None })
+    }
+
+    /// The node of a name. It is told the kernel only by who counts that.
+    pub(super) fn lookup(&mut self, parent: u64, name: &OsStr) -> Fallible<Attr> {
+        let dir = self.nodes.place(parent)?;
+        let found = self.stack.find(&dir, name)?.ok_or(Errno::NOENT)?;
+        self.found(parent, name, found)
+    }
+
+    /// The node of what was found.
+    pub(super) fn found(&mut self, parent: u64, name: &OsStr, found: Found) -> Fallible<Attr> {
+        let id = self.id_of(&found)?;
+        let stat = found.stat;
+        let number = self.nodes.remember(parent, name, found, id);
+        self.attr_of(number, stat)
+    }
+
+    /// A merged directory is what its topmost lower piece is, so that copying it up does not change its number.
+    pub(super) fn id_of(&self, found: &Found) -> Fallible<FileId> {
+        match found.at.lowers.first() {
+            Some(piece) if is_dir(&found.stat) => {
+                Ok(id_of(&self.stack.lowers[piece.layer].root.stat(&piece.path)?))
+            }
+            _ => Ok(id_of(&found.stat)),
+        }
+    }
+
+    /// What the node is.
+    pub(super) fn attr(&self, number: u64) -> Fallible<Attr> {
+        self.attr_of(number, self.spot(number)?.stat()?)
+    }
+
+    fn attr_of(&self, number: u64, stat: Stat) -> Fallible<Attr> {
+        let node = self.nodes.get(number)?;
+        let mut attr = Attr {
+            number,
+            stat,
+            mode: stat.st_mode,
+            nlink: stat.st_nlink as u32,
+            rdev: stat.st_rdev,
+            blocks: stat.st_blocks as u64,
+        };
+        if node.is_dir() && node.lowers.len() + usize::from(node.upper) > 1 {
+            attr.nlink = 1;
+        }
+        if node.places.is_empty() && !node.upper && number != ROOT {
+            attr.nlink = 0;
+        }
+        if let Some(device) = node.device {
+            attr.mode = device.kind | stat.st_mode & 0o7777;
+            attr.rdev = device.number;
+        }
+        if node.partial.is_some() {
+            attr.blocks = attr.blocks.max(stat.st_size as u64 / 512);
+        }
+        Ok(attr)
+    }
+
+    /// Where the node's topmost piece is.
+    pub(super) fn spot(&self, number: u64) -> Fallible<Spot<'_>> {
+        let node = self.nodes.get(number)?;
+        self.spot_of(number, node)
+    }
+
+    pub(super) fn spot_of(&self, number: u64, node: &Node) -> Fallible<Spot<'_>> {
+        if let Some(orphan) = &node.orphan {
+            return Ok(Spot::Orphan(Arc::clone(orphan)));
+        }
+        if node.upper {
+            return Ok(Spot::Named(&self.stack.upper, self.nodes.path(number)?));
+        }
+        let piece = node.lowers.first().ok_or(Errno::STALE)?;
+        Ok(Spot::Named(&self.stack.lowers[piece.layer].root, piece.path.clone()))
+    }
+
+    /// A directory in the upper layer, and where its entries are found; it is copied up if need be.
+    pub(super) fn writable_dir(&mut self, number: u64, options: &Options) -> Fallible<(PathBuf, Where)> {
+        if number != ROOT && self.nodes.get(number)?.places.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        self.copy_up(number, options)?;
+        let place = self.nodes.place(number)?;
+        let path = place.upper.clone().ok_or(Errno::STALE)?;
+        Ok((path, place))
+    }
+
+    /// A name in the work directory that nothing has.
+    pub(super) fn work_name(&mut self) -> PathBuf {
+        self.next_work += 1;
+        PathBuf::from(self.next_work.to_string())
+    }
+}
+
+/// Takes set-user-id, set-group-id of what its group may execute, and capabilities away.
+pub(super) fn drop_rights(spot: &Spot<'_>) -> Fallible<()> {
+    let mode = spot.stat()?.st_mode;
+    if mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(());
+    }
+    let mut kept = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        kept &= !libc::S_ISGID;
+    }
+    if kept != mode {
+        spot.chmod(kept)?;
+    }
+    match spot.remove_xattr(b"security.capability") {
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        removed => removed,
+    }
+}
+
+fn timespec(time: Option<Time>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, rustix::fs::UTIME_OMIT),
+        Some(Time::Now) => (0, rustix::fs::UTIME_NOW),
+        Some(Time::At(seconds, nanoseconds)) => (seconds, nanoseconds.into()),
+    };
+    Timespec { tv_sec, tv_nsec }
+}

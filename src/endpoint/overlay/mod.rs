@@ -1,0 +1,3 @@
+//! Overlays: trees that a test suite may wreck and get back (docs/FORMAT-overlay.md).
+
+pub mod fuse;

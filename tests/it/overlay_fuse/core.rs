@@ -1,0 +1,383 @@
+//! The filesystem without a kernel does to a tree what a plain directory does to a copy of it.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use cowsnap::endpoint::overlay::fuse::{
+    Attr, Caller, Errno, Fallible, Layers, Lower, New, Opened, Options, Prefix, SetAttr, Tree,
+};
+use rustix::fs::{RenameFlags, XattrFlags};
+
+use super::ops::{Answer, Dice, Op, apply, base, brief};
+
+/// A base, an upper layer with all that belongs to it, and a copy of the base to compare with.
+pub struct Ground {
+    folder: tempfile::TempDir,
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for name in ["base", "plain", "upper", "work", "blocks", "mnt"] {
+            std::fs::create_dir(folder.path().join(name)).expect("mkdir");
+        }
+        base(&folder.path().join("base"));
+        base(&folder.path().join("plain"));
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn layers(&self) -> Layers {
+        Layers {
+            upper: self.path("upper"),
+            work: self.path("work"),
+            blocks: self.path("blocks"),
+            lowers: vec![Lower { tree: self.path("base"), blocks: None }],
+            prefix: prefix(),
+        }
+    }
+
+    /// Makes another generation of the upper layer, and says where all is then.
+    pub fn next(&self, name: &str) -> Layers {
+        let part = |part: &str| {
+            let path = self.path(&format!("{name}-{part}"));
+            std::fs::create_dir(&path).expect("mkdir");
+            path
+        };
+        Layers { upper: part("upper"), work: part("work"), blocks: part("blocks"), ..self.layers() }
+    }
+}
+
+pub fn prefix() -> Prefix {
+    if rustix::process::geteuid().is_root() { Prefix::Trusted } else { Prefix::User }
+}
+
+pub fn me() -> Caller {
+    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), umask: 0 }
+}
+
+/// Small files are copied in blocks, too, so that these are what is tested.
+pub fn blocks_only() -> Options {
+    Options { whole_up_to: 0, block_shift: 12, ..Options::default() }
+}
+
+/// Walks to a node, as a kernel would.
+pub fn walk(tree: &Tree, path: &Path) -> Fallible<Attr> {
+    let mut at = tree.attr(1)?;
+    for name in path.iter() {
+        check_dir(&at)?;
+        at = tree.lookup(at.number, name)?;
+    }
+    Ok(at)
+}
+
+fn is_dir(attr: &Attr) -> bool {
+    attr.mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+/// A link leads nowhere here: all that there are dangle.
+fn check_dir(attr: &Attr) -> Fallible<()> {
+    match attr.mode & libc::S_IFMT {
+        libc::S_IFDIR => Ok(()),
+        libc::S_IFLNK => Err(Errno::NOENT),
+        _ => Err(Errno::NOTDIR),
+    }
+}
+
+fn parent<'a>(tree: &Tree, path: &'a Path) -> Fallible<(u64, &'a OsStr)> {
+    let dir = walk(tree, path.parent().expect("a relative path"))?;
+    check_dir(&dir)?;
+    Ok((dir.number, path.file_name().expect("a name")))
+}
+
+fn file(tree: &Tree, path: &Path, writable: bool) -> Fallible<Attr> {
+    let attr = walk(tree, path)?;
+    match attr.mode & libc::S_IFMT {
+        libc::S_IFLNK => Err(Errno::LOOP),
+        libc::S_IFDIR if writable => Err(Errno::ISDIR),
+        _ => Ok(attr),
+    }
+}
+
+/// Does an operation as a kernel does it: what it refuses itself is refused here.
+fn apply_core(tree: &Tree, op: &Op) -> Answer {
+    let none = |()| String::new();
+    let on_file = |path: &Path, writable: bool, act: &dyn Fn(&Opened) -> Answer| {
+        let attr = file(tree, path, writable)?;
+        if is_dir(&attr) {
+            return Err(Errno::ISDIR);
+        }
+        let opened = tree.open_file(attr.number, writable)?;
+        let answer = act(&opened);
+        tree.release(&opened);
+        answer
+    };
+    match op {
+        Op::Create(path, mode) => {
+            let (dir, name) = parent(tree, path)?;
+            let (_, opened) = tree.create(dir, name, *mode, &me())?;
+            tree.release(&opened);
+            Ok(String::new())
+        }
+        Op::Mkdir(path, mode) => make(tree, path, &New::Dir(*mode)),
+        Op::Symlink(target, path) => make(tree, path, &New::Link(target.into())),
+        Op::Write(path, offset, data) => on_file(path, true, &|opened| {
+            tree.write(opened, data, *offset)?;
+            Ok(data.len().to_string())
+        }),
+        Op::Read(path, offset, len) => on_file(path, false, &|opened| {
+            let mut buffer = vec![0; *len];
+            let len = tree.read(opened, &mut buffer, *offset)?;
+            Ok(brief(&buffer[..len]))
+        }),
+        Op::Truncate(path, len) => {
+            let number = file(tree, path, true)?.number;
+            tree.set_attr(number, &SetAttr { size: Some(*len), ..SetAttr::default() }).map(|_| String::new())
+        }
+        Op::Allocate(path, mode, offset, len) => {
+            on_file(path, true, &|opened| tree.allocate(opened, *mode, *offset, *len).map(none))
+        }
+        Op::Seek(path, offset, data) => {
+            on_file(path, false, &|opened| match tree.seek(opened, *offset, *data) {
+                Err(Errno::NXIO) => {
+                    let size = file(tree, path, false)?.stat.st_size as u64;
+                    if *offset < size { Ok(String::new()) } else { Err(Errno::NXIO) }
+                }
+                sought => sought.map(|_| String::new()),
+            })
+        }
+        Op::CopyRange(..) => Ok(String::new()),
+        Op::Unlink(path) => {
+            let (dir, name) = parent(tree, path)?;
+            tree.unlink(dir, name).map(none)
+        }
+        Op::Rmdir(path) => {
+            let (dir, name) = parent(tree, path)?;
+            tree.rmdir(dir, name).map(none)
+        }
+        Op::Rename(from, to, flags) => rename(tree, from, to, RenameFlags::from_bits_retain(*flags)),
+        Op::Link(from, to) => {
+            let attr = walk(tree, from)?;
+            let (dir, name) = parent(tree, to)?;
+            if walk(tree, to).is_ok() {
+                return Err(Errno::EXIST);
+            }
+            if is_dir(&attr) {
+                return Err(Errno::PERM);
+            }
+            tree.link(attr.number, dir, name).map(|_| String::new())
+        }
+        Op::Chmod(path, mode) => {
+            let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
+            tree.set_attr(file(tree, path, false)?.number, &set).map(|_| String::new())
+        }
+        Op::SetXattr(path, value) => {
+            let number = file(tree, path, false)?.number;
+            tree.set_xattr(number, OsStr::new("user.x"), value, XattrFlags::empty()).map(none)
+        }
+        Op::RemoveXattr(path) => {
+            tree.remove_xattr(file(tree, path, false)?.number, OsStr::new("user.x")).map(none)
+        }
+        Op::List(path) => {
+            let dir = walk(tree, path)?;
+            if !is_dir(&dir) {
+                return Err(Errno::NOTDIR);
+            }
+            let mut names: Vec<_> = tree.list(dir.number)?.into_iter().map(|listed| listed.name).collect();
+            names.extend([".".into(), "..".into()]);
+            names.sort();
+            Ok(format!("{names:?}"))
+        }
+        Op::Stat(path) => {
+            let attr = walk(tree, path)?;
+            let (links, size) = if is_dir(&attr) { (0, 0) } else { (attr.nlink, attr.stat.st_size) };
+            Ok(format!("{:o} {}:{} x{links} {size}", attr.mode, attr.stat.st_uid, attr.stat.st_gid))
+        }
+    }
+}
+
+fn make(tree: &Tree, path: &Path, new: &New) -> Answer {
+    let (dir, name) = parent(tree, path)?;
+    tree.make(dir, name, new, &me()).map(|_| String::new())
+}
+
+fn rename(tree: &Tree, from: &Path, to: &Path, flags: RenameFlags) -> Answer {
+    let (dir, name) = parent(tree, from)?;
+    let (to_dir, to_name) = parent(tree, to)?;
+    walk(tree, from)?;
+    if walk(tree, to).is_ok() && flags.contains(RenameFlags::NOREPLACE) {
+        return Err(Errno::EXIST);
+    }
+    if flags.contains(RenameFlags::EXCHANGE) {
+        walk(tree, to)?;
+    }
+    let into_itself = to != from && to.starts_with(from);
+    if into_itself || (flags.contains(RenameFlags::EXCHANGE) && from != to && from.starts_with(to)) {
+        return Err(Errno::INVAL);
+    }
+    if from != to && from.starts_with(to) {
+        return Err(Errno::NOTEMPTY);
+    }
+    tree.rename((dir, name), (to_dir, to_name), flags).map(|()| String::new())
+}
+
+fn same_answers(seed: u64, count: usize, options: Options) {
+    let ground = Ground::new();
+    let plain: OwnedFd =
+        rustix::fs::open(ground.path("plain"), rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
+            .expect("open");
+    let mut tree = Tree::open(&ground.layers(), options).expect("open");
+    let before = super::ops::dump(&ground.path("base"));
+    let mut dice = Dice::new(seed);
+    let mut done = Vec::new();
+    for at in 0..count {
+        let op = dice.op();
+        if matches!(op, Op::CopyRange(..)) {
+            continue;
+        }
+        let (expected, found) = (apply(&plain, &op), apply_core(&tree, &op));
+        done.push(op.brief());
+        let last = &done[done.len().saturating_sub(25)..];
+        assert_eq!(expected, found, "seed {seed}, operation {at}: {}\nafter {last:#?}", op.brief());
+        if at % 97 == 96 {
+            drop(tree);
+            tree = Tree::open(&ground.layers(), options).expect("open again");
+        }
+    }
+    compare(&tree, 1, &plain, Path::new(""));
+    assert_eq!(before, super::ops::dump(&ground.path("base")), "the base was changed");
+}
+
+/// Each entry of one tree is in the other, with the same attributes and data.
+fn compare(tree: &Tree, number: u64, plain: &OwnedFd, dir: &Path) {
+    let list = Op::List(if dir.as_os_str().is_empty() { ".".into() } else { dir.to_path_buf() });
+    let Op::List(path) = &list else { return };
+    let path = if dir.as_os_str().is_empty() { Path::new("") } else { path };
+    assert_eq!(apply(plain, &list), apply_core(tree, &Op::List(path.to_path_buf())), "{}", dir.display());
+    for listed in tree.list(number).expect("list") {
+        let path = dir.join(&listed.name);
+        let attr = walk(tree, &path).expect("walk");
+        for op in [Op::Stat(path.clone()), Op::Read(path.clone(), 0, 1 << 20)] {
+            let directory = is_dir(&attr) && matches!(op, Op::Read(..));
+            if !directory {
+                assert_eq!(apply(plain, &op), apply_core(tree, &op), "{}", path.display());
+            }
+        }
+        if is_dir(&attr) {
+            compare(tree, attr.number, plain, &path);
+        }
+    }
+}
+
+#[test]
+fn random_operations_do_what_they_do_to_a_plain_directory() {
+    for seed in 1..=6 {
+        same_answers(seed, 400, blocks_only());
+    }
+}
+
+#[test]
+fn random_operations_on_files_copied_whole_do_the_same() {
+    for seed in 101..=103 {
+        same_answers(seed, 400, Options { whole_up_to: 1 << 30, ..Options::default() });
+    }
+}
+
+#[test]
+fn a_byte_written_to_a_large_file_takes_one_block() {
+    let ground = Ground::new();
+    let big = std::fs::File::create(ground.path("base").join("huge")).expect("create");
+    big.set_len(10 << 30).expect("sparse");
+    let tree = Tree::open(&ground.layers(), Options::default()).expect("open");
+    let number = walk(&tree, Path::new("huge")).expect("walk").number;
+    let file = tree.open_file(number, true).expect("open");
+    tree.write(&file, b"x", 5 << 30).expect("write");
+    let stat = rustix::fs::stat(ground.path("upper").join("huge")).expect("stat");
+    assert_eq!(stat.st_size, 10 << 30);
+    assert!(stat.st_blocks * 512 <= 128 << 10, "{} bytes", stat.st_blocks * 512);
+    let mut buffer = [1; 3];
+    tree.read(&file, &mut buffer, (5 << 30) - 1).expect("read");
+    assert_eq!(&buffer, b"\0x\0");
+}
+
+#[test]
+fn names_of_a_lower_file_stay_names_of_one_file() {
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+    let number = walk(&tree, Path::new("big")).expect("walk").number;
+    let file = tree.open_file(number, true).expect("open");
+    tree.write(&file, b"changed", 3).expect("write");
+    let other = walk(&tree, Path::new("links")).expect("walk");
+    assert_eq!((other.number, other.nlink), (number, 2));
+    drop(tree);
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open again");
+    let (one, other) = (walk(&tree, Path::new("big")), walk(&tree, Path::new("links")));
+    let (one, other) = (one.expect("walk"), other.expect("walk"));
+    assert_eq!((one.number, one.nlink), (other.number, 2));
+}
+
+#[test]
+fn copying_up_changes_no_time() {
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+    let times = |path: &str| {
+        let stat = walk(&tree, Path::new(path)).expect("walk").stat;
+        (stat.st_mtime, stat.st_mtime_nsec)
+    };
+    let before = ["", "a", "a/b", "a/b/a"].map(times);
+    let number = walk(&tree, Path::new("a/b/a")).expect("walk").number;
+    tree.set_attr(number, &SetAttr { mode: Some(0o640), ..SetAttr::default() }).expect("chmod");
+    assert_eq!(before, ["", "a", "a/b", "a/b/a"].map(times));
+}
+
+#[test]
+fn a_reset_shows_the_base_and_leaves_open_files_alone() {
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+    let number = walk(&tree, Path::new("a/big")).expect("walk").number;
+    let file = tree.open_file(number, true).expect("open");
+    tree.write(&file, b"old", 0).expect("write");
+    let (dir, name) = parent(&tree, Path::new("a/b")).expect("walk");
+    tree.rename((dir, name), (1, OsStr::new("moved")), RenameFlags::empty()).expect("rename");
+    tree.unlink(1, OsStr::new("big")).expect("unlink");
+    let outdated = tree.reset(&ground.next("2")).expect("reset");
+    assert!(!outdated.names.is_empty());
+
+    let fresh = walk(&tree, Path::new("a/big")).expect("walk").number;
+    assert_ne!(fresh, number, "who still writes the old file must not reach the new one's cache");
+    let new = tree.open_file(fresh, false).expect("open");
+    tree.write(&file, b"older", 0).expect("the old file is still written to");
+    let (mut old_bytes, mut new_bytes) = ([0; 5], [0; 5]);
+    tree.read(&file, &mut old_bytes, 0).expect("read");
+    tree.read(&new, &mut new_bytes, 0).expect("read");
+    assert_eq!(&old_bytes, b"older");
+    assert_eq!(new_bytes[..], std::fs::read(ground.path("base").join("a/big")).expect("read")[..5]);
+    assert_eq!(walk(&tree, Path::new("moved")).err(), Some(Errno::NOENT));
+    assert!(walk(&tree, Path::new("a/b/a")).is_ok());
+    assert!(walk(&tree, Path::new("big")).is_ok());
+}
+
+#[test]
+fn a_damaged_map_is_an_error_and_not_other_data() {
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+    let number = walk(&tree, Path::new("big")).expect("walk").number;
+    let file = tree.open_file(number, true).expect("open");
+    tree.write(&file, b"x", 9).expect("write");
+    drop((file, tree));
+    let map =
+        std::fs::read_dir(ground.path("blocks")).expect("list").next().expect("a map").expect("entry").path();
+    let whole = std::fs::read(&map).expect("read");
+    for damaged in
+        [&whole[..23], b"", &[&[0; 8], &whole[8..]].concat(), &[&whole[..8], &[77], &whole[9..]].concat()]
+    {
+        std::fs::write(&map, damaged).expect("write");
+        let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+        let number = walk(&tree, Path::new("big")).expect("walk").number;
+        assert_eq!(tree.open_file(number, false).err(), Some(Errno::IO));
+    }
+}
