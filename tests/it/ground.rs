@@ -50,7 +50,11 @@ pub fn lacking(what: &str) -> Option<String> {
             let is_missing = !Path::new("/dev/zfs").exists() && !run_ok("modprobe", &["zfs"]);
             is_missing.then(|| "the kernel has no zfs (scripts/test --vm has)".into())
         }),
-        "fuse" => (!Path::new("/dev/fuse").exists()).then(|| "no /dev/fuse".into()),
+        "fuse" => match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+            Err(error) => Some(format!("/dev/fuse: {error}")),
+            Ok(_) if rustix::process::geteuid().is_root() => None,
+            Ok(_) => tool("fusermount3"),
+        },
         "zfs-headers" => (!Path::new("/usr/include/libzfs/libzfs_core.h").exists())
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),

@@ -1,6 +1,7 @@
 //! cowsnap's own copy-on-write filesystem: read-only layers below one that is written to, block by block.
 //!
 //! ```text
+//! adapter   the one file that knows fuser: requests in, replies out
 //! tree      the filesystem without a kernel: look up, list, read attributes; copy_up, change, rename, file, reset are its parts
 //! nodes     which node is which file, and under what names it is known
 //! stack     what a stack of layers shows of a name
@@ -10,6 +11,7 @@
 //!
 //! **Invariant:** nothing here writes to a lower layer: each is opened for reading only, and what is written to is copied up first.
 
+pub mod adapter;
 mod change;
 mod copy_up;
 mod file;

@@ -1,0 +1,233 @@
+//! The one place that knows fuser: requests of the kernel become calls of [`Tree`], answers become replies.
+//!
+//! `requests` has a function for each request, `words` what the two sides call the same things.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::{BackingId, Config, FileHandle, INodeNo, MountOption, Notifier, Session, SessionACL};
+
+use super::reset::Outdated;
+use super::{Errno, Fallible, Layers, Listed, Opened, Tree};
+
+mod requests;
+mod words;
+
+/// How the filesystem is mounted.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// What mountinfo names as its source.
+    pub source: String,
+    /// Whether other users may use it. Needs root, or `user_allow_other` in /etc/fuse.conf.
+    pub others: bool,
+    /// Whether reads and writes of files that lie in one piece go past this process (root, kernel 6.9).
+    pub passthrough: bool,
+    /// How many requests are served at a time.
+    pub threads: usize,
+}
+
+/// A mounted filesystem; it is unmounted when this is dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    tree: Arc<Tree>,
+    notifier: Notifier,
+    device: OwnedFd,
+    session: Option<fuser::BackgroundSession>,
+}
+
+/// Mounts `tree` at `dir` and serves it by threads of this process.
+///
+/// Requests are answered from when this returns.
+pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounted> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(how.source.clone()),
+        MountOption::Subtype("cowsnap".into()),
+        MountOption::DefaultPermissions,
+    ];
+    if rustix::process::geteuid().is_root() {
+        config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+    }
+    config.acl = if how.others { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(how.threads.max(1));
+    let (stale, moved) = std::sync::mpsc::channel();
+    let adapter = Adapter::new(Arc::clone(&tree), how.passthrough, stale);
+    let session = Session::new(adapter, dir, &config)?;
+    let (device, notifier) = (session.as_fd().try_clone_to_owned()?, session.notifier());
+    let session = session.spawn()?;
+    let teller = session.notifier();
+    std::thread::Builder::new().name("notify".into()).spawn(move || {
+        for (parent, name) in moved {
+            let name: OsString = name;
+            // The kernel may have forgotten it already; then there is nothing to tell.
+            let _ = teller.inval_entry(INodeNo(parent), &name);
+        }
+    })?;
+    Ok(Mounted { tree, notifier, device, session: Some(session) })
+}
+
+impl Mounted {
+    /// The filesystem.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Exchanges the layers, and has the kernel forget what was in the old ones.
+    ///
+    /// Whoever looks afterwards sees the new ones; what is open stays what it was.
+    pub fn reset(&self, layers: &Layers) -> Fallible<()> {
+        let outdated = self.tree.reset(layers)?;
+        self.forget(&outdated);
+        Ok(())
+    }
+
+    /// The kernel answers ENOENT for what it has forgotten itself.
+    fn forget(&self, outdated: &Outdated) {
+        for (parent, name) in &outdated.names {
+            let _ = self.notifier.inval_entry(INodeNo(*parent), name);
+        }
+        for number in &outdated.nodes {
+            let _ = self.notifier.inval_inode(INodeNo(*number), 0, 0);
+        }
+        // Kernel 6.16; others say EINVAL, and what was invalidated above is all that changed.
+        let _ = rustix::io::write(&self.device, &INC_EPOCH);
+    }
+
+    /// Unmounts, and waits until the last request is answered.
+    pub fn unmount(mut self) -> std::io::Result<()> {
+        match self.session.take() {
+            Some(session) => session.umount_and_join(),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until somebody unmounts the filesystem.
+    pub fn wait(mut self) -> std::io::Result<()> {
+        match self.session.take() {
+            Some(session) => session.join(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// FUSE_NOTIFY_INC_EPOCH: all names are looked up again. A header alone: length, code, no request.
+const INC_EPOCH: [u8; 16] = [16, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// How the kernel reads and writes a node while it is open.
+struct Flow {
+    /// The file that it goes to past this process, if it does.
+    backing: Option<Arc<BackingId>>,
+    /// Whether the file was in the upper layer.
+    upper: bool,
+    opens: u32,
+}
+
+struct Adapter {
+    tree: Arc<Tree>,
+    passthrough: bool,
+    stale: Sender<(u64, OsString)>,
+    files: Mutex<Files>,
+    dirs: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
+}
+
+#[derive(Default)]
+struct Files {
+    next: u64,
+    open: HashMap<u64, Opened>,
+    flows: HashMap<u64, Flow>,
+}
+
+/// What an open file is answered with.
+struct Answer {
+    handle: FileHandle,
+    backing: Option<Arc<BackingId>>,
+}
+
+impl Adapter {
+    fn new(tree: Arc<Tree>, passthrough: bool, stale: Sender<(u64, OsString)>) -> Self {
+        Self { tree, passthrough, stale, files: Mutex::default(), dirs: Mutex::default() }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, handle: FileHandle) -> Fallible<Opened> {
+        self.files().open.get(&handle.0).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Opens a node the way in which it is open already.
+    ///
+    /// ESTALE: it is open past this process in a layer below, and was copied up since; the kernel looks its name up again and
+    /// finds the new node.
+    fn open_node(
+        &self,
+        number: u64,
+        writable: bool,
+        back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
+    ) -> Fallible<Answer> {
+        let mut files = self.files();
+        let file = self.tree.open_file(number, writable)?;
+        let upper = self.tree.is_upper(number)?;
+        if let Some(flow) = files.flows.get(&number)
+            && flow.backing.is_some()
+            && flow.upper != upper
+        {
+            self.tree.release(&file);
+            let places = self.tree.part(number)?;
+            places.into_iter().for_each(|place| drop(self.stale.send(place)));
+            return Err(Errno::STALE);
+        }
+        Ok(self.enter(&mut files, file, upper, back))
+    }
+
+    /// Takes an open file in.
+    fn enter(
+        &self,
+        files: &mut Files,
+        file: Opened,
+        upper: bool,
+        back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
+    ) -> Answer {
+        let flow = files.flows.entry(file.number).or_insert_with(|| {
+            let backing = self.passthrough.then(|| file.whole(back)).flatten();
+            // Where the kernel refuses, all goes through this process.
+            Flow { backing: backing.and_then(Result::ok).map(Arc::new), upper, opens: 0 }
+        });
+        flow.opens += 1;
+        let backing = flow.backing.clone();
+        files.next += 1;
+        let handle = files.next;
+        files.open.insert(handle, file);
+        Answer { handle: FileHandle(handle), backing }
+    }
+
+    fn close(&self, handle: FileHandle) {
+        let mut files = self.files();
+        let Some(file) = files.open.remove(&handle.0) else { return };
+        if let Some(flow) = files.flows.get_mut(&file.number) {
+            flow.opens -= 1;
+            if flow.opens == 0 {
+                files.flows.remove(&file.number);
+            }
+        }
+        drop(files);
+        self.tree.release(&file);
+    }
+
+    fn listing(&self, node: u64, handle: FileHandle, offset: u64) -> Fallible<Arc<Vec<Listed>>> {
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset > 0
+            && let Some(listing) = dirs.get(&handle.0)
+        {
+            return Ok(Arc::clone(listing));
+        }
+        let listing = Arc::new(self.tree.list(node)?);
+        dirs.insert(handle.0, Arc::clone(&listing));
+        Ok(listing)
+    }
+}

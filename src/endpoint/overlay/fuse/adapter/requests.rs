@@ -1,0 +1,436 @@
+//! A function for each request of the kernel.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use fuser::{
+    CopyFileRangeFlags, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{RenameFlags, XattrFlags};
+
+use super::words::{
+    FOREVER, answer, caller, done, entry, errno, extended, file_attr, kind_of, nothing, set_time,
+};
+use super::{Adapter, Answer};
+use crate::endpoint::overlay::fuse::nodes::ROOT;
+use crate::endpoint::overlay::fuse::{Errno, New, SetAttr};
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ];
+        for flag in wanted {
+            // What the kernel does not know it does without.
+            let _ = config.add_capabilities(flag);
+        }
+        self.passthrough &= config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(2).is_ok();
+        if !self.passthrough {
+            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        let _ = config.set_max_write(1 << 20);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.tree.lookup(parent.0, name) {
+            Err(Errno::NOENT) => reply.entry(&FOREVER, &nothing(), Generation(0)),
+            result => entry(reply, result),
+        }
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, times: u64) {
+        self.tree.forget(node.0, times);
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        answer!(reply, self.tree.attr(node.0), attr => reply.attr(&FOREVER, &file_attr(&attr)))
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        // With nothing to set, the kernel means the bits that lend rights.
+        let nothing = mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
+        let drop_rights = if size.is_some() { request.uid() != 0 } else { nothing };
+        let set = SetAttr { mode, uid, gid, size, atime, mtime, drop_rights };
+        answer!(reply, self.tree.set_attr(node.0, &set), attr => reply.attr(&FOREVER, &file_attr(&attr)))
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        answer!(reply, self.tree.readlink(node.0), target => reply.data(&target))
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = match mode & libc::S_IFMT {
+            libc::S_IFREG => New::File(mode & 0o7777),
+            _ => New::Node(mode, rdev.into()),
+        };
+        entry(reply, self.tree.make(parent.0, name, &new, &caller(request, umask)));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        entry(reply, self.tree.make(parent.0, name, &New::Dir(mode & 0o7777), &caller(request, umask)));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.tree.unlink(parent.0, name));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.tree.rmdir(parent.0, name));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let new = New::Link(target.as_os_str().to_os_string());
+        entry(reply, self.tree.make(parent.0, name, &new, &caller(request, 0)));
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to_parent: INodeNo,
+        to_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = RenameFlags::from_bits_retain(flags.bits());
+        done(reply, self.tree.rename((parent.0, name), (to_parent.0, to_name), flags));
+    }
+
+    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(reply, self.tree.link(node.0, parent.0, name));
+    }
+
+    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let writable = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let opened = self.open_node(node.0, writable, |fd| reply.open_backing(fd));
+        answer!(reply, opened, Answer { handle, backing } => match backing {
+            Some(id) => reply.opened_passthrough(handle, FopenFlags::empty(), &id),
+            None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+        })
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = self.tree.create(parent.0, name, mode & 0o7777, &caller(request, umask));
+        answer!(reply, created, (attr, file) => {
+            let Answer { handle, backing } =
+                self.enter(&mut self.files(), file, true, |fd| reply.open_backing(fd));
+            let attr = file_attr(&attr);
+            match backing {
+                Some(id) => {
+                    reply.created_passthrough(&FOREVER, &attr, Generation(0), handle, FopenFlags::empty(), &id);
+                }
+                None => reply.created(&FOREVER, &attr, Generation(0), handle, FopenFlags::FOPEN_KEEP_CACHE),
+            }
+        })
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let read = self.file(handle).and_then(|file| {
+            let mut buffer = vec![0; size as usize];
+            let len = self.tree.read(&file, &mut buffer, offset)?;
+            buffer.truncate(len);
+            Ok(buffer)
+        });
+        answer!(reply, read, data => reply.data(&data))
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = self.file(handle).and_then(|file| {
+            self.tree.write(&file, data, offset)?;
+            match flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                true => self.tree.drop_rights(node.0),
+                false => Ok(()),
+            }
+        });
+        answer!(reply, written, () => reply.written(data.len() as u32))
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // The kernel asks no more: nothing is held back until a file is closed.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.close(handle);
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        if self.tree.options.volatile {
+            return reply.error(fuser::Errno::ENOSYS); // The kernel takes that for done, and asks no more.
+        }
+        done(reply, self.file(handle).and_then(|file| self.tree.fsync(&file)));
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let mut files = self.files();
+        files.next += 1;
+        reply.opened(FileHandle(files.next), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listing = match self.listing(node.0, handle, offset) {
+            Ok(listing) => listing,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for at in offset..listing.len() as u64 + 2 {
+            let full = match at {
+                0 => reply.add(node, 1, FileType::Directory, "."),
+                1 => reply.add(INodeNo(self.tree.parent(node.0)), 2, FileType::Directory, ".."),
+                _ => {
+                    let listed = &listing[at as usize - 2];
+                    let number = self.tree.number_of(node.0, listed).unwrap_or(listed.ino);
+                    let kind = kind_of(listed.kind.as_raw_mode());
+                    reply.add(INodeNo(number), at + 1, kind, &listed.name)
+                }
+            };
+            if full {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listing = match self.listing(node.0, handle, offset) {
+            Ok(listing) => listing,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for at in offset..listing.len() as u64 + 2 {
+            let own = [(node.0, "."), (self.tree.parent(node.0), "..")];
+            let full = if let Some((number, name)) = own.get(at as usize) {
+                // A directory that is gone has no parent to speak of.
+                let Ok(attr) = self.tree.attr(*number).or_else(|_| self.tree.attr(ROOT)) else { break };
+                reply.add(INodeNo(*number), at + 1, *name, &FOREVER, &file_attr(&attr), Generation(0))
+            } else {
+                let name = &listing[at as usize - 2].name;
+                let Ok(attr) = self.tree.lookup(node.0, name) else { continue };
+                let attr = file_attr(&attr);
+                let full = reply.add(attr.ino, at + 1, name, &FOREVER, &attr, Generation(0));
+                if full {
+                    self.tree.forget(attr.ino.0, 1);
+                }
+                full
+            };
+            if full {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        if self.tree.options.volatile {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        done(reply, self.tree.sync());
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        answer!(reply, self.tree.statfs(), fs => reply.statfs(
+            fs.f_blocks,
+            fs.f_bfree,
+            fs.f_bavail,
+            fs.f_files,
+            fs.f_ffree,
+            fs.f_bsize as u32,
+            fs.f_namemax as u32,
+            fs.f_frsize as u32,
+        ))
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        done(reply, self.tree.set_xattr(node.0, name, value, flags));
+    }
+
+    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        extended(reply, size, self.tree.xattr(node.0, name));
+    }
+
+    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.tree.xattrs(node.0);
+        extended(
+            reply,
+            size,
+            names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect()),
+        );
+    }
+
+    fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.tree.remove_xattr(node.0, name));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let file = self.file(handle);
+        done(reply, file.and_then(|file| self.tree.allocate(&file, mode as u32, offset, len)));
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let sought = self.file(handle).and_then(|file| {
+            let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+            match whence {
+                libc::SEEK_DATA => self.tree.seek(&file, offset, true),
+                libc::SEEK_HOLE => self.tree.seek(&file, offset, false),
+                _ => Err(Errno::INVAL),
+            }
+        });
+        answer!(reply, sought, at => reply.offset(at as i64))
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        from: FileHandle,
+        at: u64,
+        _: INodeNo,
+        to: FileHandle,
+        target: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let copied = self.file(from).and_then(|from| {
+            let to = self.file(to)?;
+            self.tree.copy_range((&from, at), (&to, target), len)
+        });
+        answer!(reply, copied, len => reply.written(len as u32))
+    }
+}

@@ -1,0 +1,237 @@
+//! The filesystem as a kernel shows it: beside a plain directory, beside kernel overlayfs, with programs on it.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use cowsnap::endpoint::overlay::fuse::adapter::{Mount, Mounted, mount};
+use cowsnap::endpoint::overlay::fuse::{Layers, Options, Tree};
+
+use crate::ground::ground;
+
+use super::core::{Ground, blocks_only};
+use super::ops::{Dice, Op, apply, dump};
+
+fn show(ground: &Ground, layers: &Layers, options: Options, passthrough: bool) -> Mounted {
+    let tree = Arc::new(Tree::open(layers, options).expect("open"));
+    let how = Mount {
+        source: "cowsnap:test".into(),
+        others: rustix::process::geteuid().is_root(),
+        passthrough,
+        threads: 2,
+    };
+    mount(tree, &ground.path("mnt"), &how).expect("mount")
+}
+
+fn open(path: &Path) -> OwnedFd {
+    rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).expect("open")
+}
+
+fn run(program: &str, args: &[&str], dir: &Path) {
+    let output = Command::new(program).args(args).current_dir(dir).output().expect(program);
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn whole() -> Options {
+    Options { whole_up_to: 1 << 30, ..Options::default() }
+}
+
+/// The same operations in a mounted tree and in a plain one, and the same afterwards; again after a new mount.
+fn same_answers(seed: u64, options: Options, passthrough: bool) {
+    let ground = Ground::new();
+    let before = dump(&ground.path("base"));
+    let mounted = show(&ground, &ground.layers(), options, passthrough);
+    let (plain, shown) = (open(&ground.path("plain")), open(&ground.path("mnt")));
+    let mut dice = Dice::new(seed);
+    let mut done = Vec::new();
+    for at in 0..500 {
+        let op = dice.op();
+        if op.is_beyond_fuse() {
+            continue;
+        }
+        done.push(op.brief());
+        let last = &done[done.len().saturating_sub(25)..];
+        let (expected, found) = (apply(&plain, &op), apply(&shown, &op));
+        assert_eq!(expected, found, "seed {seed}, operation {at}: {}\nafter {last:#?}", op.brief());
+    }
+    let expected = dump(&ground.path("plain"));
+    assert_eq!(expected, dump(&ground.path("mnt")));
+    drop(shown);
+    mounted.unmount().expect("unmount");
+    let mounted = show(&ground, &ground.layers(), options, passthrough);
+    assert_eq!(expected, dump(&ground.path("mnt")), "after another mount");
+    mounted.unmount().expect("unmount");
+    assert_eq!(before, dump(&ground.path("base")), "the base was changed");
+}
+
+#[test]
+fn a_mounted_tree_does_what_a_plain_directory_does() {
+    ground!("fuse");
+    (1..=3).for_each(|seed| same_answers(seed, blocks_only(), false));
+}
+
+#[test]
+fn with_passthrough_it_does_the_same() {
+    ground!("fuse", "root");
+    (11..=13).for_each(|seed| same_answers(seed, Options::default(), true));
+}
+
+/// Does random operations in `dir`, whatever comes of them.
+fn wreck(dir: &Path, seed: u64) {
+    let root = open(dir);
+    let mut dice = Dice::new(seed);
+    for _ in 0..400 {
+        // What matters is what the tree is in the end.
+        let _ = apply(&root, &dice.op());
+    }
+}
+
+fn kernel_overlay(ground: &Ground) -> Unmounted {
+    let path = |name: &str| ground.path(name).to_str().expect("utf-8").to_owned();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},redirect_dir=on,index=off,metacopy=off",
+        path("base"),
+        path("upper"),
+        path("kernel-work")
+    );
+    std::fs::create_dir_all(ground.path("kernel-work")).expect("mkdir");
+    run("mount", &["-t", "overlay", "overlay", "-o", &options, &path("mnt")], Path::new("/"));
+    Unmounted(ground.path("mnt"))
+}
+
+/// Unmounts a kernel overlay, however the test ends.
+struct Unmounted(PathBuf);
+
+impl Drop for Unmounted {
+    fn drop(&mut self) {
+        // A panic in here would hide the test's own.
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn kernel_overlayfs_shows_what_was_written_here() {
+    ground!("fuse", "root");
+    for seed in 21..=23 {
+        let ground = Ground::new();
+        let mounted = show(&ground, &ground.layers(), whole(), true);
+        wreck(&ground.path("mnt"), seed);
+        let expected = dump(&ground.path("mnt"));
+        mounted.unmount().expect("unmount");
+        let _kernel = kernel_overlay(&ground);
+        assert_eq!(expected, dump(&ground.path("mnt")), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_kernel_overlayfs_wrote_shows_here() {
+    ground!("fuse", "root");
+    for seed in 31..=33 {
+        let ground = Ground::new();
+        let kernel = kernel_overlay(&ground);
+        wreck(&ground.path("mnt"), seed);
+        let expected = dump(&ground.path("mnt"));
+        drop(kernel);
+        let mounted = show(&ground, &ground.layers(), whole(), true);
+        assert_eq!(expected, dump(&ground.path("mnt")), "seed {seed}");
+        mounted.unmount().expect("unmount");
+    }
+}
+
+#[test]
+fn no_mixture_of_opens_writes_to_the_base() {
+    ground!("fuse", "root");
+    for options in [blocks_only(), whole()] {
+        let ground = Ground::new();
+        let before = dump(&ground.path("base"));
+        let mounted = show(&ground, &ground.layers(), options, true);
+        let path = ground.path("mnt").join("a/big");
+        let mut reader = std::fs::File::open(&path).expect("open");
+        let mut first = [0; 4];
+        reader.read_exact(&mut first).expect("read");
+        let writer = std::fs::File::options().read(true).write(true).open(&path).expect("open to write");
+        writer.write_all_at(b"written", 0).expect("write");
+        let again = std::fs::File::options().read(true).write(true).open(&path).expect("open again");
+        again.write_all_at(b"WRITTEN", 70_000).expect("write");
+        std::fs::File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|mut f| f.write_all(b"end"))
+            .expect("append");
+        reader.seek(SeekFrom::Start(0)).expect("seek");
+        reader.read_exact(&mut first).expect("whoever had it open reads on");
+        let now = std::fs::read(&path).expect("read");
+        assert_eq!(
+            (&now[..7], &now[70_000..70_007], &now[now.len() - 3..]),
+            (&b"written"[..], &b"WRITTEN"[..], &b"end"[..])
+        );
+        drop((reader, writer, again));
+        assert_eq!(now, std::fs::read(&path).expect("read"));
+        mounted.unmount().expect("unmount");
+        assert_eq!(before, dump(&ground.path("base")), "the base was changed");
+    }
+}
+
+#[test]
+fn a_reset_shows_the_base_at_once() {
+    ground!("fuse");
+    let ground = Ground::new();
+    let before = dump(&ground.path("base"));
+    let mounted = show(&ground, &ground.layers(), Options::default(), false);
+    let mnt = ground.path("mnt");
+    assert_eq!(before, dump(&mnt));
+    for round in 0..3 {
+        wreck(&mnt, 40 + round);
+        assert_ne!(before, dump(&mnt));
+        mounted.reset(&ground.next(&format!("next-{round}"))).expect("reset");
+        assert_eq!(before, dump(&mnt), "round {round}");
+    }
+    mounted.unmount().expect("unmount");
+}
+
+#[test]
+fn git_and_sqlite_work_on_it() {
+    ground!("fuse");
+    let ground = Ground::new();
+    let mounted = show(&ground, &ground.layers(), blocks_only(), false);
+    let mnt = ground.path("mnt");
+    let git = |args: &[&str]| {
+        let args =
+            [&["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"], args].concat();
+        run("git", &args, &mnt);
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "all"]);
+    git(&["mv", "a", "moved"]);
+    git(&["commit", "-q", "-a", "-m", "moved"]);
+    git(&["fsck", "--strict"]);
+    let clean = Command::new("git").args(["status", "--porcelain"]).current_dir(&mnt).output().expect("git");
+    assert_eq!(String::from_utf8_lossy(&clean.stdout), "");
+    if Command::new("sqlite3").arg("--version").output().is_ok() {
+        let script = "pragma journal_mode=wal; create table t(a integer primary key, b text); \
+                      with recursive n(i) as (select 1 union all select i+1 from n where i<3000) \
+                      insert into t select i, hex(randomblob(40)) from n; delete from t where a%3=0; vacuum; \
+                      pragma integrity_check;";
+        let output =
+            Command::new("sqlite3").args(["db", script]).current_dir(&mnt).output().expect("sqlite3");
+        assert!(String::from_utf8_lossy(&output.stdout).ends_with("ok\n"), "{output:?}");
+    }
+    mounted.unmount().expect("unmount");
+}
+
+#[test]
+fn links_to_one_file_are_one_file() {
+    ground!("fuse");
+    let ground = Ground::new();
+    let mounted = show(&ground, &ground.layers(), blocks_only(), false);
+    let root = open(&ground.path("mnt"));
+    apply(&root, &Op::Write("links".into(), 10, b"through the other name".to_vec())).expect("write");
+    let one = std::fs::read(ground.path("mnt").join("big")).expect("read");
+    assert_eq!(&one[10..32], b"through the other name");
+    drop(root);
+    mounted.unmount().expect("unmount");
+}
