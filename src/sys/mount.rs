@@ -176,8 +176,29 @@ impl MountInfo {
 
 /// All mounts that this process sees, in the order in which they were made.
 pub fn mounts() -> io::Result<Vec<MountInfo>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&b| b == b'\n').filter_map(parse_line).collect())
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts that other processes have and this one has not, as far as it may look: of each namespace once, with a process
+/// of it.
+pub fn mounts_of_others() -> io::Result<Vec<(u32, MountInfo)>> {
+    let mut seen = vec![std::fs::read_link("/proc/self/ns/mnt")?];
+    let mut all = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that may not be looked at, or has ended.
+        let Ok(namespace) = std::fs::read_link(process.path().join("ns/mnt")) else { continue };
+        let Ok(table) = std::fs::read(process.path().join("mountinfo")) else { continue };
+        if !seen.contains(&namespace) {
+            seen.push(namespace);
+            all.extend(parse(&table).into_iter().map(|info| (id, info)));
+        }
+    }
+    Ok(all)
+}
+
+fn parse(table: &[u8]) -> Vec<MountInfo> {
+    table.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` (proc_pid_mountinfo(5)).

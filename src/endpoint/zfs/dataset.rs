@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::zfs::error::{self, Rights, above, failed};
-use crate::endpoint::zfs::{exchange, interrupted, list, mounted, place, program, was};
+use crate::endpoint::zfs::{exchange, in_use, interrupted, list, mounted, place, program, was};
 use crate::endpoint::{DestroyDataset, Error, History, Result};
 use crate::model::{DatasetName, Inventory, SnapshotName, quoted};
 use crate::sys::lzc::{Errno, Failed, Kind, Lzc};
@@ -197,7 +197,9 @@ impl Dataset {
         }
         let versions = self.inventory()?;
         self.check_can_go(&versions, options)?;
+        in_use::check(self)?;
         let unmounted = mounted::Down::take(self, "destroy")?;
+        in_use::check_other_namespaces(self).inspect_err(|_| unmounted.put_back())?;
         let snapshots: Vec<_> = self.snapshots_of(&versions).collect();
         let gone = match snapshots.is_empty() {
             true => Ok(()),

@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod feed;
 pub mod flags;
+mod in_use;
 mod interrupted;
 mod inventory;
 mod keys;

@@ -226,3 +226,69 @@ fn a_path_names_the_filesystem_that_is_mounted_there() {
     let said = shell.fails(&["snapshot", &format!("{path}/plain")], 2);
     assert!(said.contains("plain"), "{said}");
 }
+
+/// A process in a mount namespace of its own, which goes with the value.
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn new() -> Self {
+        let script = "echo ready; exec sleep 600";
+        let mut child = Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("unshare starts");
+        let mut ready = [0; 6];
+        let mut out = child.stdout.take().expect("a pipe");
+        std::io::Read::read_exact(&mut out, &mut ready).expect("it is there");
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_is_in_use_is_not_destroyed_and_keeps_its_snapshots() {
+    ground!("zfs");
+    let shell = Shell::new();
+    let pool = shell.pool.name.clone();
+    shell.run(&["snapshot", &pool, "--name", "s"]);
+    let said = shell.fails(&["destroy", "--snapshots", &pool], 3);
+    assert!(said.contains("the pool itself"), "{said}");
+
+    shell.run(&["create", "P/a b"]);
+    shell.run(&["snapshot", "P/a b", "--name", "s"]);
+    let beside = shell.pool.outside().join("beside");
+    std::fs::create_dir(&beside).expect("made");
+    crate::ground::run(
+        "mount",
+        &["--bind", shell.pool.path("a b").to_str().expect("utf-8"), beside.to_str().expect("utf-8")],
+    );
+    let said = shell.fails(&["destroy", "--snapshots", "P/a b"], 3);
+    assert!(said.contains("beside"), "{said}");
+    assert_eq!(shell.property("a b", "mounted"), "yes");
+    crate::ground::run("umount", &[beside.to_str().expect("utf-8")]);
+
+    let elsewhere = Elsewhere::new();
+    let said = shell.fails(&["destroy", "--snapshots", "P/a b"], 3);
+    assert!(said.contains(&format!("namespace of process {}", elsewhere.0.id())), "{said}");
+    assert_eq!(shell.property("a b", "mounted"), "yes");
+    drop(elsewhere);
+
+    let device = std::path::Path::new("/dev/zvol").join(shell.pool.volume("disk", "64M"));
+    shell.run(&["snapshot", "P/disk", "--name", "s"]);
+    crate::ground::run("udevadm", &["settle"]);
+    let open = std::fs::File::open(&device).expect("a device");
+    let said = shell.fails(&["destroy", "--snapshots", "P/disk"], 3);
+    assert!(said.contains("has its device open"), "{said}");
+    drop(open);
+
+    let all = zfs(&["list", "-Hp", "-t", "snapshot", "-o", "name", "-r", &pool]);
+    assert_eq!(all, format!("{pool}@s\n{pool}/a b@s\n{pool}/disk@s\n"));
+    shell.run(&["destroy", "--snapshots", "P/a b", "P/disk"]);
+}
