@@ -18,6 +18,9 @@ pub struct Args {
     /// The new dataset, on the same pool or filesystem
     #[arg(value_name = "NEW")]
     new: OsString,
+    /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
+    #[arg(long)]
+    copy: bool,
     /// Say what would be made
     #[arg(long)]
     dry_run: bool,
@@ -26,7 +29,8 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (dataset, version) = place::version(&args.snapshot, context)?;
-    let new = place::dataset(&Target::parse(&args.new)?, context)?;
+    let dataset = place::with_copies(dataset, args.copy, "clone", context)?;
+    let new = place::dataset_for(&dataset, &Target::parse(&args.new)?, context)?;
     let of = format!("{dataset}@{}", version.id.name);
     if args.dry_run {
         let text = format!("would clone {of} to {new}");

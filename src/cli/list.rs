@@ -10,7 +10,6 @@ use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
 use crate::endpoint::{self, Dataset, Details, Earlier, History, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
-use crate::stream::container::Backend;
 
 /// List datasets and snapshots
 ///
@@ -18,7 +17,7 @@ use crate::stream::container::Backend;
 /// finished.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// POOL, POOL/NAME, or the absolute path of a btrfs subvolume or a ZFS mount point
+    /// POOL, POOL/NAME, or the absolute path of a btrfs subvolume, a ZFS mount point or a plain directory
     #[arg(value_name = "TARGET")]
     targets: Vec<OsString>,
     /// Nested datasets too
@@ -126,7 +125,7 @@ impl Report {
         if !live && snapshots.is_empty() && partials.is_empty() {
             dataset.expect_live()?;
         }
-        let resumes = dataset.backend() == Backend::Zfs;
+        let resumes = matches!(dataset, Dataset::Zfs(_));
         Ok(Self { dataset: dataset.to_string(), live, snapshots, partials, resumes })
     }
 }

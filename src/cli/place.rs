@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::cli::Context;
+use crate::cli::{Context, progress};
 use crate::endpoint::btrfs::{self, Store};
-use crate::endpoint::{self, Dataset, zfs};
+use crate::endpoint::{self, Dataset, path, zfs};
 use crate::model::{DatasetName, SnapshotName, SnapshotRef, Target, Version, quoted};
 use crate::pool::{Pool, Registry};
 use crate::{Error, Result};
@@ -14,12 +14,11 @@ use crate::{Error, Result};
 /// The dataset that `target` names, whether it is there or not.
 ///
 /// # Errors
-/// An unknown pool, or one that is not mounted; a path that is on no btrfs; a target that only a later version serves.
+/// An unknown pool, or one that is not mounted; a path below nothing; a target that only a later version serves.
 pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
     match target {
         Target::Dataset(name) => of_pool(name, context),
-        Target::Path(path) if zfs::is_on_zfs(path)? => Ok(zfs::Dataset::named(path)?.into()),
-        Target::Path(path) => Ok(btrfs::Dataset::named(path)?.into()),
+        Target::Path(path) => Ok(path::named(path)?),
         Target::Remote(address) => Err(Error::Usage {
             what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
             hint: Some("cowsnap send SNAP | ssh HOST cowsnap receive TARGET".into()),
@@ -65,14 +64,34 @@ fn embedded(name: &str, context: &Context) -> Result<Option<Pool>> {
     }
 }
 
+/// The dataset that `target` names where it is to hold what `of` does.
+///
+/// # Errors
+/// As [`dataset`].
+pub fn dataset_for(of: &Dataset, target: &Target, context: &Context) -> Result<Dataset> {
+    match target {
+        Target::Path(path) => Ok(path::named_for(of, path)?),
+        _ => dataset(target, context),
+    }
+}
+
+/// `dataset`, of which bytes may be copied if `copy` says so, for the verb `op`: that is shown if it takes long.
+///
+/// # Errors
+/// A dataset that needs no copies.
+pub fn with_copies(dataset: Dataset, copy: bool, op: &'static str, context: &Context) -> Result<Dataset> {
+    let dataset = if copy { dataset.copying()? } else { dataset };
+    let watch = progress::watch(context, op, dataset.to_string());
+    Ok(dataset.watched(watch))
+}
+
 /// The dataset that `target` names and that is there to be snapshotted.
 ///
 /// # Errors
-/// As [`dataset`]; there is none, or a plain directory in its place.
+/// As [`dataset`]; there is none, or a file in its place.
 pub fn existing(target: &Target, context: &Context) -> Result<Dataset> {
     let dataset = match target {
-        Target::Path(path) if zfs::is_on_zfs(path)? => zfs::Dataset::at(path)?.into(),
-        Target::Path(path) => btrfs::Dataset::at(path)?.into(),
+        Target::Path(path) => path::existing(path)?,
         _ => dataset(target, context)?,
     };
     dataset.expect_live()?;

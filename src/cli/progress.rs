@@ -2,11 +2,13 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Context;
+use crate::endpoint::tree::Watch;
 use crate::exec::{Event, Observe};
 
 /// Shows events to a person.
@@ -28,6 +30,21 @@ impl Progress {
         let state = State { bar: ProgressBar::hidden(), since: Instant::now() };
         Self { shown, quiet: context.quiet, state: Mutex::new(state) }
     }
+}
+
+/// Who shows how far the files of a plain directory are copied.
+pub fn watch(context: &Context, op: &'static str, subject: String) -> Watch {
+    let progress = Progress::new(context);
+    let begun = AtomicBool::new(false);
+    Watch::new(move |bytes, total| {
+        if !begun.swap(true, Ordering::Relaxed) {
+            progress.observe(Event::Started { op, subject: subject.clone(), total: Some(total) });
+        }
+        progress.observe(Event::Progress { bytes });
+        if bytes >= total {
+            progress.observe(Event::Finished { bytes });
+        }
+    })
 }
 
 impl Observe for Progress {

@@ -58,7 +58,7 @@ fn new_name(from: &OsString, to: &OsString) -> Result<SnapshotName> {
 
 fn rename_dataset(args: &Args, context: &Context) -> Result<()> {
     let from = place::dataset(&Target::parse(&args.from)?, context)?;
-    let to = place::dataset(&Target::parse(&args.to)?, context)?;
+    let to = place::dataset_for(&from, &Target::parse(&args.to)?, context)?;
     let registry = Registry::open(context.state_dir())?;
     let adoptions = match (&from, &to) {
         (Dataset::Btrfs(from), Dataset::Btrfs(to)) => registry.adoptions_to_follow(from, to)?,

@@ -32,6 +32,9 @@ pub struct Args {
     /// Nested datasets that have a snapshot of the same name come along
     #[arg(short, long)]
     recursive: bool,
+    /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
+    #[arg(long)]
+    copy: bool,
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -39,14 +42,12 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let to = place::dataset(&Target::parse(&args.to)?, context)?;
-    let request = Request {
-        source: source(&args, context)?,
-        to,
-        name: args.name,
-        replace: args.replace,
-        recursive: args.recursive,
+    let source = source(&args, context)?;
+    let to = match &source {
+        Source::Snapshot(from, _) => place::dataset_for(from, &Target::parse(&args.to)?, context)?,
+        Source::Files(_) => place::dataset(&Target::parse(&args.to)?, context)?,
     };
+    let request = Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive };
     if args.dry_run {
         let steps = restore::explain(&request)?;
         let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();
@@ -64,6 +65,7 @@ fn source(args: &Args, context: &Context) -> Result<Source> {
     match args.sources.as_slice() {
         [one] => {
             let (dataset, version) = place::version(one, context)?;
+            let dataset = place::with_copies(dataset, args.copy, "restore", context)?;
             Ok(Source::Snapshot(dataset, version.id))
         }
         several => {

@@ -24,6 +24,9 @@ pub struct Args {
     /// Take nested datasets along
     #[arg(short, long)]
     recursive: bool,
+    /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
+    #[arg(long)]
+    copy: bool,
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -32,6 +35,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (dataset, version) = place::version(&args.snapshot, context)?;
+    let dataset = place::with_copies(dataset, args.copy, "roll back", context)?;
     let to = format!("{dataset}@{}", version.id.name);
     if args.dry_run {
         let kept = args.keep_as.map_or("pre-rollback-TIME".into(), String::from);

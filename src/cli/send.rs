@@ -13,7 +13,7 @@ use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
 use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionRef, quoted};
-use crate::stream::container::{Backend, ZfsFlags};
+use crate::stream::container::ZfsFlags;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
 
@@ -67,11 +67,12 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     check_versions(&args)?;
     let (dataset, inventory, request) = wanted(&args, context)?;
+    let backend = dataset.backend("send")?;
     if args.dry_run {
         return foretell(&dataset, &request, context);
     }
     let mut output = Output::open(args.output.as_deref())?;
-    let job = Job { inventory: &inventory, backend: dataset.backend(), request: &request, form: form(&args) };
+    let job = Job { inventory: &inventory, backend, request: &request, form: form(&args) };
     let sent = send(&dataset, &job, &mut output, &Progress::new(context))?;
     output.commit()?;
     match &args.output {
@@ -139,7 +140,7 @@ fn request(
     let base = match &args.from {
         Some(base) => Some(match name_within(base, snapshot) {
             // What it was cloned from is another dataset, and only ZFS sends what changed since then.
-            Err(Error::Usage { .. }) if dataset.backend() == Backend::Zfs => {
+            Err(Error::Usage { .. }) if matches!(dataset, Dataset::Zfs(_)) => {
                 place::version(base, context)?.1.id
             }
             name => find(&name?)?,

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// Prints the snapshots' names. The default name is the time in UTC, 20261120T020000Z, with -2, -3 … when it is taken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume or a ZFS mount point
+    /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume, a ZFS mount point or a plain directory
     #[arg(required = true, value_name = "TARGET")]
     targets: Vec<OsString>,
     /// The snapshots' name
@@ -35,7 +35,11 @@ pub struct Args {
     /// With -r: leave this dataset out, and what is inside it; may be given several times
     #[arg(long, value_name = "TARGET", requires = "recursive")]
     exclude: Vec<OsString>,
-    /// Take datasets of several ZFS pools one pool after another: no instant is common to them
+    /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
+    #[arg(long)]
+    copy: bool,
+    /// Take datasets of several ZFS pools, or plain directories in several places, one after another: no instant is common
+    /// to them
     #[arg(long)]
     not_atomic: bool,
     /// Say what would be taken
@@ -60,7 +64,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut gathered = Gathered { excluded, unused: Vec::new(), set: Vec::new(), recursive: args.recursive };
     gathered.unused.clone_from(&gathered.excluded);
     for text in &args.targets {
-        gathered.add(place::existing(&Target::parse(text)?, context)?, context)?;
+        let dataset = place::existing(&Target::parse(text)?, context)?;
+        gathered.add(place::with_copies(dataset, args.copy, "snapshot", context)?, context)?;
     }
     let set = gathered.finish()?;
     let labels = args.label.iter().cloned().collect::<BTreeMap<_, _>>();
@@ -158,8 +163,16 @@ fn print(set: &[Dataset], taken: &SnapshotSet, context: &Context) -> Result<()> 
         .map(|(d, v)| json!({ "dataset": d.to_string(), "name": v.id.name, "guid": v.id.guid, "created": v.created }))
         .collect();
     let spread = taken.spread.as_micros() as u64;
-    if set.len() > 1 {
+    if !taken.atomic {
+        context.notice(format!(
+            "not of one instant: it took {spread} µs, during which nothing changed (cowsnap adopt makes a directory a \
+             dataset whose snapshots are)"
+        ));
+    } else if set.len() > 1 {
         context.notice(format!("{} snapshots, {spread} µs from the first to the last", set.len()));
     }
-    context.print(&json!({ "snapshots": snapshots, "spread_us": spread }), names.join("\n"))
+    context.print(
+        &json!({ "snapshots": snapshots, "spread_us": spread, "atomic": taken.atomic }),
+        names.join("\n"),
+    )
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::endpoint::{
     Arrived, Backend, Change, DestroyDataset, Details, Endpoint, Error, History, Outgoing, ReceiveRequest,
     Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs, mounted,
-    zfs,
+    tree, zfs,
 };
 use crate::model::{HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
 use crate::stream::container;
@@ -19,6 +19,8 @@ pub enum Dataset {
     Btrfs(btrfs::Dataset),
     /// A ZFS filesystem or volume.
     Zfs(zfs::Dataset),
+    /// A plain directory.
+    Tree(tree::Dataset),
 }
 
 /// Does the same whatever backend it is.
@@ -27,6 +29,7 @@ macro_rules! whichever {
         match $self {
             Dataset::Btrfs($dataset) => $what,
             Dataset::Zfs($dataset) => $what,
+            Dataset::Tree($dataset) => $what,
         }
     };
 }
@@ -43,6 +46,12 @@ impl From<zfs::Dataset> for Dataset {
     }
 }
 
+impl From<tree::Dataset> for Dataset {
+    fn from(dataset: tree::Dataset) -> Self {
+        Self::Tree(dataset)
+    }
+}
+
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         whichever!(self, dataset => dataset.fmt(f))
@@ -50,11 +59,47 @@ impl fmt::Display for Dataset {
 }
 
 impl Dataset {
-    /// Whose streams it sends and receives.
-    pub fn backend(&self) -> container::Backend {
+    /// Whose streams it sends and receives; `op` is what is asked of it.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: a plain directory has no stream.
+    pub fn backend(&self, op: &'static str) -> Result<container::Backend> {
         match self {
-            Self::Btrfs(_) => container::Backend::Btrfs,
-            Self::Zfs(_) => container::Backend::Zfs,
+            Self::Btrfs(_) => Ok(container::Backend::Btrfs),
+            Self::Zfs(_) => Ok(container::Backend::Zfs),
+            Self::Tree(dataset) => Err(dataset.has_no_stream(op)),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Btrfs(_) => "a btrfs subvolume",
+            Self::Zfs(_) => "a ZFS dataset",
+            Self::Tree(_) => "a plain directory",
+        }
+    }
+
+    /// The same dataset; of a plain directory, `watch` is told how far its files are copied.
+    pub fn watched(self, watch: tree::Watch) -> Self {
+        match self {
+            Self::Tree(dataset) => dataset.watched(watch).into(),
+            other => other,
+        }
+    }
+
+    /// The same dataset, whose bytes may be copied where its filesystem can not share blocks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for what needs no copies.
+    pub fn copying(self) -> Result<Self> {
+        match self {
+            Self::Tree(dataset) => Ok(dataset.copying(true).into()),
+            Self::Btrfs(_) | Self::Zfs(_) => Err(Error::Refused {
+                op: "copy",
+                subject: self.to_string(),
+                why: "it is no plain directory: its snapshots and clones share all that is in it".into(),
+                hint: Some("leave out --copy".into()),
+            }),
         }
     }
 
@@ -63,6 +108,7 @@ impl Dataset {
         match (self, other) {
             (Self::Btrfs(a), Self::Btrfs(b)) => a.store().fsid() == b.store().fsid(),
             (Self::Zfs(a), Self::Zfs(b)) => a.name().pool() == b.name().pool(),
+            (Self::Tree(a), Self::Tree(b)) => a.shares_storage_with(b),
             _ => false,
         }
     }
@@ -83,6 +129,7 @@ impl Dataset {
         match self {
             Self::Btrfs(dataset) => dataset.exists(),
             Self::Zfs(dataset) => Ok(dataset.exists()? && !dataset.is_being_restored()?),
+            Self::Tree(dataset) => dataset.exists(),
         }
     }
 
@@ -97,6 +144,7 @@ impl Dataset {
                 true => dataset.put_in_place(version),
                 false => dataset.clone_at(version, dataset),
             },
+            Self::Tree(dataset) => dataset.clone_at(version, dataset),
         }
     }
 
@@ -108,6 +156,7 @@ impl Dataset {
         match self {
             Self::Btrfs(dataset) => dataset.open().map(drop),
             Self::Zfs(dataset) => dataset.expect_live(),
+            Self::Tree(dataset) => dataset.expect_live(),
         }
     }
 
@@ -135,6 +184,7 @@ impl Dataset {
         match (self, new) {
             (Self::Btrfs(old), Self::Btrfs(new)) => old.rename_dataset(new),
             (Self::Zfs(old), Self::Zfs(new)) => old.rename_dataset(new),
+            (Self::Tree(old), Self::Tree(new)) => old.rename_dataset(new),
             _ => Err(self.elsewhere("rename", new)),
         }
     }
@@ -160,11 +210,12 @@ impl Dataset {
                 Ok(all.into_iter().map(Self::from).collect())
             }
             Self::Zfs(dataset) => Ok(dataset.all_inside()?.into_iter().map(Self::from).collect()),
+            Self::Tree(_) => Ok(Vec::new()),
         }
     }
 
     fn elsewhere(&self, op: &'static str, to: &Self) -> Error {
-        let why = format!("{to} is on {}, it on {}", to.backend(), self.backend());
+        let why = format!("{to} would be {}, and it is {}", to.kind(), self.kind());
         Error::Refused { op, subject: self.to_string(), why, hint: None }
     }
 
@@ -245,6 +296,7 @@ impl Dataset {
                 hint: Some("cowsnap doctor --fix".into()),
             }),
             Self::Zfs(dataset) => dataset.give_up_partial(),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),
         }
     }
 
@@ -262,6 +314,7 @@ impl Dataset {
                 hint: Some("send it anew, without --resume".into()),
             }),
             Self::Zfs(dataset) => dataset.to_resume(token),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("send")),
         }
     }
 
@@ -314,6 +367,7 @@ impl Dataset {
         match self {
             Self::Btrfs(dataset) => dataset.receive_checked(request, stream, verified).map(Arrived::from),
             Self::Zfs(dataset) => dataset.receive_checked(request, stream, verified),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),
         }
     }
 }
@@ -338,11 +392,19 @@ impl History for Dataset {
 
 impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
-        whichever!(self, dataset => dataset.send(request))
+        match self {
+            Self::Btrfs(dataset) => dataset.send(request),
+            Self::Zfs(dataset) => dataset.send(request),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("send")),
+        }
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
-        whichever!(self, dataset => dataset.receive(request, stream))
+        match self {
+            Self::Btrfs(dataset) => dataset.receive(request, stream),
+            Self::Zfs(dataset) => dataset.receive(request, stream),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),
+        }
     }
 }
 
@@ -350,20 +412,23 @@ impl Backend for Dataset {
     type Mount = mounted::Mount;
 
     fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
-        let (mut on_btrfs, mut on_zfs) = (Vec::new(), Vec::new());
+        let (mut on_btrfs, mut on_zfs, mut trees) = (Vec::new(), Vec::new(), Vec::new());
         for dataset in set {
             match dataset {
                 Self::Btrfs(dataset) => on_btrfs.push(dataset.clone()),
                 Self::Zfs(dataset) => on_zfs.push(dataset.clone()),
+                Self::Tree(dataset) => trees.push(dataset.clone()),
             }
         }
-        match (on_btrfs.is_empty(), on_zfs.is_empty()) {
-            (_, true) => Backend::snapshot(&on_btrfs, request),
-            (true, false) => Backend::snapshot(&on_zfs, request),
-            (false, false) => Err(Error::Refused {
+        match (on_btrfs.is_empty(), on_zfs.is_empty(), trees.is_empty()) {
+            (_, true, true) => Backend::snapshot(&on_btrfs, request),
+            (true, false, true) => Backend::snapshot(&on_zfs, request),
+            (true, true, false) => Backend::snapshot(&trees, request),
+            _ => Err(Error::Refused {
                 op: "snapshot",
                 subject: set.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                why: "some are on btrfs, some on ZFS: all or none can not be promised".into(),
+                why: "not all are on btrfs, on ZFS or plain directories: all or none can not be promised"
+                    .into(),
                 hint: Some("one cowsnap snapshot for each filesystem".into()),
             }),
         }
@@ -373,6 +438,7 @@ impl Backend for Dataset {
         match (self, to) {
             (Self::Btrfs(of), Self::Btrfs(to)) => of.clone_at(version, to),
             (Self::Zfs(of), Self::Zfs(to)) => of.clone_at(version, to),
+            (Self::Tree(of), Self::Tree(to)) => of.clone_at(version, to),
             _ => Err(self.elsewhere("clone", to)),
         }
     }

@@ -198,7 +198,7 @@ impl Backend for Fake {
 
     fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
         let Some(first) = set.first() else {
-            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO });
+            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO, atomic: true });
         };
         let mut state = first.store.lock();
         for dataset in set {
@@ -207,7 +207,7 @@ impl Backend for Fake {
         }
         let keep = |dataset: &Self| dataset.keep(&mut state, &request.name, &request.holds);
         let versions = set.iter().map(keep).collect::<Result<_>>()?;
-        Ok(SnapshotSet { versions, spread: Duration::ZERO })
+        Ok(SnapshotSet { versions, spread: Duration::ZERO, atomic: true })
     }
 
     fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()> {

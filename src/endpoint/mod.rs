@@ -18,10 +18,13 @@ pub mod btrfs;
 pub mod change;
 pub mod contract;
 pub mod details;
+pub mod dir;
 pub mod fake;
 pub mod fault;
 pub mod mounted;
 pub mod overlay;
+pub mod path;
+pub mod tree;
 pub mod zfs;
 
 pub use any::{Dataset, unmount};
@@ -82,7 +85,8 @@ pub struct SnapshotRequest {
     pub labels: BTreeMap<String, String>,
     /// Who keeps it from the start.
     pub holds: Vec<HoldTag>,
-    /// Datasets that can not be taken in one instant (ZFS: of several pools) are taken one after another.
+    /// Datasets that can not be taken together (ZFS: of several pools; plain directories that do not stand beside each
+    /// other) are taken one after another.
     pub not_atomic: bool,
 }
 
@@ -100,6 +104,8 @@ pub struct SnapshotSet {
     pub versions: Vec<Version>,
     /// From the first snapshot's instant to the last one's: at most this long. Zero if it was one instant.
     pub spread: Duration,
+    /// Whether what each of them holds is of one instant. Where it is not, nothing changed during the spread.
+    pub atomic: bool,
 }
 
 /// How to go back.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::btrfs::store::STORE_DIR;
-use crate::endpoint::{Error, Result};
+use crate::endpoint::{Error, Result, tree};
 use crate::model::quoted;
 use crate::sys::mount::{self, MountInfo};
 
@@ -122,8 +122,12 @@ fn no_mount(dir: &Path) -> Error {
     Error::NotFound { what: "a mount at", subject: dir.display().to_string(), hint: None }
 }
 
-/// Whether what is mounted is a snapshot: on btrfs one in the store, on ZFS what is called DATASET@NAME.
+/// Whether what is mounted is a snapshot: on btrfs one in the store, on ZFS what is called DATASET@NAME, of a plain directory
+/// what is kept beside it.
 fn is_of_a_version(info: &MountInfo) -> bool {
+    if info.root.iter().any(|component| component == tree::STORE_DIR) {
+        return true;
+    }
     match info.kind.as_str() {
         "btrfs" => info.root.starts_with(Path::new("/").join(STORE_DIR)),
         "zfs" => info.source.to_string_lossy().contains('@'),

@@ -140,14 +140,15 @@ impl Incoming {
     /// [`endpoint::Error::Foreign`] if not.
     pub fn expect_for(&self, target: &Dataset) -> Result<()> {
         let Self { announced, source, .. } = self;
-        if announced.backend == target.backend() {
+        let backend = target.backend("receive")?;
+        if announced.backend == backend {
             return Ok(());
         }
         let of = announced.dataset.as_deref().unwrap_or("a dataset").escape_debug();
         let subject = format!("the stream of {of}@{} in {source}", announced.snapshot);
-        let why = format!("it was sent by {}, and {target} is on {}", announced.backend, target.backend());
+        let why = format!("it was sent by {}, and {target} is on {backend}", announced.backend);
         let hint = Some(format!("receive it into a {} dataset", announced.backend));
-        let wanted = match target.backend() {
+        let wanted = match backend {
             Backend::Btrfs => "btrfs stream",
             Backend::Zfs => "ZFS stream",
         };

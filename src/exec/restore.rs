@@ -215,6 +215,10 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
     if request.to.is_in_use()? && !request.replace {
         return Err(in_the_way(request, "SOURCE"));
     }
+    if let Source::Snapshot(from, _) = &request.source {
+        from.backend("send")?;
+    }
+    request.to.backend("receive")?;
     let there = match request.to.inventory() {
         Err(endpoint::Error::NotFound { .. }) => Inventory::default(), // a dataset that is yet to be
         other => other?,
@@ -276,9 +280,10 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
     };
     let form = send::Form::Container(writer::Options { level: None, threads: 0 });
     let (input, output) = std::io::pipe().map_err(Error::io("make", "a pipe"))?;
+    let backend = from.backend("send")?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            let job = send::Job { inventory: &inventory, backend: from.backend(), request: &wanted, form };
+            let job = send::Job { inventory: &inventory, backend, request: &wanted, form };
             send::send(from, &job, output, &Silent)
         });
         let received = Incoming::open(input, &from.to_string(), None)

@@ -237,6 +237,12 @@ pages! {
 }
 
 #[test]
+fn what_trees_shows_is_so() {
+    ground!("xfs");
+    run_page("docs/trees.md");
+}
+
+#[test]
 fn examples_are_the_commands_of_console_blocks_with_their_output() {
     let page = "text\n```sh\n$ not this\n```\n<!-- run: true -->\n```console\n$ a \\\n    b\nout\n\n$ c\n```\n$ nor this\n";
     let example = |command: &str, output: &[&str]| Example {

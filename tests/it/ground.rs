@@ -45,6 +45,8 @@ pub fn lacking(what: &str) -> Option<String> {
         "loop" => lacking("root")
             .or_else(|| (!Path::new("/dev/loop-control").exists()).then(|| "no /dev/loop-control".into())),
         "btrfs" => lacking("loop").or_else(|| tool("mkfs.btrfs")).or_else(|| lacking_filesystem("btrfs")),
+        "xfs" => lacking("loop").or_else(|| tool("mkfs.xfs")).or_else(|| lacking_filesystem("xfs")),
+        "ext4" => lacking("loop").or_else(|| tool("mkfs.ext4")).or_else(|| lacking_filesystem("ext4")),
         "overlay" => lacking("root").or_else(|| lacking_filesystem("overlay")),
         "zfs" => lacking("root").or_else(|| {
             let is_missing = !Path::new("/dev/zfs").exists() && !run_ok("modprobe", &["zfs"]);
@@ -145,6 +147,54 @@ impl Btrfs {
 }
 
 impl Drop for Btrfs {
+    fn drop(&mut self) {
+        unmount_below(self.folder.path());
+    }
+}
+
+/// A filesystem that takes no snapshots, of its own, on a sparse file and a loop device.
+pub struct Plain {
+    folder: tempfile::TempDir,
+}
+
+impl Plain {
+    /// One whose files can share blocks.
+    pub fn xfs() -> Self {
+        Self::with("xfs", "mkfs.xfs", &["-q", "-m", "reflink=1"], "400M")
+    }
+
+    /// One whose files can not.
+    pub fn ext4() -> Self {
+        Self::with("ext4", "mkfs.ext4", &["-q", "-F"], "300M")
+    }
+
+    /// Of that kind and size, made by `mkfs` with these arguments.
+    pub fn with(kind: &str, mkfs: &str, args: &[&str], size: &str) -> Self {
+        sweep_what_killed_tests_left();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory");
+        let text = |path: PathBuf| path.to_str().expect("utf-8").to_owned();
+        let (image, at) = (text(folder.path().join("image")), text(folder.path().join("mnt")));
+        run("truncate", &["-s", size, &image]);
+        run(mkfs, &[args, &[&image]].concat());
+        std::fs::create_dir(&at).expect("mkdir");
+        let ground = Self { folder };
+        run("mount", &["-t", kind, "-o", "loop", &image, &at]);
+        ground
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    /// A directory beside it, not on it.
+    pub fn outside(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Plain {
     fn drop(&mut self) {
         unmount_below(self.folder.path());
     }

@@ -21,6 +21,7 @@ mod send;
 mod stream_btrfs;
 mod stream_zfs;
 mod tidy;
+mod tree;
 mod tree_compare;
 mod verbs;
 mod zfs;

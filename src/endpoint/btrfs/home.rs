@@ -4,18 +4,18 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::roots::Root;
 use crate::endpoint::btrfs::staging::{Intent, Staging};
 use crate::endpoint::btrfs::store::{Store, key_of, open_beneath, rename_new, write_at};
+use crate::endpoint::dir::{try_lock, wait_for_lock};
 use crate::endpoint::{Error, Result};
 use crate::model::{SnapshotName, VersionRef, quoted};
-use crate::sys::{btrfs, interrupt};
+use crate::sys::btrfs;
 
 /// A dataset's directories in the store.
 #[derive(Debug)]
@@ -73,29 +73,6 @@ impl Home {
             Err(error) => Err(Error::io("open", Path::new(name).display())(error)),
         }
     }
-}
-
-fn try_lock(dir: &OwnedFd) -> std::io::Result<bool> {
-    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        other => other.map(|()| true).map_err(Into::into),
-    }
-}
-
-/// Waits until nobody else has the lock of `dir`, a dataset's directory in the store, or a signal has come: a call that
-/// waits would not see it.
-///
-/// # Errors
-/// [`Error::Interrupted`]; what the kernel says.
-pub fn wait_for_lock(dir: &OwnedFd, subject: &str) -> Result<()> {
-    let mut wait = Duration::from_millis(1);
-    while !try_lock(dir).map_err(Error::io("lock", subject))? {
-        interrupt::check()
-            .map_err(|_| Error::Interrupted { op: "wait for the lock of", subject: subject.into() })?;
-        std::thread::sleep(wait);
-        wait = (wait * 2).min(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 impl Dataset {

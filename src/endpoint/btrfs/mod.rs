@@ -21,6 +21,6 @@ pub mod usage;
 pub use dataset::Dataset;
 pub use meta::Meta;
 pub use staging::Staged;
-pub use store::{Found, Store};
+pub use store::{Found, Store, is_on_btrfs, is_subvolume};
 
 pub use crate::endpoint::mounted::{Mount, unmount, unmount_lazily};

@@ -23,7 +23,7 @@ impl Backend for Dataset {
 
     fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
         match set {
-            [] => Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO }),
+            [] => Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO, atomic: true }),
             [one] if request.labels.is_empty() && request.holds.is_empty() => one.snapshot_directly(request),
             _ => snapshot_together(set, request),
         }
@@ -53,7 +53,11 @@ impl Dataset {
             other => other.map_err(|error| self.not_taken(request, error))?,
         }
         let (_, root) = self.find_in(&home, &request.name)?;
-        Ok(SnapshotSet { versions: vec![root.version(request.name.clone(), None)], spread: Duration::ZERO })
+        Ok(SnapshotSet {
+            versions: vec![root.version(request.name.clone(), None)],
+            spread: Duration::ZERO,
+            atomic: true,
+        })
     }
 
     fn not_taken(&self, request: &SnapshotRequest, error: std::io::Error) -> Error {
@@ -88,7 +92,7 @@ fn snapshot_together(set: &[Dataset], request: &SnapshotRequest) -> Result<Snaps
     let (versions, spread) = describe(set, &homes, &staging, request, spread)?;
     staging.seal()?;
     staging.complete()?;
-    Ok(SnapshotSet { versions, spread })
+    Ok(SnapshotSet { versions, spread, atomic: true })
 }
 
 /// A snapshot of a locked root is locked too: what is staged could neither be given its name nor be destroyed.

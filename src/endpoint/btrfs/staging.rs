@@ -6,7 +6,6 @@
 //! staging directory's `intent` says where that is. What stays writable is made in the staging directory itself.
 
 use std::ffi::{OsStr, OsString};
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,6 +21,7 @@ use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::rollback::Exchange;
 use crate::endpoint::btrfs::sealed;
 use crate::endpoint::btrfs::store::{Store, list, open_beneath, read_at, remove_at, rename_new};
+use crate::endpoint::dir::{lock, random};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, Partial, SnapshotName, Version};
 use crate::sys::btrfs;
@@ -165,25 +165,6 @@ const SEALED: &str = "commit-";
 fn staged_name(id: &OsStr) -> OsString {
     let id = id.to_string_lossy();
     format!("%{}", id.strip_prefix(SEALED).unwrap_or(&id)).into()
-}
-
-fn random() -> u64 {
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
-}
-
-/// Opens and locks a staging directory; `None` if another process has it or it is gone.
-fn lock(parent: BorrowedFd<'_>, id: &OsStr) -> io::Result<Option<OwnedFd>> {
-    let fd = match open_beneath(parent, Path::new(id)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Ok(None),
-        other => other?,
-    }
-    let now = rustix::fs::statat(parent, id, AtFlags::SYMLINK_NOFOLLOW);
-    let ours = rustix::fs::fstat(&fd)?;
-    Ok(now.is_ok_and(|now| now.st_ino == ours.st_ino).then_some(fd))
 }
 
 fn is_sealed(id: &OsStr) -> bool {

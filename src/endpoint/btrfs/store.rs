@@ -1,17 +1,18 @@
 //! One btrfs filesystem: its top level and the `.cowsnap` directory there (docs/FORMAT-btrfs-store.md).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::endpoint::btrfs::dataset::{self, Dataset};
 use crate::endpoint::btrfs::{roots, staging};
+pub(super) use crate::endpoint::dir::{list, open_beneath, read_at, remove_at, rename_new, write_at};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID, SubvolInfo};
@@ -282,6 +283,31 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
     }
 }
 
+/// Whether `path`, or what is nearest above it and there, is on btrfs.
+///
+/// # Errors
+/// A path that can not be looked at.
+pub fn is_on_btrfs(path: &Path) -> Result<bool> {
+    for path in path.ancestors() {
+        match rustix::fs::statfs(path) {
+            #[expect(clippy::unnecessary_cast, reason = "the width of the field differs between machines")]
+            Ok(found) => return Ok(found.f_type as i64 == btrfs::SUPER_MAGIC),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(Error::io("examine", path.display())(error)),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the directory `path`, which is on btrfs, is the root of a subvolume.
+///
+/// # Errors
+/// A path that can not be looked at.
+pub fn is_subvolume(path: &Path) -> Result<bool> {
+    let found = rustix::fs::stat(path).map_err(Error::io("examine", path.display()))?;
+    Ok(found.st_ino == FIRST_FREE_OBJECTID)
+}
+
 fn check_is_btrfs(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let found = rustix::fs::fstatfs(fd).map_err(Error::io("examine", path.display()))?;
     if found.f_type as i64 == btrfs::SUPER_MAGIC {
@@ -348,73 +374,10 @@ fn open_top_by_mount(anchor: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     top.map_err(|error| denied(error.into()))
 }
 
-/// Opens the directory `path` below `dir`; follows no link and enters no other mount. The empty path is `dir` itself.
-pub(super) fn open_beneath(dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?)
-}
-
-/// The names in a directory but `.` and `..`, sorted.
-pub(super) fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// The bytes of a small file; `None` if it is not there.
-pub(super) fn read_at(dir: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-    const MAX_LEN: u64 = 16 << 20;
-    let path = path.as_ref();
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(dir, path, flags, Mode::empty()) {
-        Ok(fd) => std::fs::File::from(fd),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(Error::io("open", path.display())(error)),
-    };
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_LEN), &mut bytes)
-        .map_err(Error::io("read", path.display()))?;
-    Ok(Some(bytes))
-}
-
-/// Writes a small file so that it is whole or not there, whatever happens.
-pub(super) fn write_at(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = OsString::from("%");
-    temporary.push(name);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
-    let mut file = std::fs::File::from(fd);
-    let written = io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all());
-    written.and_then(|()| Ok(rustix::fs::renameat(dir, &temporary, dir, name)?)).inspect_err(|_| {
-        let _ = remove_at(dir, &temporary); // It is written anew the next time, if it stays.
-    })?;
-    // Without this a power cut may bring the old file back.
-    Ok(rustix::fs::fsync(dir)?)
-}
-
-/// Removes a file; one that is not there is fine.
-pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Renames within a directory or across; never over something that is there.
-pub(super) fn rename_new(from: (BorrowedFd<'_>, &OsStr), to: (BorrowedFd<'_>, &OsStr)) -> Result<(), Errno> {
-    rustix::fs::renameat_with(from.0, from.1, to.0, to.1, RenameFlags::NOREPLACE)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]

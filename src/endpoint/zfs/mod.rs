@@ -44,6 +44,6 @@ pub use conflict::Since;
 pub use dataset::Dataset;
 pub use exchange::{Exchange, exchanges};
 pub use interrupted::{Interrupted, interrupted};
-pub use place::is_on_zfs;
+pub use place::{is_on_zfs, is_root};
 pub use pools::{all_of_pool, available, begun, everything, has_pool};
 pub use request::{ReceiveOptions, SendOptions};

@@ -29,6 +29,23 @@ pub fn is_on_zfs(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
+/// Whether the directory `path`, which is on ZFS, is where a filesystem or a snapshot is mounted.
+///
+/// # Errors
+/// A path that can not be looked at.
+pub fn is_root(path: &Path) -> Result<bool> {
+    let shown = || path.display();
+    let opened = rustix::fs::open(path.join("."), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Error::io("open", shown()))?;
+    let id = mount::mount_id(opened.as_fd()).map_err(Error::io("examine", shown()))?;
+    let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
+    let real = path.canonicalize().map_err(Error::io("examine", shown()))?;
+    let is_root = |info: &MountInfo| info.root == Path::new("/") && info.dir == real;
+    // In a snapshot nothing is made, and nothing kept beside it.
+    let is_snapshot = |info: &MountInfo| info.source.to_string_lossy().contains('@');
+    Ok(mounts.iter().find(|info| info.id == id).is_none_or(|info| is_snapshot(info) || is_root(info)))
+}
+
 /// The name of the filesystem whose root is `path`.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ impl Backend for Dataset {
 
     fn snapshot(set: &[Self], request: &SnapshotRequest) -> Result<SnapshotSet> {
         let Some(first) = set.first() else {
-            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO });
+            return Ok(SnapshotSet { versions: Vec::new(), spread: Duration::ZERO, atomic: true });
         };
         let pools = by_pool(set)?;
         if let Some(other) = set.iter().find(|other| other.pool() != first.pool() && !request.not_atomic) {
@@ -29,7 +29,7 @@ impl Backend for Dataset {
         take_all(&pools, request)?;
         let spread = if pools.len() > 1 { before.elapsed() } else { Duration::ZERO };
         let wanted: Vec<_> = set.iter().map(|dataset| (dataset, &request.name)).collect();
-        Ok(SnapshotSet { versions: read_snapshots(&wanted)?, spread })
+        Ok(SnapshotSet { versions: read_snapshots(&wanted)?, spread, atomic: true })
     }
 
     fn clone_at(&self, version: &VersionRef, to: &Self) -> Result<()> {

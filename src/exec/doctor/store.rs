@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::Finding;
-use crate::endpoint::btrfs::home::wait_for_lock;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
+use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
 
 /// Examines the store of the filesystem that holds `path`.
