@@ -53,6 +53,9 @@ fn fill(root: &Path) {
     for name in ["deep/6", "deep/er", "dangling", "fifo"] {
         rustix::fs::utimensat(CWD, root.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).expect("times");
     }
+    fs::create_dir(root.join("without")).expect("mkdir");
+    fs::write(root.join("without/acl"), "x").expect("written");
+    run("setfacl", &["-R", "-b", &path("without")]);
     run("setfacl", &["-m", "d:u:11:rwx", root.to_str().expect("utf-8")]);
 }
 
