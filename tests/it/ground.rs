@@ -203,15 +203,17 @@ impl Drop for Plain {
 const PREFIX: &str = "cowsnap-test-";
 
 /// Unmounts what is below `folder`, deepest first. A busy mount is detached, so that its loop device goes with its last user.
+/// Another test's mount may have a name that is no text: the table is not read as one.
 pub fn unmount_below(folder: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let folder = folder.to_string_lossy().into_owned();
-    let mut below: Vec<_> =
-        mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&folder)).collect();
-    below.sort_by_key(|m| std::cmp::Reverse(m.len()));
-    for mount in below {
-        if !run_ok("umount", &[mount]) {
-            run_ok("umount", &["-l", mount]);
+    let mounts = cowsnap::sys::mount::mounts().unwrap_or_default().into_iter().map(|mount| mount.dir);
+    let mut below: Vec<_> = mounts.filter(|dir| dir.starts_with(folder)).collect();
+    below.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+    let umount = |option: &str, dir: &Path| {
+        Command::new("umount").args(["-n", option]).arg(dir).output().is_ok_and(|o| o.status.success())
+    };
+    for dir in below {
+        if !umount("--", &dir) {
+            umount("-l", &dir);
         }
     }
 }
