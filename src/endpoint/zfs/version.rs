@@ -14,13 +14,18 @@ impl History for Dataset {
     }
 
     fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
-        let snapshot = self.expect_snapshot(version, "hold")?;
-        let held = self.lzc()?.hold(&[(snapshot, tag.to_string())], None);
-        held.or_else(|failed| match failed.errno {
-            Errno::Exists => Ok(()),
-            Errno::NotFound => Err(self.no_such(&version.name)),
-            _ => Err(self.failed_on(version, "hold", "hold")(failed)),
-        })
+        let look = || self.expect_snapshot(version, "hold");
+        let hold = |snapshot: &str| match self.lzc()?.hold(&[(snapshot.to_owned(), tag.to_string())], None) {
+            Ok(()) => Ok(true),
+            Err(failed) if failed.errno == Errno::Exists => Ok(false),
+            Err(failed) if failed.errno == Errno::NotFound => Err(self.no_such(&version.name)),
+            Err(failed) => Err(self.failed_on(version, "hold", "hold")(failed)),
+        };
+        let release = |snapshot: &str| {
+            let released = self.lzc()?.release(&[(snapshot.to_owned(), tag.to_string())]);
+            released.map_err(self.failed_on(version, "release", "release"))
+        };
+        hold_what_is_meant(look, hold, release)
     }
 
     fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
@@ -45,6 +50,23 @@ impl History for Dataset {
                 .map_err(self.failed_on(version, "destroy", "destroy")),
         }
     }
+}
+
+/// Holds by name what `look` says is meant. If the name means another once it is held, that is released again, unless the
+/// hold was there before: `hold` says whether it is new.
+fn hold_what_is_meant(
+    look: impl Fn() -> Result<String>,
+    hold: impl FnOnce(&str) -> Result<bool>,
+    release: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
+    let snapshot = look()?;
+    let is_new = hold(&snapshot)?;
+    // What is held keeps its identity. Its name may have been given to another in between.
+    let Err(error) = look() else { return Ok(()) };
+    if is_new && let Err(also) = release(&snapshot) {
+        tracing::warn!("{snapshot} is held, which was not meant: {also}");
+    }
+    Err(error)
 }
 
 impl Dataset {
@@ -254,5 +276,54 @@ fn of_snapshots(failure: program::Failure, wanted: &[(&Dataset, &SnapshotName)])
     match failure.into_error("read", dataset.at_name(name)) {
         Error::NotFound { .. } => dataset.no_such(name),
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::model::Guid;
+
+    /// What is done if the name means the guids of `named`, one look after the other, and `is_new` is the hold.
+    fn hold(named: [u64; 2], is_new: bool) -> (Vec<&'static str>, Result<()>) {
+        let done = RefCell::new(Vec::new());
+        let held = hold_what_is_meant(
+            || {
+                let looks = done.borrow().iter().filter(|step| **step == "look").count();
+                done.borrow_mut().push("look");
+                match named[looks] {
+                    7 => Ok("tank/a@s".into()),
+                    other => Err(Error::Reused {
+                        subject: "tank/a@s".into(),
+                        expected: Guid::of_zfs(7),
+                        found: Guid::of_zfs(other),
+                    }),
+                }
+            },
+            |_| {
+                done.borrow_mut().push("hold");
+                Ok(is_new)
+            },
+            |_| {
+                done.borrow_mut().push("release");
+                Ok(())
+            },
+        );
+        (done.into_inner(), held)
+    }
+
+    #[test]
+    fn a_name_that_was_given_to_another_as_it_was_held_is_released_again() {
+        let (done, held) = hold([7, 7], true);
+        assert!(held.is_ok() && done == ["look", "hold", "look"], "{done:?}");
+        let (done, held) = hold([7, 8], true);
+        assert_eq!(done, ["look", "hold", "look", "release"]);
+        assert!(matches!(held, Err(Error::Reused { found, .. }) if found == Guid::of_zfs(8)));
+        let (done, held) = hold([7, 8], false);
+        assert!(held.is_err() && done == ["look", "hold", "look"], "another's hold stays: {done:?}");
+        let (done, held) = hold([8, 7], true);
+        assert!(held.is_err() && done == ["look"], "{done:?}");
     }
 }
