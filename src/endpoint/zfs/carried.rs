@@ -24,7 +24,8 @@ pub(super) fn collect(dataset: &Dataset) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut len = 0;
     for [property] in list::rows::<1>(&text)? {
-        if property.starts_with("cowsnap:") {
+        // The programs would take a hyphen for an option.
+        if property.starts_with("cowsnap:") || property.starts_with('-') {
             continue;
         }
         // One at a time: a value may hold tabs and newlines.
@@ -99,6 +100,10 @@ pub(super) fn of_old(target: &Dataset, request: &ReceiveRequest, kind: ZfsKind) 
 fn take(request: &ReceiveRequest, kind: ZfsKind, given: &mut Given) {
     for (name, value) in &request.properties {
         if request.zfs.leave.contains(name) || !known::comes_along(name, kind) {
+            continue;
+        }
+        if let Some(why) = known::why_not_so(name, value) {
+            given.left.push(format!("the source's {name}={value} is left out: {why}"));
             continue;
         }
         match known::to_call(name, value, kind) {
@@ -182,6 +187,29 @@ mod tests {
             r#"the source's checksum is left out: checksum can not be "newest""#
         );
         assert_eq!(some, wanted);
+    }
+
+    #[test]
+    fn what_weakens_the_target_or_has_systemd_act_is_left_out_and_told_unless_it_is_set_here() {
+        let requires = "org.openzfs.systemd:requires";
+        let came = [("checksum", "off"), ("sync", "disabled"), (requires, "evil.service"), ("-r:x", "y")];
+        let mut request = request(&came, &[], &["canmount", "readonly"]);
+        request.zfs.take_properties = true;
+        let some = of_new(&target(), &request, ZfsKind::Filesystem, None).expect("sound");
+        assert_eq!((some.received.len(), some.left.len()), (0, 3), "{some:?}");
+        for name in ["checksum=off is left out", "sync=disabled is left out", requires] {
+            assert!(some.left.iter().any(|left| left.contains(name)), "{name}: {some:?}");
+        }
+        request.properties = [("sync", "always"), ("checksum", "sha256")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        request.zfs.set.insert(requires.into(), "mine.service".into());
+        let given = of_new(&target(), &request, ZfsKind::Filesystem, None).expect("sound");
+        let wanted = concat!(
+            r#"local: org.openzfs.systemd:requires="mine.service"; "#,
+            "received: checksum=8 sync=1; "
+        );
+        assert_eq!(shown(&given), wanted);
     }
 
     #[test]

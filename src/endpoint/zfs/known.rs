@@ -136,9 +136,24 @@ pub(super) fn comes_along(name: &str, kind: ZfsKind) -> bool {
     }
 }
 
-/// A property of the user's own, but for cowsnap's.
+/// Why a source's property that comes along does not with this value, in words.
+pub(super) fn why_not_so(name: &str, value: &str) -> Option<&'static str> {
+    match (name, value) {
+        ("checksum", "off" | "noparity") => Some("damage would not be noticed here"),
+        ("sync", "disabled") => Some("what programs have synced would be lost in a crash here"),
+        ("redundant_metadata", "none") => Some("damage would cost more here"),
+        (name, _) if name.starts_with("org.openzfs.systemd:") => Some("systemd here would act on it"),
+        _ => None,
+    }
+}
+
+/// A property of the user's own, but for cowsnap's. None begins with a hyphen: the programs would take it for an option.
 pub(super) fn is_of_user(name: &str) -> bool {
-    name.contains(':') && !name.starts_with("cowsnap:")
+    let is_of_names = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.:".contains(c);
+    name.contains(':')
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.chars().all(is_of_names)
+        && !name.starts_with("cowsnap:")
 }
 
 /// `value` as the call wants it.
@@ -293,6 +308,17 @@ mod tests {
             assert!(comes_along(name, Filesystem), "{name}");
         }
         assert!(!comes_along("recordsize", Volume) && comes_along("compression", Volume));
+    }
+
+    #[test]
+    fn a_property_of_the_users_has_a_name_that_no_program_takes_for_an_option() {
+        for name in ["com.example:note", "3d:x_y-z", "a:", "org.openzfs.systemd:requires"] {
+            assert!(is_of_user(name), "{name}");
+        }
+        for name in ["-r:x", "-:", ":x", "note", "a:b=c", "a:b c", "a:\u{e9}", "a:b\n", "cowsnap:x", ""] {
+            assert!(!is_of_user(name) && !comes_along(name, Filesystem), "{name:?}");
+            assert!(to_call(name, "x", Filesystem).is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub(super) fn carry(from: &str, to: &str, but: &[&str]) -> Result<Vec<(String, E
         if NOT_CARRIED.contains(&property) || but.contains(&property) {
             continue;
         }
+        if property.starts_with('-') {
+            continue; // The programs would take it for an option.
+        }
         let value = get(from, property).map_err(|failure| failure.into_error("read", from))?;
         if let Err(error) = set(to, property, &value) {
             left.push((property.to_owned(), error));
