@@ -1,7 +1,7 @@
 //! `cowsnap send`
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use indicatif::HumanBytes;
@@ -12,7 +12,7 @@ use crate::cli::{Context, place};
 use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
-use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionRef, quoted};
+use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionKind, VersionRef, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
 use crate::{Error, Result};
@@ -25,7 +25,7 @@ pub struct Args {
     /// The snapshot: TARGET@NAME; with --resume the dataset alone will do
     snapshot: OsString,
     /// Send what changed since this snapshot, which the receiver must have: @NAME or TARGET@NAME; on ZFS also one of the
-    /// dataset that TARGET was cloned from
+    /// dataset that TARGET was cloned from, and with # instead of @ a bookmark; NAME alone is the snapshot, else the bookmark
     #[arg(long, value_name = "BASE", conflicts_with = "incremental")]
     from: Option<OsString>,
     /// Send what changed since the newest older snapshot
@@ -138,13 +138,7 @@ fn request(
     let find = |name: &SnapshotName| find(inventory, dataset, name);
     let version = find(&snapshot.name)?;
     let base = match &args.from {
-        Some(base) => Some(match name_within(base, snapshot) {
-            // What it was cloned from is another dataset, and only ZFS sends what changed since then.
-            Err(Error::Usage { .. }) if matches!(dataset, Dataset::Zfs(_)) => {
-                place::version(base, context)?.1.id
-            }
-            name => find(&name?)?,
-        }),
+        Some(base) => Some(find_base(&Base::parse(base), dataset, inventory, snapshot, context)?),
         None if args.incremental => Some(predecessor(inventory, dataset, &version)?),
         None => None,
     };
@@ -159,15 +153,65 @@ fn request(
     })
 }
 
+/// A base as it was given.
+struct Base {
+    /// The same with `@`, which says its name.
+    text: OsString,
+    /// The kind that it must be of; either if neither `@` nor `#` says it.
+    kind: Option<VersionKind>,
+}
+
+impl Base {
+    fn parse(text: &OsStr) -> Self {
+        let bytes = text.as_bytes();
+        if bytes.contains(&b'@') {
+            return Self { text: text.to_owned(), kind: Some(VersionKind::Snapshot) };
+        }
+        let Some(mark) = bytes.iter().rposition(|&byte| byte == b'#') else {
+            return Self { text: text.to_owned(), kind: None };
+        };
+        let mut bytes = bytes.to_vec();
+        bytes[mark] = b'@';
+        Self { text: OsString::from_vec(bytes), kind: Some(VersionKind::Bookmark) }
+    }
+
+    fn find(&self, inventory: &Inventory, dataset: &Dataset, name: &SnapshotName) -> Result<VersionRef> {
+        let Some(kind) = self.kind else { return find(inventory, dataset, name) };
+        let found = inventory.by_name_and_kind(name, kind).map(|version| version.id.clone());
+        let (what, mark) = match kind {
+            VersionKind::Snapshot => ("snapshot", '@'),
+            VersionKind::Bookmark => ("bookmark", '#'),
+        };
+        found.ok_or_else(|| not_found(what, format!("{dataset}{mark}{name}"), dataset))
+    }
+}
+
+fn find_base(
+    base: &Base,
+    dataset: &Dataset,
+    inventory: &Inventory,
+    snapshot: &SnapshotRef,
+    context: &Context,
+) -> Result<VersionRef> {
+    match name_within(&base.text, snapshot) {
+        // What it was cloned from is another dataset, and only ZFS sends what changed since then.
+        Err(Error::Usage { .. }) if matches!(dataset, Dataset::Zfs(_)) => {
+            let full = SnapshotRef::parse(&base.text)?;
+            let origin = place::dataset(&full.target, context)?;
+            base.find(&origin.inventory()?, &origin, &full.name)
+        }
+        name => base.find(inventory, dataset, &name?),
+    }
+}
+
 fn find(inventory: &Inventory, dataset: &Dataset, name: &SnapshotName) -> Result<VersionRef> {
     let found = inventory.by_name(name).map(|version| version.id.clone());
-    found.ok_or_else(|| {
-        Error::Endpoint(endpoint::Error::NotFound {
-            what: "snapshot",
-            subject: format!("{dataset}@{name}"),
-            hint: Some(format!("cowsnap list {}", quoted(dataset))),
-        })
-    })
+    found.ok_or_else(|| not_found("snapshot", format!("{dataset}@{name}"), dataset))
+}
+
+fn not_found(what: &'static str, subject: String, dataset: &Dataset) -> Error {
+    let hint = Some(format!("cowsnap list {}", quoted(dataset)));
+    Error::Endpoint(endpoint::Error::NotFound { what, subject, hint })
 }
 
 fn predecessor(inventory: &Inventory, dataset: &Dataset, version: &VersionRef) -> Result<VersionRef> {
@@ -234,4 +278,24 @@ pub(super) fn size(bytes: u64) -> String {
 /// Bytes per second as a person reads them.
 pub(super) fn rate(bytes: u64, seconds: f64) -> String {
     format!("{}/s", HumanBytes((bytes as f64 / seconds.max(1e-6)) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_says_by_its_mark_what_it_is() {
+        for (text, name, kind) in [
+            ("d", "d", None),
+            ("@d", "@d", Some(VersionKind::Snapshot)),
+            ("#d", "@d", Some(VersionKind::Bookmark)),
+            ("tank/a b#d", "tank/a b@d", Some(VersionKind::Bookmark)),
+            ("/srv/a#b@d", "/srv/a#b@d", Some(VersionKind::Snapshot)),
+            ("/srv/a#b#d", "/srv/a#b@d", Some(VersionKind::Bookmark)),
+        ] {
+            let base = Base::parse(OsStr::new(text));
+            assert_eq!((base.text.as_os_str(), base.kind), (OsStr::new(name), kind), "{text}");
+        }
+    }
 }

@@ -230,7 +230,7 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
         Source::Snapshot(from, version) => {
             let here = from.inventory()?;
             let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
-            let common = here.versions()[..at].iter().rev().find(|v| there.by_guid(v.id.guid).is_some());
+            let common = here.versions()[..at].iter().rev().find(|v| there.snapshot_of(v.id.guid).is_some());
             vec![Stream { brings: version.clone(), base: common.map(|v| v.id.guid) }]
         }
     };

@@ -78,6 +78,16 @@ impl Inventory {
         self.find(|v| v.id.guid == guid)
     }
 
+    /// The version of that name and kind.
+    pub fn by_name_and_kind(&self, name: &SnapshotName, kind: VersionKind) -> Option<&Version> {
+        self.versions.iter().find(|v| v.kind == kind && v.id.name == *name)
+    }
+
+    /// The snapshot of that identity. Its bookmark does not count: it has no content for an increment to be applied to.
+    pub fn snapshot_of(&self, guid: Guid) -> Option<&Version> {
+        self.by_guid(guid).filter(|v| v.kind == VersionKind::Snapshot)
+    }
+
     fn find(&self, is_meant: impl Fn(&Version) -> bool) -> Option<&Version> {
         let found = || self.versions.iter().filter(|v| is_meant(v));
         found().find(|v| v.kind == VersionKind::Snapshot).or_else(|| found().next())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Guid, Inventory, SnapshotName, VersionRef};
+use crate::model::{Guid, Inventory, SnapshotName, VersionKind, VersionRef};
 
 /// A stream that is at hand: a container file, or a snapshot at another place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,14 +96,14 @@ pub fn restore(streams: &[Stream], target: &Inventory, wanted: &Wanted) -> Resul
     let mut steps = vec![Step::Place { version: last.clone() }];
     let mut next = Some(last.guid);
     let mut needed_by = last.name;
-    while let Some(guid) = next.filter(|&guid| target.by_guid(guid).is_none()) {
+    while let Some(guid) = next.filter(|&guid| target.snapshot_of(guid).is_none()) {
         let at = bringing(guid, streams, target)
             .ok_or_else(|| Conflict::BaseMissing { stream: needed_by.clone(), base: guid })?;
         let stream = &streams[at];
         if steps.iter().any(|step| matches!(step, Step::Receive { stream, .. } if *stream == at)) {
             return Err(Conflict::Circle(stream.brings.name.clone()));
         }
-        if let Some(there) = target.by_name(&stream.brings.name) {
+        if let Some(there) = target.by_name_and_kind(&stream.brings.name, VersionKind::Snapshot) {
             let (name, brought) = (stream.brings.name.clone(), guid);
             return Err(Conflict::NameTaken { name, there: there.id.guid, brought });
         }
@@ -118,7 +118,7 @@ pub fn restore(streams: &[Stream], target: &Inventory, wanted: &Wanted) -> Resul
 /// Of several streams that bring `guid`: the increment on what is there, else a full one, else any whose base may come.
 fn bringing(guid: Guid, streams: &[Stream], target: &Inventory) -> Option<usize> {
     let cost = |stream: &Stream| match stream.base {
-        Some(base) if target.by_guid(base).is_some() => 0,
+        Some(base) if target.snapshot_of(base).is_some() => 0,
         None => 1,
         Some(base) if streams.iter().any(|s| s.brings.guid == base) => 2,
         Some(_) => 3,
@@ -130,7 +130,7 @@ fn bringing(guid: Guid, streams: &[Stream], target: &Inventory) -> Option<usize>
 fn last_of(streams: &[Stream], target: &Inventory, wanted: &Wanted) -> Result<VersionRef, Conflict> {
     if let Wanted::Named(name) = wanted {
         let brought = streams.iter().map(|s| &s.brings).find(|v| v.name == *name);
-        let there = target.by_name(name).map(|v| &v.id);
+        let there = target.by_name_and_kind(name, VersionKind::Snapshot).map(|v| &v.id);
         return brought.or(there).cloned().ok_or_else(|| Conflict::NothingCalled(name.clone()));
     }
     let is_base = |guid: Guid| streams.iter().any(|s| s.base == Some(guid));
@@ -152,7 +152,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::{Version, VersionKind};
+    use crate::model::Version;
 
     fn id(text: &str) -> VersionRef {
         let (name, guid) = text.split_once('=').unwrap_or((text, text));
@@ -169,10 +169,11 @@ mod tests {
         text.split_whitespace().map(stream).collect()
     }
 
+    /// Snapshots, oldest first; `#1` is a bookmark of 1.
     fn inventory(text: &str) -> Inventory {
-        let version = |(order, word)| Version {
-            id: id(word),
-            kind: VersionKind::Snapshot,
+        let version = |(order, word): (u64, &str)| Version {
+            id: id(word.trim_start_matches('#')),
+            kind: if word.starts_with('#') { VersionKind::Bookmark } else { VersionKind::Snapshot },
             order,
             created: Timestamp::UNIX_EPOCH,
         };
@@ -207,6 +208,14 @@ mod tests {
     #[test]
     fn a_version_in_the_middle_needs_nothing_after_it() {
         check("1 1>2 2>3", "", "2", expect!["receive @1; receive @2; place @2"]);
+    }
+
+    #[test]
+    fn a_bookmark_at_the_target_is_no_base_to_build_upon_and_takes_no_name() {
+        check("1 1>2", "#1", "", expect!["receive @1; receive @2; place @2"]);
+        check("2 1>2", "#1", "", expect!["receive @2; place @2"]);
+        check("a=x", "#a=y", "", expect!["receive @a; place @a"]);
+        check("", "#1", "1", expect!["conflict: no stream and no snapshot is called @1"]);
     }
 
     #[test]

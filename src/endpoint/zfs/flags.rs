@@ -2,10 +2,10 @@
 //!
 //! What was asked for is compared, not what the BEGIN record says: large blocks may be asked for and not occur yet.
 
-use crate::endpoint::zfs::dataset::{Dataset, get};
-use crate::endpoint::zfs::{list, props};
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::{program, props};
 use crate::endpoint::{Error, Result};
-use crate::model::{VersionRef, quoted};
+use crate::model::{Guid, VersionRef, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::sys::lzc::SendFlags;
 
@@ -78,14 +78,24 @@ fn decide(default: ZfsFlags, asked: Option<ZfsFlags>, sent: Option<ZfsFlags>) ->
 /// How a snapshot was sent, if that was not by default. Of a bookmark nothing is known.
 fn sent_as(dataset: &Dataset, version: &VersionRef) -> Result<Option<ZfsFlags>> {
     let name = dataset.full_name(&version.name);
-    let text = match get(&name, SENT) {
-        Ok(text) => text,
+    match program::zfs(&["get", "-Hp", "-o", "source,value", &format!("guid,{SENT}"), &name]) {
+        Ok(text) => Ok(said_of(&text, version.guid)),
         Err(failure) => match failure.into_error("read", &name) {
-            Error::NotFound { .. } => return Ok(None),
-            error => return Err(error),
+            Error::NotFound { .. } => Ok(None),
+            error => Err(error),
         },
-    };
-    Ok(list::text(&text).and_then(|text| text.parse().ok()))
+    }
+}
+
+/// What a listing of a snapshot's guid and of [`SENT`] says of the version `meant`: nothing if the snapshot is another, which
+/// only has the name of a bookmark, or if the dataset says it and not the snapshot itself.
+fn said_of(text: &[u8], meant: Guid) -> Option<ZfsFlags> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
+    let (_, guid) = lines.next()?;
+    let (source, sent) = lines.next()?;
+    let is_meant = guid.parse().map(Guid::of_zfs) == Ok(meant);
+    (is_meant && ["local", "received"].contains(&source)).then(|| sent.parse().ok())?
 }
 
 /// Takes down how a snapshot is sent, for the increments upon it. Who may not write that down can send all the same.
@@ -165,6 +175,16 @@ mod tests {
             encrypted, asked "plain", base "plain": plain
             encrypted, asked "raw+embedded", base "": refused: a raw stream has no embedded blocks
         "#]].assert_eq(&table);
+    }
+
+    #[test]
+    fn how_it_was_sent_is_said_by_the_snapshot_that_is_meant_alone() {
+        let said = |text: &str| said_of(text.as_bytes(), Guid::of_zfs(7)).map(|flags| flags.to_string());
+        assert_eq!(said("-\t7\nlocal\tplain\n").as_deref(), Some("plain"));
+        assert_eq!(said("-\t8\nlocal\tplain\n"), None, "another snapshot of a bookmark's name");
+        assert_eq!(said("-\t7\ninherited from tank/a b\tplain\n"), None, "its dataset says it");
+        assert_eq!(said("-\t7\n-\t-\n"), None);
+        assert_eq!(said("-\t7\nlocal\tfoo\tplain\nlocal\tplain\n"), None, "words of somebody else");
     }
 
     #[test]

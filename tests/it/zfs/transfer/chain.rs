@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use cowsnap::model::Guid;
+
 use super::{Lab, get, noise};
 use crate::ground::{ground, run};
 use crate::zfs::ground::zfs;
@@ -42,6 +44,31 @@ fn a_chain_arrives_through_files_and_may_build_upon_a_bookmark() {
     assert_eq!(lab.snapshots(&lab.target), ["at 1:00", "two", "three"]);
     let again = lab.fails(&["receive", &lab.target, &upon_mark], 3);
     assert!(again.contains("exists already"), "{again}");
+}
+
+#[test]
+fn a_base_is_the_bookmark_or_the_snapshot_as_its_mark_says() {
+    ground!("zfs");
+    let lab = Lab::new();
+    let one = lab.snapshot("one");
+    lab.receive(&lab.send("one", &[&one]));
+    zfs(&["bookmark", &one, &format!("{}#d", lab.source)]);
+    lab.write("f", b"more");
+    let d = lab.snapshot("d");
+    lab.write("f", b"and more");
+    let last = lab.snapshot("last");
+    let guid = |name: &str| Guid::of_zfs(get(name, "guid").parse().expect("a number")).to_string();
+    for (base, wanted) in [("#d", &one), ("@d", &d), ("d", &d)] {
+        let said = lab.does(&["send", "--dry-run", "--from", base, &last]);
+        assert!(said.contains(&format!("since @d ({})", guid(wanted))), "{base}: {said}");
+    }
+    // How a snapshot was sent that only has the name of the bookmark means nothing.
+    zfs(&["set", "cowsnap:sent=plain", &d]);
+    lab.receive(&lab.send("last", &["--from", &format!("{}#d", lab.source), &last]));
+    lab.assert_same("last");
+    zfs(&["destroy", &format!("{}#d", lab.source)]);
+    let said = lab.fails(&["send", "--dry-run", "--from", "#d", &last], 2);
+    assert!(said.contains("bookmark"), "{said}");
 }
 
 #[test]
