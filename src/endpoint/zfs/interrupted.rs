@@ -81,11 +81,12 @@ fn intents_in(text: &str) -> Vec<(String, Intent)> {
     text.lines().filter_map(of_line).collect()
 }
 
-/// Completes or undoes what was broken off of a dataset that is there, if its property `rollback` or that of the dataset
-/// that it is a clone of says so. Whether anything was changed.
-pub(super) fn settle(dataset: &Dataset, rollback: Option<&str>, origin: Option<&str>) -> Result<bool> {
+/// Completes or undoes what was broken off of a dataset that is there, if what was written down on it or on the dataset that
+/// it is a clone of says so. Whether anything was changed.
+pub(super) fn settle(dataset: &Dataset, origin: Option<&str>) -> Result<bool> {
     let name = dataset.name();
-    let mut intent = rollback.and_then(|text| serde_json::from_str::<Intent>(text).ok());
+    let written = props::local(name.as_str(), INTENT)?;
+    let mut intent = written.and_then(|text| serde_json::from_str::<Intent>(&text).ok());
     // It died when the clone was made and its properties were not.
     if intent.is_none()
         && let Some((of, _)) = origin.and_then(|origin| origin.split_once('@'))

@@ -9,15 +9,15 @@ use crate::endpoint::details::{Details, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
-use crate::endpoint::zfs::{interrupted, labels, meta, program};
+use crate::endpoint::zfs::{interrupted, labels, program};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
 use crate::stream::zfs::resume::Token;
 use crate::sys::lzc::Errno;
 
-/// What is asked for of every version, and of the dataset itself. None of these values holds a tab but those of cowsnap's own
-/// properties, which hold none either.
-const COLUMNS: &str = "name,type,guid,createtxg,creation,userrefs,referenced,used,clones,receive_resume_token,origin,\
-cowsnap:rollback,cowsnap:labels,cowsnap:verified";
+/// What is asked for of every version, and of the dataset itself. None of these values can hold a tab or a newline: what users
+/// write themselves ([`noted`](super::noted)) is asked for apart, or it could add rows here.
+const COLUMNS: &str =
+    "name,type,guid,createtxg,creation,userrefs,referenced,used,clones,receive_resume_token,origin";
 
 /// One line of the listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,15 +32,12 @@ struct Row<'a> {
     clones: Option<&'a str>,
     token: Option<&'a str>,
     origin: Option<&'a str>,
-    rollback: Option<&'a str>,
-    labels: Option<&'a str>,
-    verified: Option<&'a str>,
 }
 
 impl<'a> Row<'a> {
-    fn of(fields: [&'a str; 14]) -> Result<Self> {
+    fn of(fields: [&'a str; 11]) -> Result<Self> {
         let [name, kind, guid, createtxg, creation, userrefs, referenced, used, rest @ ..] = fields;
-        let [clones, token, origin, rollback, labels, verified] = rest.map(text);
+        let [clones, token, origin] = rest.map(text);
         let or_none = |field: &str| text(field).map_or(Ok(0), number);
         let usage = Usage { referenced: or_none(referenced)?, exclusive: or_none(used)? };
         Ok(Self {
@@ -54,9 +51,6 @@ impl<'a> Row<'a> {
             clones: clones.filter(|clones| !clones.is_empty()),
             token,
             origin,
-            rollback,
-            labels,
-            verified,
         })
     }
 
@@ -94,7 +88,6 @@ struct Listing {
 struct Listed {
     details: Details,
     userrefs: u64,
-    labels: Option<String>,
 }
 
 impl Dataset {
@@ -108,7 +101,7 @@ impl Dataset {
         let rows = parse(&text)?;
         let own = rows.iter().find(|row| row.name == name);
         if let Some(own) = own
-            && interrupted::settle(self, own.rollback, own.origin)?
+            && interrupted::settle(self, own.origin)?
         {
             let text = listed()?;
             return self.read(&parse(&text)?);
@@ -137,13 +130,13 @@ impl Dataset {
                 version,
                 labels: BTreeMap::new(),
                 holds: BTreeMap::new(),
-                verified: row.verified.and_then(meta::verified_of_text),
+                verified: None,
                 clones: clones.map(str::to_owned).collect(),
                 altered: false,
                 writable: false,
                 usage: Some(row.usage),
             };
-            Some(Listed { details, userrefs: row.userrefs, labels: row.labels.map(str::to_owned) })
+            Some(Listed { details, userrefs: row.userrefs })
         };
         let mut details: Vec<_> = rows.iter().filter_map(listed).collect();
         for held in details.iter_mut().filter(|listed| listed.userrefs > 0) {
@@ -188,13 +181,9 @@ impl Dataset {
     /// As [`History::inventory`](crate::endpoint::History::inventory).
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
         let listed = self.listing()?.details;
-        let of: Vec<_> = listed.iter().map(|l| (&l.details.version, l.labels.as_deref())).collect();
-        let labels = labels::of(self, &of)?;
         let mut details: Vec<_> = listed.into_iter().map(|listed| listed.details).collect();
+        labels::fill(self, &mut details)?;
         for details in &mut details {
-            if details.version.kind == VersionKind::Snapshot {
-                details.labels = labels.get(&details.version.id.name).cloned().unwrap_or_default();
-            }
             details.usage = details.usage.filter(|_| sizes && details.version.kind == VersionKind::Snapshot);
         }
         details.sort_by_key(|d| (d.version.order, d.version.id.name.clone()));
@@ -217,7 +206,7 @@ impl Dataset {
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
-    rows::<14>(text)?.into_iter().map(Row::of).collect()
+    rows::<11>(text)?.into_iter().map(Row::of).collect()
 }
 
 /// What a resume token says that is not finished yet. One that can not be read is shown all the same.
@@ -238,4 +227,26 @@ fn sayable(tag: &str) -> HoldTag {
     let plain =
         |tag: &str| tag.chars().map(|c| if allowed(c) { c } else { '_' }).take(200).collect::<String>();
     tag.parse().or_else(|_| plain(tag).parse()).unwrap_or_else(|_| "_".parse().expect("a tag"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_users_write_is_in_the_listing_of_versions() {
+        assert!(!COLUMNS.contains(':'), "{COLUMNS}");
+    }
+
+    #[test]
+    fn a_row_is_a_version_of_its_dataset_or_none() {
+        let text = b"tank/a b\tfilesystem\t1\t1\t0\t-\t24576\t24576\t-\t-\t-\n\
+            tank/a b@s 1\tsnapshot\t42\t7\t60\t2\t24576\t0\ttank/c\t-\t-\n\
+            tank/a b#m\tbookmark\t42\t7\t60\t-\t24576\t-\t-\t-\t-\n";
+        let rows = parse(text).expect("rows");
+        let versions: Vec<_> =
+            rows.iter().map(|row| row.version("tank/a b").map(|v| (v.kind, v.order))).collect();
+        assert_eq!(versions, [None, Some((VersionKind::Snapshot, 7)), Some((VersionKind::Bookmark, 7))]);
+        assert_eq!((rows[1].userrefs, rows[1].clones), (2, Some("tank/c")));
+    }
 }

@@ -1,100 +1,76 @@
-//! The labels of a dataset's snapshots, read in one listing.
+//! What cowsnap has noted on a dataset's snapshots: labels, and digests that were checked.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::endpoint::Result;
-use crate::endpoint::zfs::dataset::{Dataset, get};
-use crate::endpoint::zfs::{list, meta, program};
-use crate::model::{SnapshotName, Version, VersionKind};
+use crate::endpoint::details::Details;
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::noted::{self, Noted};
+use crate::endpoint::zfs::{list, meta};
+use crate::model::VersionKind;
 
-/// By snapshot, what its labels are.
-pub(super) type Labels = HashMap<SnapshotName, BTreeMap<String, String>>;
-
-/// The labels of all snapshots of the dataset, given with what `cowsnap:labels` of each lists. Nothing is asked for if that
-/// is nothing.
-pub(super) fn of(dataset: &Dataset, listed: &[(&Version, Option<&str>)]) -> Result<Labels> {
-    let mut known = HashSet::new();
-    let mut wanted = Vec::new();
-    let mut names = BTreeSet::new();
-    for (version, keys) in listed.iter().filter(|(version, _)| version.kind == VersionKind::Snapshot) {
-        known.insert(dataset.full_name(&version.id.name));
-        let keys: Vec<_> = keys.iter().flat_map(|keys| meta::names_of_labels(keys)).collect();
-        names.extend(keys.iter().copied());
-        wanted.push((&version.id.name, keys));
+/// Fills in the labels and digests of the snapshots among `details`, the versions of `dataset`.
+///
+/// A list of labels that cowsnap would not have written is told, and what can be read of it is.
+pub(super) fn fill(dataset: &Dataset, details: &mut [Details]) -> Result<()> {
+    let snapshots = || details.iter().filter(|details| details.version.kind == VersionKind::Snapshot);
+    let known: HashSet<_> = snapshots().map(|details| dataset.full_name(&details.version.id.name)).collect();
+    if known.is_empty() {
+        return Ok(());
     }
-    let names: Vec<_> = names.into_iter().collect();
-    if names.is_empty() {
-        return Ok(Labels::new());
+    let noted = noted::read(dataset, &known, &[meta::LABELS.to_owned(), meta::VERIFIED.to_owned()])?;
+    let props = label_props(&noted);
+    let labels = noted::read(dataset, &known, &props)?;
+    for details in details.iter_mut().filter(|details| details.version.kind == VersionKind::Snapshot) {
+        let full = dataset.full_name(&details.version.id.name);
+        let of = |property: &str| noted.get(&(full.clone(), property.to_owned()));
+        details.verified = of(meta::VERIFIED).and_then(|text| meta::verified_of_text(text));
+        details.labels = of(meta::LABELS).map(|listed| labels_of(&full, listed, &labels)).unwrap_or_default();
     }
-    let props: Vec<_> = names.iter().map(|name| meta::label_prop(name)).collect();
-    let columns = format!("name,{}", props.join(","));
-    let args = ["list", "-Hp", "-t", "snapshot", "-d", "1", "-o", &columns, dataset.name().as_str()];
-    let failed = |failure: program::Failure| failure.into_error("list the labels of", dataset);
-    let text = String::from_utf8_lossy(&program::zfs(&args).map_err(failed)?).into_owned();
-    let table = table(&text, names.len(), &known);
-    let mut labels = Labels::new();
-    for (snapshot, its_names) in wanted {
-        let full = dataset.full_name(snapshot);
-        let row = table.as_ref().and_then(|table| table.get(full.as_str()));
-        let mut said = BTreeMap::new();
-        for name in its_names {
-            let at = names.iter().position(|n| *n == name).expect("it was put there above");
-            let value = match row {
-                Some(row) => row[at].to_owned(),
-                // Somebody else wrote a value with a tab or a newline in it.
-                None => get(&full, &props[at]).map_err(failed)?,
-            };
-            if let Some(value) = list::text(&value) {
-                said.insert(meta::key_of_name(name), meta::unescape(value));
-            }
-        }
-        labels.insert(snapshot.clone(), said);
-    }
-    Ok(labels)
+    Ok(())
 }
 
-/// The rows of the listing by name; `None` if a line is not the name of one of `known` and `columns` values, or if one
-/// stands twice: then a value has a tab or a newline in it, and what belongs to what is not certain.
-fn table<'a>(
-    text: &'a str,
-    columns: usize,
-    known: &HashSet<String>,
-) -> Option<HashMap<&'a str, Vec<&'a str>>> {
-    let mut table = HashMap::new();
-    for line in text.lines() {
-        let (name, values) = line.split_once('\t')?;
-        let values: Vec<_> = values.split('\t').collect();
-        if values.len() != columns || !known.contains(name) || table.insert(name, values).is_some() {
-            return None;
-        }
+/// The properties of all labels that are listed.
+fn label_props(noted: &Noted) -> Vec<String> {
+    let lists = noted.iter().filter(|((_, property), _)| property == meta::LABELS);
+    let names: BTreeSet<_> = lists.flat_map(|(_, listed)| meta::names_of_labels(listed).0).collect();
+    names.into_iter().map(meta::label_prop).collect()
+}
+
+fn labels_of(snapshot: &str, listed: &str, labels: &Noted) -> BTreeMap<String, String> {
+    let (names, strange) = meta::names_of_labels(listed);
+    if let Some(strange) = strange {
+        tracing::warn!("{snapshot}: its {} names {strange:?}, which is no label", meta::LABELS);
     }
-    Some(table)
+    let value = |name: &str| labels.get(&(snapshot.to_owned(), meta::label_prop(name)));
+    let said = |name: &&str| Some((meta::key_of_name(name), meta::unescape(list::text(value(name)?)?)));
+    names.iter().filter_map(said).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known() -> HashSet<String> {
-        ["tank/a b:c@s 1", "tank/a b:c@t"].map(str::to_owned).into()
+    fn noted(pairs: &[(&str, &str)]) -> Noted {
+        let of =
+            |(property, value): &(&str, &str)| (("tank/a@s".into(), (*property).into()), (*value).into());
+        pairs.iter().map(of).collect()
     }
 
     #[test]
-    fn a_line_is_a_snapshot_with_its_values() {
-        let table = table("tank/a b:c@s 1\t2.1\tann\ntank/a b:c@t\t-\t\n", 2, &known()).expect("a table");
-        assert_eq!(table["tank/a b:c@s 1"], ["2.1", "ann"]);
-        assert_eq!(table["tank/a b:c@t"], ["-", ""]);
+    fn only_names_that_cowsnap_writes_become_columns() {
+        let listed =
+            noted(&[(meta::LABELS, "b,$a\tb,-o,name=x,_41,,a,A,a b,cowsnap:x"), (meta::VERIFIED, "c")]);
+        let wanted = ["-o", "_41", "a", "b", "cowsnap:x"].map(meta::label_prop);
+        assert_eq!(label_props(&listed), wanted);
+        assert!(label_props(&noted(&[(meta::LABELS, "$a\tb\n")])).is_empty());
+        assert!(label_props(&noted(&[(meta::LABELS, &"a".repeat(300))])).is_empty());
     }
 
     #[test]
-    fn a_value_with_tabs_or_newlines_makes_the_listing_worthless() {
-        for text in [
-            "tank/a b:c@s 1\tx\ty\ntank/a b:c@t\tz\n",
-            "tank/a b:c@s 1\tline\nbreak\ntank/a b:c@t\tz\n",
-            "tank/a b:c@s 1\tx\ntank/a b:c@t\tforged\ntank/a b:c@t\tz\n",
-            "tank/a b:c@s 1\tx\ntank/a b:c@u\tforged\ntank/a b:c@t\tz\n",
-        ] {
-            assert_eq!(table(text, 1, &known()), None, "{text:?}");
-        }
+    fn a_label_is_what_was_set_under_its_name() {
+        let labels = noted(&[("cowsnap:label:a", "x%09y"), ("cowsnap:label:c", "-")]);
+        let said = labels_of("tank/a@s", "a,b,c,$d", &labels);
+        assert_eq!(said, BTreeMap::from([("a".to_owned(), "x\ty".to_owned())]));
     }
 }

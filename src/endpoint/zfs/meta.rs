@@ -29,17 +29,30 @@ pub(super) fn label_prop(name: &str) -> String {
     format!("cowsnap:label:{name}")
 }
 
-/// The keys that `cowsnap:labels` lists, as they are written in names of properties.
-pub(super) fn names_of_labels(listed: &str) -> impl Iterator<Item = &str> {
-    listed.split(',').filter(|name| !name.is_empty())
+/// ZFS allows no longer names of properties.
+const MAX_NAME_LEN: usize = 255;
+
+/// The keys that `cowsnap:labels` lists, as they are written in names of properties; and, if somebody else has written it, the
+/// first of the rest, which can be no part of such a name.
+pub(super) fn names_of_labels(listed: &str) -> (Vec<&str>, Option<&str>) {
+    let is_name = |name: &&str| {
+        name.bytes().all(|byte| is_plain(byte) || byte == b'_') && label_prop(name).len() <= MAX_NAME_LEN
+    };
+    let (names, strange): (Vec<_>, Vec<_>) =
+        listed.split(',').filter(|name| !name.is_empty()).partition(is_name);
+    (names, strange.first().copied())
+}
+
+/// Whether a key's byte can be in the name of a property as it is.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:".contains(&byte)
 }
 
 /// `key` in the characters that the name of a property may hold: what is none of them is a `_` and two digits.
 fn key_as_name(key: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:".contains(&byte);
     let mut name = String::new();
     for byte in key.bytes() {
-        match plain(byte) {
+        match is_plain(byte) {
             true => name.push(char::from(byte)),
             false => name.push_str(&format!("_{byte:02x}")),
         }
@@ -124,8 +137,8 @@ mod tests {
         ] {
             let labels = BTreeMap::from([(key.to_owned(), value.to_owned())]);
             let props = label_props(&labels);
-            let names: Vec<_> = names_of_labels(&props[LABELS]).collect();
-            assert_eq!(names.len(), 1, "{key}");
+            let (names, strange) = names_of_labels(&props[LABELS]);
+            assert_eq!((names.len(), strange), (1, None), "{key}");
             let text = &props[&label_prop(names[0])];
             assert_eq!((key_of_name(names[0]).as_str(), unescape(text).as_str()), (key, value));
             assert!(text != "-" && !text.contains(['\t', '\n']), "{text:?}");

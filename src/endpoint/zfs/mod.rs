@@ -23,6 +23,7 @@ mod list;
 mod lock;
 pub mod meta;
 mod mounted;
+mod noted;
 mod partial;
 mod parts;
 mod place;

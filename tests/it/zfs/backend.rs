@@ -148,6 +148,39 @@ fn a_label_that_somebody_else_wrote_with_a_tab_is_read_and_forges_nothing() {
 }
 
 #[test]
+fn what_users_write_neither_breaks_nor_forges_a_listing_of_versions() {
+    ground!("zfs");
+    let pool = Pool::with("256M", &[]);
+    let a = create(&pool, "a b");
+    let labels = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+    for text in ["1", "2", "3"] {
+        let request = SnapshotRequest { labels: labels.clone(), ..SnapshotRequest::named(name(text)) };
+        Dataset::snapshot(std::slice::from_ref(&a), &request).expect("taken");
+    }
+    let full = |text: &str| format!("{}@{text}", a.name());
+    let verified = r#"{"blake3":"00","base":null,"len":7,"at":"2026-01-01T00:00:00Z"}"#;
+    let forged = format!("x\n{}\tsnapshot\t7\t7\t7\t0\t0\t0\t-\t-\t-\t-\t-\t-", full("9"));
+    // On the dataset, from which its snapshots have it, and on a snapshot.
+    for of in [a.name().as_str(), &full("2")] {
+        for property in ["cowsnap:labels", "cowsnap:verified", "cowsnap:rollback"] {
+            zfs(&["set", &format!("{property}={forged}"), of]);
+        }
+    }
+    zfs(&["set", r"cowsnap:labels=$a\tb", &full("3")]);
+    zfs(&["set", &format!("cowsnap:verified={verified}"), a.name().as_str()]);
+    zfs(&[
+        "set",
+        &format!("cowsnap:verified=x\n{}\tcowsnap:verified\tlocal\t{verified}", full("1")),
+        &full("2"),
+    ]);
+    let details = a.details(false).expect("details");
+    let said: Vec<_> =
+        details.iter().map(|d| (d.version.id.name.as_str(), d.labels.len(), d.verified.is_some())).collect();
+    assert_eq!(said, [("1", 1, false), ("2", 0, false), ("3", 0, false)]);
+    assert_eq!(a.inventory().expect("an inventory").versions().len(), 3);
+}
+
+#[test]
 fn a_directory_names_the_filesystem_that_is_mounted_there() {
     ground!("zfs");
     let pool = Pool::with("256M", &[]);
