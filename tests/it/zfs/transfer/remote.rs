@@ -356,7 +356,8 @@ fn an_encrypted_chain_goes_through_ssh_without_its_key_and_goes_on_where_it_brok
 #[test]
 fn a_sender_that_is_killed_leaves_what_goes_on_through_ssh() {
     ground!("zfs", "ip", "/usr/sbin/sshd");
-    Remote::new(Lab::new()).survives(Victim::Sender, &[2 * FRAME, 300, LEN]);
+    // A sender with less to go than a pipe holds has ended well before anybody can kill it.
+    Remote::new(Lab::new()).survives(Victim::Sender, &[2 * FRAME, 300, 4 * FRAME]);
 }
 
 #[test]
