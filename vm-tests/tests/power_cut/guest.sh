@@ -226,7 +226,14 @@ look_at() {
         case $name in
         *@*) all="$all $t/${name%@*}" ;;
         c* | e*) echo "there $fs $name $(digest "$(folder "$fs" "$name")")"; continue ;;
-        *) all="$all $t/$name"; continue ;;
+        *)
+            # Of a receive that was cut off before it had anything, btrfs keeps a folder and no dataset.
+            case $(cowsnap -q --json list "$t/$name" 2>&1) in
+            *"does not exist"*) ;;
+            *) all="$all $t/$name" ;;
+            esac
+            continue
+            ;;
         esac
         echo "there $fs $name $(content_on_"$fs" "${name%@*}" "${name#*@}")"
     done
