@@ -24,6 +24,7 @@ pub mod fault;
 pub mod mounted;
 pub mod overlay;
 pub mod path;
+pub mod record;
 pub mod tree;
 pub mod zfs;
 

@@ -4,10 +4,13 @@
 
 pub mod inventory;
 pub mod name;
+pub mod overlay;
+pub mod path_text;
 pub mod quoted;
 pub mod version;
 
 pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
+pub use path_text::PathText;
 pub use quoted::quoted;
 pub use version::{Guid, Version, VersionKind, VersionRef};

@@ -28,6 +28,9 @@ pub enum Error {
     /// A character outside the alphabet.
     #[error("the {what} {text:?} holds {found:?}; allowed are letters, digits, space and _ . : -")]
     Character { what: &'static str, text: String, found: char },
+    /// A character outside the alphabet of overlays and layers.
+    #[error("the {what} {text:?} holds {found:?}; allowed are letters, digits and _ . -")]
+    OverlayCharacter { what: &'static str, text: String, found: char },
     /// `.` or `..`.
     #[error("{text:?} can not be a {what}: a component may not be . or ..")]
     Dots { what: &'static str, text: String },

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::PathText;
 use super::registry::{Registry, read_record, replace_file, sync_folder};
 use super::swap;
 use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::{Error, Result};
-use crate::model::{DatasetName, VersionRef, quoted};
+use crate::model::{DatasetName, PathText, VersionRef, quoted};
 
 /// How far an adoption has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,16 +1,16 @@
 //! What is written down of a pool.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Error, Result};
-use crate::model::{Guid, quoted};
+use crate::model::{Guid, PathText, quoted};
 use crate::sys;
 
 /// A registered pool.
@@ -62,37 +62,6 @@ pub(crate) fn fsid_at(path: &Path) -> io::Result<Option<Guid>> {
     Ok(Some(Guid(sys::btrfs::fs_info(folder.as_fd())?.fsid)))
 }
 
-/// A path in JSON: a text where it is UTF-8, else its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum PathText {
-    /// UTF-8.
-    Text(String),
-    /// Anything else.
-    Bytes {
-        /// As the kernel has it.
-        bytes: Vec<u8>,
-    },
-}
-
-impl From<&Path> for PathText {
-    fn from(path: &Path) -> Self {
-        match path.to_str() {
-            Some(text) => Self::Text(text.into()),
-            None => Self::Bytes { bytes: path.as_os_str().as_bytes().into() },
-        }
-    }
-}
-
-impl From<PathText> for PathBuf {
-    fn from(text: PathText) -> Self {
-        match text {
-            PathText::Text(text) => text.into(),
-            PathText::Bytes { bytes } => OsString::from_vec(bytes).into(),
-        }
-    }
-}
-
 /// Whether `name` can be a file's name here: not empty, no `/`, and short enough to be given an ending.
 pub(crate) fn is_component(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -141,20 +110,5 @@ impl Record {
             options: self.options,
             created: self.created,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_of_any_bytes_survives_json() {
-        for bytes in [&b"/srv/pools"[..], b"/srv/\xff\xfe\n", b"/"] {
-            let path = PathBuf::from(OsStr::from_bytes(bytes));
-            let json = serde_json::to_string(&PathText::from(path.as_path())).expect("serialises");
-            let back: PathText = serde_json::from_str(&json).expect("parses");
-            assert_eq!(PathBuf::from(back), path);
-        }
     }
 }

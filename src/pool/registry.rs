@@ -1,7 +1,7 @@
 //! Where pools are written down, and the lock that lets one process at a time change one.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,11 +10,10 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::record::{Pool, Record, is_component};
+pub(crate) use crate::endpoint::record::{read_record, replace_file, sync_folder};
 use crate::endpoint::{Error, Result};
 use crate::model::quoted;
 
-/// A record longer than this is none.
-const MAX_RECORD: u64 = 64 * 1024;
 /// The ending of a registered pool's record.
 const MADE: &str = "json";
 /// The ending of the record of a pool that is being made or destroyed.
@@ -221,42 +220,4 @@ impl Registry {
         names.sort();
         Ok(names)
     }
-}
-
-/// Reads a small file whole; `None` if there is none.
-pub(crate) fn read_record(path: &Path) -> Result<Option<Vec<u8>>> {
-    let length = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(Error::io("read", path.display()))?.len(),
-    };
-    if length > MAX_RECORD {
-        return Err(Error::Corrupt {
-            what: "record",
-            why: format!("{} is {length} bytes long; at most {MAX_RECORD} are possible", path.display()),
-            source: None,
-        });
-    }
-    fs::read(path).map(Some).map_err(Error::io("read", path.display()))
-}
-
-/// Puts `text` at `path` so that after a power cut either the old file is there or the new one, whole.
-pub(crate) fn replace_file(path: &Path, text: &[u8]) -> Result<()> {
-    let staging = path.with_extension(format!("tmp{}", std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&staging)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&staging, path)
-    };
-    write().map_err(|error| {
-        let _ = fs::remove_file(&staging);
-        Error::io("write", path.display())(error)
-    })?;
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Makes the names in a directory last through a power cut.
-pub(crate) fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", path.display()))
 }

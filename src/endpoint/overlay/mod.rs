@@ -1,3 +1,97 @@
-//! Overlays: trees that a test suite may wreck and get back (docs/FORMAT-overlay.md).
+//! Overlays: trees that a test suite may wreck and get back, in the home directory that keeps them (docs/FORMAT-overlay.md).
+//!
+//! [`Home`] knows records, locks, generations and trash, and mounts nothing. How a tree is made and shown is one
+//! implementation of [`Serve`] for each mode; [`served`] names those that there are.
 
+use std::path::{Path, PathBuf};
+
+use crate::endpoint::Result;
+use crate::model::overlay::{Copy, Mode, MountSource, Record};
+
+pub mod disabled;
+mod files;
 pub mod fuse;
+pub mod home;
+
+pub use home::{Entry, Generation, Home, Locked};
+
+/// One copy of an overlay, with all that serving it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Where the overlay is kept.
+    pub overlay: &'a Entry,
+    /// What is written down of it.
+    pub record: &'a Record,
+    /// The directories below the changes, the topmost first: the layers' trees, then the base.
+    pub lower: &'a [PathBuf],
+    /// Which copy. Its `generation` is the one that shows; in [`Serve::swap`] the one that showed until now.
+    pub copy: &'a Copy,
+}
+
+impl Place<'_> {
+    /// Where the copy shows.
+    pub fn at(&self) -> &Path {
+        self.copy.at()
+    }
+
+    /// What a mount of this copy gives as its source; `generation` if the mount shows this one for ever.
+    pub fn source(&self, generation: Option<u64>) -> MountSource {
+        self.overlay.source(self.copy.number, generation)
+    }
+}
+
+/// What a swap did.
+#[derive(Debug, Default)]
+pub struct Swapped {
+    /// False if there was an instant in which neither the old tree nor the new one showed.
+    pub atomic: bool,
+    /// What keeps the old tree from being torn down: to be closed, by somebody who has time, before its generation is
+    /// destroyed.
+    pub old: Option<std::os::fd::OwnedFd>,
+}
+
+/// One way to make an overlay's trees and to show them. Called by whoever has the overlay's lock.
+///
+/// A generation is a directory of the copy's own, made by [`Home`] with an empty `upper`, `work` and `blocks` in it; what of
+/// these a mode uses, and what else it puts there, is its own business. Whoever calls destroys it (by [`Entry::discard`])
+/// after it has gone out of sight. Any call may be the last before the process is killed: [`Serve::take_down`] must take
+/// away what such a death left.
+pub trait Serve: Sync {
+    /// Makes the base reachable as a directory that nobody writes to. Called before each `show` and `swap`; done again, also
+    /// after a reboot, it is the same directory. A mode that mounts something for it mounts it at [`Entry::base_dir`].
+    ///
+    /// # Errors
+    /// A base that is gone, or is another one than when the overlay was made.
+    fn base(&self, overlay: &Entry, record: &Record) -> Result<PathBuf>;
+
+    /// Makes the tree of `generation` and shows it at the copy's place, where nothing of the overlay shows.
+    fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()>;
+
+    /// Makes the tree of `generation` and shows it instead of what shows now: whoever looks sees the old one or the new one.
+    /// After an error, the old one still shows.
+    fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped>;
+
+    /// From now on nobody writes to what shows, and all that was written is in `generation`, on disk. What can still be undone
+    /// by [`Serve::thaw`].
+    ///
+    /// # Errors
+    /// [`Refused`](crate::endpoint::Error::Refused) while something has a file open for writing.
+    fn freeze(&self, place: &Place<'_>, generation: &Generation) -> Result<()>;
+
+    /// Lets it be written to again.
+    fn thaw(&self, place: &Place<'_>, generation: &Generation) -> Result<()>;
+
+    /// Takes out of sight whatever of this copy shows, however it came to be there and whoever uses it. Nothing there is fine.
+    fn take_down(&self, place: &Place<'_>) -> Result<()>;
+
+    /// Takes away what [`Serve::base`] made; all copies are taken down.
+    fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()>;
+}
+
+/// The way to serve `mode`; `None` if this program has none.
+pub fn served(mode: Mode) -> Option<&'static dyn Serve> {
+    match mode {
+        Mode::Disabled => Some(&disabled::Disabled),
+        _ => None,
+    }
+}
