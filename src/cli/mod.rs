@@ -25,6 +25,7 @@ mod list;
 mod man;
 mod mount;
 pub mod output;
+mod overlay;
 pub mod place;
 mod pool;
 pub mod progress;
@@ -80,6 +81,7 @@ enum Command {
     List(list::Args),
     Man(man::Args),
     Mount(mount::Args),
+    Overlay(overlay::Args),
     Pool(pool::Args),
     Receive(receive::Args),
     Release(release::Args),
@@ -160,7 +162,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.verbose);
     let context = Context { json: cli.json, quiet: cli.quiet, state_dir: cli.state_dir };
     match dispatch(cli.command, &context) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report(&error, &context);
             ExitCode::from(error.class().exit_code())
@@ -168,8 +170,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, context: &Context) -> Result<()> {
-    match command {
+fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
+    let done = match command {
+        Command::Overlay(args) => return overlay::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
         Command::Clone(args) => clone::run(args, context),
         Command::Completions(args) => completions::run(args, context),
@@ -192,7 +195,8 @@ fn dispatch(command: Command, context: &Context) -> Result<()> {
         Command::Snapshot(args) => snapshot::run(args, context),
         Command::Stream(args) => stream::run(args, context),
         Command::Unmount(args) => unmount::run(args, context),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn log_to_stderr(verbose: u8) {

@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod announced;
 pub mod doctor;
 mod meter;
+pub mod overlay;
 pub mod receive;
 pub mod restore;
 pub mod send;

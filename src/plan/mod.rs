@@ -2,4 +2,5 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
 
+pub mod overlay;
 pub mod restore;

@@ -2,9 +2,11 @@
 #![expect(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod btrfs;
+pub mod child;
 pub mod file;
 pub mod interrupt;
 pub mod loopdev;
 pub mod lzc;
 pub mod mount;
+pub mod namespace;
 pub mod pipe;

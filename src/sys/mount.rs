@@ -52,6 +52,146 @@ pub fn detached_as(
     Ok(Detached(mount))
 }
 
+/// Why a filesystem could not be mounted.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}{}{log}", if log.is_empty() { "" } else { ": " })]
+pub struct Failed {
+    /// What the call said.
+    pub source: io::Error,
+    /// What the filesystem said about it, in its own words; empty if it said nothing.
+    pub log: String,
+}
+
+/// What overlayfs puts together.
+#[derive(Debug)]
+pub struct Overlay<'a> {
+    /// What `/proc/self/mountinfo` shows as its source.
+    pub source: &'a str,
+    /// The directories that are only read, the topmost first.
+    pub lower: &'a [PathBuf],
+    /// Where the changes go, and the filesystem's own directory beside it; `None` for an overlay that is only read.
+    pub upper: Option<(&'a Path, &'a Path)>,
+    /// Everything else: `volatile` …, with its value.
+    pub options: &'a [(&'a str, Option<&'a str>)],
+}
+
+/// Puts an overlay together without attaching it anywhere.
+///
+/// Paths may be of any bytes and any length: where the kernel would not take one as it is, it gets a descriptor's.
+pub fn overlay(overlay: &Overlay<'_>, restrict: Restrict) -> Result<Detached, Failed> {
+    let failed = |source: rustix::io::Errno| Failed { source: source.into(), log: String::new() };
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    configure(&context, overlay).map_err(|error| Failed { source: error, log: log_of(&context) })?;
+    let mount = rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::from_bits_retain(restrict.bits() as u32),
+    );
+    mount.map(Detached).map_err(|error| Failed { source: error.into(), log: log_of(&context) })
+}
+
+fn configure(context: &OwnedFd, overlay: &Overlay<'_>) -> io::Result<()> {
+    let mut kept = Vec::new();
+    rustix::mount::fsconfig_set_string(context, "source", overlay.source)?;
+    for dir in overlay.lower {
+        let dir = as_the_kernel_takes(dir, &mut kept)?;
+        rustix::mount::fsconfig_set_string(context, "lowerdir+", &dir).or_else(|error| {
+            // A kernel before 6.5 has no such option, and takes all of them at once.
+            let all = match (error, overlay.lower) {
+                (rustix::io::Errno::INVAL, [_]) => dir,
+                _ => return Err(error),
+            };
+            rustix::mount::fsconfig_set_string(context, "lowerdir", &all)
+        })?;
+    }
+    if let Some((upper, work)) = overlay.upper {
+        for (key, dir) in [("upperdir", upper), ("workdir", work)] {
+            let dir = as_the_kernel_takes(dir, &mut kept)?;
+            rustix::mount::fsconfig_set_string(context, key, &dir)?;
+        }
+    }
+    for (key, value) in overlay.options {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(context, *key, *value)?,
+            None => rustix::mount::fsconfig_set_flag(context, *key)?,
+        }
+    }
+    Ok(rustix::mount::fsconfig_create(context)?)
+}
+
+/// The longest text that fsconfig takes.
+const MAX_VALUE: usize = 255;
+
+/// `dir` itself, or the name of a descriptor of it (put into `kept`): overlayfs splits at colons, and reads backslashes.
+fn as_the_kernel_takes(dir: &Path, kept: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
+    let bytes = dir.as_os_str().as_bytes();
+    if bytes.len() <= MAX_VALUE && !bytes.iter().any(|byte| b":,\\".contains(byte)) {
+        return Ok(dir.to_owned());
+    }
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+    let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    kept.push(fd);
+    Ok(name.into())
+}
+
+/// What a filesystem that is being mounted has said, its lines joined: each comes with a letter for its kind and a space.
+fn log_of(context: &OwnedFd) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut buffer = vec![0; 4096];
+    while let Ok(len @ 1..) = rustix::io::read(context, &mut buffer) {
+        let line = String::from_utf8_lossy(&buffer[..len]);
+        lines.push(line.trim_end().chars().skip(2).collect());
+    }
+    lines.join("; ")
+}
+
+/// Whether this process may mount overlayfs in its mount namespace; the error says what is lacking (EPERM, ENODEV).
+pub fn may_mount_overlays() -> io::Result<()> {
+    Ok(rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map(drop)?)
+}
+
+/// Lets nobody write to the filesystem that is mounted at `dir`, or lets them again.
+///
+/// EBUSY: something has a file open for writing, through whichever mount of it.
+pub fn set_filesystem_readonly(dir: &Path, readonly: bool) -> io::Result<()> {
+    let flags = rustix::mount::FsPickFlags::FSPICK_CLOEXEC | rustix::mount::FsPickFlags::FSPICK_NO_AUTOMOUNT;
+    let context = rustix::mount::fspick(rustix::fs::CWD, dir, flags)?;
+    rustix::mount::fsconfig_set_flag(&context, if readonly { "ro" } else { "rw" })?;
+    Ok(rustix::mount::fsconfig_reconfigure(&context)?)
+}
+
+/// Whether somebody uses the mount at `dir`: has a file of it open or mapped, a working directory in it, something mounted
+/// in it. One call, however many processes there are. `None`: nothing is mounted there any more.
+///
+/// It asks the kernel to take away the mount at the second time of asking if nobody used it in between, and uses it at once.
+pub fn is_used(dir: &Path) -> io::Result<Option<bool>> {
+    let touch = || {
+        rustix::fs::open(
+            dir,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+    };
+    // An earlier asker may have died before it used the mount.
+    drop(touch()?);
+    let asked = rustix::mount::unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::EXPIRE);
+    drop(touch()?);
+    match asked {
+        Err(rustix::io::Errno::AGAIN) => Ok(Some(false)),
+        Err(rustix::io::Errno::BUSY) => Ok(Some(true)),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(None),
+    }
+}
+
+/// Gives this process mounts of its own: what it mounts from now on, nobody else sees. What others mount, it sees.
+pub fn own_namespace() -> io::Result<()> {
+    crate::sys::namespace::unshare(rustix::thread::UnshareFlags::NEWNS)?;
+    let flags = rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", flags)?)
+}
+
 /// A detached bind mount of the directory `tree`, without what is mounted below it.
 pub fn bind(tree: BorrowedFd<'_>) -> io::Result<Detached> {
     let flags =

@@ -178,6 +178,7 @@ impl Stage {
             .args(["-o", "pipefail", "-c", &format!("exec 2>&1\n{placed}")])
             .env("PATH", path)
             .env("COWSNAP_STATE_DIR", &places[0].1)
+            .env("COWSNAP_OVERLAY_HOME", self.folder.path().join("overlays"))
             .env_remove("RUST_LOG")
             .current_dir(self.folder.path().join("work"))
             .stdin(std::process::Stdio::null())
@@ -197,6 +198,7 @@ impl Drop for Stage {
             self.run(&format!("cowsnap pool destroy {name} --yes"));
         }
         let root = self.folder.path().display();
+        self.run("cowsnap overlay destroy --all --force");
         self.run(&format!("grep -o ' {root}[^ ]*' /proc/self/mounts | sort -r | xargs -r umount -l"));
     }
 }

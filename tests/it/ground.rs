@@ -52,6 +52,10 @@ pub fn lacking(what: &str) -> Option<String> {
             let is_missing = !Path::new("/dev/zfs").exists() && !run_ok("modprobe", &["zfs"]);
             is_missing.then(|| "the kernel has no zfs (scripts/test --vm has)".into())
         }),
+        "userns" => {
+            let args = ["--reuid", "64321", "--regid", "64321", "--clear-groups", "unshare", "-U", "true"];
+            (!run_ok("setpriv", &args)).then(|| "an ordinary user gets no user namespace".into())
+        }
         "fuse" => match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
             Err(error) => Some(format!("/dev/fuse: {error}")),
             Ok(_) if rustix::process::geteuid().is_root() => None,
@@ -102,9 +106,7 @@ impl Btrfs {
 
     /// Of that size, with these arguments to `mkfs.btrfs` and these mount options.
     pub fn with(size: &str, mkfs: &[&str], options: &str) -> Self {
-        sweep_what_killed_tests_left();
-        let prefix = format!("{PREFIX}{}-", std::process::id());
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory");
+        let folder = scratch();
         let image = folder.path().join("image");
         run("truncate", &["-s", size, image.to_str().expect("utf-8")]);
         let mut args = vec!["-q", "-f"];
@@ -170,9 +172,7 @@ impl Plain {
 
     /// Of that kind and size, made by `mkfs` with these arguments.
     pub fn with(kind: &str, mkfs: &str, args: &[&str], size: &str) -> Self {
-        sweep_what_killed_tests_left();
-        let prefix = format!("{PREFIX}{}-", std::process::id());
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory");
+        let folder = scratch();
         let text = |path: PathBuf| path.to_str().expect("utf-8").to_owned();
         let (image, at) = (text(folder.path().join("image")), text(folder.path().join("mnt")));
         run("truncate", &["-s", size, &image]);
@@ -201,6 +201,13 @@ impl Drop for Plain {
 }
 
 const PREFIX: &str = "cowsnap-test-";
+
+/// A temporary directory; what a killed test leaves mounted in one is unmounted by a later test.
+pub fn scratch() -> tempfile::TempDir {
+    sweep_what_killed_tests_left();
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
+}
 
 /// Unmounts what is below `folder`, deepest first. A busy mount is detached, so that its loop device goes with its last user.
 /// Another test's mount may have a name that is no text: the table is not read as one.

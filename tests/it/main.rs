@@ -14,6 +14,7 @@ mod faults;
 mod identity;
 mod lzc;
 mod names;
+mod overlay;
 mod overlay_fuse;
 mod pool;
 mod receive;

@@ -108,7 +108,7 @@ mod tests {
         let tree = folder.path().join("tree");
         fs::create_dir_all(tree.join("work/work")).expect("made");
         fs::write(tree.join("work/file"), "x").expect("written");
-        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0)).expect("set");
+        fs::set_permissions(tree.join("work/work"), fs::Permissions::from_mode(0o000)).expect("set");
         fs::set_permissions(tree.join("work"), fs::Permissions::from_mode(0o500)).expect("set");
         remove_tree(&tree).expect("removed");
         remove_tree(&tree).expect("what is gone is gone");

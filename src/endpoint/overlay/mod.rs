@@ -8,10 +8,16 @@ use std::path::{Path, PathBuf};
 use crate::endpoint::Result;
 use crate::model::overlay::{Copy, Mode, MountSource, Record};
 
+pub mod base;
 pub mod disabled;
 mod files;
 pub mod fuse;
 pub mod home;
+pub mod kernel;
+pub mod ours;
+pub mod owner;
+pub mod probe;
+pub mod survivors;
 
 pub use home::{Entry, Generation, Home, Locked};
 
@@ -91,6 +97,7 @@ pub trait Serve: Sync {
 /// The way to serve `mode`; `None` if this program has none.
 pub fn served(mode: Mode) -> Option<&'static dyn Serve> {
     match mode {
+        Mode::Kernel => Some(&kernel::Kernel),
         Mode::Disabled => Some(&disabled::Disabled),
         _ => None,
     }

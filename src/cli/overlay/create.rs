@@ -1,0 +1,75 @@
+//! `cowsnap overlay create`
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{ModeArg, base, sweep_in_background, value_of};
+use crate::Result;
+use crate::cli::Context;
+use crate::endpoint::overlay::Home;
+use crate::exec::overlay::{self, New, unhindered};
+use crate::model::overlay::OverlayName;
+
+/// Make an overlay: a tree, or several, that look like the base and take changes of their own
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What it is called: letters, digits and _ . -
+    name: OverlayName,
+    /// What it lies on, which nobody may change meanwhile: a directory, or TARGET@SNAP
+    #[arg(long, value_name = "DIR|TARGET@SNAP")]
+    base: OsString,
+    /// Where it shows: an empty directory, or one that is to be made
+    #[arg(long, value_name = "MNT")]
+    at: PathBuf,
+    /// So many trees, at MNT/1, MNT/2 …
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    copies: u32,
+    /// How it is served: auto, kernel, disabled …
+    #[arg(long, default_value = "auto")]
+    mode: ModeArg,
+    /// Whose it is, and with whom it goes: a process id, or none [default: the leader of the session]
+    #[arg(long, value_name = "PID|none")]
+    owner: Option<String>,
+    /// Sync changes, so that they outlast a crash of the machine; the owner is none then unless one is said
+    #[arg(long)]
+    durable: bool,
+    /// Say what would be made
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
+    let new = New {
+        base: base::parse(&args.base, context)?,
+        owner: base::owner(args.owner.as_deref(), args.durable)?,
+        name: args.name,
+        at: args.at,
+        copies: args.copies,
+        mode: args.mode.0,
+        durable: args.durable,
+        layers: Vec::new(),
+    };
+    let home = Home::open(dir)?;
+    if args.dry_run {
+        let (record, warnings) = overlay::create::plan(&home, &new)?;
+        let text =
+            format!("would make overlay {} in mode {}: {}", new.name, record.mode, record.why.join("; "));
+        return context
+            .print(&json!({ "dry_run": true, "overlay": value_of(&record), "warnings": warnings }), text);
+    }
+    let reaping = overlay::reap(&home, false)?;
+    super::reap::notices(&reaping, context);
+    let created = overlay::create(&home, &new, &mut unhindered);
+    sweep_in_background(&home, Vec::new());
+    let created = created?;
+    context.notice(format!("mode {}: {}", created.record.mode, created.record.why.join("; ")));
+    for warning in &created.warnings {
+        context.notice(format!("warning: {warning}"));
+    }
+    let places: Vec<_> = created.record.copies.iter().map(|copy| copy.at().display().to_string()).collect();
+    let value = json!({ "overlay": value_of(&created.record), "warnings": created.warnings });
+    context.print(&value, places.join("\n"))
+}

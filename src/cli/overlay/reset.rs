@@ -1,0 +1,86 @@
+//! `cowsnap overlay reset`
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{OfSurvivors, existing, named_or_all, sweep_in_background};
+use crate::cli::{Context, halfway};
+use crate::exec::overlay::reset::{Request, Reset, check, reset};
+use crate::exec::overlay::unhindered;
+use crate::model::overlay::OverlayName;
+use crate::{Error, Result};
+
+/// Give overlays back as they were made, in milliseconds
+///
+/// Whoever looks the path up sees the old tree or the new one. Processes that still use the old one are named, and nothing is
+/// changed (exit code 3), unless --force or --kill is given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which overlays
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "NAME")]
+    names: Vec<OverlayName>,
+    /// All overlays of the home
+    #[arg(long)]
+    all: bool,
+    /// This copy alone; may be given several times
+    #[arg(long, value_name = "N", conflicts_with = "all")]
+    copy: Vec<u32>,
+    #[command(flatten)]
+    survivors: OfSurvivors,
+    /// Say what would be reset
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
+    let home = existing(dir)?;
+    let names = named_or_all(&home, args.names, args.all)?;
+    let copies = (!args.copy.is_empty()).then_some(args.copy);
+    let request = Request { copies, layers: None, survivors: args.survivors.choice() };
+    if args.dry_run {
+        let mut places = Vec::new();
+        for name in &names {
+            places.extend(check(&home, name, &request)?.iter().map(|copy| copy.at().display().to_string()));
+        }
+        let text: String = places.iter().map(|place| format!("would reset {place}\n")).collect();
+        return context.print(&json!({ "dry_run": true, "would_reset": places }), text);
+    }
+    let mut done: Vec<Reset> = Vec::new();
+    let mut failed = None;
+    for (n, name) in names.iter().enumerate() {
+        match reset(&home, name, &request, &mut unhindered) {
+            Ok(reset) => done.push(reset),
+            Err(error) => {
+                failed = Some(halfway(n, names.len(), "overlays reset", Error::from(error)));
+                break;
+            }
+        }
+    }
+    let old = done.iter_mut().flat_map(|reset| reset.old.drain(..)).collect();
+    sweep_in_background(&home, old);
+    for reset in &done {
+        args.survivors.tell(&reset.survivors, context);
+        for copy in reset.copies.iter().filter(|copy| !copy.atomic) {
+            context.notice(format!("{}: for an instant nothing was mounted there", copy.at.display()));
+        }
+    }
+    let values: Vec<_> = done.iter().map(value).collect();
+    if failed.is_none() || !done.is_empty() {
+        context.print(&json!({ "reset": values }), "")?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn value(reset: &Reset) -> Value {
+    let copies: Vec<_> = reset
+        .copies
+        .iter()
+        .map(|copy| {
+            let at = copy.at.display().to_string();
+            json!({ "number": copy.number, "at": at, "generation": copy.generation, "atomic": copy.atomic })
+        })
+        .collect();
+    json!({ "name": reset.name, "copies": copies, "survivors": reset.survivors })
+}

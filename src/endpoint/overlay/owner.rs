@@ -1,0 +1,91 @@
+//! Owners: processes told apart by when they started, and where.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::Owner;
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its parent's id; 0 if that is not to be seen.
+    pub parent: u32,
+    /// When it started, in clock ticks since the machine started.
+    pub start: u64,
+    /// Whether it has ended, and only waits to be asked how.
+    pub ended: bool,
+}
+
+/// What is known of a process; `None` if there is none of that id.
+pub fn stat_of(pid: u32) -> Option<Stat> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// `4711 (a name (with) anything) S 1 …`: the fields are counted behind the last parenthesis.
+fn parse(stat: &str) -> Option<Stat> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { parent, ended, start: fields.nth(17)?.parse().ok()? })
+}
+
+/// The process `pid` as an owner; `None` if there is none.
+pub fn of(pid: u32) -> Result<Option<Owner>> {
+    let Some(stat) = stat_of(pid).filter(|stat| !stat.ended) else { return Ok(None) };
+    Ok(Some(Owner { pid, start: stat.start, boot: boot()?, namespace: namespace()? }))
+}
+
+/// Whoever the caller's overlays belong to if nothing else is said: the leader of its session, which is a login or a job. If that
+/// is gone, or is this very process: its parent.
+pub fn by_default() -> Result<Owner> {
+    let own = std::process::id();
+    let session = rustix::process::getsid(None).map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
+    let parent = stat_of(own).map_or(0, |stat| stat.parent);
+    for pid in [session, parent].into_iter().filter(|&pid| pid != 0 && pid != own) {
+        if let Some(owner) = of(pid)? {
+            return Ok(owner);
+        }
+    }
+    of(1)?
+        .ok_or_else(|| Error::io("read", "/proc/1/stat")(std::io::Error::from(std::io::ErrorKind::NotFound)))
+}
+
+/// This start of the machine.
+pub fn boot() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).map_err(Error::io("read", path))?.trim().to_owned())
+}
+
+/// What process ids mean here.
+pub fn namespace() -> Result<u64> {
+    let path = "/proc/self/ns/pid";
+    Ok(fs::metadata(path).map_err(Error::io("read", path))?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_whose_name_looks_like_fields_is_read() {
+        let line = "7 (a) S (b) R 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 1";
+        assert_eq!(parse(line), Some(Stat { parent: 3, start: 987_654, ended: false }));
+        let dead = parse("7 (x) Z 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1 1");
+        assert_eq!(dead.map(|stat| stat.ended), Some(true));
+        assert_eq!((parse(""), parse("7 (x) S 3")), (None, None));
+    }
+
+    #[test]
+    fn a_process_is_its_own_owner_and_one_that_is_gone_is_none() {
+        let own = of(std::process::id()).expect("read").expect("there");
+        assert_eq!(own, of(std::process::id()).expect("read").expect("there"));
+        let mut child = std::process::Command::new("true").spawn().expect("spawned");
+        let pid = child.id();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(of(pid).expect("read"), None, "one that has ended and is not waited for is gone");
+        child.wait().expect("waited for");
+        assert_eq!(of(pid).expect("read"), None);
+        by_default().expect("somebody");
+    }
+}

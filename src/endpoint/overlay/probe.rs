@@ -1,0 +1,205 @@
+//! What is so on this machine: the facts from which a mode is chosen.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use crate::endpoint::overlay::Home;
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Base, BaseKind, Xattrs};
+use crate::model::quoted;
+use crate::sys::{file, mount, namespace};
+
+/// The magic number of overlayfs.
+const OVERLAYFS: i64 = 0x794c_7630;
+/// Who files belong to whose owner a user namespace does not have.
+const NOBODY: u32 = 65534;
+/// How much of a file a reflink is tried with.
+const TRIED: u64 = 64 * 1024;
+/// How long the largest file is looked for.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What a tree's files tell of what a first write to one of them costs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Files {
+    /// The largest regular file that was found, and its size in bytes.
+    pub largest: Option<(PathBuf, u64)>,
+    /// False if there was no time to look at all of them.
+    pub all: bool,
+}
+
+/// The largest file at or below `dir`, on its filesystem; looked for during a quarter of a second.
+pub fn largest_file(dir: &Path) -> Files {
+    let until = Instant::now() + PATIENCE;
+    let mut files = Files { largest: None, all: true };
+    let Ok(device) = fs::metadata(dir).map(|meta| meta.dev()) else { return files };
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if Instant::now() > until {
+            return Files { all: false, ..files };
+        }
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() && meta.dev() == device {
+                folders.push(entry.path());
+            } else if meta.is_file() && files.largest.as_ref().is_none_or(|(_, len)| meta.len() > *len) {
+                files.largest = Some((entry.path(), meta.len()));
+            }
+        }
+    }
+    files
+}
+
+/// Something at or below `dir` that belongs to a user or a group that this process' user namespace does not have; looked for
+/// during a quarter of a second. Overlayfs can not copy it when it is written to (EOVERFLOW).
+pub fn somebody_elses(dir: &Path) -> Option<PathBuf> {
+    if !namespace::has_users_of_its_own() {
+        return None;
+    }
+    let until = Instant::now() + PATIENCE;
+    let is_foreign = |meta: &fs::Metadata| [meta.uid(), meta.gid()].contains(&NOBODY);
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop().filter(|_| Instant::now() < until) {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if is_foreign(&meta) {
+                return Some(entry.path());
+            }
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    fs::metadata(dir).is_ok_and(|meta| is_foreign(&meta)).then(|| dir.to_owned())
+}
+
+/// Whether files of the base can share blocks with the home's; `None` if there is no file to try it with, or no directory.
+pub fn can_reflink_base(base: &Base, home: &Home) -> Result<Option<bool>> {
+    match base.kind {
+        BaseKind::Dir => can_reflink(base.path.as_path(), home),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a file of `dir` can share its blocks with one in `home`; `None` if there is no file to try it with.
+pub fn can_reflink(dir: &Path, home: &Home) -> Result<Option<bool>> {
+    let Some(sample) = some_file(dir) else { return Ok(None) };
+    let Ok(from) = File::open(&sample) else { return Ok(None) };
+    let len = from.metadata().map_or(0, |meta| meta.len());
+    let to = nameless(&home.dir().join("trash")).map_err(Error::io("write in", home.dir().display()))?;
+    // A length of zero is all of it.
+    let tried = if len > TRIED { TRIED } else { 0 };
+    Ok(Some(file::clone_range(from.as_fd(), 0, tried, to.as_fd(), 0).is_ok()))
+}
+
+fn nameless(dir: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open(dir, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?.into())
+}
+
+/// Some regular file below `dir` that is not empty, searched for among a few thousand.
+fn some_file(dir: &Path) -> Option<PathBuf> {
+    let mut folders = vec![dir.to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_file() && meta.len() > 0 {
+                return Some(entry.path());
+            }
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+            seen += 1;
+            if seen > 5000 {
+                return None;
+            }
+        }
+    }
+    None
+}
+
+/// Which attributes layers in `home` are marked with here: root's, unless this process may not set them.
+///
+/// # Errors
+/// [`Error::Foreign`] for a home whose filesystem can not hold layers: it is overlayfs itself, or has no extended attributes,
+/// or does not say what is a directory.
+pub fn xattrs(home: &Home) -> Result<Xattrs> {
+    let dir = home.dir();
+    let unfit = |why: &str| Error::Foreign {
+        subject: dir.display().to_string(),
+        wanted: "place for layers",
+        why: why.into(),
+        hint: Some(format!(
+            "cowsnap overlay --home DIR …, with a DIR on ext4, XFS, btrfs or tmpfs (of {}: findmnt -T {})",
+            dir.display(),
+            quoted(dir.display())
+        )),
+    };
+    let kind = rustix::fs::statfs(dir).map_err(Error::io("examine", dir.display()))?.f_type as i64;
+    if kind == OVERLAYFS {
+        return Err(unfit("its filesystem is overlayfs, and the kernel puts no changes of one onto another"));
+    }
+    if !tells_types(dir).map_err(Error::io("list", dir.display()))? {
+        return Err(unfit(
+            "its filesystem does not tell directories from files when it lists them (XFS: ftype=0)",
+        ));
+    }
+    let set = |name: &str| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(dir.join("trash"), name, b"y", flags)
+            .and_then(|()| rustix::fs::removexattr(dir.join("trash"), name))
+    };
+    match set("trusted.overlay.cowsnap") {
+        Ok(()) => return Ok(Xattrs::Trusted),
+        Err(Errno::PERM | Errno::ACCESS) => {}
+        Err(_) => return Err(unfit("its filesystem has no extended attributes")),
+    }
+    match set("user.overlay.cowsnap") {
+        Ok(()) => Ok(Xattrs::User),
+        Err(_) => Err(unfit("its filesystem has no extended attributes for ordinary users")),
+    }
+}
+
+fn tells_types(dir: &Path) -> io::Result<bool> {
+    let fd = File::open(dir)?;
+    for entry in rustix::fs::Dir::read_from(&fd)? {
+        if entry?.file_type() == rustix::fs::FileType::Unknown {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether this process may mount overlayfs where it is; the text says why not.
+pub fn may_mount() -> Result<(), String> {
+    mount::may_mount_overlays().map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::PERM | Errno::ACCESS) => "this process may not mount".into(),
+        Some(Errno::NODEV) => "the kernel has no overlayfs".into(),
+        _ => format!("overlayfs can not be mounted: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_file_is_found_and_some_file_is_not_an_empty_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path();
+        assert_eq!(largest_file(dir), Files { largest: None, all: true });
+        fs::create_dir_all(dir.join("a/b")).expect("made");
+        fs::write(dir.join("a/empty"), "").expect("written");
+        assert_eq!(some_file(dir), None);
+        fs::write(dir.join("a/b/large"), vec![0; 5000]).expect("written");
+        fs::write(dir.join("small"), "x").expect("written");
+        assert_eq!(largest_file(dir).largest, Some((dir.join("a/b/large"), 5000)));
+        assert!(some_file(dir).is_some_and(|path| path.metadata().is_ok_and(|meta| meta.len() > 0)));
+    }
+}

@@ -1,0 +1,185 @@
+//! Who still uses a tree that is to go: processes with files of it open or mapped, or with their directories in it.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::Serialize;
+
+use crate::endpoint::overlay::ours;
+use crate::endpoint::{Error, Result};
+use crate::sys::mount;
+
+/// A process that uses a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Survivor {
+    /// Its id.
+    pub pid: u32,
+    /// Its name, as `ps` shows it.
+    pub name: String,
+    /// How it does: `has … open`, `has its working directory in …`.
+    pub how: String,
+}
+
+/// Who uses the topmost mount at `at`, and what is mounted inside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Users {
+    /// The processes, in whichever mount namespace.
+    pub survivors: Vec<Survivor>,
+    /// The places of mounts inside it.
+    pub mounts: Vec<PathBuf>,
+}
+
+impl Users {
+    /// Nobody and nothing.
+    pub fn is_empty(&self) -> bool {
+        self.survivors.is_empty() && self.mounts.is_empty()
+    }
+}
+
+/// Who uses the tree that shows at `at`: the topmost mount there, or the directory itself if nothing is mounted on it. This process
+/// is left out. Costs a few calls if nobody uses the mount; otherwise all of `/proc` is read. Processes of other users are seen by
+/// root only.
+pub fn users(at: &Path) -> Result<Users> {
+    let Ok(meta) = at.symlink_metadata() else { return Ok(Users::default()) };
+    if !meta.is_dir() {
+        return Ok(Users::default());
+    }
+    // A mount above `at` is not the one that is asked about: everybody may use that.
+    let mount = ours::mounted_on(at)?;
+    if mount.is_some() && matches!(mount::is_used(at), Ok(Some(false) | None)) {
+        return Ok(Users::default());
+    }
+    let mounts = ours::inside(at)?.into_iter().map(|mounted| mounted.dir).collect();
+    let own = std::process::id();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let survivors = pids.filter(|&pid| pid != own).filter_map(|pid| {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let how = match mount {
+            Some(mount) => how_it_uses(&process, |link| mount_of(link) == Some(mount), at),
+            None if sees_our_mounts(&process) => how_it_uses(&process, |link| leads_below(link, at), at),
+            None => None,
+        };
+        Some(Survivor { pid, name: name_of(pid), how: how? })
+    });
+    Ok(Users { survivors: survivors.collect(), mounts })
+}
+
+/// The first way in which a process uses what `is_in` says of its links.
+fn how_it_uses(process: &Path, is_in: impl Fn(&Path) -> bool, at: &Path) -> Option<String> {
+    let links = [("cwd", "its working directory"), ("root", "its root directory"), ("exe", "its program")];
+    for (link, what) in links {
+        let link = process.join(link);
+        if is_in(&link) {
+            return Some(format!("has {what} in it: {}", fs::read_link(link).unwrap_or_default().display()));
+        }
+    }
+    for entry in fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
+        if is_in(&entry.path()) {
+            return Some(format!("has {} open", fs::read_link(entry.path()).unwrap_or_default().display()));
+        }
+    }
+    mapped_below(process, at).map(|path| format!("has {} mapped", path.display()))
+}
+
+fn leads_below(link: &Path, at: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|path| path.starts_with(at))
+}
+
+/// The mount that a process' link leads into, if it may be followed. Of a descriptor it is written down, which is safe where
+/// opening it would wait for a pipe's other end.
+fn mount_of(link: &Path) -> Option<u64> {
+    if link.parent().is_some_and(|folder| folder.ends_with("fd")) {
+        let info = link.parent()?.with_file_name("fdinfo").join(link.file_name()?);
+        let text = fs::read_to_string(info).ok()?;
+        return text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    }
+    let fd = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    mount::mount_id(fd.as_fd()).ok()
+}
+
+/// Mappings have no descriptor to ask: those of processes that see the same mounts are told by their path.
+fn mapped_below(process: &Path, at: &Path) -> Option<PathBuf> {
+    if !sees_our_mounts(process) {
+        return None;
+    }
+    let maps = fs::read(process.join("maps")).ok()?;
+    let paths = maps.split(|&b| b == b'\n').filter_map(|line| {
+        let start = line.iter().position(|&b| b == b'/')?;
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(&line[start..])))
+    });
+    paths.into_iter().find(|path| path.starts_with(at))
+}
+
+/// Whether its paths are ours.
+fn sees_our_mounts(process: &Path) -> bool {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    namespace(process).is_some_and(|theirs| Some(theirs) == namespace(Path::new("/proc/self")))
+}
+
+fn name_of(pid: u32) -> String {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
+}
+
+/// How long a killed process is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Kills these processes and waits until they are gone.
+///
+/// # Errors
+/// [`Error::Refused`] for a process that this one descends from; [`Error::Denied`] for one that may not be killed.
+pub fn kill(survivors: &[Survivor]) -> Result<()> {
+    let ancestors = ancestors();
+    if let Some(own) = survivors.iter().find(|survivor| ancestors.contains(&survivor.pid)) {
+        return Err(Error::Refused {
+            op: "kill",
+            subject: format!("{} ({})", own.name, own.pid),
+            why: format!("this command was started from it, and it {}", own.how),
+            hint: Some("cd /".into()),
+        });
+    }
+    for survivor in survivors {
+        kill_one(survivor)?;
+    }
+    Ok(())
+}
+
+fn kill_one(survivor: &Survivor) -> Result<()> {
+    let subject = || format!("{} ({})", survivor.name, survivor.pid);
+    let Some(pid) = Pid::from_raw(survivor.pid as i32) else { return Ok(()) };
+    let gone = |errno| errno == rustix::io::Errno::SRCH;
+    let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(errno) if gone(errno) => return Ok(()),
+        other => other.map_err(Error::io("kill", subject()))?,
+    };
+    // The id may have been given to another process since it was found.
+    if name_of(survivor.pid) != survivor.name {
+        return Ok(());
+    }
+    match rustix::process::pidfd_send_signal(&fd, Signal::KILL) {
+        Err(errno) if gone(errno) => return Ok(()),
+        other => other.map_err(Error::io("kill", subject()))?,
+    }
+    let until = Instant::now() + PATIENCE;
+    let is_there =
+        || Path::new(&format!("/proc/{}/fd", survivor.pid)).read_dir().is_ok_and(|d| d.count() > 0);
+    while is_there() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The ids of the processes that this one descends from.
+fn ancestors() -> Vec<u32> {
+    let parent = |pid: &u32| {
+        let stat = super::owner::stat_of(*pid)?;
+        (stat.parent != 0).then_some(stat.parent)
+    };
+    std::iter::successors(Some(std::process::id()), parent).skip(1).collect()
+}

@@ -1,0 +1,257 @@
+//! Overlays made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Before, Step, lower, server};
+use crate::endpoint::overlay::{self, Home, Locked, Place, probe};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{
+    Base, BaseKind, Copy, FORMAT, LayerId, Mode, Options, OverlayName, Owner, Record, State, Xattrs,
+    place_of_copy,
+};
+use crate::model::quoted;
+use crate::plan::overlay::choose::{self, Choice, Facts};
+use crate::sys::{mount, namespace};
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// What it is called.
+    pub name: OverlayName,
+    /// What it lies on.
+    pub base: Base,
+    /// Where it shows; several copies show in directories of this one.
+    pub at: PathBuf,
+    /// How many trees.
+    pub copies: u32,
+    /// How it is served; `None` chooses.
+    pub mode: Option<Mode>,
+    /// Whose it is; `None` keeps it until it is destroyed.
+    pub owner: Option<Owner>,
+    /// Whether its changes outlast a crash of the machine.
+    pub durable: bool,
+    /// The layers on the base, the lowest first.
+    pub layers: Vec<LayerId>,
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// As it is written down.
+    pub record: Record,
+    /// What the user should know before the tree is used.
+    pub warnings: Vec<String>,
+}
+
+/// Makes an overlay and shows it. An error leaves nothing of it.
+///
+/// # Errors
+/// [`Error::Exists`] for a name that is taken; [`Error::Refused`] for a place that is not free, or a base that the place or the home
+/// lies in; [`Error::Denied`] if nothing here can serve it; [`Error::Foreign`] for a home that can hold no layers.
+pub fn create(home: &Home, new: &New, before: &mut Before<'_>) -> Result<Created> {
+    let (record, warnings) = plan(home, new)?;
+    before(Step::Announce)?;
+    let locked = home.announce(&record)?;
+    match make(&locked, record.clone(), before) {
+        Ok(record) => Ok(Created { record, warnings }),
+        Err(error) => {
+            // Whatever this can not undo, the next reap finds by the record.
+            if let Err(left) = super::destroy::destroy_locked(locked, record, &mut super::unhindered) {
+                tracing::warn!(overlay = %new.name, error = %left, "what was made of it stays until the next reap");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What would be made, and what there is to warn of. Changes nothing.
+///
+/// # Errors
+/// As [`create`].
+pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
+    if home.entry(&new.name).dir().exists() {
+        return Err(Error::Exists {
+            what: "overlay",
+            subject: new.name.to_string(),
+            hint: Some(format!(
+                "cowsnap overlay reset {0}, or cowsnap overlay destroy {0}",
+                quoted(&new.name)
+            )),
+        });
+    }
+    let xattrs = probe::xattrs(home)?;
+    let at = resolve(&new.at)?;
+    let mut warnings = check_base(home, new, &at)?;
+    let choice = choose_mode(home, new)?;
+    let copies = (1..=new.copies).map(|number| {
+        let at = place_of_copy(&at, number, new.copies);
+        Copy { number, at: at.as_path().into(), generation: 1 }
+    });
+    let copies: Vec<_> = copies.collect();
+    for copy in &copies {
+        check_place(copy.at())?;
+    }
+    warnings.extend(choice.warnings);
+    let mut more = std::collections::BTreeMap::new();
+    if choice.mode == Mode::Kernel
+        && xattrs == Xattrs::Trusted
+        && probe::can_reflink_base(&new.base, home)? == Some(false)
+    {
+        // A change of mode or owner then copies no data.
+        more.insert("metacopy".into(), true.into());
+    }
+    let record = Record {
+        format: FORMAT,
+        name: new.name.clone(),
+        mode: choice.mode,
+        why: choice.why,
+        uid: rustix::process::getuid().as_raw(),
+        base: new.base.clone(),
+        layers: new.layers.clone(),
+        made: missing(copies.iter().map(Copy::at)),
+        copies,
+        owner: new.owner.clone(),
+        options: Options { volatile: !new.durable, xattrs, more },
+        created: jiff::Timestamp::now(),
+        state: State::Making,
+    };
+    Ok((record, warnings))
+}
+
+fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<Record> {
+    before(Step::Places)?;
+    for copy in &record.copies {
+        fs::create_dir_all(copy.at()).map_err(Error::io("make directory", copy.at().display()))?;
+    }
+    let server = server(&record)?;
+    before(Step::Base)?;
+    let lower = lower(locked, &record, server)?;
+    for copy in &record.copies {
+        before(Step::Generation)?;
+        let generation = locked.make_generation(copy.number, copy.generation, &lower[0])?;
+        before(Step::Show)?;
+        server.show(&Place { overlay: locked, record: &record, lower: &lower, copy }, &generation)?;
+    }
+    before(Step::Record)?;
+    record.state = State::Ready;
+    locked.write(&record)?;
+    Ok(record)
+}
+
+fn choose_mode(home: &Home, new: &New) -> Result<Choice> {
+    let facts = facts(home, &new.base, false)?;
+    choose::choose(&facts, new.mode).map_err(|no_mode| Error::Denied {
+        op: "make overlay",
+        subject: new.name.to_string(),
+        lacking: no_mode.to_string(),
+        hint: facts.no_mount.map(|_| {
+            "run it as root; an ordinary user: cowsnap overlay run …, or all of the work within unshare -rm".into()
+        }),
+    })
+}
+
+/// What a mode is chosen by.
+pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts> {
+    let served = Mode::ALL.into_iter().filter(|&mode| overlay::served(mode).is_some()).collect();
+    let reflink = probe::can_reflink_base(base, home)?;
+    let files = match (base.kind, reflink) {
+        (BaseKind::Dir, Some(false)) => probe::largest_file(base.path.as_path()),
+        _ => probe::Files { largest: None, all: base.kind != BaseKind::Snapshot || reflink == Some(true) },
+    };
+    Ok(Facts {
+        base: base.kind,
+        served,
+        native: None,
+        no_mount: probe::may_mount().err(),
+        one_command,
+        reflink,
+        largest: files.largest.map(|(path, size)| (path.display().to_string(), size)),
+        looked_at_all: files.all,
+        no_fuse: None,
+    })
+}
+
+/// Refuses what would lie on itself; warns of what is mounted in the base, which an overlay does not show.
+fn check_base(home: &Home, new: &New, at: &Path) -> Result<Vec<String>> {
+    if new.base.kind != BaseKind::Dir {
+        return Ok(Vec::new());
+    }
+    let base = new.base.path.as_path();
+    let refused = |why: String, hint: Option<String>| Error::Refused {
+        op: "make overlay",
+        subject: new.name.to_string(),
+        why,
+        hint,
+    };
+    if home.dir().starts_with(base) {
+        let why = format!("the home {} lies in the base {}", home.dir().display(), base.display());
+        return Err(refused(why, Some("cowsnap overlay --home DIR …, with a DIR outside of it".into())));
+    }
+    if at.starts_with(base) || base.starts_with(at) {
+        let why = format!("{} and the base {} lie in one another", at.display(), base.display());
+        return Err(refused(why, Some("choose a place outside of the base".into())));
+    }
+    let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
+    let inside = mounts.iter().filter(|mounted| mounted.dir != base && mounted.dir.starts_with(base));
+    let places: Vec<_> = inside.map(|mounted| mounted.dir.display().to_string()).collect();
+    let mut warnings = Vec::new();
+    if !places.is_empty() {
+        warnings
+            .push(format!("what is mounted in the base does not show in the overlay: {}", places.join(", ")));
+    }
+    if let Some(path) = probe::somebody_elses(base) {
+        warnings.push(format!(
+            "{} is somebody else's or of another group: without root, such files can be read and replaced, not written to",
+            path.display()
+        ));
+    }
+    Ok(warnings)
+}
+
+/// An absolute path without symbolic links, of which the last components need not be there yet.
+fn resolve(at: &Path) -> Result<PathBuf> {
+    let at = std::path::absolute(at).map_err(Error::io("find", at.display()))?;
+    let there = at.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    let rest = at.strip_prefix(there).expect("an ancestor");
+    if rest.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(Error::NotFound { what: "directory", subject: at.display().to_string(), hint: None });
+    }
+    let real = there.canonicalize().map_err(Error::io("find", there.display()))?;
+    Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
+}
+
+/// A copy's place is an empty directory on which nothing of an overlay is mounted, or nothing yet.
+fn check_place(at: &Path) -> Result<()> {
+    let refused = |why: &str| Error::Refused {
+        op: "show an overlay at",
+        subject: at.display().to_string(),
+        why: why.into(),
+        hint: None,
+    };
+    match fs::read_dir(at) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(refused("it is not a directory"))
+        }
+        Err(error) => Err(Error::io("list", at.display())(error)),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(refused("it is not empty, and would be hidden")),
+        },
+    }
+}
+
+/// The directories that are not there yet of these and of what they lie in, the innermost first.
+fn missing<'a>(places: impl Iterator<Item = &'a Path>) -> Vec<crate::model::PathText> {
+    let mut missing = std::collections::BTreeSet::new();
+    for place in places {
+        missing.extend(place.ancestors().take_while(|path| !path.exists()).map(Path::to_owned));
+    }
+    missing.iter().rev().map(|path| path.as_path().into()).collect()
+}
+
+/// Whether this process is root, and not only of its own users.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root() && !namespace::has_users_of_its_own()
+}

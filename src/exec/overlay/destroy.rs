@@ -1,0 +1,76 @@
+//! Overlays destroyed.
+
+use std::fs;
+
+use super::{Before, Step, Survivors, deal_with_users, none, server};
+use crate::endpoint::overlay::survivors::Survivor;
+use crate::endpoint::overlay::{Home, Locked, Place};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{OverlayName, Record, State};
+
+/// Destroys an overlay with its changes, half-made ones too. Its files go when somebody sweeps; who used it, and was ended or is
+/// left with what it has, is answered.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is none; [`Error::Refused`] while somebody uses it.
+pub fn destroy(
+    home: &Home,
+    name: &OverlayName,
+    survivors: Survivors,
+    before: &mut Before<'_>,
+) -> Result<Vec<Survivor>> {
+    let Some(locked) = home.entry(name).lock()? else { return Err(none(home, name)) };
+    let record = match locked.record() {
+        Ok(Some(record)) => record,
+        // Nothing, or nothing that can be read: what is mounted says itself whose it is.
+        Ok(None) | Err(Error::Corrupt { .. }) => return destroy_without_record(locked).map(|()| Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let copies: Vec<_> = record.copies.iter().collect();
+    let users = deal_with_users(&record, &copies, survivors, "destroy overlay")?;
+    destroy_locked(locked, record, before)?;
+    Ok(users)
+}
+
+/// Who uses it, and would have to be dealt with.
+///
+/// # Errors
+/// As [`destroy`].
+pub fn check(home: &Home, name: &OverlayName, survivors: Survivors) -> Result<()> {
+    let Some(locked) = home.entry(name).lock()? else { return Err(none(home, name)) };
+    let Ok(Some(record)) = locked.record() else { return Ok(()) };
+    let copies: Vec<_> = record.copies.iter().collect();
+    match survivors {
+        Survivors::Refuse => deal_with_users(&record, &copies, survivors, "destroy overlay").map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// Destroys an overlay whoever uses it: they keep what they have open.
+pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Before<'_>) -> Result<()> {
+    before(Step::Mark)?;
+    record.state = State::Destroying;
+    locked.write(&record)?;
+    let server = server(&record)?;
+    for copy in &record.copies {
+        before(Step::TakeDown)?;
+        server.take_down(&Place { overlay: &locked, record: &record, lower: &[], copy })?;
+    }
+    before(Step::BaseDown)?;
+    server.base_down(&locked, &record)?;
+    before(Step::RemovePlaces)?;
+    for made in &record.made {
+        // What somebody put something into stays.
+        let _ = fs::remove_dir(made.as_path());
+    }
+    before(Step::DiscardAll)?;
+    locked.discard_all()
+}
+
+/// An overlay of which nothing is known but its name: its mounts are found by their source.
+pub(super) fn destroy_without_record(locked: Locked) -> Result<()> {
+    super::reap::unmount_all_of(&locked)?;
+    let base = locked.base_dir();
+    while crate::sys::mount::unmount_lazily(&base).is_ok() {}
+    locked.discard_all()
+}

@@ -1,0 +1,44 @@
+//! What overlays there are.
+
+use super::reap;
+use crate::endpoint::Result;
+use crate::endpoint::overlay::{Home, ours};
+use crate::model::overlay::{OverlayName, Record};
+use crate::plan::overlay::reap::{Verdict, Written};
+
+/// An overlay, as it is found.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// What it is called.
+    pub name: OverlayName,
+    /// What is written down of it; `None` if that is nothing, or can not be read.
+    pub record: Option<Record>,
+    /// Why it can not be read, if that is so.
+    pub damage: Option<String>,
+    /// Whether the next reap takes it, and why.
+    pub verdict: Verdict,
+    /// The numbers of its copies that show.
+    pub mounted: Vec<u32>,
+}
+
+/// All overlays of the home, by name. Waits for nobody: one that is being changed is shown as it is written down.
+pub fn list(home: &Home) -> Result<Vec<Listed>> {
+    let here = reap::here()?;
+    let mounts = ours::all(home)?;
+    let mut listed = Vec::new();
+    for entry in home.entries()? {
+        let seen = reap::seen(&entry)?;
+        let verdict = crate::plan::overlay::reap::verdict(&seen, &here);
+        let (record, damage) = match seen.record {
+            Written::Nothing => (None, None),
+            Written::Unreadable(why) => (None, Some(why)),
+            Written::Record(record) => (Some(*record), None),
+        };
+        let mut mounted: Vec<_> =
+            mounts.iter().filter(|m| m.source.name == seen.name).map(|m| m.source.copy).collect();
+        mounted.sort_unstable();
+        mounted.dedup();
+        listed.push(Listed { name: seen.name, record, damage, verdict, mounted });
+    }
+    Ok(listed)
+}

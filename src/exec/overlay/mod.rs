@@ -1,0 +1,197 @@
+//! Overlays made, reset, destroyed. Each works on records and generations of a [`Home`]; the mode's own part is done by
+//! [`Serve`].
+//!
+//! **Invariant:** what is made is written down before it is there, and what goes is written down until it is gone. A command that
+//! is killed anywhere leaves what [`reap()`] finds.
+
+use std::path::PathBuf;
+
+use crate::endpoint::overlay::survivors::{self, Survivor, Users};
+use crate::endpoint::overlay::{self, Entry, Home, Locked, Place, Serve, ours};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Copy, Mode, OverlayName, Record, State};
+use crate::model::quoted;
+
+pub mod create;
+pub mod destroy;
+pub mod list;
+pub mod mount;
+pub mod reap;
+pub mod reset;
+pub mod run;
+pub mod sweep;
+
+pub use create::{Created, New, create};
+pub use destroy::destroy;
+pub use list::{Listed, list};
+pub use reap::{Reaping, reap};
+pub use reset::{Reset, reset};
+
+/// What is about to be done. Tests end the work, or the process, before each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Write down what is about to be made.
+    Announce,
+    /// Make the directories where it is to show.
+    Places,
+    /// Reach the base.
+    Base,
+    /// Make the directory of a generation.
+    Generation,
+    /// Show it where nothing shows.
+    Show,
+    /// Show it instead of what shows.
+    Swap,
+    /// Write down what shows now.
+    Record,
+    /// Take the old generation out of the way.
+    Discard,
+    /// Write down that it is about to be destroyed.
+    Mark,
+    /// Take a copy out of sight.
+    TakeDown,
+    /// Let the base go.
+    BaseDown,
+    /// Take the directories away where it showed.
+    RemovePlaces,
+    /// Take all of it out of the way.
+    DiscardAll,
+}
+
+impl Step {
+    /// The steps of [`create()`], in their order.
+    pub const CREATE: [Self; 6] =
+        [Self::Announce, Self::Places, Self::Base, Self::Generation, Self::Show, Self::Record];
+    /// The steps of [`reset()`].
+    pub const RESET: [Self; 5] = [Self::Base, Self::Generation, Self::Swap, Self::Record, Self::Discard];
+    /// The steps of [`destroy()`].
+    pub const DESTROY: [Self; 5] =
+        [Self::Mark, Self::TakeDown, Self::BaseDown, Self::RemovePlaces, Self::DiscardAll];
+}
+
+/// Called before each step; its error ends the work as any other.
+pub type Before<'a> = dyn FnMut(Step) -> Result<()> + 'a;
+
+/// What to do with processes that still use a tree that is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survivors {
+    /// Refuse to take it from them.
+    Refuse,
+    /// Leave them with what they have of it.
+    Leave,
+    /// End them.
+    Kill,
+}
+
+/// Deals with whoever uses these copies, before anything of them is changed; who was ended, or is left with an old tree.
+fn deal_with_users(
+    record: &Record,
+    copies: &[&Copy],
+    survivors: Survivors,
+    op: &'static str,
+) -> Result<Vec<Survivor>> {
+    let mut all = Users::default();
+    for copy in copies {
+        let users = survivors::users(copy.at())?;
+        all.survivors.extend(users.survivors);
+        all.mounts.extend(users.mounts);
+    }
+    all.survivors.sort_by_key(|survivor| survivor.pid);
+    all.survivors.dedup_by_key(|survivor| survivor.pid);
+    match survivors {
+        Survivors::Refuse if !all.is_empty() => return Err(still_used(record, &all, op)),
+        Survivors::Kill => survivors::kill(&all.survivors)?,
+        _ => {}
+    }
+    Ok(all.survivors)
+}
+
+/// How many processes are named.
+const NAMED: usize = 5;
+
+fn still_used(record: &Record, users: &Users, op: &'static str) -> Error {
+    let mut why: Vec<_> =
+        users.survivors.iter().take(NAMED).map(|s| format!("{} ({}) {}", s.name, s.pid, s.how)).collect();
+    if users.survivors.len() > NAMED {
+        why.push(format!("{} more processes use it", users.survivors.len() - NAMED));
+    }
+    why.extend(
+        users.mounts.iter().take(NAMED).map(|dir| format!("something is mounted at {}", dir.display())),
+    );
+    let command = op.split(' ').next().unwrap_or(op);
+    Error::Refused {
+        op,
+        subject: record.name.to_string(),
+        why: why.join(", "),
+        hint: Some(format!(
+            "cowsnap overlay {command} --kill {0} ends them, --force leaves them with the old tree",
+            quoted(&record.name)
+        )),
+    }
+}
+
+/// The way to serve an overlay's mode.
+fn server(record: &Record) -> Result<&'static dyn Serve> {
+    overlay::served(record.mode).ok_or_else(|| no_such_mode(record.mode, &record.name))
+}
+
+fn no_such_mode(mode: Mode, name: &OverlayName) -> Error {
+    Error::Foreign {
+        subject: name.to_string(),
+        wanted: "overlay that this version can serve",
+        why: format!("its mode is {mode}"),
+        hint: Some("use the version of cowsnap that made it".into()),
+    }
+}
+
+/// The directories below the changes, the topmost first.
+fn lower(entry: &Entry, record: &Record, server: &dyn Serve) -> Result<Vec<PathBuf>> {
+    let layers = record.layers.iter().rev().map(|&id| entry.home().layer(id).join("tree"));
+    let mut lower: Vec<_> = layers.collect();
+    if let Some(gone) = lower.iter().find(|tree| !tree.is_dir()) {
+        return Err(Error::NotFound { what: "layer", subject: gone.display().to_string(), hint: None });
+    }
+    lower.push(server.base(entry, record)?);
+    Ok(lower)
+}
+
+/// The overlay of that name with its lock, as it shows: if a command was killed, what shows counts, and not what is written down.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is none; [`Error::Refused`] for one that was left half-made.
+pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
+    let entry = home.entry(name);
+    let Some(locked) = entry.lock()? else { return Err(none(home, name)) };
+    let Some(mut record) = locked.record()? else { return Err(half_made(name)) };
+    if record.state != State::Ready {
+        return Err(half_made(name));
+    }
+    let written = record.clone();
+    for (copy, was) in record.copies.iter_mut().zip(&written.copies) {
+        let place = Place { overlay: &locked, record: &written, lower: &[], copy: was };
+        copy.generation = ours::generation_shown(&place)?.unwrap_or(was.generation);
+    }
+    Ok((locked, record))
+}
+
+fn none(home: &Home, name: &OverlayName) -> Error {
+    Error::NotFound {
+        what: "overlay",
+        subject: name.to_string(),
+        hint: Some(format!("cowsnap overlay --home {} list", quoted(home.dir().display()))),
+    }
+}
+
+fn half_made(name: &OverlayName) -> Error {
+    Error::Refused {
+        op: "use overlay",
+        subject: name.to_string(),
+        why: "a command that made or destroyed it was killed".into(),
+        hint: Some("cowsnap overlay reap".into()),
+    }
+}
+
+/// Does nothing before a step.
+pub fn unhindered(_: Step) -> Result<()> {
+    Ok(())
+}

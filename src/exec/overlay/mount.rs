@@ -1,0 +1,37 @@
+//! Overlays shown again after the machine was started anew.
+
+use super::{lower, opened, server};
+use crate::endpoint::overlay::{Home, Place, ours};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Copy, OverlayName};
+use crate::model::quoted;
+
+/// Shows the copies that do not show, with the changes that they have. Those that show already are left as they are. Which ones
+/// were shown is answered.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such overlay; [`Error::Refused`] for one whose changes are not to be trusted any more.
+pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
+    let (locked, record) = opened(home, name)?;
+    let server = server(&record)?;
+    let lower = lower(&locked, &record, server)?;
+    let mut shown = Vec::new();
+    for copy in &record.copies {
+        let place = Place { overlay: &locked, record: &record, lower: &lower, copy };
+        if !ours::at(&place)?.is_empty() {
+            continue;
+        }
+        if record.options.volatile {
+            return Err(Error::Refused {
+                op: "mount overlay",
+                subject: name.to_string(),
+                why: "it was made without --durable, and its changes may not be whole since it was last mounted".into(),
+                hint: Some(format!("cowsnap overlay reset {}", quoted(name))),
+            });
+        }
+        std::fs::create_dir_all(copy.at()).map_err(Error::io("make directory", copy.at().display()))?;
+        server.show(&place, &locked.generation(copy.number, copy.generation))?;
+        shown.push(copy.clone());
+    }
+    Ok(shown)
+}

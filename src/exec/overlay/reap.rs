@@ -1,0 +1,123 @@
+//! What is left of commands that were killed, and overlays whose owner is gone, destroyed. Never another's.
+
+use std::path::PathBuf;
+
+use super::{destroy, unhindered};
+use crate::endpoint::overlay::{Entry, Home, Locked, ours, owner};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{OverlayName, Record};
+use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
+
+/// What was reaped, and what was not.
+#[derive(Debug, Default)]
+pub struct Reaping {
+    /// Overlays that went, and why.
+    pub reaped: Vec<(OverlayName, Reaped)>,
+    /// Overlays that stay, and why.
+    pub kept: Vec<(OverlayName, Kept)>,
+    /// Places from which a mount without an overlay was taken.
+    pub unmounted: Vec<PathBuf>,
+    /// What should have gone and did not.
+    pub failed: Vec<(OverlayName, Error)>,
+}
+
+/// Reaps the home; a `dry_run` only says what would go.
+///
+/// # Errors
+/// A home that can not be read. One overlay that can not be destroyed keeps no other one.
+pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
+    let here = here()?;
+    let mut reaping = Reaping::default();
+    for entry in home.entries()? {
+        let found = seen(&entry)?;
+        match verdict(&found, &here) {
+            Verdict::Keep(why) => reaping.kept.push((found.name, why)),
+            Verdict::Reap(why) if dry_run => reaping.reaped.push((found.name, why)),
+            Verdict::Reap(_) => match reap_one(home, &entry, &here) {
+                Ok(Verdict::Keep(why)) => reaping.kept.push((found.name, why)),
+                Ok(Verdict::Reap(why)) => reaping.reaped.push((found.name, why)),
+                Err(error) => reaping.failed.push((found.name, error)),
+            },
+        }
+    }
+    unmount_strays(home, dry_run, &mut reaping)?;
+    Ok(reaping)
+}
+
+/// Decides again with the overlay's lock, and with that of the home if it has no record: its maker may not have come to that yet.
+fn reap_one(home: &Home, entry: &Entry, here: &Here) -> Result<Verdict> {
+    let _names = match entry.record() {
+        Ok(None) => Some(home.lock()?),
+        _ => None,
+    };
+    let locked = match entry.try_lock() {
+        Err(Error::Refused { .. }) => return Ok(Verdict::Keep(Kept::InUse)),
+        other => other?,
+    };
+    let Some(locked) = locked else { return Ok(Verdict::Reap(Reaped::HalfDestroyed)) };
+    let found = Seen { locked: false, ..unlocked(entry) };
+    let decided = verdict(&found, here);
+    if let Verdict::Reap(_) = decided {
+        match found.record {
+            Written::Record(record) => destroy::destroy_locked(locked, *record, &mut unhindered)?,
+            _ => destroy::destroy_without_record(locked)?,
+        }
+    }
+    Ok(decided)
+}
+
+/// Where and when it is looked.
+pub(super) fn here() -> Result<Here> {
+    Ok(Here { boot: owner::boot()?, namespace: owner::namespace()? })
+}
+
+/// What is seen of an overlay.
+pub(super) fn seen(entry: &Entry) -> Result<Seen> {
+    let locked = entry.is_locked()?;
+    Ok(Seen { locked, ..unlocked(entry) })
+}
+
+fn unlocked(entry: &Entry) -> Seen {
+    let record = match entry.record() {
+        Ok(None) => Written::Nothing,
+        Ok(Some(record)) => Written::Record(Box::new(record)),
+        Err(error) => Written::Unreadable(error.to_string()),
+    };
+    let owner = match &record {
+        Written::Record(record) => record.owner.as_ref(),
+        _ => None,
+    };
+    let alive = owner.and_then(|owner| owner::stat_of(owner.pid)).filter(|stat| !stat.ended);
+    Seen { name: entry.name().clone(), locked: false, record, started: alive.map(|stat| stat.start) }
+}
+
+fn unmount_strays(home: &Home, dry_run: bool, reaping: &mut Reaping) -> Result<()> {
+    // Whoever makes or destroys an overlay writes that down before it mounts.
+    let _names = home.lock()?;
+    let mounts = ours::all(home)?;
+    let overlays: Vec<(OverlayName, Option<Record>)> =
+        home.entries()?.iter().map(|entry| (entry.name().clone(), entry.record().ok().flatten())).collect();
+    let going = |name: &OverlayName| reaping.reaped.iter().any(|(gone, _)| gone == name);
+    let seen: Vec<_> =
+        mounts.iter().map(|m| Mounted { source: m.source.clone(), dir: m.dir.clone() }).collect();
+    let strays: Vec<_> = stray(&seen, &overlays).into_iter().cloned().collect();
+    for found in strays {
+        if dry_run && going(&found.source.name) {
+            continue;
+        }
+        let mounted = mounts.iter().rfind(|m| m.source == found.source && m.dir == found.dir);
+        if dry_run || mounted.is_some_and(|mounted| ours::unmount(mounted).unwrap_or(false)) {
+            reaping.unmounted.push(found.dir);
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts whatever says that it is of this overlay.
+pub(super) fn unmount_all_of(locked: &Locked) -> Result<()> {
+    let all = ours::all(locked.home())?;
+    for mounted in all.iter().rev().filter(|mounted| mounted.source.name == *locked.name()) {
+        ours::unmount(mounted)?;
+    }
+    Ok(())
+}

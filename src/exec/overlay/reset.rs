@@ -1,0 +1,124 @@
+//! Overlays given back as they were made: the next generation takes the place of the one that was changed.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
+use crate::endpoint::overlay::survivors::Survivor;
+use crate::endpoint::overlay::{Home, Locked, Place};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Copy, LayerId, OverlayName, Record};
+
+/// What to reset, and to what.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which copies; `None`: all.
+    pub copies: Option<Vec<u32>>,
+    /// The layers that it has from now on; `None`: the same.
+    pub layers: Option<Vec<LayerId>>,
+    /// What to do with whoever still uses it.
+    pub survivors: Survivors,
+}
+
+/// A copy that was reset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResetCopy {
+    /// Its number.
+    pub number: u32,
+    /// Where it shows.
+    pub at: PathBuf,
+    /// Which generation shows now.
+    pub generation: u64,
+    /// False if for an instant nothing showed.
+    pub atomic: bool,
+}
+
+/// What a reset did.
+#[derive(Debug)]
+pub struct Reset {
+    /// Of which overlay.
+    pub name: OverlayName,
+    /// Its copies.
+    pub copies: Vec<ResetCopy>,
+    /// Who used it: ended, or left with the old tree, as was asked.
+    pub survivors: Vec<Survivor>,
+    /// What keeps the old trees from being torn down, which takes longer than the reset.
+    pub old: Vec<OwnedFd>,
+}
+
+/// Gives the copies a new, unchanged tree. The old ones go when somebody sweeps.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such overlay or copy; [`Error::Refused`] while somebody uses it, and then nothing was changed.
+pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Before<'_>) -> Result<Reset> {
+    let (locked, mut record) = opened(home, name)?;
+    let copies = asked_for(&record, request)?;
+    let survivors =
+        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
+    if let Some(layers) = &request.layers {
+        record.layers.clone_from(layers);
+    }
+    let mut done = Reset { name: name.clone(), copies: Vec::new(), survivors, old: Vec::new() };
+    let server = server(&record)?;
+    before(Step::Base)?;
+    let lower = lower(&locked, &record, server)?;
+    for copy in copies {
+        let generation = next_generation(&locked, &copy)?;
+        before(Step::Generation)?;
+        let generation = locked.make_generation(copy.number, generation, &lower[0])?;
+        before(Step::Swap)?;
+        let place = Place { overlay: &locked, record: &record, lower: &lower, copy: &copy };
+        let swapped = server.swap(&place, &generation)?;
+        for written in record.copies.iter_mut().filter(|written| written.number == copy.number) {
+            written.generation = generation.number;
+        }
+        done.old.extend(swapped.old);
+        let (number, at) = (copy.number, copy.at().to_owned());
+        done.copies.push(ResetCopy { number, at, generation: generation.number, atomic: swapped.atomic });
+    }
+    before(Step::Record)?;
+    locked.write(&record)?;
+    before(Step::Discard)?;
+    for copy in &done.copies {
+        discard_older(&locked, copy)?;
+    }
+    Ok(done)
+}
+
+/// Who uses what would be reset, and which copies that is. Changes nothing.
+///
+/// # Errors
+/// As [`reset`].
+pub fn check(home: &Home, name: &OverlayName, request: &Request) -> Result<Vec<Copy>> {
+    let (_locked, record) = opened(home, name)?;
+    let copies = asked_for(&record, request)?;
+    if request.survivors == Survivors::Refuse {
+        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
+    }
+    Ok(copies)
+}
+
+fn asked_for(record: &Record, request: &Request) -> Result<Vec<Copy>> {
+    let Some(numbers) = &request.copies else { return Ok(record.copies.clone()) };
+    let copy = |number: &u32| {
+        record.copy(*number).cloned().ok_or_else(|| Error::NotFound {
+            what: "copy",
+            subject: format!("{number} of overlay {}, which has {}", record.name, record.copies.len()),
+            hint: None,
+        })
+    };
+    numbers.iter().map(copy).collect()
+}
+
+/// A number that no generation of the copy has had: also none that a killed reset began.
+fn next_generation(locked: &Locked, copy: &Copy) -> Result<u64> {
+    let last = locked.generations(copy.number)?.pop().unwrap_or(0);
+    Ok(last.max(copy.generation) + 1)
+}
+
+fn discard_older(locked: &Locked, copy: &ResetCopy) -> Result<()> {
+    for number in locked.generations(copy.number)?.into_iter().filter(|&number| number != copy.generation) {
+        locked.discard(&locked.generation(copy.number, number))?;
+    }
+    Ok(())
+}

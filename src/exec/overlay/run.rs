@@ -1,0 +1,226 @@
+//! A private overlay for one command: in a mount namespace of its own, gone with it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use super::{Created, New, Survivors, create, destroy, opened, unhindered};
+use crate::endpoint::overlay::{Entry, Home, owner, probe};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Base, LayerId, Mode, OverlayName, Record};
+use crate::sys::{child, interrupt, mount, namespace};
+
+/// Where the command finds its tree.
+pub const DIR: &str = "COWSNAP_OVERLAY_DIR";
+/// A number that no other running command of the home has: 1, 2, 3 … A lower one is free again once its command is over.
+pub const WORKER: &str = "COWSNAP_OVERLAY_WORKER";
+
+/// What to run, on what.
+#[derive(Debug)]
+pub struct Run {
+    /// What the tree lies on.
+    pub base: Base,
+    /// The layers on the base, the lowest first.
+    pub layers: Vec<LayerId>,
+    /// How it is served; `None` chooses.
+    pub mode: Option<Mode>,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// Keeps the changes if the command fails.
+    pub keep_on_failure: bool,
+    /// The processors that it may run on; none named: all.
+    pub cpus: Vec<usize>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// The overlay that it had.
+    pub record: Record,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// How many processes it left behind, which were ended.
+    pub ended: usize,
+    /// Where its changes are kept, if they are.
+    pub kept: Option<PathBuf>,
+}
+
+/// Gives this process mounts of its own: as root directly, else in a user namespace, in which it stays the user that it is. To be
+/// called before the home is opened, with one thread.
+///
+/// # Errors
+/// [`Error::Denied`] if the machine allows neither.
+pub fn enter() -> Result<()> {
+    if probe::may_mount().is_ok() && mount::own_namespace().is_ok() {
+        return Ok(());
+    }
+    namespace::own_users_and_mounts().map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EINVAL) => Error::Denied {
+            op: "make",
+            subject: "mounts for one command".into(),
+            lacking: format!("this process may not mount, nor have a user namespace ({error})"),
+            hint: Some(
+                "run it as root, or allow it: sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 \
+                 kernel.apparmor_restrict_unprivileged_userns=0"
+                    .into(),
+            ),
+        },
+        _ => Error::io("make", "mounts for one command")(error),
+    })
+}
+
+/// Runs the command on a tree of its own and does away with the tree. `started` is called once the tree is there.
+///
+/// A signal that asks this process to end is passed on to the command, which is waited for. If this process is killed, so is
+/// the command, and the next reap takes what is left.
+///
+/// # Errors
+/// As [`create()`]; a program that can not be started.
+pub fn run(home: &Home, run: &Run, started: &mut dyn FnMut(&Created)) -> Result<Ran> {
+    let (number, created) = create_numbered(home, run)?;
+    started(&created);
+    let name = created.record.name.clone();
+    let at = created.record.copies[0].at().to_owned();
+    let outcome = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(Error::io("watch over", "the command"))
+        .and_then(|()| start(run, number, &at))
+        .and_then(wait);
+    let ended = end_what_is_left();
+    match outcome {
+        Ok(status) if run.keep_on_failure && !status.success() => {
+            let kept = keep(home, &name)?;
+            Ok(Ran { record: created.record, status, ended, kept: Some(kept) })
+        }
+        outcome => {
+            let gone = destroy(home, &name, Survivors::Leave, &mut unhindered);
+            let status = outcome?;
+            gone?;
+            Ok(Ran { record: created.record, status, ended, kept: None })
+        }
+    }
+}
+
+/// Makes an overlay of the first free number.
+fn create_numbered(home: &Home, run: &Run) -> Result<(u32, Created)> {
+    let owner = owner::of(std::process::id())?;
+    for number in 1.. {
+        let name: OverlayName =
+            format!("run-{number}").parse().expect("letters, digits and a hyphen are a name");
+        let entry = home.entry(&name);
+        if entry.dir().exists() {
+            continue;
+        }
+        let new = New {
+            at: tree(&entry),
+            name,
+            base: run.base.clone(),
+            copies: 1,
+            mode: run.mode,
+            owner: owner.clone(),
+            durable: false,
+            layers: run.layers.clone(),
+        };
+        match create(home, &new, &mut unhindered) {
+            Err(Error::Exists { .. }) => {}
+            other => return other.map(|created| (number, created)),
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+/// Where a command's tree shows, in its own mount namespace.
+fn tree(entry: &Entry) -> PathBuf {
+    entry.dir().join("tree")
+}
+
+fn start(run: &Run, number: u32, at: &std::path::Path) -> Result<Child> {
+    let [program, arguments @ ..] = run.command.as_slice() else {
+        return Err(Error::NotFound { what: "command", subject: "to run".into(), hint: None });
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(at).env(DIR, at).env(WORKER, number.to_string());
+    child::bind(&mut command, &run.cpus);
+    command.spawn().map_err(Error::io("start", program.display()))
+}
+
+/// How often it is looked whether a signal has come.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+fn wait(mut child: Child) -> Result<ExitStatus> {
+    let failed = |error: std::io::Error| Error::io("wait for", "the command")(error);
+    let pid = Pid::from_raw(child.id() as i32).expect("a process has an id");
+    let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
+    let mut passed_on = false;
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(status);
+        }
+        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&TICK));
+        if let (false, Some(interrupted)) = (passed_on, interrupt::pending()) {
+            passed_on = true;
+            // The terminal sends an interrupt to all of them itself.
+            let signal = Signal::from_named_raw(interrupted.signal);
+            if let Some(signal) = signal.filter(|&signal| signal != Signal::INT || !has_the_terminal()) {
+                let _ = rustix::process::pidfd_send_signal(&fd, signal);
+            }
+        }
+    }
+}
+
+fn has_the_terminal() -> bool {
+    let Ok(terminal) = fs::File::open("/dev/tty") else { return false };
+    rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// Ends the processes that the command left behind: they have become children of this one. How many there were.
+fn end_what_is_left() -> usize {
+    let mut ended = 0;
+    loop {
+        let own = std::process::id();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let pids: Vec<_> =
+            children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
+        if pids.is_empty() {
+            return ended;
+        }
+        for pid in pids {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            ended += usize::from(rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok());
+        }
+    }
+}
+
+/// Takes the tree out of sight and keeps what was changed; where that is.
+fn keep(home: &Home, name: &OverlayName) -> Result<PathBuf> {
+    let (locked, mut record) = opened(home, name)?;
+    record.owner = None;
+    locked.write(&record)?;
+    let server = super::server(&record)?;
+    let copy = &record.copies[0];
+    let place = crate::endpoint::overlay::Place { overlay: &locked, record: &record, lower: &[], copy };
+    server.take_down(&place)?;
+    Ok(locked.generation(copy.number, copy.generation).upper())
+}
+
+/// The exit code that a shell gives for it: its own, or 128 and the signal that ended it.
+pub fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_passed_on_and_a_signal_is_above_128() {
+        for (raw, code) in [(0, 0), (3 << 8, 3), (255 << 8, 255), (15, 143), (9, 137)] {
+            assert_eq!(exit_code(ExitStatus::from_raw(raw)), code);
+        }
+    }
+}

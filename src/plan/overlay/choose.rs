@@ -1,0 +1,252 @@
+//! Which mode serves an overlay best, and why: the cheapest that is correct.
+
+use crate::model::overlay::{BaseKind, Mode};
+
+/// From this size on, a first write to a file that copies all of it is worth a warning: a fifth of a second on a fast disk.
+pub const EXPENSIVE_COPY: u64 = 64 << 20;
+
+/// What was found out about the machine, the base and the home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// What sort of base it is.
+    pub base: BaseKind,
+    /// The modes that this program serves.
+    pub served: Vec<Mode>,
+    /// The filesystem that can clone the base in one call: `btrfs`, `zfs`; `None` if it is on another one.
+    pub native: Option<String>,
+    /// Why overlayfs can not be mounted here; `None` if it can.
+    pub no_mount: Option<String>,
+    /// Whether the overlay is of one command, which may have namespaces of its own.
+    pub one_command: bool,
+    /// Whether files of the base can share blocks with the home's; `None` if there is no file to try it with.
+    pub reflink: Option<bool>,
+    /// The largest file of the base: its path for people, and its size in bytes.
+    pub largest: Option<(String, u64)>,
+    /// False if the base was too large to look at all of its files.
+    pub looked_at_all: bool,
+    /// Why `/dev/fuse` can not be used; `None` if it can.
+    pub no_fuse: Option<String>,
+}
+
+/// A mode with its reasons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The mode.
+    pub mode: Mode,
+    /// Why this one, and why not those before it.
+    pub why: Vec<String>,
+    /// What may turn out to be expensive.
+    pub warnings: Vec<String>,
+}
+
+/// No mode can serve this overlay here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no mode can serve it: {}", why.join("; "))]
+pub struct NoMode {
+    /// Why none of them, one for each.
+    pub why: Vec<String>,
+}
+
+/// The mode that was asked for, with what there is to warn of; or the cheapest one that is correct here.
+///
+/// # Errors
+/// [`NoMode`] if none is, or the one that was asked for is not.
+pub fn choose(facts: &Facts, asked: Option<Mode>) -> Result<Choice, NoMode> {
+    if let Some(mode) = asked {
+        impediment(facts, mode).map_or(Ok(()), |why| Err(NoMode { why: vec![why] }))?;
+        let why = vec![format!("{mode} was asked for")];
+        return Ok(Choice { mode, why, warnings: warnings(facts, mode) });
+    }
+    let order = match copies_whole_files(facts) {
+        // A suite that writes to a large file pays for all of it: by blocks it is cheaper.
+        true => [Mode::Native, Mode::Fuse, Mode::Kernel],
+        false => [Mode::Native, Mode::Kernel, Mode::Fuse],
+    };
+    let mut why_not = Vec::new();
+    for mode in order {
+        match impediment(facts, mode) {
+            Some(why) => why_not.push(format!("not {mode}: {why}")),
+            None => {
+                let why = [vec![reason(facts, mode)], why_not].concat();
+                return Ok(Choice { mode, why, warnings: warnings(facts, mode) });
+            }
+        }
+    }
+    Err(NoMode { why: why_not })
+}
+
+/// Why `mode` can not serve this; `None` if it can.
+fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
+    if !facts.served.contains(&mode) {
+        return Some("this version does not have it".into());
+    }
+    match mode {
+        Mode::Native if facts.native.is_none() => Some("the base is neither on btrfs nor on ZFS".into()),
+        Mode::Kernel if facts.base == BaseKind::Image => Some("the base is an image".into()),
+        Mode::Kernel | Mode::Squashfs | Mode::Erofs => facts.no_mount.clone(),
+        Mode::Fuse => facts.no_fuse.clone(),
+        Mode::Disabled if facts.base != BaseKind::Dir => Some("the base is not a directory".into()),
+        _ => None,
+    }
+}
+
+fn reason(facts: &Facts, mode: Mode) -> String {
+    match mode {
+        Mode::Native => {
+            format!("the base is on {}, which clones it in one call", facts.native.as_deref().unwrap_or("?"))
+        }
+        Mode::Kernel if facts.reflink == Some(true) => {
+            "overlayfs can be mounted, and a first write to a file shares its blocks with the base".into()
+        }
+        Mode::Kernel if !copies_whole_files(facts) => {
+            "overlayfs can be mounted, and the base has no large files that a first write would copy".into()
+        }
+        Mode::Kernel => "overlayfs can be mounted".into(),
+        Mode::Fuse if copies_whole_files(facts) => {
+            "a first write to a large file copies only the blocks it touches".into()
+        }
+        Mode::Fuse => "it needs no privilege".into(),
+        other => format!("{other} can serve it"),
+    }
+}
+
+/// Whether a first write through overlayfs may copy a large file.
+fn copies_whole_files(facts: &Facts) -> bool {
+    facts.reflink == Some(false)
+        && (facts.largest.as_ref().is_some_and(|(_, size)| *size >= EXPENSIVE_COPY) || !facts.looked_at_all)
+}
+
+fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
+    if !matches!(mode, Mode::Kernel | Mode::Squashfs | Mode::Erofs) || !copies_whole_files(facts) {
+        return Vec::new();
+    }
+    let largest = match &facts.largest {
+        Some((path, size)) => format!("{path} has {} MiB", size >> 20),
+        None => "there may be large ones".into(),
+    };
+    let seen = if facts.looked_at_all { "" } else { " (not all files were looked at)" };
+    vec![format!(
+        "the first write to a file copies all of it, as base and home share no blocks: {largest}{seen}; on btrfs or XFS it would cost nothing"
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn facts() -> Facts {
+        Facts {
+            base: BaseKind::Dir,
+            served: Mode::ALL.to_vec(),
+            native: None,
+            no_mount: None,
+            one_command: false,
+            reflink: Some(true),
+            largest: Some(("db".into(), 3 << 30)),
+            looked_at_all: true,
+            no_fuse: None,
+        }
+    }
+
+    fn check(facts: &Facts, asked: Option<Mode>, expected: expect_test::Expect) {
+        let text = match choose(facts, asked) {
+            Ok(choice) => {
+                let warnings: String = choice.warnings.iter().map(|w| format!("\nwarning: {w}")).collect();
+                format!("{}: {}{warnings}", choice.mode, choice.why.join("; "))
+            }
+            Err(error) => error.to_string(),
+        };
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn a_native_clone_comes_first() {
+        let facts = Facts { native: Some("btrfs".into()), ..facts() };
+        check(&facts, None, expect!["native: the base is on btrfs, which clones it in one call"]);
+    }
+
+    #[test]
+    fn overlayfs_is_taken_where_a_copy_up_is_cheap() {
+        check(
+            &facts(),
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+        let small =
+            Facts { reflink: Some(false), largest: Some(("x".into(), EXPENSIVE_COPY - 1)), ..facts() };
+        check(
+            &small,
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and the base has no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+        let empty = Facts { reflink: None, largest: None, ..facts() };
+        check(
+            &empty,
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and the base has no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+    }
+
+    #[test]
+    fn large_files_without_reflinks_are_served_by_blocks_or_warned_of() {
+        let ext4 = Facts { reflink: Some(false), ..facts() };
+        check(
+            &ext4,
+            None,
+            expect![
+                "fuse: a first write to a large file copies only the blocks it touches; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+        let no_fuse = Facts { no_fuse: Some("there is no /dev/fuse".into()), ..ext4.clone() };
+        check(
+            &no_fuse,
+            None,
+            expect![[r#"
+            kernel: overlayfs can be mounted; not native: the base is neither on btrfs nor on ZFS; not fuse: there is no /dev/fuse
+            warning: the first write to a file copies all of it, as base and home share no blocks: db has 3072 MiB; on btrfs or XFS it would cost nothing"#]],
+        );
+        let unseen = Facts { looked_at_all: false, largest: None, ..no_fuse };
+        check(
+            &unseen,
+            Some(Mode::Kernel),
+            expect![[r#"
+            kernel: kernel was asked for
+            warning: the first write to a file copies all of it, as base and home share no blocks: there may be large ones (not all files were looked at); on btrfs or XFS it would cost nothing"#]],
+        );
+    }
+
+    #[test]
+    fn who_may_mount_nothing_gets_fuse_or_the_reasons_of_all() {
+        let facts = Facts { no_mount: Some("this process may not mount".into()), ..facts() };
+        check(
+            &facts,
+            None,
+            expect![
+                "fuse: it needs no privilege; not native: the base is neither on btrfs nor on ZFS; not kernel: this process may not mount"
+            ],
+        );
+        let none = Facts { no_fuse: Some("there is no /dev/fuse".into()), ..facts.clone() };
+        check(
+            &none,
+            None,
+            expect![
+                "no mode can serve it: not native: the base is neither on btrfs nor on ZFS; not kernel: this process may not mount; not fuse: there is no /dev/fuse"
+            ],
+        );
+        check(&facts, Some(Mode::Kernel), expect!["no mode can serve it: this process may not mount"]);
+    }
+
+    #[test]
+    fn a_mode_that_this_version_lacks_is_not_chosen() {
+        let facts = Facts { served: vec![Mode::Disabled], ..facts() };
+        check(&facts, Some(Mode::Fuse), expect!["no mode can serve it: this version does not have it"]);
+        check(&facts, Some(Mode::Disabled), expect!["disabled: disabled was asked for"]);
+    }
+}

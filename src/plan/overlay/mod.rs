@@ -1,0 +1,4 @@
+//! Overlays decided: which mode, and what may be reaped.
+
+pub mod choose;
+pub mod reap;

@@ -1,0 +1,32 @@
+//! Namespaces: mounts and users of this process' own.
+
+use std::io;
+
+use rustix::thread::UnshareFlags;
+
+/// Leaves the namespaces of these kinds for new ones. For users, this process may have one thread only.
+pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    assert!(!flags.contains(UnshareFlags::FILES), "descriptors stay shared with other threads");
+    // SAFETY: what makes unshare unsafe is a descriptor table of the thread's own, which the line above excludes.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Makes this process root's equal in namespaces of its own, for users and for mounts. It stays the user that it is; of others'
+/// files it sees that they are somebody else's.
+///
+/// EPERM: the machine lets no ordinary user do this. EINVAL: there are several threads.
+pub fn own_users_and_mounts() -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    let flags = rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", flags)?)
+}
+
+/// Whether this process is in a user namespace that does not have all users.
+pub fn has_users_of_its_own() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}

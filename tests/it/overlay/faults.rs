@@ -1,0 +1,226 @@
+//! SIGKILL before every step, and at any time: the next command works, and nothing is lost that was there.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cowsnap::endpoint::Error;
+use cowsnap::endpoint::overlay::{Home, base};
+use cowsnap::exec::overlay::reset::{Request, reset};
+use cowsnap::exec::overlay::{New, Step, Survivors, create, destroy, unhindered};
+
+use super::lab::{Lab, read, utf8};
+use crate::ground::ground;
+
+fn new(lab_root: &std::path::Path) -> New {
+    New {
+        name: "ci".parse().expect("a name"),
+        base: base::of_dir(&lab_root.join("base")).expect("a base"),
+        at: lab_root.join("mnt/ci"),
+        copies: 2,
+        mode: Some(cowsnap::model::overlay::Mode::Kernel),
+        owner: None,
+        durable: false,
+        layers: Vec::new(),
+    }
+}
+
+fn do_verb(
+    verb: &str,
+    root: &std::path::Path,
+    before: &mut dyn FnMut(Step) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let home = Home::open(&root.join("home"))?;
+    let name = "ci".parse().expect("a name");
+    let request = Request { copies: None, layers: None, survivors: Survivors::Refuse };
+    match verb {
+        "create" => create(&home, &new(root), before).map(drop),
+        "reset" => reset(&home, &name, &request, before).map(drop),
+        _ => destroy(&home, &name, Survivors::Refuse, before).map(drop),
+    }
+}
+
+/// The child of the next tests: does the verb, and dies before the step that the environment names.
+#[test]
+#[ignore = "is started by a_verb_that_is_killed"]
+fn child_that_dies_while_it_works() {
+    let Ok(dies) = std::env::var("COWSNAP_TEST_DIES_BEFORE") else { return };
+    let (verb, step) = dies.split_once(' ').expect("a verb and a step");
+    let mut die = |before: Step| {
+        if format!("{before:?}") == step {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("kills itself");
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        Ok(())
+    };
+    let root = std::env::var_os("COWSNAP_TEST_ROOT").expect("set");
+    do_verb(verb, root.as_ref(), &mut die).expect("done");
+}
+
+fn kill_before(lab: &Lab, verb: &str, step: Step) {
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--ignored", "--exact", "overlay::faults::child_that_dies_while_it_works"])
+        .env("COWSNAP_TEST_DIES_BEFORE", format!("{verb} {step:?}"))
+        .env("COWSNAP_TEST_ROOT", lab.root())
+        .output()
+        .expect("this binary runs");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(9), "{verb} {step:?}: {}", super::lab::text(&output));
+}
+
+/// What must hold of an overlay that is whole.
+fn assert_whole(lab: &Lab, what: &str) {
+    for copy in [1, 2] {
+        let at = lab.at("ci").join(copy.to_string());
+        assert_eq!(read(at.join("file")), "base", "{what}");
+        fs::write(at.join("file"), "changed").expect("writable");
+        assert_eq!(read(at.join("dir/link")), "changed", "{what}");
+    }
+    assert_eq!(lab.mounts().len(), 2, "{what}: {:?}", lab.mounts());
+    assert_eq!(read(lab.base().join("file")), "base", "{what}: the base was changed");
+}
+
+fn create_again(lab: &Lab) {
+    let (base, at) = (lab.base(), lab.at("ci"));
+    lab.ok(&["create", "ci", "--base", utf8(&base), "--at", utf8(&at), "--copies", "2", "--mode", "kernel"]);
+}
+
+#[test]
+fn after_a_maker_is_killed_at_any_step_the_next_create_works() {
+    ground!("overlay");
+    for step in Step::CREATE {
+        let lab = Lab::new();
+        kill_before(&lab, "create", step);
+        create_again(&lab);
+        assert_whole(&lab, &format!("{step:?}"));
+        lab.ok(&["destroy", "ci"]);
+        assert!(!lab.at("ci").exists(), "{step:?}: a directory is left");
+        lab.assert_nothing_left();
+    }
+}
+
+#[test]
+fn after_a_maker_is_killed_at_any_step_a_reap_leaves_nothing() {
+    ground!("overlay");
+    for step in Step::CREATE {
+        let lab = Lab::new();
+        kill_before(&lab, "create", step);
+        lab.ok(&["reap"]);
+        assert!(!lab.at("ci").exists(), "{step:?}: a directory is left");
+        lab.assert_nothing_left();
+    }
+}
+
+#[test]
+fn after_a_reset_is_killed_at_any_step_the_overlay_is_there_and_can_be_reset() {
+    ground!("overlay");
+    for step in Step::RESET {
+        let lab = Lab::new();
+        do_verb("create", lab.root(), &mut unhindered).expect("made");
+        for copy in [1, 2] {
+            fs::write(lab.at("ci").join(format!("{copy}/file")), "mine").expect("written");
+        }
+        kill_before(&lab, "reset", step);
+        for copy in [1, 2] {
+            let found = read(lab.at("ci").join(format!("{copy}/file")));
+            assert!(
+                found == "mine" || found == "base",
+                "{step:?}: neither the old tree nor the new one: {found}"
+            );
+        }
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n", "{step:?}");
+        lab.ok(&["reset", "ci"]);
+        assert_whole(&lab, &format!("{step:?}"));
+        for copy in [1, 2] {
+            let generations =
+                lab.home().entry(&"ci".parse().expect("a name")).generations(copy).expect("listed");
+            assert_eq!(generations.len(), 1, "{step:?}: an old generation is left");
+        }
+        lab.ok(&["destroy", "ci"]);
+        lab.assert_nothing_left();
+    }
+}
+
+#[test]
+fn after_a_destroyer_is_killed_at_any_step_it_can_be_destroyed_reaped_or_made_again() {
+    ground!("overlay");
+    for step in Step::DESTROY {
+        for next in ["destroy", "reap", "create"] {
+            let lab = Lab::new();
+            do_verb("create", lab.root(), &mut unhindered).expect("made");
+            kill_before(&lab, "destroy", step);
+            match next {
+                "destroy" => drop(lab.ok(&["destroy", "ci"])),
+                "reap" if step == Step::Mark => {
+                    // Nothing was done yet.
+                    assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+                    lab.ok(&["destroy", "ci"]);
+                }
+                "reap" => assert_eq!(lab.ok(&["reap"]), "reaped ci: its destroyer was killed\n", "{step:?}"),
+                _ => {
+                    if step == Step::Mark {
+                        lab.ok(&["destroy", "ci"]);
+                    }
+                    create_again(&lab);
+                    assert_whole(&lab, &format!("{step:?}"));
+                    lab.ok(&["destroy", "ci"]);
+                }
+            }
+            assert!(!lab.at("ci").exists(), "{step:?} {next}: a directory is left");
+            lab.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_verb_that_fails_at_any_step_leaves_nothing_half_made() {
+    ground!("overlay");
+    for failing in Step::CREATE {
+        let lab = Lab::new();
+        let mut fail = |step| match step == failing {
+            true => Err(Error::Interrupted { op: "make overlay", subject: "ci".into() }),
+            false => Ok(()),
+        };
+        do_verb("create", lab.root(), &mut fail).expect_err("the step fails");
+        assert!(!lab.at("ci").exists(), "{failing:?}: a directory is left");
+        lab.assert_nothing_left();
+    }
+}
+
+/// How many points of a command's time it is killed at.
+const POINTS: u32 = 16;
+
+#[test]
+fn kill_9_at_any_time_of_any_command_is_survived() {
+    ground!("overlay");
+    let lab = Lab::new();
+    create_again(&lab);
+    let mut deaths = 0;
+    for args in [&["reset", "ci"][..], &["destroy", "ci"]] {
+        let started = Instant::now();
+        lab.ok(args);
+        let whole = started.elapsed();
+        for point in 0..POINTS {
+            if !lab.names().contains(&"ci".to_owned()) {
+                create_again(&lab);
+            }
+            let mut child =
+                lab.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+            std::thread::sleep(whole * point / POINTS);
+            child.kill().expect("killed");
+            deaths += usize::from(!child.wait().expect("ended").success());
+            lab.ok(&["reap"]);
+            match lab.names().is_empty() {
+                true => assert_eq!(lab.mounts(), [""; 0].map(std::path::PathBuf::from)),
+                false => {
+                    lab.ok(&["reset", "ci"]);
+                    assert_whole(&lab, &format!("{args:?} {point}"));
+                }
+            }
+        }
+    }
+    assert!(deaths > 0, "each was done before it was killed");
+    lab.ok(&["destroy", "--all"]);
+    lab.assert_nothing_left();
+}

@@ -1,0 +1,9 @@
+//! Overlays through the program: made, reset, destroyed, run, reaped, and killed at every step.
+
+mod faults;
+mod kernel;
+mod lab;
+mod page;
+mod reap;
+mod run;
+mod unfit;
