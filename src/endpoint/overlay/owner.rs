@@ -11,6 +11,10 @@ use crate::model::overlay::Owner;
 pub struct Stat {
     /// Its parent's id; 0 if that is not to be seen.
     pub parent: u32,
+    /// Its group of processes; 0 if that is not to be seen from here.
+    pub group: u32,
+    /// The leader of its session; 0 if that is not to be seen from here, as in a container whose shell began outside of it.
+    pub session: u32,
     /// When it started, in clock ticks since the machine started.
     pub start: u64,
     /// Whether it has ended, and only waits to be asked how.
@@ -27,7 +31,9 @@ fn parse(stat: &str) -> Option<Stat> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let ended = matches!(fields.next()?, "Z" | "X" | "x");
     let parent = fields.next()?.parse().ok()?;
-    Some(Stat { parent, ended, start: fields.nth(17)?.parse().ok()? })
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some(Stat { parent, group, session, ended, start: fields.nth(15)?.parse().ok()? })
 }
 
 /// The process `pid` as an owner; `None` if there is none.
@@ -40,8 +46,9 @@ pub fn of(pid: u32) -> Result<Option<Owner>> {
 /// is gone, or is this very process: its parent.
 pub fn by_default() -> Result<Owner> {
     let own = std::process::id();
-    let session = rustix::process::getsid(None).map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
-    let parent = stat_of(own).map_or(0, |stat| stat.parent);
+    let stat = stat_of(own);
+    let session = stat.map_or(0, |stat| stat.session);
+    let parent = stat.map_or(0, |stat| stat.parent);
     for pid in [session, parent].into_iter().filter(|&pid| pid != 0 && pid != own) {
         if let Some(owner) = of(pid)? {
             return Ok(owner);
@@ -69,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_process_whose_name_looks_like_fields_is_read() {
-        let line = "7 (a) S (b) R 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 1";
-        assert_eq!(parse(line), Some(Stat { parent: 3, start: 987_654, ended: false }));
+        let line = "7 (a) S (b) R 3 7 6 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 1";
+        assert_eq!(parse(line), Some(Stat { parent: 3, group: 7, session: 6, start: 987_654, ended: false }));
         let dead = parse("7 (x) Z 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1 1");
         assert_eq!(dead.map(|stat| stat.ended), Some(true));
         assert_eq!((parse(""), parse("7 (x) S 3")), (None, None));
@@ -82,7 +89,9 @@ mod tests {
         assert_eq!(own, of(std::process::id()).expect("read").expect("there"));
         let mut child = std::process::Command::new("true").spawn().expect("spawned");
         let pid = child.id();
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        while !stat_of(pid).expect("not waited for").ended {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         assert_eq!(of(pid).expect("read"), None, "one that has ended and is not waited for is gone");
         child.wait().expect("waited for");
         assert_eq!(of(pid).expect("read"), None);

@@ -174,7 +174,9 @@ fn wait(mut child: Child) -> Result<ExitStatus> {
 
 fn has_the_terminal() -> bool {
     let Ok(terminal) = fs::File::open("/dev/tty") else { return false };
-    rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+    rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| {
+        owner::stat_of(std::process::id()).is_some_and(|own| own.group == group.as_raw_nonzero().get() as u32)
+    })
 }
 
 /// Ends the processes that the command left behind: they have become children of this one. How many there were.

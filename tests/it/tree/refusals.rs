@@ -32,10 +32,10 @@ fn a_directory_that_is_written_to_meanwhile_is_no_snapshot() {
     for n in 0..2000 {
         fs::write(live.join(n.to_string()), "x").expect("written");
     }
+    let mut file = fs::File::create(live.join("log")).expect("made");
     let stop = AtomicBool::new(false);
     let refused = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut file = fs::File::create(live.join("log")).expect("made");
             while !stop.load(Ordering::Relaxed) {
                 file.write_all(b"x").expect("written");
                 std::thread::sleep(Duration::from_micros(200));
