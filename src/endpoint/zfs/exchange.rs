@@ -1,8 +1,9 @@
 //! A dataset that was received beside another takes its place; the other is set aside under a name that says why, with all
 //! that it holds but what is inside it.
 //!
-//! What is meant is written down as a property of the dataset that comes, before its first byte. Who finds it later, whole
-//! and not in place, does the rest: what it takes the place of is lost at no instant.
+//! What is meant is written down as a property of the dataset that comes, and of the one that gives way, before the first
+//! byte. Who finds both later, and what comes is whole and not in place, does the rest: what it takes the place of is lost
+//! at no instant. What only one of them says is not believed: who may set properties of the one could write it.
 
 use std::time::Duration;
 
@@ -12,23 +13,79 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
 use crate::endpoint::zfs::flags::CHAIN;
+use crate::endpoint::zfs::intent::{self, Seen, Strange, carriers, guid_of, is_beside};
 use crate::endpoint::zfs::lock::{Locked, Work, is_locked, try_lock};
-use crate::endpoint::zfs::{keys, list, program, props};
+use crate::endpoint::zfs::was::ASIDE;
+use crate::endpoint::zfs::{aside, keys, program, props};
 use crate::endpoint::{Arrived, Error, Result};
-use crate::model::DatasetName;
+use crate::model::{DatasetName, Guid};
 
 /// The property of a dataset that comes: whose place it is to take.
 pub(super) const INTENT: &str = "cowsnap:arriving";
+/// The property of the dataset that gives way, which says the same.
+pub(super) const GIVES_WAY: &str = "cowsnap:gives-way";
 
 /// Who takes whose place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exchange {
     dataset: DatasetName,
+    /// What the dataset that gives way is known by under either name.
+    was: Guid,
     aside: DatasetName,
     incoming: DatasetName,
 }
 
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// What comes is beside the dataset, or the name of the dataset is free for it.
+    Beside,
+    /// It has the name.
+    InPlace,
+    /// Only what came says so any more.
+    Done,
+}
+
 impl Exchange {
+    /// What can be believed of a text that was found on the dataset `name`.
+    fn read(name: &str, text: &str) -> Option<Self> {
+        let exchange: Self = intent::read(text)?;
+        // Somebody may have copied the property to where it does not belong.
+        let belongs = name == exchange.incoming.as_str() || name == exchange.dataset.as_str();
+        let is_beside = |name, word| is_beside(name, &exchange.dataset, word);
+        let is_ours = is_beside(&exchange.aside, "conflict") && is_beside(&exchange.incoming, "incoming");
+        (belongs && is_ours).then_some(exchange)
+    }
+
+    /// How far it has come by what is there; `None` if that does not fit it.
+    fn stage(&self) -> Result<Option<Stage>> {
+        let seen = |name: &DatasetName, property| Seen::of(name.as_str(), property);
+        let incoming = seen(&self.incoming, INTENT)?;
+        let property = if incoming.is_some() { GIVES_WAY } else { INTENT };
+        let (in_place, aside) = (seen(&self.dataset, property)?, seen(&self.aside, GIVES_WAY)?);
+        Ok(self.stage_of(incoming.as_ref(), in_place.as_ref(), aside.as_ref()))
+    }
+
+    /// Of the dataset in place it is seen what it says as the one that gives way, or if nothing is incoming, as what came.
+    fn stage_of(
+        &self,
+        incoming: Option<&Seen>,
+        in_place: Option<&Seen>,
+        aside: Option<&Seen>,
+    ) -> Option<Stage> {
+        let gives_way = |seen: &Seen| seen.guid == self.was && seen.says(self);
+        match (incoming, in_place, aside) {
+            (Some(new), Some(old), None) | (Some(new), None, Some(old)) => {
+                (new.says(self) && gives_way(old)).then_some(Stage::Beside)
+            }
+            (None, Some(new), Some(old)) if new.says(self) => match &old.says {
+                None => Some(Stage::Done),
+                Some(_) => gives_way(old).then_some(Stage::InPlace),
+            },
+            _ => None,
+        }
+    }
+
     /// Chooses names that are free.
     ///
     /// # Errors
@@ -46,7 +103,13 @@ impl Exchange {
             name.parse()
                 .map_err(|why: crate::model::name::Error| target.refused("set aside", why.to_string(), None))
         };
-        Ok(Self { dataset: target.name().clone(), aside: free("conflict")?, incoming: free("incoming")? })
+        let was = guid_of(target.name().as_str())?;
+        Ok(Self {
+            dataset: target.name().clone(),
+            was,
+            aside: free("conflict")?,
+            incoming: free("incoming")?,
+        })
     }
 
     /// Whose place is taken.
@@ -66,14 +129,33 @@ impl Exchange {
     /// A step that fails.
     pub fn settle(&self) -> Result<bool> {
         let Some(lock) = try_lock(Work::Receive, self.dataset.as_str())? else { return Ok(false) };
-        self.settle_alone(&lock).map(|()| true)
+        self.settle_alone(&lock)
     }
 
-    fn settle_alone(&self, _lock: &Locked) -> Result<()> {
+    fn settle_alone(&self, _lock: &Locked) -> Result<bool> {
         let mut warnings = Vec::new();
-        self.complete(&mut warnings)?;
+        match self.stage()? {
+            None => return Ok(false),
+            Some(Stage::Beside | Stage::InPlace) => self.complete(&mut warnings)?,
+            Some(Stage::Done) => props::clear(self.dataset.as_str(), INTENT)?,
+        }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Writes down of the dataset that is there that it is to give way, before anything comes.
+    ///
+    /// # Errors
+    /// A property that can not be set.
+    pub(super) fn announce(&self) -> Result<()> {
+        props::set(self.dataset.as_str(), GIVES_WAY, &self.to_text())
+    }
+
+    /// Nothing came.
+    pub(super) fn call_off(&self) {
+        if let Err(error) = props::clear(self.dataset.as_str(), GIVES_WAY) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// What comes.
@@ -122,9 +204,12 @@ impl Exchange {
             lzc.rename(inner.name().as_str(), &format!("{name}{rest}"))
                 .map_err(inner.failed("move back", &[]))?;
         }
-        for (property, why) in props::carry(aside, name, &["readonly", CHAIN, INTENT])? {
+        for (property, why) in
+            props::carry(aside, name, &["readonly", CHAIN, INTENT, GIVES_WAY, aside::INTENT, ASIDE])?
+        {
             warnings.push(format!("{property} of {name} is not what it was: {why}"));
         }
+        props::clear(aside, GIVES_WAY)?;
         props::clear(name, INTENT)
     }
 }
@@ -134,7 +219,7 @@ impl Exchange {
 /// # Errors
 /// A listing or a step that fails.
 pub(super) fn settle(target: &Dataset, lock: &Locked) -> Result<()> {
-    of(target)?.iter().try_for_each(|exchange| exchange.settle_alone(lock))
+    of(target)?.iter().try_for_each(|exchange| exchange.settle_alone(lock).map(drop))
 }
 
 /// The exchanges of all pools, or below the dataset `within`, that died when what comes was whole.
@@ -142,16 +227,40 @@ pub(super) fn settle(target: &Dataset, lock: &Locked) -> Result<()> {
 /// # Errors
 /// A listing that fails.
 pub fn exchanges(within: Option<&str>) -> Result<Vec<Exchange>> {
-    let mut args = vec!["-r"];
-    args.extend(within);
-    let all = found(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))?;
     let mut died = Vec::new();
-    for exchange in all {
-        if !is_locked(Work::Receive, exchange.dataset.as_str())? && is_whole(&exchange)? {
+    for exchange in everywhere(within)?.into_iter().filter_map(|(_, exchange)| exchange) {
+        if exchange.stage()?.is_some()
+            && !is_locked(Work::Receive, exchange.dataset.as_str())?
+            && is_whole(&exchange)?
+        {
             died.push(exchange);
         }
     }
     Ok(died)
+}
+
+/// What says so of an exchange, and is not one that could be completed: nobody acts on it.
+///
+/// # Errors
+/// A listing that fails.
+pub fn strange(within: Option<&str>) -> Result<Vec<Strange>> {
+    let mut found = Vec::new();
+    for (dataset, exchange) in everywhere(within)? {
+        let is_sound = match exchange {
+            Some(it) => is_locked(Work::Receive, it.dataset.as_str())? || it.stage()?.is_some(),
+            None => false,
+        };
+        if !is_sound && props::set_here(&dataset, INTENT)?.is_some() {
+            found.push(Strange { dataset, property: INTENT });
+        }
+    }
+    Ok(found)
+}
+
+fn everywhere(within: Option<&str>) -> Result<Vec<(String, Option<Exchange>)>> {
+    let mut args = vec!["-r"];
+    args.extend(within);
+    found(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))
 }
 
 /// As [`settle`], of a dataset that is not there. Waits for one that is being done.
@@ -180,8 +289,9 @@ fn of(target: &Dataset) -> Result<Vec<Exchange>> {
     let parent = above(target.name().as_str());
     let all = found(&["-d1", parent]).map_err(|failure| failure.into_error("list", parent))?;
     let mut mine = Vec::new();
-    for exchange in all.into_iter().filter(|exchange| exchange.dataset == *target.name()) {
-        if is_whole(&exchange)? {
+    let all = all.into_iter().filter_map(|(_, exchange)| exchange);
+    for exchange in all.filter(|exchange| exchange.dataset == *target.name()) {
+        if exchange.stage()?.is_some() && is_whole(&exchange)? {
             mine.push(exchange);
         }
     }
@@ -198,42 +308,75 @@ fn is_whole(exchange: &Exchange) -> Result<bool> {
     }
 }
 
-fn found(which: &[&str]) -> Result<Vec<Exchange>, program::Failure> {
-    let mut args = vec!["get", "-Hp"];
-    args.extend(which.iter().filter(|word| word.starts_with('-')));
-    args.extend(["-t", "filesystem,volume", "-s", "local", "-o", "name,value", INTENT]);
-    args.extend(which.iter().filter(|word| !word.starts_with('-')));
-    Ok(found_in(&program::zfs(&args)?))
-}
-
-fn found_in(text: &[u8]) -> Vec<Exchange> {
-    let text = String::from_utf8_lossy(text);
-    let of_line = |line: &str| {
-        let [row] = list::rows_with_text::<2>(line.as_bytes()).ok()?.try_into().ok()?;
-        let [name, value]: [&str; 2] = row;
-        let exchange: Exchange = serde_json::from_str(value).ok()?;
-        // Somebody may have copied the property to where it does not belong.
-        let belongs = name == exchange.incoming.as_str() || name == exchange.dataset.as_str();
-        belongs.then_some(exchange)
+fn found(which: &[&str]) -> Result<Vec<(String, Option<Exchange>)>, program::Failure> {
+    let read = |(name, text): (String, String)| {
+        let exchange = Exchange::read(&name, &text);
+        (name, exchange)
     };
-    text.lines().filter_map(of_line).collect()
+    Ok(carriers(INTENT, which)?.into_iter().map(read).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_meant_is_read_back_from_a_listing_and_only_where_it_belongs() {
-        let exchange = Exchange {
+    fn exchange() -> Exchange {
+        Exchange {
             dataset: "tank/a b:c".parse().expect("a name"),
+            was: Guid::of_zfs(7),
             aside: "tank/a b:c.conflict-20261120T020000Z".parse().expect("a name"),
             incoming: "tank/a b:c.incoming-20261120T020000Z".parse().expect("a name"),
-        };
+        }
+    }
+
+    fn seen(guid: u64, says: Option<&Exchange>) -> Seen {
+        Seen { guid: Guid::of_zfs(guid), origin: "-".into(), says: says.map(Exchange::to_text) }
+    }
+
+    #[test]
+    fn what_is_meant_is_read_back_and_only_where_it_belongs() {
+        let exchange = exchange();
         let text = exchange.to_text();
         assert!(!text.contains(['\t', '\n']) && text.len() < 8192);
-        let listing =
-            format!("{}\t{text}\ntank/x\t{text}\ntank/y\tforeign words\ntank\t-\n", exchange.incoming);
-        assert_eq!(found_in(listing.as_bytes()), [exchange]);
+        for name in [&exchange.incoming, &exchange.dataset] {
+            assert_eq!(Exchange::read(name.as_str(), &text).as_ref(), Some(&exchange));
+        }
+        assert_eq!(Exchange::read("tank/x", &text), None);
+        assert_eq!(Exchange::read("tank/y", "foreign words"), None);
+    }
+
+    #[test]
+    fn a_text_that_names_what_cowsnap_would_not_make_is_not_believed() {
+        let name = |text: &str| text.parse().expect("a name");
+        let read = |forged: &Exchange| Exchange::read("tank/u", &forged.to_text());
+        let victim = Exchange { dataset: name("tank/victim"), incoming: name("tank/u"), ..exchange() };
+        assert_eq!(read(&victim), None);
+        assert_eq!(read(&Exchange { aside: name("tank/victim.conflict-x"), ..victim }), None);
+        let own = Exchange { dataset: name("tank/u"), incoming: name("tank/u.incoming-x"), ..exchange() };
+        assert_eq!(read(&Exchange { aside: name("tank/victim"), ..own.clone() }), None);
+        assert_eq!(read(&Exchange { aside: name("tank/u.conflict-x/victim"), ..own.clone() }), None);
+        let sound = Exchange { aside: name("tank/u.conflict-x"), ..own };
+        assert_eq!(read(&sound), Some(sound));
+    }
+
+    #[test]
+    fn it_goes_on_only_if_both_say_so_and_the_one_that_gives_way_is_the_one_that_was_meant() {
+        let exchange = exchange();
+        let (old, new, mute) = (seen(7, Some(&exchange)), seen(9, Some(&exchange)), seen(7, None));
+        let stage = |incoming, in_place, aside| exchange.stage_of(incoming, in_place, aside);
+        assert_eq!(stage(Some(&new), Some(&old), None), Some(Stage::Beside));
+        assert_eq!(stage(Some(&new), None, Some(&old)), Some(Stage::Beside));
+        assert_eq!(stage(None, Some(&new), Some(&old)), Some(Stage::InPlace));
+        assert_eq!(stage(None, Some(&new), Some(&mute)), Some(Stage::Done));
+        let of_another = seen(6, Some(&exchange));
+        for other in [&mute, &of_another] {
+            assert_eq!(stage(Some(&new), Some(other), None), None, "{other:?}");
+            assert_eq!(stage(Some(&new), None, Some(other)), None, "{other:?}");
+            assert_eq!(stage(Some(other), Some(&mute), None), None, "{other:?}");
+        }
+        assert_eq!(stage(None, Some(&new), Some(&of_another)), None);
+        assert_eq!(stage(None, Some(&mute), Some(&old)), None);
+        assert_eq!(stage(Some(&new), Some(&old), Some(&old)), None);
+        assert_eq!(stage(None, Some(&new), None), None);
     }
 }

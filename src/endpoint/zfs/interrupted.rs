@@ -6,6 +6,7 @@ use crate::endpoint::Result;
 use crate::endpoint::zfs::aside::{INTENT, Intent};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
+use crate::endpoint::zfs::intent::{Strange, carriers};
 use crate::endpoint::zfs::lock::{Work, is_locked, try_lock};
 use crate::endpoint::zfs::{program, props};
 use crate::model::DatasetName;
@@ -35,13 +36,14 @@ impl Interrupted {
         is_locked(Work::Rollback, self.intent.dataset.as_str())
     }
 
-    /// Completes or undoes it. Whether anything was changed; nothing is while a living process is doing it.
+    /// Completes or undoes it. Whether anything was changed; nothing is while a living process is doing it, nor if what is
+    /// there does not fit it.
     ///
     /// # Errors
     /// A step that fails.
     pub fn settle(&self) -> Result<bool> {
         match try_lock(Work::Rollback, self.intent.dataset.as_str())? {
-            Some(lock) => self.intent.settle(&lock).map(|()| true),
+            Some(lock) => self.intent.settle(&lock),
             None => Ok(false),
         }
     }
@@ -52,47 +54,67 @@ impl Interrupted {
 /// # Errors
 /// A listing that fails.
 pub fn interrupted(within: Option<&str>) -> Result<Vec<Interrupted>> {
-    let mut args = vec!["-r"];
-    args.extend(within);
-    let found = intents(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))?;
-    let mut found: Vec<_> = found.into_iter().map(|(_, intent)| Interrupted { intent }).collect();
+    let mut found = Vec::new();
+    for (_, intent) in everywhere(within)? {
+        if let Some(intent) = intent
+            && (is_locked(Work::Rollback, intent.dataset.as_str())? || intent.stage()?.is_some())
+        {
+            found.push(Interrupted { intent });
+        }
+    }
     found.sort_by(|a, b| a.intent.aside.cmp(&b.intent.aside));
     found.dedup();
     Ok(found)
 }
 
+/// What says so of a rollback, and is not one that was broken off: nobody acts on it.
+///
+/// # Errors
+/// A listing that fails.
+pub fn strange(within: Option<&str>) -> Result<Vec<Strange>> {
+    let mut found = Vec::new();
+    for (dataset, intent) in everywhere(within)? {
+        let is_sound = match intent {
+            Some(intent) => is_locked(Work::Rollback, intent.dataset.as_str())? || intent.stage()?.is_some(),
+            None => false,
+        };
+        if !is_sound && props::set_here(&dataset, INTENT)?.is_some() {
+            found.push(Strange { dataset, property: INTENT });
+        }
+    }
+    Ok(found)
+}
+
+fn everywhere(within: Option<&str>) -> Result<Vec<(String, Option<Intent>)>> {
+    let mut args = vec!["-r"];
+    args.extend(within);
+    intents(&args).map_err(|failure| failure.into_error("list", within.unwrap_or("ZFS")))
+}
+
 /// What is written down on datasets themselves, with the name of the dataset that it is on.
-fn intents(which: &[&str]) -> Result<Vec<(String, Intent)>, program::Failure> {
-    let mut args = vec!["get", "-Hp", "-t", "filesystem,volume", "-s", "local", "-o", "name,value", INTENT];
-    args.splice(1..1, which.iter().copied().filter(|word| word.starts_with('-')));
-    args.extend(which.iter().copied().filter(|word| !word.starts_with('-')));
-    let text = program::zfs(&args)?;
-    Ok(intents_in(&String::from_utf8_lossy(&text)))
+fn intents(which: &[&str]) -> Result<Vec<(String, Option<Intent>)>, program::Failure> {
+    let found = carriers(INTENT, which)?;
+    Ok(found.into_iter().map(|(name, value)| read(name, &value)).collect())
 }
 
-fn intents_in(text: &str) -> Vec<(String, Intent)> {
-    let of_line = |line: &str| {
-        let (name, value) = line.split_once('\t')?;
-        let intent: Intent = serde_json::from_str(value).ok()?;
-        // Somebody may have copied the property to where it does not belong.
-        let belongs = name == intent.dataset.as_str() || name == intent.aside.as_str();
-        belongs.then(|| (name.to_owned(), intent))
-    };
-    text.lines().filter_map(of_line).collect()
+/// What a property says that is set on the dataset `name`, if it belongs there: somebody may have copied it.
+fn read(name: String, value: &str) -> (String, Option<Intent>) {
+    let belongs = |intent: &Intent| name == intent.dataset.as_str() || name == intent.aside.as_str();
+    let intent = Intent::read(value).filter(belongs);
+    (name, intent)
 }
 
-/// Completes or undoes what was broken off of a dataset that is there, if what was written down on it or on the dataset that
-/// it is a clone of says so. Whether anything was changed.
+/// Completes or undoes what was broken off of a dataset that is there, if its properties or those of the dataset that it is
+/// a clone of say so. Whether anything was changed.
 pub(super) fn settle(dataset: &Dataset, origin: Option<&str>) -> Result<bool> {
     let name = dataset.name();
-    let written = props::local(name.as_str(), INTENT)?;
-    let mut intent = written.and_then(|text| serde_json::from_str::<Intent>(&text).ok());
+    let mut intent = props::set_here(name.as_str(), INTENT)?.and_then(|text| Intent::read(&text));
     // It died when the clone was made and its properties were not.
     if intent.is_none()
         && let Some((of, _)) = origin.and_then(|origin| origin.split_once('@'))
         && of.starts_with(&format!("{name}.before-"))
     {
-        intent = props::local(of, INTENT)?.and_then(|text| serde_json::from_str(&text).ok());
+        intent = props::set_here(of, INTENT)?.and_then(|text| Intent::read(&text));
     }
     match intent.filter(|intent| intent.dataset == *name) {
         Some(intent) => Interrupted { intent }.settle(),
@@ -109,12 +131,12 @@ pub(super) fn settle_absent(dataset: &Dataset) -> Result<()> {
         return Ok(());
     }
     let found = intents(&["-d1", parent]).map_err(|failure| failure.into_error("list", parent))?;
-    let Some((_, intent)) = found.into_iter().find(|(_, intent)| intent.dataset == *name) else {
-        return Ok(());
-    };
+    let mut mine = found.into_iter().filter_map(|(on, intent)| intent.filter(|it| it.aside.as_str() == on));
+    let Some(intent) = mine.find(|intent| intent.dataset == *name) else { return Ok(()) };
     let interrupted = Interrupted { intent };
     for _ in 0..100 {
-        if lzc.exists(name.as_str()) || interrupted.settle()? {
+        let is_live = interrupted.is_live()?;
+        if lzc.exists(name.as_str()) || interrupted.settle()? || !is_live {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -130,6 +152,7 @@ mod tests {
     fn intent() -> Intent {
         Intent {
             dataset: "tank/a b:c".parse().expect("a name"),
+            guid: crate::model::Guid::of_zfs(6),
             aside: "tank/a b:c.before-20261120T020000Z".parse().expect("a name"),
             to: VersionRef { guid: crate::model::Guid::of_zfs(7), name: "s 1".parse().expect("a name") },
             keep: "kept".parse().expect("a name"),
@@ -138,10 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_down_is_read_back_from_a_listing() {
+    fn what_is_written_down_is_read_back_and_only_where_it_belongs() {
         let text = serde_json::to_string(&intent()).expect("json");
         assert!(!text.contains(['\t', '\n']) && text.len() < 8192);
-        let found = intents_in(&format!("tank/a b:c\t{text}\ntank/x\t{text}\ntank/y\tforeign words\n"));
-        assert_eq!(found, [("tank/a b:c".to_owned(), intent())]);
+        for name in ["tank/a b:c", "tank/a b:c.before-20261120T020000Z"] {
+            assert_eq!(read(name.into(), &text), (name.into(), Some(intent())));
+        }
+        assert_eq!(read("tank/x".into(), &text), ("tank/x".into(), None));
+        assert_eq!(read("tank/a b:c".into(), "foreign words").1, None);
     }
 }

@@ -15,6 +15,13 @@ pub(super) fn local(name: &str, property: &str) -> Result<Option<String>> {
     Ok((!text.is_empty()).then(|| list::value(&text)))
 }
 
+/// The value that was set on `name` itself by somebody here: neither inherited nor received.
+pub(super) fn set_here(name: &str, property: &str) -> Result<Option<String>> {
+    let text = program::zfs(&["get", "-Hp", "-o", "value", "-s", "local", property, name])
+        .map_err(|failure| failure.into_error("read", name))?;
+    Ok((!text.is_empty()).then(|| list::value(&text)))
+}
+
 /// Sets a property.
 pub(super) fn set(name: &str, property: &str, value: &str) -> Result<()> {
     let assignment = format!("{property}={value}");

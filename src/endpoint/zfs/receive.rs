@@ -89,9 +89,11 @@ impl Dataset {
         accept::cross_check(self, request, &said)?;
         let place = accept::place(self, lzc, request, &said)?;
         let (job, aside) = self.job(lzc, request, &feed, &place)?;
+        aside.iter().try_for_each(exchange::Exchange::announce)?;
         let (received, digest) =
             feed_kernel(&job, &mut feed, request.bell.as_ref(), |stream| verified(stream)).map_err(
                 |ended| {
+                    aside.iter().for_each(exchange::Exchange::call_off);
                     self.take_down_what_is_kept(&job, request, &place);
                     match ended {
                         Ended::Stream(error) => self.broken(error),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::endpoint::zfs::aside::Intent;
 use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::intent::guid_of;
 use crate::endpoint::zfs::lock::{Work, try_lock};
 use crate::endpoint::zfs::{props, remount};
 use crate::endpoint::{Error, History, Result, RollbackRequest, RolledBack};
@@ -71,6 +72,7 @@ impl Dataset {
         let moved = self.nested()?.iter().map(ToString::to_string).collect();
         let intent = Intent {
             dataset: self.name().clone(),
+            guid: guid_of(name)?,
             aside: self.name_for_aside(now)?,
             to: version.clone(),
             keep: self.name_to_keep(request, now)?,

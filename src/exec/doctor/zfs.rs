@@ -30,6 +30,7 @@ fn rollbacks() -> Result<Vec<Finding<'static>>> {
         let finding = Finding::problem(what, rollback.dataset());
         found.push(finding.repaired_by(move || Ok(rollback.settle().map(drop)?)));
     }
+    found.extend(zfs::strange_rollbacks(None)?.iter().map(strange));
     Ok(found)
 }
 
@@ -47,7 +48,18 @@ fn exchanges() -> Result<Vec<Finding<'static>>> {
         let finding = Finding::problem(what, exchange.dataset());
         found.push(finding.repaired_by(move || Ok(exchange.settle().map(drop)?)));
     }
+    found.extend(zfs::strange_exchanges(None)?.iter().map(strange));
     Ok(found)
+}
+
+/// What claims that something was broken off, where nothing that is there speaks for it.
+fn strange(found: &zfs::Strange) -> Finding<'static> {
+    let what = format!(
+        "{} says that cowsnap died there, which does not fit what is there: it is left alone",
+        found.property
+    );
+    let fix = format!("zfs inherit {} {}", found.property, quoted(&found.dataset));
+    Finding::problem(what, &found.dataset).fixed_by(fix)
 }
 
 /// Receives that were broken off. Resuming them saves what has arrived; giving them up lets others begin.

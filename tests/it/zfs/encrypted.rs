@@ -111,7 +111,7 @@ fn without_the_key_nothing_is_put_in_place_and_the_command_that_loads_it_is_told
     zfs(&["load-key", a.name().as_str()]);
     let (code, said) = cowsnap(&pool, &["rollback", "-r", &one]);
     assert_eq!(code, Some(0), "{said}");
-    zfs(&["mount", "-a"]);
+    pool.mount_all();
     assert_eq!((path(&a), read(&a, "f").as_deref()), (pool.path("a b:c"), Some("one")));
     assert!(a.version(&name("s 1")).is_ok());
 }

@@ -59,6 +59,17 @@ impl Pool {
         self.folder.path().join("mnt").join(dataset)
     }
 
+    /// As `zfs mount -a` at a boot, but of this pool alone: that of another test may be in the midst of something.
+    pub fn mount_all(&self) {
+        let wanted = "canmount,mounted,keystatus,name";
+        for line in zfs(&["list", "-H", "-r", "-t", "filesystem", "-o", wanted, &self.name]).lines() {
+            let fields: Vec<_> = line.splitn(4, '\t').collect();
+            if let ["on", "no", "-" | "available", name] = fields[..] {
+                zfs(&["mount", name]);
+            }
+        }
+    }
+
     /// A directory beside it, not on it.
     pub fn outside(&self) -> &Path {
         self.folder.path()

@@ -1,8 +1,8 @@
 //! Going back: nothing is lost, everything goes along, and what was broken off is completed or undone.
 
-use cowsnap::endpoint::zfs::{Dataset, interrupted};
+use cowsnap::endpoint::zfs::{Dataset, interrupted, strange_rollbacks};
 use cowsnap::endpoint::{Backend, Error, History, RollbackRequest, RolledBack};
-use cowsnap::model::{Version, VersionKind};
+use cowsnap::model::{Guid, Version, VersionKind};
 use serde_json::json;
 
 use super::ground::{Pool, zfs};
@@ -256,8 +256,8 @@ fn whoever_has_a_file_open_keeps_what_was_replaced() {
 
 /// What a rollback of `a` writes down before its first step.
 fn intent(a: &Dataset, to: &Version, aside: &str) -> String {
-    let intent =
-        json!({ "dataset": a.name(), "aside": aside, "to": to.id, "keep": "kept", "canmount": null });
+    let guid = Guid::of_zfs(property(a.name().as_str(), "guid").parse().expect("a number"));
+    let intent = json!({ "dataset": a.name(), "guid": guid, "aside": aside, "to": to.id, "keep": "kept", "canmount": null });
     format!("cowsnap:rollback={intent}")
 }
 
@@ -347,7 +347,7 @@ fn the_machine_may_have_been_off_between_dying_and_settling() {
                 let _ = std::process::Command::new("zfs").args(["unmount", &mounted]).output();
             }
         }
-        zfs(&["mount", "-a"]);
+        pool.mount_all();
         let found = interrupted(Some(&pool.name)).expect("listed");
         assert_eq!(found.len(), 1, "{n}");
         assert_eq!((found[0].dataset(), found[0].aside().as_str()), (a.name(), aside.as_str()));
@@ -370,6 +370,40 @@ fn a_snapshot_that_only_has_the_name_of_what_is_kept_is_left_alone() {
     snap(&a, "kept");
     assert_eq!(a.inventory().expect("settled").versions().len(), 3);
     assert_eq!(property(a.name().as_str(), "cowsnap:rollback"), "-");
+}
+
+#[test]
+fn what_anybody_may_write_on_a_dataset_is_not_acted_on() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let (victim, s, inner) = prepared(&pool, "victim");
+    let user = create(&pool, "us er");
+    let kept = snap(&user, "kept");
+    let beside = create(&pool, "us er.before-then");
+    let nested = create(&pool, "us er.before-then/nested");
+    let forged = [victim.name().as_str(), beside.name().as_str()].map(|aside| intent(&user, &s, aside));
+    let lines = format!("cowsnap:rollback=a\tb\n{}\tc", victim.name());
+    for text in forged.iter().chain([&lines]) {
+        zfs(&["set", text, user.name().as_str()]);
+        assert_eq!(user.inventory().expect("it is listed").versions(), std::slice::from_ref(&kept), "{text}");
+        assert_eq!(interrupted(Some(&pool.name)).expect("listed"), [], "{text}");
+        let strange = strange_rollbacks(Some(&pool.name)).expect("listed");
+        let strange: Vec<_> = strange.iter().map(|found| found.dataset.as_str()).collect();
+        assert_eq!(strange, [user.name().as_str()], "{text}");
+        let doctor = crate::ground::cowsnap(&pool.outside().join("state"))
+            .args(["doctor", "--fix"])
+            .output()
+            .expect("it runs");
+        let told = String::from_utf8_lossy(&[doctor.stdout, doctor.stderr].concat()).into_owned();
+        assert!(told.contains("cowsnap:rollback says"), "{told}");
+        for dataset in [&victim, &inner, &user, &beside, &nested] {
+            assert!(exists(dataset.name().as_str()), "{dataset} after {text}");
+        }
+    }
+    // What is inherited says nothing of the dataset either.
+    zfs(&["inherit", "cowsnap:rollback", user.name().as_str()]);
+    zfs(&["set", &forged[0], &pool.name]);
+    assert_eq!(user.inventory().expect("it is listed").versions(), [kept]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 
 use cowsnap::endpoint::zfs::exchanges;
+use cowsnap::model::Guid;
 
 use super::super::ground::zfs;
 use super::{Lab, get, noise};
@@ -114,15 +115,24 @@ fn an_exchange_that_was_broken_off_is_completed_by_whoever_looks_for_the_dataset
     let [aside] = &lab.asides()[..] else { panic!("{:?}", lab.asides()) };
     // As it was between the two renames.
     let incoming = aside.replace(".conflict-", ".incoming-");
-    let intent = serde_json::json!({ "dataset": lab.target, "aside": aside, "incoming": incoming });
+    let was = Guid::of_zfs(get(aside, "guid").parse().expect("a number"));
+    let intent =
+        serde_json::json!({ "dataset": lab.target, "was": was, "aside": aside, "incoming": incoming });
     zfs(&["rename", &lab.target, &incoming]);
     zfs(&["set", &format!("cowsnap:arriving={intent}"), &incoming]);
+    // What is said on one of them alone may be anybody's word.
+    lab.fails(&["list", &lab.target], 2);
+    let told = lab.fails(&["doctor", "--fix"], 3);
+    assert!(told.contains("cowsnap:arriving says") && told.contains(&incoming), "{told}");
+    assert_eq!(lab.asides(), [aside.as_str(), &incoming]);
+    zfs(&["set", &format!("cowsnap:gives-way={intent}"), aside]);
     let listed = lab.does(&["list", &lab.target]);
     assert!(listed.contains("@one") && listed.contains("@two"), "{listed}");
     assert_eq!(lab.asides(), std::slice::from_ref(aside));
     assert_eq!(zfs(&["get", "-H", "-s", "local", "-o", "value", "cowsnap:arriving", &lab.target]), "");
     // After both renames nobody notices by the name that something is left to do. The doctor does.
     zfs(&["set", &format!("cowsnap:arriving={intent}"), &lab.target]);
+    zfs(&["set", &format!("cowsnap:gives-way={intent}"), aside]);
     zfs(&["create", "-o", "canmount=off", &format!("{aside}/inside it")]);
     let found = exchanges(Some(&lab.pool.name)).expect("listed");
     let [exchange] = &found[..] else { panic!("{found:?}") };
