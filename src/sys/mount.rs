@@ -337,6 +337,19 @@ pub fn mounts_of_others() -> io::Result<Vec<(u32, MountInfo)>> {
     Ok(all)
 }
 
+/// The processes in other mount namespaces that see a mount of which `is_it` is true, as far as this one may look.
+pub fn others_that_see(is_it: impl Fn(&MountInfo) -> bool) -> io::Result<Vec<u32>> {
+    let own = std::fs::read_link("/proc/self/ns/mnt")?;
+    let sees = |process: &std::path::Path| {
+        let is_other = std::fs::read_link(process.join("ns/mnt")).is_ok_and(|theirs| theirs != own);
+        is_other
+            && std::fs::read(process.join("mountinfo")).is_ok_and(|table| parse(&table).iter().any(&is_it))
+    };
+    let processes = std::fs::read_dir("/proc")?.flatten();
+    let ids = processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    Ok(ids.filter(|(_, path)| sees(path)).map(|(id, _)| id).collect())
+}
+
 fn parse(table: &[u8]) -> Vec<MountInfo> {
     table.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }

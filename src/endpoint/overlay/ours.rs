@@ -30,11 +30,10 @@ pub fn all(home: &Home) -> Result<Vec<OurMount>> {
 pub fn at(place: &Place<'_>) -> Result<Vec<OurMount>> {
     let mounts = table()?;
     let here: Vec<_> = mounts.iter().filter(|mounted| mounted.dir == place.at()).collect();
-    let is_of_copy = |mounted: &&MountInfo| ours(mounted).is_some_and(|found| is_of(place, &found));
     // The table is in the order in which the mounts were made; one put beneath is younger than what it lies beneath.
-    let found: Vec<_> = here.iter().copied().filter(|m| is_of_copy(m)).filter_map(ours).collect();
+    let found: Vec<_> = here.iter().copied().filter(|m| is_of_copy(place, m)).filter_map(ours).collect();
     match top(place.at())?.and_then(|id| here.iter().find(|mounted| mounted.id == id)) {
-        Some(top) if !found.is_empty() && !is_of_copy(top) => Err(Error::Refused {
+        Some(top) if !found.is_empty() && !is_of_copy(place, top) => Err(Error::Refused {
             op: "change overlay",
             subject: place.record.name.to_string(),
             why: format!("{} is mounted over it at {}", top.source.display(), place.at().display()),
@@ -82,6 +81,11 @@ pub fn mounted_on(dir: &Path) -> Result<Option<u64>> {
 pub fn inside(dir: &Path) -> Result<Vec<MountInfo>> {
     let below = |mounted: &MountInfo| mounted.dir != dir && mounted.dir.starts_with(dir);
     Ok(table()?.into_iter().filter(below).collect())
+}
+
+/// Whether a mount is one of this copy.
+pub fn is_of_copy(place: &Place<'_>, mounted: &MountInfo) -> bool {
+    ours(mounted).is_some_and(|found| is_of(place, &found))
 }
 
 fn is_of(place: &Place<'_>, found: &OurMount) -> bool {

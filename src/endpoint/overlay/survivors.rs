@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::Serialize;
 
-use crate::endpoint::overlay::ours;
+use crate::endpoint::overlay::{Place, ours};
 use crate::endpoint::{Error, Result};
 use crate::sys::mount;
 
@@ -68,6 +68,15 @@ pub fn users(at: &Path) -> Result<Users> {
         Some(Survivor { pid, name: name_of(pid), how: how? })
     });
     Ok(Users { survivors: survivors.collect(), mounts })
+}
+
+/// The processes in mount namespaces of their own that see a mount of this copy: where it was made for one command, these are what
+/// the command has started. Those of other users are seen by root only.
+pub fn in_private(place: &Place<'_>) -> Result<Vec<Survivor>> {
+    let pids = mount::others_that_see(|mounted| ours::is_of_copy(place, mounted));
+    let pids = pids.map_err(Error::io("read", "the tables of mounts"))?;
+    let survivor = |pid| Survivor { pid, name: name_of(pid), how: format!("sees {}", place.at().display()) };
+    Ok(pids.into_iter().map(survivor).collect())
 }
 
 /// The first way in which a process uses what `is_in` says of its links.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{destroy, unhindered};
+use super::{destroy, run, unhindered};
 use crate::endpoint::overlay::{Entry, Home, Locked, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{OverlayName, Record};
@@ -59,7 +59,10 @@ fn reap_one(home: &Home, entry: &Entry, here: &Here) -> Result<Verdict> {
     let decided = verdict(&found, here);
     if let Verdict::Reap(_) = decided {
         match found.record {
-            Written::Record(record) => destroy::destroy_locked(locked, *record, &mut unhindered)?,
+            Written::Record(record) => {
+                run::end_what_was_left(&locked, &record)?;
+                destroy::destroy_locked(locked, *record, &mut unhindered)?;
+            }
             _ => destroy::destroy_without_record(locked)?,
         }
     }

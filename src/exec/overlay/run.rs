@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::{Created, New, Survivors, create, destroy, opened, unhindered};
-use crate::endpoint::overlay::{Entry, Home, owner, probe};
+use crate::endpoint::overlay::{Entry, Home, Locked, Place, owner, probe, survivors};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Base, LayerId, Mode, OverlayName, Record};
 use crate::sys::{child, interrupt, mount, namespace};
@@ -195,6 +195,16 @@ fn end_what_is_left() -> usize {
             ended += usize::from(rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok());
         }
     }
+}
+
+/// Ends what a command left behind whose caller was killed: whoever sees its tree, which nobody else ever did.
+pub(super) fn end_what_was_left(locked: &Locked, record: &Record) -> Result<()> {
+    let own = tree(locked);
+    for copy in record.copies.iter().filter(|copy| copy.at() == own) {
+        let place = Place { overlay: locked, record, lower: &[], copy };
+        survivors::kill(&survivors::in_private(&place)?)?;
+    }
+    Ok(())
 }
 
 /// Takes the tree out of sight and keeps what was changed; where that is.

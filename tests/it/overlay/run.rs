@@ -130,16 +130,18 @@ fn has_ended(pid: &str) -> bool {
 fn a_killed_caller_takes_the_command_along_and_the_next_one_clears_up() {
     ground!("overlay");
     let lab = Lab::new();
-    let mut child = started(&lab, "echo $$ > pid; echo ready; sleep 600; true");
+    let mut child =
+        started(&lab, "setsid sleep 600 & echo $! > orphan; echo $$ > pid; echo ready; sleep 600; true");
     let listed = lab.json(&["list"]);
     assert_eq!(listed["overlays"][0]["name"], "run-1");
-    let upper = lab.home().dir().join("overlays/run-1/1/1/upper/pid");
-    let pid = super::lab::read(upper).trim().to_owned();
+    let upper = lab.home().dir().join("overlays/run-1/1/1/upper");
+    let [pid, orphan] = ["pid", "orphan"].map(|name| super::lab::read(upper.join(name)).trim().to_owned());
     child.end();
     assert!(wait_until(|| has_ended(&pid)), "the command lives on");
     let output = run(&lab, &[], "echo $COWSNAP_OVERLAY_WORKER");
     assert_eq!(stdout(&output), "1", "{}", text(&output));
     assert!(text(&output).contains("reaped run-1: its owner is gone"), "{}", text(&output));
+    assert!(has_ended(&orphan), "what the command had started lives on");
     lab.assert_nothing_left();
 }
 
