@@ -73,11 +73,17 @@ struct Example {
 }
 
 /// The commands of a page in their order: `$ ` lines of its `console` blocks, continued where they end in a backslash, and
-/// `<!-- run: … -->` lines, which readers do not see and whose output is not looked at.
+/// `<!-- run: … -->` lines, which readers do not see and whose output is not looked at. The block behind `<!-- file: NAME -->` is
+/// written to that file.
 fn examples(page: &str) -> Vec<Example> {
     let mut found: Vec<Example> = Vec::new();
     let mut in_block = false;
-    for line in page.lines() {
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(name) = line.strip_prefix("<!-- file: ").and_then(|rest| rest.strip_suffix(" -->")) {
+            found.push(file(name, &mut lines));
+            continue;
+        }
         let hidden = line.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"));
         match (in_block, line) {
             (false, _) if hidden.is_some() => {
@@ -99,6 +105,28 @@ fn examples(page: &str) -> Vec<Example> {
         }
     }
     found
+}
+
+/// The command that writes the next block to a file.
+fn file<'a>(name: &str, lines: &mut impl Iterator<Item = &'a str>) -> Example {
+    assert!(lines.next().is_some_and(|line| line.starts_with("```")), "no block follows on the name {name}");
+    let content: String = lines.take_while(|&line| line != "```").map(|line| format!("{line}\n")).collect();
+    let command = format!(
+        "mkdir -p \"$(dirname {name})\" && cat >{name} <<'END OF THE FILE'\n{content}END OF THE FILE"
+    );
+    Example { command, output: Vec::new() }
+}
+
+/// What stands on a page before its first section, and these sections of it.
+fn sections(page: &str, headings: &[&str]) -> String {
+    let mut parts = page.split("\n## ");
+    let begin = parts.next().unwrap_or_default().to_owned();
+    let parts: Vec<_> = parts.collect();
+    headings.iter().fold(begin, |text, heading| {
+        let is_it = |part: &&&str| part.strip_prefix(heading).is_some_and(|rest| rest.starts_with('\n'));
+        let part = parts.iter().find(is_it).unwrap_or_else(|| panic!("no section {heading}"));
+        format!("{text}\n## {part}\n")
+    })
 }
 
 /// Whether `lines` are what `patterns` say: `…` stands for any text, alone on a line for any lines.
@@ -205,7 +233,16 @@ impl Drop for Stage {
 
 /// Runs a page from its top to its end, on a machine where nothing of it exists yet.
 pub fn run_page(name: &str) {
-    let examples = examples(&document(name));
+    run_text(name, &document(name));
+}
+
+/// Runs some sections of a page, after what stands before the first one.
+pub fn run_sections(name: &str, headings: &[&str]) {
+    run_text(name, &sections(&document(name), headings));
+}
+
+fn run_text(name: &str, text: &str) {
+    let examples = examples(text);
     assert!(!examples.is_empty(), "{name} shows no command");
     let stage = Stage::new();
     for Example { command, output } in examples {
@@ -252,6 +289,17 @@ fn examples_are_the_commands_of_console_blocks_with_their_output() {
         output: output.iter().map(|line| line.to_string()).collect(),
     };
     assert_eq!(examples(page), [example("true", &["…"]), example("a b", &["out", ""]), example("c", &[])]);
+}
+
+#[test]
+fn a_named_block_is_a_file_and_sections_are_run_by_themselves() {
+    let page = "begin\n## A\n<!-- file: d/x -->\n```sh\n$ no command\n```\n## A b\n```console\n$ b\n```\n## C\nend\n";
+    assert_eq!(sections(page, &["C", "A b"]), "begin\n## C\nend\n\n\n## A b\n```console\n$ b\n```\n");
+    let stage = Stage::new();
+    let commands = examples(&sections(page, &["A"]));
+    assert_eq!(commands.len(), 1);
+    assert_eq!(stage.run(&commands[0].command), (true, String::new()));
+    assert_eq!(stage.run("cat d/x"), (true, "$ no command\n".into()));
 }
 
 #[test]
