@@ -40,7 +40,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     context.print(&json!({ "changes": listed }), changes.iter().map(line).collect::<String>())
 }
 
-fn line(change: &Change) -> String {
+pub(super) fn line(change: &Change) -> String {
     let path = change.path.escape_ascii();
     match &change.from {
         Some(from) => format!("{} {} -> {path}\n", change.kind, from.escape_ascii()),
@@ -48,14 +48,14 @@ fn line(change: &Change) -> String {
     }
 }
 
-fn fields(change: &Change) -> Vec<u8> {
+pub(super) fn fields(change: &Change) -> Vec<u8> {
     let kind = change.kind.to_string().into_bytes();
     let parts = [Some(&kind), Some(&change.path), change.from.as_ref()];
     parts.into_iter().flatten().flat_map(|part| [part.as_slice(), b"\0"].concat()).collect()
 }
 
 /// A name that is no UTF-8 is given escaped, and exactly as hexadecimal digits.
-fn as_json(change: &Change) -> serde_json::Value {
+pub(super) fn as_json(change: &Change) -> serde_json::Value {
     let mut object = json!({ "change": change.kind.to_string(), "kind": change.kind });
     for (key, path) in [("path", Some(&change.path)), ("from", change.from.as_ref())] {
         let Some(path) = path else { continue };
@@ -71,7 +71,7 @@ fn as_json(change: &Change) -> serde_json::Value {
     object
 }
 
-fn write(bytes: &[u8]) -> Result<()> {
+pub(super) fn write(bytes: &[u8]) -> Result<()> {
     match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io("write to", "standard output")),

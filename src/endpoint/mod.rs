@@ -14,6 +14,7 @@ use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
 
 pub mod any;
+mod beneath;
 pub mod btrfs;
 pub mod change;
 pub mod contract;

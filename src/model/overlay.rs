@@ -155,6 +155,11 @@ impl Mode {
         Self::Disabled,
     ];
 
+    /// Whether what was changed is kept apart from the base, in the format of layers, so that it can be told, and become one.
+    pub fn has_layers(self) -> bool {
+        matches!(self, Self::Kernel | Self::Fuse | Self::Squashfs | Self::Erofs)
+    }
+
     /// As the command line and the record have it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@
 pub mod btrfs;
 pub mod child;
 pub mod file;
+pub mod handle;
 pub mod interrupt;
 pub mod loopdev;
 pub mod lzc;

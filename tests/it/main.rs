@@ -16,6 +16,7 @@ mod lzc;
 mod names;
 mod overlay;
 mod overlay_fuse;
+mod overlay_layer;
 mod pool;
 mod receive;
 mod send;

@@ -17,6 +17,7 @@ use crate::{Error, Result};
 mod base;
 mod create;
 mod destroy;
+mod diff;
 mod list;
 mod mount;
 mod reap;
@@ -39,6 +40,7 @@ enum Command {
     Reset(reset::Args),
     Run(run::Args),
     List(list::Args),
+    Diff(diff::Args),
     Mount(mount::Args),
     Destroy(destroy::Args),
     Reap(reap::Args),
@@ -61,6 +63,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         Command::Sweep => sweep::here(&dir)?,
         Command::Create(args) => create::run(args, &dir, context)?,
         Command::Reset(args) => reset::run(args, &dir, context)?,
+        Command::Diff(args) => diff::run(args, &dir, context)?,
         Command::List(args) => list::run(args, &dir, context)?,
         Command::Mount(args) => mount::run(args, &dir, context)?,
         Command::Destroy(args) => destroy::run(args, &dir, context)?,

@@ -14,6 +14,7 @@ mod files;
 pub mod fuse;
 pub mod home;
 pub mod kernel;
+pub mod layer;
 pub mod ours;
 pub mod owner;
 pub mod probe;

@@ -14,6 +14,7 @@ use crate::model::quoted;
 
 pub mod create;
 pub mod destroy;
+pub mod diff;
 pub mod list;
 pub mod mount;
 pub mod reap;
@@ -23,6 +24,7 @@ pub mod sweep;
 
 pub use create::{Created, New, create};
 pub use destroy::destroy;
+pub use diff::diff;
 pub use list::{Listed, list};
 pub use reap::{Reaping, reap};
 pub use reset::{Reset, reset};

@@ -2,7 +2,7 @@
 
 mod faults;
 mod kernel;
-mod lab;
+pub mod lab;
 mod page;
 mod reap;
 mod run;

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{IFlags, Mode, OFlags, ResolveFlags, fgetxattr, flistxattr, fstat, ioctl_getflags, openat2};
+use rustix::fs::{IFlags, fgetxattr, flistxattr, fstat, ioctl_getflags};
 use rustix::io::Errno;
 
 use super::fault::Fault;
+use crate::endpoint::beneath::{self, open_dir};
 
 /// How many directories are kept open.
 const DIRECTORIES: usize = 256;
-/// The longest path that is resolved in one call, in bytes.
-const PATH_STEP: usize = 4000;
 
 /// An open directory of the subvolume.
 #[derive(Debug)]
@@ -106,7 +105,7 @@ impl Tree {
         if let Some(slash) = path.iter().rposition(|&b| b == b'/')
             && let Some(parent) = self.cache.get(&path[..slash])
         {
-            return open_beneath(parent.dir.as_fd(), &path[slash + 1..]);
+            return open_dir(parent.dir.as_fd(), &path[slash + 1..]);
         }
         open_dir(self.root.as_fd(), path)
     }
@@ -125,20 +124,10 @@ impl Tree {
 
 /// Refuses paths that no sender makes and that could lead out of the subvolume.
 fn check(path: &[u8]) -> Result<(), Fault> {
-    match path.first() {
-        None => return Err(Fault::Hostile("the subvolume's root is named where it can not be")),
-        Some(b'/') => return Err(Fault::Hostile("an absolute path")),
-        Some(_) => {}
+    match path {
+        b"" => Err(Fault::Hostile("the subvolume's root is named where it can not be")),
+        _ => beneath::check(path).map_err(Fault::Hostile),
     }
-    for component in path.split(|&b| b == b'/') {
-        match component {
-            b"" => return Err(Fault::Hostile("an empty component in a path")),
-            b"." | b".." => return Err(Fault::Hostile("a . or .. in a path")),
-            _ if component.len() > 255 => return Err(Fault::Hostile("a name of more than 255 bytes")),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
@@ -151,32 +140,6 @@ pub(super) fn open_parent<'a>(root: BorrowedFd<'_>, path: &'a [u8]) -> Result<(O
     match path.iter().rposition(|&b| b == b'/') {
         None => Ok((root.try_clone_to_owned()?, path)),
         Some(slash) => Ok((open_dir(root, &path[..slash])?, &path[slash + 1..])),
-    }
-}
-
-/// Opens a directory beneath `root`, in steps where its path is longer than the kernel takes.
-fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut rest = path;
-    let mut stood: Option<OwnedFd> = None;
-    while rest.len() > PATH_STEP {
-        // Components are at most 255 bytes long, so there is a slash.
-        let slash = rest[..PATH_STEP].iter().rposition(|&b| b == b'/').ok_or(Errno::NAMETOOLONG)?;
-        let from = stood.as_ref().map_or(root, |fd| fd.as_fd());
-        stood = Some(open_beneath(from, &rest[..slash])?);
-        rest = &rest[slash + 1..];
-    }
-    open_beneath(stood.as_ref().map_or(root, |fd| fd.as_fd()), rest)
-}
-
-fn open_beneath(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    loop {
-        // AGAIN: a rename elsewhere raced with the walk.
-        match openat2(from, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
     }
 }
 

@@ -1,0 +1,33 @@
+//! Which file a copied one was copied from: the kernel keeps a handle of it in the mark `overlay.origin`.
+
+use super::tree::Tree;
+use crate::endpoint::beneath;
+use crate::sys::handle::file_handle;
+
+/// What the kernel knows a file by, whatever it is called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Handle {
+    kind: i32,
+    bytes: Vec<u8>,
+}
+
+/// Where the handle begins: behind version, magic, length, flags, type and the filesystem's uuid (`struct ovl_fb`).
+const HANDLE_AT: usize = 21;
+const MAGIC: u8 = 0xfb;
+
+impl Handle {
+    /// That in a mark; `None` if the kernel that made it knew none.
+    pub(super) fn in_mark(mark: &[u8]) -> Option<Self> {
+        let (head, bytes) = mark.split_at_checked(HANDLE_AT)?;
+        let sound = head[0] == 0 && head[1] == MAGIC && usize::from(head[2]) == mark.len();
+        sound.then(|| Self { kind: i32::from(head[4]), bytes: bytes.to_vec() })
+    }
+}
+
+/// The handle of what is at `path`; `None` if its filesystem gives none.
+pub(super) fn handle_of(tree: &Tree, path: &[u8]) -> Option<Handle> {
+    let (dir, name) = beneath::split(path);
+    let dir = beneath::open_dir(tree.root(), dir).ok()?;
+    let (kind, bytes) = file_handle(&dir, name).ok()?;
+    Some(Handle { kind, bytes })
+}
