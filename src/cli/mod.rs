@@ -95,7 +95,7 @@ enum Command {
 }
 
 /// What every subcommand is given.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// Print JSON.
     pub json: bool,

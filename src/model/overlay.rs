@@ -353,6 +353,20 @@ impl fmt::Display for MountSource {
 }
 
 impl MountSource {
+    /// The same as one name of a file: what a tree is called that is bound to its place, as the kernel tells a bound mount by
+    /// the path of its root.
+    pub fn as_file_name(&self) -> String {
+        self.to_string().replace('/', ":")
+    }
+
+    /// What a file's name says, whatever stands behind it after a further colon; `None` if it is none of ours.
+    pub fn parse_file_name(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("cowsnap:")?.split(':');
+        let (home, name, copy) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?);
+        let (copy, generation) = (copy.parse().ok()?, Some(parts.next()?.parse().ok()?));
+        Some(Self { home, name, copy, generation })
+    }
+
     /// What a mount's source says; `None` if the mount is not ours.
     pub fn parse(source: &str) -> Option<Self> {
         let (home, rest) = source.strip_prefix("cowsnap:")?.split_once(':')?;
@@ -393,7 +407,12 @@ mod tests {
             let source =
                 MountSource { home: "0123456789abcdef".into(), name: name.clone(), copy: 7, generation };
             assert_eq!(source.to_string(), text);
-            assert_eq!(MountSource::parse(text), Some(source));
+            assert_eq!(MountSource::parse(text), Some(source.clone()));
+            let file = source.as_file_name();
+            assert!(!file.contains('/'));
+            let of_generation = generation.is_some().then_some(source);
+            assert_eq!(MountSource::parse_file_name(&file), of_generation);
+            assert_eq!(MountSource::parse_file_name(&format!("{file}:5f")), of_generation.filter(|_| true));
         }
         let bad = [
             "overlay",

@@ -31,7 +31,7 @@ pub fn detached(kind: &str, source: &Path, options: &[(&str, &str)]) -> io::Resu
     detached_as(kind, source, options, Restrict { nodev: true, nosuid: true, ..Restrict::default() })
 }
 
-/// As [`detached`], with these restrictions and no others.
+/// As [`detached`], with these restrictions and no others. An option without a value is a flag.
 pub fn detached_as(
     kind: &str,
     source: &Path,
@@ -41,7 +41,10 @@ pub fn detached_as(
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
     for (key, value) in options {
-        rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)?;
+        match value.is_empty() {
+            true => rustix::mount::fsconfig_set_flag(context.as_fd(), *key)?,
+            false => rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)?,
+        }
     }
     rustix::mount::fsconfig_create(context.as_fd())?;
     let mount = rustix::mount::fsmount(
@@ -232,8 +235,16 @@ impl Restrict {
 
 /// Adds restrictions to a mount (kernel 5.12).
 pub fn restrict(mount: &Detached, restrict: Restrict) -> io::Result<()> {
-    let attributes =
-        libc::mount_attr { attr_set: restrict.bits(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, restrict, 0)
+}
+
+/// As [`restrict`]; and what is mounted in this mount from now on does not show in the one that it is a bind of.
+pub fn restrict_private(mount: &Detached, restrict: Restrict) -> io::Result<()> {
+    set_attributes(mount, restrict, libc::MS_PRIVATE)
+}
+
+fn set_attributes(mount: &Detached, restrict: Restrict, propagation: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: restrict.bits(), attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: mount_setattr(2) reads the path, an empty NUL-terminated text, and `size` bytes of the attributes.
     let result = unsafe {
         libc::syscall(

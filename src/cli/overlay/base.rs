@@ -5,17 +5,21 @@ use std::path::Path;
 
 use crate::cli::{Context, place};
 use crate::endpoint::Error as EndpointError;
-use crate::endpoint::overlay::{base, owner};
+use crate::endpoint::overlay::{base, image, owner};
 use crate::model::overlay::{Base, Owner};
 use crate::{Error, Result};
 
-/// A directory, or `TARGET@SNAP`.
+/// A directory, `TARGET@SNAP`, or an image.
 pub(super) fn parse(text: &OsString, context: &Context) -> Result<Base> {
     if place::names_a_snapshot(text) && !Path::new(text).exists() {
         let (dataset, version) = place::version(text, context)?;
         return Ok(base::of_snapshot(&dataset, &version.id)?);
     }
-    Ok(base::of_dir(Path::new(text))?)
+    let path = Path::new(text);
+    match path.is_file() {
+        true => Ok(image::of_file(path)?.0),
+        false => Ok(base::of_dir(path)?),
+    }
 }
 
 /// `PID`, or `none`; nothing is the session's leader, or none for what outlasts a crash.

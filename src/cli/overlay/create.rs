@@ -6,20 +6,22 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{ModeArg, base, sweep_in_background, value_of};
-use crate::Result;
 use crate::cli::Context;
 use crate::endpoint::overlay::Home;
+use crate::endpoint::overlay::base::empty;
+use crate::endpoint::overlay::plain::COMMAND;
 use crate::exec::overlay::{self, New, unhindered};
-use crate::model::overlay::OverlayName;
+use crate::model::overlay::{Mode, OverlayName};
+use crate::{Error, Result};
 
 /// Make an overlay: a tree, or several, that look like the base and take changes of their own
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What it is called: letters, digits and _ . -
     name: OverlayName,
-    /// What it lies on, which nobody may change meanwhile: a directory, or TARGET@SNAP
-    #[arg(long, value_name = "DIR|TARGET@SNAP")]
-    base: OsString,
+    /// What it lies on, which nobody may change meanwhile: a directory, TARGET@SNAP, or a squashfs or EROFS image
+    #[arg(long, value_name = "DIR|TARGET@SNAP|IMAGE", required_unless_present = "command")]
+    base: Option<OsString>,
     /// Where it shows: an empty directory, or one that is to be made
     #[arg(long, value_name = "MNT")]
     at: PathBuf,
@@ -29,6 +31,9 @@ pub struct Args {
     /// How it is served: auto, kernel, disabled …
     #[arg(long, default_value = "auto")]
     mode: ModeArg,
+    /// Mode recreate: what makes the tree in its working directory, for sh -c
+    #[arg(long, value_name = "CMD")]
+    command: Option<String>,
     /// Whose it is, and with whom it goes: a process id, or none [default: the leader of the session]
     #[arg(long, value_name = "PID|none")]
     owner: Option<String>,
@@ -40,17 +45,32 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// The mode that is asked for; a command that makes the tree is one.
+fn mode(args: &Args) -> Result<Option<Mode>> {
+    match (args.mode.0, &args.command) {
+        (None, Some(_)) => Ok(Some(Mode::Recreate)),
+        (Some(mode), Some(_)) if mode != Mode::Recreate => Err(Error::Usage {
+            what: format!("--command makes the tree in mode recreate, and not in mode {mode}"),
+            hint: None,
+        }),
+        (asked, _) => Ok(asked),
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
+    let mode = mode(&args)?;
+    let more = args.command.map(|command| (COMMAND.to_owned(), command.into())).into_iter().collect();
     let new = New {
-        base: base::parse(&args.base, context)?,
+        base: args.base.map_or_else(|| Ok(empty()), |base| base::parse(&base, context))?,
         owner: base::owner(args.owner.as_deref(), args.durable)?,
         name: args.name,
         at: args.at,
         copies: args.copies,
-        mode: args.mode.0,
+        mode,
         durable: args.durable,
         layers: Vec::new(),
+        more,
     };
     let home = Home::open(dir)?;
     if args.dry_run {

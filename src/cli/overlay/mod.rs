@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cli::Context;
+use crate::cli::{Context, progress};
 use crate::endpoint::Error as EndpointError;
-use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::survivors::Survivor;
+use crate::endpoint::overlay::{Home, plain};
 use crate::exec::overlay::{Survivors, sweep};
 use crate::model::overlay::{Mode, OverlayName, Record};
 use crate::{Error, Result};
@@ -58,6 +58,8 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             hint: Some("cowsnap overlay --home DIR …".into()),
         })?,
     };
+    let told = context.clone();
+    plain::watch(move |at| progress::watch(&told, "copy to", at.display().to_string()));
     match args.command {
         Command::Run(args) => return run::run(args, &dir, context),
         Command::Sweep => sweep::here(&dir)?,

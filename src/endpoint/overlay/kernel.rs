@@ -1,13 +1,12 @@
 //! Kernel overlayfs: a detached mount of the next generation goes beneath the one that shows, which is then taken away.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 
-use crate::endpoint::overlay::{Entry, Generation, Place, Serve, Swapped, base, ours};
+use crate::endpoint::overlay::{Entry, Generation, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Record, Xattrs};
 use crate::model::quoted;
@@ -26,33 +25,11 @@ impl Serve for Kernel {
     }
 
     fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
-        let mounted = detached(place, generation)?;
-        mount::attach(&mounted, place.at()).map_err(Error::io("mount an overlay at", place.at().display()))
+        shown::attach(place, &detached(place, generation)?)
     }
 
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped> {
-        let at = place.at();
-        let shown = ours::at(place)?;
-        let Some((_, stale)) = shown.split_last() else {
-            self.show(place, generation)?;
-            return Ok(Swapped { atomic: false, old: None });
-        };
-        // A swap that was killed half-way left what it was to show beneath: as fresh as what it is replaced by now.
-        for _ in stale {
-            mount::unmount_lazily(at).map_err(Error::io("unmount", at.display()))?;
-        }
-        let mounted = detached(place, generation)?;
-        let old = pin(at)?;
-        let beneath = mount::attach_beneath(&mounted, at);
-        mount::unmount_lazily(at).map_err(Error::io("unmount", at.display()))?;
-        match beneath {
-            Ok(()) => Ok(Swapped { atomic: true, old: Some(old) }),
-            // A kernel before 6.5, or a mount that can have none beneath.
-            Err(_) => {
-                mount::attach(&mounted, at).map_err(Error::io("mount an overlay at", at.display()))?;
-                Ok(Swapped { atomic: false, old: Some(old) })
-            }
-        }
+        shown::replace(place, &detached(place, generation)?)
     }
 
     fn freeze(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
@@ -92,12 +69,6 @@ impl Serve for Kernel {
     }
 }
 
-/// Keeps a mount from being torn down while the descriptor is there.
-fn pin(at: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(at, flags, Mode::empty()).map_err(Error::io("open", at.display()))
-}
-
 fn detached(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
     if place.lower.len() > MAX_LOWER {
         return Err(refused(
@@ -131,7 +102,7 @@ fn options(record: &Record) -> Vec<(&'static str, Option<&'static str>)> {
 }
 
 /// What may not be done on the base may not be done on its overlay.
-fn restrictions(base: &Path) -> Result<Restrict> {
+pub(super) fn restrictions(base: &Path) -> Result<Restrict> {
     let flags = rustix::fs::statvfs(base).map_err(Error::io("examine", base.display()))?.f_flag;
     let has = |flag| flags.contains(flag);
     Ok(Restrict {

@@ -13,14 +13,18 @@ pub mod disabled;
 mod files;
 pub mod fuse;
 pub mod home;
+pub mod image;
 pub mod kernel;
 pub mod layer;
 pub mod ours;
 pub mod owner;
+pub mod plain;
 pub mod probe;
+mod shown;
 pub mod survivors;
 
 pub use home::{Entry, Generation, Home, Locked};
+pub use shown::EXCHANGED;
 
 /// One copy of an overlay, with all that serving it needs.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +68,14 @@ pub struct Swapped {
 /// after it has gone out of sight. Any call may be the last before the process is killed: [`Serve::take_down`] must take
 /// away what such a death left.
 pub trait Serve: Sync {
+    /// Says before anything is made why this overlay can not be served here.
+    ///
+    /// # Errors
+    /// What is lacking, and what would help.
+    fn check(&self, _: &Home, _: &Record) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the base reachable as a directory that nobody writes to. Called before each `show` and `swap`; done again, also
     /// after a reboot, it is the same directory. A mode that mounts something for it mounts it at [`Entry::base_dir`].
     ///
@@ -77,6 +89,16 @@ pub trait Serve: Sync {
     /// Makes the tree of `generation` and shows it instead of what shows now: whoever looks sees the old one or the new one.
     /// After an error, the old one still shows.
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped>;
+
+    /// Whether something of this copy shows.
+    fn is_shown(&self, place: &Place<'_>) -> Result<bool> {
+        Ok(!ours::at(place)?.is_empty())
+    }
+
+    /// Where what was changed is kept, once the copy is taken down.
+    fn changes(&self, _: &Place<'_>, generation: &Generation) -> PathBuf {
+        generation.upper()
+    }
 
     /// From now on nobody writes to what shows, and all that was written is in `generation`, on disk. What can still be undone
     /// by [`Serve::thaw`].
@@ -99,6 +121,11 @@ pub trait Serve: Sync {
 pub fn served(mode: Mode) -> Option<&'static dyn Serve> {
     match mode {
         Mode::Kernel => Some(&kernel::Kernel),
+        Mode::Reflink => Some(&plain::REFLINK),
+        Mode::Copy => Some(&plain::COPY),
+        Mode::Recreate => Some(&plain::RECREATE),
+        Mode::Squashfs => Some(&image::SQUASHFS),
+        Mode::Erofs => Some(&image::EROFS),
         Mode::Disabled => Some(&disabled::Disabled),
         _ => None,
     }

@@ -121,6 +121,8 @@ fn table() -> Result<Vec<MountInfo>> {
 }
 
 fn ours(mounted: &MountInfo) -> Option<OurMount> {
-    let source = MountSource::parse(mounted.source.to_str()?)?;
+    // A bound tree has the source of its filesystem: it is known by its name there.
+    let named = || MountSource::parse_file_name(mounted.root.file_name()?.to_str()?);
+    let source = mounted.source.to_str().and_then(MountSource::parse).or_else(named)?;
     Some(OurMount { source, dir: mounted.dir.clone(), id: mounted.id })
 }

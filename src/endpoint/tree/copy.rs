@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::endpoint::tree::describe::{Pair, copy_nocow, describe, describe_unopened};
 use crate::endpoint::tree::each::each;
-use crate::endpoint::tree::scan::{Entry, Kind, Scan, changed, entry_of, open, open_quietly, shown};
+use crate::endpoint::tree::scan::{Entry, Kind, Scan, changed, entry_of, open, open_quietly, scan, shown};
 use crate::endpoint::{Error, Result};
 use crate::model::quoted;
 use crate::sys::interrupt;
@@ -36,6 +36,29 @@ impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Watch(…)" } else { "Watch" })
     }
+}
+
+/// How a whole tree is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyWhole<'a> {
+    /// What people call what is copied.
+    pub label: &'a str,
+    /// Whether bytes may be copied where blocks can not be shared.
+    pub copying: bool,
+    /// Who is told how far it is.
+    pub watch: &'a Watch,
+}
+
+/// Makes `to`, an empty directory that nobody else may enter, equal to the tree `from`: content, owners, modes, times, attributes,
+/// hard links, holes.
+///
+/// # Errors
+/// [`Error::Refused`] if another filesystem or a subvolume stands in it, if it changes meanwhile, or if blocks can not be shared
+/// and may not be copied. What was made by then is left.
+pub fn copy_whole(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: &CopyWhole<'_>) -> Result<()> {
+    let CopyWhole { label, copying, watch } = *how;
+    let hint = |_| "--mode copy".to_owned();
+    Copier { from, label, to, copying, hint: &hint, watch }.copy(&scan(from, label)?)
 }
 
 /// The command that would allow to copy so many bytes.

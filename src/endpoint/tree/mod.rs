@@ -23,7 +23,7 @@ mod staging;
 mod store;
 mod taking;
 
-pub use copy::Watch;
+pub use copy::{CopyWhole, Watch, copy_whole};
 pub use dataset::Dataset;
 pub use place::has_history;
 pub use store::STORE_DIR;

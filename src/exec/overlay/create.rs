@@ -33,6 +33,8 @@ pub struct New {
     pub durable: bool,
     /// The layers on the base, the lowest first.
     pub layers: Vec<LayerId>,
+    /// What only its mode knows, by name.
+    pub more: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// What was made.
@@ -93,7 +95,10 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
         check_place(copy.at())?;
     }
     warnings.extend(choice.warnings);
-    let mut more = std::collections::BTreeMap::new();
+    let mut more = new.more.clone();
+    if matches!(choice.mode, Mode::Reflink | Mode::Copy | Mode::Recreate) && probe::may_mount().is_err() {
+        more.insert(overlay::EXCHANGED.into(), true.into());
+    }
     if choice.mode == Mode::Kernel
         && xattrs == Xattrs::Trusted
         && probe::can_reflink_base(&new.base, home)? == Some(false)
@@ -116,6 +121,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
         created: jiff::Timestamp::now(),
         state: State::Making,
     };
+    server(&record)?.check(home, &record)?;
     Ok((record, warnings))
 }
 
@@ -157,10 +163,15 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
     let reflink = probe::can_reflink_base(base, home)?;
     let files = match (base.kind, reflink) {
         (BaseKind::Dir, Some(false)) => probe::largest_file(base.path.as_path()),
-        _ => probe::Files { largest: None, all: base.kind != BaseKind::Snapshot || reflink == Some(true) },
+        (BaseKind::Dir | BaseKind::None, _) => probe::Files { largest: None, all: true },
+        _ => probe::Files { largest: None, all: reflink == Some(true) },
     };
     Ok(Facts {
         base: base.kind,
+        image: match base.kind {
+            BaseKind::Image => Some(overlay::image::of_file(base.path.as_path())?.1),
+            _ => None,
+        },
         served,
         native: None,
         no_mount: probe::may_mount().err(),

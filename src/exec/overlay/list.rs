@@ -2,8 +2,8 @@
 
 use super::reap;
 use crate::endpoint::Result;
-use crate::endpoint::overlay::{Home, ours};
-use crate::model::overlay::{OverlayName, Record};
+use crate::endpoint::overlay::{EXCHANGED, Entry, Home, Place, ours};
+use crate::model::overlay::{Copy, OverlayName, Record};
 use crate::plan::overlay::reap::{Verdict, Written};
 
 /// An overlay, as it is found.
@@ -36,9 +36,21 @@ pub fn list(home: &Home) -> Result<Vec<Listed>> {
         };
         let mut mounted: Vec<_> =
             mounts.iter().filter(|m| m.source.name == seen.name).map(|m| m.source.copy).collect();
+        if let Some(record) = record.as_ref().filter(|record| record.options.more.contains_key(EXCHANGED)) {
+            mounted = shown(&entry, record);
+        }
         mounted.sort_unstable();
         mounted.dedup();
         listed.push(Listed { name: seen.name, record, damage, verdict, mounted });
     }
     Ok(listed)
+}
+
+/// The copies of an overlay that show without being mounted.
+fn shown(entry: &Entry, record: &Record) -> Vec<u32> {
+    let is_shown = |copy: &&Copy| {
+        let place = Place { overlay: entry, record, lower: &[], copy };
+        super::server(record).is_ok_and(|server| server.is_shown(&place).unwrap_or(false))
+    };
+    record.copies.iter().filter(is_shown).map(|copy| copy.number).collect()
 }

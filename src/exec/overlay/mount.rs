@@ -1,7 +1,7 @@
 //! Overlays shown again after the machine was started anew.
 
 use super::{lower, opened, server};
-use crate::endpoint::overlay::{Home, Place, ours};
+use crate::endpoint::overlay::{Home, Place};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, OverlayName};
 use crate::model::quoted;
@@ -18,7 +18,7 @@ pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
     let mut shown = Vec::new();
     for copy in &record.copies {
         let place = Place { overlay: &locked, record: &record, lower: &lower, copy };
-        if !ours::at(&place)?.is_empty() {
+        if server.is_shown(&place)? {
             continue;
         }
         if record.options.volatile {

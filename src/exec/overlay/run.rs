@@ -124,6 +124,7 @@ fn create_numbered(home: &Home, run: &Run) -> Result<(u32, Created)> {
             owner: owner.clone(),
             durable: false,
             layers: run.layers.clone(),
+            more: std::collections::BTreeMap::new(),
         };
         match create(home, &new, &mut unhindered) {
             Err(Error::Exists { .. }) => {}
@@ -216,7 +217,7 @@ fn keep(home: &Home, name: &OverlayName) -> Result<PathBuf> {
     let copy = &record.copies[0];
     let place = crate::endpoint::overlay::Place { overlay: &locked, record: &record, lower: &[], copy };
     server.take_down(&place)?;
-    Ok(locked.generation(copy.number, copy.generation).upper())
+    Ok(server.changes(&place, &locked.generation(copy.number, copy.generation)))
 }
 
 /// The exit code that a shell gives for it: its own, or 128 and the signal that ended it.

@@ -10,6 +10,8 @@ pub const EXPENSIVE_COPY: u64 = 64 << 20;
 pub struct Facts {
     /// What sort of base it is.
     pub base: BaseKind,
+    /// The mode that serves the image that the base is, if it is one.
+    pub image: Option<Mode>,
     /// The modes that this program serves.
     pub served: Vec<Mode>,
     /// The filesystem that can clone the base in one call: `btrfs`, `zfs`; `None` if it is on another one.
@@ -57,13 +59,15 @@ pub fn choose(facts: &Facts, asked: Option<Mode>) -> Result<Choice, NoMode> {
         let why = vec![format!("{mode} was asked for")];
         return Ok(Choice { mode, why, warnings: warnings(facts, mode) });
     }
-    let order = match copies_whole_files(facts) {
+    let of_image = [facts.image.unwrap_or(Mode::Kernel)];
+    let order: &[Mode] = match copies_whole_files(facts) {
+        _ if facts.image.is_some() => &of_image,
         // A suite that writes to a large file pays for all of it: by blocks it is cheaper.
-        true => [Mode::Native, Mode::Fuse, Mode::Kernel],
-        false => [Mode::Native, Mode::Kernel, Mode::Fuse],
+        true => &[Mode::Native, Mode::Fuse, Mode::Kernel],
+        false => &[Mode::Native, Mode::Kernel, Mode::Fuse],
     };
     let mut why_not = Vec::new();
-    for mode in order {
+    for &mode in order {
         match impediment(facts, mode) {
             Some(why) => why_not.push(format!("not {mode}: {why}")),
             None => {
@@ -82,8 +86,9 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
     }
     match mode {
         Mode::Native if facts.native.is_none() => Some("the base is neither on btrfs nor on ZFS".into()),
-        Mode::Kernel if facts.base == BaseKind::Image => Some("the base is an image".into()),
-        Mode::Kernel | Mode::Squashfs | Mode::Erofs => facts.no_mount.clone(),
+        Mode::Squashfs | Mode::Erofs => facts.no_mount.clone(),
+        _ if facts.base == BaseKind::Image => Some("the base is an image".into()),
+        Mode::Kernel => facts.no_mount.clone(),
         Mode::Fuse => facts.no_fuse.clone(),
         Mode::Disabled if facts.base != BaseKind::Dir => Some("the base is not a directory".into()),
         _ => None,
@@ -106,6 +111,7 @@ fn reason(facts: &Facts, mode: Mode) -> String {
             "a first write to a large file copies only the blocks it touches".into()
         }
         Mode::Fuse => "it needs no privilege".into(),
+        Mode::Squashfs | Mode::Erofs => format!("the base is an image of {mode}, which overlayfs can lie on"),
         other => format!("{other} can serve it"),
     }
 }
@@ -117,7 +123,13 @@ fn copies_whole_files(facts: &Facts) -> bool {
 }
 
 fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
-    if !matches!(mode, Mode::Kernel | Mode::Squashfs | Mode::Erofs) || !copies_whole_files(facts) {
+    let copies = match mode {
+        Mode::Kernel => copies_whole_files(facts),
+        // An image shares blocks with nobody.
+        Mode::Squashfs | Mode::Erofs => copies_whole_files(&Facts { reflink: Some(false), ..facts.clone() }),
+        _ => false,
+    };
+    if !copies {
         return Vec::new();
     }
     let largest = match &facts.largest {
@@ -125,9 +137,12 @@ fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
         None => "there may be large ones".into(),
     };
     let seen = if facts.looked_at_all { "" } else { " (not all files were looked at)" };
-    vec![format!(
-        "the first write to a file copies all of it, as base and home share no blocks: {largest}{seen}; on btrfs or XFS it would cost nothing"
-    )]
+    let why = match mode {
+        Mode::Kernel => "base and home share no blocks",
+        _ => "an image shares no blocks",
+    };
+    let but = if mode == Mode::Kernel { "; on btrfs or XFS it would cost nothing" } else { "" };
+    vec![format!("the first write to a file copies all of it, as {why}: {largest}{seen}{but}")]
 }
 
 #[cfg(test)]
@@ -138,6 +153,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             base: BaseKind::Dir,
+            image: None,
             served: Mode::ALL.to_vec(),
             native: None,
             no_mount: None,
@@ -158,6 +174,28 @@ mod tests {
             Err(error) => error.to_string(),
         };
         expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn an_image_is_served_as_what_it_is() {
+        let facts = Facts {
+            base: BaseKind::Image,
+            image: Some(Mode::Squashfs),
+            reflink: None,
+            largest: None,
+            looked_at_all: false,
+            ..facts()
+        };
+        check(
+            &facts,
+            None,
+            expect![[r#"
+                squashfs: the base is an image of squashfs, which overlayfs can lie on
+                warning: the first write to a file copies all of it, as an image shares no blocks: there may be large ones (not all files were looked at)"#]],
+        );
+        check(&facts, Some(Mode::Kernel), expect!["no mode can serve it: the base is an image"]);
+        let facts = Facts { no_mount: Some("this process may not mount".into()), ..facts };
+        check(&facts, None, expect!["no mode can serve it: not squashfs: this process may not mount"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ fn new(lab_root: &std::path::Path) -> New {
         owner: None,
         durable: false,
         layers: Vec::new(),
+        more: Default::default(),
     }
 }
 

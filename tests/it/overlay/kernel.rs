@@ -14,7 +14,7 @@ use super::lab::{Lab, Process, read, text, utf8};
 use crate::ground::ground;
 
 /// Does to a tree what suites do.
-fn wreck(tree: &Path) {
+pub(super) fn wreck(tree: &Path) {
     fs::write(tree.join("file"), "changed").expect("written");
     fs::write(tree.join("new"), "new").expect("written");
     fs::remove_dir_all(tree.join("dir/deep")).expect("removed");
@@ -23,7 +23,7 @@ fn wreck(tree: &Path) {
 }
 
 /// Every entry below `tree`: its path, type and mode, and content.
-fn listing(tree: &Path) -> Vec<String> {
+pub(super) fn listing(tree: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![tree.to_owned()];
     while let Some(folder) = folders.pop() {

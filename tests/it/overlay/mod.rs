@@ -3,6 +3,7 @@
 mod faults;
 mod kernel;
 pub mod lab;
+mod modes;
 mod page;
 mod reap;
 mod run;
