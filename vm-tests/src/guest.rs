@@ -156,7 +156,44 @@ fn no_boot(folder: &Path, ended: Option<ExitStatus>, limit: Duration, error: Err
 /// QEMU's process, if the one with that number is still QEMU.
 fn kept_pid(folder: &Path) -> Option<Pid> {
     let pid = fs::read_to_string(folder.join("pid")).ok()?.trim().parse::<i32>().ok()?;
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let ours = folder.to_string_lossy().into_owned();
+    let command = command_line(pid)?;
     String::from_utf8_lossy(&command).contains(&ours).then(|| Pid::from_raw(pid)).flatten()
+}
+
+/// The words of a process; `None` if it has ended. While it becomes another program it has none, for an instant.
+fn command_line(pid: i32) -> Option<Vec<u8>> {
+    let read = || fs::read(format!("/proc/{pid}/cmdline")).ok();
+    for _ in 0..50 {
+        let words = read()?;
+        if !words.is_empty() {
+            return Some(words);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_that_becomes_another_program_has_its_words_all_the_time() {
+        let script = "exec env env env env env env env env env env env env cat";
+        for _ in 0..40 {
+            let mut child = Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("it starts");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let is_known = (0..200).all(|_| command_line(pid).is_some());
+            drop(child.stdin.take());
+            child.wait().expect("it ends");
+            assert!(is_known);
+        }
+    }
 }
