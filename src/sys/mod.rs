@@ -1,6 +1,7 @@
 //! The only place with `unsafe`: one function per call, typed in and out, no policy.
 #![expect(unsafe_code, reason = "system calls live here and nowhere else")]
 
+pub mod apart;
 pub mod btrfs;
 pub mod child;
 pub mod file;

@@ -3,6 +3,7 @@
 //! A name in the abstract namespace of Unix sockets: it needs no rights and no directory, and goes with its process however
 //! that ends. It is of one network namespace, so a container of its own does not see it.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -28,9 +29,13 @@ impl Work {
 
 /// The sole right to do some work on a dataset, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Locked(
-    #[expect(dead_code, reason = "the name is held for as long as it is open")] UnixDatagram,
-);
+pub(super) struct Locked(UnixDatagram);
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// Takes the lock; `None` if a living process has it.
 ///

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -14,15 +14,15 @@ use crate::endpoint::zfs::carried::{self, Given};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
-use crate::endpoint::zfs::lock::{Work, try_lock};
+use crate::endpoint::zfs::lock::{Locked, Work, try_lock};
 use crate::endpoint::zfs::{conflict, exchange, meta, parts, props};
 use crate::endpoint::{Arrived, Earlier, Error, ReceiveRequest, Result, Verified};
 use crate::model::{Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::zfs;
 use crate::sys::interrupt::{self, Bell};
-use crate::sys::lzc::{Failed, Lzc, Prop, Receive, Received};
-use crate::sys::pipe;
+use crate::sys::lzc::{self, Failed, Lzc, Prop, Receive, Received};
+use crate::sys::{apart, pipe};
 
 /// What the kernel is to do.
 struct Job {
@@ -36,7 +36,7 @@ struct Job {
 }
 
 impl Job {
-    fn run(&self, from: OwnedFd) -> Result<Received, Ended> {
+    fn run(&self, from: impl AsFd) -> Result<Received, Ended> {
         // A signal would cut a read of the kernel short, which it takes for the end of the stream.
         interrupt::block_all_in_this_thread().map_err(Ended::Pipe)?;
         let what = Receive {
@@ -91,7 +91,7 @@ impl Dataset {
         let (job, aside) = self.job(lzc, request, &feed, &place)?;
         aside.iter().try_for_each(exchange::Exchange::announce)?;
         let (received, digest) =
-            feed_kernel(&job, &mut feed, request.bell.as_ref(), |stream| verified(stream)).map_err(
+            feed_kernel(&job, &mut feed, &lock, request.bell.as_ref(), |stream| verified(stream)).map_err(
                 |ended| {
                     aside.iter().for_each(exchange::Exchange::call_off);
                     self.take_down_what_is_kept(&job, request, &place);
@@ -213,18 +213,28 @@ fn only_raw(raw: bool) -> Option<ZfsFlags> {
 fn feed_kernel<R: Read>(
     job: &Job,
     feed: &mut Feed<&mut R>,
+    lock: &Locked,
     bell: Option<&Bell>,
     verified: impl FnOnce(&R) -> Option<Verified>,
 ) -> Result<(Received, Option<Verified>), Ended> {
     let (reader, writer) = pipe::pipe(pipe::STREAM_PIPE).map_err(Ended::Pipe)?;
+    let (parting, parted) = apart::part(reader);
     receive_beside(
         |is_over| {
-            let received = job.run(reader);
+            let needed = lzc::descriptors().map(|mut needed| {
+                // The lock lasts for as long as the kernel works, whoever is killed.
+                needed.push(lock.as_fd().as_raw_fd());
+                needed.extend(bell.map(|bell| bell.as_fd().as_raw_fd()));
+                needed
+            });
+            let reader = parting.alone(needed.ok().as_deref());
+            let received = job.run(&reader);
             is_over.store(true, Ordering::Release);
             bell.iter().for_each(|bell| bell.ring());
             received
         },
         || {
+            parted.wait();
             let mut writer = File::from(writer);
             let end = feed.pass_all_but_end(&mut writer).map_err(of_feed)?;
             let digest = verified(&**feed.input());
@@ -253,7 +263,7 @@ fn receive_beside(
             .name("receive".into())
             .spawn_scoped(scope, || kernel(&is_over))
             .map_err(Ended::Pipe)?;
-        // The pipe's only writing end goes with this call: its reader then comes to the end.
+        // The pipe's only writing end goes with this call, or with this process if it is killed: its reader then comes to the end.
         let fed = feed();
         let kernel_was_first = is_over.load(Ordering::Acquire);
         Ok((fed, kernel_was_first, kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))

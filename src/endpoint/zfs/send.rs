@@ -6,9 +6,9 @@ use std::thread::{self, JoinHandle};
 
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::{Error, Result};
-use crate::sys::interrupt;
-use crate::sys::lzc::{Errno, Failed, Lzc, SendFlags};
+use crate::sys::lzc::{self, Errno, Failed, Lzc, SendFlags};
 use crate::sys::pipe::{self, Basin};
+use crate::sys::{apart, interrupt};
 
 /// What the kernel is to send.
 #[derive(Debug, Clone)]
@@ -46,16 +46,20 @@ pub(super) fn stream(dataset: &Dataset, lzc: &'static Lzc, source: Source) -> Re
     let subject = source.snapshot.clone();
     let failed = || Error::io::<_, io::Error>("send", subject.clone());
     let (reader, writer) = pipe::pipe(pipe::STREAM_PIPE).map_err(failed())?;
+    let (parting, parted) = apart::part(writer);
     let sender = thread::Builder::new()
         .name("send".into())
         .spawn(move || {
+            // Killed, the others close the reading end, which ends the send whatever becomes of the signal.
+            let writer = parting.alone(lzc::descriptors().ok().as_deref());
             // A signal would cut a write of the kernel short, which ends the send; SIGPIPE would end a program that does
             // not ignore it.
             interrupt::block_all_in_this_thread().map_err(Ended::Thread)?;
             // The only writing end goes with this thread: its reader then comes to the end.
-            source.send(lzc, writer).map_err(Ended::Kernel)
+            source.send(lzc, &writer).map_err(Ended::Kernel)
         })
         .map_err(failed())?;
+    parted.wait();
     let pipe = Basin::new(reader).map_err(failed())?;
     Ok(Stream { pipe: Some(pipe), sender: Some(sender), dataset: dataset.clone() })
 }

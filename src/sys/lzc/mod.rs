@@ -18,7 +18,7 @@ mod send;
 mod snapshot;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use libzetta::zfs::ZfsLzc;
@@ -119,6 +119,21 @@ fn init_error(error: libzetta::zfs::Error) -> io::Error {
         libzetta::zfs::Error::LZCInitializationFailed(source) => source,
         other => io::Error::other(other.to_string()),
     }
+}
+
+/// The numbers of the descriptors without which the calls can not be made: those of `/dev/zfs` that are open here.
+pub fn descriptors() -> io::Result<Vec<RawFd>> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(DEVICE)?.rdev();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
+        let entry = entry?;
+        let is_device = std::fs::metadata(entry.path()).is_ok_and(|file| file.rdev() == device);
+        found.extend(
+            entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()).filter(|_| is_device),
+        );
+    }
+    Ok(found)
 }
 
 /// A descriptor for holds that end with it: pass it to [`Lzc::hold`] and keep it open for as long as they shall last.

@@ -361,7 +361,6 @@ fn a_sender_that_is_killed_leaves_what_goes_on_through_ssh() {
 }
 
 #[test]
-#[ignore = "the killed receiver may never end: kernel-notes/zfs.md, `A killed receive may wait on`"]
 fn a_receiver_that_is_killed_leaves_what_goes_on_through_ssh() {
     ground!("zfs", "ip", "/usr/sbin/sshd");
     Remote::new(Lab::new()).survives(Victim::Receiver, &[FRAME + FRAME / 2, LEN]);

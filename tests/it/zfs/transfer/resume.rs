@@ -85,6 +85,35 @@ fn a_receiver_that_was_killed_goes_on_at_several_places_in_full_and_incremental_
     assert!(stray.contains("nothing of the stream was received here"), "{stray}");
 }
 
+/// While ZFS makes its threads it may forget the signal (kernel-notes/zfs.md): without an end of the pipe it waits for ever.
+#[test]
+fn a_receiver_that_is_killed_as_the_kernel_begins_ends() {
+    ground!("zfs");
+    let mut lab = Lab::new();
+    lab.write("f", &noise(1, 6_000_000));
+    let one = lab.snapshot("one");
+    let whole = fs::read(lab.send("full", &[&one, "--no-compress"])).expect("read");
+    let zfs = cowsnap::sys::lzc::open().expect("ZFS");
+    let first = lab.target.clone();
+    for nth in 1..=4 {
+        lab.target = format!("{first} {nth}");
+        let mut command = lab.command(&["receive", &lab.target]);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(&whole[..whole.len() / 2]).expect("it reads");
+        while !zfs.exists(&lab.target) {
+            assert_eq!(child.try_wait().expect("asked"), None, "it runs still");
+        }
+        child.kill().expect("it runs");
+        // Not a wait that may never end: the others would be stopped with it.
+        let child = std::sync::Mutex::new(child);
+        waits("it to end", || child.lock().expect("ours").try_wait().expect("asked").is_some());
+        let token = lab.token().expect("a partial, and nobody works on it");
+        lab.receive(&lab.send(&format!("rest {nth}"), &[&one, "--resume", &token]));
+        lab.assert_same("one");
+    }
+}
+
 #[test]
 fn a_sender_that_was_killed_leaves_what_goes_on() {
     ground!("zfs");
