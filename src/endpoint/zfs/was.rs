@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Result;
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{mounted, props};
+use crate::endpoint::zfs::{intent, mounted, props};
 use crate::model::DatasetName;
 
 /// The property that says, of what was set aside, whose place it had.
@@ -44,7 +44,17 @@ impl Was {
     }
 
     fn read(name: &str) -> Result<Option<Self>> {
-        Ok(props::local(name, ASIDE)?.and_then(|text| serde_json::from_str(&text).ok()))
+        Ok(props::set_here(name, ASIDE)?.and_then(|text| Self::of_text(&text)))
+    }
+
+    /// What can be believed: whoever may write the property could name any other here, and have root set it.
+    fn of_text(text: &str) -> Option<Self> {
+        let was: Self = intent::read(text)?;
+        let is_number = |value: &String| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let are_reservations = was.reserved.keys().all(|property| RESERVATIONS.contains(&property.as_str()));
+        let are_numbers = was.reserved.values().all(is_number);
+        let is_word = was.canmount.as_deref().is_none_or(|word| ["on", "off", "noauto"].contains(&word));
+        (are_reservations && are_numbers && is_word).then_some(was)
     }
 
     fn take_space(&self, aside: &str) -> Result<()> {
@@ -77,4 +87,25 @@ pub(super) fn take_back_in(dataset: &Dataset) -> Result<()> {
 /// It is not inherited: what was not set is on.
 pub(super) fn set_canmount(name: &str, was: Option<&str>) -> Result<()> {
     props::set(name, "canmount", was.unwrap_or("on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cowsnap_would_not_have_written_is_not_believed() {
+        let text = |canmount: &str, reserved: &str| {
+            Was::of_text(&format!(r#"{{"of":"tank/u","canmount":{canmount},"reserved":{{{reserved}}}}}"#))
+        };
+        let sound = text(r#""noauto""#, r#""reservation":"1048576","refreservation":"0""#).expect("sound");
+        assert_eq!(Was::of_text(&serde_json::to_string(&sound).expect("json")), Some(sound));
+        assert!(text("null", "").is_some());
+        for reserved in
+            [r#""mountpoint":"/etc""#, r#""setuid":"1""#, r#""reservation":"none -x""#, r#""reservation":"""#]
+        {
+            assert_eq!(text("null", reserved), None, "{reserved}");
+        }
+        assert_eq!(text(r#""on mountpoint=/etc""#, ""), None);
+    }
 }
