@@ -165,6 +165,9 @@ impl Intent {
         if self.has_no_history_yet()? {
             let promote = || lzc.promote(name).map_err(|failed| self.not_promoted(failed.errno));
             done.warnings.extend(keys::kept_over(name, promote)?);
+        } else if !mounted::mounts_of(aside)?.is_empty() {
+            // It died before the key was loaded anew, which was loaded: what has the same key is mounted still.
+            done.warnings.extend(keys::loaded_anew(name)?);
         }
         let was = Was::write_down(aside, &self.dataset, self.canmount.as_deref())?;
         let mut left = props::carry(aside, name, &[INTENT, ASIDE, exchange::INTENT, exchange::GIVES_WAY])?;

@@ -45,7 +45,15 @@ pub(super) fn locked_by(name: &str) -> Result<Option<String>> {
 pub(super) fn kept_over<T>(clone: &str, promote: impl FnOnce() -> Result<T>) -> Result<Option<String>> {
     let was_locked = locked_by(clone)?.is_some();
     promote()?;
-    match locked_by(clone)?.filter(|_| !was_locked) {
+    if was_locked { Ok(None) } else { loaded_anew(clone) }
+}
+
+/// Loads the key of what became an encryption root, whose key was loaded before. That it can not be is told.
+///
+/// # Errors
+/// A dataset that can not be read.
+pub(super) fn loaded_anew(promoted: &str) -> Result<Option<String>> {
+    match locked_by(promoted)? {
         Some(root) if program::zfs(&["load-key", &root]).is_err() => {
             let how = quoted(&root);
             Ok(Some(format!(

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use cowsnap::endpoint::History;
 use cowsnap::endpoint::zfs::Dataset;
 
 use super::ground::{Pool, zfs};
@@ -72,6 +73,26 @@ fn an_encrypted_dataset_goes_back_and_both_can_be_locked_and_unlocked_afterwards
     assert_eq!(cowsnap(&pool, &["rename", full, &pool.full("gone")]).0, Some(0));
     assert_eq!(cowsnap(&pool, &["rename", aside, full]).0, Some(0));
     assert_eq!(read(&a, "f").as_deref(), Some("three"));
+}
+
+#[test]
+fn a_rollback_that_died_after_its_promotion_has_the_key_of_what_was_mounted() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let (a, inner) = encrypted(&pool);
+    let first = a.version(&name("s 1")).expect("there");
+    super::rollback::begin(&a, &first, 7);
+    assert_eq!(property(a.name().as_str(), "keystatus"), "unavailable", "it died before that was mended");
+    a.inventory().expect("whoever looks settles it");
+    assert_eq!(property(a.name().as_str(), "keystatus"), "available");
+    assert_eq!(
+        [&a, &inner].map(|dataset| read(dataset, "f")),
+        ["one", "three"].map(|text| Some(text.into()))
+    );
+    lock(&a);
+    zfs(&["load-key", a.name().as_str()]);
+    zfs(&["mount", a.name().as_str()]);
+    assert_eq!(read(&a, "f").as_deref(), Some("one"));
 }
 
 #[test]

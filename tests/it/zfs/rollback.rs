@@ -262,7 +262,7 @@ fn intent(a: &Dataset, to: &Version, aside: &str) -> String {
 }
 
 /// The steps of a rollback as the oracle's program takes them, up to the `n`-th.
-fn begin(a: &Dataset, to: &Version, n: usize) -> String {
+pub(super) fn begin(a: &Dataset, to: &Version, n: usize) -> String {
     let full = a.name().as_str();
     let aside = format!("{full}.before-then");
     let (intent, kept) = (intent(a, to, &aside), format!("cowsnap:kept={aside}"));
