@@ -164,6 +164,6 @@ fn partial(error: Error, destroyed: &[String], of: usize, context: &Context) -> 
     if destroyed.is_empty() {
         return error;
     }
-    context.notice(format!("destroyed before the error: {}", destroyed.join(", ")));
+    context.warn(format!("destroyed before the error: {}", destroyed.join(", ")));
     Error::Halfway { what: format!("{} of {of} destroyed", destroyed.len()), source: Box::new(error) }
 }

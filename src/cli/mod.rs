@@ -130,6 +130,11 @@ impl Context {
         }
     }
 
+    /// Tells a person what is not as it was asked for: on standard error, when quiet too.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        eprintln!("warning: {}", text.as_ref());
+    }
+
     /// Tells a person something that is not the result: on standard error, and not when quiet.
     pub fn notice(&self, text: impl AsRef<str>) {
         if !self.quiet {

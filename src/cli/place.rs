@@ -166,7 +166,7 @@ fn of_whole_pool(name: &str, context: &Context) -> Result<Vec<Dataset>> {
     Ok(datasets.into_iter().filter(|d| !d.path().as_os_str().is_empty()).map(label).collect())
 }
 
-/// Every dataset of every pool that is mounted. One that is not is left out with a notice; one that can not be read is
+/// Every dataset of every pool that is mounted. One that is not is left out with a warning; one that can not be read is
 /// an error, as nobody knows what is missing.
 fn all(context: &Context) -> Result<Found> {
     let mut datasets = Vec::new();
@@ -174,7 +174,7 @@ fn all(context: &Context) -> Result<Found> {
     for (name, pool) in Registry::open(context.state_dir())?.pools()? {
         match pool.map(|pool| pool.ready().map(drop)) {
             Ok(Ok(())) => datasets.extend(of_whole_pool(&name, context)?.into_iter().map(|d| (d, None))),
-            Ok(Err(error)) => context.notice(format!("warning: {error}")),
+            Ok(Err(error)) => context.warn(error.to_string()),
             Err(error) => unread = Some(Error::from(error)),
         }
     }

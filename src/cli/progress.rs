@@ -14,7 +14,6 @@ use crate::exec::{Event, Observe};
 /// Shows events to a person.
 pub struct Progress {
     shown: bool,
-    quiet: bool,
     state: Mutex<State>,
 }
 
@@ -28,7 +27,7 @@ impl Progress {
     pub fn new(context: &Context) -> Self {
         let shown = std::io::stderr().is_terminal() && !context.quiet;
         let state = State { bar: ProgressBar::hidden(), since: Instant::now() };
-        Self { shown, quiet: context.quiet, state: Mutex::new(state) }
+        Self { shown, state: Mutex::new(state) }
     }
 }
 
@@ -63,11 +62,7 @@ impl Observe for Progress {
                 state.bar.set_position(bytes);
             }
             Event::Finished { .. } => state.bar.finish_and_clear(),
-            Event::Warning { text } => state.bar.suspend(|| {
-                if !self.quiet {
-                    eprintln!("warning: {text}");
-                }
-            }),
+            Event::Warning { text } => state.bar.suspend(|| eprintln!("warning: {text}")),
             Event::Started { .. } | Event::Progress { .. } => {}
         }
     }

@@ -65,7 +65,7 @@ fn say_what_would_go_back(all: &[(Dataset, VersionRef)], kept: &str, context: &C
 /// Prints what going back did.
 pub(super) fn report(dataset: &str, to: &str, done: &RolledBack, context: &Context) -> Result<()> {
     for warning in &done.warnings {
-        context.notice(format!("warning: {warning}"));
+        context.warn(warning);
     }
     for mount in &done.remounted {
         context.notice(format!("exchanged the mount at {}", mount.display()));

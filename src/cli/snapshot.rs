@@ -107,8 +107,8 @@ impl Gathered {
         }
         if !nested.is_empty() {
             let names: Vec<_> = nested.iter().map(ToString::to_string).collect();
-            context.notice(format!(
-                "warning: left out, as they are datasets of their own (-r takes them too): {}",
+            context.warn(format!(
+                "left out, as they are datasets of their own (-r takes them too): {}",
                 names.join(", ")
             ));
         }

@@ -87,7 +87,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let created = created?;
     context.notice(format!("mode {}: {}", created.record.mode, created.record.why.join("; ")));
     for warning in &created.warnings {
-        context.notice(format!("warning: {warning}"));
+        context.warn(warning);
     }
     let places: Vec<_> = created.record.copies.iter().map(|copy| copy.at().display().to_string()).collect();
     let value = json!({ "overlay": value_of(&created.record), "warnings": created.warnings });

@@ -50,7 +50,7 @@ pub(super) fn notices(reaping: &Reaping, context: &Context) {
         context.notice(format!("unmounted {}: no overlay has it", dir.display()));
     }
     for (name, error) in &reaping.failed {
-        context.notice(format!("warning: {name} could not be reaped: {error}"));
+        context.warn(format!("{name} could not be reaped: {error}"));
     }
 }
 

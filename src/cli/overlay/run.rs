@@ -75,7 +75,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
     let mut tell = |created: &Created| {
         tracing::info!(mode = %created.record.mode, why = created.record.why.join("; "), "overlay");
         for warning in &created.warnings {
-            context.notice(format!("warning: {warning}"));
+            context.warn(warning);
         }
     };
     let ran = run_command(&home, &what, &mut tell);
