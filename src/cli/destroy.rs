@@ -61,6 +61,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         check(victim, args.snapshots, context)?;
     }
     if args.dry_run {
+        victims.iter().try_for_each(|victim| foresee(victim, &args))?;
         return say_what_would_go(&victims, context);
     }
     let mut destroyed = Vec::new();
@@ -124,6 +125,16 @@ fn check(victim: &Victim, with_snapshots: bool, context: &Context) -> Result<()>
             }
             Ok(())
         }
+    }
+}
+
+/// What destroying would find in the way, of what is looked at only then.
+fn foresee(victim: &Victim, args: &Args) -> Result<()> {
+    match victim {
+        Victim::Dataset(Dataset::Zfs(dataset)) => {
+            Ok(dataset.expect_destroyable(DestroyDataset { snapshots: args.snapshots })?)
+        }
+        Victim::Dataset(_) | Victim::Snapshot(..) | Victim::Partial(_) => Ok(()),
     }
 }
 

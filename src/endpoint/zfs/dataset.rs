@@ -210,6 +210,20 @@ impl Dataset {
         gone.and_then(|()| destroy()).inspect_err(|_| unmounted.put_back())
     }
 
+    /// As [`destroy_dataset`](Self::destroy_dataset), but nothing is done: what can be seen to be in the way is told.
+    ///
+    /// # Errors
+    /// As [`destroy_dataset`](Self::destroy_dataset).
+    pub fn expect_destroyable(&self, options: DestroyDataset) -> Result<()> {
+        let lzc = self.settled()?;
+        if lzc.exists(self.name.as_str()) && self.is_begun()? {
+            return Ok(());
+        }
+        self.check_can_go(&self.inventory()?, options)?;
+        in_use::check(self)?;
+        in_use::check_open_files(self)
+    }
+
     fn check_can_go(&self, versions: &Inventory, options: DestroyDataset) -> Result<()> {
         let count = versions.versions().len();
         if count > 0 && !options.snapshots {

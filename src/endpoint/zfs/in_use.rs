@@ -61,6 +61,22 @@ pub(super) fn check_other_namespaces(dataset: &Dataset) -> Result<()> {
     }
 }
 
+/// Processes that have something of it open, or stand in it: then it can not be unmounted.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub(super) fn check_open_files(dataset: &Dataset) -> Result<()> {
+    for info in mounted::mounts_of(dataset.name().as_str())? {
+        let Ok(root) = info.dir.metadata() else { continue };
+        if let Some(process) = whoever_has_open(|file| file.dev() == root.dev()) {
+            let why = format!("the process {process} uses what is in {}", info.dir.display());
+            let hint = Some(format!("fuser -vm {}", quoted(info.dir.display())));
+            return Err(dataset.refused("destroy", why, hint));
+        }
+    }
+    Ok(())
+}
+
 fn check_device(dataset: &Dataset) -> Result<()> {
     let device = Path::new("/dev/zvol").join(dataset.name().as_str().replace(' ', "+")); // As udev writes it.
     // Where there is no device, nobody has opened it by that name.
@@ -84,15 +100,20 @@ fn check_device(dataset: &Dataset) -> Result<()> {
 
 /// A process, of those that this one may look at, that has the device open.
 fn opened_by(device: &Metadata) -> Option<String> {
-    let is_it = |file: std::fs::DirEntry| {
-        let file = file.path().metadata();
-        file.is_ok_and(|file| file.file_type().is_block_device() && file.rdev() == device.rdev())
+    whoever_has_open(|file| file.file_type().is_block_device() && file.rdev() == device.rdev())
+}
+
+/// A process, of those that this one may look at, that has a file of which that `is` so open, or as a directory of its own.
+fn whoever_has_open(is: impl Fn(&Metadata) -> bool) -> Option<String> {
+    let is_it = |path: PathBuf| path.metadata().is_ok_and(|file| is(&file));
+    let has_it = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        ["cwd", "root", "exe"].iter().any(|name| is_it(process.join(name)))
+            || open.map(|file| file.path()).any(is_it)
     };
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let is_number =
         |process: &std::fs::DirEntry| process.file_name().to_string_lossy().parse::<u32>().is_ok();
-    let process = processes.filter(is_number).find(|process| {
-        std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten().any(is_it)
-    })?;
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let process = processes.filter(is_number).find(|process| has_it(&process.path()))?;
     Some(process.file_name().to_string_lossy().into_owned())
 }

@@ -269,8 +269,10 @@ fn what_is_in_use_is_not_destroyed_and_keeps_its_snapshots() {
         "mount",
         &["--bind", shell.pool.path("a b").to_str().expect("utf-8"), beside.to_str().expect("utf-8")],
     );
-    let said = shell.fails(&["destroy", "--snapshots", "P/a b"], 3);
-    assert!(said.contains("beside"), "{said}");
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = shell.fails(&[&["destroy", "--snapshots", "P/a b"], dry].concat(), 3);
+        assert!(said.contains("beside"), "{dry:?}: {said}");
+    }
     assert_eq!(shell.property("a b", "mounted"), "yes");
     crate::ground::run("umount", &[beside.to_str().expect("utf-8")]);
 
@@ -284,11 +286,21 @@ fn what_is_in_use_is_not_destroyed_and_keeps_its_snapshots() {
     shell.run(&["snapshot", "P/disk", "--name", "s"]);
     crate::ground::run("udevadm", &["settle"]);
     let open = std::fs::File::open(&device).expect("a device");
-    let said = shell.fails(&["destroy", "--snapshots", "P/disk"], 3);
-    assert!(said.contains("has its device open"), "{said}");
+    for dry in [&["--dry-run"][..], &[]] {
+        let said = shell.fails(&[&["destroy", "--snapshots", "P/disk"], dry].concat(), 3);
+        assert!(said.contains("has its device open"), "{dry:?}: {said}");
+    }
+    drop(open);
+
+    shell.write("a b/f", "text");
+    let open = std::fs::File::open(shell.pool.path("a b/f")).expect("a file");
+    let said = shell.fails(&["destroy", "--snapshots", "P/a b", "--dry-run"], 3);
+    assert!(said.contains(&format!("the process {} uses", std::process::id())), "{said}");
+    shell.fails(&["destroy", "--snapshots", "P/a b"], 3);
     drop(open);
 
     let all = zfs(&["list", "-Hp", "-t", "snapshot", "-o", "name", "-r", &pool]);
     assert_eq!(all, format!("{pool}@s\n{pool}/a b@s\n{pool}/disk@s\n"));
+    shell.run(&["destroy", "--snapshots", "P/a b", "P/disk", "--dry-run"]);
     shell.run(&["destroy", "--snapshots", "P/a b", "P/disk"]);
 }
