@@ -11,6 +11,7 @@ mod prefetch;
 pub mod receive;
 pub mod rollback;
 pub mod roots;
+pub mod scratch;
 mod sealed;
 pub mod send;
 pub mod set;

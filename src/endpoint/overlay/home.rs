@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::overlay::files::{look_like, remove_tree};
+use crate::endpoint::overlay::native;
 use crate::endpoint::record::{read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{FORMAT, LayerId, MountSource, OverlayName, Record};
@@ -199,8 +200,9 @@ impl Home {
                 return stuck.into_values().next().map_or(Ok(()), Err);
             }
             for path in left {
-                if let Err(error) = remove_tree(&path) {
-                    let error = Error::io("destroy", path.display())(error);
+                let gone = native::destroy_clones_in(self, &path)
+                    .and_then(|()| remove_tree(&path).map_err(Error::io("destroy", path.display())));
+                if let Err(error) = gone {
                     stuck.insert(path, error);
                 }
             }
@@ -475,7 +477,7 @@ fn is_still_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().map(id) == fs::metadata(path).ok().map(id)
 }
 
-fn random() -> Result<u64> {
+pub(super) fn random() -> Result<u64> {
     use std::io::Read;
     let mut bytes = [0; 8];
     let path = "/dev/urandom";

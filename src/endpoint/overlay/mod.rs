@@ -16,6 +16,7 @@ pub mod home;
 pub mod image;
 pub mod kernel;
 pub mod layer;
+pub mod native;
 pub mod ours;
 pub mod owner;
 pub mod plain;
@@ -121,6 +122,7 @@ pub trait Serve: Sync {
 pub fn served(mode: Mode) -> Option<&'static dyn Serve> {
     match mode {
         Mode::Kernel => Some(&kernel::Kernel),
+        Mode::Native => Some(&native::Native),
         Mode::Reflink => Some(&plain::REFLINK),
         Mode::Copy => Some(&plain::COPY),
         Mode::Recreate => Some(&plain::RECREATE),

@@ -173,7 +173,7 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
             _ => None,
         },
         served,
-        native: None,
+        native: overlay::native::can_clone(base),
         no_mount: probe::may_mount().err(),
         one_command,
         reflink,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
 
-use crate::endpoint::overlay::Home;
+use crate::endpoint::overlay::{Home, native};
 use crate::endpoint::{Error, Result};
 
 /// Starts `program` to sweep the home, if there is something to sweep or to tear down. It has a session of its own, and none of the
@@ -15,7 +15,7 @@ use crate::endpoint::{Error, Result};
 /// # Errors
 /// A program that can not be started: then it is swept the next time.
 pub fn in_background(home: &Home, program: &Path, old: Vec<OwnedFd>) -> Result<()> {
-    if old.is_empty() && home.trash()?.is_empty() {
+    if old.is_empty() && home.trash()?.is_empty() && native::without_spares(home)?.is_empty() {
         return Ok(());
     }
     for fd in &old {
@@ -39,8 +39,11 @@ pub fn in_background(home: &Home, program: &Path, old: Vec<OwnedFd>) -> Result<(
 /// As [`Home::sweep`].
 pub fn here(dir: &Path) -> Result<()> {
     crate::sys::child::go_to_the_background().map_err(Error::io("leave", "the terminal"))?;
-    match Home::find(dir)? {
-        Some(home) => home.sweep(),
-        None => Ok(()),
+    let Some(home) = Home::find(dir)? else { return Ok(()) };
+    for (entry, record) in native::without_spares(&home)? {
+        if let Err(error) = native::make_spares(&entry, &record) {
+            tracing::warn!(overlay = %entry.name(), %error, "the next reset makes its clone itself");
+        }
     }
+    home.sweep()
 }

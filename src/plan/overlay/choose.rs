@@ -14,8 +14,8 @@ pub struct Facts {
     pub image: Option<Mode>,
     /// The modes that this program serves.
     pub served: Vec<Mode>,
-    /// The filesystem that can clone the base in one call: `btrfs`, `zfs`; `None` if it is on another one.
-    pub native: Option<String>,
+    /// The filesystem that can clone the base in one call: `btrfs`, `zfs`; else why there is none.
+    pub native: Result<String, String>,
     /// Why overlayfs can not be mounted here; `None` if it can.
     pub no_mount: Option<String>,
     /// Whether the overlay is of one command, which may have namespaces of its own.
@@ -85,7 +85,7 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
         return Some("this version does not have it".into());
     }
     match mode {
-        Mode::Native if facts.native.is_none() => Some("the base is neither on btrfs nor on ZFS".into()),
+        Mode::Native => facts.native.clone().err(),
         Mode::Squashfs | Mode::Erofs => facts.no_mount.clone(),
         _ if facts.base == BaseKind::Image => Some("the base is an image".into()),
         Mode::Kernel => facts.no_mount.clone(),
@@ -98,7 +98,10 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
 fn reason(facts: &Facts, mode: Mode) -> String {
     match mode {
         Mode::Native => {
-            format!("the base is on {}, which clones it in one call", facts.native.as_deref().unwrap_or("?"))
+            format!(
+                "the base is on {}, which clones it in one call",
+                facts.native.as_deref().unwrap_or("another filesystem")
+            )
         }
         Mode::Kernel if facts.reflink == Some(true) => {
             "overlayfs can be mounted, and a first write to a file shares its blocks with the base".into()
@@ -155,7 +158,7 @@ mod tests {
             base: BaseKind::Dir,
             image: None,
             served: Mode::ALL.to_vec(),
-            native: None,
+            native: Err("the base is neither on btrfs nor on ZFS".into()),
             no_mount: None,
             one_command: false,
             reflink: Some(true),
@@ -200,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_native_clone_comes_first() {
-        let facts = Facts { native: Some("btrfs".into()), ..facts() };
+        let facts = Facts { native: Ok("btrfs".into()), ..facts() };
         check(&facts, None, expect!["native: the base is on btrfs, which clones it in one call"]);
     }
 

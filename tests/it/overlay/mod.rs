@@ -4,6 +4,7 @@ mod faults;
 mod kernel;
 pub mod lab;
 mod modes;
+mod native;
 mod page;
 mod reap;
 mod run;

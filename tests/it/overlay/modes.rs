@@ -27,6 +27,7 @@ struct Case {
 
 const REFLINK_XFS: Case = Case { mode: Mode::Reflink, on: "xfs" };
 const REFLINK_BTRFS: Case = Case { mode: Mode::Reflink, on: "btrfs" };
+const NATIVE: Case = Case { mode: Mode::Native, on: "btrfs" };
 const COPY: Case = Case { mode: Mode::Copy, on: "tmp" };
 const COPY_EXT4: Case = Case { mode: Mode::Copy, on: "ext4" };
 const RECREATE: Case = Case { mode: Mode::Recreate, on: "tmp" };
@@ -35,6 +36,18 @@ const EROFS: Case = Case { mode: Mode::Erofs, on: "tmp" };
 
 impl Case {
     fn lab(self) -> Lab {
+        let lab = self.lab_as_it_is();
+        if self.mode == Mode::Native {
+            let (base, aside) = (lab.base(), lab.root().join("aside"));
+            fs::rename(&base, &aside).expect("renamed");
+            ground::run("btrfs", &["subvolume", "create", utf8(&base)]);
+            ground::run("cp", &["-a", utf8(&aside.join(".")), utf8(&base)]);
+            fs::remove_dir_all(&aside).expect("removed");
+        }
+        lab
+    }
+
+    fn lab_as_it_is(self) -> Lab {
         match self.on {
             "btrfs" => Lab::on("btrfs", &["-q", "-f"]),
             "xfs" => Lab::on("xfs", &["-q", "-m", "reflink=1"]),
@@ -87,6 +100,12 @@ macro_rules! of_each_mode {
             fn reflink_on_btrfs() {
                 ground!("overlay", "btrfs");
                 super::$check(REFLINK_BTRFS);
+            }
+
+            #[test]
+            fn native_on_btrfs() {
+                ground!("overlay", "btrfs");
+                super::$check(NATIVE);
             }
 
             #[test]
@@ -145,12 +164,22 @@ fn loop_devices(lab: &Lab) -> Vec<String> {
     backing.filter(|file| file.contains(utf8(lab.root())) && !file.trim().ends_with("/image")).collect()
 }
 
-fn assert_nothing_left(lab: &Lab) {
+/// On btrfs, the base a subvolume.
+pub(super) fn subvolume_lab() -> Lab {
+    NATIVE.lab()
+}
+
+/// Asserts that nothing is left: no mounts, trash, loop devices or clones.
+pub(super) fn assert_nothing_left(lab: &Lab) {
     lab.assert_nothing_left();
     let none = || loop_devices(lab).is_empty();
     // A device goes a moment after its last user.
     (0..500).any(|_| none() || (std::thread::sleep(Duration::from_millis(10)), false).1);
     assert_eq!(loop_devices(lab), [""; 0]);
+    let clones = lab.root().join(".cowsnap/overlays");
+    let left = || fs::read_dir(&clones).map_or(0, Iterator::count);
+    (0..500).any(|_| left() == 0 || (std::thread::sleep(Duration::from_millis(10)), false).1);
+    assert_eq!(left(), 0, "clones are left");
 }
 
 of_each_mode!(a_tree_looks_like_its_base_takes_changes_and_gives_them_back);
