@@ -27,12 +27,52 @@ pub fn bind(command: &mut Command, cpus: &[usize]) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Has the command started as nobody's child, in a session of its own: what is spawned ends at once, and is to be waited for. In a
+/// user namespace it may mount as this process may, and deal with its own files as root does.
+pub fn orphan(command: &mut Command) {
+    let setup = || -> io::Result<()> {
+        keep_over_exec()?;
+        rustix::process::setsid()?;
+        // SAFETY: this process has one thread, for it was forked a moment ago, and calls only what is async-signal-safe afterwards.
+        match unsafe { libc::fork() } {
+            ..0 => Err(io::Error::last_os_error()),
+            0 => Ok(()),
+            // SAFETY: ends this process without running anything of its parent's.
+            1.. => unsafe { libc::_exit(0) },
+        }
+    };
+    // SAFETY: between fork and exec it calls capget, capset, prctl, setsid, fork and _exit, and allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// A user's process loses at exec what it has been given in a namespace, unless it says otherwise.
+fn keep_over_exec() -> io::Result<()> {
+    use rustix::thread::CapabilitySet;
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut sets = rustix::thread::capabilities(None)?;
+    for kept in [CapabilitySet::SYS_ADMIN, CapabilitySet::DAC_OVERRIDE, CapabilitySet::FOWNER] {
+        if sets.permitted.contains(kept) {
+            sets.inheritable |= kept;
+            rustix::thread::set_capabilities(None, sets)?;
+            rustix::thread::configure_capability_in_ambient_set(kept, true)?;
+        }
+    }
+    Ok(())
+}
+
 /// Leaves the session and the terminal of whoever started this process, lets others go first, and closes every descriptor but
 /// the first three.
 pub fn go_to_the_background() -> io::Result<()> {
     rustix::process::nice(10)?;
     // It fails only if this process leads its group, and then that is its own.
     let _ = rustix::process::setsid();
+    close_all_but_standard()
+}
+
+/// Closes every descriptor but the first three. To be called before anything was opened.
+pub fn close_all_but_standard() -> io::Result<()> {
     // SAFETY: closes descriptors that nothing in this process owns yet: it is called first of all.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

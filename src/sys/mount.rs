@@ -149,9 +149,9 @@ fn log_of(context: &OwnedFd) -> String {
     lines.join("; ")
 }
 
-/// Whether this process may mount overlayfs in its mount namespace; the error says what is lacking (EPERM, ENODEV).
-pub fn may_mount_overlays() -> io::Result<()> {
-    Ok(rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map(drop)?)
+/// Whether this process may mount a filesystem of this kind in its mount namespace; the error says what is lacking (EPERM, ENODEV).
+pub fn may_mount(kind: &str) -> io::Result<()> {
+    Ok(rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map(drop)?)
 }
 
 /// Lets nobody write to the filesystem that is mounted at `dir`, or lets them again.
@@ -203,7 +203,7 @@ pub fn bind(tree: BorrowedFd<'_>) -> io::Result<Detached> {
 }
 
 /// What a mount forbids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Restrict {
     /// Nothing is written through it.
     pub readonly: bool,

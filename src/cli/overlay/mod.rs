@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::{Context, progress};
 use crate::endpoint::Error as EndpointError;
 use crate::endpoint::overlay::survivors::Survivor;
-use crate::endpoint::overlay::{Home, plain};
+use crate::endpoint::overlay::{Home, fuse, plain};
 use crate::exec::overlay::{Survivors, sweep};
 use crate::model::overlay::{Mode, OverlayName, Record};
 use crate::{Error, Result};
@@ -47,6 +47,12 @@ enum Command {
     /// Empty the trash; started by the others in the background
     #[command(hide = true)]
     Sweep,
+    /// Serve an overlay of mode fuse; started by create and reset, with a socket as standard input
+    #[command(hide = true)]
+    Serve {
+        /// The overlay's directory
+        dir: PathBuf,
+    },
 }
 
 /// Runs the subcommand; the exit code is another command's for `run` alone.
@@ -63,6 +69,9 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     match args.command {
         Command::Run(args) => return run::run(args, &dir, context),
         Command::Sweep => sweep::here(&dir)?,
+        Command::Serve { dir } => {
+            fuse::daemon::serve(&dir).map_err(EndpointError::io("serve", dir.display()))?;
+        }
         Command::Create(args) => create::run(args, &dir, context)?,
         Command::Reset(args) => reset::run(args, &dir, context)?,
         Command::Diff(args) => diff::run(args, &dir, context)?,

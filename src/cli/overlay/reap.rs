@@ -8,6 +8,8 @@ use super::{existing, sweep_in_background};
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
 use crate::exec::overlay::{Reaping, reap};
+use crate::model::overlay::OverlayName;
+use crate::model::quoted;
 use crate::{Error, Result};
 
 /// Destroy overlays whose owner is gone, and what killed commands left; never another's
@@ -30,12 +32,13 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let lines = reaping.reaped.iter().map(|(name, why)| format!("{would} {name}: {}\n", why.as_str()));
     let strays =
         reaping.unmounted.iter().map(|dir| format!("{unmount} {}: no overlay has it\n", dir.display()));
-    let text: String = lines.chain(strays).collect();
+    let dead = reaping.dead.iter().map(|(name, dir)| format!("{unmount} {}\n", of_dead(name, dir)));
+    let text: String = lines.chain(strays).chain(dead).collect();
     let reaped: Vec<_> =
         reaping.reaped.iter().map(|(name, why)| json!({ "name": name, "why": why.as_str() })).collect();
     let kept: Vec<_> =
         reaping.kept.iter().map(|(name, why)| json!({ "name": name, "why": why.as_str() })).collect();
-    let unmounted: Vec<_> = reaping.unmounted.iter().map(|dir| dir.display().to_string()).collect();
+    let unmounted: Vec<_> = unmounted(&reaping).map(|dir| dir.display().to_string()).collect();
     let value = json!({ "reaped": reaped, "kept": kept, "unmounted": unmounted, "dry_run": args.dry_run });
     context.print(&value, if text.is_empty() { "nothing to reap" } else { &text })?;
     failures(reaping)
@@ -49,9 +52,21 @@ pub(super) fn notices(reaping: &Reaping, context: &Context) {
     for dir in &reaping.unmounted {
         context.notice(format!("unmounted {}: no overlay has it", dir.display()));
     }
+    for (name, dir) in &reaping.dead {
+        context.notice(format!("unmounted {}", of_dead(name, dir)));
+    }
     for (name, error) in &reaping.failed {
         context.warn(format!("{name} could not be reaped: {error}"));
     }
+}
+
+fn unmounted(reaping: &Reaping) -> impl Iterator<Item = &std::path::PathBuf> {
+    reaping.unmounted.iter().chain(reaping.dead.iter().map(|(_, dir)| dir))
+}
+
+fn of_dead(name: &OverlayName, dir: &Path) -> String {
+    let shown = format!("cowsnap overlay reset {}", quoted(name));
+    format!("{}: its process is gone; {shown} shows it again", dir.display())
 }
 
 fn failures(reaping: Reaping) -> Result<()> {

@@ -91,7 +91,7 @@ pub trait Serve: Sync {
     /// After an error, the old one still shows.
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped>;
 
-    /// Whether something of this copy shows.
+    /// Whether something of this copy shows, and answers.
     fn is_shown(&self, place: &Place<'_>) -> Result<bool> {
         Ok(!ours::at(place)?.is_empty())
     }
@@ -116,6 +116,11 @@ pub trait Serve: Sync {
 
     /// Takes away what [`Serve::base`] made; all copies are taken down.
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()>;
+
+    /// Which generation of the copy shows, if that can be told: after a command was killed it counts, and not what is written down.
+    fn generation_shown(&self, place: &Place<'_>) -> Result<Option<u64>> {
+        ours::generation_shown(place)
+    }
 }
 
 /// The way to serve `mode`; `None` if this program has none.
@@ -123,12 +128,12 @@ pub fn served(mode: Mode) -> Option<&'static dyn Serve> {
     match mode {
         Mode::Kernel => Some(&kernel::Kernel),
         Mode::Native => Some(&native::Native),
+        Mode::Fuse => Some(&fuse::serve::Fuse),
         Mode::Reflink => Some(&plain::REFLINK),
         Mode::Copy => Some(&plain::COPY),
         Mode::Recreate => Some(&plain::RECREATE),
         Mode::Squashfs => Some(&image::SQUASHFS),
         Mode::Erofs => Some(&image::EROFS),
         Mode::Disabled => Some(&disabled::Disabled),
-        _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::endpoint::overlay::{Home, Place};
+use crate::endpoint::overlay::{Home, Place, fuse};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::MountSource;
 use crate::sys::mount::{self, MountInfo};
@@ -57,7 +57,7 @@ pub fn take_down(place: &Place<'_>) -> Result<()> {
         if !is_top(&found)? {
             at(place)?;
         }
-        mount::unmount_lazily(&found.dir).map_err(Error::io("unmount", found.dir.display()))?;
+        detach(&found.dir)?;
     }
     Ok(())
 }
@@ -67,8 +67,12 @@ pub fn unmount(found: &OurMount) -> Result<bool> {
     if !is_top(found)? {
         return Ok(false);
     }
-    mount::unmount_lazily(&found.dir).map_err(Error::io("unmount", found.dir.display()))?;
+    detach(&found.dir)?;
     Ok(true)
+}
+
+fn detach(dir: &Path) -> Result<()> {
+    fuse::take_down(dir).map_err(Error::io("unmount", dir.display()))
 }
 
 /// The id of the topmost mount on `dir` itself, whosever it is; `None` if nothing is mounted on it.

@@ -178,7 +178,7 @@ fn tells_types(dir: &Path) -> io::Result<bool> {
 
 /// Whether this process may mount overlayfs where it is; the text says why not.
 pub fn may_mount() -> Result<(), String> {
-    mount::may_mount_overlays().map_err(|error| match Errno::from_io_error(&error) {
+    mount::may_mount("overlay").map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::PERM | Errno::ACCESS) => "this process may not mount".into(),
         Some(Errno::NODEV) => "the kernel has no overlayfs".into(),
         _ => format!("overlayfs can not be mounted: {error}"),

@@ -151,7 +151,7 @@ fn choose_mode(home: &Home, new: &New) -> Result<Choice> {
         op: "make overlay",
         subject: new.name.to_string(),
         lacking: no_mode.to_string(),
-        hint: facts.no_mount.map(|_| {
+        hint: facts.no_mount.filter(|_| new.mode != Some(Mode::Fuse)).map(|_| {
             "run it as root; an ordinary user: cowsnap overlay run …, or all of the work within unshare -rm".into()
         }),
     })
@@ -179,7 +179,7 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
         reflink,
         largest: files.largest.map(|(path, size)| (path.display().to_string(), size)),
         looked_at_all: files.all,
-        no_fuse: None,
+        no_fuse: overlay::fuse::probe::unusable(),
     })
 }
 

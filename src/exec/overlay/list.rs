@@ -2,8 +2,8 @@
 
 use super::reap;
 use crate::endpoint::Result;
-use crate::endpoint::overlay::{EXCHANGED, Entry, Home, Place, ours};
-use crate::model::overlay::{Copy, OverlayName, Record};
+use crate::endpoint::overlay::{EXCHANGED, Entry, Home, Place, fuse, ours};
+use crate::model::overlay::{Copy, Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Verdict, Written};
 
 /// An overlay, as it is found.
@@ -34,8 +34,10 @@ pub fn list(home: &Home) -> Result<Vec<Listed>> {
             Written::Unreadable(why) => (None, Some(why)),
             Written::Record(record) => (Some(*record), None),
         };
-        let mut mounted: Vec<_> =
-            mounts.iter().filter(|m| m.source.name == seen.name).map(|m| m.source.copy).collect();
+        let is_fuse = record.as_ref().is_some_and(|record| record.mode == Mode::Fuse);
+        let answers = !is_fuse || fuse::serve::is_served(&entry);
+        let answering = mounts.iter().filter(|m| answers && m.source.name == seen.name);
+        let mut mounted: Vec<_> = answering.map(|m| m.source.copy).collect();
         if let Some(record) = record.as_ref().filter(|record| record.options.more.contains_key(EXCHANGED)) {
             mounted = shown(&entry, record);
         }

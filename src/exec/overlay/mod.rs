@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use crate::endpoint::overlay::survivors::{self, Survivor, Users};
-use crate::endpoint::overlay::{self, Entry, Home, Locked, Place, Serve, ours};
+use crate::endpoint::overlay::{self, Entry, Home, Locked, Place, Serve};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record, State};
 use crate::model::quoted;
@@ -168,10 +168,10 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
     if record.state != State::Ready {
         return Err(half_made(name));
     }
-    let written = record.clone();
+    let (server, written) = (server(&record)?, record.clone());
     for (copy, was) in record.copies.iter_mut().zip(&written.copies) {
         let place = Place { overlay: &locked, record: &written, lower: &[], copy: was };
-        copy.generation = ours::generation_shown(&place)?.unwrap_or(was.generation);
+        copy.generation = server.generation_shown(&place)?.unwrap_or(was.generation);
     }
     Ok((locked, record))
 }

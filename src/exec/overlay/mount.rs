@@ -29,6 +29,7 @@ pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
                 hint: Some(format!("cowsnap overlay reset {}", quoted(name))),
             });
         }
+        server.take_down(&place)?;
         std::fs::create_dir_all(copy.at()).map_err(Error::io("make directory", copy.at().display()))?;
         server.show(&place, &locked.generation(copy.number, copy.generation))?;
         shown.push(copy.clone());

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{destroy, run, unhindered};
-use crate::endpoint::overlay::{Entry, Home, Locked, ours, owner};
+use crate::endpoint::overlay::{Entry, Home, Locked, fuse, ours, owner};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{OverlayName, Record};
+use crate::model::overlay::{Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
 
 /// What was reaped, and what was not.
@@ -17,6 +17,8 @@ pub struct Reaping {
     pub kept: Vec<(OverlayName, Kept)>,
     /// Places from which a mount without an overlay was taken.
     pub unmounted: Vec<PathBuf>,
+    /// Places from which a mount was taken whose process is gone, with the overlay, which stays.
+    pub dead: Vec<(OverlayName, PathBuf)>,
     /// What should have gone and did not.
     pub failed: Vec<(OverlayName, Error)>,
 }
@@ -41,6 +43,7 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
         }
     }
     unmount_strays(home, dry_run, &mut reaping)?;
+    detach_dead(home, dry_run, &mut reaping)?;
     Ok(reaping)
 }
 
@@ -111,6 +114,29 @@ fn unmount_strays(home: &Home, dry_run: bool, reaping: &mut Reaping) -> Result<(
         let mounted = mounts.iter().rfind(|m| m.source == found.source && m.dir == found.dir);
         if dry_run || mounted.is_some_and(|mounted| ours::unmount(mounted).unwrap_or(false)) {
             reaping.unmounted.push(found.dir);
+        }
+    }
+    Ok(())
+}
+
+/// Takes away mounts that answer nobody any more, as their process was killed. Their overlays stay: a reset shows them again.
+fn detach_dead(home: &Home, dry_run: bool, reaping: &mut Reaping) -> Result<()> {
+    let mounts = ours::all(home)?;
+    for entry in home.entries()? {
+        let of_entry = |mounted: &&ours::OurMount| mounted.source.name == *entry.name();
+        let is_ours = |record: Record| record.mode == Mode::Fuse;
+        if !mounts.iter().any(|m| of_entry(&m)) || !entry.record().ok().flatten().is_some_and(is_ours) {
+            continue;
+        }
+        // Whoever changes it knows better.
+        let Ok(Some(_locked)) = entry.try_lock() else { continue };
+        if fuse::serve::is_served(&entry) {
+            continue;
+        }
+        for mounted in mounts.iter().rev().filter(of_entry) {
+            if dry_run || ours::unmount(mounted).unwrap_or(false) {
+                reaping.dead.push((entry.name().clone(), mounted.dir.clone()));
+            }
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Overlays through the program: made, reset, destroyed, run, reaped, and killed at every step.
 
 mod faults;
+mod fuse;
 mod kernel;
 pub mod lab;
 mod modes;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cowsnap::endpoint::overlay::fuse::adapter::{Mount, Mounted, mount};
 use cowsnap::endpoint::overlay::fuse::{Layers, Options, Tree};
+use cowsnap::sys::mount::Restrict;
 
 use crate::ground::ground;
 
@@ -22,6 +23,7 @@ fn show(ground: &Ground, layers: &Layers, options: Options, passthrough: bool) -
         others: rustix::process::geteuid().is_root(),
         passthrough,
         threads: 2,
+        restrict: Restrict::default(),
     };
     mount(tree, &ground.path("mnt"), &how).expect("mount")
 }

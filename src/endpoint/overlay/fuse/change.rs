@@ -66,7 +66,7 @@ impl Tree {
         names.nodes.looked_up(attr.number);
         let file = file.ok_or(Errno::IO)?;
         let data = Arc::new(Data { source: RwLock::new(Source::Whole(file)) });
-        Ok((attr, names.opened(attr.number, data)))
+        Ok((attr, names.opened(attr.number, data, true)))
     }
 
     /// Gives a file one more name.

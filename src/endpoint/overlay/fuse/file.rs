@@ -26,6 +26,7 @@ pub struct Opened {
     /// The node.
     pub number: u64,
     pub(super) data: Arc<Data>,
+    writable: bool,
 }
 
 impl Data {
@@ -71,7 +72,7 @@ impl Tree {
         let id = id_of(&names.spot(number)?.stat()?);
         names.nodes.assign_new(id);
         let node = names.nodes.get_mut(number)?;
-        (node.upper, node.partial, node.data, node.opens) = (false, None, None, 0);
+        (node.upper, node.partial, node.data, node.opens, node.writers) = (false, None, None, 0, 0);
         let places = node.places.clone();
         names.nodes.lose_places(number);
         Ok(places)
@@ -85,6 +86,7 @@ impl Tree {
             return; // It was opened before a reset.
         }
         node.opens -= 1;
+        node.writers -= u32::from(opened.writable);
         if node.opens == 0 {
             node.data = None;
             names.nodes.drop_unused(opened.number);
@@ -176,16 +178,17 @@ impl Names {
             Some(data) => Arc::clone(data),
             None => Arc::new(Data { source: RwLock::new(self.open_source(number)?) }),
         };
-        Ok(self.opened(number, data))
+        Ok(self.opened(number, data, writable))
     }
 
     /// Notes that a node is open once more.
-    pub(super) fn opened(&mut self, number: u64, data: Arc<Data>) -> Opened {
+    pub(super) fn opened(&mut self, number: u64, data: Arc<Data>, writable: bool) -> Opened {
         if let Ok(node) = self.nodes.get_mut(number) {
             node.opens += 1;
+            node.writers += u32::from(writable);
             node.data = Some(Arc::clone(&data));
         }
-        Opened { number, data }
+        Opened { number, data, writable }
     }
 
     /// Sets the length of a file that is in the upper layer.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! adapter   the one file that knows fuser: requests in, replies out
+//! serve     the mode: starts the process of an overlay and tells it what to show; probe: whether that can be
+//! daemon    the process that serves an overlay's mounts; control: what is said to it over its socket
 //! tree      the filesystem without a kernel: look up, list, read attributes; copy_up, change, rename, file, reset are its parts
 //! nodes     which node is which file, and under what names it is known
 //! stack     what a stack of layers shows of a name
@@ -13,15 +15,19 @@
 
 pub mod adapter;
 mod change;
+pub mod control;
 mod copy_up;
+pub mod daemon;
 mod file;
 mod io;
 mod list;
 pub mod map;
 mod nodes;
+pub mod probe;
 mod rename;
 mod reset;
 mod root;
+pub mod serve;
 mod source;
 mod spot;
 mod stack;
@@ -30,6 +36,7 @@ mod tree;
 pub use rustix::io::Errno;
 
 pub use change::{Caller, New};
+pub use daemon::take_down;
 pub use file::Opened;
 pub use list::Listed;
 pub use stack::Prefix;

@@ -45,6 +45,8 @@ pub struct Node {
     pub data: Option<Arc<Data>>,
     /// How often it is open.
     pub opens: u32,
+    /// How often of these it is open to be written to.
+    pub writers: u32,
 }
 
 /// All nodes.
@@ -252,6 +254,7 @@ impl Node {
             orphan: None,
             data: None,
             opens: 0,
+            writers: 0,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::RwLockWriteGuard;
 
 use rustix::fs::FileType;
 
@@ -25,10 +26,19 @@ impl Tree {
     ///
     /// What is open stays what it was, for whoever has it open. Answers what a kernel still believes of the old tree.
     pub fn reset(&self, layers: &Layers) -> Fallible<Outdated> {
+        self.reset_frozen(layers, &self.freeze())
+    }
+
+    /// As [`Tree::reset`], while the filesystem is frozen.
+    pub fn reset_frozen(&self, layers: &Layers, _: &RwLockWriteGuard<'_, ()>) -> Fallible<Outdated> {
         let fresh = Names::open(layers)?;
-        let _frozen = self.freeze();
         let mut names = self.names();
         names.reset(fresh)
+    }
+
+    /// How often files are open to be written to.
+    pub fn writers(&self) -> u32 {
+        self.names().nodes.all().map(|(_, node)| node.writers).sum()
     }
 
     /// How many files are open that are not as the layers below have them.
@@ -78,7 +88,7 @@ impl Names {
             if *number != ROOT && !natural.contains(number) {
                 lost.push(*number);
             } else if *number != ROOT && node.upper {
-                (node.upper, node.partial, node.data, node.opens) = (false, None, None, 0);
+                (node.upper, node.partial, node.data, node.opens, node.writers) = (false, None, None, 0, 0);
             }
         }
         for number in lost {

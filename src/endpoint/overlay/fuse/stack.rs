@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::Stat;
+use serde::{Deserialize, Serialize};
 
 use super::root::Root;
 use super::{Errno, Fallible};
@@ -16,7 +17,8 @@ use super::{Errno, Fallible};
 const MAX_REDIRECTS: usize = 64;
 
 /// The names under which a layer keeps its marks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Prefix {
     /// `trusted.overlay.`: root made the layer.
     Trusted,

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use rustix::fs::{Stat, StatVfs, Timespec, Timestamps, XattrFlags};
 
+use serde::{Deserialize, Serialize};
+
+use super::control::{maybe_path_bytes, path_bytes};
 use super::list::Listed;
 use super::nodes::{FileId, Node, Nodes, ROOT, id_of};
 use super::root::Root;
@@ -15,13 +18,16 @@ use super::stack::{Found, Layer, Prefix, Stack, Where, is_dir};
 use super::{Errno, Fallible, map};
 
 /// Where the layers are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Layers {
     /// The directory that is written to.
+    #[serde(with = "path_bytes")]
     pub upper: PathBuf,
     /// An empty directory on the same filesystem.
+    #[serde(with = "path_bytes")]
     pub work: PathBuf,
     /// The maps of blocks of the files in `upper`.
+    #[serde(with = "path_bytes")]
     pub blocks: PathBuf,
     /// The layers below, topmost first; the last one is the base.
     pub lowers: Vec<Lower>,
@@ -30,16 +36,18 @@ pub struct Layers {
 }
 
 /// A layer that is only read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lower {
     /// Its entries.
+    #[serde(with = "path_bytes")]
     pub tree: PathBuf,
     /// Its maps of blocks, if it is a layer of ours; the base has neither maps nor marks.
+    #[serde(with = "maybe_path_bytes")]
     pub blocks: Option<PathBuf>,
 }
 
 /// How the filesystem behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Options {
     /// Nothing is synced, whoever asks for it.
     pub volatile: bool,
@@ -281,8 +289,11 @@ impl Tree {
 impl Names {
     pub(super) fn open(layers: &Layers) -> Fallible<Self> {
         let lower = |lower: &Lower| {
-            let blocks = lower.blocks.as_deref().map(Root::open).transpose()?;
-            let marks = blocks.is_some().then_some(layers.prefix);
+            let marks = lower.blocks.is_some().then_some(layers.prefix);
+            let blocks = match lower.blocks.as_deref().map(Root::open) {
+                Some(Err(Errno::NOENT)) => None, // A layer that has none.
+                blocks => blocks.transpose()?,
+            };
             Fallible::Ok(Arc::new(Layer { root: Root::open_read_only(&lower.tree)?, blocks, marks }))
         };
         let stack = Stack {

@@ -5,20 +5,23 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard};
 
 use fuser::{BackingId, Config, FileHandle, INodeNo, MountOption, Notifier, Session, SessionACL};
 
+use serde::{Deserialize, Serialize};
+
 use super::reset::Outdated;
 use super::{Errno, Fallible, Layers, Listed, Opened, Tree};
+use crate::sys::mount::Restrict;
 
 mod requests;
 mod words;
 
 /// How the filesystem is mounted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mount {
     /// What mountinfo names as its source.
     pub source: String,
@@ -28,15 +31,25 @@ pub struct Mount {
     pub passthrough: bool,
     /// How many requests are served at a time.
     pub threads: usize,
+    /// What may not be done on it, whoever mounts it. Without root it forbids devices and set-user-id anyway.
+    pub restrict: Restrict,
 }
 
-/// A mounted filesystem; it is unmounted when this is dropped.
+/// A mounted filesystem. When this is dropped, its mount is detached: who has something open there goes on with it, as long as
+/// this process is there.
 #[derive(Debug)]
 pub struct Mounted {
+    handle: Handle,
+    at: PathBuf,
+    session: Option<fuser::BackgroundSession>,
+}
+
+/// What a mounted filesystem is spoken to by.
+#[derive(Debug, Clone)]
+pub struct Handle {
     tree: Arc<Tree>,
     notifier: Notifier,
-    device: OwnedFd,
-    session: Option<fuser::BackgroundSession>,
+    device: Arc<OwnedFd>,
 }
 
 /// Mounts `tree` at `dir` and serves it by threads of this process.
@@ -49,15 +62,16 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
         MountOption::Subtype("cowsnap".into()),
         MountOption::DefaultPermissions,
     ];
-    if rustix::process::geteuid().is_root() {
-        config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
-    }
+    let restrict = how.restrict;
+    config.mount_options.extend((!restrict.nodev).then_some(MountOption::Dev));
+    config.mount_options.extend((!restrict.nosuid).then_some(MountOption::Suid));
+    config.mount_options.extend(restrict.noexec.then_some(MountOption::NoExec));
     config.acl = if how.others { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(how.threads.max(1));
     let (stale, moved) = std::sync::mpsc::channel();
     let adapter = Adapter::new(Arc::clone(&tree), how.passthrough, stale);
     let session = Session::new(adapter, dir, &config)?;
-    let (device, notifier) = (session.as_fd().try_clone_to_owned()?, session.notifier());
+    let (device, notifier) = (Arc::new(session.as_fd().try_clone_to_owned()?), session.notifier());
     let session = session.spawn()?;
     let teller = session.notifier();
     std::thread::Builder::new().name("notify".into()).spawn(move || {
@@ -67,10 +81,11 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
             let _ = teller.inval_entry(INodeNo(parent), &name);
         }
     })?;
-    Ok(Mounted { tree, notifier, device, session: Some(session) })
+    let at = dir.to_owned();
+    Ok(Mounted { handle: Handle { tree, notifier, device }, at, session: Some(session) })
 }
 
-impl Mounted {
+impl Handle {
     /// The filesystem.
     pub fn tree(&self) -> &Tree {
         &self.tree
@@ -80,7 +95,13 @@ impl Mounted {
     ///
     /// Whoever looks afterwards sees the new ones; what is open stays what it was.
     pub fn reset(&self, layers: &Layers) -> Fallible<()> {
-        let outdated = self.tree.reset(layers)?;
+        self.reset_frozen(layers, self.tree.freeze())
+    }
+
+    /// As [`Handle::reset`], of a filesystem that is frozen; it goes on with the new layers.
+    pub fn reset_frozen(&self, layers: &Layers, frozen: RwLockWriteGuard<'_, ()>) -> Fallible<()> {
+        let outdated = self.tree.reset_frozen(layers, &frozen)?;
+        drop(frozen);
         self.forget(&outdated);
         Ok(())
     }
@@ -96,6 +117,18 @@ impl Mounted {
         // Kernel 6.16; others say EINVAL, and what was invalidated above is all that changed.
         let _ = rustix::io::write(&self.device, &INC_EPOCH);
     }
+}
+
+impl Mounted {
+    /// What it is spoken to by.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Exchanges the layers: see [`Handle::reset`].
+    pub fn reset(&self, layers: &Layers) -> Fallible<()> {
+        self.handle.reset(layers)
+    }
 
     /// Unmounts, and waits until the last request is answered.
     pub fn unmount(mut self) -> std::io::Result<()> {
@@ -110,6 +143,17 @@ impl Mounted {
         match self.session.take() {
             Some(session) => session.join(),
             None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take()
+            && let Err(error) = super::take_down(&self.at)
+        {
+            tracing::debug!(at = %self.at.display(), %error, "not detached");
+            drop(session);
         }
     }
 }
