@@ -67,7 +67,6 @@ const ROUNDS: [&[&str]; 5] = [
         "compression=gzip",
         "checksum=fletcher4",
         "copies=3",
-        "sync=disabled",
         "logbias=latency",
         "primarycache=metadata",
         "secondarycache=none",
