@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::dir::{list, lock, open_beneath, random, read_at, rename_new, write_at};
@@ -111,9 +112,11 @@ impl<'a> Staging<'a> {
         let mut sealed = OsString::from(SEALED);
         sealed.push(&self.id);
         let parent = self.store.make("staging")?;
-        rename_new((parent.as_fd(), &self.id), (parent.as_fd(), &sealed))
-            .and_then(|()| rustix::fs::fsync(&parent))
-            .map_err(self.store.io("commit", "a staging directory"))?;
+        rename_new((parent.as_fd(), &self.id), (parent.as_fd(), &sealed)).map_err(|errno| match errno {
+            Errno::INVAL => self.store.can_not_rename(errno),
+            errno => self.store.io("commit", "a staging directory")(errno),
+        })?;
+        rustix::fs::fsync(&parent).map_err(self.store.io("commit", "a staging directory"))?;
         self.id = sealed;
         Ok(())
     }

@@ -191,6 +191,19 @@ impl Store {
         rustix::fs::syncfs(&self.fd).map_err(self.io("sync", ""))
     }
 
+    /// Why nothing can be kept here: names can neither be exchanged nor given only if they are free.
+    pub(super) fn can_not_rename(&self, errno: Errno) -> Error {
+        Error::Refused {
+            op: "snapshot",
+            subject: self.path.with_file_name("").display().to_string(),
+            why: format!(
+                "its filesystem can not exchange names, as ZFS before 2.2 (renameat2: {})",
+                io::Error::from(errno)
+            ),
+            hint: Some("snapshot the dataset that the directory is in".into()),
+        }
+    }
+
     /// Wraps what the kernel said about something of the store.
     pub(super) fn io<S: ToString, E: Into<io::Error>>(
         &self,
