@@ -7,11 +7,14 @@ use serde_json::json;
 
 use super::{ModeArg, base, sweep_in_background, value_of};
 use crate::cli::Context;
+use crate::endpoint::Error as EndpointError;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::base::empty;
 use crate::endpoint::overlay::plain::COMMAND;
-use crate::exec::overlay::{self, New, unhindered};
-use crate::model::overlay::{Mode, OverlayName};
+use crate::exec::overlay::reset::Request;
+use crate::exec::overlay::{self, New, Survivors, unhindered};
+use crate::model::overlay::{Copy, Mode, OverlayName, Record, place_of_copy};
+use crate::model::quoted;
 use crate::{Error, Result};
 
 /// Make an overlay: a tree, or several, that look like the base and take changes of their own
@@ -20,7 +23,12 @@ pub struct Args {
     /// What it is called: letters, digits and _ . -
     name: OverlayName,
     /// What it lies on, which nobody may change meanwhile: a directory, TARGET@SNAP, or a squashfs or EROFS image
-    #[arg(long, value_name = "DIR|TARGET@SNAP|IMAGE", required_unless_present = "command")]
+    #[arg(
+        long,
+        env = "COWSNAP_OVERLAY_BASE",
+        value_name = "DIR|TARGET@SNAP|IMAGE",
+        required_unless_present = "command"
+    )]
     base: Option<OsString>,
     /// Where it shows: an empty directory, or one that is to be made
     #[arg(long, value_name = "MNT")]
@@ -29,20 +37,54 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     copies: u32,
     /// How it is served: auto, kernel, disabled …
-    #[arg(long, default_value = "auto")]
+    #[arg(long, env = "COWSNAP_OVERLAY_MODE", default_value = "auto")]
     mode: ModeArg,
     /// Mode recreate: what makes the tree in its working directory, for sh -c
     #[arg(long, value_name = "CMD")]
     command: Option<String>,
     /// Whose it is, and with whom it goes: a process id, or none [default: the leader of the session]
-    #[arg(long, value_name = "PID|none")]
+    #[arg(long, env = "COWSNAP_OVERLAY_OWNER", value_name = "PID|none")]
     owner: Option<String>,
     /// Sync changes, so that they outlast a crash of the machine; the owner is none then unless one is said
     #[arg(long)]
     durable: bool,
+    /// If it is there already, with this base, mode and place: reset it
+    #[arg(long, conflicts_with = "dry_run")]
+    or_reset: bool,
     /// Say what would be made
     #[arg(long)]
     dry_run: bool,
+}
+
+/// The overlay that is to be made, reset, if it is there: a job's first step is the same whether it is the first one or not.
+///
+/// # Errors
+/// It is another one than would be made; somebody uses it.
+fn reset_instead(home: &Home, new: &New) -> Result<Option<Record>> {
+    let Some(record) = home.entry(&new.name).record()? else { return Ok(None) };
+    let at = overlay::create::resolve(&new.at)?;
+    let of = record.copies.len() as u32;
+    let is_there = |copy: &Copy| copy.at() == place_of_copy(&at, copy.number, of);
+    let differs = [
+        ("base", record.base.identity != new.base.identity),
+        ("mode", new.mode.is_some_and(|mode| mode != record.mode)),
+        ("number of copies", of != new.copies),
+        ("place", !record.copies.iter().all(is_there)),
+        ("command", record.options.more.get(COMMAND) != new.more.get(COMMAND)),
+    ];
+    if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
+        return Err(EndpointError::Refused {
+            op: "reset overlay",
+            subject: new.name.to_string(),
+            why: format!("it is there with another {what} than is asked for"),
+            hint: Some(format!("cowsnap overlay destroy {}", quoted(&new.name))),
+        }
+        .into());
+    }
+    let request = Request { copies: None, layers: None, survivors: Survivors::Refuse };
+    let done = overlay::reset(home, &new.name, &request, &mut unhindered)?;
+    sweep_in_background(home, done.old);
+    Ok(Some(record))
 }
 
 /// The mode that is asked for; a command that makes the tree is one.
@@ -82,6 +124,12 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     }
     let reaping = overlay::reap(&home, false)?;
     super::reap::notices(&reaping, context);
+    if args.or_reset
+        && let Some(record) = reset_instead(&home, &new)?
+    {
+        context.notice(format!("it was there, in mode {}: reset", record.mode));
+        return print(&record, &[], context);
+    }
     let created = overlay::create(&home, &new, &mut unhindered);
     sweep_in_background(&home, Vec::new());
     let created = created?;
@@ -89,7 +137,11 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     for warning in &created.warnings {
         context.warn(warning);
     }
-    let places: Vec<_> = created.record.copies.iter().map(|copy| copy.at().display().to_string()).collect();
-    let value = json!({ "overlay": value_of(&created.record), "warnings": created.warnings });
+    print(&created.record, &created.warnings, context)
+}
+
+fn print(record: &Record, warnings: &[String], context: &Context) -> Result<()> {
+    let places: Vec<_> = record.copies.iter().map(|copy| copy.at().display().to_string()).collect();
+    let value = json!({ "overlay": value_of(record), "warnings": warnings });
     context.print(&value, places.join("\n"))
 }

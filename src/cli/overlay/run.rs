@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{ModeArg, base, sweep_in_background, value_of};
 use crate::cli::Context;
 use crate::endpoint::overlay::{Home, base::empty};
-use crate::exec::overlay::run::{Run, enter, exit_code, run as run_command};
+use crate::exec::overlay::run::{Run, destroy_older, enter, exit_code, run as run_command};
 use crate::exec::overlay::{Created, reap};
 use crate::model::quoted;
 use crate::{Error, Result};
@@ -22,14 +22,17 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What the tree lies on: a directory, or TARGET@SNAP; nothing: an empty tree
-    #[arg(long, value_name = "DIR|TARGET@SNAP")]
+    #[arg(long, env = "COWSNAP_OVERLAY_BASE", value_name = "DIR|TARGET@SNAP")]
     base: Option<OsString>,
     /// How it is served: auto, kernel …
-    #[arg(long, default_value = "auto")]
+    #[arg(long, env = "COWSNAP_OVERLAY_MODE", default_value = "auto")]
     mode: ModeArg,
     /// Keep the changes if the command fails
     #[arg(long)]
     keep_on_failure: bool,
+    /// Of what failed commands changed, keep the newest N, and destroy the others that were kept before
+    #[arg(long, env = "COWSNAP_OVERLAY_KEEP_LAST", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_last: Option<u32>,
     /// Run it on these processors only: 0,2-3
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     cpu: Option<Cpus>,
@@ -90,6 +93,12 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
             "kept what it changed: {}\nhint: cowsnap overlay destroy {name}",
             kept.display()
         ));
+        if let Some(last) = args.keep_last {
+            for name in destroy_older(&home, last as usize)? {
+                context.notice(format!("destroyed what was kept before: {name}"));
+            }
+            sweep_in_background(&home, Vec::new());
+        }
     }
     if context.json {
         // Standard output is the command's.

@@ -221,7 +221,10 @@ fn check_base(home: &Home, new: &New, at: &Path) -> Result<Vec<String>> {
 }
 
 /// An absolute path without symbolic links, of which the last components need not be there yet.
-fn resolve(at: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// A path that leads back up from what is not there.
+pub fn resolve(at: &Path) -> Result<PathBuf> {
     let at = std::path::absolute(at).map_err(Error::io("find", at.display()))?;
     let there = at.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
     let rest = at.strip_prefix(there).expect("an ancestor");

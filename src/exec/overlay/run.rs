@@ -20,6 +20,9 @@ pub const DIR: &str = "COWSNAP_OVERLAY_DIR";
 /// A number that no other running command of the home has: 1, 2, 3 … A lower one is free again once its command is over.
 pub const WORKER: &str = "COWSNAP_OVERLAY_WORKER";
 
+/// The option of a record of what a failed command changed: since when it is kept.
+const KEPT: &str = "kept";
+
 /// What to run, on what.
 #[derive(Debug)]
 pub struct Run {
@@ -212,12 +215,31 @@ pub(super) fn end_what_was_left(locked: &Locked, record: &Record) -> Result<()> 
 fn keep(home: &Home, name: &OverlayName) -> Result<PathBuf> {
     let (locked, mut record) = opened(home, name)?;
     record.owner = None;
+    record.options.more.insert(KEPT.into(), jiff::Timestamp::now().to_string().into());
     locked.write(&record)?;
     let server = super::server(&record)?;
     let copy = &record.copies[0];
     let place = crate::endpoint::overlay::Place { overlay: &locked, record: &record, lower: &[], copy };
     server.take_down(&place)?;
     Ok(server.changes(&place, &locked.generation(copy.number, copy.generation)))
+}
+
+/// Destroys all but the newest `last` of what was kept of failed commands; which those were. What is in use is left.
+///
+/// # Errors
+/// A home that can not be read.
+pub fn destroy_older(home: &Home, last: usize) -> Result<Vec<OverlayName>> {
+    let mut kept = Vec::new();
+    for entry in home.entries()? {
+        let Ok(Some(record)) = entry.record() else { continue };
+        let when =
+            record.options.more.get(KEPT).and_then(|when| when.as_str()?.parse::<jiff::Timestamp>().ok());
+        kept.extend(when.map(|when| (when, record.name)));
+    }
+    kept.sort();
+    let older = kept.len().saturating_sub(last);
+    let names = kept.into_iter().take(older).map(|(_, name)| name);
+    Ok(names.filter(|name| destroy(home, name, Survivors::Refuse, &mut unhindered).is_ok()).collect())
 }
 
 /// The exit code that a shell gives for it: its own, or 128 and the signal that ended it.

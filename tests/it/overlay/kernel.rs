@@ -346,3 +346,52 @@ fn nobody_waits_for_the_trash() {
     lab.ok(&["destroy", "ci"]);
     lab.assert_nothing_left();
 }
+
+#[test]
+fn a_first_step_makes_it_or_gives_it_back() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let at = lab.at("ci");
+    let create = |more: &[&str]| {
+        let args = ["create", "ci", "--at", utf8(&at), "--or-reset"];
+        let mut command = lab.command(&[&args[..], more].concat());
+        command.env("COWSNAP_OVERLAY_BASE", lab.base()).env("COWSNAP_OVERLAY_OWNER", "none");
+        command.output().expect("it runs")
+    };
+    for _ in 0..3 {
+        let output = create(&[]);
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{}\n", at.display()),
+            "{}",
+            text(&output)
+        );
+        assert_eq!(read(at.join("file")), "base");
+        fs::write(at.join("file"), "changed").expect("written");
+    }
+    let elsewhere = lab.at("elsewhere");
+    let other = lab.base().join("dir");
+    let others = [
+        (&["--copies", "2"][..], "number of copies"),
+        (&["--mode", "disabled"], "mode"),
+        (&["--base", utf8(&other)], "base"),
+        (&["--at", utf8(&elsewhere)], "place"),
+    ];
+    for (more, what) in others {
+        let args = match what {
+            "place" => lab
+                .command(&["create", "ci", "--base", utf8(&lab.base()), "--or-reset", "--at", more[1]])
+                .output(),
+            _ => Ok(create(more)),
+        };
+        let output = args.expect("it runs");
+        let said = text(&output);
+        assert!(output.status.code() == Some(3) && said.contains(&format!("another {what} than")), "{said}");
+    }
+    let user = Process::new(Command::new("sleep").arg("600").current_dir(&at));
+    assert_eq!(create(&[]).status.code(), Some(3));
+    drop(user);
+    assert_eq!(read(at.join("file")), "changed", "refused, and reset all the same");
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}

@@ -232,3 +232,32 @@ fn of_user(lab: &Lab, script: &str) -> Output {
         .output()
         .expect("setpriv runs")
 }
+
+#[test]
+fn of_what_failed_commands_changed_the_newest_are_kept() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let mine = lab.create("run-mine", &["--owner", "none"]);
+    for (n, last) in [("1", "2"), ("2", "2"), ("3", "2")] {
+        let output =
+            run(&lab, &["--keep-on-failure", "--keep-last", last], &format!("echo {n} > new; exit 7"));
+        assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    }
+    assert_eq!(lab.names(), ["run-2", "run-3", "run-mine"]);
+    let output = run(&lab, &["--keep-last", "1"], "exit 0");
+    assert!(output.status.success() && lab.names().len() == 3, "nothing was kept, nothing goes");
+    let mut command = lab.command(&["run", "--keep-on-failure", "--", "sh", "-c", "cat file; exit 7"]);
+    command.env("COWSNAP_OVERLAY_BASE", lab.base()).env("COWSNAP_OVERLAY_KEEP_LAST", "1");
+    let output = command.env("COWSNAP_OVERLAY_MODE", "kernel").output().expect("it runs");
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(7), &b"base"[..]),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(lab.names(), ["run-1", "run-mine"]);
+    lab.fails(2, &["run", "--keep-last", "0", "--", "true"]);
+    assert!(mine.join("file").exists());
+    lab.ok(&["destroy", "--all"]);
+    lab.assert_nothing_left();
+}
