@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::kernel::{listing, wreck};
 use super::lab::{Lab, Process, read, text, utf8};
 use crate::ground::{self, ground};
+use crate::overlay_fuse::ops;
 
 const FUSE: [&str; 2] = ["--mode", "fuse"];
 
@@ -340,6 +341,68 @@ fn a_command_has_one_of_its_own_and_nothing_is_left_of_it() {
     assert!(!text(&output).contains("left running"), "{}", text(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "basechanged\nchanged\n");
     assert_eq!(read(base.join("file")), "base");
+    assert_nothing_left(&lab);
+}
+
+/// The same operations through the program's mounts in both modes and in a plain directory: the same answers, the same tree.
+#[test]
+fn random_operations_do_the_same_as_in_a_plain_directory_and_in_mode_kernel() {
+    ground!("fuse", "overlay");
+    let lab = Lab::new();
+    ops::base(&lab.base());
+    let (base, plain) = (lab.base(), lab.root().join("plain"));
+    for seed in 1..=3 {
+        ground::run("cp", &["-a", utf8(&base), utf8(&plain)]);
+        let (kernel, fuse) = (lab.create("kernel", &["--mode", "kernel"]), lab.create("fuse", &FUSE));
+        let trees = [&plain, &kernel, &fuse];
+        let roots = trees.map(|tree| std::os::fd::OwnedFd::from(fs::File::open(tree).expect("opened")));
+        let mut dice = ops::Dice::new(seed);
+        for at in 0..400 {
+            let op = dice.op();
+            if op.is_beyond_fuse() {
+                continue;
+            }
+            let [plain, kernel, fuse] = roots.each_ref().map(|root| ops::apply(root, &op));
+            assert_eq!(plain, fuse, "seed {seed}, operation {at}: {}", op.brief());
+            assert_eq!(plain, kernel, "seed {seed}, operation {at}, mode kernel: {}", op.brief());
+        }
+        drop(roots);
+        let [plain_tree, kernel_tree, fuse_tree] = trees.map(|tree| ops::dump(tree));
+        assert_eq!(plain_tree, fuse_tree, "seed {seed}");
+        assert_eq!(plain_tree, kernel_tree, "seed {seed}, mode kernel");
+        lab.ok(&["destroy", "--all"]);
+        fs::remove_dir_all(&plain).expect("removed");
+    }
+    assert_nothing_left(&lab);
+}
+
+/// SIGKILL of the process while suites write: the base is what it was, and a reset gives it back.
+#[test]
+fn kill_9_of_the_process_at_any_time_harms_nothing_below() {
+    ground!("fuse", "root");
+    let lab = Lab::new();
+    ops::base(&lab.base());
+    let before = ops::dump(&lab.base());
+    let at = lab.create("ci", &FUSE);
+    for point in 0..8 {
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let Ok(root) = fs::File::open(&at) else { return };
+                let (root, mut dice) = (root.into(), ops::Dice::new(point));
+                // What matters is what is below afterwards.
+                (0..100_000)
+                    .take_while(|_| at.join(".").read_dir().is_ok())
+                    .for_each(|_| drop(ops::apply(&root, &dice.op())));
+            });
+            std::thread::sleep(Duration::from_millis(40 * point));
+            kill_daemon(&lab);
+            writer.join().expect("it ends");
+        });
+        assert!(ops::dump(&lab.base()) == before, "point {point}: the base was changed");
+        lab.ok(&["reset", "ci", "--force"]);
+        assert!(ops::dump(&at) == before, "point {point}: a reset gives something else");
+    }
+    lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }
 

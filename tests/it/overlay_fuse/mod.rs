@@ -2,4 +2,4 @@
 
 mod core;
 mod mounted;
-mod ops;
+pub mod ops;

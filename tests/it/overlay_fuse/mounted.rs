@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use cowsnap::endpoint::overlay::fuse::adapter::{Mount, Mounted, mount};
-use cowsnap::endpoint::overlay::fuse::{Layers, Options, Tree};
+use cowsnap::endpoint::overlay::fuse::{Layers, Lower, Options, Tree};
 use cowsnap::sys::mount::Restrict;
 
 use crate::ground::ground;
@@ -192,6 +192,36 @@ fn a_reset_shows_the_base_at_once() {
         assert_eq!(before, dump(&mnt), "round {round}");
     }
     mounted.unmount().expect("unmount");
+}
+
+/// What a reset onto a layer that was just committed shows is what showed before, and without the layer it is the base.
+#[test]
+fn a_reset_to_other_layers_shows_these() {
+    ground!("fuse");
+    for seed in 50..54 {
+        let ground = Ground::new();
+        let before = dump(&ground.path("base"));
+        let first = ground.layers();
+        let mounted = show(&ground, &first, blocks_only(), false);
+        let mnt = ground.path("mnt");
+        let opened = std::fs::File::open(mnt.join("big")).expect("opened");
+        wreck(&mnt, seed);
+        let committed = dump(&mnt);
+        let was = opened.metadata().expect("it is open").len();
+        let layer = Lower { tree: first.upper.clone(), blocks: Some(first.blocks.clone()) };
+        let mut onto = ground.next("next");
+        onto.lowers.insert(0, layer);
+        mounted.reset(&onto).expect("reset");
+        assert_eq!(committed, dump(&mnt), "seed {seed}");
+        wreck(&mnt, seed + 100);
+        mounted.reset(&Layers { lowers: onto.lowers.clone(), ..ground.next("again") }).expect("reset");
+        assert_eq!(committed, dump(&mnt), "seed {seed}, changed again");
+        mounted.reset(&ground.next("last")).expect("reset");
+        assert_eq!(before, dump(&mnt), "seed {seed}, without the layer");
+        assert_eq!(opened.metadata().expect("open stays").len(), was);
+        drop(opened);
+        mounted.unmount().expect("unmount");
+    }
 }
 
 #[test]

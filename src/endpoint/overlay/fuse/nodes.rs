@@ -56,6 +56,8 @@ pub struct Nodes {
     /// Numbers that do not follow from the file: it was copied up, or its number was retired.
     numbers: HashMap<FileId, u64>,
     devices: Vec<u64>,
+    /// Files whose numbers mean something else to whoever kept them open over a reset.
+    retired: Vec<FileId>,
     age: u64,
     spare: u64,
 }
@@ -124,12 +126,13 @@ impl Nodes {
         self.numbers.remove(&id);
     }
 
-    /// Upper files get other numbers from now on; numbers of `retired` files are not used again.
+    /// Upper files get other numbers from now on; numbers of `retired` files are not used again, after later calls neither.
     pub fn grow_older(&mut self, retired: &[FileId]) {
         self.age += 1;
         self.numbers.clear();
-        for id in retired {
-            self.assign_new(*id);
+        self.retired.extend(retired);
+        for id in self.retired.clone() {
+            self.assign_new(id);
         }
     }
 

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::RwLockWriteGuard;
+use std::sync::{Arc, RwLockWriteGuard};
 
 use rustix::fs::FileType;
 
-use super::nodes::{FileId, ROOT, id_of};
+use super::nodes::{FileId, Node, ROOT, id_of};
 use super::tree::{Layers, Names, Tree};
 use super::{Errno, Fallible};
 
@@ -22,7 +22,7 @@ pub struct Outdated {
 }
 
 impl Tree {
-    /// Goes on with other layers; of those below, the old ones must be the last ones of the new.
+    /// Goes on with other layers. If those below are the same, what was not changed stays known.
     ///
     /// What is open stays what it was, for whoever has it open. Answers what a kernel still believes of the old tree.
     pub fn reset(&self, layers: &Layers) -> Fallible<Outdated> {
@@ -48,31 +48,41 @@ impl Tree {
 }
 
 impl Names {
+    /// Costs a look at each node that is known, and work for those that were changed.
     fn reset(&mut self, fresh: Self) -> Fallible<Outdated> {
         let mut outdated = self.outdated()?;
-        let mut retired: Vec<FileId> = Vec::new();
-        let mut natural: Vec<u64> = Vec::new();
-        let numbers: Vec<u64> = self.nodes.all().map(|(number, _)| *number).collect();
-        for number in numbers {
+        let same_lowers = self.stack.has_lowers_of(&fresh.stack)?;
+        let all_suspect = !same_lowers || self.has_moved_dirs();
+        let suspects: Vec<u64> = (self.nodes.all())
+            .filter(|(number, node)| {
+                **number != ROOT && (all_suspect || node.upper || node.places.is_empty())
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        let (mut retired, mut back, mut lost) = (Vec::<FileId>::new(), Vec::new(), Vec::new());
+        for number in suspects {
             let node = self.nodes.get(number)?;
-            if number == ROOT {
-                continue;
-            }
             if node.upper {
                 outdated.nodes.push(number);
             }
-            let below = node.view.clone().filter(|_| !node.lowers.is_empty());
+            if !same_lowers {
+                outdated.names.extend(node.places.iter().filter(|(dir, _)| *dir == ROOT).cloned());
+            }
             let in_use = node.upper && !node.is_dir() && node.opens > 0;
-            let stays = below.is_some_and(|view| self.nodes.path(number).is_ok_and(|path| path == view));
             if in_use && let Some(piece) = node.lowers.first() {
                 retired.push(id_of(&self.stack.lowers[piece.layer].root.stat(&piece.path)?));
             }
-            if stays && !in_use {
-                natural.push(number);
+            match same_lowers && !in_use && self.is_in_its_place(number) {
+                true => back.push(number),
+                false => lost.push(number),
             }
         }
-        self.detach_but(&natural);
+        self.go_back(&back)?;
+        self.lose(&lost, same_lowers);
         self.nodes.grow_older(&retired);
+        if !same_lowers {
+            self.links = None;
+        }
         (self.stack, self.work, self.blocks) = (fresh.stack, fresh.work, fresh.blocks);
         (self.next_work, self.next_map) = (fresh.next_work, fresh.next_map);
         let root = self.stack.root();
@@ -80,41 +90,65 @@ impl Names {
         Ok(outdated)
     }
 
-    /// Nodes that are not what the layers below have at their place become files without names.
-    fn detach_but(&mut self, natural: &[u64]) {
-        let natural: std::collections::HashSet<u64> = natural.iter().copied().collect();
-        let mut lost = Vec::new();
-        for (number, node) in self.nodes.all() {
-            if *number != ROOT && !natural.contains(number) {
-                lost.push(*number);
-            } else if *number != ROOT && node.upper {
+    /// Whether the node is where the layers below have it.
+    fn is_in_its_place(&self, number: u64) -> bool {
+        let Ok(node) = self.nodes.get(number) else { return false };
+        let below = node.view.as_ref().filter(|_| !node.lowers.is_empty());
+        below.is_some_and(|view| self.nodes.path(number).is_ok_and(|path| path == *view))
+    }
+
+    /// Whether a directory of the layers below was moved: then all that is in it is elsewhere, though it was not changed.
+    fn has_moved_dirs(&mut self) -> bool {
+        let is_merged = |node: &Node| node.upper && node.is_dir() && !node.lowers.is_empty();
+        let merged = self.nodes.all().filter(|(number, node)| **number != ROOT && is_merged(node));
+        let merged: Vec<u64> = merged.map(|(number, _)| *number).collect();
+        merged.into_iter().any(|number| !self.is_in_its_place(number))
+    }
+
+    /// Nodes that are again what the layers below have.
+    fn go_back(&mut self, back: &[u64]) -> Fallible<()> {
+        for number in back {
+            let node = self.nodes.get_mut(*number)?;
+            if node.upper {
                 (node.upper, node.partial, node.data, node.opens, node.writers) = (false, None, None, 0, 0);
             }
         }
+        Ok(())
+    }
+
+    /// Nodes that are not what the layers below have at their place become files without names.
+    fn lose(&mut self, lost: &[u64], same_lowers: bool) {
+        // As long as all have their names, each is found by its path.
+        lost.iter().for_each(|number| self.orphan(*number));
+        lost.iter().for_each(|number| self.nodes.lose_places(*number));
         for number in lost {
-            self.orphan(number);
-            self.nodes.lose_places(number);
-            self.nodes.drop_unused(number);
+            if let Ok(node) = self.nodes.get_mut(*number)
+                && !same_lowers
+            {
+                // Its pieces are named by layers that are others now.
+                (node.lowers, node.view) = (Arc::new([]), None);
+            }
+            self.nodes.drop_unused(*number);
         }
     }
 
-    /// Keeps hold of an upper file while its name still leads there.
+    /// Keeps hold of an upper file, or of one that is open, while its name still leads there.
     fn orphan(&mut self, number: u64) {
         let orphan = match self.spot(number) {
             Ok(super::spot::Spot::Named(root, path)) => root.open_at(&path, rustix::fs::OFlags::PATH).ok(),
             _ => None,
         };
         if let (Some(orphan), Ok(node)) = (orphan, self.nodes.get_mut(number))
-            && node.upper
+            && (node.upper || node.opens > 0)
         {
-            node.orphan = Some(std::sync::Arc::new(orphan));
+            node.orphan = Some(Arc::new(orphan));
         }
     }
 
     /// All that the upper layer has, as a kernel knows it.
     fn outdated(&mut self) -> Fallible<Outdated> {
         let mut known: HashMap<(u64, OsString), u64> = HashMap::new();
-        for (number, node) in self.nodes.all() {
+        for (number, node) in self.nodes.all().filter(|(_, node)| node.upper) {
             known.extend(node.places.iter().map(|(parent, name)| ((*parent, name.clone()), *number)));
         }
         let mut outdated = Outdated { names: Vec::new(), nodes: vec![ROOT] };

@@ -159,6 +159,16 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// Whether the layers below are the same directories, in the same order.
+    pub fn has_lowers_of(&self, other: &Self) -> Fallible<bool> {
+        let ids = |stack: &Self| {
+            let id =
+                |layer: &Arc<Layer>| layer.root.stat(Path::new("")).map(|stat| (stat.st_dev, stat.st_ino));
+            stack.lowers.iter().map(id).collect::<Fallible<Vec<_>>>()
+        };
+        Ok(ids(self)? == ids(other)?)
+    }
+
     /// The root of the tree: all layers' roots merged.
     pub fn root(&self) -> Where {
         let lowers = (0..self.lowers.len()).map(|layer| Piece { layer, path: PathBuf::new() }).collect();
