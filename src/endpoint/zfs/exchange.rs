@@ -250,7 +250,7 @@ pub fn strange(within: Option<&str>) -> Result<Vec<Strange>> {
             Some(it) => is_locked(Work::Receive, it.dataset.as_str())? || it.stage()?.is_some(),
             None => false,
         };
-        if !is_sound && props::set_here(&dataset, INTENT)?.is_some() {
+        if !is_sound && Seen::of(&dataset, INTENT)?.is_some_and(|seen| seen.says.is_some()) {
             found.push(Strange { dataset, property: INTENT });
         }
     }

@@ -36,11 +36,15 @@ impl Seen {
     /// # Errors
     /// A property that can not be read.
     pub(super) fn of(name: &str, property: &str) -> Result<Option<Self>> {
-        if !lzc(name)?.exists(name) {
-            return Ok(None);
+        let lzc = lzc(name)?;
+        let look = || {
+            let (guid, origin) = (guid_of(name)?, get(name, "origin")?);
+            Ok(Self { guid, origin, says: props::set_here(name, property)? })
+        };
+        match lzc.exists(name).then(look) {
+            Some(Err(_)) if !lzc.exists(name) => Ok(None), // It went, or was renamed, meanwhile.
+            seen => seen.transpose(),
         }
-        let (guid, origin) = (guid_of(name)?, get(name, "origin")?);
-        Ok(Some(Self { guid, origin, says: props::set_here(name, property)? }))
     }
 
     /// Whether it says just this.
@@ -87,7 +91,10 @@ pub(super) fn carriers(
     let mut found = Vec::new();
     for name in String::from_utf8_lossy(&text).lines() {
         // Each alone: a value may hold newlines, and whole lines of somebody's making.
-        let value = program::zfs(&["get", "-Hp", "-o", "value", "-s", "local", property, name])?;
+        let value = match program::zfs(&["get", "-Hp", "-o", "value", "-s", "local", property, name]) {
+            Err(_) if crate::sys::lzc::open().is_ok_and(|lzc| !lzc.exists(name)) => continue, // It went meanwhile.
+            value => value?,
+        };
         if !value.is_empty() {
             found.push((name.to_owned(), list::value(&value)));
         }

@@ -6,7 +6,7 @@ use crate::endpoint::Result;
 use crate::endpoint::zfs::aside::{INTENT, Intent};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
-use crate::endpoint::zfs::intent::{Strange, carriers};
+use crate::endpoint::zfs::intent::{Seen, Strange, carriers};
 use crate::endpoint::zfs::lock::{Work, is_locked, try_lock};
 use crate::endpoint::zfs::{program, props};
 use crate::model::DatasetName;
@@ -78,7 +78,7 @@ pub fn strange(within: Option<&str>) -> Result<Vec<Strange>> {
             Some(intent) => is_locked(Work::Rollback, intent.dataset.as_str())? || intent.stage()?.is_some(),
             None => false,
         };
-        if !is_sound && props::set_here(&dataset, INTENT)?.is_some() {
+        if !is_sound && Seen::of(&dataset, INTENT)?.is_some_and(|seen| seen.says.is_some()) {
             found.push(Strange { dataset, property: INTENT });
         }
     }

@@ -509,6 +509,31 @@ fn counting(pool: &Pool) -> (std::path::PathBuf, String) {
     (log, format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path")))
 }
 
+/// Other processes rename what they receive meanwhile.
+#[test]
+fn a_dataset_that_goes_while_others_are_looked_for_is_no_error() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let bin = pool.outside().join("bin");
+    std::fs::create_dir(&bin).expect("mkdir");
+    let gone = pool.full("gone");
+    let script = format!(
+        "#!/bin/sh\n/sbin/zfs \"$@\" || exit\ncase \"$*\" in *'-o name cowsnap:'*) echo '{gone}';; esac\n"
+    );
+    std::fs::write(bin.join("zfs"), script).expect("written");
+    run("chmod", &["+x", bin.join("zfs").to_str().expect("utf-8")]);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+    let absent = pool.full("absent");
+    let output = crate::ground::cowsnap(&pool.outside().join("state"))
+        .args(["list", &absent])
+        .env("PATH", path)
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&absent) && !said.contains(&gone), "{said}");
+}
+
 #[test]
 fn many_snapshots_are_read_in_one_listing() {
     ground!("zfs");
