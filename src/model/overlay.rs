@@ -399,6 +399,26 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_is_called_on_the_command_line_what_its_record_says() {
+        for mode in Mode::ALL {
+            let json = serde_json::to_string(&mode).expect("serialises");
+            assert_eq!(json, format!("\"{mode}\""));
+            assert_eq!(serde_json::from_str::<Mode>(&json).expect("parses"), mode);
+        }
+        let with_layers: Vec<_> =
+            Mode::ALL.into_iter().filter(|mode| mode.has_layers()).map(Mode::as_str).collect();
+        assert_eq!(with_layers, ["kernel", "fuse", "squashfs", "erofs"]);
+    }
+
+    #[test]
+    fn marks_are_roots_or_a_users() {
+        assert_eq!(
+            [Xattrs::Trusted, Xattrs::User].map(Xattrs::prefix),
+            ["trusted.overlay.", "user.overlay."]
+        );
+    }
+
+    #[test]
     fn a_mount_says_whose_it_is() {
         let name: OverlayName = "ci".parse().expect("a name");
         for (generation, text) in

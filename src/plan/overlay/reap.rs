@@ -206,6 +206,34 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_says_of_whom_it_speaks() {
+        let kept = [Kept::InUse, Kept::OwnerAlive, Kept::Ownerless, Kept::OwnerElsewhere, Kept::Unreadable];
+        let words = [
+            "somebody is changing it",
+            "its owner is there",
+            "it is kept until it is destroyed",
+            "its owner is in another pid namespace",
+            "its record can not be read",
+        ];
+        assert_eq!(kept.map(Kept::as_str), words);
+        let reaped = [
+            Reaped::OwnerGone,
+            Reaped::OwnerReplaced,
+            Reaped::OtherBoot,
+            Reaped::HalfMade,
+            Reaped::HalfDestroyed,
+        ];
+        let words = [
+            "its owner is gone",
+            "its owner is gone, and another process has its id",
+            "the machine was started again since",
+            "its maker was killed",
+            "its destroyer was killed",
+        ];
+        assert_eq!(reaped.map(Reaped::as_str), words);
+    }
+
+    #[test]
     fn a_mount_is_stray_if_no_overlay_has_it() {
         let mounted = |source: &str, dir: &str| Mounted {
             source: MountSource::parse(source).expect("a source"),
