@@ -45,6 +45,7 @@ pub fn raw_kind(first: &[u8]) -> Option<Backend> {
 pub fn first_len(kind: Backend) -> u64 {
     match kind {
         Backend::Btrfs => 64 << 10, // More than the header and the first command: a path and two uuids.
+        Backend::Overlay => 0,      // Never raw.
         Backend::Zfs => zfs::RECORD_LEN as u64 - KIND_LEN,
     }
 }
@@ -56,8 +57,9 @@ impl Announced {
     /// A beginning that is cut off or makes no sense; a snapshot's name that can not be one here.
     pub fn by_raw(kind: Backend, first: &[u8], source: &str, name: Option<SnapshotName>) -> Result<Self> {
         match kind {
-            Backend::Btrfs => by_btrfs(first, source, name),
             Backend::Zfs => by_zfs(first, source, name),
+            // What is no stream is told by btrfs's parser.
+            Backend::Btrfs | Backend::Overlay => by_btrfs(first, source, name),
         }
     }
 }

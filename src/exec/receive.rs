@@ -147,10 +147,14 @@ impl Incoming {
         let of = announced.dataset.as_deref().unwrap_or("a dataset").escape_debug();
         let subject = format!("the stream of {of}@{} in {source}", announced.snapshot);
         let why = format!("it was sent by {}, and {target} is on {backend}", announced.backend);
-        let hint = Some(format!("receive it into a {} dataset", announced.backend));
+        let hint = Some(match announced.backend {
+            Backend::Overlay => "cowsnap overlay import FILE".into(),
+            sent_by => format!("receive it into a {sent_by} dataset"),
+        });
         let wanted = match backend {
             Backend::Btrfs => "btrfs stream",
             Backend::Zfs => "ZFS stream",
+            Backend::Overlay => "layer",
         };
         Err(endpoint::Error::Foreign { subject, wanted, why, hint }.into())
     }

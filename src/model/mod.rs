@@ -3,6 +3,7 @@
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod inventory;
+pub mod layer;
 pub mod name;
 pub mod overlay;
 pub mod path_text;

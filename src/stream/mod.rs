@@ -6,5 +6,6 @@ pub mod btrfs;
 pub mod container;
 pub mod parallel;
 pub mod reader;
+pub mod tar;
 pub mod writer;
 pub mod zfs;

@@ -22,11 +22,12 @@ use crate::{Error, Result};
 pub struct Args {
     /// What it is called: letters, digits and _ . -
     name: OverlayName,
-    /// What it lies on, which nobody may change meanwhile: a directory, TARGET@SNAP, or a squashfs or EROFS image
+    /// What it lies on, which nobody may change meanwhile: a directory, TARGET@SNAP, a squashfs or EROFS image,
+    /// or a layer, OVERLAY@LAYER
     #[arg(
         long,
         env = "COWSNAP_OVERLAY_BASE",
-        value_name = "DIR|TARGET@SNAP|IMAGE",
+        value_name = "DIR|TARGET@SNAP|IMAGE|OVERLAY@LAYER",
         required_unless_present = "command"
     )]
     base: Option<OsString>,
@@ -81,7 +82,8 @@ fn reset_instead(home: &Home, new: &New) -> Result<Option<Record>> {
         }
         .into());
     }
-    let request = Request { copies: None, layers: None, survivors: Survivors::Refuse };
+    let layers = (record.layers != new.layers).then(|| new.layers.clone());
+    let request = Request { copies: None, layers, survivors: Survivors::Refuse };
     let done = overlay::reset(home, &new.name, &request, &mut unhindered)?;
     sweep_in_background(home, done.old);
     Ok(Some(record))
@@ -103,15 +105,17 @@ fn mode(args: &Args) -> Result<Option<Mode>> {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let mode = mode(&args)?;
     let more = args.command.map(|command| (COMMAND.to_owned(), command.into())).into_iter().collect();
+    let (base, layers) =
+        args.base.map_or_else(|| Ok((empty(), Vec::new())), |base| base::parse(&base, dir, context))?;
     let new = New {
-        base: args.base.map_or_else(|| Ok(empty()), |base| base::parse(&base, context))?,
+        base,
         owner: base::owner(args.owner.as_deref(), args.durable)?,
         name: args.name,
         at: args.at,
         copies: args.copies,
         mode,
         durable: args.durable,
-        layers: Vec::new(),
+        layers,
         more,
     };
     let home = Home::open(dir)?;

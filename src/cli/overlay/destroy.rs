@@ -6,16 +6,23 @@ use serde_json::json;
 
 use super::{OfSurvivors, existing, named_or_all, sweep_in_background};
 use crate::cli::{Context, halfway};
-use crate::exec::overlay::{destroy, unhindered};
+use crate::endpoint;
+use crate::endpoint::overlay::Home;
+use crate::endpoint::overlay::layer::Layer;
+use crate::exec::overlay::{destroy, layers::named, unhindered};
+use crate::model::layer::LayerRef;
 use crate::model::overlay::OverlayName;
+use crate::model::quoted;
 use crate::{Error, Result};
 
-/// Destroy overlays with the changes made in them
+/// Destroy overlays with the changes made in them, or layers
+///
+/// A layer that is held, or upon which an overlay or a layer builds, is refused (exit code 3).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which overlays
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "NAME")]
-    names: Vec<OverlayName>,
+    /// Which overlays, or layers: OVERLAY@LAYER
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "NAME[@LAYER]")]
+    names: Vec<String>,
     /// All overlays of the home
     #[arg(long)]
     all: bool,
@@ -29,15 +36,22 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
-    let names = named_or_all(&home, args.names, args.all)?;
+    let (layers, names): (Vec<_>, Vec<_>) = args.names.iter().partition(|name| name.contains('@'));
+    let names =
+        names.into_iter().map(|name| name.parse()).collect::<std::result::Result<Vec<OverlayName>, _>>()?;
+    let names = named_or_all(&home, names, args.all)?;
     let survivors = args.survivors.choice();
+    let layers = layers.into_iter().map(|name| layer(&home, name)).collect::<Result<Vec<_>>>()?;
     // All are looked at before the first goes.
     for name in &names {
         destroy::check(&home, name, survivors)?;
     }
     if args.dry_run {
-        let text: String = names.iter().map(|name| format!("would destroy {name}\n")).collect();
-        return context.print(&json!({ "dry_run": true, "would_destroy": names }), text);
+        layers.iter().try_for_each(|layer| layer.check_destroy(&home).map_err(of_layer))?;
+        let labels = names.iter().map(ToString::to_string).chain(layers.iter().map(Layer::label));
+        let labels: Vec<_> = labels.collect();
+        let text: String = labels.iter().map(|name| format!("would destroy {name}\n")).collect();
+        return context.print(&json!({ "dry_run": true, "would_destroy": labels }), text);
     }
     let mut failed = None;
     let mut destroyed = Vec::new();
@@ -45,10 +59,20 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
         match destroy(&home, name, survivors, &mut unhindered) {
             Ok(users) => {
                 args.survivors.tell(&users, context);
-                destroyed.push(name);
+                destroyed.push(name.to_string());
             }
             Err(error) => {
                 failed = Some(halfway(n, names.len(), "overlays destroyed", Error::from(error)));
+                break;
+            }
+        }
+    }
+    for layer in layers.iter().filter(|_| failed.is_none()) {
+        match layer.destroy(&home).map_err(of_layer) {
+            Ok(()) => destroyed.push(layer.label()),
+            Err(error) => {
+                let (n, of) = (destroyed.len(), names.len() + layers.len());
+                failed = Some(halfway(n, of, "destroyed", Error::from(error)));
                 break;
             }
         }
@@ -58,4 +82,18 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
         context.print(&json!({ "destroyed": destroyed }), "")?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// A layer is released by another command than a snapshot.
+fn of_layer(error: endpoint::Error) -> endpoint::Error {
+    let endpoint::Error::Held { subject, tags } = error else { return error };
+    let why = format!("it is held by {}", tags.join(", "));
+    let release = |tag: &String| format!("cowsnap overlay release {} {}", quoted(tag), quoted(&subject));
+    let hint = tags.first().map(release);
+    endpoint::Error::Refused { op: "destroy layer", subject, why, hint }
+}
+
+fn layer(home: &Home, name: &str) -> Result<Layer> {
+    let name: LayerRef = name.parse()?;
+    Ok(named(home, &name.overlay, &name.layer)?)
 }

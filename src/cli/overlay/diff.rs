@@ -9,9 +9,9 @@ use crate::Result;
 use crate::cli::{Context, diff};
 use crate::endpoint::overlay::layer::{DiffRequest, Difference};
 use crate::exec::overlay;
-use crate::model::overlay::OverlayName;
+use crate::model::overlay::{LayerName, OverlayName};
 
-/// Show what an overlay changed of the tree that it was made with
+/// Show what an overlay changed: of the tree that it was made with, or since one of its layers
 ///
 /// The cost follows the change. A file counts as written to if the overlay has data of it and its size or modification time is another
 /// one, or nothing else of it changed.
@@ -19,6 +19,8 @@ use crate::model::overlay::OverlayName;
 pub struct Args {
     /// Which overlay
     name: OverlayName,
+    /// Compare with what this layer of it shows
+    layer: Option<LayerName>,
     /// Which of its copies
     #[arg(long, value_name = "N", default_value_t = 1)]
     copy: u32,
@@ -34,7 +36,7 @@ pub struct Args {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let request = DiffRequest { content: args.content };
-    let found = overlay::diff(&home, &args.name, args.copy, request)?;
+    let found = overlay::diff(&home, &args.name, args.layer.as_ref(), args.copy, request)?;
     if args.null {
         return diff::write(&found.iter().flat_map(|found| diff::fields(&found.change)).collect::<Vec<u8>>());
     }

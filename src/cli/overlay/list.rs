@@ -19,11 +19,25 @@ pub struct Args {
     /// Only these
     #[arg(value_name = "NAME")]
     names: Vec<OverlayName>,
+    /// List layers instead, each after what it builds upon
+    #[arg(long, conflicts_with = "names")]
+    layers: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = Home::find(dir)?;
+    if args.layers {
+        let (values, table, damaged) = super::layers::list(home.as_ref())?;
+        let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
+        for error in &damaged {
+            context.notice(format!("warning: {error}"));
+        }
+        return context.print(
+            &json!({ "home": dir.display().to_string(), "layers": values, "damaged": damaged }),
+            table,
+        );
+    }
     let mut listed = home.as_ref().map(list).transpose()?.unwrap_or_default();
     if let Some(missing) = args.names.iter().find(|name| !listed.iter().any(|found| found.name == **name)) {
         let (what, subject) = ("overlay", missing.to_string());

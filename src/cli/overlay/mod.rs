@@ -15,14 +15,20 @@ use crate::model::overlay::{Mode, OverlayName, Record};
 use crate::{Error, Result};
 
 mod base;
+mod commit;
 mod create;
 mod destroy;
 mod diff;
+mod export;
+mod hold;
+mod import;
+mod layers;
 mod list;
 mod mount;
 mod reap;
 mod reset;
 mod run;
+mod verify;
 
 /// Trees that a test suite may wreck and get back in milliseconds, whatever their size
 #[derive(Debug, clap::Args)]
@@ -41,6 +47,14 @@ enum Command {
     Run(run::Args),
     List(list::Args),
     Diff(diff::Args),
+    Commit(commit::Args),
+    Export(export::Args),
+    Import(import::Args),
+    Verify(verify::Args),
+    /// Keep layers from being destroyed, until the tag is released
+    Hold(hold::Args),
+    /// Take a hold off layers
+    Release(hold::Args),
     Mount(mount::Args),
     Destroy(destroy::Args),
     Reap(reap::Args),
@@ -75,6 +89,12 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         Command::Create(args) => create::run(args, &dir, context)?,
         Command::Reset(args) => reset::run(args, &dir, context)?,
         Command::Diff(args) => diff::run(args, &dir, context)?,
+        Command::Commit(args) => commit::run(args, &dir, context)?,
+        Command::Export(args) => export::run(args, &dir, context)?,
+        Command::Import(args) => import::run(args, &dir, context)?,
+        Command::Verify(args) => verify::run(args, &dir, context)?,
+        Command::Hold(args) => hold::hold(&args, &dir, context)?,
+        Command::Release(args) => hold::release(&args, &dir, context)?,
         Command::List(args) => list::run(args, &dir, context)?,
         Command::Mount(args) => mount::run(args, &dir, context)?,
         Command::Destroy(args) => destroy::run(args, &dir, context)?,

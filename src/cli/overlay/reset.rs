@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{OfSurvivors, existing, named_or_all, sweep_in_background};
 use crate::cli::{Context, halfway};
+use crate::exec::overlay::layers::{LayerOf, stack_to};
 use crate::exec::overlay::reset::{Request, Reset, check, reset};
 use crate::exec::overlay::unhindered;
 use crate::model::overlay::OverlayName;
@@ -26,6 +27,12 @@ pub struct Args {
     /// This copy alone; may be given several times
     #[arg(long, value_name = "N", conflicts_with = "all")]
     copy: Vec<u32>,
+    /// Back to a layer, and what that lies on: LAYER of the overlay, or OVERLAY@LAYER upon the same base
+    #[arg(long, value_name = "LAYER", conflicts_with = "copy")]
+    to: Option<LayerOf>,
+    /// Back to the base, without layers
+    #[arg(long, conflicts_with_all = ["copy", "to"])]
+    to_base: bool,
     #[command(flatten)]
     survivors: OfSurvivors,
     /// Say what would be reset
@@ -38,19 +45,25 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let names = named_or_all(&home, args.names, args.all)?;
     let copies = (!args.copy.is_empty()).then_some(args.copy);
-    let request = Request { copies, layers: None, survivors: args.survivors.choice() };
+    let survivors = args.survivors.choice();
+    let to_base = args.to_base.then(Vec::new);
+    let request = |name: &OverlayName| -> Result<Request> {
+        let to = args.to.as_ref().map(|to| stack_to(&home, name, to)).transpose()?;
+        Ok(Request { copies: copies.clone(), layers: to.or_else(|| to_base.clone()), survivors })
+    };
+    let requests = names.iter().map(request).collect::<Result<Vec<_>>>()?;
     if args.dry_run {
         let mut places = Vec::new();
-        for name in &names {
-            places.extend(check(&home, name, &request)?.iter().map(|copy| copy.at().display().to_string()));
+        for (name, request) in names.iter().zip(&requests) {
+            places.extend(check(&home, name, request)?.iter().map(|copy| copy.at().display().to_string()));
         }
         let text: String = places.iter().map(|place| format!("would reset {place}\n")).collect();
         return context.print(&json!({ "dry_run": true, "would_reset": places }), text);
     }
     let mut done: Vec<Reset> = Vec::new();
     let mut failed = None;
-    for (n, name) in names.iter().enumerate() {
-        match reset(&home, name, &request, &mut unhindered) {
+    for (n, (name, request)) in names.iter().zip(&requests).enumerate() {
+        match reset(&home, name, request, &mut unhindered) {
             Ok(reset) => done.push(reset),
             Err(error) => {
                 failed = Some(halfway(n, names.len(), "overlays reset", Error::from(error)));

@@ -21,8 +21,8 @@ use crate::{Error, Result};
 /// other running command has. Its exit code is passed on, and so are signals.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the tree lies on: a directory, or TARGET@SNAP; nothing: an empty tree
-    #[arg(long, env = "COWSNAP_OVERLAY_BASE", value_name = "DIR|TARGET@SNAP")]
+    /// What the tree lies on: a directory, TARGET@SNAP, or a layer, OVERLAY@LAYER; nothing: an empty tree
+    #[arg(long, env = "COWSNAP_OVERLAY_BASE", value_name = "DIR|TARGET@SNAP|OVERLAY@LAYER")]
     base: Option<OsString>,
     /// How it is served: auto, kernel …
     #[arg(long, env = "COWSNAP_OVERLAY_MODE", default_value = "auto")]
@@ -63,13 +63,14 @@ fn parse_cpus(text: &str) -> std::result::Result<Cpus, String> {
 
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
-    let base = args.base.map_or_else(|| Ok(empty()), |text| base::parse(&text, context))?;
+    let (base, layers) =
+        args.base.map_or_else(|| Ok((empty(), Vec::new())), |text| base::parse(&text, dir, context))?;
     enter()?;
     let home = Home::open(dir)?;
     super::reap::notices(&reap(&home, false)?, context);
     let what = Run {
         base,
-        layers: Vec::new(),
+        layers,
         mode: args.mode.0,
         command: args.command,
         keep_on_failure: args.keep_on_failure,

@@ -7,14 +7,15 @@ use std::io::Read;
 use serde_json::{Map, Value, json};
 
 use super::lines::{Lines, escaped, table};
-use super::{stream_error, zfs_error};
-use crate::Result;
+use super::{read_error, stream_error, zfs_error};
 use crate::cli::Context;
 use crate::model::Guid;
 use crate::stream::btrfs::{Command, Parser};
 use crate::stream::container::Backend;
+use crate::stream::tar;
 use crate::stream::zfs::nvlist::{self, List};
 use crate::stream::zfs::{Begin, Located, Summary, Walker};
+use crate::{Error, Result, endpoint};
 
 /// What was counted: as members of a JSON object, and as text.
 pub struct Counted {
@@ -27,6 +28,40 @@ pub fn count(backend: Backend, input: impl Read, name: &str) -> Result<Counted> 
     match backend {
         Backend::Btrfs => count_btrfs(input, name),
         Backend::Zfs => Summary::of(input).map_err(|error| zfs_error("inspect", name, error)).map(of_zfs),
+        Backend::Overlay => count_layer(input, name),
+    }
+}
+
+fn count_layer(input: impl Read, name: &str) -> Result<Counted> {
+    let mut archive = tar::Reader::new(input);
+    let (mut entries, mut bytes) = (0_u64, 0_u64);
+    while let Some(member) = archive.entry().map_err(|error| tar_error(name, error))? {
+        entries += u64::from(member.path.starts_with(b"tree"));
+        bytes += member.stored();
+    }
+    let text =
+        format!("layer of an overlay, as a tar archive\n{entries:>10} entries\n{bytes:>10} bytes of data");
+    Ok(Counted { json: object(json!({ "entries": entries, "bytes": bytes })), text })
+}
+
+fn print_layer_ops(input: impl Read, name: &str, context: &Context) -> Result<()> {
+    let mut archive = tar::Reader::new(input);
+    let mut lines = Lines::new();
+    loop {
+        let offset = archive.position();
+        let Some(member) = archive.entry().map_err(|error| tar_error(name, error))? else { break };
+        let path = member.path.escape_ascii();
+        if !print_op(&mut lines, offset, member.kind.name(), path, context)? {
+            return Ok(());
+        }
+    }
+    lines.finish()
+}
+
+fn tar_error(name: &str, error: tar::Error) -> Error {
+    match error {
+        tar::Error::Read { source, .. } => read_error("inspect", name, source),
+        bad => endpoint::Error::Corrupt { what: "layer", why: format!("{name}: {bad}"), source: None }.into(),
     }
 }
 
@@ -122,6 +157,7 @@ pub fn print_ops(backend: Backend, input: impl Read, name: &str, context: &Conte
     match backend {
         Backend::Btrfs => print_btrfs_ops(Parser::new(input), name, context),
         Backend::Zfs => print_zfs_ops(input, name, context),
+        Backend::Overlay => print_layer_ops(input, name, context),
     }
 }
 

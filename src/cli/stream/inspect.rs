@@ -99,7 +99,7 @@ fn ends(file: &File, len: u64, name: &str) -> Result<Found> {
     read.map_err(|source| failed(container::Error::Read { at: from, source }))?;
     let sealed = trailer_of(&end, len, &key).map_err(failed)?;
     let begin = match header.backend {
-        Backend::Btrfs => None,
+        Backend::Btrfs | Backend::Overlay => None,
         Backend::Zfs => match Frames::open(start()).and_then(|mut frames| frames.step()).map_err(failed)? {
             Step::Frame(frame) => Some(begin_of(&header, frame.bytes(), name)?),
             Step::End(_) => Some(begin_of(&header, &[], name)?),
@@ -119,7 +119,7 @@ fn whole(input: Input, counts: bool, name: &str) -> Result<Found> {
         record.read_to_end(&mut first).map_err(|error| super::read_error("inspect", name, error))?;
     }
     let begin = match header.backend {
-        Backend::Btrfs => None,
+        Backend::Btrfs | Backend::Overlay => None,
         Backend::Zfs => Some(begin_of(&header, &first, name)?),
     };
     let counted = match counts {

@@ -48,7 +48,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 }
 
 /// How an input is called in messages.
-pub(super) fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     match path.as_os_str() == "-" {
         true => "standard input".into(),
         false => path.display().to_string(),
@@ -56,7 +56,7 @@ pub(super) fn name_of(path: &Path) -> String {
 }
 
 /// The file of that name, or standard input for `-`. A signal wakes its reader up.
-pub(super) fn open(path: &Path) -> Result<interrupt::Input<File>> {
+pub(crate) fn open(path: &Path) -> Result<interrupt::Input<File>> {
     let file = match path.as_os_str() == "-" {
         true if io::stdin().is_terminal() => {
             let what = "standard input is a terminal, from which no stream comes".into();

@@ -62,16 +62,18 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let backend = raw_kind(&first).unwrap_or(Backend::Btrfs);
     read_more(first_len(backend), &mut first)?;
     let header = match backend {
-        Backend::Btrfs => btrfs_header(&first, &args, created)?,
         Backend::Zfs => zfs_header(&first, &args, created)?,
+        Backend::Btrfs | Backend::Overlay => btrfs_header(&first, &args, created)?,
     };
     let mut output = Output::open(args.output.as_deref())?;
     let progress = Progress::new(context);
     let input = Watched::new(Cursor::new(first).chain(input), "wrap", &name, total, &progress);
     let options = Options { level: (!args.no_compress).then_some(args.level), threads: 0 };
     let sealed = match backend {
-        Backend::Btrfs => writer::write(&header, btrfs::Whole::new(input), &mut output, &options),
         Backend::Zfs => writer::write(&header, zfs::Whole::new(input), &mut output, &options),
+        Backend::Btrfs | Backend::Overlay => {
+            writer::write(&header, btrfs::Whole::new(input), &mut output, &options)
+        }
     }
     .map_err(|error| write_error(&name, error))?;
     output.commit()?;

@@ -23,6 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a lock is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
+/// In a generation's directory: the layers that it was made upon.
+pub(super) const LAYERS: &str = "layers.json";
+/// In a generation's directory: an empty file while nobody may write to it.
+pub(super) const FROZEN: &str = "frozen";
+
 /// A directory that holds overlays and layers. One per user, as a rule.
 #[derive(Debug, Clone)]
 pub struct Home {
@@ -348,6 +353,21 @@ impl Entry {
         Ok(numbers)
     }
 
+    /// All layers that it lies on, or may lie on: those that the record says, and those that one of its generations was made upon.
+    ///
+    /// # Errors
+    /// As [`Entry::record`].
+    pub fn layers(&self) -> Result<Vec<LayerId>> {
+        let Some(record) = self.record()? else { return Ok(Vec::new()) };
+        let mut layers = record.layers;
+        for copy in &record.copies {
+            for number in self.generations(copy.number)? {
+                layers.extend(self.generation(copy.number, number).layers()?.unwrap_or_default());
+            }
+        }
+        Ok(layers)
+    }
+
     /// Takes a generation that is out of sight out of the way; [`Home::sweep`] destroys it.
     pub fn discard(&self, generation: &Generation) -> Result<()> {
         self.home.discard(&generation.dir)
@@ -419,7 +439,55 @@ impl Generation {
 
     /// What was changed, as overlayfs' upper directories have it.
     pub fn upper(&self) -> PathBuf {
-        self.dir.join("upper")
+        self.dir.join("tree")
+    }
+
+    /// The layers that it was made upon, the lowest first, where it is not sure that the record says them.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for what is no list of them.
+    pub fn layers(&self) -> Result<Option<Vec<LayerId>>> {
+        let path = self.dir.join(LAYERS);
+        let Some(text) = read_record(&path)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| corrupt("overlay record", &path, error))
+    }
+
+    /// Writes down the layers that it is made upon, as `durable` as the overlay is.
+    pub fn write_layers(&self, layers: &[LayerId], durable: bool) -> Result<()> {
+        let text = serde_json::to_vec(layers).expect("ids are text");
+        match durable {
+            true => replace_file(&self.dir.join(LAYERS), &text),
+            false => replace_file_unsynced(&self.dir.join(LAYERS), &text),
+        }
+    }
+
+    /// Whether it was frozen and not thawed yet: as long as nobody has the overlay's lock, by a command that was killed.
+    pub fn is_frozen(&self) -> bool {
+        self.dir.join(FROZEN).exists()
+    }
+
+    /// Writes down that it is about to be frozen.
+    pub fn mark_frozen(&self) -> Result<()> {
+        let path = self.dir.join(FROZEN);
+        fs::write(&path, "").map_err(Error::io("write", path.display()))
+    }
+
+    /// Forgets what [`Generation::mark_frozen`] wrote.
+    pub fn unmark_frozen(&self) -> Result<()> {
+        self.forget(FROZEN)
+    }
+
+    /// Forgets what [`Generation::write_layers`] wrote, once the record says so too.
+    pub fn forget_layers(&self) -> Result<()> {
+        self.forget(LAYERS)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Error::io("remove", path.display())),
+        }
     }
 
     /// overlayfs' own.

@@ -25,11 +25,25 @@ impl Serve for Kernel {
     }
 
     fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
-        shown::attach(place, &detached(place, generation)?)
+        let mounted =
+            detached(place, Some(generation)).or_else(|error| unindexed(place, generation, error))?;
+        shown::attach(place, &mounted)
     }
 
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped> {
-        shown::replace(place, &detached(place, generation)?)
+        match detached(place, Some(generation)) {
+            Err(error) if is_busy(&error) => {
+                // What shows has as its upper what is to lie below now. A tree that nobody can write to shows until it is gone.
+                let first = shown::replace(place, &detached(place, None)?)?;
+                drop(first.old);
+                unmark_volatile(generation)?;
+                let mounted =
+                    detached(place, Some(generation)).or_else(|error| unindexed(place, generation, error))?;
+                let second = shown::replace(place, &mounted)?;
+                Ok(Swapped { atomic: first.atomic && second.atomic, ..second })
+            }
+            mounted => shown::replace(place, &mounted?),
+        }
     }
 
     fn freeze(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
@@ -46,18 +60,17 @@ impl Serve for Kernel {
         let upper = generation.upper();
         let dir = fs::File::open(&upper).map_err(Error::io("open", upper.display()))?;
         rustix::fs::syncfs(&dir).map_err(Error::io("sync", upper.display()))?;
-        // What forbids to mount the upper again, which is now as safe as any.
-        let volatile = generation.work().join("work/incompat");
-        match fs::remove_dir_all(&volatile) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", volatile.display())(error))
-            }
-            _ => Ok(()),
-        }
+        // The upper is now as safe as any.
+        unmark_volatile(generation)
     }
 
-    fn thaw(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
-        mount::set_filesystem_readonly(place.at(), false).map_err(Error::io("thaw", place.at().display()))
+    fn thaw(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
+        if mount::set_filesystem_readonly(place.at(), false).is_ok() {
+            return Ok(());
+        }
+        // What shows in the middle of a swap has nothing that could be written to.
+        unmark_volatile(generation)?;
+        shown::replace(place, &detached(place, Some(generation))?).map(drop)
     }
 
     fn take_down(&self, place: &Place<'_>) -> Result<()> {
@@ -69,18 +82,66 @@ impl Serve for Kernel {
     }
 }
 
-fn detached(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
+/// Takes away what forbids to mount an upper again: it was mounted without syncs, or that was tried.
+fn unmark_volatile(generation: &Generation) -> Result<()> {
+    let volatile = generation.work().join("work/incompat");
+    match fs::remove_dir_all(&volatile) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", volatile.display())(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// With an index, the kernel puts nothing upon a directory that another mount has as its upper.
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::BUSY))
+}
+
+/// Somebody still uses the tree that a layer was committed from: without an index it can be built upon.
+fn unindexed(place: &Place<'_>, generation: &Generation, error: Error) -> Result<Detached> {
+    if !is_busy(&error) {
+        return Err(error);
+    }
+    unmark_volatile(generation)?;
+    tracing::warn!(
+        overlay = %place.record.name,
+        "somebody still uses the tree that a layer below was committed from: until the next reset, the names of a file with \
+         several (hard links) part when it is first written to"
+    );
+    let options: Vec<_> = options(place.record).into_iter().filter(|(key, _)| *key != "index").collect();
+    assembled(place, generation.number, Some(generation), &options)
+}
+
+/// The copy's tree: changes go to `generation`; without one, nobody can write.
+fn detached(place: &Place<'_>, generation: Option<&Generation>) -> Result<Detached> {
+    let options = options(place.record);
+    match generation {
+        Some(generation) => assembled(place, generation.number, Some(generation), &options),
+        None => {
+            let only_read = |(key, _): &(&str, _)| !["index", "volatile"].contains(key);
+            let options: Vec<_> = options.into_iter().filter(only_read).collect();
+            assembled(place, place.copy.generation, None, &options)
+        }
+    }
+}
+
+fn assembled(
+    place: &Place<'_>,
+    number: u64,
+    generation: Option<&Generation>,
+    options: &[(&str, Option<&str>)],
+) -> Result<Detached> {
     if place.lower.len() > MAX_LOWER {
         return Err(refused(
             place,
             format!("it has {} layers, more than {MAX_LOWER}", place.lower.len() - 1),
         ));
     }
-    let source = place.source(Some(generation.number)).to_string();
-    let (upper, work) = (generation.upper(), generation.work());
-    let options = options(place.record);
-    let overlay =
-        Overlay { source: &source, lower: place.lower, upper: Some((&upper, &work)), options: &options };
+    let source = place.source(Some(number)).to_string();
+    let upper = generation.map(|generation| (generation.upper(), generation.work()));
+    let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
+    let overlay = Overlay { source: &source, lower: place.lower, upper, options };
     let base = place.lower.last().expect("an overlay has a base");
     mount::overlay(&overlay, restrictions(base)?).map_err(|failed| not_mounted(place, failed))
 }
@@ -92,7 +153,9 @@ fn options(record: &Record) -> Vec<(&'static str, Option<&'static str>)> {
         Xattrs::Trusted => options.extend([("redirect_dir", Some("on")), ("index", Some("on"))]),
         Xattrs::User => options.push(("userxattr", None)),
     }
-    if record.options.xattrs == Xattrs::Trusted && record.options.more.get("metacopy") == Some(&true.into()) {
+    // A layer may have been made where it was on, and is refused where it is off.
+    let metacopy = record.options.more.get("metacopy") == Some(&true.into()) || !record.layers.is_empty();
+    if record.options.xattrs == Xattrs::Trusted && metacopy {
         options.push(("metacopy", Some("on")));
     }
     if record.options.volatile {

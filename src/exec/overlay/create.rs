@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Before, Step, lower, server};
+use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::overlay::{self, Home, Locked, Place, probe};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{
@@ -146,7 +147,12 @@ fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<
 }
 
 fn choose_mode(home: &Home, new: &New) -> Result<Choice> {
-    let facts = facts(home, &new.base, false)?;
+    let layers = new.layers.iter().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
+    let facts = Facts {
+        layers: !layers.is_empty(),
+        blocks: layers.iter().any(|layer| layer.record().blocks),
+        ..facts(home, &new.base, false)?
+    };
     choose::choose(&facts, new.mode).map_err(|no_mode| Error::Denied {
         op: "make overlay",
         subject: new.name.to_string(),
@@ -175,6 +181,8 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
         served,
         native: overlay::native::can_clone(base),
         no_mount: probe::may_mount().err(),
+        layers: false,
+        blocks: false,
         one_command,
         reflink,
         largest: files.largest.map(|(path, size)| (path.display().to_string(), size)),

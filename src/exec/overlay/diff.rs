@@ -1,41 +1,67 @@
 //! What an overlay changed.
 
 use super::{opened, server};
-use crate::endpoint::overlay::layer::{self, DiffRequest, Difference, Stack, Tree};
+use crate::endpoint::overlay::layer::{self, DiffRequest, Difference, Layer, Stack, Tree};
 use crate::endpoint::overlay::{Entry, Generation, Home};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{OverlayName, Record};
+use crate::model::overlay::{Copy, LayerName, Mode, OverlayName, Record};
 
-/// What one copy of an overlay changed of the tree that it was made with.
+/// What one copy of an overlay changed: of the tree that it was made with, or since `since`, one of its layers.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a copy that it has not; [`Error::Foreign`] for an overlay whose mode keeps no changes apart; what can not
-/// be read.
-pub fn diff(home: &Home, name: &OverlayName, copy: u32, request: DiffRequest) -> Result<Vec<Difference>> {
+/// [`Error::NotFound`] for a copy or a layer that it has not; [`Error::Foreign`] for one whose mode keeps no changes apart; what can
+/// not be read.
+pub fn diff(
+    home: &Home,
+    name: &OverlayName,
+    since: Option<&LayerName>,
+    copy: u32,
+    request: DiffRequest,
+) -> Result<Vec<Difference>> {
     let (locked, record) = opened(home, name)?;
-    let copy = record.copy(copy).ok_or_else(|| Error::NotFound {
-        what: "copy",
-        subject: format!("{copy} of overlay {name}, which has {}", record.copies.len()),
-        hint: None,
+    let missing = |what, subject: String| Error::NotFound { what, subject, hint: None };
+    let copy = record.copy(copy).ok_or_else(|| {
+        missing("copy", format!("{copy} of overlay {name}, which has {}", record.copies.len()))
     })?;
+    if record.mode == Mode::Fuse {
+        write_back(copy)?;
+    }
     let generation = locked.generation(copy.number, copy.generation);
-    layer::diff(&stack(&locked, &record, &generation)?, 1, request)
+    let n = match since {
+        None => 1,
+        Some(since) => {
+            let layers = record.layers.iter().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
+            let above = layers.iter().rev().position(|layer| layer.record().name == *since);
+            1 + above.ok_or_else(|| missing("layer", format!("{since} in overlay {name}")))?
+        }
+    };
+    layer::diff(&stack(&locked, &record, &generation)?, n, request)
 }
 
-/// What a generation shows: it, and the base.
+/// Has the kernel write what it holds back of files that were written to.
+fn write_back(copy: &Copy) -> Result<()> {
+    let dir = std::fs::File::open(copy.at()).map_err(Error::io("open", copy.at().display()))?;
+    rustix::fs::syncfs(&dir).map_err(Error::io("sync", copy.at().display()))
+}
+
+/// What a generation shows: it, the layers that it lies on, and the base.
 ///
 /// # Errors
 /// [`Error::Foreign`] for a mode that keeps no changes apart; what can not be opened.
-fn stack(entry: &Entry, record: &Record, generation: &Generation) -> Result<Stack> {
+pub(super) fn stack(entry: &Entry, record: &Record, generation: &Generation) -> Result<Stack> {
     if !record.mode.has_layers() {
         return Err(no_changes_apart(record));
     }
-    let upper = Tree::open(&generation.upper(), &generation.blocks(), record.options.xattrs)?;
+    let mut trees = vec![Tree::open(&generation.upper(), &generation.blocks(), record.options.xattrs)?];
+    for &id in record.layers.iter().rev() {
+        trees.push(Layer::open(entry.home(), id)?.tree()?);
+    }
     let base = server(record)?.base(entry, record)?;
-    Ok(Stack::new(vec![upper, Tree::base(&base, record.options.xattrs)?]))
+    trees.push(Tree::base(&base, record.options.xattrs)?);
+    Ok(Stack::new(trees))
 }
 
-fn no_changes_apart(record: &Record) -> Error {
+pub(super) fn no_changes_apart(record: &Record) -> Error {
     Error::Foreign {
         subject: record.name.to_string(),
         wanted: "overlay that keeps its changes apart from its base",

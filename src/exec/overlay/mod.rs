@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::overlay::survivors::{self, Survivor, Users};
 use crate::endpoint::overlay::{self, Entry, Home, Locked, Place, Serve};
 use crate::endpoint::{Error, Result};
@@ -15,12 +16,14 @@ use crate::model::quoted;
 pub mod create;
 pub mod destroy;
 pub mod diff;
+pub mod layers;
 pub mod list;
 pub mod mount;
 pub mod reap;
 pub mod reset;
 pub mod run;
 pub mod sweep;
+pub mod transfer;
 
 pub use create::{Created, New, create};
 pub use destroy::destroy;
@@ -46,6 +49,12 @@ pub enum Step {
     Swap,
     /// Write down what shows now.
     Record,
+    /// Let nobody write any more.
+    Freeze,
+    /// Describe what was written, as a layer.
+    Layer,
+    /// Make it the layer.
+    Name,
     /// Take the old generation out of the way.
     Discard,
     /// Write down that it is about to be destroyed.
@@ -66,6 +75,9 @@ impl Step {
         [Self::Announce, Self::Places, Self::Base, Self::Generation, Self::Show, Self::Record];
     /// The steps of [`reset()`].
     pub const RESET: [Self; 5] = [Self::Base, Self::Generation, Self::Swap, Self::Record, Self::Discard];
+    /// The steps of [`layers::commit()`].
+    pub const COMMIT: [Self; 6] =
+        [Self::Freeze, Self::Layer, Self::Generation, Self::Swap, Self::Name, Self::Record];
     /// The steps of [`destroy()`].
     pub const DESTROY: [Self; 5] =
         [Self::Mark, Self::TakeDown, Self::BaseDown, Self::RemovePlaces, Self::DiscardAll];
@@ -148,10 +160,11 @@ fn no_such_mode(mode: Mode, name: &OverlayName) -> Error {
 
 /// The directories below the changes, the topmost first.
 fn lower(entry: &Entry, record: &Record, server: &dyn Serve) -> Result<Vec<PathBuf>> {
-    let layers = record.layers.iter().rev().map(|&id| entry.home().layer(id).join("tree"));
-    let mut lower: Vec<_> = layers.collect();
-    if let Some(gone) = lower.iter().find(|tree| !tree.is_dir()) {
-        return Err(Error::NotFound { what: "layer", subject: gone.display().to_string(), hint: None });
+    let mut lower = Vec::new();
+    for &id in record.layers.iter().rev() {
+        let layer = Layer::open(entry.home(), id)?;
+        layers::check_fits(record, &layer)?;
+        lower.push(layer.tree_dir());
     }
     lower.push(server.base(entry, record)?);
     Ok(lower)
@@ -171,7 +184,20 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
     let (server, written) = (server(&record)?, record.clone());
     for (copy, was) in record.copies.iter_mut().zip(&written.copies) {
         let place = Place { overlay: &locked, record: &written, lower: &[], copy: was };
-        copy.generation = server.generation_shown(&place)?.unwrap_or(was.generation);
+        let newest = || match locked.generation(was.number, was.generation).dir().exists() {
+            true => Ok(was.generation),
+            // The machine crashed after a commit had made a layer of it, and before that was written down for good.
+            false => Ok(locked.generations(was.number)?.pop().unwrap_or(was.generation)),
+        };
+        copy.generation = server.generation_shown(&place)?.map_or_else(newest, Ok)?;
+    }
+    layers::finish_killed_commit(&locked, &record)?;
+    if let Some(layers) = layers::shown(&locked, &record)? {
+        record.layers = layers;
+    }
+    if let Err(error) = layers::thaw_killed_commit(&locked, &record) {
+        // A reset shows another tree, which can be written to.
+        tracing::warn!(overlay = %name, %error, "nobody can write to it until it is reset");
     }
     Ok((locked, record))
 }

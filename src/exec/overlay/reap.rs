@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{destroy, run, unhindered};
+use super::{destroy, opened, run, unhindered};
 use crate::endpoint::overlay::{Entry, Home, Locked, fuse, ours, owner};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{Mode, OverlayName, Record};
+use crate::model::overlay::{Copy, Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
 
 /// What was reaped, and what was not.
@@ -33,7 +33,12 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
     for entry in home.entries()? {
         let found = seen(&entry)?;
         match verdict(&found, &here) {
-            Verdict::Keep(why) => reaping.kept.push((found.name, why)),
+            Verdict::Keep(why) => {
+                if !dry_run && was_left_frozen(&entry) {
+                    opened(home, &found.name)?;
+                }
+                reaping.kept.push((found.name, why));
+            }
             Verdict::Reap(why) if dry_run => reaping.reaped.push((found.name, why)),
             Verdict::Reap(_) => match reap_one(home, &entry, &here) {
                 Ok(Verdict::Keep(why)) => reaping.kept.push((found.name, why)),
@@ -45,6 +50,13 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
     unmount_strays(home, dry_run, &mut reaping)?;
     detach_dead(home, dry_run, &mut reaping)?;
     Ok(reaping)
+}
+
+/// Whether a commit of it was killed: whoever opens it goes on from there.
+fn was_left_frozen(entry: &Entry) -> bool {
+    let Ok(Some(record)) = entry.record() else { return false };
+    let is_frozen = |copy: &Copy| entry.generation(copy.number, copy.generation).is_frozen();
+    record.copies.iter().any(is_frozen) && entry.is_locked().is_ok_and(|locked| !locked)
 }
 
 /// Decides again with the overlay's lock, and with that of the home if it has no record: its maker may not have come to that yet.

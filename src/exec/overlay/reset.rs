@@ -55,6 +55,8 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
     let copies = asked_for(&record, request)?;
     let survivors =
         deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
+    // Whoever destroys a layer asks under this lock for those that lie on it.
+    let lock = request.layers.as_ref().map(|_| home.lock()).transpose()?;
     if let Some(layers) = &request.layers {
         record.layers.clone_from(layers);
     }
@@ -66,6 +68,9 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         let generation = next_generation(&locked, &copy)?;
         before(Step::Generation)?;
         let generation = locked.make_generation(copy.number, generation, &lower[0])?;
+        if request.layers.is_some() {
+            generation.write_layers(&record.layers, !record.options.volatile)?;
+        }
         before(Step::Swap)?;
         let place = Place { overlay: &locked, record: &record, lower: &lower, copy: &copy };
         let swapped = server.swap(&place, &generation)?;
@@ -78,9 +83,11 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
     }
     before(Step::Record)?;
     locked.write(&record)?;
+    drop(lock);
     before(Step::Discard)?;
     for copy in &done.copies {
         discard_older(&locked, copy)?;
+        locked.generation(copy.number, copy.generation).forget_layers()?;
     }
     Ok(done)
 }

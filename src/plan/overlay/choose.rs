@@ -18,6 +18,10 @@ pub struct Facts {
     pub native: Result<String, String>,
     /// Why overlayfs can not be mounted here; `None` if it can.
     pub no_mount: Option<String>,
+    /// Whether it is to lie on layers.
+    pub layers: bool,
+    /// Whether one of these holds files of which only blocks are there.
+    pub blocks: bool,
     /// Whether the overlay is of one command, which may have namespaces of its own.
     pub one_command: bool,
     /// Whether files of the base can share blocks with the home's; `None` if there is no file to try it with.
@@ -83,6 +87,12 @@ pub fn choose(facts: &Facts, asked: Option<Mode>) -> Result<Choice, NoMode> {
 fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
     if !facts.served.contains(&mode) {
         return Some("this version does not have it".into());
+    }
+    if facts.layers && !mode.has_layers() {
+        return Some("it can not lie on layers".into());
+    }
+    if facts.blocks && mode != Mode::Fuse {
+        return Some("a layer holds files of which only blocks were copied".into());
     }
     match mode {
         Mode::Native => facts.native.clone().err(),
@@ -165,7 +175,30 @@ mod tests {
             largest: Some(("db".into(), 3 << 30)),
             looked_at_all: true,
             no_fuse: None,
+            layers: false,
+            blocks: false,
         }
+    }
+
+    #[test]
+    fn what_lies_on_layers_is_served_by_who_can_read_them() {
+        let layers = Facts { layers: true, native: Ok("btrfs".into()), ..facts() };
+        check(
+            &layers,
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: it can not lie on layers"
+            ],
+        );
+        check(&layers, Some(Mode::Copy), expect!["no mode can serve it: it can not lie on layers"]);
+        let blocks = Facts { blocks: true, ..layers };
+        check(
+            &blocks,
+            None,
+            expect![
+                "fuse: it needs no privilege; not native: it can not lie on layers; not kernel: a layer holds files of which only blocks were copied"
+            ],
+        );
     }
 
     fn check(facts: &Facts, asked: Option<Mode>, expected: expect_test::Expect) {

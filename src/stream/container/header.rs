@@ -44,6 +44,8 @@ pub enum Backend {
     Btrfs,
     /// `zfs send`
     Zfs,
+    /// A layer of an overlay: a tar archive
+    Overlay,
 }
 
 impl Backend {
@@ -52,6 +54,7 @@ impl Backend {
         match self {
             Self::Btrfs => "btrfs",
             Self::Zfs => "zfs",
+            Self::Overlay => "overlay",
         }
     }
 }
@@ -218,6 +221,7 @@ fn backend(value: Take) -> Result<Backend> {
     match value.all_text("backend", 64)?.as_str() {
         "btrfs" => Ok(Backend::Btrfs),
         "zfs" => Ok(Backend::Zfs),
+        "overlay" => Ok(Backend::Overlay),
         other => Err(Error::NeedsNewer { what: format!("it is of the backend {other:?}") }),
     }
 }

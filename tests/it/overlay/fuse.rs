@@ -318,7 +318,7 @@ fn auto_takes_it_where_a_first_write_would_copy_a_large_file() {
     let file = fs::File::options().write(true).open(at.join("database")).expect("opened");
     file.write_all_at(b"x", 100 << 20).expect("written");
     drop(file);
-    let upper = lab.home_dir().join("overlays/ci/1/1/upper/database");
+    let upper = lab.home_dir().join("overlays/ci/1/1/tree/database");
     let taken = fs::metadata(upper).expect("copied up").blocks() * 512;
     assert!(taken <= 1 << 20, "one byte took {taken} bytes");
     lab.ok(&["destroy", "ci"]);

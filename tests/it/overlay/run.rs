@@ -134,7 +134,7 @@ fn a_killed_caller_takes_the_command_along_and_the_next_one_clears_up() {
         started(&lab, "setsid sleep 600 & echo $! > orphan; echo $$ > pid; echo ready; sleep 600; true");
     let listed = lab.json(&["list"]);
     assert_eq!(listed["overlays"][0]["name"], "run-1");
-    let upper = lab.home().dir().join("overlays/run-1/1/1/upper");
+    let upper = lab.home().dir().join("overlays/run-1/1/1/tree");
     let [pid, orphan] = ["pid", "orphan"].map(|name| super::lab::read(upper.join(name)).trim().to_owned());
     child.end();
     assert!(wait_until(|| has_ended(&pid)), "the command lives on");

@@ -381,3 +381,22 @@ fn a_damaged_map_is_an_error_and_not_other_data() {
         assert_eq!(tree.open_file(number, false).err(), Some(Errno::IO));
     }
 }
+
+#[test]
+fn a_descriptor_of_a_lower_file_can_not_be_opened_anew_to_write() {
+    crate::ground::ground!("root");
+    let ground = Ground::new();
+    let before = std::fs::read(ground.path("base").join("big")).expect("read");
+    let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
+    let number = walk(&tree, Path::new("big")).expect("walk").number;
+    let file = tree.open_file(number, false).expect("open");
+    let lower = file.whole(|fd| fd.try_clone_to_owned().expect("a descriptor")).expect("all of it is below");
+    // What is handed to the kernel for passthrough, it opens anew as a process can through /proc.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&lower));
+    let mut write = std::fs::File::options();
+    for options in [write.write(true), std::fs::File::options().read(true).write(true).truncate(true)] {
+        let refused = options.open(&path).expect_err("it lies on a mount that is only read");
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "{refused}");
+    }
+    assert_eq!(std::fs::read(ground.path("base").join("big")).expect("read"), before);
+}

@@ -1,6 +1,9 @@
 //! Layers, held against the kernel's overlayfs: what it makes we read, and what we say it shows it shows.
 
+mod archive;
+mod commit;
 mod diff;
+mod faults;
 mod lab;
 mod program;
 mod view;

@@ -78,7 +78,11 @@ impl Names {
             }
         }
         self.go_back(&back)?;
+        let committed = fresh.stack.has_below(&self.stack.upper)?;
         self.lose(&lost, same_lowers);
+        if committed {
+            self.keep_from_writing(&lost);
+        }
         self.nodes.grow_older(&retired);
         if !same_lowers {
             self.links = None;
@@ -129,6 +133,15 @@ impl Names {
                 (node.lowers, node.view) = (Arc::new([]), None);
             }
             self.nodes.drop_unused(*number);
+        }
+    }
+
+    /// Of what is open in a layer that nobody writes to any more, a change finds nothing to copy: EIO.
+    fn keep_from_writing(&mut self, lost: &[u64]) {
+        for number in lost {
+            if let Ok(node) = self.nodes.get_mut(*number) {
+                (node.upper, node.partial) = (false, None);
+            }
         }
     }
 

@@ -169,6 +169,14 @@ impl Stack {
         Ok(ids(self)? == ids(other)?)
     }
 
+    /// Whether one of the layers below is this directory.
+    pub fn has_below(&self, root: &Root) -> Fallible<bool> {
+        let id = |root: &Root| root.stat(Path::new("")).map(|stat| (stat.st_dev, stat.st_ino));
+        let wanted = id(root)?;
+        let ids = self.lowers.iter().map(|layer| id(&layer.root)).collect::<Fallible<Vec<_>>>()?;
+        Ok(ids.contains(&wanted))
+    }
+
     /// The root of the tree: all layers' roots merged.
     pub fn root(&self) -> Where {
         let lowers = (0..self.lowers.len()).map(|layer| Piece { layer, path: PathBuf::new() }).collect();

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use blake3::Hash;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
@@ -49,7 +50,7 @@ impl Content {
                 why: format!("{}: {bad}", part.path.escape_ascii()),
                 source: None,
             })?;
-            let map = number.map(|number| read_map(tree.blocks(), number)).transpose()?;
+            let map = number.map(|number| read_map(tree.blocks(), number)).transpose()?.map(|(map, _)| map);
             let is_whole = map.is_none();
             pieces.push(Piece { file: tree.file(&part.path).map_err(failed)?, size: node.size(), map });
             if is_whole {
@@ -157,6 +158,16 @@ fn same_bytes(a: &Content, b: &Content) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The ranges of a file in which it has data, in bytes.
+pub(super) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<std::ops::Range<u64>>> {
+    let (mut ranges, mut at) = (Vec::new(), 0);
+    while let Some(data) = next_data(file, at)?.filter(|&data| data < size) {
+        at = end_of_data(file, data)?.min(size);
+        ranges.push(data..at);
+    }
+    Ok(ranges)
+}
+
 /// Where the next data of a file is, from `at` on; `None` if only holes follow.
 pub(super) fn next_data(file: impl AsFd, at: u64) -> io::Result<Option<u64>> {
     match seek(file, SeekFrom::Data(at)) {
@@ -166,11 +177,16 @@ pub(super) fn next_data(file: impl AsFd, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Reads map `number` of a layer.
+/// Where the data that is at `at` ends.
+pub(super) fn end_of_data(file: impl AsFd, at: u64) -> io::Result<u64> {
+    Ok(seek(file, SeekFrom::Hole(at))?)
+}
+
+/// Reads map `number` of a layer, and hashes its bytes.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for one that is none, is not there or is too long.
-pub(super) fn read_map(blocks: &Path, number: u64) -> Result<BlockMap> {
+pub(super) fn read_map(blocks: &Path, number: u64) -> Result<(BlockMap, Hash)> {
     let path = blocks.join(number.to_string());
     let corrupt = |why: String| Error::Corrupt {
         what: "map of blocks",
@@ -187,5 +203,6 @@ pub(super) fn read_map(blocks: &Path, number: u64) -> Result<BlockMap> {
         return Err(corrupt(format!("it has {len} bytes, and {} are possible", map::MAX_LEN)));
     }
     let bytes = fs::read(&path).map_err(Error::io("read", path.display()))?;
-    BlockMap::parse(&bytes).map_err(|bad| corrupt(bad.to_string()))
+    let map = BlockMap::parse(&bytes).map_err(|bad| corrupt(bad.to_string()))?;
+    Ok((map, blake3::hash(&bytes)))
 }

@@ -1,12 +1,29 @@
 //! Layers: what one tree changed of those below it, in the format of the kernel's overlayfs (docs/FORMAT-overlay.md).
 
+mod commit;
 mod data;
 mod diff;
+mod export;
+mod hash;
+mod history;
+mod import;
+mod links;
+pub mod manifest;
 pub mod map;
 pub mod merge;
 mod origin;
+mod record;
+mod scan;
+mod store;
 mod tree;
 
+pub use commit::{CommitRequest, Described, commit, describe, described};
 pub use data::Content;
 pub use diff::{DiffRequest, Difference, diff};
+pub use export::export;
+pub use history::Layers;
+pub use import::{ImportRequest, Onto, import};
+pub use links::complete_links;
+pub use record::LayerRecord;
+pub use store::Layer;
 pub use tree::{Attributes, BadMark, Node, Stack, Tree};

@@ -1,0 +1,43 @@
+//! `cowsnap overlay commit`
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{OfSurvivors, existing, layers, sweep_in_background};
+use crate::Result;
+use crate::cli::Context;
+use crate::exec::overlay::layers::{Commit, commit};
+use crate::exec::overlay::unhindered;
+use crate::model::overlay::{LayerName, OverlayName};
+
+/// Keep what an overlay changed as a layer
+///
+/// The overlay shows the same tree afterwards and lies on the layer: a reset brings it back to here. Other overlays can be made upon it.
+/// While something uses the tree, nothing is done (exit code 3), unless --force or --kill is given; and not while a file in it is open
+/// for writing.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which overlay
+    name: OverlayName,
+    /// What the layer is called: letters, digits and _ . -
+    layer: LayerName,
+    #[command(flatten)]
+    survivors: OfSurvivors,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
+    let home = existing(dir)?;
+    let survivors = args.survivors.choice();
+    let wanted = Commit { layer: args.layer, survivors, now: jiff::Timestamp::now() };
+    let done = commit(&home, &args.name, &wanted, &mut unhindered)?;
+    sweep_in_background(&home, done.old);
+    args.survivors.tell(&done.survivors, context);
+    if !done.atomic {
+        context.notice(format!("{}: for an instant nothing was mounted there", args.name));
+    }
+    let record = done.layer.record();
+    let text = format!("{}  {} entries, {} bytes", done.layer.label(), record.entries, record.bytes);
+    context.print(&json!({ "layer": layers::value_of(&done.layer)? }), text)
+}

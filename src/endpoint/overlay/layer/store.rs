@@ -1,0 +1,381 @@
+//! Layers on disk: found, held, verified, destroyed. Whoever makes or destroys one has the home's lock.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{self, Line};
+use super::record::LayerRecord;
+use super::scan::{Sparse, scan};
+use super::tree::Tree;
+use crate::endpoint::overlay::home::Home;
+use crate::endpoint::record::read_record;
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{LayerId, LayerName, OverlayName};
+use crate::model::{HoldTag, quoted};
+
+/// A manifest longer than this is none.
+const MAX_MANIFEST: u64 = 4 << 30;
+
+/// A committed layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    dir: PathBuf,
+    record: LayerRecord,
+}
+
+impl Layer {
+    /// The layer `id` of `home`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Corrupt`] if what is written down of it is damaged.
+    pub fn open(home: &Home, id: LayerId) -> Result<Self> {
+        let layer = Self::at(&home.layer(id))?;
+        let layer = layer.ok_or_else(|| Error::NotFound {
+            what: "layer",
+            subject: id.to_string(),
+            hint: Some("cowsnap overlay list --layers".into()),
+        })?;
+        match layer.record.id == id {
+            true => Ok(layer),
+            false => Err(layer.corrupt(format!("layer.json is that of {}", layer.record.id))),
+        }
+    }
+
+    /// The layer in the directory `dir`; `None` if there is none.
+    pub(super) fn at(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("layer.json");
+        let Some(text) = read_record(&path)? else { return Ok(None) };
+        let record = LayerRecord::parse(&text).map_err(|bad| Error::Corrupt {
+            what: "layer",
+            why: format!("{}: {bad}", path.display()),
+            source: Some(Box::new(bad)),
+        })?;
+        Ok(Some(Self { dir: dir.into(), record }))
+    }
+
+    /// All layers of `home`, each after those that it builds on.
+    ///
+    /// # Errors
+    /// As [`Layer::open`], for the first one that is damaged.
+    pub fn all(home: &Home) -> Result<Vec<Self>> {
+        match Self::all_and_damaged(home)? {
+            (layers, damaged) if damaged.is_empty() => Ok(layers),
+            (_, mut damaged) => Err(damaged.swap_remove(0)),
+        }
+    }
+
+    /// All layers of `home` of which can be read what they are, each after those that it builds on; and what is said of the others.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn all_and_damaged(home: &Home) -> Result<(Vec<Self>, Vec<Error>)> {
+        let folder = home.layers();
+        let (mut layers, mut damaged) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&folder).map_err(Error::io("list", folder.display()))? {
+            let name = entry.map_err(Error::io("list", folder.display()))?.file_name();
+            // What has no layer's name is being imported, or was left by a killed import.
+            let Some(id) = name.to_str().filter(|name| name.len() == 32).and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            match Self::open(home, id) {
+                Ok(layer) => layers.push(layer),
+                Err(Error::NotFound { .. }) => {}
+                Err(error @ Error::Corrupt { .. }) => damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let parents = layers.iter().map(|layer| (layer.id(), layer.record.parent)).collect();
+        layers.sort_by_cached_key(|layer| (depth(&parents, layer.id()), layer.record.created));
+        Ok((layers, damaged))
+    }
+
+    /// The layer called `name` that was committed from `overlay`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn named(home: &Home, overlay: &OverlayName, name: &LayerName) -> Result<Self> {
+        let found = Self::find(home, overlay, name)?;
+        found.ok_or_else(|| Error::NotFound {
+            what: "layer",
+            subject: format!("{overlay}@{name}"),
+            hint: Some("cowsnap overlay list --layers".into()),
+        })
+    }
+
+    /// As [`Layer::named`]; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if there is none, and one of which can not be read what it is: it may be that one.
+    pub fn find(home: &Home, overlay: &OverlayName, name: &LayerName) -> Result<Option<Self>> {
+        let (layers, mut damaged) = Self::all_and_damaged(home)?;
+        let is_meant = |layer: &Self| layer.record.overlay == *overlay && layer.record.name == *name;
+        match layers.into_iter().find(is_meant) {
+            None if !damaged.is_empty() => Err(damaged.swap_remove(0)),
+            found => Ok(found),
+        }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> LayerId {
+        self.record.id
+    }
+
+    /// What is written down of it.
+    pub fn record(&self) -> &LayerRecord {
+        &self.record
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its entries, as overlayfs' upper directories have them.
+    pub fn tree_dir(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
+    /// How it is named on the command line: `OVERLAY@LAYER`.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.record.overlay, self.record.name)
+    }
+
+    /// Opens its tree.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn tree(&self) -> Result<Tree> {
+        Tree::open(&self.tree_dir(), &self.dir.join("blocks"), self.record.xattrs)
+    }
+
+    /// It and the layers that it builds on, itself first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if one of them is not here.
+    pub fn chain(&self, home: &Home) -> Result<Vec<Self>> {
+        let mut chain = vec![self.clone()];
+        while let Some(parent) = chain.last().and_then(|layer| layer.record.parent) {
+            if chain.iter().any(|layer| layer.id() == parent) {
+                return Err(self.corrupt("it builds on itself".into()));
+            }
+            chain.push(Self::open(home, parent)?);
+        }
+        Ok(chain)
+    }
+
+    /// Its manifest, as bytes that were checked.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they are not those that were written.
+    pub(super) fn manifest_text(&self) -> Result<Vec<u8>> {
+        let path = self.dir.join("manifest");
+        let len = fs::metadata(&path).map_err(Error::io("read", path.display()))?.len();
+        if len > MAX_MANIFEST {
+            return Err(self.corrupt(format!("its manifest has {len} bytes")));
+        }
+        let text = fs::read(&path).map_err(Error::io("read", path.display()))?;
+        match blake3::hash(&text).to_hex().as_str() == self.record.manifest {
+            true => Ok(text),
+            false => Err(self.corrupt("its manifest is not the one that was written".into())),
+        }
+    }
+
+    /// What is written down of its entries.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if that is damaged.
+    pub fn manifest(&self) -> Result<Vec<Line>> {
+        manifest::parse(&self.manifest_text()?).map_err(|bad| self.corrupt(bad.to_string()))
+    }
+
+    /// Reads all of it and compares it with its manifest.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], naming the first entry that is not what was committed, and how.
+    pub fn verify(&self) -> Result<()> {
+        let wanted = self.manifest()?;
+        let found = scan(&self.tree()?, Sparse::As(&wanted))?;
+        match difference(&wanted, &found) {
+            None => Ok(()),
+            Some(why) => Err(self.corrupt(why)),
+        }
+    }
+
+    /// Who holds it, sorted.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn holds(&self) -> Result<Vec<HoldTag>> {
+        let folder = self.dir.join("holds");
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::io("list", folder.display()))?,
+        };
+        let mut tags: Vec<HoldTag> = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io("list", folder.display()))?.file_name();
+            tags.extend(name.to_str().and_then(|name| name.parse::<HoldTag>().ok()));
+        }
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// Keeps it from being destroyed until the tag is released. Holding twice is holding once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it was destroyed meanwhile; what the kernel says.
+    pub fn hold(&self, home: &Home, tag: &HoldTag) -> Result<()> {
+        // Whoever destroys it asks for holds under this lock.
+        let _lock = home.lock()?;
+        Self::open(home, self.id())?;
+        let folder = self.dir.join("holds");
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(Error::io("hold", self.label()))?,
+        }
+        let made = fs::File::create(folder.join(tag.as_str())).and_then(|file| file.sync_all());
+        made.and_then(|()| fs::File::open(&folder)?.sync_all()).map_err(Error::io("hold", self.label()))
+    }
+
+    /// Takes a tag off.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is not there.
+    pub fn release(&self, _: &Home, tag: &HoldTag) -> Result<()> {
+        match fs::remove_file(self.dir.join("holds").join(tag.as_str())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound {
+                what: "hold",
+                subject: format!("{tag} of {}", self.label()),
+                hint: None,
+            }),
+            other => other.map_err(Error::io("release", self.label())),
+        }
+    }
+
+    /// What builds on it: overlays by name, layers by label.
+    ///
+    /// # Errors
+    /// What can not be read.
+    pub fn users(&self, home: &Home) -> Result<Vec<String>> {
+        let above = Self::all(home)?.into_iter().filter(|layer| layer.record.parent == Some(self.id()));
+        let mut users: Vec<_> = above.map(|layer| format!("layer {}", layer.label())).collect();
+        for entry in home.entries()? {
+            if entry.layers()?.contains(&self.id()) {
+                users.push(format!("overlay {}", entry.name()));
+            }
+        }
+        Ok(users)
+    }
+
+    /// That its name, or it itself, is there already.
+    pub fn exists(&self) -> Error {
+        let hint = Some(format!("cowsnap overlay destroy {}", quoted(self.label())));
+        Error::Exists { what: "layer", subject: self.label(), hint }
+    }
+
+    /// Destroys it.
+    ///
+    /// # Errors
+    /// [`Error::Held`]; [`Error::Refused`] while something builds on it.
+    pub fn destroy(&self, home: &Home) -> Result<()> {
+        let _lock = home.lock()?;
+        self.check_destroy(home)?;
+        home.discard(&self.dir)
+    }
+
+    /// Whether it could be destroyed now.
+    ///
+    /// # Errors
+    /// As [`Layer::destroy`].
+    pub fn check_destroy(&self, home: &Home) -> Result<()> {
+        let tags = self.holds()?;
+        if !tags.is_empty() {
+            let tags = tags.iter().map(HoldTag::to_string).collect();
+            return Err(Error::Held { subject: self.label(), tags });
+        }
+        let users = self.users(home)?;
+        if let Some(first) = users.first() {
+            let (kind, name) = first.split_once(' ').unwrap_or(("overlay", first));
+            return Err(Error::Refused {
+                op: "destroy layer",
+                subject: self.label(),
+                why: format!(
+                    "{} on it",
+                    match users.len() {
+                        1 => format!("{kind} {name} builds"),
+                        n => format!("{kind} {name} and {} more build", n - 1),
+                    }
+                ),
+                hint: Some(format!("cowsnap overlay destroy {}", quoted(name))),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn corrupt(&self, why: String) -> Error {
+        Error::Corrupt {
+            what: "layer",
+            why: format!("{} ({}): {why}", self.label(), self.id()),
+            source: None,
+        }
+    }
+}
+
+/// How many layers a layer builds on.
+pub(super) fn depth(parents: &HashMap<LayerId, Option<LayerId>>, id: LayerId) -> u64 {
+    let mut depth = 0;
+    let mut next = parents.get(&id).copied().flatten();
+    while let Some(parent) = next.filter(|_| depth <= parents.len() as u64) {
+        depth += 1;
+        next = parents.get(&parent).copied().flatten();
+    }
+    depth
+}
+
+/// The first entry that is not as it should be; `None` if all are.
+pub(super) fn difference(wanted: &[Line], found: &[Line]) -> Option<String> {
+    let (mut wanted, mut found) = (wanted.iter().peekable(), found.iter().peekable());
+    let mut of_dir = None; // That a directory was changed is the lesser news.
+    loop {
+        let (want, have) = match (wanted.peek(), found.peek()) {
+            (None, None) => return of_dir,
+            (Some(want), None) => return Some(format!("{} is missing", manifest::escaped(&want.path))),
+            (None, Some(have)) => return Some(format!("{} was not there", manifest::escaped(&have.path))),
+            (Some(want), Some(have)) if want.path < have.path => {
+                return Some(format!("{} is missing", manifest::escaped(&want.path)));
+            }
+            (Some(want), Some(have)) if want.path > have.path => {
+                return Some(format!("{} was not there", manifest::escaped(&have.path)));
+            }
+            (Some(want), Some(have)) => (want, have),
+        };
+        if want != have {
+            let why = format!("{}: its {} changed", manifest::escaped(&want.path), what_differs(want, have));
+            if want.kind != have.kind || want.kind != manifest::Kind::Dir {
+                return Some(why);
+            }
+            of_dir.get_or_insert(why);
+        }
+        wanted.next();
+        found.next();
+    }
+}
+
+fn what_differs(a: &Line, b: &Line) -> &'static str {
+    let table = [
+        (a.kind != b.kind, "type"),
+        (a.size != b.size, "size"),
+        (a.data != b.data, "kind of data"),
+        (a.hash != b.hash, "data"),
+        (a.mode != b.mode, "mode"),
+        ((a.uid, a.gid) != (b.uid, b.gid), "owner"),
+        ((a.opaque, a.redirect) != (b.opaque, b.redirect), "place in the merge"),
+        (a.xattrs != b.xattrs, "extended attributes"),
+        (a.group != b.group, "hard links"),
+        (a.mtime_ns != b.mtime_ns, "modification time"),
+    ];
+    table.iter().find(|(differs, _)| *differs).map_or("description", |(_, what)| what)
+}

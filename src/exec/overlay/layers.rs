@@ -1,0 +1,315 @@
+//! Layers of overlays: made of what one changed, found by name, put below one.
+
+use super::diff::{no_changes_apart, stack};
+use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
+use crate::endpoint::overlay::kernel::MAX_LOWER;
+use crate::endpoint::overlay::layer::{self, CommitRequest, DiffRequest, Layer};
+use crate::endpoint::overlay::survivors::Survivor;
+use crate::endpoint::overlay::{Entry, Generation, Home, Locked, Place, Swapped};
+use crate::endpoint::{Error, Result};
+use crate::model::layer::LayerRef;
+use crate::model::overlay::{Base, Copy, LayerId, LayerName, Mode, OverlayName, Record};
+use crate::model::quoted;
+
+/// What is to be committed.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// What the layer is called.
+    pub layer: LayerName,
+    /// What to do with processes that use the tree: they are left with one that nobody can write to.
+    pub survivors: Survivors,
+    /// The time that the layer is said to be made at.
+    pub now: jiff::Timestamp,
+}
+
+/// What was committed.
+#[derive(Debug)]
+pub struct Committed {
+    /// The layer.
+    pub layer: Layer,
+    /// Who used the tree: ended, or left with the old one, as was asked.
+    pub survivors: Vec<Survivor>,
+    /// False if for an instant nothing showed.
+    pub atomic: bool,
+    /// What keeps the old tree from being torn down.
+    pub old: Vec<std::os::fd::OwnedFd>,
+}
+
+/// Makes a layer of what an overlay changed. It shows the same tree afterwards, and lies on that layer.
+///
+/// Killed anywhere, it was not done, or the overlay shows a new generation already: then whoever opens the overlay next finishes it.
+/// What was frozen when this was killed is thawed by whoever opens or reaps it next.
+///
+/// # Errors
+/// [`Error::Refused`] while something uses it or has a file in it open for writing, or if the overlay has several copies or too many
+/// layers; [`Error::Exists`] if it has a layer of that name. Nothing was changed then.
+pub fn commit(
+    home: &Home,
+    name: &OverlayName,
+    wanted: &Commit,
+    before: &mut Before<'_>,
+) -> Result<Committed> {
+    let (locked, mut record) = opened(home, name)?;
+    let copy = check(&record)?;
+    if let Some(there) = Layer::find(home, name, &wanted.layer)? {
+        return finished(&locked, &record, &copy, there);
+    }
+    let survivors = deal_with_users(&record, &[&copy], wanted.survivors, "commit overlay")
+        .map_err(|error| with_layer(error, name, &wanted.layer))?;
+    before(Step::Freeze)?;
+    let server = server(&record)?;
+    let generation = locked.generation(copy.number, copy.generation);
+    let below = lower(&locked, &record, server)?;
+    let was = record.clone();
+    let place = Place { overlay: &locked, record: &was, lower: &below, copy: &copy };
+    generation.mark_frozen()?;
+    let frozen = server.freeze(&place, &generation);
+    let made = frozen.and_then(|()| build_upon(&place, &mut record, (&locked, &generation, wanted), before));
+    match made {
+        Ok((layer, swapped)) => {
+            let old = swapped.old.into_iter().collect();
+            Ok(Committed { layer, survivors, atomic: swapped.atomic, old })
+        }
+        Err(error) => {
+            if generation.is_frozen()
+                && let Err(frozen) =
+                    server.thaw(&place, &generation).and_then(|()| generation.unmark_frozen())
+            {
+                tracing::warn!(overlay = %name, error = %frozen, "nobody can write to it until it is reset");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What a commit that was killed has done, if it is the one that is asked for and nothing was changed since.
+fn finished(locked: &Locked, record: &Record, copy: &Copy, layer: Layer) -> Result<Committed> {
+    let shown = locked.generation(copy.number, copy.generation);
+    let was_killed = shown.layers()?.is_some_and(|layers| layers.last() == Some(&layer.id()));
+    if !was_killed || !layer::diff(&stack(locked, record, &shown)?, 1, DiffRequest::default())?.is_empty() {
+        return Err(layer.exists());
+    }
+    locked.write(record)?;
+    shown.forget_layers()?;
+    Ok(Committed { layer, survivors: Vec::new(), atomic: true, old: Vec::new() })
+}
+
+/// Whether a commit can be done, and of which copy. Changes nothing.
+fn check(record: &Record) -> Result<Copy> {
+    if !record.mode.has_layers() {
+        return Err(no_changes_apart(record));
+    }
+    let refused = |why: String, hint: &str| Error::Refused {
+        op: "commit overlay",
+        subject: record.name.to_string(),
+        why,
+        hint: Some(hint.into()),
+    };
+    let [copy] = record.copies.as_slice() else {
+        let why = format!("it has {} copies, and a layer would lie below all of them", record.copies.len());
+        return Err(refused(why, "commit from an overlay of one copy, and make the others upon that layer"));
+    };
+    // The new layer, and the base.
+    if record.layers.len() + 2 > MAX_LOWER {
+        let why = format!("it has {} layers, and {} are possible", record.layers.len(), MAX_LOWER - 1);
+        return Err(refused(why, "make an overlay upon a layer further below: overlay list --layers"));
+    }
+    Ok(copy.clone())
+}
+
+fn with_layer(error: Error, name: &OverlayName, layer: &LayerName) -> Error {
+    match error {
+        Error::Refused { op, subject, why, hint: Some(_) } => {
+            let hint = format!(
+                "cowsnap overlay commit --kill {} {} ends them, --force leaves them with a tree that nobody can write to",
+                quoted(name),
+                quoted(layer)
+            );
+            Error::Refused { op, subject, why, hint: Some(hint) }
+        }
+        other => other,
+    }
+}
+
+/// Shows a new generation upon the frozen one, and only then makes a layer of that: if this is killed before, what is frozen may be
+/// written to again.
+fn build_upon(
+    place: &Place<'_>,
+    record: &mut Record,
+    (locked, frozen, wanted): (&Locked, &Generation, &Commit),
+    before: &mut Before<'_>,
+) -> Result<(Layer, Swapped)> {
+    let (home, copy, server) = (locked.home(), place.copy, server(record)?);
+    before(Step::Layer)?;
+    layer::complete_links(&stack(locked, record, frozen)?, frozen)?;
+    let described = layer::describe(frozen, &request(record, wanted))?;
+    // Until the record says so too, nobody may take its name or destroy it.
+    let lock = home.lock()?;
+    described.check_name(home)?;
+    before(Step::Generation)?;
+    let number = locked.generations(copy.number)?.pop().unwrap_or(0).max(copy.generation) + 1;
+    let next = locked.make_generation(copy.number, number, &frozen.upper())?;
+    record.layers.push(described.id());
+    next.write_layers(&record.layers, !record.options.volatile)?;
+    before(Step::Swap)?;
+    let lower: Vec<_> = std::iter::once(frozen.upper()).chain(place.lower.iter().cloned()).collect();
+    let swapped = server.swap(&Place { record: &*record, lower: &lower, ..*place }, &next)?;
+    before(Step::Name)?;
+    let layer = described.publish(home)?;
+    before(Step::Record)?;
+    record.copies.iter_mut().filter(|c| c.number == copy.number).for_each(|c| c.generation = number);
+    locked.write(record)?;
+    drop(lock);
+    next.forget_layers()?;
+    Ok((layer, swapped))
+}
+
+fn request(record: &Record, wanted: &Commit) -> CommitRequest {
+    CommitRequest {
+        name: wanted.layer.clone(),
+        overlay: record.name.clone(),
+        base: record.base.clone(),
+        parent: record.layers.last().copied(),
+        xattrs: record.options.xattrs,
+        now: wanted.now,
+    }
+}
+
+/// Lets what a killed commit froze be written to again.
+pub(super) fn thaw_killed_commit(locked: &Locked, record: &Record) -> Result<()> {
+    for copy in &record.copies {
+        let generation = locked.generation(copy.number, copy.generation);
+        if !generation.is_frozen() {
+            continue;
+        }
+        let server = server(record)?;
+        let below = lower(locked, record, server)?;
+        let place = Place { overlay: locked, record, lower: &below, copy };
+        if server.is_shown(&place)? {
+            server.thaw(&place, &generation)?;
+        }
+        generation.unmark_frozen()?;
+    }
+    Ok(())
+}
+
+/// Finishes commits that were killed after they showed a generation upon the one that was to become a layer: it is made one.
+pub(super) fn finish_killed_commit(locked: &Locked, record: &Record) -> Result<()> {
+    for copy in &record.copies {
+        let shown = locked.generation(copy.number, copy.generation);
+        let Some(&top) = shown.layers()?.as_deref().and_then(<[_]>::last) else { continue };
+        if locked.home().layer(top).exists() {
+            continue;
+        }
+        for number in locked.generations(copy.number)?.into_iter().filter(|&n| n < copy.generation) {
+            let generation = locked.generation(copy.number, number);
+            if let Some(described) = layer::described(&generation)?.filter(|found| found.id() == top) {
+                let _lock = locked.home().lock()?;
+                described.publish(locked.home())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The layers that the copies of an overlay lie on as they show, the lowest first; `None` if that is what the record says, or they
+/// differ: a commit was killed, or a reset to other layers.
+pub(super) fn shown(entry: &Entry, record: &Record) -> Result<Option<Vec<LayerId>>> {
+    let mut all: Option<Vec<LayerId>> = None;
+    for copy in &record.copies {
+        let Some(layers) = entry.generation(copy.number, copy.generation).layers()? else { return Ok(None) };
+        if all.as_ref().is_some_and(|others| *others != layers) {
+            return Ok(None);
+        }
+        all = Some(layers);
+    }
+    Ok(all)
+}
+
+/// A layer and those that it builds on, the lowest first.
+fn ids(home: &Home, layer: &Layer) -> Result<Vec<LayerId>> {
+    Ok(layer.chain(home)?.iter().rev().map(Layer::id).collect())
+}
+
+/// Whether a layer means something where it is to lie: upon this base, with marks that are understood there.
+pub(super) fn check_fits(record: &Record, layer: &Layer) -> Result<()> {
+    let found = layer.record();
+    let why = if !record.mode.has_layers() {
+        format!("mode {} has none", record.mode)
+    } else if found.base.identity != record.base.identity {
+        format!("it was made upon another base, {}", found.base.path.as_path().display())
+    } else if found.xattrs != record.options.xattrs {
+        format!(
+            "its marks are {}…, and {}… are read here",
+            found.xattrs.prefix(),
+            record.options.xattrs.prefix()
+        )
+    } else if found.blocks && record.mode != Mode::Fuse {
+        format!("it holds files of which only blocks were copied, which mode {} can not read", record.mode)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Refused {
+        op: "put",
+        subject: format!("layer {} below overlay {}", layer.label(), record.name),
+        why,
+        hint: (found.blocks && record.mode == Mode::Kernel).then(|| "use --mode fuse".into()),
+    })
+}
+
+/// What a layer lies on, and it with those between, the lowest first: what an overlay is made with.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such layer, or one below it is not here.
+pub fn upon(home: &Home, layer: &LayerRef) -> Result<(Base, Vec<LayerId>)> {
+    let layer = named(home, &layer.overlay, &layer.layer)?;
+    Ok((layer.record().base.clone(), ids(home, &layer)?))
+}
+
+/// The layer that a user calls `text`: `LAYER` of this overlay, or any as `OVERLAY@LAYER`; with those below it, the lowest first.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is none of that name.
+pub fn stack_to(home: &Home, overlay: &OverlayName, text: &LayerOf) -> Result<Vec<LayerId>> {
+    let layer = match text {
+        LayerOf::Any(layer) => named(home, &layer.overlay, &layer.layer)?,
+        LayerOf::This(layer) => {
+            let (_locked, record) = opened(home, overlay)?;
+            let below =
+                record.layers.iter().rev().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
+            match below.into_iter().find(|below| below.record().name == *layer) {
+                Some(below) => below,
+                None => named(home, overlay, layer)?,
+            }
+        }
+    };
+    ids(home, &layer)
+}
+
+/// A layer as a command names it that also names an overlay.
+#[derive(Debug, Clone)]
+pub enum LayerOf {
+    /// One below that overlay, or committed from it.
+    This(LayerName),
+    /// Any.
+    Any(LayerRef),
+}
+
+impl std::str::FromStr for LayerOf {
+    type Err = crate::model::name::Error;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        match text.contains('@') {
+            true => text.parse().map(Self::Any),
+            false => text.parse().map(Self::This),
+        }
+    }
+}
+
+/// A layer of an overlay; the overlay itself need not be there any more.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn named(home: &Home, overlay: &OverlayName, layer: &LayerName) -> Result<Layer> {
+    Layer::named(home, overlay, layer)
+}

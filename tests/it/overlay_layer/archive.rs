@@ -1,0 +1,364 @@
+//! Layers as containers: out of one home and into another, and what is refused on the way.
+
+use std::fs;
+use std::io::{self, Cursor, Read};
+use std::path::Path;
+
+use cowsnap::endpoint::Error;
+use cowsnap::endpoint::overlay::Home;
+use cowsnap::endpoint::overlay::layer::manifest::{self, Data, Kind, Line, Size};
+use cowsnap::endpoint::overlay::layer::{ImportRequest, Layer, LayerRecord, Onto, commit, export, import};
+use cowsnap::model::overlay::{Base, Xattrs};
+use cowsnap::stream::container::{Backend, Header};
+use cowsnap::stream::reader::Reader;
+use cowsnap::stream::tar::{Member, Type, Writer};
+use cowsnap::stream::writer;
+
+use super::commit::{OPTIONS, home, record, request};
+use super::lab::{Lab, Random};
+use super::view::{assert_same, of_kernel};
+use crate::ground::ground;
+
+fn everywhere(_: &Base) -> cowsnap::endpoint::Result<bool> {
+    Ok(true)
+}
+
+fn nowhere(_: &Base) -> cowsnap::endpoint::Result<bool> {
+    Ok(false)
+}
+
+fn plain() -> ImportRequest {
+    ImportRequest { id: None, xattrs: Xattrs::Trusted, onto: None, overlay: None, name: None }
+}
+
+/// A layer of random changes, with what it shows upon its base.
+fn made(lab: &Lab, base: &Path, seed: u64) -> (Home, Layer, super::view::View) {
+    let (mut random, mut names) = (Random(seed), Vec::new());
+    (0..40).for_each(|_| random.act(base, &mut names));
+    let (home, generation) = home(lab, base);
+    let mounted = lab.mount(&[base.to_owned()], Some((&generation.upper(), &generation.work())), OPTIONS);
+    (0..80).for_each(|_| random.act(mounted.path(), &mut names));
+    let sparse = fs::File::create(mounted.path().join("sparse")).expect("creates");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"far out", 200 << 20).expect("writes");
+    sparse.set_len(300 << 20).expect("grows");
+    let socket = std::os::unix::net::UnixListener::bind(mounted.path().join("socket"));
+    drop((sparse, socket));
+    let shown = of_kernel(mounted.path());
+    drop(mounted);
+    let layer = commit(&home, &generation, &request("x", base, None)).expect("committed");
+    (home, layer, shown)
+}
+
+fn archived(layer: &Layer) -> Vec<u8> {
+    let mut archive = Vec::new();
+    export(layer, &mut archive).expect("exported");
+    archive
+}
+
+fn manifest_of(layer: &Layer) -> Vec<u8> {
+    fs::read(layer.dir().join("manifest")).expect("reads")
+}
+
+fn other(lab: &Lab) -> Home {
+    Home::open(&lab.path().join("other")).expect("made")
+}
+
+fn assert_nothing_left(home: &Home) {
+    let left: Vec<_> =
+        fs::read_dir(home.layers()).expect("lists").map(|e| e.expect("an entry").path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_layer_that_is_imported_elsewhere_is_the_same_layer() {
+    ground!("overlay", "loop", "mkfs.ext4", "mkfs.xfs");
+    let (lab, elsewhere) = (Lab::new("ext4"), Lab::new("xfs"));
+    let base = lab.dir("base");
+    let (home, layer, shown) = made(&lab, &base, 77);
+    let archive = archived(&layer);
+    assert!(archive.len() < 4 << 20, "the holes are not in it: {} bytes", archive.len());
+    assert_eq!(archive, archived(&layer), "it is the same each time");
+    let there = other(&elsewhere);
+    let found = import(&there, Cursor::new(&archive), &plain(), &everywhere).expect("imported");
+    assert_eq!((found.id(), manifest_of(&found)), (layer.id(), manifest_of(&layer)));
+    found.verify().expect("sound");
+    let trees = [found.tree_dir(), base.clone()];
+    assert_same(&shown, &of_kernel(elsewhere.mount(&trees, None, OPTIONS).path()), "imported");
+    let sparse = fs::metadata(found.tree_dir().join("sparse")).expect("there");
+    assert!(std::os::unix::fs::MetadataExt::blocks(&sparse) * 512 < 10 << 20, "its holes are holes again");
+    for home in [&home, &there] {
+        let again = import(home, Cursor::new(&archive), &plain(), &everywhere).expect_err("it is there");
+        assert!(matches!(again, Error::Exists { .. }), "{again}");
+    }
+}
+
+#[test]
+fn marks_are_put_into_the_namespace_of_where_they_go() {
+    ground!("overlay", "loop", "mkfs.ext4");
+    let lab = Lab::new("ext4");
+    let base = lab.dir("base");
+    fs::create_dir(base.join("d")).expect("mkdir");
+    fs::write(base.join("d/x"), "x").expect("writes");
+    let (home, generation) = home(&lab, &base);
+    let mounted =
+        lab.mount(std::slice::from_ref(&base), Some((&generation.upper(), &generation.work())), OPTIONS);
+    fs::remove_dir_all(mounted.path().join("d")).expect("removes");
+    fs::create_dir(mounted.path().join("d")).expect("mkdir");
+    drop(mounted);
+    let layer = commit(&home, &generation, &request("x", &base, None)).expect("committed");
+    let there = other(&lab);
+    let request = ImportRequest { xattrs: Xattrs::User, ..plain() };
+    let found = import(&there, Cursor::new(archived(&layer)), &request, &everywhere).expect("imported");
+    assert_eq!(manifest_of(&found), manifest_of(&layer));
+    found.verify().expect("sound");
+    let shown = of_kernel(lab.mount(&[found.tree_dir(), base], None, "userxattr").path());
+    assert!(shown.contains_key(b"d".as_slice()) && !shown.contains_key(b"d/x".as_slice()));
+}
+
+#[test]
+fn a_layer_without_what_it_builds_upon_is_refused_unless_it_is_put_upon_something() {
+    ground!("overlay", "loop", "mkfs.ext4");
+    let lab = Lab::new("ext4");
+    let base = lab.dir("base");
+    let (home, generation) = home(&lab, &base);
+    let first = commit(&home, &generation, &request("first", &base, None)).expect("committed");
+    let overlay = home.entry(&"ci".parse().expect("a name")).lock().expect("locked").expect("there");
+    let generation = overlay.make_generation(1, 2, &base).expect("made");
+    let second = commit(&home, &generation, &request("second", &base, Some(first.id()))).expect("committed");
+    let there = other(&lab);
+    let refused =
+        import(&there, Cursor::new(archived(&second)), &plain(), &everywhere).expect_err("no parent");
+    assert!(
+        refused.to_string().contains(&format!("the layer {} below it is not here", first.id())),
+        "{refused}"
+    );
+    assert_eq!(refused.class(), cowsnap::Class::Conflict);
+    let refused = import(&there, Cursor::new(archived(&first)), &plain(), &nowhere).expect_err("no base");
+    assert!(refused.to_string().contains("is not here, or is another one"), "{refused}");
+    assert_nothing_left(&there);
+    let onto = Onto { base: record("ci", &base).base, parent: None };
+    let request =
+        ImportRequest { onto: Some(onto), name: Some("renamed".parse().expect("a name")), ..plain() };
+    let found = import(&there, Cursor::new(archived(&second)), &request, &nowhere).expect("imported");
+    assert_eq!((found.label().as_str(), found.record().parent), ("ci@renamed", None));
+    import(&there, Cursor::new(archived(&first)), &plain(), &everywhere).expect("imported");
+}
+
+/// An archive of these entries, with a manifest and a layer.json that fit it.
+fn forged(lines: &[Line], members: &[(Member, Vec<u8>)]) -> Vec<u8> {
+    let text = manifest::to_text(lines);
+    let json = format!(
+        r#"{{"format":1,"id":"000102030405060708090a0b0c0d0e0f","name":"evil","parent":null,"overlay":"ci",
+        "base":{{"kind":"none","path":"","identity":"none"}},"created":"2026-11-21T08:00:00Z","xattrs":"trusted",
+        "blocks":false,"entries":1,"bytes":0,"manifest":"{}"}}"#,
+        blake3::hash(text.as_bytes()).to_hex()
+    );
+    let record: LayerRecord = serde_json::from_str(&json).expect("a record");
+    let mut writer = Writer::new(Vec::new());
+    for (name, text) in [("layer.json", record.to_text()), ("manifest", text)] {
+        let member = Member { size: text.len() as u64, ..Member::new(Type::File, name) };
+        writer.append(&member, &mut text.as_bytes()).expect("written");
+    }
+    for (member, data) in members {
+        writer.append(member, &mut data.as_slice()).expect("written");
+    }
+    writer.finish().expect("written")
+}
+
+fn line(kind: Kind, path: &str) -> Line {
+    Line {
+        kind,
+        data: Data::Plain,
+        opaque: false,
+        redirect: false,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        size: match kind {
+            Kind::File => Size::Bytes(4),
+            Kind::Link => Size::Bytes(7),
+            _ => Size::None,
+        },
+        hash: match kind {
+            Kind::File => Some(blake3::hash(b"evil")),
+            Kind::Link => Some(blake3::hash(b"outside")),
+            _ => None,
+        },
+        xattrs: None,
+        group: None,
+        path: path.into(),
+    }
+}
+
+fn member(kind: Type, path: &str) -> (Member, Vec<u8>) {
+    let size = if kind == Type::File { 4 } else { 0 };
+    let link = if kind == Type::Symbolic { b"outside".to_vec() } else { Vec::new() };
+    let data = if kind == Type::File { b"evil".to_vec() } else { Vec::new() };
+    (Member { size, link, ..Member::new(kind, path) }, data)
+}
+
+#[test]
+fn an_archive_that_would_lead_out_is_refused_and_nothing_of_it_is_left() {
+    ground!("root");
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = Home::open(&folder.path().join("home")).expect("made");
+    let root = || (line(Kind::Dir, ""), member(Type::Dir, "tree"));
+    let refused = |lines: &[Line], members: &[(Member, Vec<u8>)], why: &str| {
+        let error = import(&home, Cursor::new(forged(lines, members)), &plain(), &everywhere).expect_err(why);
+        let text = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+        assert!(text.contains(why), "{why}: {text}");
+        assert_nothing_left(&home);
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1, "{why}: something is outside");
+        error
+    };
+    let (root_line, root_member) = root();
+    for path in ["../evil", "/tmp/evil", "a/../../evil", ".."] {
+        let lines = [root_line.clone(), line(Kind::File, path)];
+        let members = [root_member.clone(), member(Type::File, &format!("tree/{path}"))];
+        let error = refused(
+            &lines,
+            &members,
+            if path.starts_with('/') { "an absolute path" } else { "a . or .. in a path" },
+        );
+        assert_eq!(error.class(), cowsnap::Class::Corrupt);
+        // The same in the archive alone, where the manifest names something else.
+        let lines = [root_line.clone(), line(Kind::File, "good")];
+        refused(&lines, &members, "where good belongs");
+    }
+    // Through a link: the manifest can not say it, and the archive is not asked.
+    let lines = [root_line.clone(), line(Kind::Link, "l"), line(Kind::File, "l/evil")];
+    let members = [root_member.clone(), member(Type::Symbolic, "tree/l"), member(Type::File, "tree/l/evil")];
+    refused(&lines, &members, "its path is in no directory of the layer");
+    let lines = [root_line.clone(), line(Kind::Dir, "l"), line(Kind::File, "l/evil")];
+    refused(&lines, &members, "its type changed");
+    // Lengths.
+    let long = Line { size: Size::Bytes(u64::MAX), ..line(Kind::File, "f") };
+    let sparse = Member { size: u64::MAX, ranges: Some(Vec::new()), ..Member::new(Type::File, "tree/f") };
+    refused(&[root_line.clone(), long], &[root_member.clone(), (sparse, Vec::new())], "f");
+    let lines = [root_line.clone(), line(Kind::File, "f")];
+    refused(&lines, std::slice::from_ref(&root_member), "f is missing from the archive");
+    let more = [root_member.clone(), member(Type::File, "tree/f"), member(Type::File, "tree/g")];
+    refused(&lines, &more, "there is more in the archive than in the manifest");
+    let mut other = member(Type::File, "tree/f");
+    other.1 = b"else".to_vec();
+    refused(&lines, &[root_member.clone(), other], "f: its data changed");
+    let mut marked = member(Type::File, "tree/f");
+    marked.0.xattrs.insert(b"trusted.overlay.redirect".to_vec(), b"/etc".to_vec());
+    refused(&lines, &[root_member, marked], "its extended attributes changed");
+}
+
+fn contained(archive: &[u8], layer: &Layer) -> Vec<u8> {
+    let header = Header {
+        backend: Backend::Overlay,
+        dataset: "ci".into(),
+        snapshot: "x".parse().expect("a name"),
+        guid: layer.id().0,
+        base: None,
+        created: layer.record().created,
+        stream_version: 1,
+        compressed: false,
+        properties: Default::default(),
+        zfs: None,
+    };
+    let mut out = Vec::new();
+    writer::write(&header, archive, &mut out, &writer::Options::default()).expect("written");
+    out
+}
+
+#[test]
+fn a_container_that_is_cut_off_or_changed_anywhere_leaves_nothing() {
+    ground!("root");
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = folder.path().join("base");
+    fs::create_dir(&base).expect("mkdir");
+    let home = Home::open(&folder.path().join("home")).expect("made");
+    let overlay = home.announce(&record("ci", &base)).expect("announced");
+    let generation = overlay.make_generation(1, 1, &base).expect("made");
+    fs::create_dir(generation.upper().join("d")).expect("mkdir");
+    fs::write(generation.upper().join("d/f"), "some data").expect("writes");
+    let layer = commit(&home, &generation, &request("x", &base, None)).expect("committed");
+    let container = contained(&archived(&layer), &layer);
+    let there = Home::open(&folder.path().join("there")).expect("made");
+    let of = |bytes: Vec<u8>| -> Result<Layer, String> {
+        let reader = Reader::open(Cursor::new(bytes)).map_err(|error| error.to_string())?;
+        import(&there, reader, &plain(), &everywhere).map_err(|error| error.to_string())
+    };
+    let step = (container.len() / 60).max(1);
+    for at in (0..container.len()).step_by(step).chain([container.len() - 1]) {
+        of(container[..at].to_vec()).expect_err("cut off");
+        let mut changed = container.clone();
+        changed[at] ^= 1 << (at % 8);
+        of(changed).expect_err("changed");
+        assert_nothing_left(&there);
+    }
+    of(container).expect("sound").verify().expect("sound");
+}
+
+/// Bytes, and then an error.
+struct Breaking(Cursor<Vec<u8>>);
+
+impl Read for Breaking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::Error::other("the line is dead")),
+            len => Ok(len),
+        }
+    }
+}
+
+#[test]
+fn a_whole_archive_whose_stream_fails_at_the_very_end_makes_no_layer() {
+    ground!("overlay", "loop", "mkfs.ext4");
+    let lab = Lab::new("ext4");
+    let base = lab.dir("base");
+    let (_home, layer, _) = made(&lab, &base, 5);
+    let there = other(&lab);
+    let archive = archived(&layer);
+    let broken =
+        import(&there, Breaking(Cursor::new(archive.clone())), &plain(), &everywhere).expect_err("it broke");
+    assert!(
+        std::error::Error::source(&broken).is_some_and(|why| why.to_string().contains("the line is dead"))
+    );
+    assert_nothing_left(&there);
+    // What a killed import left is taken away by the next one.
+    fs::create_dir_all(there.layers().join(".import-1/tree")).expect("mkdir");
+    import(&there, Cursor::new(archive), &plain(), &everywhere).expect("imported");
+    assert_eq!(fs::read_dir(there.layers()).expect("lists").count(), 1);
+}
+
+#[test]
+fn gnu_tar_reads_an_archive_that_was_written() {
+    ground!("tar");
+    let folder = crate::ground::scratch();
+    let file = |path: &str, size: u64| Member { size, ..Member::new(Type::File, path) };
+    let sparse = Member { ranges: Some(vec![4096..8192, 1 << 30..(1 << 30) + 3]), ..file("sparse", 1 << 40) };
+    let mut writer = Writer::new(Vec::new());
+    for (member, data) in [
+        (file("plain", 4), &b"data"[..]),
+        (Member { link: b"plain".to_vec(), ..Member::new(Type::Hard, "hard") }, b""),
+        (Member { link: vec![b'x'; 300], ..Member::new(Type::Symbolic, "link") }, b""),
+        (Member { device: (0, 0), ..Member::new(Type::Char, "gone") }, b""),
+        (Member::new(Type::Socket, "socket"), b""),
+        (sparse, &[9; 4099]),
+    ] {
+        writer.append(&member, &mut &*data).expect("written");
+    }
+    fs::write(folder.path().join("a.tar"), writer.finish().expect("written")).expect("written");
+    let tar = |args: &[&str]| {
+        let output = std::process::Command::new("tar").args(args).current_dir(folder.path()).output();
+        let output = output.expect("tar runs");
+        assert!(output.status.success(), "{}", output.stderr.escape_ascii());
+        output.stdout.escape_ascii().to_string()
+    };
+    let listed = tar(&["tvf", "a.tar"]);
+    for text in ["crw-------", "hrw-------", "1099511627776", " plain\\n", "link -> xxx"] {
+        assert!(listed.contains(text), "{text}: {listed}");
+    }
+    tar(&["xf", "a.tar", "plain", "sparse", "link"]);
+    let sparse = fs::File::open(folder.path().join("sparse")).expect("extracted");
+    assert_eq!(sparse.metadata().expect("there").len(), 1 << 40);
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&sparse, &mut byte, (1 << 30) + 2).expect("reads");
+    assert_eq!(byte, [9]);
+}

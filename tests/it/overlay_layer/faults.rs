@@ -1,0 +1,193 @@
+//! SIGKILL before every step of a commit and of a reset to a layer: what was changed is in the overlay or in a layer below it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cowsnap::endpoint::Error;
+use cowsnap::endpoint::overlay::Home;
+use cowsnap::exec::overlay::layers::{Commit, LayerOf, commit, stack_to};
+use cowsnap::exec::overlay::reset::{Request, reset};
+use cowsnap::exec::overlay::{Step, Survivors};
+use cowsnap::model::overlay::OverlayName;
+
+use crate::ground::ground;
+use crate::overlay::lab::{Lab, read};
+
+fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), Error>) -> Result<(), Error> {
+    let home = Home::open(&root.join("home"))?;
+    let name: OverlayName = "ci".parse().expect("a name");
+    let now = "2026-11-21T08:00:00Z".parse().expect("a time");
+    match verb {
+        "commit" => {
+            let layer = "killed".parse().expect("a name");
+            commit(&home, &name, &Commit { layer, survivors: Survivors::Refuse, now }, before).map(drop)
+        }
+        to => {
+            let layers = stack_to(&home, &name, &LayerOf::This(to.parse().expect("a name")))?;
+            let request = Request { copies: None, layers: Some(layers), survivors: Survivors::Refuse };
+            reset(&home, &name, &request, before).map(drop)
+        }
+    }
+}
+
+/// The child of the next tests: does the verb, and dies before the step that the environment names.
+#[test]
+#[ignore = "is started by a_verb_that_is_killed"]
+fn child_that_dies_while_it_works() {
+    let Ok(dies) = std::env::var("COWSNAP_TEST_DIES_BEFORE") else { return };
+    let (verb, step) = dies.split_once(' ').expect("a verb and a step");
+    let mut die = |before: Step| {
+        if format!("{before:?}") == step {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("kills itself");
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        Ok(())
+    };
+    let root = std::env::var_os("COWSNAP_TEST_ROOT").expect("set");
+    do_verb(verb, root.as_ref(), &mut die).expect("done");
+}
+
+fn kill_before(lab: &Lab, verb: &str, step: Step) {
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--ignored", "--exact", "overlay_layer::faults::child_that_dies_while_it_works"])
+        .env("COWSNAP_TEST_DIES_BEFORE", format!("{verb} {step:?}"))
+        .env("COWSNAP_TEST_ROOT", lab.root())
+        .output()
+        .expect("this binary runs");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(9), "{verb} {step:?}: {}", crate::overlay::lab::text(&output));
+}
+
+/// An overlay with the layer `first` below it, in which `more` was written since.
+fn seeded(mode: &str) -> Lab {
+    let lab = Lab::new();
+    let at = lab.create("ci", &["--mode", mode, "--owner", "none"]);
+    fs::write(at.join("file"), "first").expect("written");
+    lab.ok(&["commit", "ci", "first"]);
+    fs::write(at.join("more"), "more").expect("written");
+    lab
+}
+
+fn layers(lab: &Lab) -> Vec<String> {
+    let listed = lab.json(&["list", "--layers"]);
+    let layers = listed["layers"].as_array().expect("a list");
+    layers.iter().map(|layer| layer["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+fn kill_commits(mode: &str) {
+    for step in Step::COMMIT {
+        for next in ["again", "another", "reset"] {
+            let lab = seeded(mode);
+            kill_before(&lab, "commit", step);
+            let at = lab.at("ci");
+            assert_eq!(
+                (read(at.join("file")), read(at.join("more"))),
+                ("first".into(), "more".into()),
+                "{step:?}"
+            );
+            assert_eq!(lab.ok(&["reap"]), "nothing to reap\n", "{step:?}");
+            let written = fs::write(at.join("since"), "x").and_then(|()| fs::remove_file(at.join("since")));
+            written.unwrap_or_else(|error| panic!("after {step:?}, it can be written to: {error}"));
+            assert_eq!(lab.ok(&["diff", "ci", "first"]), "A more  4\n", "{step:?}");
+            let is_done = layers(&lab).contains(&"killed".to_owned());
+            assert_eq!(is_done, matches!(step, Step::Name | Step::Record), "{step:?}");
+            match next {
+                "again" => drop(lab.ok(&["commit", "ci", "killed"])),
+                "another" => drop(lab.ok(&["commit", "ci", "another"])),
+                _ => drop(lab.ok(&["reset", "ci"])),
+            }
+            let kept = next != "reset" || is_done;
+            assert_eq!(at.join("more").exists(), kept, "{step:?} {next}");
+            fs::write(at.join("after"), "x").expect("it can be written to");
+            lab.ok(&["reset", "ci"]);
+            assert_eq!(
+                (at.join("after").exists(), at.join("more").exists()),
+                (false, kept),
+                "{step:?} {next}"
+            );
+            lab.ok(&["verify", "--all"]);
+            lab.ok(&["destroy", "ci"]);
+            let mut all = layers(&lab);
+            all.reverse();
+            all.iter().for_each(|name| drop(lab.ok(&["destroy", &format!("ci@{name}")])));
+            lab.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn after_a_commit_is_killed_at_any_step_nothing_is_lost_and_the_next_one_works() {
+    ground!("overlay");
+    kill_commits("kernel");
+}
+
+#[test]
+fn after_a_commit_in_mode_fuse_is_killed_at_any_step_nothing_is_lost_and_the_next_one_works() {
+    ground!("fuse", "root");
+    kill_commits("fuse");
+}
+
+/// What is written after the kill is in the overlay and not in the layer.
+#[test]
+fn a_commit_that_was_killed_takes_in_nothing_that_was_written_since() {
+    ground!("overlay", "fuse", "root");
+    for mode in ["kernel", "fuse"] {
+        let lab = seeded(mode);
+        kill_before(&lab, "commit", Step::Name);
+        fs::write(lab.at("ci").join("more"), "since").expect("it can be written to");
+        assert_eq!(lab.ok(&["diff", "ci"]), "M more  4 -> 5\n", "{mode}");
+        lab.ok(&["verify", "ci@killed"]);
+        let why = lab.fails(3, &["commit", "ci", "killed"]);
+        assert!(why.contains("ci@killed exists already"), "{why}");
+        lab.ok(&["reset", "ci"]);
+        assert_eq!(read(lab.at("ci").join("more")), "more");
+        lab.ok(&["destroy", "ci"]);
+    }
+}
+
+#[test]
+fn after_a_reset_to_a_layer_is_killed_at_any_step_what_shows_is_known_for_what_it_is() {
+    ground!("overlay");
+    for step in Step::RESET {
+        let lab = seeded("kernel");
+        lab.ok(&["commit", "ci", "second"]);
+        kill_before(&lab, "first", step);
+        let at = lab.at("ci");
+        let is_back = !at.join("more").exists();
+        assert_eq!(is_back, matches!(step, Step::Record | Step::Discard), "{step:?}");
+        assert_eq!(lab.ok(&["diff", "ci"]), "", "{step:?}");
+        if is_back {
+            // What shows lies on it, whatever is written down.
+            lab.fails(3, &["destroy", "ci@first"]);
+        }
+        fs::write(at.join("third"), "3").expect("written");
+        lab.ok(&["commit", "ci", "third"]);
+        assert_eq!((read(at.join("third")), at.join("more").exists()), ("3".into(), !is_back), "{step:?}");
+        lab.ok(&["reset", "ci"]);
+        assert_eq!((read(at.join("third")), at.join("more").exists()), ("3".into(), !is_back), "{step:?}");
+        lab.ok(&["destroy", "ci"]);
+    }
+}
+
+#[test]
+fn a_commit_that_fails_at_any_step_leaves_a_tree_that_can_be_written_to() {
+    ground!("overlay", "fuse", "root");
+    for (mode, failing) in
+        ["kernel", "fuse"].into_iter().flat_map(|mode| Step::COMMIT.map(|step| (mode, step)))
+    {
+        let lab = seeded(mode);
+        let mut fail = |step| match step == failing {
+            true => Err(Error::Interrupted { op: "commit overlay", subject: "ci".into() }),
+            false => Ok(()),
+        };
+        do_verb("commit", lab.root(), &mut fail).expect_err("the step fails");
+        fs::write(lab.at("ci").join("more"), "more and more").expect("written");
+        lab.ok(&["diff", "ci"]);
+        let is_done = matches!(failing, Step::Name | Step::Record);
+        assert_eq!(layers(&lab).len(), 1 + usize::from(is_done), "{mode} {failing:?}");
+        lab.ok(&["destroy", "ci"]);
+    }
+}
