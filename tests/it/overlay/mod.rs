@@ -9,4 +9,5 @@ mod native;
 mod page;
 mod reap;
 mod run;
+mod suites;
 mod unfit;

@@ -334,6 +334,29 @@ fn copying_up_changes_no_time() {
     assert_eq!(before, ["", "a", "a/b", "a/b/a"].map(times));
 }
 
+/// A kernel walks name by name, so that a path may be as long as it likes.
+#[test]
+fn a_path_longer_than_the_kernel_takes_at_once_is_like_any_other() {
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), Options::default()).expect("open");
+    let name = OsStr::new("a long name of which there are many, one within the other");
+    let mut dir = 1;
+    for _ in 0..120 {
+        dir = tree.make(dir, name, &New::Dir(0o755), &me()).expect("made").number;
+    }
+    let (made, opened) = tree.create(dir, OsStr::new("file"), 0o644, &me()).expect("made");
+    tree.write(&opened, b"data", 0).expect("written");
+    tree.release(&opened);
+    let (number, mark) = (made.number, OsStr::new("user.test"));
+    tree.set_xattr(number, mark, b"value", XattrFlags::empty()).expect("set");
+    assert_eq!(tree.xattr(number, mark), Ok(b"value".to_vec()));
+    assert_eq!(tree.xattrs(number), Ok(vec![b"user.test".to_vec()]));
+    tree.remove_xattr(number, mark).expect("removed");
+    assert_eq!(tree.xattrs(number), Ok(vec![]));
+    assert_eq!(tree.lookup(dir, OsStr::new("file")).expect("found").stat.st_size, 4);
+    tree.rename((dir, OsStr::new("file")), (1, OsStr::new("file")), RenameFlags::empty()).expect("renamed");
+}
+
 #[test]
 fn a_reset_shows_the_base_and_leaves_open_files_alone() {
     let ground = Ground::new();

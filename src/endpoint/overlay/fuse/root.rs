@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, Uid, XattrFlags};
 
@@ -135,8 +135,7 @@ impl Root {
 
     /// The value of an extended attribute, if there is one.
     pub fn xattr(&self, path: &Path, name: &[u8]) -> Fallible<Option<Vec<u8>>> {
-        let path = self.seen(path)?;
-        let read = grown(|buffer| rustix::fs::lgetxattr(&path, name, buffer));
+        let read = self.seen(path, |path| grown(|buffer| rustix::fs::lgetxattr(path, name, buffer)));
         match read {
             Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
@@ -146,8 +145,7 @@ impl Root {
 
     /// The names of all extended attributes.
     pub fn xattrs(&self, path: &Path) -> Fallible<Vec<Vec<u8>>> {
-        let path = self.seen(path)?;
-        let names = match grown(|buffer| rustix::fs::llistxattr(&path, buffer)) {
+        let names = match self.seen(path, |path| grown(|buffer| rustix::fs::llistxattr(path, buffer))) {
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
             names => names?,
         };
@@ -156,24 +154,19 @@ impl Root {
 
     /// Sets an extended attribute.
     pub fn set_xattr(&self, path: &Path, name: &[u8], value: &[u8], flags: XattrFlags) -> Fallible<()> {
-        rustix::fs::lsetxattr(self.seen(path)?, name, value, flags)
+        self.seen(path, |path| rustix::fs::lsetxattr(path, name, value, flags))
     }
 
     /// Takes an extended attribute away.
     pub fn remove_xattr(&self, path: &Path, name: &[u8]) -> Fallible<()> {
-        rustix::fs::lremovexattr(self.seen(path)?, name)
+        self.seen(path, |path| rustix::fs::lremovexattr(path, name))
     }
 
-    /// A path that calls without a directory descriptor take.
-    fn seen(&self, path: &Path) -> Fallible<PathBuf> {
-        if path.as_os_str().len() > PART {
-            return Err(Errno::NAMETOOLONG);
-        }
-        let mut seen = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        if path.as_os_str().is_empty() {
-            seen.push_str("/.");
-        }
-        Ok(PathBuf::from(seen).join(path))
+    /// Calls `act` with a path for calls that take no directory's descriptor.
+    fn seen<T>(&self, path: &Path, act: impl FnOnce(&Path) -> Fallible<T>) -> Fallible<T> {
+        self.near(path, |fd, path| {
+            act(&Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string()).join(path))
+        })
     }
 
     /// Calls `act` with a descriptor and the path from there, which is short enough for the kernel.
