@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Before, Step, lower, server};
+use super::{Before, Step, layers, lower, server};
 use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::overlay::{self, Home, Locked, Place, probe};
 use crate::endpoint::{Error, Result};
@@ -133,6 +133,8 @@ fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<
     }
     let server = server(&record)?;
     before(Step::Base)?;
+    layers::check_followed(locked, &record)?;
+    layers::make_whole(locked, &record)?;
     let lower = lower(locked, &record, server)?;
     for copy in &record.copies {
         before(Step::Generation)?;

@@ -30,9 +30,12 @@ pub fn diff(
     let n = match since {
         None => 1,
         Some(since) => {
-            let layers = record.layers.iter().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
-            let above = layers.iter().rev().position(|layer| layer.record().name == *since);
-            1 + above.ok_or_else(|| missing("layer", format!("{since} in overlay {name}")))?
+            let layers = record.layers.iter().rev().map(|&id| Layer::open(home, id));
+            let layers = layers.collect::<Result<Vec<_>>>()?;
+            let above = layers.iter().position(|layer| layer.record().name == *since);
+            let above = above.ok_or_else(|| missing("layer", format!("{since} in overlay {name}")))?;
+            let trees = layers[..above].iter().map(|layer| Ok(trees_of(&record, layer)?.len()));
+            1 + trees.sum::<Result<usize>>()?
         }
     };
     layer::diff(&stack(&locked, &record, &generation)?, n, request)
@@ -54,11 +57,19 @@ pub(super) fn stack(entry: &Entry, record: &Record, generation: &Generation) -> 
     }
     let mut trees = vec![Tree::open(&generation.upper(), &generation.blocks(), record.options.xattrs)?];
     for &id in record.layers.iter().rev() {
-        trees.push(Layer::open(entry.home(), id)?.tree()?);
+        trees.extend(trees_of(record, &Layer::open(entry.home(), id)?)?);
     }
     let base = server(record)?.base(entry, record)?;
     trees.push(Tree::base(&base, record.options.xattrs)?);
     Ok(Stack::new(trees))
+}
+
+/// What an overlay's mode reads of a layer, the topmost first.
+fn trees_of(record: &Record, layer: &Layer) -> Result<Vec<Tree>> {
+    match record.mode {
+        Mode::Fuse => Ok(vec![layer.tree()?]),
+        _ => layer.kernel_trees(),
+    }
 }
 
 pub(super) fn no_changes_apart(record: &Record) -> Error {

@@ -8,7 +8,7 @@ use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Entry, Generation, Home, Locked, Place, Swapped};
 use crate::endpoint::{Error, Result};
 use crate::model::layer::LayerRef;
-use crate::model::overlay::{Base, Copy, LayerId, LayerName, Mode, OverlayName, Record};
+use crate::model::overlay::{Base, Copy, LayerId, LayerName, Mode, OverlayName, Record, Xattrs};
 use crate::model::quoted;
 
 /// What is to be committed.
@@ -244,17 +244,46 @@ pub(super) fn check_fits(record: &Record, layer: &Layer) -> Result<()> {
             found.xattrs.prefix(),
             record.options.xattrs.prefix()
         )
-    } else if found.blocks && record.mode != Mode::Fuse {
-        format!("it holds files of which only blocks were copied, which mode {} can not read", record.mode)
     } else {
         return Ok(());
     };
-    Err(Error::Refused {
-        op: "put",
-        subject: format!("layer {} below overlay {}", layer.label(), record.name),
-        why,
-        hint: (found.blocks && record.mode == Mode::Kernel).then(|| "use --mode fuse".into()),
-    })
+    Err(unfit(record, layer, why, None))
+}
+
+fn unfit(record: &Record, layer: &Layer, why: String, hint: Option<String>) -> Error {
+    let subject = format!("layer {} below overlay {}", layer.label(), record.name);
+    Error::Refused { op: "put", subject, why, hint }
+}
+
+/// Whether the overlay's mode follows what is renamed in the layers that it is to lie on.
+pub(super) fn check_followed(entry: &Entry, record: &Record) -> Result<()> {
+    if record.mode == Mode::Fuse || record.options.xattrs == Xattrs::Trusted {
+        return Ok(());
+    }
+    for &id in &record.layers {
+        let layer = Layer::open(entry.home(), id)?;
+        if layer.has_redirects()? {
+            let why =
+                "in it, directories of what lies below were renamed, which overlayfs follows for root only";
+            return Err(unfit(record, &layer, why.into(), Some("use --mode fuse".into())));
+        }
+    }
+    Ok(())
+}
+
+/// Makes whole what the layers below have of files in part, unless the overlay's mode reads that. The caller has not the home's lock.
+pub(super) fn make_whole(entry: &Entry, record: &Record) -> Result<()> {
+    if record.mode == Mode::Fuse {
+        return Ok(());
+    }
+    for &id in &record.layers {
+        let layer = Layer::open(entry.home(), id)?;
+        if layer.record().blocks {
+            check_fits(record, &layer)?;
+            layer::make_whole(entry.home(), &layer, &server(record)?.base(entry, record)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a layer lies on, and it with those between, the lowest first: what an overlay is made with.

@@ -164,7 +164,10 @@ fn lower(entry: &Entry, record: &Record, server: &dyn Serve) -> Result<Vec<PathB
     for &id in record.layers.iter().rev() {
         let layer = Layer::open(entry.home(), id)?;
         layers::check_fits(record, &layer)?;
-        lower.push(layer.tree_dir());
+        match record.mode {
+            Mode::Fuse => lower.push(layer.tree_dir()),
+            _ => lower.extend(layer.kernel_dirs()?),
+        }
     }
     lower.push(server.base(entry, record)?);
     Ok(lower)

@@ -1,6 +1,6 @@
 //! Overlays shown again after the machine was started anew.
 
-use super::{lower, opened, server};
+use super::{layers, lower, opened, server};
 use crate::endpoint::overlay::{Home, Place};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, OverlayName};
@@ -14,6 +14,7 @@ use crate::model::quoted;
 pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
     let (locked, record) = opened(home, name)?;
     let server = server(&record)?;
+    layers::make_whole(&locked, &record)?;
     let lower = lower(&locked, &record, server)?;
     let mut shown = Vec::new();
     for copy in &record.copies {

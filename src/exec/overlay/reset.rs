@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
+use super::{Before, Step, Survivors, deal_with_users, layers, lower, opened, server};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Home, Locked, Place};
 use crate::endpoint::{Error, Result};
@@ -53,13 +53,15 @@ pub struct Reset {
 pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Before<'_>) -> Result<Reset> {
     let (locked, mut record) = opened(home, name)?;
     let copies = asked_for(&record, request)?;
+    if let Some(layers) = &request.layers {
+        record.layers.clone_from(layers);
+        layers::check_followed(&locked, &record)?;
+    }
+    layers::make_whole(&locked, &record)?;
     let survivors =
         deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
     // Whoever destroys a layer asks under this lock for those that lie on it.
     let lock = request.layers.as_ref().map(|_| home.lock()).transpose()?;
-    if let Some(layers) = &request.layers {
-        record.layers.clone_from(layers);
-    }
     let mut done = Reset { name: name.clone(), copies: Vec::new(), survivors, old: Vec::new() };
     let server = server(&record)?;
     before(Step::Base)?;

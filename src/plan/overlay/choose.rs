@@ -68,6 +68,8 @@ pub fn choose(facts: &Facts, asked: Option<Mode>) -> Result<Choice, NoMode> {
         _ if facts.image.is_some() => &of_image,
         // A suite that writes to a large file pays for all of it: by blocks it is cheaper.
         true => &[Mode::Native, Mode::Fuse, Mode::Kernel],
+        // Others read such a layer once its files were made whole.
+        false if facts.blocks => &[Mode::Native, Mode::Fuse, Mode::Kernel],
         false => &[Mode::Native, Mode::Kernel, Mode::Fuse],
     };
     let mut why_not = Vec::new();
@@ -90,9 +92,6 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
     }
     if facts.layers && !mode.has_layers() {
         return Some("it can not lie on layers".into());
-    }
-    if facts.blocks && mode != Mode::Fuse {
-        return Some("a layer holds files of which only blocks were copied".into());
     }
     match mode {
         Mode::Native => facts.native.clone().err(),
@@ -120,6 +119,9 @@ fn reason(facts: &Facts, mode: Mode) -> String {
             "overlayfs can be mounted, and the base has no large files that a first write would copy".into()
         }
         Mode::Kernel => "overlayfs can be mounted".into(),
+        Mode::Fuse if facts.blocks => {
+            "it reads layers that hold only some blocks of a file as they are".into()
+        }
         Mode::Fuse if copies_whole_files(facts) => {
             "a first write to a large file copies only the blocks it touches".into()
         }
@@ -196,7 +198,15 @@ mod tests {
             &blocks,
             None,
             expect![
-                "fuse: it needs no privilege; not native: it can not lie on layers; not kernel: a layer holds files of which only blocks were copied"
+                "fuse: it reads layers that hold only some blocks of a file as they are; not native: it can not lie on layers"
+            ],
+        );
+        let no_fuse = Facts { no_fuse: Some("there is no /dev/fuse".into()), ..blocks };
+        check(
+            &no_fuse,
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: it can not lie on layers; not fuse: there is no /dev/fuse"
             ],
         );
     }

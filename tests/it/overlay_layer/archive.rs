@@ -322,7 +322,7 @@ fn a_whole_archive_whose_stream_fails_at_the_very_end_makes_no_layer() {
     );
     assert_nothing_left(&there);
     // What a killed import left is taken away by the next one.
-    fs::create_dir_all(there.layers().join(".import-1/tree")).expect("mkdir");
+    fs::create_dir_all(there.layers().join(".staging-1/tree")).expect("mkdir");
     import(&there, Cursor::new(archive), &plain(), &everywhere).expect("imported");
     assert_eq!(fs::read_dir(there.layers()).expect("lists").count(), 1);
 }

@@ -5,5 +5,6 @@ mod commit;
 mod diff;
 mod faults;
 mod lab;
+mod modes;
 mod program;
 mod view;

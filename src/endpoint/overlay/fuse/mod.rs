@@ -19,7 +19,7 @@ pub mod control;
 mod copy_up;
 pub mod daemon;
 mod file;
-mod io;
+pub(super) mod io;
 mod list;
 pub mod map;
 mod nodes;

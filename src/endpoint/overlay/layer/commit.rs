@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::Read;
 
-use super::manifest::{self, Data, Line};
+use super::manifest::{self, Line};
 use super::record::LayerRecord;
 use super::scan::{Sparse, scan};
 use super::store::Layer;
 use super::tree::Tree;
+use super::whole;
 use crate::endpoint::overlay::home::{FROZEN, Generation, Home, LAYERS};
 use crate::endpoint::record::{read_record, replace_file};
 use crate::endpoint::{Error, Result};
@@ -67,7 +68,7 @@ pub fn describe<'a>(generation: &'a Generation, request: &CommitRequest) -> Resu
         base: request.base.clone(),
         created: request.now,
         xattrs: request.xattrs,
-        blocks: lines.iter().any(|line| line.data == Data::Blocks),
+        blocks: whole::is_needed(&lines, request.xattrs),
         entries: lines.len() as u64,
         bytes: bytes_on_disk(&tree, &lines)?,
         manifest: blake3::hash(text.as_bytes()).to_hex().to_string(),

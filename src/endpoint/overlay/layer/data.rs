@@ -7,12 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use blake3::Hash;
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 use super::map::{self, BlockMap};
 use super::merge::Part;
 use super::tree::Stack;
+use crate::endpoint::overlay::fuse;
 use crate::endpoint::{Error, Result};
 
 const CHUNK: usize = 256 << 10;
@@ -74,16 +75,23 @@ impl Content {
         Ok(len)
     }
 
-    /// Writes it to `to`, an empty file, leaving holes where it has some.
+    /// Writes it to `to`, an empty file: what lies below shares its blocks where the filesystem can, and holes stay holes.
     pub fn copy_to(&self, to: &File) -> io::Result<()> {
-        let (mut buffer, mut at) = (vec![0; CHUNK], 0);
-        while let Some(data) = self.next_data(at)? {
-            at = data / CHUNK as u64 * CHUNK as u64;
-            let len = self.read_at(at, &mut buffer)?;
-            if buffer[..len].iter().any(|&byte| byte != 0) {
-                to.write_all_at(&buffer[..len], at)?;
+        let (lowest, above) = self.pieces.split_last().expect("there is one at least");
+        if rustix::fs::ioctl_ficlone(to, &lowest.file).is_err() {
+            copy_data(&lowest.file, to, 0..lowest.size)?;
+        }
+        to.set_len(lowest.size)?;
+        for (piece, map) in above.iter().rev().filter_map(|piece| Some((piece, piece.map.as_ref()?))) {
+            // What was cut off of the file below reads as zeros, also where the file grew again.
+            to.set_len(to.metadata()?.len().min(map.below()))?;
+            to.set_len(piece.size)?;
+            for blocks in map.ranges(true) {
+                let range = blocks.start * map.block_len()..(blocks.end * map.block_len()).min(piece.size);
+                zero(to, &range)?;
+                copy_data(&piece.file, to, range)?;
             }
-            at += CHUNK as u64;
+            copy_data(&piece.file, to, map.blocks() * map.block_len()..piece.size)?;
         }
         to.set_len(self.size)
     }
@@ -97,6 +105,36 @@ impl Content {
         }
         Ok(next)
     }
+}
+
+/// Copies the data of a range to the same place, which holds zeros.
+fn copy_data(from: &File, to: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    let mut at = range.start;
+    while let Some(data) = next_data(from, at)?.filter(|&data| data < range.end) {
+        at = end_of_data(from, data)?.min(range.end);
+        let copied = fuse::io::copy(from.as_fd(), data, to.as_fd(), data, at - data)?;
+        if copied < at - data {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+/// Makes zeros of a range of a file, of none of its length.
+fn zero(file: &File, range: &std::ops::Range<u64>) -> io::Result<()> {
+    let len = range.end.saturating_sub(range.start);
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if len == 0 || fallocate(file, flags, range.start, len).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; CHUNK];
+    let mut at = range.start;
+    while at < range.end {
+        let len = (range.end - at).min(CHUNK as u64);
+        file.write_all_at(&zeros[..len as usize], at)?;
+        at += len;
+    }
+    Ok(())
 }
 
 /// Fills what the first of `pieces` has of a file, and the rest from the next ones. `buffer` holds zeros.
@@ -205,4 +243,63 @@ pub(super) fn read_map(blocks: &Path, number: u64) -> Result<(BlockMap, Hash)> {
     let bytes = fs::read(&path).map_err(Error::io("read", path.display()))?;
     let map = BlockMap::parse(&bytes).map_err(|bad| corrupt(bad.to_string()))?;
     Ok((map, blake3::hash(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random and are the same each time.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) % n
+        }
+
+        fn file(&mut self, size: u64) -> File {
+            let file = tempfile::tempfile().expect("a file");
+            for _ in 0..self.below(6) {
+                let bytes = vec![self.below(255) as u8 + 1; self.below(20_000) as usize];
+                file.write_all_at(&bytes, self.below(size.max(1))).expect("written");
+            }
+            file.set_len(size).expect("set");
+            file
+        }
+
+        fn pieces(&mut self) -> Vec<Piece> {
+            let mut size = self.below(100_000);
+            let mut pieces = vec![Piece { file: self.file(size), size, map: None }];
+            for _ in 0..self.below(4) {
+                let mut map = BlockMap::new(12, size);
+                (0..self.below(9)).for_each(|_| map.set(self.below(30)));
+                if self.below(3) == 0 {
+                    map.cut(self.below(100_000));
+                }
+                size = self.below(120_000).max(map.below());
+                pieces.insert(0, Piece { file: self.file(size), size, map: Some(map) });
+            }
+            pieces
+        }
+    }
+
+    #[test]
+    fn a_copy_is_what_is_read_of_the_pieces() {
+        let mut random = Random(4711);
+        for _ in 0..300 {
+            let pieces = random.pieces();
+            let size = pieces[0].size;
+            let content = Content { pieces, size };
+            let (mut wanted, copy) = (vec![0; size as usize], tempfile::tempfile().expect("a file"));
+            content.read_at(0, &mut wanted).expect("read");
+            content.copy_to(&copy).expect("copied");
+            let mut found = vec![0; size as usize];
+            copy.read_exact_at(&mut found, 0).expect("read");
+            assert_eq!(copy.metadata().expect("there").len(), size);
+            assert!(found == wanted, "{:?}", content.pieces);
+        }
+    }
 }

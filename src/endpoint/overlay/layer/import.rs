@@ -3,25 +3,26 @@
 //! and compared with the manifest.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, linkat, lsetxattr, makedev, mkdirat, mknodat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
+    chownat, linkat, lsetxattr, makedev, mkdirat, mknodat, symlinkat, utimensat,
 };
 
-use super::commit::{random_guid, sync_dir};
+use super::commit::sync_dir;
 use super::export::{maps_of, type_of};
 use super::manifest::{self, Data, Kind, Line, Size};
 use super::map;
 use super::record::LayerRecord;
 use super::scan::{Sparse, hash_attributes, scan, sync_filesystem};
+use super::staging::Staging;
 use super::store::{Layer, difference};
 use super::tree::{Attributes, Tree};
+use super::whole;
 use crate::endpoint::overlay::home::Home;
 use crate::endpoint::{Error, Result, beneath};
 use crate::model::overlay::{Base, LayerId, LayerName, OverlayName, Xattrs};
@@ -29,7 +30,6 @@ use crate::stream::tar::{self, Member, Reader, Type};
 
 /// The longest manifest that is imported, in bytes.
 const MAX_MANIFEST: u64 = 512 << 20;
-const STAGING: &str = ".import-";
 
 /// What an import is told.
 #[derive(Debug, Clone)]
@@ -87,11 +87,14 @@ pub fn import(
     finish_reading(reader)?;
     unpack.finish_dirs()?;
     let write = |name: &str, bytes: &[u8]| {
-        let path = staging.dir.join(name);
+        let path = staging.dir().join(name);
         File::create(&path)
             .and_then(|mut file| file.write_all(bytes))
             .map_err(Error::io("write", path.display()))
     };
+    // What it needs here is what its entries say, and not what somebody wrote of them.
+    record.blocks = whole::is_needed(&lines, record.xattrs);
+    record.entries = lines.len() as u64;
     write("manifest", &text)?;
     write("layer.json", record.to_text().as_bytes())?;
     let tree = Tree::open(&staging.tree(), &staging.blocks(), record.xattrs)?;
@@ -101,14 +104,14 @@ pub fn import(
     if let Some(number) = unpack.maps.difference(&maps_of(&tree, &lines)?).next() {
         return Err(corrupt(format!("the map blocks/{number} belongs to no file")));
     }
-    sync_filesystem(&staging.dir)?;
+    sync_filesystem(staging.dir())?;
     let _lock = home.lock()?;
     refuse_taken(home, &record)?;
     if let Some(parent) = record.parent {
         // It may have been destroyed meanwhile.
         Layer::open(home, parent)?;
     }
-    staging.become_layer(&home.layer(record.id))?;
+    staging.become_that(&home.layer(record.id))?;
     sync_dir(&home.layers())?;
     Layer::open(home, record.id)
 }
@@ -207,66 +210,6 @@ fn finish_reading<R: Read>(mut reader: Reader<R>) -> Result<()> {
     }
     let rest = io::copy(&mut reader.into_inner(), &mut io::sink());
     rest.map(drop).map_err(Error::io("read", "the layer's archive"))
-}
-
-/// A directory in the making, gone with the value.
-struct Staging<'a> {
-    home: &'a Home,
-    dir: PathBuf,
-    lock: File,
-}
-
-impl<'a> Staging<'a> {
-    fn new(home: &'a Home) -> Result<Self> {
-        // One that was made and not locked yet is not taken for one that a killed import left.
-        let _lock = home.lock()?;
-        sweep(home)?;
-        let dir = home.layers().join(format!("{STAGING}{}", LayerId(random_guid()?)));
-        let make = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
-        make(&dir).map_err(Error::io("make", dir.display()))?;
-        let lock = File::open(&dir).map_err(Error::io("open", dir.display()))?;
-        let staging = Self { home, dir, lock };
-        rustix::fs::flock(&staging.lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(Error::io("lock", staging.dir.display()))?;
-        for dir in [staging.tree(), staging.blocks()] {
-            make(&dir).map_err(Error::io("make", dir.display()))?;
-        }
-        Ok(staging)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.dir.join("tree")
-    }
-
-    fn blocks(&self) -> PathBuf {
-        self.dir.join("blocks")
-    }
-
-    fn become_layer(self, to: &Path) -> Result<()> {
-        fs::rename(&self.dir, to).map_err(Error::io("import layer", to.display()))
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        // Renamed if all went well. What can not be taken away now is taken away by the next import.
-        let _ = self.home.discard(&self.dir);
-        let _ = self.home.sweep();
-    }
-}
-
-/// Takes away what killed imports left.
-fn sweep(home: &Home) -> Result<()> {
-    let folder = home.layers();
-    for entry in fs::read_dir(&folder).map_err(Error::io("list", folder.display()))? {
-        let entry = entry.map_err(Error::io("list", folder.display()))?;
-        let is_staging = entry.file_name().to_str().is_some_and(|name| name.starts_with(STAGING));
-        let Some(dir) = is_staging.then(|| File::open(entry.path()).ok()).flatten() else { continue };
-        if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            home.discard(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 struct Unpack<'a> {

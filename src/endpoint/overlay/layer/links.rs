@@ -127,7 +127,7 @@ impl Search<'_> {
 }
 
 /// Makes in the top layer the directories on the way to `path` that only layers below have, as they show.
-fn make_dirs(stack: &Stack, path: &[u8]) -> Result<()> {
+pub(super) fn make_dirs(stack: &Stack, path: &[u8]) -> Result<()> {
     let upper = stack.tree(0);
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     for end in ends.chain([path.len()]).filter(|&end| end > 0) {
@@ -159,7 +159,7 @@ fn failed<E: Into<io::Error>>(op: &'static str, path: &[u8]) -> impl FnOnce(E) -
 }
 
 /// Gives the directory `name` what shows of `like`.
-fn dress(dir: std::os::fd::BorrowedFd<'_>, name: &[u8], like: &Node) -> Result<(), Errno> {
+pub(super) fn dress(dir: std::os::fd::BorrowedFd<'_>, name: &[u8], like: &Node) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(like.stat.st_uid), Gid::from_raw(like.stat.st_gid));
     chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
@@ -170,7 +170,7 @@ fn dress(dir: std::os::fd::BorrowedFd<'_>, name: &[u8], like: &Node) -> Result<(
     utimensat(dir, name, &times_of(like), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn times_of(node: &Node) -> Timestamps {
+pub(super) fn times_of(node: &Node) -> Timestamps {
     let time = |tv_sec, tv_nsec: i128| Timespec { tv_sec, tv_nsec: tv_nsec as i64 };
     Timestamps {
         last_access: time(node.stat.st_atime, i128::from(node.stat.st_atime_nsec)),

@@ -14,8 +14,10 @@ pub mod merge;
 mod origin;
 mod record;
 mod scan;
+mod staging;
 mod store;
 mod tree;
+mod whole;
 
 pub use commit::{CommitRequest, Described, commit, describe, described};
 pub use data::Content;
@@ -27,3 +29,4 @@ pub use links::complete_links;
 pub use record::LayerRecord;
 pub use store::Layer;
 pub use tree::{Attributes, BadMark, Node, Stack, Tree};
+pub use whole::make_whole;

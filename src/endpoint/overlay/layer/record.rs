@@ -23,7 +23,7 @@ pub struct LayerRecord {
     pub created: jiff::Timestamp,
     /// The namespace of its marks.
     pub xattrs: Xattrs,
-    /// It has files of which only some blocks are here: the kernel can not read it.
+    /// It has files of which only some blocks are here: the kernel reads them once they were made whole.
     pub blocks: bool,
     /// How many entries it has, its root among them.
     pub entries: u64,

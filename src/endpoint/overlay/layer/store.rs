@@ -191,6 +191,14 @@ impl Layer {
         manifest::parse(&self.manifest_text()?).map_err(|bad| self.corrupt(bad.to_string()))
     }
 
+    /// Whether directories of what lies below show elsewhere in it.
+    ///
+    /// # Errors
+    /// As [`Layer::manifest`].
+    pub fn has_redirects(&self) -> Result<bool> {
+        Ok(self.manifest()?.iter().any(|line| line.redirect && line.kind == manifest::Kind::Dir))
+    }
+
     /// Reads all of it and compares it with its manifest.
     ///
     /// # Errors
@@ -199,7 +207,7 @@ impl Layer {
         let wanted = self.manifest()?;
         let found = scan(&self.tree()?, Sparse::As(&wanted))?;
         match difference(&wanted, &found) {
-            None => Ok(()),
+            None => self.verify_whole(),
             Some(why) => Err(self.corrupt(why)),
         }
     }
