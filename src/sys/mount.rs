@@ -303,6 +303,10 @@ pub fn unmount_lazily(dir: &Path) -> io::Result<()> {
 pub struct MountInfo {
     /// The mount's id, as [`mount_id`] tells it.
     pub id: u64,
+    /// The id of the mount that it is mounted in.
+    pub parent: u64,
+    /// What this mount's peers tell it of, and it tells them: `shared:N`, `master:N`.
+    pub groups: Vec<String>,
     /// The filesystem's device number, `major:minor`.
     pub device: String,
     /// What of the filesystem is mounted: a path below its top level, with a `/` in front.
@@ -370,12 +374,13 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
     let mut fields = line.split(|&b| b == b' ');
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let device = text(fields.nth(1)?);
+    let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = text(fields.next()?);
     let (root, dir) = (unescape(fields.next()?), unescape(fields.next()?));
     let options = text(fields.next()?).split(',').map(str::to_owned).collect();
-    let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
+    let groups = fields.by_ref().take_while(|&field| field != b"-").map(text).collect();
     let (kind, source) = (text(fields.next()?), unescape(fields.next()?));
-    Some(MountInfo { id, device, root, dir, options, kind, source })
+    Some(MountInfo { id, parent, groups, device, root, dir, options, kind, source })
 }
 
 /// Space, tab, newline and backslash come as three octal digits.
@@ -420,7 +425,8 @@ mod tests {
         let line =
             b"36 35 0:47 /a\\040b /mnt/x\\134y rw,nosuid master:1 shared:2 - btrfs /dev/loop\\0111 rw,subvol=/a";
         let info = parse_line(line).expect("a line");
-        assert_eq!((info.id, info.device.as_str()), (36, "0:47"));
+        assert_eq!((info.id, info.parent, info.device.as_str()), (36, 35, "0:47"));
+        assert_eq!(info.groups, ["master:1", "shared:2"]);
         assert_eq!((info.root.as_path(), info.dir.as_path()), (Path::new("/a b"), Path::new("/mnt/x\\y")));
         assert_eq!((info.kind.as_str(), info.source.as_path()), ("btrfs", Path::new("/dev/loop\t1")));
         assert_eq!(info.restrictions(), Restrict { nosuid: true, ..Restrict::default() });

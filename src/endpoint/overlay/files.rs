@@ -1,11 +1,18 @@
 //! Directories made to look like others, and trees removed whatever they are like.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, unlinkat};
 use rustix::io::Errno;
+use rustix::path::Arg;
+
+use crate::endpoint::overlay::home::random;
 
 /// Gives the directory `to` the owner, mode, times and extended attributes of `from`, but no marks of overlayfs.
 ///
@@ -54,46 +61,114 @@ fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes a tree, whatever the modes of its directories are (overlayfs' work directory lets nobody in). What is mounted
 /// in it stays, with its mount point. What goes meanwhile is gone.
+///
+/// Each directory is held open while it is emptied: a process that still sees the tree, and puts a symbolic link in the place of
+/// a directory of it, leads nobody out of it.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    let gone = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::INVAL.into());
     };
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) => return gone(error),
+    let top = match open_dir(CWD, folder, OFlags::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
     };
-    if !meta.is_dir() {
-        return fs::remove_file(path).or_else(gone);
+    let mut walk = Walk { top: &top, moved: Vec::new(), first_error: None };
+    walk.remove(&top, name, 0);
+    while let Some(deep) = walk.moved.pop() {
+        walk.remove(&top, &deep, 0);
     }
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::read_dir(path)?
-        }
-        Err(error) => return gone(error),
-        Ok(entries) => entries,
-    };
-    if meta.mode() & 0o700 != 0o700 {
-        // It can be listed, and nothing in it removed.
-        let _ = open_up(path);
-    }
-    let mut stuck = None;
-    for entry in entries {
-        let entry = entry?.path();
-        if entry.symlink_metadata().is_ok_and(|inner| inner.dev() != meta.dev()) {
-            stuck.get_or_insert(io::Error::from(Errno::BUSY));
-            continue;
-        }
-        if let Err(error) = remove_tree(&entry) {
-            stuck.get_or_insert(error);
-        }
-    }
-    stuck.map_or_else(|| fs::remove_dir(path).or_else(gone), Err)
+    walk.first_error.map_or(Ok(()), |errno| Err(errno.into()))
 }
 
-fn open_up(path: &Path) -> io::Result<()> {
-    Ok(rustix::fs::chmod(path, rustix::fs::Mode::RWXU)?)
+/// How deep directories are held open within one another; those below are moved beside the tree first.
+const DEEP: usize = 100;
+
+struct Walk<'a> {
+    /// What the tree is in.
+    top: &'a OwnedFd,
+    /// The names there of what was moved out of the tree's depth.
+    moved: Vec<OsString>,
+    /// The first thing that could not be removed; all others are, nevertheless.
+    first_error: Option<Errno>,
+}
+
+impl Walk<'_> {
+    fn remove(&mut self, folder: &OwnedFd, name: &OsStr, depth: usize) {
+        match self.try_remove(folder, name, depth) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => {
+                self.first_error.get_or_insert(errno);
+            }
+        }
+    }
+
+    fn try_remove(&mut self, folder: &OwnedFd, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
+        match unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {}
+            other => return other,
+        }
+        let dir = open_whatever_its_mode(folder, name)?;
+        if mount_of(&dir)? != mount_of(folder)? {
+            return Err(Errno::BUSY);
+        }
+        if depth >= DEEP {
+            let beside = OsString::from(format!("deep-{:016x}", random().map_err(|_| Errno::IO)?));
+            rustix::fs::renameat(folder, name, self.top, &beside)?;
+            self.moved.push(beside);
+            return Ok(());
+        }
+        // All names first: what is removed while it is listed may hide others.
+        for entry in names(&dir)? {
+            self.remove(&dir, &entry, depth + 1);
+        }
+        match unlinkat(folder, name, AtFlags::REMOVEDIR) {
+            // The reason is told already.
+            Err(Errno::NOTEMPTY) if self.first_error.is_some() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+    let entries = rustix::fs::Dir::read_from(dir)?.filter_map(|entry| match entry {
+        Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
+        other => Some(other.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned())),
+    });
+    entries.collect()
+}
+
+fn open_dir(folder: impl AsFd, name: impl Arg, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// Opens the directory itself, and lets its owner in.
+fn open_whatever_its_mode(folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    match open_dir(folder, name, OFlags::NOFOLLOW) {
+        Err(Errno::ACCESS) => {
+            let seen = open_dir(folder, name, OFlags::NOFOLLOW | OFlags::PATH)?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", seen.as_raw_fd()), Mode::RWXU)?;
+            open_dir(folder, name, OFlags::NOFOLLOW)
+        }
+        Ok(dir) => {
+            // It can be listed, and perhaps nothing in it removed.
+            let mode = Mode::from_raw_mode(rustix::fs::fstat(&dir)?.st_mode);
+            if !mode.contains(Mode::RWXU) {
+                let _ = rustix::fs::fchmod(&dir, Mode::RWXU);
+            }
+            Ok(dir)
+        }
+        other => other,
+    }
+}
+
+/// Which mount a directory was opened through: also a bind of the same filesystem is another one (before kernel 5.8: the filesystem).
+fn mount_of(dir: &OwnedFd) -> rustix::io::Result<u64> {
+    match rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(found.stx_mnt_id),
+        Ok(_) | Err(Errno::NOSYS) => Ok(rustix::fs::fstat(dir)?.st_dev),
+        Err(errno) => Err(errno),
+    }
 }
 
 #[cfg(test)]
@@ -113,5 +188,37 @@ mod tests {
         remove_tree(&tree).expect("removed");
         remove_tree(&tree).expect("what is gone is gone");
         assert!(!tree.exists());
+    }
+
+    #[test]
+    fn a_tree_goes_however_deep_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).expect("made");
+        let mut dir = open_dir(CWD, &tree, OFlags::empty()).expect("opened");
+        for _ in 0..1100 {
+            rustix::fs::mkdirat(&dir, "d", Mode::RWXU).expect("made");
+            rustix::fs::symlinkat("/", &dir, "link").expect("linked");
+            dir = open_dir(&dir, "d", OFlags::empty()).expect("opened");
+        }
+        drop(dir);
+        remove_tree(&tree).expect("removed");
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn a_link_that_took_a_directorys_place_leads_nobody_out_of_the_tree() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("precious")).expect("made");
+        fs::set_permissions(folder.path().join("precious"), fs::Permissions::from_mode(0o500)).expect("set");
+        std::os::unix::fs::symlink("precious", folder.path().join("link")).expect("linked");
+        let opened = open_dir(CWD, folder.path(), OFlags::empty()).expect("opened");
+        // A directory until it was looked at, and a link now.
+        let followed = open_whatever_its_mode(&opened, "link".as_ref());
+        assert!(matches!(followed, Err(Errno::NOTDIR | Errno::LOOP)), "{followed:?}");
+        let mode = fs::metadata(folder.path().join("precious")).expect("there").mode();
+        assert_eq!(mode & 0o777, 0o500);
+        remove_tree(&folder.path().join("link")).expect("removed");
+        assert!(folder.path().join("precious").exists());
     }
 }

@@ -170,9 +170,14 @@ impl Home {
             }
             other => other.map_err(Error::io("make overlay", &record.name))?,
         }
-        let lock = open_lock(&entry.dir.join("lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(Error::io("lock overlay", &record.name))?;
+        let path = entry.dir.join("lock");
+        let lock = open_lock(&path)?;
+        // Whoever lists overlays has the lock for an instant, to see whether another one has it.
+        wait_for(&lock, PATIENCE, &|| entry.busy())?;
+        if !is_still_at(&lock, &path) {
+            // Somebody destroyed the name of which nothing was known yet.
+            return Err(entry.busy());
+        }
         let locked = Locked { entry, _lock: Lock { _file: lock } };
         locked.write(record)?;
         Ok(locked)
@@ -615,6 +620,23 @@ mod tests {
         assert_eq!(home.trash().expect("listed").len(), 1);
         home.sweep().expect("swept");
         assert_eq!(home.trash().expect("listed").len(), 0);
+    }
+
+    #[test]
+    fn whoever_looks_at_overlays_hinders_nobody_who_makes_one() {
+        let (_folder, home) = home();
+        let ends = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = home.entry(&"ci".parse().expect("a name")).is_locked();
+                }
+            });
+            let made = (0..100).map(|_| home.announce(&record("ci"))?.discard_all());
+            let made: Result<Vec<_>> = made.collect();
+            ends.store(true, std::sync::atomic::Ordering::Relaxed);
+            made.expect("each one is made");
+        });
     }
 
     #[test]

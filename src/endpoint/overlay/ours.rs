@@ -87,6 +87,32 @@ pub fn inside(dir: &Path) -> Result<Vec<MountInfo>> {
     Ok(table()?.into_iter().filter(below).collect())
 }
 
+/// Where else the tree that is mounted on `dir`, or a part of it, is bound. What the kernel carried along to another place of the
+/// directory that it is in is left out: it goes when that at `dir` does.
+pub fn bound_elsewhere(dir: &Path) -> Result<Vec<PathBuf>> {
+    let Some(id) = top(dir)? else { return Ok(Vec::new()) };
+    let table = table()?;
+    let Some(own) = table.iter().find(|mounted| mounted.id == id && mounted.dir == dir) else {
+        return Ok(Vec::new());
+    };
+    let groups = |mounted: &MountInfo| {
+        let parent = table.iter().find(|parent| parent.id == mounted.parent);
+        parent.map_or(&[][..], |parent| &parent.groups[..]).iter().filter_map(|g| g.split_once(':')).collect()
+    };
+    let own_groups: Vec<_> = groups(own);
+    let is_carried_along = |mounted: &MountInfo| {
+        let theirs: Vec<_> = groups(mounted);
+        mounted.root == own.root && theirs.iter().any(|(_, group)| own_groups.contains(&("shared", group)))
+    };
+    let is_bind = |mounted: &&MountInfo| {
+        mounted.device == own.device
+            && mounted.root.starts_with(&own.root)
+            && !mounted.dir.starts_with(dir)
+            && !is_carried_along(mounted)
+    };
+    Ok(table.iter().filter(is_bind).map(|mounted| mounted.dir.clone()).collect())
+}
+
 /// Whether a mount is one of this copy.
 pub fn is_of_copy(place: &Place<'_>, mounted: &MountInfo) -> bool {
     ours(mounted).is_some_and(|found| is_of(place, &found))

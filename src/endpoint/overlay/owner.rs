@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::Owner;
@@ -15,7 +16,7 @@ pub struct Stat {
     pub group: u32,
     /// The leader of its session; 0 if that is not to be seen from here, as in a container whose shell began outside of it.
     pub session: u32,
-    /// When it started, in clock ticks since the machine started.
+    /// When it started, in clock ticks since the machine started, whatever this time namespace has that be.
     pub start: u64,
     /// Whether it has ended, and only waits to be asked how.
     pub ended: bool,
@@ -23,7 +24,29 @@ pub struct Stat {
 
 /// What is known of a process; `None` if there is none of that id.
 pub fn stat_of(pid: u32) -> Option<Stat> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    let mut stat = parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    stat.start = stat.start.saturating_add_signed(-time_offset());
+    Some(stat)
+}
+
+/// Clock ticks in a second, as `/proc` counts them on every architecture that this is built for.
+const TICKS: i64 = 100;
+
+/// How many clock ticks later the machine started than this process' time namespace says.
+fn time_offset() -> i64 {
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        ticks_of(&offsets).unwrap_or(0)
+    })
+}
+
+/// `boottime 3600 500000000`, in seconds and nanoseconds.
+fn ticks_of(offsets: &str) -> Option<i64> {
+    let mut fields = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?.split_whitespace();
+    let seconds: i64 = fields.next()?.parse().ok()?;
+    let nanoseconds: i64 = fields.next()?.parse().ok()?;
+    Some(seconds * TICKS + nanoseconds / (1_000_000_000 / TICKS))
 }
 
 /// `4711 (a name (with) anything) S 1 …`: the fields are counted behind the last parenthesis.
@@ -81,6 +104,13 @@ mod tests {
         let dead = parse("7 (x) Z 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 1 1 1");
         assert_eq!(dead.map(|stat| stat.ended), Some(true));
         assert_eq!((parse(""), parse("7 (x) S 3")), (None, None));
+    }
+
+    #[test]
+    fn a_time_namespaces_offset_is_read_in_ticks() {
+        assert_eq!(ticks_of("monotonic  1 0\nboottime  3600 250000000\n"), Some(360_025));
+        assert_eq!(ticks_of("boottime -2 0\n"), Some(-200));
+        assert_eq!((ticks_of(""), ticks_of("boottime x 0")), (None, None));
     }
 
     #[test]

@@ -32,12 +32,14 @@ pub struct Users {
     pub survivors: Vec<Survivor>,
     /// The places of mounts inside it.
     pub mounts: Vec<PathBuf>,
+    /// Where else it is bound, or a part of it.
+    pub binds: Vec<PathBuf>,
 }
 
 impl Users {
     /// Nobody and nothing.
     pub fn is_empty(&self) -> bool {
-        self.survivors.is_empty() && self.mounts.is_empty()
+        self.survivors.is_empty() && self.mounts.is_empty() && self.binds.is_empty()
     }
 }
 
@@ -51,8 +53,9 @@ pub fn users(at: &Path) -> Result<Users> {
     }
     // A mount above `at` is not the one that is asked about: everybody may use that.
     let mount = ours::mounted_on(at)?;
+    let binds = ours::bound_elsewhere(at)?;
     if mount.is_some() && matches!(mount::is_used(at), Ok(Some(false) | None)) {
-        return Ok(Users::default());
+        return Ok(Users { binds, ..Users::default() });
     }
     let mounts = ours::inside(at)?.into_iter().map(|mounted| mounted.dir).collect();
     let own = std::process::id();
@@ -67,7 +70,7 @@ pub fn users(at: &Path) -> Result<Users> {
         };
         Some(Survivor { pid, name: name_of(pid), how: how? })
     });
-    Ok(Users { survivors: survivors.collect(), mounts })
+    Ok(Users { survivors: survivors.collect(), mounts, binds })
 }
 
 /// The processes in mount namespaces of their own that see a mount of this copy: where it was made for one command, these are what

@@ -102,6 +102,8 @@ mod tests {
     fn info(root: &str, dir: &str, source: &str) -> MountInfo {
         MountInfo {
             id: 36,
+            parent: 35,
+            groups: Vec::new(),
             device: "0:47".into(),
             root: root.into(),
             dir: dir.into(),

@@ -143,6 +143,8 @@ mod tests {
     fn info(dir: &str, source: &str, kind: &str) -> MountInfo {
         MountInfo {
             id: 1,
+            parent: 0,
+            groups: Vec::new(),
             device: "0:47".into(),
             root: "/".into(),
             dir: dir.into(),

@@ -85,6 +85,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
     }
     let xattrs = probe::xattrs(home)?;
     let at = resolve(&new.at)?;
+    check_apart(home, new, &at)?;
     let mut warnings = check_base(home, new, &at)?;
     let choice = choose_mode(home, new)?;
     let copies = (1..=new.copies).map(|number| {
@@ -190,6 +191,19 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
         largest: files.largest.map(|(path, size)| (path.display().to_string(), size)),
         looked_at_all: files.all,
         no_fuse: overlay::fuse::probe::unusable(),
+    })
+}
+
+/// Nothing of the home is a place, as it would be taken for part of it; but an overlay may show in its own directory.
+fn check_apart(home: &Home, new: &New, at: &Path) -> Result<()> {
+    if !at.starts_with(home.dir()) || at.starts_with(home.entry(&new.name).dir()) {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        op: "show an overlay at",
+        subject: at.display().to_string(),
+        why: format!("it lies in the home {}", home.dir().display()),
+        hint: Some("choose a place outside of the home".into()),
     })
 }
 

@@ -50,7 +50,13 @@ pub fn check(home: &Home, name: &OverlayName, survivors: Survivors) -> Result<()
 pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Before<'_>) -> Result<()> {
     before(Step::Mark)?;
     record.state = State::Destroying;
-    locked.write(&record)?;
+    match locked.write(&record) {
+        // It is what fills the disk, perhaps. If this is killed, what is left is destroyed when that is asked for again.
+        Err(Error::Io { source, .. }) if is_full(&source) => {
+            tracing::debug!(overlay = %record.name, error = %source, "not written down that it is destroyed");
+        }
+        other => other?,
+    }
     let server = server(&record)?;
     for copy in &record.copies {
         before(Step::TakeDown)?;
@@ -65,6 +71,10 @@ pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Be
     }
     before(Step::DiscardAll)?;
     locked.discard_all()
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// An overlay of which nothing is known but its name: its mounts are found by their source.

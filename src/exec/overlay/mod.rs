@@ -97,6 +97,9 @@ pub enum Survivors {
     Kill,
 }
 
+/// What is refused while somebody uses it.
+const RESET: &str = "reset overlay";
+
 /// Deals with whoever uses these copies, before anything of them is changed; who was ended, or is left with an old tree.
 fn deal_with_users(
     record: &Record,
@@ -109,6 +112,11 @@ fn deal_with_users(
         let users = survivors::users(copy.at())?;
         all.survivors.extend(users.survivors);
         all.mounts.extend(users.mounts);
+        all.binds.extend(users.binds);
+    }
+    if record.mode == Mode::Fuse && op == RESET {
+        // The filesystem exchanges its layers, wherever it shows.
+        all.binds.clear();
     }
     all.survivors.sort_by_key(|survivor| survivor.pid);
     all.survivors.dedup_by_key(|survivor| survivor.pid);
@@ -132,6 +140,7 @@ fn still_used(record: &Record, users: &Users, op: &'static str) -> Error {
     why.extend(
         users.mounts.iter().take(NAMED).map(|dir| format!("something is mounted at {}", dir.display())),
     );
+    why.extend(users.binds.iter().take(NAMED).map(|dir| format!("it is bound at {}", dir.display())));
     let command = op.split(' ').next().unwrap_or(op);
     Error::Refused {
         op,

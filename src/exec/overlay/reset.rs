@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::{Before, Step, Survivors, deal_with_users, layers, lower, opened, server};
+use super::{Before, RESET, Step, Survivors, deal_with_users, layers, lower, opened, server};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Home, Locked, Place};
 use crate::endpoint::{Error, Result};
@@ -58,8 +58,7 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         layers::check_followed(&locked, &record)?;
     }
     layers::make_whole(&locked, &record)?;
-    let survivors =
-        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
+    let survivors = deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, RESET)?;
     // Whoever destroys a layer asks under this lock for those that lie on it.
     let lock = request.layers.as_ref().map(|_| home.lock()).transpose()?;
     let mut done = Reset { name: name.clone(), copies: Vec::new(), survivors, old: Vec::new() };
@@ -102,7 +101,7 @@ pub fn check(home: &Home, name: &OverlayName, request: &Request) -> Result<Vec<C
     let (_locked, record) = opened(home, name)?;
     let copies = asked_for(&record, request)?;
     if request.survivors == Survivors::Refuse {
-        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, "reset overlay")?;
+        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, RESET)?;
     }
     Ok(copies)
 }

@@ -6,6 +6,7 @@ mod kernel;
 pub mod lab;
 mod modes;
 mod native;
+mod neighbours;
 mod page;
 mod reap;
 mod run;

@@ -52,6 +52,8 @@ fn what_would_lie_on_itself_or_hide_something_is_refused() {
     refused(&base, &base.join("dir/deep"), "lie in one another");
     refused(&base, &base, "lie in one another");
     refused(&base, &root.join("full"), "not empty");
+    refused(&base, &lab.home_dir().join("overlays/x"), "lies in the home");
+    refused(&base, &lab.home_dir().join("trash/1"), "lies in the home");
     refused(&base, &base.join("../full/file"), "not a directory");
     lab.fails(2, &["create", "ci", "--base", utf8(&root.join("none")), "--at", utf8(&root.join("x"))]);
     lab.fails(2, &["create", "a b", "--base", utf8(&base), "--at", utf8(&root.join("x"))]);

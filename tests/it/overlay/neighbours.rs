@@ -1,0 +1,133 @@
+//! What lies beside an overlay, is bound from it or shows it a second time, is named or left alone.
+
+use std::fs;
+use std::process::Command;
+
+use super::lab::{Lab, Process, read, text, utf8};
+use crate::ground::{self, ground};
+
+#[test]
+fn who_bound_a_part_of_it_elsewhere_is_named_and_keeps_the_bind() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let at = lab.create("ci", &["--mode", "kernel"]);
+    let elsewhere = lab.root().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("made");
+    for part in [at.join("dir"), at.clone()] {
+        ground::run("mount", &["--bind", utf8(&part), utf8(&elsewhere)]);
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n", "a bind is somebody's");
+        for verb in ["reset", "destroy"] {
+            let said = lab.fails(3, &[verb, "ci"]);
+            assert!(said.contains(&format!("it is bound at {}", elsewhere.display())), "{said}");
+        }
+        fs::write(at.join("file"), "changed").expect("written");
+        lab.ok(&["reset", "ci", "--force"]);
+        assert_eq!(read(at.join("file")), "base");
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+        ground::run("umount", &[utf8(&elsewhere)]);
+        lab.ok(&["reset", "ci"]);
+    }
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn a_bind_of_mode_fuse_shows_what_a_reset_gives_back() {
+    ground!("overlay", "fuse");
+    let lab = Lab::new();
+    let at = lab.create("ci", &["--mode", "fuse"]);
+    let elsewhere = lab.root().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("made");
+    ground::run("mount", &["--bind", utf8(&at), utf8(&elsewhere)]);
+    fs::write(at.join("file"), "changed").expect("written");
+    lab.ok(&["reset", "ci"]);
+    assert_eq!((read(at.join("file")), read(elsewhere.join("file"))), ("base".into(), "base".into()));
+    assert!(lab.fails(3, &["destroy", "ci"]).contains("it is bound at"));
+    ground::run("umount", &[utf8(&elsewhere)]);
+    lab.ok(&["destroy", "ci"]);
+}
+
+#[test]
+fn where_mounts_are_shared_all_places_follow_and_a_reap_takes_none_away() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let (shared, peer) = (lab.root().join("mnt"), lab.root().join("peer"));
+    fs::create_dir(&shared).expect("made");
+    fs::create_dir(&peer).expect("made");
+    ground::run("mount", &["--bind", utf8(&shared), utf8(&shared)]);
+    ground::run("mount", &["--make-shared", utf8(&shared)]);
+    ground::run("mount", &["--bind", utf8(&shared), utf8(&peer)]);
+    let own_mounts = lab.mounts().len();
+    for mode in ["kernel", "copy"] {
+        let at = lab.create("ci", &["--mode", mode]);
+        assert_eq!(lab.mounts().len(), own_mounts + 2, "it shows at both places");
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+        assert_eq!(lab.mounts().len(), own_mounts + 2, "what the kernel carried along is no stray");
+        for _ in 0..2 {
+            fs::write(at.join("file"), "changed").expect("written");
+            lab.ok(&["reset", "ci"]);
+            assert_eq!((read(at.join("file")), read(peer.join("ci/file"))), ("base".into(), "base".into()));
+        }
+        lab.ok(&["destroy", "ci"]);
+        assert_eq!(lab.mounts().len(), own_mounts, "{mode}: it goes from both");
+    }
+    lab.ok(&["reap"]);
+}
+
+#[test]
+fn another_time_namespace_does_not_make_an_owner_another_one() {
+    ground!("overlay", "unshare");
+    let lab = Lab::new();
+    let owner = Process::new(Command::new("sleep").arg("600"));
+    lab.create("ci", &["--owner", &owner.pid().to_string()]);
+    for offset in ["100000", "7"] {
+        let mut command = Command::new("unshare");
+        command.args(["-T", "--boottime", offset, "--", env!("CARGO_BIN_EXE_cowsnap"), "overlay", "reap"]);
+        let reaped = command.env("COWSNAP_OVERLAY_HOME", lab.home_dir()).output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&reaped.stdout), "nothing to reap\n", "{}", text(&reaped));
+    }
+    assert_eq!(lab.names(), ["ci"]);
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn what_is_bound_into_the_trash_is_not_removed() {
+    ground!("overlay");
+    let lab = Lab::new();
+    lab.create("ci", &[]);
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+    let (precious, left) = (lab.root().join("precious"), lab.home_dir().join("trash/7/upper/dir"));
+    fs::create_dir_all(&left).expect("made");
+    fs::create_dir_all(precious.join("deep")).expect("made");
+    fs::write(precious.join("deep/file"), "x").expect("written");
+    // The same filesystem: nothing but the mount tells them apart.
+    ground::run("mount", &["--bind", utf8(&precious), utf8(&left)]);
+    assert!(lab.home().sweep().is_err(), "it says that something stays");
+    assert_eq!(read(precious.join("deep/file")), "x");
+    ground::run("umount", &[utf8(&left)]);
+    lab.home().sweep().expect("now it goes");
+    assert_eq!(read(precious.join("deep/file")), "x");
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn an_overlay_that_filled_the_disk_can_be_destroyed() {
+    ground!("overlay", "ext4");
+    let lab = Lab::on("ext4", &["-q", "-F", "-m", "0"]);
+    let at = lab.create("ci", &["--mode", "kernel"]);
+    for size in [1_usize << 20, 1 << 16, 1 << 12, 1] {
+        for n in 0.. {
+            if fs::write(at.join(format!("{size}-{n}")), vec![1; size]).is_err() {
+                break;
+            }
+        }
+    }
+    let full = fs::write(lab.root().join("more"), vec![1; 4096]);
+    assert!(full.is_err(), "the disk is full");
+    lab.ok(&["destroy", "ci"]);
+    lab.home().sweep().expect("swept");
+    fs::write(lab.root().join("more"), vec![1; 1 << 20]).expect("there is room again");
+    lab.assert_nothing_left();
+}
