@@ -1,5 +1,7 @@
 //! What an overlay changed.
 
+use std::collections::BTreeSet;
+
 use super::{opened, server};
 use crate::endpoint::overlay::layer::{self, DiffRequest, Difference, Layer, Stack, Tree};
 use crate::endpoint::overlay::{Entry, Generation, Home};
@@ -38,7 +40,20 @@ pub fn diff(
             1 + trees.sum::<Result<usize>>()?
         }
     };
-    layer::diff(&stack(&locked, &record, &generation)?, n, request)
+    let mut found = layer::diff(&stack(&locked, &record, &generation)?, n, request)?;
+    if let Some(index) = layer::index_of(&generation, record.options.xattrs)? {
+        let mut all = trees(&locked, &record, &generation)?;
+        all.insert(0, index);
+        let stack = Stack::new(all);
+        let told: BTreeSet<_> = found.iter().map(|found| found.change.path.clone()).collect();
+        found.extend(
+            layer::diff_of_links(&stack, n, request)?
+                .into_iter()
+                .filter(|other| !told.contains(&other.change.path)),
+        );
+        found.sort();
+    }
+    Ok(found)
 }
 
 /// Has the kernel write what it holds back of files that were written to.
@@ -52,6 +67,10 @@ fn write_back(copy: &Copy) -> Result<()> {
 /// # Errors
 /// [`Error::Foreign`] for a mode that keeps no changes apart; what can not be opened.
 pub(super) fn stack(entry: &Entry, record: &Record, generation: &Generation) -> Result<Stack> {
+    trees(entry, record, generation).map(Stack::new)
+}
+
+fn trees(entry: &Entry, record: &Record, generation: &Generation) -> Result<Vec<Tree>> {
     if !record.mode.has_layers() {
         return Err(no_changes_apart(record));
     }
@@ -61,7 +80,7 @@ pub(super) fn stack(entry: &Entry, record: &Record, generation: &Generation) -> 
     }
     let base = server(record)?.base(entry, record)?;
     trees.push(Tree::base(&base, record.options.xattrs)?);
-    Ok(Stack::new(trees))
+    Ok(trees)
 }
 
 /// What an overlay's mode reads of a layer, the topmost first.

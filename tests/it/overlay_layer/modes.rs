@@ -104,7 +104,7 @@ fn a_layer_of_blocks_is_whole_to_the_kernel() {
     fs::rename(at.join("kept"), at.join("renamed/kept")).expect("renamed");
     assert_eq!(
         lab.ok(&["diff", "upon"]),
-        "m large  1048576\nM moved  1048576\nR kept -> renamed/kept  1048576\nM shared  1048576\n"
+        "m large  1048576\nM moved  1048576\nR kept -> renamed/kept  1048576\nM renamed/other name  1048576\nM shared  1048576\n"
     );
     let third = of_kernel(&at);
     lab.ok(&["commit", "upon", "third"]);

@@ -44,7 +44,7 @@ fn a_diff_is_of_one_copy_and_of_overlays_that_keep_changes_apart() {
     let at = lab.create("ci", &["--mode", "kernel", "--copies", "2"]);
     fs::write(at.join("2/file"), "base").expect("written");
     assert_eq!(lab.ok(&["diff", "ci"]), "");
-    assert_eq!(lab.ok(&["diff", "ci", "--copy", "2"]), "M file  4\n");
+    assert_eq!(lab.ok(&["diff", "ci", "--copy", "2"]), "M dir/link  4\nM file  4\n", "both of its names");
     assert_eq!(lab.ok(&["diff", "ci", "--copy", "2", "--content"]), "");
     assert!(lab.fails(2, &["diff", "ci", "--copy", "3"]).contains("3 of overlay ci, which has 2"));
     assert!(lab.fails(2, &["diff", "none"]).contains("none"));
@@ -90,7 +90,7 @@ fn a_commit_is_what_later_resets_and_overlays_go_back_to() {
     assert_eq!(lab.ok(&["diff", "ci"]), "", "nothing was changed since");
     fs::write(at.join("file"), "wrecked").expect("it can be written to again");
     fs::write(at.join("more"), "more").expect("written");
-    assert_eq!(lab.ok(&["diff", "ci"]), "M file  6 -> 7\nA more  4\n");
+    assert_eq!(lab.ok(&["diff", "ci"]), "M dir/link  6 -> 7\nM file  6 -> 7\nA more  4\n");
     lab.ok(&["reset", "ci"]);
     assert_eq!((read(at.join("file")), at.join("more").exists()), ("seeded".into(), false));
 

@@ -7,6 +7,7 @@ use std::io;
 use rustix::fs::FileType;
 
 use super::data::same_data;
+use super::links::names_below;
 use super::merge::{self, Layers as _, Part, Shown, joined, lookup, path_below};
 use super::origin::{Handle, handle_of};
 use super::tree::{Node, Stack};
@@ -56,6 +57,36 @@ pub fn diff(stack: &Stack, n: usize, request: DiffRequest) -> Result<Vec<Differe
             return Ok(found);
         }
     }
+}
+
+/// What is changed of files of several names under those names that only the layers below have: `stack` begins with the index in which
+/// overlayfs keeps such files, and behind it is as for [`diff`]. If there are any, all that the stack shows is looked through.
+///
+/// # Errors
+/// As [`diff`].
+pub fn diff_of_links(stack: &Stack, n: usize, request: DiffRequest) -> Result<Vec<Difference>> {
+    let walk = Walk::new(stack, n + 1, request, BTreeSet::new());
+    let mut found = Vec::new();
+    for (path, part, indexed) in names_below(stack, 1, stack.tree(0))?.found {
+        // What the other upper layers have is told already.
+        if part.layer <= n {
+            continue;
+        }
+        let index = Part { layer: 0, path: indexed };
+        let (node, old) = (walk.there(&index)?, walk.there(&part)?);
+        let (now, was) = match node.file_type() {
+            FileType::RegularFile if node.mark("metacopy").is_some() => {
+                (Shown::File(vec![index, part.clone()]), Shown::File(vec![part]))
+            }
+            FileType::RegularFile => (Shown::File(vec![index]), Shown::File(vec![part])),
+            _ => (Shown::Other(index), Shown::Other(part)),
+        };
+        if let Some(kind) = walk.compare((&now, &node), (&was, &old), true)? {
+            let change = Change { path, kind, from: None };
+            found.push(Difference { change, before: size(&old), after: size(&node) });
+        }
+    }
+    Ok(found)
 }
 
 struct Walk<'a> {

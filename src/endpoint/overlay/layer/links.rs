@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat, lsetxattr,
@@ -16,6 +17,7 @@ use super::origin::{Handle, handle_of};
 use super::tree::{Node, Stack, Tree};
 use crate::endpoint::overlay::home::Generation;
 use crate::endpoint::{Error, Result, beneath};
+use crate::model::overlay::Xattrs;
 
 /// A file of the index that has names below.
 struct Indexed {
@@ -31,19 +33,11 @@ struct Indexed {
 /// # Errors
 /// [`Error::Refused`] if not all of them are found; what the kernel says.
 pub fn complete_links(stack: &Stack, generation: &Generation) -> Result<()> {
-    let path = generation.work().join("index");
-    if !path.is_dir() {
-        return Ok(());
-    }
     let upper = stack.tree(0);
-    let index = Tree::open(&path, upper.blocks(), upper.xattrs())?;
-    let mut search = Search { stack, wanted: wanted(&index)?, index };
-    if !search.wanted.is_empty() {
-        search.dir(b"", &merge::root(stack.count(), 0))?;
-    }
-    match search.wanted.values().find(|indexed| indexed.left > 0) {
-        None => Ok(()),
-        Some(indexed) => Err(Error::Refused {
+    let Some(index) = index_of(generation, upper.xattrs())? else { return Ok(()) };
+    let search = names_below(stack, 0, &index)?;
+    if let Some(indexed) = search.wanted.values().find(|indexed| indexed.left > 0) {
+        return Err(Error::Refused {
             op: "commit",
             subject: generation.dir().display().to_string(),
             why: format!(
@@ -51,8 +45,30 @@ pub fn complete_links(stack: &Stack, generation: &Generation) -> Result<()> {
                 indexed.left
             ),
             hint: None,
-        }),
+        });
     }
+    search.found.iter().try_for_each(|(path, _, name)| link(stack, &index, path, name))
+}
+
+/// The files that have names below and were changed by another one; `None` if overlayfs kept no index.
+///
+/// # Errors
+/// What the kernel says.
+pub fn index_of(generation: &Generation, xattrs: Xattrs) -> Result<Option<Tree>> {
+    let path = generation.work().join("index");
+    match path.is_dir() {
+        true => Tree::open(&path, Path::new("/dev/null"), xattrs).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// What the layers below `top` show of the files of its index: each path, where that is, and what it is called in the index.
+pub(super) fn names_below<'a>(stack: &'a Stack, top: usize, index: &Tree) -> Result<Search<'a>> {
+    let mut search = Search { stack, top, wanted: wanted(index)?, found: Vec::new() };
+    if !search.wanted.is_empty() {
+        search.dir(b"", &merge::root(stack.count(), top))?;
+    }
+    Ok(search)
 }
 
 fn wanted(index: &Tree) -> Result<HashMap<Handle, Indexed>> {
@@ -81,10 +97,11 @@ fn names_left(node: &Node) -> i64 {
     }
 }
 
-struct Search<'a> {
+pub(super) struct Search<'a> {
     stack: &'a Stack,
-    index: Tree,
+    top: usize,
     wanted: HashMap<Handle, Indexed>,
+    pub(super) found: Vec<(Vec<u8>, Part, Vec<u8>)>,
 }
 
 impl Search<'_> {
@@ -103,7 +120,7 @@ impl Search<'_> {
     }
 
     fn entry(&mut self, path: &[u8], part: &Part) -> Result<()> {
-        if part.layer == 0 {
+        if part.layer <= self.top {
             return Ok(());
         }
         let node = self.stack.node(part).map_err(failed("link", path))?;
@@ -114,16 +131,21 @@ impl Search<'_> {
             return Ok(());
         }
         indexed.left -= 1;
-        let (dir, name) = beneath::split(path);
-        make_dirs(self.stack, dir)?;
-        let upper = self.stack.tree(0);
-        let times = upper.node(dir).map_err(failed("link", path))?.map(|node| times_of(&node));
-        let dir = beneath::open_dir(upper.root(), dir).map_err(failed("link", path))?;
-        linkat(self.index.root(), indexed.name.as_slice(), &dir, name, AtFlags::empty())
-            .map_err(failed("link", path))?;
-        let restored = times.map_or(Ok(()), |times| utimensat(&dir, ".", &times, AtFlags::empty()));
-        restored.map_err(failed("link", path))
+        self.found.push((path.to_vec(), part.clone(), indexed.name.clone()));
+        Ok(())
     }
+}
+
+/// Gives a file of the index the name `path` in the top layer.
+fn link(stack: &Stack, index: &Tree, path: &[u8], indexed: &[u8]) -> Result<()> {
+    let (dir, name) = beneath::split(path);
+    make_dirs(stack, dir)?;
+    let upper = stack.tree(0);
+    let times = upper.node(dir).map_err(failed("link", path))?.map(|node| times_of(&node));
+    let dir = beneath::open_dir(upper.root(), dir).map_err(failed("link", path))?;
+    linkat(index.root(), indexed, &dir, name, AtFlags::empty()).map_err(failed("link", path))?;
+    let restored = times.map_or(Ok(()), |times| utimensat(&dir, ".", &times, AtFlags::empty()));
+    restored.map_err(failed("link", path))
 }
 
 /// Makes in the top layer the directories on the way to `path` that only layers below have, as they show.

@@ -21,11 +21,11 @@ mod whole;
 
 pub use commit::{CommitRequest, Described, commit, describe, described};
 pub use data::Content;
-pub use diff::{DiffRequest, Difference, diff};
+pub use diff::{DiffRequest, Difference, diff, diff_of_links};
 pub use export::export;
 pub use history::Layers;
 pub use import::{ImportRequest, Onto, import};
-pub use links::complete_links;
+pub use links::{complete_links, index_of};
 pub use record::LayerRecord;
 pub use store::Layer;
 pub use tree::{Attributes, BadMark, Node, Stack, Tree};
