@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
+pub mod ids;
 pub mod inventory;
 pub mod layer;
 pub mod name;

@@ -30,3 +30,9 @@ pub fn has_users_of_its_own() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
+
+/// The maps of users and of groups of this process's namespace, as `/proc/self/uid_map` and `gid_map` have them.
+pub fn id_maps() -> io::Result<(String, String)> {
+    let read = |path: &str| std::fs::read_to_string(path);
+    Ok((read("/proc/self/uid_map")?, read("/proc/self/gid_map")?))
+}

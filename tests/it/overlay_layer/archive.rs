@@ -8,9 +8,10 @@ use cowsnap::endpoint::Error;
 use cowsnap::endpoint::overlay::Home;
 use cowsnap::endpoint::overlay::layer::manifest::{self, Data, Kind, Line, Size};
 use cowsnap::endpoint::overlay::layer::{ImportRequest, Layer, LayerRecord, Onto, commit, export, import};
+use cowsnap::model::Guid;
 use cowsnap::model::overlay::{Base, Xattrs};
 use cowsnap::stream::container::{Backend, Header};
-use cowsnap::stream::reader::Reader;
+use cowsnap::stream::reader::{Frames, Reader, Step};
 use cowsnap::stream::tar::{Member, Type, Writer};
 use cowsnap::stream::writer;
 
@@ -232,6 +233,30 @@ fn an_archive_that_would_lead_out_is_refused_and_nothing_of_it_is_left() {
     refused(&lines, &members, "its path is in no directory of the layer");
     let lines = [root_line.clone(), line(Kind::Dir, "l"), line(Kind::File, "l/evil")];
     refused(&lines, &members, "its type changed");
+    // Names twice.
+    let twice = [root_line.clone(), line(Kind::File, "f"), line(Kind::File, "f")];
+    let members = [root_member.clone(), member(Type::File, "tree/f"), member(Type::File, "tree/f")];
+    refused(&twice, &members, "out of order");
+    refused(&[root_line.clone(), line(Kind::File, "f"), line(Kind::File, "g")], &members, "where g belongs");
+    refused(&twice[..2], &members, "there is more in the archive");
+    refused(&[root_line.clone(), root_line.clone()], &members[..1], "out of order");
+    let map = || member(Type::File, "blocks/1");
+    let maps = [map(), map(), root_member.clone(), member(Type::File, "tree/f")];
+    refused(&twice[..2], &maps, "is no map of blocks");
+    refused(&twice[..2], &maps[1..], "belongs to no file");
+    for path in ["blocks/../../evil", "blocks//evil", "blocks/01", "blocks/+1", "blocks/1/2"] {
+        let members = [member(Type::File, path), root_member.clone(), member(Type::File, "tree/f")];
+        refused(&twice[..2], &members, "map");
+    }
+    // Where another name of a file is said to lead is not asked either.
+    let named = |path| Line { group: Some(1), ..line(Kind::File, path) };
+    let mut hard = member(Type::Hard, "tree/g");
+    hard.0.link = b"/etc/passwd".to_vec();
+    let members = [root_member.clone(), member(Type::File, "tree/f"), hard];
+    let archive = forged(&[root_line.clone(), named("f"), named("g")], &members);
+    let linked = import(&home, Cursor::new(archive), &plain(), &everywhere).expect("two names of one file");
+    assert_eq!(fs::read(linked.tree_dir().join("g")).expect("read"), b"evil");
+    linked.destroy(&home).expect("destroyed");
     // Lengths.
     let long = Line { size: Size::Bytes(u64::MAX), ..line(Kind::File, "f") };
     let sparse = Member { size: u64::MAX, ranges: Some(Vec::new()), ..Member::new(Type::File, "tree/f") };
@@ -249,13 +274,17 @@ fn an_archive_that_would_lead_out_is_refused_and_nothing_of_it_is_left() {
 }
 
 fn contained(archive: &[u8], layer: &Layer) -> Vec<u8> {
+    contained_as(archive, layer.id().0, layer.record().created)
+}
+
+fn contained_as(archive: &[u8], guid: Guid, created: jiff::Timestamp) -> Vec<u8> {
     let header = Header {
         backend: Backend::Overlay,
         dataset: "ci".into(),
         snapshot: "x".parse().expect("a name"),
-        guid: layer.id().0,
+        guid,
         base: None,
-        created: layer.record().created,
+        created,
         stream_version: 1,
         compressed: false,
         properties: Default::default(),
@@ -293,6 +322,74 @@ fn a_container_that_is_cut_off_or_changed_anywhere_leaves_nothing() {
         assert_nothing_left(&there);
     }
     of(container).expect("sound").verify().expect("sound");
+}
+
+/// What was read of the bytes so far.
+struct Counting(Cursor<Vec<u8>>, std::rc::Rc<std::cell::Cell<usize>>);
+
+impl Read for Counting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.0.read(buffer)?;
+        self.1.set(self.1.get() + len);
+        Ok(len)
+    }
+}
+
+/// Where the records of a container end.
+fn ends_of_records(container: &[u8]) -> Vec<usize> {
+    let at = std::rc::Rc::new(std::cell::Cell::new(0));
+    let input = Counting(Cursor::new(container.to_vec()), std::rc::Rc::clone(&at));
+    let mut frames = Frames::open(input).expect("sound");
+    let mut ends = vec![at.get()];
+    while let Step::Frame(frame) = frames.step().expect("sound") {
+        frames.recycle(frame);
+        ends.push(at.get());
+    }
+    ends
+}
+
+#[test]
+fn a_file_that_is_no_layer_or_not_all_of_one_is_refused_with_exit_code_4_and_leaves_nothing() {
+    ground!("overlay");
+    let lab = crate::overlay::lab::Lab::new();
+    let at = lab.create("ci", &["--mode", "kernel"]);
+    let noise: Vec<u8> = (0..3 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
+    fs::write(at.join("noise"), noise).expect("written");
+    lab.ok(&["commit", "ci", "x"]);
+    let (whole, file) = (lab.root().join("whole.cow"), lab.root().join("layer.cow"));
+    let paths = (whole.to_str().expect("text"), file.to_str().expect("text"));
+    lab.ok(&["export", "ci@x", paths.0, "--no-compress"]);
+    lab.ok(&["destroy", "ci"]);
+    lab.ok(&["destroy", "ci@x"]);
+    let refused = |bytes: &[u8]| {
+        fs::write(&file, bytes).expect("written");
+        let said = lab.fails(4, &["import", paths.1]);
+        assert_nothing_left(&lab.home());
+        said
+    };
+    let container = fs::read(&whole).expect("read");
+    let ends = ends_of_records(&container);
+    assert!(ends.len() > 3, "{ends:?}");
+    for end in ends {
+        for len in [end - 1, end, end + 1] {
+            refused(&container[..len]);
+        }
+    }
+    refused(&[&container[..], b"more"].concat());
+    refused(b"");
+    refused(b"neither a container nor anything else");
+    // A container as sound as any, of entries that would lead out.
+    let root = (line(Kind::Dir, ""), member(Type::Dir, "tree"));
+    let lines = [root.0, line(Kind::File, "../evil")];
+    let archive = forged(&lines, &[root.1, member(Type::File, "tree/../evil")]);
+    let guid = "000102030405060708090a0b0c0d0e0f".parse().expect("a guid");
+    let said = refused(&contained_as(&archive, guid, "2026-11-21T08:00:00Z".parse().expect("a time")));
+    assert!(said.contains("a . or .. in a path"), "{said}");
+    let said = refused(&contained_as(b"", guid, "2026-11-21T08:00:00Z".parse().expect("a time")));
+    assert!(said.contains("the layer's archive at byte 0"), "{said}");
+    fs::write(&file, &container).expect("written");
+    assert_eq!(lab.ok(&["import", paths.1]), "ci@x\n");
+    lab.ok(&["verify", "--all"]);
 }
 
 /// Bytes, and then an error.

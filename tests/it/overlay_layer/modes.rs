@@ -288,8 +288,9 @@ fn an_ordinary_user_commits_in_mode_fuse_and_the_kernel_shows_it_in_a_namespace_
             echo more > mnt/k/file; rm mnt/k/dir/deep/new
             $cowsnap overlay commit k y
             cat mnt/k/file; ls -A mnt/k/dir/deep
-            $cowsnap overlay verify k@y
+            $cowsnap overlay verify --all
             $cowsnap overlay destroy k\"
+        $cowsnap overlay verify --all
         $cowsnap overlay run --base k@y --mode fuse -- sh -c 'cat file; ls -A dir/deep; sha256sum large'
         mv mnt/ci/dir mnt/ci/renamed; $cowsnap overlay commit ci redirected
         $cowsnap overlay run --base ci@redirected --mode kernel -- true || echo exit code $?
@@ -305,7 +306,12 @@ fn an_ordinary_user_commits_in_mode_fuse_and_the_kernel_shows_it_in_a_namespace_
     let (fuse, kernel) = (part("fuse:\n", "kernel:"), part("kernel:\n", "namespace:"));
     assert_eq!(kernel, format!("{fuse}{USER}\n"), "{}", text(&output));
     assert!(fuse.contains("./dir/deep/new") && !fuse.contains("symlink"), "{fuse}");
-    assert!(part("namespace:\n", "exit code").contains("k@y  sound\nmore\n"), "{}", text(&output));
+    assert!(
+        part("namespace:\n", "exit code")
+            .contains("ci@x  sound\nk@y  sound\nci@x  sound\nk@y  sound\nmore\n"),
+        "{}",
+        text(&output)
+    );
     assert!(text(&output).contains("overlayfs follows for root only"), "{}", text(&output));
     assert!(said.contains("exit code 3"), "{said}");
     assert_eq!(read(lab.base().join("file")), "base");

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 
 use super::manifest::{self, Line};
+use super::owners;
 use super::record::LayerRecord;
 use super::scan::{Sparse, scan};
 use super::store::Layer;
@@ -68,6 +69,7 @@ pub fn describe<'a>(generation: &'a Generation, request: &CommitRequest) -> Resu
         base: request.base.clone(),
         created: request.now,
         xattrs: request.xattrs,
+        ids: owners::here()?,
         blocks: whole::is_needed(&lines, request.xattrs),
         entries: lines.len() as u64,
         bytes: bytes_on_disk(&tree, &lines)?,

@@ -17,6 +17,7 @@ use super::commit::sync_dir;
 use super::export::{maps_of, type_of};
 use super::manifest::{self, Data, Kind, Line, Size};
 use super::map;
+use super::owners;
 use super::record::LayerRecord;
 use super::scan::{Sparse, hash_attributes, scan, sync_filesystem};
 use super::staging::Staging;
@@ -95,6 +96,7 @@ pub fn import(
     // What it needs here is what its entries say, and not what somebody wrote of them.
     record.blocks = whole::is_needed(&lines, record.xattrs);
     record.entries = lines.len() as u64;
+    record.ids = owners::here()?;
     write("manifest", &text)?;
     write("layer.json", record.to_text().as_bytes())?;
     let tree = Tree::open(&staging.tree(), &staging.blocks(), record.xattrs)?;

@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod map;
 pub mod merge;
 mod origin;
+mod owners;
 mod record;
 mod scan;
 mod staging;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::ids::Ids;
 use crate::model::overlay::{Base, FORMAT, LayerId, LayerName, OverlayName, Xattrs};
 
 /// What is written down of a layer.
@@ -23,6 +24,9 @@ pub struct LayerRecord {
     pub created: jiff::Timestamp,
     /// The namespace of its marks.
     pub xattrs: Xattrs,
+    /// The user namespace in which it was made: owners in its manifest are that one's. `None` for the one that has all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Ids>,
     /// It has files of which only some blocks are here: the kernel reads them once they were made whole.
     pub blocks: bool,
     /// How many entries it has, its root among them.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{self, Line};
+use super::owners;
 use super::record::LayerRecord;
 use super::scan::{Sparse, scan};
 use super::tree::Tree;
@@ -205,7 +206,8 @@ impl Layer {
     /// [`Error::Corrupt`], naming the first entry that is not what was committed, and how.
     pub fn verify(&self) -> Result<()> {
         let wanted = self.manifest()?;
-        let found = scan(&self.tree()?, Sparse::As(&wanted))?;
+        let mut found = scan(&self.tree()?, Sparse::As(&wanted))?;
+        owners::as_seen_in(self.record.ids.as_ref(), &mut found, &wanted)?;
         match difference(&wanted, &found) {
             None => self.verify_whole(),
             Some(why) => Err(self.corrupt(why)),

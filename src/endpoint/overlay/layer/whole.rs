@@ -16,6 +16,7 @@ use super::data::Content;
 use super::links::{dress, make_dirs, times_of};
 use super::manifest::{self, Data, Line};
 use super::merge::{self, Shown};
+use super::owners;
 use super::scan::{Sparse, scan, sync_filesystem};
 use super::staging::Staging;
 use super::store::{Layer, difference};
@@ -92,7 +93,9 @@ impl Layer {
         }
         let wanted = manifest::parse(&text).map_err(|bad| corrupt(bad.to_string()))?;
         let tree = Tree::open(&dir.join("tree"), &dir.join("blocks"), self.record().xattrs)?;
-        difference(&wanted, &scan(&tree, Sparse::As(&wanted))?).map_or(Ok(()), |why| Err(corrupt(why)))
+        let mut found = scan(&tree, Sparse::As(&wanted))?;
+        owners::as_seen_in(self.record().ids.as_ref(), &mut found, &wanted)?;
+        difference(&wanted, &found).map_or(Ok(()), |why| Err(corrupt(why)))
     }
 }
 
@@ -123,7 +126,9 @@ pub fn make_whole(home: &Home, layer: &Layer, base: &Path) -> Result<()> {
     }
     let (from, to) = (layer.tree_dir(), staging.tree());
     look_like(&from, &to).map_err(Error::io("copy the attributes of", from.display()))?;
-    let text = manifest::to_text(&scan(making.stack.tree(0), Sparse::WithHoles)?);
+    let mut made = scan(making.stack.tree(0), Sparse::WithHoles)?;
+    owners::as_seen_in(layer.record().ids.as_ref(), &mut made, &lines)?;
+    let text = manifest::to_text(&made);
     for (name, bytes) in
         [("manifest", text.as_bytes()), (SEAL, blake3::hash(text.as_bytes()).to_hex().as_bytes())]
     {
