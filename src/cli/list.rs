@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::Result;
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
-use crate::endpoint::{self, Dataset, Details, Earlier, History, Verified};
+use crate::endpoint::{self, Dataset, Details, Earlier, History, Listing, Verified};
 use crate::model::{Guid, HoldTag, Partial, SnapshotName, Target};
 
 /// List datasets and snapshots
@@ -30,16 +30,24 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let mut datasets = Vec::new();
     let found = place::datasets_or_versions(&args.targets, context)?;
-    for (dataset, _) in found.datasets {
-        with_nested(dataset, args.recursive, &mut datasets)?;
-    }
+    let named = found.datasets.into_iter().map(|(dataset, _)| dataset);
     if args.targets.is_empty() || only_pools(&args.targets) {
+        let mut datasets = Vec::new();
+        for dataset in named {
+            with_nested(dataset, args.recursive, &mut datasets)?;
+        }
         return overview(&datasets, context).and(found.left_out);
     }
-    let reports =
-        datasets.iter().map(|dataset| Report::of(dataset, args.sizes)).collect::<Result<Vec<_>>>()?;
+    let mut listings: Vec<Listing<Dataset>> = Vec::new();
+    for dataset in named {
+        for listing in dataset.listings(args.recursive, args.sizes)? {
+            if listings.iter().all(|other| other.dataset != listing.dataset) {
+                listings.push(listing);
+            }
+        }
+    }
+    let reports = listings.into_iter().map(Report::of).collect::<Result<Vec<_>>>()?;
     let text = match reports.iter().all(|report| report.snapshots.is_empty() && report.partials.is_empty()) {
         true => reports.iter().map(|report| format!("{} has no snapshots\n", report.dataset)).collect(),
         false => table(&reports, args.sizes),
@@ -118,10 +126,9 @@ struct Snapshot {
 }
 
 impl Report {
-    fn of(dataset: &Dataset, sizes: bool) -> Result<Self> {
-        let live = dataset.exists()?;
-        let snapshots: Vec<_> = dataset.details(sizes)?.into_iter().map(Snapshot::of).collect();
-        let partials = dataset.partials()?;
+    fn of(listing: Listing<Dataset>) -> Result<Self> {
+        let Listing { dataset, is_live: live, details, partials } = listing;
+        let snapshots: Vec<_> = details.into_iter().map(Snapshot::of).collect();
         if !live && snapshots.is_empty() && partials.is_empty() {
             dataset.expect_live()?;
         }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::{
-    Arrived, Backend, Change, DestroyDataset, Details, Endpoint, Error, History, Outgoing, ReceiveRequest,
+    Arrived, Backend, Change, DestroyDataset, Endpoint, Error, History, Listing, Outgoing, ReceiveRequest,
     Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs, mounted,
     tree, zfs,
 };
@@ -266,12 +266,32 @@ impl Dataset {
         whichever!(self, dataset => dataset.mountpoint())
     }
 
-    /// All that is known of every version, oldest first; of sizes only if they are asked for.
+    /// All that is known of it, whether it is live or not; if `recursive`, of every dataset inside it too, each behind the one that it is
+    /// in. Of sizes only if they are asked for.
     ///
     /// # Errors
     /// As [`History::inventory`].
-    pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
-        whichever!(self, dataset => dataset.details(sizes))
+    pub fn listings(&self, recursive: bool, sizes: bool) -> Result<Vec<Listing<Self>>> {
+        let (is_live, details) = match self {
+            Self::Zfs(dataset) => {
+                let any = |Listing { dataset, is_live, details, partials }| Listing {
+                    dataset: Self::Zfs(dataset),
+                    is_live,
+                    details,
+                    partials,
+                };
+                return Ok(dataset.listings(recursive, sizes)?.into_iter().map(any).collect());
+            }
+            Self::Btrfs(dataset) => (dataset.exists()?, dataset.details(sizes)?),
+            Self::Tree(dataset) => (dataset.exists()?, dataset.details(sizes)?),
+        };
+        let nested = if recursive && is_live { self.nested()? } else { Vec::new() };
+        let partials = self.partials()?;
+        let mut all = vec![Listing { dataset: self.clone(), is_live, details, partials }];
+        for inner in nested {
+            all.extend(inner.listings(true, sizes)?);
+        }
+        Ok(all)
     }
 
     /// The receives into it that are not finished.

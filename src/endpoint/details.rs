@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::endpoint::Verified;
-use crate::model::{HoldTag, Version};
+use crate::model::{HoldTag, Partial, Version};
 
 /// All that is known of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,4 +36,17 @@ pub struct Usage {
     pub referenced: u64,
     /// Bytes on disk that nothing else on the filesystem or pool refers to.
     pub exclusive: u64,
+}
+
+/// What a listing says of one dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing<D> {
+    /// Which one.
+    pub dataset: D,
+    /// Whether it is there: not only its history, or what was received for it so far.
+    pub is_live: bool,
+    /// All that is known of every version, oldest first.
+    pub details: Vec<Details>,
+    /// The receives into it that are not finished.
+    pub partials: Vec<Partial>,
 }

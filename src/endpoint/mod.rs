@@ -31,7 +31,7 @@ pub mod zfs;
 
 pub use any::{Dataset, unmount};
 pub use change::Change;
-pub use details::{Details, Usage};
+pub use details::{Details, Listing, Usage};
 
 /// What an endpoint's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,23 +1,23 @@
-//! Reads all versions of a dataset in one listing.
+//! Reads all versions of a dataset, and of those inside it, in one listing.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::endpoint::Result;
-use crate::endpoint::details::{Details, Usage};
+use crate::endpoint::details::{Details, Listing, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
-use crate::endpoint::zfs::{interrupted, labels, program};
+use crate::endpoint::zfs::{framed, interrupted, labels, program};
+use crate::endpoint::{Error, Result};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
 use crate::stream::zfs::resume::Token;
 use crate::sys::lzc::Errno;
 
-/// What is asked for of every version, and of the dataset itself. None of these values can hold a tab or a newline: what users
-/// write themselves ([`noted`](super::noted)) is asked for apart, or it could add rows here.
-const COLUMNS: &str =
-    "name,type,guid,createtxg,creation,userrefs,referenced,used,clones,receive_resume_token,origin";
+/// What is asked for of every dataset and version. None of these values can hold a tab or a newline.
+const COLUMNS: &str = "name,type,guid,createtxg,creation,userrefs,referenced,used,clones,receive_resume_token,origin,inconsistent";
+/// What cowsnap notes, and anybody else can: asked for at the same time, if what is there allows it.
+const NOTED: &str = "cowsnap:labels,cowsnap:verified,cowsnap:rollback";
 
 /// One line of the listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,15 @@ struct Row<'a> {
     clones: Option<&'a str>,
     token: Option<&'a str>,
     origin: Option<&'a str>,
+    is_begun: bool,
+    /// What `NOTED` is; `None` if it was not asked for.
+    noted: Option<[Option<&'a str>; 3]>,
 }
 
 impl<'a> Row<'a> {
-    fn of(fields: [&'a str; 11]) -> Result<Self> {
+    fn of(fields: [&'a str; 12], noted: Option<[&'a str; 3]>) -> Result<Self> {
         let [name, kind, guid, createtxg, creation, userrefs, referenced, used, rest @ ..] = fields;
-        let [clones, token, origin] = rest.map(text);
+        let [clones, token, origin, inconsistent] = rest.map(text);
         let or_none = |field: &str| text(field).map_or(Ok(0), number);
         let usage = Usage { referenced: or_none(referenced)?, exclusive: or_none(used)? };
         Ok(Self {
@@ -51,7 +54,18 @@ impl<'a> Row<'a> {
             clones: clones.filter(|clones| !clones.is_empty()),
             token,
             origin,
+            is_begun: inconsistent == Some("1"),
+            noted: noted.map(|noted| noted.map(text)),
         })
+    }
+
+    fn is_dataset(&self) -> bool {
+        ["filesystem", "volume"].contains(&self.kind)
+    }
+
+    /// The dataset that it is, or is a version of.
+    fn of_dataset(&self) -> &'a str {
+        self.name.split_once(['@', '#']).map_or(self.name, |(dataset, _)| dataset)
     }
 
     /// It as a version of `dataset`; `None` for the dataset itself, what is inside it, and a name that cowsnap can not say.
@@ -79,70 +93,93 @@ pub(super) fn version(
     Version { id: VersionRef { guid: Guid::of_zfs(guid), name }, kind, order: createtxg, created }
 }
 
-/// All that a listing said of a dataset.
-struct Listing {
-    details: Vec<Listed>,
-    partials: Vec<Partial>,
+/// What was printed, which the rows are of.
+#[derive(Debug, Default)]
+struct Printed {
+    framed: Vec<u8>,
+    plain: Vec<u8>,
 }
 
-struct Listed {
-    details: Details,
-    userrefs: u64,
+/// What was printed of one dataset.
+struct Found<'a> {
+    dataset: Dataset,
+    own: Row<'a>,
+    versions: Vec<Row<'a>>,
 }
 
 impl Dataset {
-    fn listing(&self) -> Result<Listing> {
-        self.settled()?;
-        let name = self.name().as_str();
-        let kinds = "filesystem,volume,snapshot,bookmark";
-        let args = ["list", "-Hp", "-t", kinds, "-d", "1", "-s", "createtxg", "-o", COLUMNS, name];
-        let listed = || program::zfs(&args).map_err(|failure| self.not_listed(failure));
-        let text = listed()?;
-        let rows = parse(&text)?;
-        let own = rows.iter().find(|row| row.name == name);
-        if let Some(own) = own
-            && interrupted::settle(self, own.origin)?
-        {
-            let text = listed()?;
-            return self.read(&parse(&text)?);
+    /// The rows of it, and of every dataset inside it if they are asked for. One program is started for it, two if users' values
+    /// make the one's answer doubtful.
+    fn rows<'a>(&self, inside: bool, printed: &'a mut Printed) -> Result<Vec<Row<'a>>> {
+        printed.framed = self.print(&framed::columns(NOTED, COLUMNS), inside)?;
+        match framed::read(&printed.framed) {
+            Some(records) => {
+                records.into_iter().map(|record| Row::of(record.fixed, Some(record.users))).collect()
+            }
+            None => {
+                printed.plain = self.print(COLUMNS, inside)?;
+                rows(&printed.plain)?.into_iter().map(|fields| Row::of(fields, None)).collect()
+            }
         }
-        self.read(&rows)
     }
 
-    fn not_listed(&self, failure: program::Failure) -> crate::endpoint::Error {
+    fn print(&self, columns: &str, inside: bool) -> Result<Vec<u8>> {
+        let depth: &[&str] = if inside { &["-r"] } else { &["-d", "1"] };
+        let args = [
+            &["list", "-Hp", "-t", "filesystem,volume,snapshot,bookmark"],
+            depth,
+            &["-o", columns, self.name().as_str()],
+        ];
+        program::zfs(&args.concat()).map_err(|failure| self.not_listed(failure))
+    }
+
+    fn not_listed(&self, failure: program::Failure) -> Error {
         match failure.into_error("list", self) {
-            crate::endpoint::Error::NotFound { .. } => self.no_such_dataset(),
+            Error::NotFound { .. } => self.no_such_dataset(),
             error => error,
         }
     }
 
-    fn read(&self, rows: &[Row<'_>]) -> Result<Listing> {
-        let name = self.name().as_str();
-        let own = rows.iter().find(|row| row.name == name);
-        let partials = match own.and_then(|row| row.token) {
-            Some(token) => vec![partial(token, is_locked(Work::Receive, name)?)],
-            None => Vec::new(),
-        };
-        let listed = |row: &Row<'_>| {
-            let version = row.version(name)?;
-            let clones = row.clones.into_iter().flat_map(|clones| clones.split(','));
-            let details = Details {
-                version,
-                labels: BTreeMap::new(),
-                holds: BTreeMap::new(),
-                verified: None,
-                clones: clones.map(str::to_owned).collect(),
-                altered: false,
-                writable: false,
-                usage: Some(row.usage),
+    /// It, and every dataset inside it if they are asked for, each behind the one that it is in.
+    fn look<'a>(&self, inside: bool, printed: &'a mut Printed) -> Result<Vec<Found<'a>>> {
+        let rows = self.rows(inside, printed)?;
+        let (datasets, versions): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_dataset);
+        let mut found = BTreeMap::new();
+        for own in datasets.into_iter().filter(|own| inside || own.name == self.name().as_str()) {
+            let dataset = match own.name == self.name().as_str() {
+                true => self.clone(),
+                // What has a name that cowsnap can not say is not cowsnap's to work on.
+                false => match own.name.parse() {
+                    Ok(name) => Self::by_name(name),
+                    Err(_) => continue,
+                },
             };
-            Some(Listed { details, userrefs: row.userrefs })
-        };
-        let mut details: Vec<_> = rows.iter().filter_map(listed).collect();
-        for held in details.iter_mut().filter(|listed| listed.userrefs > 0) {
-            held.details.holds = self.holds_of(&held.details.version.id.name)?;
+            found.insert(path_of(own.name), Found { dataset, own, versions: Vec::new() });
         }
-        Ok(Listing { details, partials })
+        for row in versions {
+            if let Some(found) = found.get_mut(&path_of(row.of_dataset())) {
+                found.versions.push(row);
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// As [`Self::look`]; what was broken off of them is completed or undone first.
+    fn look_settled<'a>(
+        &self,
+        inside: bool,
+        printed: &'a mut Printed,
+        again: &'a mut Printed,
+    ) -> Result<Vec<Found<'a>>> {
+        self.settled()?;
+        let found = self.look(inside, printed)?;
+        let mut has_changed = false;
+        for Found { dataset, own, .. } in &found {
+            if own.may_be_broken_off() {
+                has_changed |= interrupted::settle(dataset, own.origin)?;
+            }
+        }
+        if has_changed { self.look(inside, again) } else { Ok(found) }
     }
 
     /// Who holds the snapshot `name`, and since when; nobody, if it went meanwhile.
@@ -162,15 +199,21 @@ impl Dataset {
     }
 
     pub(super) fn read_inventory(&self) -> Result<Inventory> {
-        let listing = self.listing()?;
-        let versions = listing.details.iter().map(|listed| listed.details.version.clone()).collect();
-        let of = |listed: &Listed| {
-            let id = listed.details.version.id.clone();
-            listed.details.holds.keys().map(move |tag| (id.clone(), tag.clone())).collect::<Vec<_>>()
-        };
-        let holds = listing.details.iter().flat_map(of).collect();
+        let (mut printed, mut again) = Default::default();
+        let found = self.look_settled(false, &mut printed, &mut again)?;
+        let found = found.first().ok_or_else(|| self.no_such_dataset())?;
+        let mut versions = Vec::new();
+        let mut holds = Vec::new();
+        for row in &found.versions {
+            let Some(version) = row.version(self.name().as_str()) else { continue };
+            if row.userrefs > 0 {
+                let tags = self.holds_of(&version.id.name)?.into_keys();
+                holds.extend(tags.map(|tag| (version.id.clone(), tag)));
+            }
+            versions.push(version);
+        }
         let mut inventory = Inventory::new(self.to_string(), versions, holds);
-        inventory.partials = listing.partials;
+        inventory.partials = found.partials()?;
         inventory.caps = Caps { atomic_set: true, resume: true, bookmarks: true };
         Ok(inventory)
     }
@@ -180,14 +223,19 @@ impl Dataset {
     /// # Errors
     /// As [`History::inventory`](crate::endpoint::History::inventory).
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
-        let listed = self.listing()?.details;
-        let mut details: Vec<_> = listed.into_iter().map(|listed| listed.details).collect();
-        labels::fill(self, &mut details)?;
-        for details in &mut details {
-            details.usage = details.usage.filter(|_| sizes && details.version.kind == VersionKind::Snapshot);
-        }
-        details.sort_by_key(|d| (d.version.order, d.version.id.name.clone()));
-        Ok(details)
+        let own = self.listings(false, sizes)?.into_iter().next();
+        own.map(|own| own.details).ok_or_else(|| self.no_such_dataset())
+    }
+
+    /// All that is known of it, and of every dataset inside it if they are asked for, each behind the one that it is in. One program is
+    /// started for all of it: more only if something was broken off, or somebody has set what cowsnap sets to what it would not.
+    ///
+    /// # Errors
+    /// As [`Dataset::details`].
+    pub fn listings(&self, inside: bool, sizes: bool) -> Result<Vec<Listing<Self>>> {
+        let (mut printed, mut again) = Default::default();
+        let found = self.look_settled(inside, &mut printed, &mut again)?;
+        found.into_iter().map(|found| found.listing(sizes)).collect()
     }
 
     /// The receives into it that are not finished. The versions are not read for it.
@@ -205,8 +253,76 @@ impl Dataset {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Vec<Row<'_>>> {
-    rows::<11>(text)?.into_iter().map(Row::of).collect()
+impl Row<'_> {
+    /// Whether a rollback of this dataset may have been broken off.
+    fn may_be_broken_off(&self) -> bool {
+        let is_said = self.noted.is_none_or(|[.., rollback]| rollback.is_some());
+        // It died when the clone was made and its properties were not.
+        is_said || self.origin.is_some_and(|origin| origin.starts_with(&format!("{}.before-", self.name)))
+    }
+
+    /// It as it is told, without what cowsnap noted.
+    fn details(&self, dataset: &Dataset, sizes: bool) -> Result<Option<Details>> {
+        let Some(version) = self.version(dataset.name().as_str()) else { return Ok(None) };
+        let holds = match self.userrefs {
+            0 => BTreeMap::new(),
+            _ => dataset.holds_of(&version.id.name)?,
+        };
+        let clones = self.clones.into_iter().flat_map(|clones| clones.split(','));
+        Ok(Some(Details {
+            usage: Some(self.usage).filter(|_| sizes && version.kind == VersionKind::Snapshot),
+            version,
+            labels: BTreeMap::new(),
+            holds,
+            verified: None,
+            clones: clones.map(str::to_owned).collect(),
+            altered: false,
+            writable: false,
+        }))
+    }
+}
+
+impl Found<'_> {
+    fn partials(&self) -> Result<Vec<Partial>> {
+        match self.own.token {
+            Some(token) => Ok(vec![partial(token, is_locked(Work::Receive, self.own.name)?)]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn listing(self, sizes: bool) -> Result<Listing<Dataset>> {
+        let partials = self.partials()?;
+        let mut details = Vec::new();
+        for row in &self.versions {
+            let Some(mut told) = row.details(&self.dataset, sizes)? else { continue };
+            if let Some(shown) = self.own_notes(row) {
+                labels::fill(&self.dataset, &mut told, shown);
+            }
+            details.push(told);
+        }
+        if !self.notes_are_the_snapshots_own() {
+            let snapshots = details.iter_mut().filter(|told| told.version.kind == VersionKind::Snapshot);
+            labels::fill_apart(&self.dataset, &mut snapshots.collect::<Vec<_>>())?;
+        }
+        details.sort_by_key(|d| (d.version.order, d.version.id.name.clone()));
+        Ok(Listing { dataset: self.dataset, is_live: !self.own.is_begun, details, partials })
+    }
+
+    /// Whether a value that a snapshot shows is its own: it shows the dataset's, if that has one and the snapshot has none.
+    fn notes_are_the_snapshots_own(&self) -> bool {
+        matches!(self.own.noted, Some([None, None, _]))
+    }
+
+    /// The labels and the digest that were noted on a version itself, as far as this listing tells.
+    fn own_notes<'a>(&self, row: &Row<'a>) -> Option<labels::Shown<'a>> {
+        let [labels, verified, _] = row.noted?;
+        self.notes_are_the_snapshots_own().then_some((labels, verified))
+    }
+}
+
+/// The parts of a dataset's name: in their order each comes behind the one that it is in.
+fn path_of(name: &str) -> Vec<&str> {
+    name.split('/').collect()
 }
 
 /// What a resume token says that is not finished yet. One that can not be read is shown all the same.
@@ -232,21 +348,66 @@ fn sayable(tag: &str) -> HoldTag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::zfs::{aside, meta};
+
+    fn printed(lines: &[(&str, &str, &str)]) -> Vec<u8> {
+        let line = |(noted, fixed, again): &(&str, &str, &str)| format!("{noted}\t{fixed}\t{again}\n");
+        lines.iter().map(line).collect::<String>().into_bytes()
+    }
+
+    fn parse(text: &[u8]) -> Vec<Row<'_>> {
+        let records = framed::read(text).expect("records");
+        records.into_iter().map(|r| Row::of(r.fixed, Some(r.users)).expect("a row")).collect()
+    }
 
     #[test]
-    fn nothing_that_users_write_is_in_the_listing_of_versions() {
+    fn nothing_that_users_write_is_between_the_frames() {
         assert!(!COLUMNS.contains(':'), "{COLUMNS}");
+        assert_eq!(NOTED, [meta::LABELS, meta::VERIFIED, aside::INTENT].join(","));
     }
 
     #[test]
     fn a_row_is_a_version_of_its_dataset_or_none() {
-        let text = b"tank/a b\tfilesystem\t1\t1\t0\t-\t24576\t24576\t-\t-\t-\n\
-            tank/a b@s 1\tsnapshot\t42\t7\t60\t2\t24576\t0\ttank/c\t-\t-\n\
-            tank/a b#m\tbookmark\t42\t7\t60\t-\t24576\t-\t-\t-\t-\n";
-        let rows = parse(text).expect("rows");
+        let text = printed(&[
+            ("-\t-\t-", "tank/a b\tfilesystem\t1\t1\t0\t-\t24576\t24576\t-\t-\t-\t0", "-\t-\t-"),
+            ("k=v\t-\t-", "tank/a b@s 1\tsnapshot\t42\t7\t60\t2\t24576\t0\ttank/c\t-\t-\t0", "k=v\t-\t-"),
+            ("-\t-\t-", "tank/a b#m\tbookmark\t42\t7\t60\t-\t24576\t-\t-\t-\t-\t-", "-\t-\t-"),
+        ]);
+        let rows = parse(&text);
         let versions: Vec<_> =
             rows.iter().map(|row| row.version("tank/a b").map(|v| (v.kind, v.order))).collect();
         assert_eq!(versions, [None, Some((VersionKind::Snapshot, 7)), Some((VersionKind::Bookmark, 7))]);
         assert_eq!((rows[1].userrefs, rows[1].clones), (2, Some("tank/c")));
+        assert!(rows[0].is_dataset() && rows.iter().all(|row| row.of_dataset() == "tank/a b"));
+        assert_eq!(rows[1].noted, Some([Some("k=v"), None, None]));
+    }
+
+    /// What is told of a snapshot with these labels, if its dataset has those.
+    fn own_labels(of_dataset: &str, of_snapshot: &str) -> Option<String> {
+        let (dataset, snapshot) = (format!("{of_dataset}\t-\t-"), format!("{of_snapshot}\t-\t-"));
+        let text = printed(&[
+            (&dataset, "tank/a\tfilesystem\t1\t1\t0\t-\t0\t0\t-\t-\t-\t0", &dataset),
+            (&snapshot, "tank/a@s\tsnapshot\t42\t7\t60\t0\t0\t0\t-\t-\t-\t0", &snapshot),
+        ]);
+        let mut rows = parse(&text);
+        let (version, own) = (rows.remove(1), rows.remove(0));
+        let found =
+            Found { dataset: Dataset::by_name("tank/a".parse().expect("a name")), own, versions: Vec::new() };
+        found.own_notes(&version).and_then(|(labels, _)| labels.map(str::to_owned))
+    }
+
+    #[test]
+    fn what_a_snapshot_may_have_from_its_dataset_is_not_taken_for_its_own() {
+        assert_eq!(own_labels("-", "k=v").as_deref(), Some("k=v"));
+        assert_eq!(own_labels("-", "-"), None);
+        assert_eq!(own_labels("k=v", "k=v"), None, "asked for apart");
+        assert_eq!(own_labels("x", "k=v"), None, "asked for apart");
+    }
+
+    #[test]
+    fn a_dataset_comes_behind_the_one_that_it_is_in() {
+        let mut names = ["t/b", "t/a b", "t/a/z", "t/a-1", "t/a", "t"].map(path_of);
+        names.sort();
+        assert_eq!(names.map(|path| path.join("/")), ["t", "t/a", "t/a/z", "t/a b", "t/a-1", "t/b"]);
     }
 }

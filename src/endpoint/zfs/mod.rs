@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod feed;
 pub mod flags;
+mod framed;
 mod in_use;
 mod intent;
 mod interrupted;

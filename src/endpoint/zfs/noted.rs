@@ -1,49 +1,36 @@
-//! Properties of the user's on a dataset's snapshots, read in one listing.
+//! Properties of the user's on a dataset's snapshots, where a listing of versions can not tell them: a value in it holds a tab or a
+//! newline, or the dataset itself has a value, which its snapshots then show.
 //!
-//! Whoever may set one chooses its bytes, tabs and newlines too. So they are asked for apart from what versions are known by,
-//! and what is read can at worst concern such properties of snapshots that are known. A value that a snapshot has from its
-//! dataset says nothing of the snapshot.
+//! So they are asked for apart from what versions are known by, with where they come from, and what is read can at worst concern such
+//! properties of snapshots that are known. A value that a snapshot has from its dataset says nothing of the snapshot.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::endpoint::Result;
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{list, program};
+use crate::endpoint::zfs::{program, props};
 
 /// The values that were set on snapshots themselves, by full name and property.
 pub(super) type Noted = HashMap<(String, String), String>;
 
-/// So many properties are asked for in one call: they must fit into one argument.
-const PROPERTIES_AT_ONCE: usize = 200;
-
 /// What these `properties`, whose names must be valid, are on the snapshots of `dataset` that are `known` by their full names.
-pub(super) fn read(dataset: &Dataset, known: &HashSet<String>, properties: &[String]) -> Result<Noted> {
-    let mut noted = Noted::new();
-    for properties in properties.chunks(PROPERTIES_AT_ONCE) {
-        let columns = "name,property,source,value";
-        let (asked, name) = (properties.join(","), dataset.name().as_str());
-        let args = ["get", "-Hp", "-t", "snapshot", "-d", "1", "-o", columns, &asked, name];
-        let failed = |failure: program::Failure| failure.into_error("read the labels of", dataset);
-        let text = String::from_utf8_lossy(&program::zfs(&args).map_err(failed)?).into_owned();
-        let (table, doubtful) = table(&text, known, properties);
-        noted.extend(
-            table.into_iter().map(|((of, property), value)| ((of.into(), property.into()), value.into())),
-        );
-        for (of, property) in doubtful {
-            match alone(of, property)? {
-                Some(value) => noted.insert((of.to_owned(), property.to_owned()), value),
-                None => noted.remove(&(of.to_owned(), property.to_owned())),
-            };
-        }
+pub(super) fn read(dataset: &Dataset, known: &HashSet<String>, properties: &[&str]) -> Result<Noted> {
+    let columns = "name,property,source,value";
+    let (asked, name) = (properties.join(","), dataset.name().as_str());
+    let args = ["get", "-Hp", "-t", "snapshot", "-d", "1", "-o", columns, &asked, name];
+    let failed = |failure: program::Failure| failure.into_error("read the labels of", dataset);
+    let text = String::from_utf8_lossy(&program::zfs(&args).map_err(failed)?).into_owned();
+    let (table, doubtful) = table(&text, known, properties);
+    let owned =
+        |((of, property), value): (Key<'_>, &str)| ((of.to_owned(), property.to_owned()), value.to_owned());
+    let mut noted: Noted = table.into_iter().map(owned).collect();
+    for (of, property) in doubtful {
+        match props::local(of, property)? {
+            Some(value) => noted.insert((of.to_owned(), property.to_owned()), value),
+            None => noted.remove(&(of.to_owned(), property.to_owned())),
+        };
     }
     Ok(noted)
-}
-
-/// One of them, all that it holds.
-fn alone(of: &str, property: &str) -> Result<Option<String>> {
-    let text = program::zfs(&["get", "-Hp", "-s", "local", "-o", "value", property, of])
-        .map_err(|failure| failure.into_error("read", of))?;
-    Ok((!text.is_empty()).then(|| list::value(&text)))
 }
 
 type Key<'a> = (&'a str, &'a str);
@@ -55,15 +42,14 @@ type Key<'a> = (&'a str, &'a str);
 fn table<'a>(
     text: &'a str,
     known: &HashSet<String>,
-    properties: &[String],
+    properties: &[&str],
 ) -> (HashMap<Key<'a>, &'a str>, BTreeSet<Key<'a>>) {
-    let asked: HashSet<&str> = properties.iter().map(String::as_str).collect();
     let (mut table, mut doubtful) = (HashMap::new(), BTreeSet::new());
     let mut before: HashMap<Key<'_>, Option<Key<'_>>> = HashMap::new();
     let mut last = None;
     for line in text.split_terminator('\n') {
         let Some((key, source, value)) =
-            row(line).filter(|(key, ..)| known.contains(key.0) && asked.contains(key.1))
+            row(line).filter(|(key, ..)| known.contains(key.0) && properties.contains(&key.1))
         else {
             doubtful.extend(last);
             continue;
@@ -71,7 +57,7 @@ fn table<'a>(
         if let Some(earlier) = before.insert(key, last) {
             doubtful.extend([Some(key), earlier, last].into_iter().flatten());
         }
-        if source == "local" {
+        if ["local", "received"].contains(&source) {
             table.insert(key, value);
         }
         last = Some(key);
@@ -91,7 +77,7 @@ mod tests {
     /// What is read of a listing of `p` and `q`, and what has to be read alone.
     fn read(text: &str) -> (String, String) {
         let known = ["tank/a b@s 1", "tank/a b@t"].map(str::to_owned).into();
-        let (table, doubtful) = table(text, &known, &["p".to_owned(), "q".to_owned()]);
+        let (table, doubtful) = table(text, &known, &["p", "q"]);
         let mut rows: Vec<_> = table.iter().map(|((of, p), value)| format!("{of} {p}={value:?}")).collect();
         rows.sort();
         let doubtful: Vec<_> = doubtful.iter().map(|(of, p)| format!("{of} {p}")).collect();
@@ -104,7 +90,7 @@ mod tests {
             "tank/a b@s 1\tp\tlocal\ta\tb\n",
             "tank/a b@s 1\tq\t-\t-\n",
             "tank/a b@t\tp\tinherited from tank/a b\tx\n",
-            "tank/a b@t\tq\tlocal\t\n",
+            "tank/a b@t\tq\treceived\t\n",
         ));
         assert_eq!(rows, r#"tank/a b@s 1 p="a\tb"; tank/a b@t q="""#);
         assert_eq!(doubtful, "");

@@ -116,7 +116,8 @@ impl Dataset {
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
         if let Some(digest) = digest.map(|digest| Verified { earlier: arrived.earlier, ..digest })
-            && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &meta::verified_as_text(&digest))
+            && let text = meta::verified_as_text(&arrived.version, &digest)
+            && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &text)
         {
             arrived.warnings.push(format!("the digest is not kept with the snapshot: {why}"));
         }

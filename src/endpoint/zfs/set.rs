@@ -118,7 +118,7 @@ fn not_taken(pool: &[&Dataset], request: &SnapshotRequest, failed: &Failed) -> E
         Errno::TooLong => Error::Refused {
             op: "take",
             subject,
-            why: "a label is longer than ZFS can keep: 8191 bytes".into(),
+            why: "its labels are longer than ZFS can keep: 8191 bytes in all".into(),
             hint: None,
         },
         _ => of_errno("take", subject, &needed(&rights(request), pool), errno),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cowsnap::Class;
 use cowsnap::endpoint::zfs::{self as backend, Dataset};
-use cowsnap::endpoint::{Backend, DestroyDataset, Error, History, SnapshotRequest, contract};
+use cowsnap::endpoint::{Backend, DestroyDataset, Details, Error, History, SnapshotRequest, contract};
 use cowsnap::model::{Version, VersionKind};
 
 use super::ground::{Pool, zfs};
@@ -140,11 +140,12 @@ fn a_label_that_somebody_else_wrote_with_a_tab_is_read_and_forges_nothing() {
         Dataset::snapshot(std::slice::from_ref(&a), &request).expect("taken");
     }
     let full = |text: &str| format!("{}@{text}", a.name());
-    zfs(&["set", "cowsnap:label:k=tab\there", &full("1")]);
-    zfs(&["set", &format!("cowsnap:label:k=x\n{}\tforged", full("3")), &full("2")]);
+    let forged = format!("x\n{}\tcowsnap:labels\tlocal\tk=forged", full("3"));
+    zfs(&["set", "cowsnap:labels=k=tab\there", &full("1")]);
+    zfs(&["set", &format!("cowsnap:labels=k={forged}"), &full("2")]);
     let details = a.details(false).expect("details");
     let said: Vec<_> = details.iter().map(|details| details.labels["k"].as_str()).collect();
-    assert_eq!(said, ["tab\there", &format!("x\n{}\tforged", full("3")), "v"]);
+    assert_eq!(said, ["tab\there", &forged, "v"]);
 }
 
 #[test]
@@ -158,26 +159,62 @@ fn what_users_write_neither_breaks_nor_forges_a_listing_of_versions() {
         Dataset::snapshot(std::slice::from_ref(&a), &request).expect("taken");
     }
     let full = |text: &str| format!("{}@{text}", a.name());
-    let verified = r#"{"blake3":"00","base":null,"len":7,"at":"2026-01-01T00:00:00Z"}"#;
-    let forged = format!("x\n{}\tsnapshot\t7\t7\t7\t0\t0\t0\t-\t-\t-\t-\t-\t-", full("9"));
-    // On the dataset, from which its snapshots have it, and on a snapshot.
+    let inner = create(&pool, "a b/inner");
+    let request = SnapshotRequest { labels, ..SnapshotRequest::named(name("1")) };
+    Dataset::snapshot(std::slice::from_ref(&inner), &request).expect("taken");
+    let verified = |snapshot: &str| {
+        let json = r#"{"blake3":"00","base":null,"len":7,"at":"2026-01-01T00:00:00Z"}"#;
+        format!("{} {} {json}", property(snapshot, "guid"), property(snapshot, "createtxg"))
+    };
+    let said = || {
+        let all = a.listings(true, false).expect("listings");
+        let told = |d: &Details| {
+            let labels = d.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+            let checked = if d.verified.is_some() { " verified" } else { "" };
+            format!("{} [{}]{checked}", d.version.id.name, labels.join(","))
+        };
+        all.iter().map(|one| one.details.iter().map(told).collect::<Vec<_>>().join(", ")).collect::<Vec<_>>()
+    };
+    assert_eq!(said(), ["1 [k=v], 2 [k=v], 3 [k=v]", "1 [k=v]"]);
+    // A whole row, as it is printed; on a snapshot alone, all others' are read as before.
+    let row =
+        |snapshot: &str| format!("k=x\t-\t-\t{snapshot}\tsnapshot\t7\t7\t7\t0\t0\t0\t-\t-\t-\t0\tk=x\t-\t-");
+    for value in
+        [format!("x\n{0}\n{0}\nx", row(&full("9"))), format!("x\n{}", row(&full("3"))), "x\ty".into()]
+    {
+        zfs(&["set", &format!("cowsnap:labels={value}"), &full("2")]);
+        let labels = if value.contains('=') { "1 [k=v], 2 [x" } else { "1 [k=v], 2 []" };
+        let said = said();
+        assert!(said[0].starts_with(labels) && said[0].ends_with(", 3 [k=v]"), "{said:?}");
+        assert_eq!((said.len(), said[1].as_str()), (2, "1 [k=v]"));
+    }
+    // On the dataset, from which its snapshots, and what is inside, have it.
+    let forged = format!("x\n{}", row(&full("9")));
     for of in [a.name().as_str(), &full("2")] {
         for property in ["cowsnap:labels", "cowsnap:verified", "cowsnap:rollback"] {
             zfs(&["set", &format!("{property}={forged}"), of]);
         }
     }
     zfs(&["set", r"cowsnap:labels=$a\tb", &full("3")]);
-    zfs(&["set", &format!("cowsnap:verified={verified}"), a.name().as_str()]);
-    zfs(&[
-        "set",
-        &format!("cowsnap:verified=x\n{}\tcowsnap:verified\tlocal\t{verified}", full("1")),
-        &full("2"),
-    ]);
-    let details = a.details(false).expect("details");
-    let said: Vec<_> =
-        details.iter().map(|d| (d.version.id.name.as_str(), d.labels.len(), d.verified.is_some())).collect();
-    assert_eq!(said, [("1", 1, false), ("2", 0, false), ("3", 0, false)]);
+    zfs(&["set", &format!("cowsnap:verified={}", verified(&full("1"))), a.name().as_str()]);
+    let other = format!("x\n{}\tcowsnap:verified\tlocal\t{}", full("1"), verified(&full("1")));
+    zfs(&["set", &format!("cowsnap:verified={other}"), &full("2")]);
+    let now = said();
+    assert!(now[0].starts_with("1 [k=v], 2 [") && now[0].ends_with(", 3 []"), "{now:?}");
+    assert!(!now.concat().contains("verified") && now[1] == "1 [k=v]", "{now:?}");
     assert_eq!(a.inventory().expect("an inventory").versions().len(), 3);
+    // Without newlines it is told at once; a digest counts for the snapshot alone that it names.
+    for of in [a.name().as_str(), &full("2"), &full("3")] {
+        for property in ["cowsnap:labels", "cowsnap:verified", "cowsnap:rollback"] {
+            zfs(&["inherit", property, of]);
+        }
+    }
+    for of in ["1", "3"] {
+        zfs(&["set", &format!("cowsnap:verified={}", verified(&full("1"))), &full(of)]);
+    }
+    assert_eq!(said(), ["1 [k=v] verified, 2 [], 3 []", "1 [k=v]"]);
+    zfs(&["set", &format!("cowsnap:verified={}", verified(&full("2"))), a.name().as_str()]);
+    assert_eq!(said(), ["1 [k=v] verified, 2 [], 3 []", "1 [k=v]"], "what 2 has is its dataset's");
 }
 
 #[test]
@@ -499,13 +536,16 @@ fn a_snapshot_that_is_held_or_cloned_says_by_whom() {
     assert!(snapshots(a.name().as_str()).is_empty());
 }
 
-/// A `zfs` that writes down how it is called, and does it.
+/// A `zfs` and a `zpool` that write down how they are called, and do it.
 fn counting(pool: &Pool) -> (std::path::PathBuf, String) {
     let (bin, log) = (pool.outside().join("bin"), pool.outside().join("calls"));
     std::fs::create_dir(&bin).expect("mkdir");
-    let script = format!("#!/bin/sh\necho \"$*\" >> {}\nexec /sbin/zfs \"$@\"\n", log.display());
-    std::fs::write(bin.join("zfs"), script).expect("written");
-    run("chmod", &["+x", bin.join("zfs").to_str().expect("utf-8")]);
+    for program in ["zfs", "zpool"] {
+        let script =
+            format!("#!/bin/sh\necho \"{program} $*\" >> {}\nexec /sbin/{program} \"$@\"\n", log.display());
+        std::fs::write(bin.join(program), script).expect("written");
+        run("chmod", &["+x", bin.join(program).to_str().expect("utf-8")]);
+    }
     (log, format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path")))
 }
 
@@ -535,7 +575,7 @@ fn a_dataset_that_goes_while_others_are_looked_for_is_no_error() {
 }
 
 #[test]
-fn many_snapshots_are_read_in_one_listing() {
+fn one_program_is_started_for_a_listing_whatever_the_number_of_snapshots() {
     ground!("zfs");
     let pool = Pool::new();
     let a = create(&pool, "a b:c");
@@ -547,31 +587,57 @@ fn many_snapshots_are_read_in_one_listing() {
         lzc.snapshot(&[format!("{}@s {n}", a.name())], &BTreeMap::new()).expect("taken");
     }
     let (log, path) = counting(&pool);
-    let began = std::time::Instant::now();
-    let output = crate::ground::cowsnap(&pool.outside().join("state"))
-        .args(["--json", "list", a.name().as_str()])
-        .env("PATH", path)
-        .output()
-        .expect("started");
-    let took = began.elapsed();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
-    let listed = found["datasets"][0]["snapshots"].as_array().expect("snapshots");
+    let list = |args: &[&str]| {
+        let _ = std::fs::remove_file(&log);
+        let began = std::time::Instant::now();
+        let output = crate::ground::cowsnap(&pool.outside().join("state"))
+            .args([&["--json", "list"], args].concat())
+            .env("PATH", &path)
+            .output()
+            .expect("started");
+        println!("{args:?}: {:?}", began.elapsed());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+        (found["datasets"].clone(), std::fs::read_to_string(&log).expect("calls"))
+    };
+    let full = a.name().as_str();
+    let (found, calls) = list(&[full]);
+    let listed = found[0]["snapshots"].as_array().expect("snapshots");
     assert_eq!(listed.len(), count);
     assert!(
         listed.iter().enumerate().all(|(n, snapshot)| snapshot["name"] == format!("s {n}")),
         "oldest first"
     );
-    let calls = std::fs::read_to_string(log).expect("calls");
-    let lists: Vec<_> = calls.lines().filter(|line| line.starts_with("list ")).collect();
-    assert_eq!(lists.len(), 1, "{calls}");
-    assert!(
-        lists[0].ends_with(&format!(" {}", a.name())) && lists[0].contains("-d 1"),
-        "of that dataset alone: {calls}"
-    );
-    println!("{count} snapshots in {took:?}, {:?} each", took / u32::try_from(count).expect("few"));
-    let began = std::time::Instant::now();
-    let inventory = a.inventory().expect("there");
-    println!("an inventory of {} in {:?}", inventory.versions().len(), began.elapsed());
-    assert_eq!(inventory.versions().len(), count);
+    assert_eq!(calls.lines().count(), 1, "{calls}");
+    assert!(calls.ends_with(&format!(" {full}\n")) && calls.contains("-d 1"), "of it alone: {calls}");
+
+    // Nor does it matter what is inside, or what was noted.
+    let inside: Vec<_> = ["in", "in/deep", "in 2"].map(|n| create(&pool, &format!("a b:c/{n}"))).into();
+    let labels = ["x", "y z", "="].map(|key| (key.to_owned(), format!("{key}, of\tit"))).into();
+    let request = SnapshotRequest { labels, holds: vec![tag("t")], ..SnapshotRequest::named(name("n")) };
+    let all: Vec<_> = [a.clone()].into_iter().chain(inside).collect();
+    Dataset::snapshot(&all, &request).expect("taken");
+    let (found, calls) = list(&["-r", full]);
+    let told: Vec<_> = found
+        .as_array()
+        .expect("datasets")
+        .iter()
+        .map(|one| (one["dataset"].clone(), one["snapshots"].as_array().expect("snapshots").last().cloned()))
+        .collect();
+    let names = [full.to_owned(), format!("{full}/in"), format!("{full}/in/deep"), format!("{full}/in 2")];
+    assert_eq!(told.iter().map(|(dataset, _)| dataset).collect::<Vec<_>>(), names.each_ref());
+    for (_, newest) in &told {
+        let newest = newest.as_ref().expect("one");
+        assert_eq!(newest["labels"]["y z"], "y z, of\tit");
+        assert_eq!(
+            (&newest["labels"]["="], &newest["holds"]),
+            (&"=, of\tit".into(), &serde_json::json!(["t"]))
+        );
+    }
+    assert_eq!(calls.lines().count(), 1, "{calls}");
+    // What others write may cost another look, and no more for more snapshots.
+    zfs(&["set", "cowsnap:labels=tab\there", full]);
+    let (_, calls) = list(&["-r", full]);
+    assert!(calls.lines().count() <= 2 + 2 * 4, "{calls}");
+    assert_eq!(a.inventory().expect("there").versions().len(), count + 1);
 }

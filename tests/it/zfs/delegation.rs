@@ -77,7 +77,7 @@ fn what_is_missing_is_said_with_the_line_that_grants_it() {
     assert_eq!(snapshot, [allow(&[("snapshot", &a)])]);
     let labelled = user.granted(&["snapshot", &a, "--name", "t", "--label", "K=v w"]);
     assert_eq!(labelled, [allow(&[("snapshot,userprop", &a)])]);
-    assert_eq!(property(&at("t"), "cowsnap:label:_4b"), "v w");
+    assert_eq!(property(&at("t"), "cowsnap:labels"), "K=v w");
     assert_eq!(user.granted(&["hold", "a tag", &at("s 1")]), [allow(&[("hold", &a)])]);
     for reading in [["list", &a], ["holds", &a]] {
         assert_eq!(user.granted(&reading), [""; 0], "to look needs no rights");
