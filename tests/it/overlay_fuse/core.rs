@@ -334,6 +334,49 @@ fn copying_up_changes_no_time() {
     assert_eq!(before, ["", "a", "a/b", "a/b/a"].map(times));
 }
 
+/// An access list as the kernel keeps it: version, then tag, rights and id of each entry.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let entry = |(tag, rights, id): &(u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    [2_u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+}
+
+/// What is remembered of a directory, and of a file that was made here, is forgotten when it changes.
+#[test]
+fn rights_that_are_given_later_count() {
+    const NOBODY: u32 = u32::MAX;
+    let ground = Ground::new();
+    let tree = Tree::open(&ground.layers(), Options::default()).expect("open");
+    let caller = Caller { umask: 0o077, ..me() };
+    let make =
+        |dir: u64, name: &str, new: &New| tree.make(dir, OsStr::new(name), new, &caller).expect("made");
+    let set = |number: u64, name: &str, value: &[u8]| {
+        tree.set_xattr(number, OsStr::new(name), value, XattrFlags::empty()).expect("set");
+    };
+    let dir = make(1, "rights", &New::Dir(0o777)).number;
+    let file = make(dir, "one", &New::File(0o666));
+    assert_eq!(file.mode & 0o7777, 0o600);
+    let rights = OsStr::new("system.posix_acl_access");
+    assert_eq!(tree.xattr(file.number, rights), Err(Errno::NODATA));
+    let list = acl(&[(1, 6, NOBODY), (2, 6, 1), (4, 0, NOBODY), (0x10, 6, NOBODY), (0x20, 0, NOBODY)]);
+    set(file.number, "system.posix_acl_access", &list);
+    assert_eq!(tree.xattr(file.number, rights), Ok(list));
+
+    set(dir, "system.posix_acl_default", &acl(&[(1, 7, NOBODY), (4, 7, NOBODY), (0x20, 7, NOBODY)]));
+    assert_eq!(make(dir, "two", &New::File(0o666)).mode & 0o7777, 0o666, "no mask where rights are given on");
+    tree.remove_xattr(dir, OsStr::new("system.posix_acl_default")).expect("removed");
+    assert_eq!(make(dir, "three", &New::File(0o666)).mode & 0o7777, 0o600);
+
+    let is_root = caller.uid == 0;
+    let gid = is_root.then_some(7);
+    let given = SetAttr { mode: Some(0o2777), gid, ..SetAttr::default() };
+    tree.set_attr(dir, &given).expect("set");
+    let below = make(dir, "four", &New::Dir(0o777));
+    assert_eq!(below.mode & 0o7777, 0o2700);
+    assert_eq!(below.stat.st_gid, gid.unwrap_or(caller.gid));
+}
+
 /// A kernel walks name by name, so that a path may be as long as it likes.
 #[test]
 fn a_path_longer_than_the_kernel_takes_at_once_is_like_any_other() {

@@ -22,7 +22,7 @@ fn show(ground: &Ground, layers: &Layers, options: Options, passthrough: bool) -
         source: "cowsnap:test".into(),
         others: rustix::process::geteuid().is_root(),
         passthrough,
-        threads: 2,
+        threads: if passthrough { 1 } else { 2 },
         restrict: Restrict::default(),
     };
     mount(tree, &ground.path("mnt"), &how).expect("mount")
@@ -79,6 +79,36 @@ fn a_mounted_tree_does_what_a_plain_directory_does() {
 fn with_passthrough_it_does_the_same() {
     ground!("fuse", "root");
     (11..=13).for_each(|seed| same_answers(seed, Options::default(), true));
+}
+
+/// One thread serves; what waits, here for a thaw, waits in another one.
+#[test]
+fn what_takes_long_keeps_nobody_else_waiting() {
+    ground!("fuse", "root");
+    let ground = Ground::new();
+    std::fs::write(ground.path("base").join("source"), vec![1; 4096]).expect("written");
+    let mounted = show(&ground, &ground.layers(), Options::default(), true);
+    let at = ground.path("mnt");
+    let source = std::fs::File::open(at.join("source")).expect("opened");
+    let target = std::fs::File::create(at.join("target")).expect("made");
+    let handle = mounted.handle();
+    let frozen = handle.tree().freeze();
+    let copied = std::thread::spawn(move || rustix::fs::copy_file_range(source, None, target, None, 4096));
+    let (sender, looked) = std::sync::mpsc::channel();
+    let looker = std::thread::spawn(move || {
+        for n in 0..200 {
+            assert!(!at.join(n.to_string()).exists());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        sender.send(()).expect("sent");
+    });
+    let looked = looked.recv_timeout(std::time::Duration::from_secs(60));
+    assert!(!copied.is_finished(), "it is frozen");
+    drop(frozen);
+    assert_eq!(copied.join().expect("it ends"), Ok(4096));
+    looker.join().expect("it ends");
+    looked.expect("names are looked up meanwhile");
+    mounted.unmount().expect("unmount");
 }
 
 /// Does random operations in `dir`, whatever comes of them.

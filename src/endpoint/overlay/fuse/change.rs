@@ -3,17 +3,17 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, LazyLock, RwLock};
 
-use rustix::fs::{OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{OFlags, RenameFlags, Stat, XattrFlags};
 
 use super::copy_up::remove_tree;
 use super::file::{Data, Opened};
-use super::nodes::id_of;
+use super::nodes::{Heritage, id_of};
 use super::root::Root;
 use super::source::Source;
 use super::spot::Spot;
-use super::stack::{Device, Where, is_dir, is_whiteout};
+use super::stack::{Device, Found, Where, is_dir, is_whiteout};
 use super::tree::{Attr, Names, Tree};
 use super::{Errno, Fallible};
 
@@ -106,7 +106,9 @@ impl Tree {
         let path = dir.join(name);
         names.keep_if_last(node.number)?;
         let covered = names.stack.find_below(&place, name)?.is_some();
-        match (names.slot(&path)?, covered) {
+        let is_above = place.lowers.is_empty() && names.nodes.get(node.number)?.upper;
+        let slot = if is_above { Slot::Taken } else { names.slot(&path)? };
+        match (slot, covered) {
             (Slot::Taken, false) => names.stack.upper.unlink(&path)?,
             (Slot::Taken, true) => names.cover(&path)?,
             (_, _) => names.stack.upper.mknod(&path, libc::S_IFCHR, 0)?,
@@ -170,39 +172,76 @@ impl Names {
     ) -> Fallible<(Attr, Option<OwnedFd>)> {
         let (dir, place) = self.writable_dir(parent, options)?;
         let path = dir.join(name);
-        let slot = self.vacancy(&place, &path, name)?;
-        let above = self.stack.upper.stat(&dir)?;
-        let defaults = self.stack.upper.xattr(&dir, b"system.posix_acl_default")?.is_some();
-        let umask = if defaults { 0 } else { caller.umask };
-        let gid = if above.st_mode & libc::S_ISGID != 0 { above.st_gid } else { caller.gid };
-        let owner = Owner { uid: caller.uid, gid, umask };
-        let file = match slot {
-            Slot::Taken => return Err(Errno::EXIST),
-            Slot::Free => {
-                let made = self.make_at(&self.stack.upper, &path, new, &owner);
-                made.inspect_err(|error| self.undo(&self.stack.upper, &path, *error))?
-            }
-            Slot::Whiteout if defaults => {
-                self.stack.upper.unlink(&path)?;
-                let file = self.make_at(&self.stack.upper, &path, new, &owner)?;
-                self.seal(&self.stack.upper, &path, new)?;
-                file
-            }
-            Slot::Whiteout => {
-                let work = self.work_name();
-                let made = self.make_at(&self.work, &work, new, &owner);
-                let file = made.inspect_err(|_| self.discard(&work))?;
-                if above.st_mode & libc::S_ISGID != 0 && matches!(new, New::Dir(_)) {
-                    self.work.chmod(&work, self.work.stat(&work)?.st_mode | libc::S_ISGID)?;
+        let heritage = self.heritage(parent, &dir)?;
+        let umask = if heritage.acl { 0 } else { caller.umask };
+        let owner = Owner { uid: caller.uid, gid: heritage.gid.unwrap_or(caller.gid), umask };
+        // Where nothing shows from below, the kernel says whether the name is free.
+        let covers = !place.lowers.is_empty() && self.stack.find_below(&place, name)?.is_some();
+        if !covers {
+            match self.make_free(&path, new, &owner) {
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+                Ok((stat, file)) => {
+                    let plain = Found {
+                        stat,
+                        at: Where { upper: Some(path), ..Where::default() },
+                        partial: None,
+                        device: None,
+                        bare: !heritage.acl,
+                    };
+                    let is_marked = matches!(new, New::Node(..));
+                    let found = if is_marked { self.made(&place, &dir, name)? } else { plain };
+                    self.nodes.release_id(id_of(&found.stat));
+                    return Ok((self.found(parent, name, found)?, file));
                 }
-                self.seal(&self.work, &work, new)?;
-                self.over_whiteout(&work, &path, new)?;
-                file
             }
-        };
-        let found = self.stack.find(&place_with(&place, &dir), name)?.ok_or(Errno::IO)?;
+        }
+        let Slot::Whiteout = self.slot(&path)? else { return Err(Errno::EXIST) };
+        let file = self.make_over_whiteout(&path, new, &owner, heritage)?;
+        let found = self.made(&place, &dir, name)?;
         self.nodes.release_id(id_of(&found.stat));
         Ok((self.found(parent, name, found)?, file))
+    }
+
+    /// What shows now where something was made.
+    fn made(&self, place: &Where, dir: &Path, name: &OsStr) -> Fallible<Found> {
+        self.stack.find(&place_with(place, dir), name)?.ok_or(Errno::IO)
+    }
+
+    /// Makes what has no name to share. EEXIST: something is there, or a whiteout.
+    fn make_free(&self, path: &Path, new: &New, owner: &Owner) -> Fallible<(Stat, Option<OwnedFd>)> {
+        let upper = &self.stack.upper;
+        let made = self.make_at(upper, path, new, owner);
+        let file = made.inspect_err(|error| self.undo(upper, path, *error))?;
+        let stat = match &file {
+            Some(file) => rustix::fs::fstat(file)?,
+            None => upper.stat(path)?,
+        };
+        Ok((stat, file))
+    }
+
+    fn make_over_whiteout(
+        &mut self,
+        path: &Path,
+        new: &New,
+        owner: &Owner,
+        heritage: Heritage,
+    ) -> Fallible<Option<OwnedFd>> {
+        if heritage.acl {
+            self.stack.upper.unlink(path)?;
+            let file = self.make_at(&self.stack.upper, path, new, owner)?;
+            self.seal(&self.stack.upper, path, new)?;
+            return Ok(file);
+        }
+        let work = self.work_name();
+        let made = self.make_at(&self.work, &work, new, owner);
+        let file = made.inspect_err(|_| self.discard(&work))?;
+        if heritage.gid.is_some() && matches!(new, New::Dir(_)) {
+            self.work.chmod(&work, self.work.stat(&work)?.st_mode | libc::S_ISGID)?;
+        }
+        self.seal(&self.work, &work, new)?;
+        self.over_whiteout(&work, path, new)?;
+        Ok(file)
     }
 
     /// What a failed attempt left is taken away; what was there before is not.
@@ -335,6 +374,10 @@ fn place_with(place: &Where, dir: &Path) -> Where {
     Where { upper: Some(PathBuf::from(dir)), ..place.clone() }
 }
 
+/// Who this process is: nobody changes that.
+static ME: LazyLock<(u32, u32)> =
+    LazyLock::new(|| (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+
 /// Whom something new belongs to.
 struct Owner {
     uid: u32,
@@ -345,7 +388,7 @@ struct Owner {
 impl Owner {
     /// Gives what was made at `path` to the owner, with the bits that a change of owner takes away.
     fn take(&self, root: &Root, path: &Path, mode: u32) -> Fallible<()> {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = *ME;
         if (uid, gid) == (self.uid, self.gid) || uid != 0 {
             return Ok(());
         }

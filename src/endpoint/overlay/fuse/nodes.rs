@@ -39,6 +39,10 @@ pub struct Node {
     pub partial: Option<Partial>,
     /// Set if it stands for a device.
     pub device: Option<Device>,
+    /// Whether it is known to have neither ACLs nor capabilities.
+    pub bare: bool,
+    /// Of a directory: what is made in it takes over, if that was looked at.
+    pub heritage: Option<Heritage>,
     /// What it is, once it has no known name.
     pub orphan: Option<Arc<OwnedFd>>,
     /// Its data, while it is open.
@@ -47,6 +51,15 @@ pub struct Node {
     pub opens: u32,
     /// How often of these it is open to be written to.
     pub writers: u32,
+}
+
+/// What a directory gives to what is made in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Heritage {
+    /// Its group, if that is given on.
+    pub gid: Option<u32>,
+    /// Whether it has default rights.
+    pub acl: bool,
 }
 
 /// All nodes.
@@ -144,6 +157,7 @@ impl Nodes {
         node.kind = kind;
         (node.upper, node.partial, node.device) = (found.at.upper.is_some(), found.partial, found.device);
         (node.lowers, node.view, node.orphan) = (found.at.lowers, found.at.view, None);
+        (node.bare, node.heritage) = (found.bare, None);
         let known = node.places.iter().any(|(dir, known)| *dir == parent && known == name);
         if !known {
             let old = if is_dir(&found.stat) { std::mem::take(&mut node.places) } else { Vec::new() };
@@ -152,6 +166,13 @@ impl Nodes {
             old.into_iter().for_each(|(dir, _)| self.unpin(dir));
         }
         number
+    }
+
+    /// The node in the upper layer with this identity that is known by this name.
+    pub fn known_above(&mut self, id: FileId, parent: u64, name: &OsStr) -> Option<u64> {
+        let number = self.number_of(id, true);
+        let node = self.by_number.get(&number).filter(|node| node.upper)?;
+        node.places.iter().any(|(dir, known)| *dir == parent && known == name).then_some(number)
     }
 
     /// Takes a name from a node. Returns whether it knows another one.
@@ -254,6 +275,8 @@ impl Node {
             view: None,
             partial: None,
             device: None,
+            bare: false,
+            heritage: None,
             orphan: None,
             data: None,
             opens: 0,

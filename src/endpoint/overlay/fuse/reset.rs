@@ -91,6 +91,9 @@ impl Names {
         (self.next_work, self.next_map) = (fresh.next_work, fresh.next_map);
         let root = self.stack.root();
         self.nodes.set_root(&root);
+        for (_, node) in self.nodes.all() {
+            (node.bare, node.heritage) = (false, None);
+        }
         Ok(outdated)
     }
 

@@ -19,7 +19,8 @@ use crate::sys::namespace;
 
 /// How long the process may take to end after its last mount went.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many requests of a mount are served at a time: each waits for the same names, so that more gain nothing.
+/// How many requests of a mount are served at a time where all data goes through the process: each waits for the same names, so that
+/// more gain nothing.
 const THREADS: usize = 4;
 
 /// Serves [`Mode::Fuse`](crate::model::overlay::Mode::Fuse).
@@ -197,7 +198,11 @@ fn how(place: &Place<'_>) -> Result<Mount> {
     let flags = rustix::fs::statvfs(base.as_path()).map_err(Error::io("examine", base.display()))?.f_flag;
     let may_mount = mount::may_mount("fuse").is_ok();
     let is_root = may_mount && rustix::process::geteuid().is_root() && !namespace::has_users_of_its_own();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    // What goes past the process needs no threads of it; names are asked for one after the other.
+    let threads = match is_root {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS),
+    };
     let restrict = Restrict {
         readonly: false,
         nodev: !is_root || flags.contains(StatVfsMountFlags::NODEV),

@@ -79,6 +79,8 @@ struct Marks {
     redirect: Option<Vec<u8>>,
     partial: Option<Partial>,
     device: Option<Device>,
+    /// There are no other extended attributes.
+    alone: bool,
 }
 
 /// A file of which not all data is here.
@@ -130,6 +132,8 @@ pub struct Found {
     pub partial: Option<Partial>,
     /// Set if the file stands for a device.
     pub device: Option<Device>,
+    /// Whether it is known to have neither ACLs nor capabilities.
+    pub bare: bool,
 }
 
 impl Found {
@@ -185,10 +189,21 @@ impl Stack {
 
     /// What shows as `name` in the directory at `dir`.
     pub fn find(&self, dir: &Where, name: &OsStr) -> Fallible<Option<Found>> {
+        self.find_with(dir, name, self.stat_above(dir, name)?)
+    }
+
+    /// What the upper layer has as `name` in the directory at `dir`: a whiteout, too.
+    pub fn stat_above(&self, dir: &Where, name: &OsStr) -> Fallible<Option<Stat>> {
+        let Some(upper) = &dir.upper else { return Ok(None) };
+        stat(&self.upper, &upper.join(name))
+    }
+
+    /// As [`Self::find`], where it is known what the upper layer has.
+    pub fn find_with(&self, dir: &Where, name: &OsStr, above: Option<Stat>) -> Fallible<Option<Found>> {
         let below = |redirect: &Option<Vec<u8>>| self.below(dir, name, redirect);
-        let Some(upper) = &dir.upper else { return below(&None) };
+        let (Some(upper), Some(above)) = (&dir.upper, above) else { return below(&None) };
         let path = upper.join(name);
-        match entry(&self.upper, &path, Some(self.prefix), true)? {
+        match entry_of(above, &self.upper, &path, Some(self.prefix), true)? {
             Entry::Absent => below(&None),
             Entry::Whiteout => Ok(None),
             Entry::Here(stat, marks) => {
@@ -199,7 +214,7 @@ impl Stack {
                 {
                     (at.lowers, at.view) = (found.at.lowers, found.at.view);
                 }
-                Ok(Some(Found { stat, at, partial: marks.partial, device: marks.device }))
+                Ok(Some(Found { stat, at, partial: marks.partial, device: marks.device, bare: marks.alone }))
             }
         }
     }
@@ -277,6 +292,7 @@ impl Stack {
             at: Where { upper: None, lowers: pieces.into(), view: None },
             partial: marks.partial,
             device: marks.device,
+            bare: marks.alone,
         }))
     }
 
@@ -307,11 +323,21 @@ pub fn is_whiteout(stat: &Stat) -> bool {
 
 /// Reads an entry and its marks. What has nothing below it (`merges` is false) is not asked for the marks of merging.
 fn entry(root: &Root, path: &Path, marks: Option<Prefix>, merges: bool) -> Fallible<Entry> {
-    let stat = match root.stat(path) {
-        Ok(stat) => stat,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Entry::Absent),
-        Err(error) => return Err(error),
-    };
+    match stat(root, path)? {
+        Some(stat) => entry_of(stat, root, path, marks, merges),
+        None => Ok(Entry::Absent),
+    }
+}
+
+fn stat(root: &Root, path: &Path) -> Fallible<Option<Stat>> {
+    match root.stat(path) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn entry_of(stat: Stat, root: &Root, path: &Path, marks: Option<Prefix>, merges: bool) -> Fallible<Entry> {
     if is_whiteout(&stat) {
         return Ok(Entry::Whiteout);
     }
@@ -324,9 +350,12 @@ fn entry(root: &Root, path: &Path, marks: Option<Prefix>, merges: bool) -> Falli
 }
 
 fn read_marks(root: &Root, path: &Path, prefix: Prefix) -> Fallible<Marks> {
-    let mut marks = Marks::default();
+    let mut marks = Marks { alone: true, ..Marks::default() };
     for name in root.xattrs(path)? {
-        let Some(mark) = name.strip_prefix(prefix.bytes()) else { continue };
+        let Some(mark) = name.strip_prefix(prefix.bytes()) else {
+            marks.alone = false;
+            continue;
+        };
         let value = || Ok(root.xattr(path, &name)?.unwrap_or_default());
         match mark {
             b"opaque" => marks.opaque = value()? == b"y",

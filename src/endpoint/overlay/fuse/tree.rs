@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{maybe_path_bytes, path_bytes};
 use super::list::Listed;
-use super::nodes::{FileId, Node, Nodes, ROOT, id_of};
+use super::nodes::{FileId, Heritage, Node, Nodes, ROOT, id_of};
 use super::root::Root;
 use super::spot::Spot;
 use super::stack::{Found, Layer, Prefix, Stack, Where, is_dir};
@@ -223,6 +223,14 @@ impl Tree {
         if name.as_bytes().starts_with(names.stack.prefix.bytes()) {
             return Err(Errno::NODATA);
         }
+        // The kernel asks for these whenever a new file is first written to.
+        let is_right = matches!(
+            name.as_bytes(),
+            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
+        );
+        if is_right && names.nodes.get(number)?.bare {
+            return Err(Errno::NODATA);
+        }
         names.spot(number)?.xattr(name.as_bytes())?.ok_or(Errno::NODATA)
     }
 
@@ -242,6 +250,7 @@ impl Tree {
             return Err(Errno::PERM);
         }
         names.copy_up(number, &self.options)?;
+        names.look_again(number)?;
         names.spot(number)?.set_xattr(name.as_bytes(), value, flags)
     }
 
@@ -251,6 +260,7 @@ impl Tree {
         let _change = self.change();
         let mut names = self.names();
         names.copy_up(number, &self.options)?;
+        names.look_again(number)?;
         names.spot(number)?.remove_xattr(name.as_bytes())
     }
 
@@ -259,6 +269,9 @@ impl Tree {
         let _change = self.change();
         let mut names = self.names();
         names.copy_up(number, &self.options)?;
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            names.nodes.get_mut(number)?.heritage = None;
+        }
         if let Some(size) = set.size {
             names.make_writable(number, &self.options)?;
             names.truncate(number, size)?;
@@ -311,7 +324,14 @@ impl Names {
     /// The node of a name. It is told the kernel only by who counts that.
     pub(super) fn lookup(&mut self, parent: u64, name: &OsStr) -> Fallible<Attr> {
         let dir = self.nodes.place(parent)?;
-        let found = self.stack.find(&dir, name)?.ok_or(Errno::NOENT)?;
+        let above = self.stack.stat_above(&dir, name)?;
+        if let Some(stat) = above
+            && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+            && let Some(number) = self.nodes.known_above(id_of(&stat), parent, name)
+        {
+            return self.attr_of(number, stat); // Its marks are known.
+        }
+        let found = self.stack.find_with(&dir, name, above)?.ok_or(Errno::NOENT)?;
         self.found(parent, name, found)
     }
 
@@ -390,6 +410,26 @@ impl Names {
         let place = self.nodes.place(number)?;
         let path = place.upper.clone().ok_or(Errno::STALE)?;
         Ok((path, place))
+    }
+
+    /// What is known of a node's extended attributes is so no more.
+    fn look_again(&mut self, number: u64) -> Fallible<()> {
+        let node = self.nodes.get_mut(number)?;
+        (node.bare, node.heritage) = (false, None);
+        Ok(())
+    }
+
+    /// What is made in a directory, which is at `dir` in the upper layer, takes over from it.
+    pub(super) fn heritage(&mut self, number: u64, dir: &Path) -> Fallible<Heritage> {
+        if let Some(known) = self.nodes.get(number)?.heritage {
+            return Ok(known);
+        }
+        let stat = self.stack.upper.stat(dir)?;
+        let gid = (stat.st_mode & libc::S_ISGID != 0).then_some(stat.st_gid);
+        let acl = self.stack.upper.xattr(dir, b"system.posix_acl_default")?.is_some();
+        let heritage = Heritage { gid, acl };
+        self.nodes.get_mut(number)?.heritage = Some(heritage);
+        Ok(heritage)
     }
 
     /// A name in the work directory that nothing has.

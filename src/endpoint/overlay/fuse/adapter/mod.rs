@@ -17,8 +17,13 @@ use super::reset::Outdated;
 use super::{Errno, Fallible, Layers, Listed, Opened, Tree};
 use crate::sys::mount::Restrict;
 
+mod helpers;
+mod linger;
 mod requests;
 mod words;
+
+use helpers::Helpers;
+use linger::Linger;
 
 /// How the filesystem is mounted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,7 +34,7 @@ pub struct Mount {
     pub others: bool,
     /// Whether reads and writes of files that lie in one piece go past this process (root, kernel 6.9).
     pub passthrough: bool,
-    /// How many requests are served at a time.
+    /// How many requests are served at a time. One thread alone lingers, and has helpers for what takes long.
     pub threads: usize,
     /// What may not be done on it, whoever mounts it. Without root it forbids devices and set-user-id anyway.
     pub restrict: Restrict,
@@ -69,9 +74,21 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
     config.acl = if how.others { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(how.threads.max(1));
     let (stale, moved) = std::sync::mpsc::channel();
-    let adapter = Adapter::new(Arc::clone(&tree), how.passthrough, stale);
+    let (alone, linger) = (how.threads <= 1, Arc::new(Linger::default()));
+    let adapter = Adapter {
+        tree: Arc::clone(&tree),
+        passthrough: how.passthrough,
+        stale,
+        files: Mutex::default(),
+        dirs: Mutex::default(),
+        linger: Arc::clone(&linger),
+        helpers: Helpers::new(alone),
+    };
     let session = Session::new(adapter, dir, &config)?;
     let (device, notifier) = (Arc::new(session.as_fd().try_clone_to_owned()?), session.notifier());
+    if alone {
+        linger.begin(device.try_clone()?);
+    }
     let session = session.spawn()?;
     let teller = session.notifier();
     std::thread::Builder::new().name("notify".into()).spawn(move || {
@@ -176,6 +193,8 @@ struct Adapter {
     stale: Sender<(u64, OsString)>,
     files: Mutex<Files>,
     dirs: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
+    linger: Arc<Linger>,
+    helpers: Helpers,
 }
 
 #[derive(Default)]
@@ -192,10 +211,6 @@ struct Answer {
 }
 
 impl Adapter {
-    fn new(tree: Arc<Tree>, passthrough: bool, stale: Sender<(u64, OsString)>) -> Self {
-        Self { tree, passthrough, stale, files: Mutex::default(), dirs: Mutex::default() }
-    }
-
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }

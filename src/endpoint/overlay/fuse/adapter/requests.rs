@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use fuser::{
@@ -48,6 +48,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _after = self.linger.after();
         match self.tree.lookup(parent.0, name) {
             Err(Errno::NOENT) => reply.entry(&FOREVER, &nothing(), Generation(0)),
             result => entry(reply, result),
@@ -55,10 +56,12 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, times: u64) {
+        let _after = self.linger.after();
         self.tree.forget(node.0, times);
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let _after = self.linger.after();
         answer!(reply, self.tree.attr(node.0), attr => reply.attr(&FOREVER, &file_attr(&attr)))
     }
 
@@ -80,6 +83,7 @@ impl Filesystem for Adapter {
         _: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _after = self.linger.after();
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         // With nothing to set, the kernel means the bits that lend rights.
         let nothing = mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
@@ -89,6 +93,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        let _after = self.linger.after();
         answer!(reply, self.tree.readlink(node.0), target => reply.data(&target))
     }
 
@@ -102,6 +107,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _after = self.linger.after();
         let new = match mode & libc::S_IFMT {
             libc::S_IFREG => New::File(mode & 0o7777),
             _ => New::Node(mode, rdev.into()),
@@ -118,18 +124,22 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _after = self.linger.after();
         entry(reply, self.tree.make(parent.0, name, &New::Dir(mode & 0o7777), &caller(request, umask)));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _after = self.linger.after();
         done(reply, self.tree.unlink(parent.0, name));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _after = self.linger.after();
         done(reply, self.tree.rmdir(parent.0, name));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _after = self.linger.after();
         let new = New::Link(target.as_os_str().to_os_string());
         entry(reply, self.tree.make(parent.0, name, &new, &caller(request, 0)));
     }
@@ -144,15 +154,18 @@ impl Filesystem for Adapter {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _after = self.linger.after();
         let flags = RenameFlags::from_bits_retain(flags.bits());
         done(reply, self.tree.rename((parent.0, name), (to_parent.0, to_name), flags));
     }
 
     fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _after = self.linger.after();
         entry(reply, self.tree.link(node.0, parent.0, name));
     }
 
     fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _after = self.linger.after();
         let writable = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let opened = self.open_node(node.0, writable, |fd| reply.open_backing(fd));
         answer!(reply, opened, Answer { handle, backing } => match backing {
@@ -171,6 +184,7 @@ impl Filesystem for Adapter {
         _: i32,
         reply: ReplyCreate,
     ) {
+        let _after = self.linger.after();
         let created = self.tree.create(parent.0, name, mode & 0o7777, &caller(request, umask));
         answer!(reply, created, (attr, file) => {
             let Answer { handle, backing } =
@@ -196,13 +210,18 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = self.file(handle).and_then(|file| {
-            let mut buffer = vec![0; size as usize];
-            let len = self.tree.read(&file, &mut buffer, offset)?;
-            buffer.truncate(len);
-            Ok(buffer)
+        let _after = self.linger.after();
+        let file = self.file(handle);
+        let tree = Arc::clone(&self.tree);
+        self.helpers.run(move || {
+            let read = file.and_then(|file| {
+                let mut buffer = vec![0; size as usize];
+                let len = tree.read(&file, &mut buffer, offset)?;
+                buffer.truncate(len);
+                Ok(buffer)
+            });
+            answer!(reply, read, data => reply.data(&data))
         });
-        answer!(reply, read, data => reply.data(&data))
     }
 
     fn write(
@@ -217,6 +236,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _after = self.linger.after();
         let written = self.file(handle).and_then(|file| {
             self.tree.write(&file, data, offset)?;
             match flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
@@ -228,6 +248,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let _after = self.linger.after();
         // The kernel asks no more: nothing is held back until a file is closed.
         reply.error(fuser::Errno::ENOSYS);
     }
@@ -242,6 +263,7 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        let _after = self.linger.after();
         self.close(handle);
         reply.ok();
     }
@@ -250,10 +272,12 @@ impl Filesystem for Adapter {
         if self.tree.options.volatile {
             return reply.error(fuser::Errno::ENOSYS); // The kernel takes that for done, and asks no more.
         }
-        done(reply, self.file(handle).and_then(|file| self.tree.fsync(&file)));
+        let (file, tree) = (self.file(handle), Arc::clone(&self.tree));
+        self.helpers.run(move || done(reply, file.and_then(|file| tree.fsync(&file))));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let _after = self.linger.after();
         let mut files = self.files();
         files.next += 1;
         reply.opened(FileHandle(files.next), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
@@ -267,6 +291,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _after = self.linger.after();
         let listing = match self.listing(node.0, handle, offset) {
             Ok(listing) => listing,
             Err(error) => return reply.error(errno(error)),
@@ -297,6 +322,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _after = self.linger.after();
         let listing = match self.listing(node.0, handle, offset) {
             Ok(listing) => listing,
             Err(error) => return reply.error(errno(error)),
@@ -325,6 +351,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        let _after = self.linger.after();
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
         reply.ok();
     }
@@ -333,7 +360,8 @@ impl Filesystem for Adapter {
         if self.tree.options.volatile {
             return reply.error(fuser::Errno::ENOSYS);
         }
-        done(reply, self.tree.sync());
+        let tree = Arc::clone(&self.tree);
+        self.helpers.run(move || done(reply, tree.sync()));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -359,15 +387,18 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
+        let _after = self.linger.after();
         let flags = XattrFlags::from_bits_retain(flags as u32);
         done(reply, self.tree.set_xattr(node.0, name, value, flags));
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _after = self.linger.after();
         extended(reply, size, self.tree.xattr(node.0, name));
     }
 
     fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _after = self.linger.after();
         let names = self.tree.xattrs(node.0);
         extended(
             reply,
@@ -377,6 +408,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _after = self.linger.after();
         done(reply, self.tree.remove_xattr(node.0, name));
     }
 
@@ -390,6 +422,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _after = self.linger.after();
         let file = self.file(handle);
         done(reply, file.and_then(|file| self.tree.allocate(&file, mode as u32, offset, len)));
     }
@@ -403,6 +436,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _after = self.linger.after();
         let sought = self.file(handle).and_then(|file| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             match whence {
@@ -427,10 +461,11 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let copied = self.file(from).and_then(|from| {
-            let to = self.file(to)?;
-            self.tree.copy_range((&from, at), (&to, target), len)
+        let _after = self.linger.after();
+        let (from, to, tree) = (self.file(from), self.file(to), Arc::clone(&self.tree));
+        self.helpers.run(move || {
+            let copied = from.and_then(|from| tree.copy_range((&from, at), (&to?, target), len));
+            answer!(reply, copied, len => reply.written(len as u32))
         });
-        answer!(reply, copied, len => reply.written(len as u32))
     }
 }
