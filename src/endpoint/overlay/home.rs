@@ -14,7 +14,7 @@ use crate::endpoint::overlay::files::{look_like, remove_tree};
 use crate::endpoint::overlay::native;
 use crate::endpoint::record::{read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{FORMAT, LayerId, MountSource, OverlayName, Record};
+use crate::model::overlay::{FORMAT, LayerId, Mode, MountSource, OverlayName, Record};
 use crate::model::quoted;
 use crate::sys::interrupt;
 
@@ -262,11 +262,22 @@ impl Entry {
         MountSource { home: self.home.id.clone(), name: self.name.clone(), copy, generation }
     }
 
-    /// What is written down of it; `None` if there is nothing, or there is no such overlay.
+    /// What is written down of it; `None` if there is nothing, or there is no such overlay. Of a copy whose generation is not there any
+    /// more, the newest one counts: a reset need not write it down.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for a record that is none, [`Error::Foreign`] for one of another format.
     pub fn record(&self) -> Result<Option<Record>> {
+        let Some(mut record) = self.record_as_written()? else { return Ok(None) };
+        for copy in &mut record.copies {
+            if !self.generation(copy.number, copy.generation).dir.exists() {
+                copy.generation = self.generations(copy.number)?.pop().unwrap_or(copy.generation);
+            }
+        }
+        Ok(Some(record))
+    }
+
+    fn record_as_written(&self) -> Result<Option<Record>> {
         let path = self.dir.join("overlay.json");
         let Some(text) = read_record(&path)? else { return Ok(None) };
         #[derive(Deserialize)]
@@ -403,6 +414,26 @@ impl Locked {
             true => replace_file_unsynced(&path, &text),
             false => replace_file(&path, &text),
         }
+    }
+
+    /// Writes the record after a reset: not if nothing but generations changed, of an overlay that does not outlast a crash of the machine, in a
+    /// mode that shows which one it is. On a busy disk a file that is replaced takes as long as all the rest.
+    ///
+    /// # Errors
+    /// As [`Locked::write`].
+    pub fn write_reset(&self, record: &Record) -> Result<()> {
+        let shows_it = match record.mode {
+            Mode::Kernel | Mode::Squashfs | Mode::Erofs | Mode::Native | Mode::Fuse => true,
+            Mode::Reflink | Mode::Copy | Mode::Recreate | Mode::Disabled => false,
+        };
+        if record.options.volatile && shows_it {
+            let Some(mut written) = self.record_as_written()? else { return self.write(record) };
+            written.copies.clone_from(&record.copies);
+            if written == *record {
+                return Ok(());
+            }
+        }
+        self.write(record)
     }
 
     /// Makes the directory of a generation, whose root looks like that of `root`.

@@ -83,7 +83,7 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         done.copies.push(ResetCopy { number, at, generation: generation.number, atomic: swapped.atomic });
     }
     before(Step::Record)?;
-    locked.write(&record)?;
+    locked.write_reset(&record)?;
     drop(lock);
     before(Step::Discard)?;
     for copy in &done.copies {
