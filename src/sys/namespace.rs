@@ -25,6 +25,11 @@ pub fn own_users_and_mounts() -> io::Result<()> {
     Ok(rustix::mount::mount_change("/", flags)?)
 }
 
+/// Whether system calls of this process are filtered (seccomp), as they are in most containers.
+pub fn has_filter() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nSeccomp:\t2"))
+}
+
 /// Whether this process is in a user namespace that does not have all users.
 pub fn has_users_of_its_own() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

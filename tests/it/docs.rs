@@ -178,6 +178,7 @@ fn without_numbers(text: &str) -> String {
 /// Where a page's commands run: its own state directory and its own `/srv`, both gone with it.
 struct Stage {
     folder: tempfile::TempDir,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl Stage {
@@ -187,7 +188,7 @@ impl Stage {
         for name in ["srv", "state", "work"] {
             std::fs::create_dir(folder.path().join(name)).expect("mkdir");
         }
-        Self { folder }
+        Self { folder, env: Vec::new() }
     }
 
     /// (what the pages call it, where it is)
@@ -208,6 +209,7 @@ impl Stage {
             .env("COWSNAP_STATE_DIR", &places[0].1)
             .env("COWSNAP_OVERLAY_HOME", self.folder.path().join("overlays"))
             .env_remove("RUST_LOG")
+            .envs(self.env.iter().copied())
             .current_dir(self.folder.path().join("work"))
             .stdin(std::process::Stdio::null())
             .output()
@@ -233,18 +235,24 @@ impl Drop for Stage {
 
 /// Runs a page from its top to its end, on a machine where nothing of it exists yet.
 pub fn run_page(name: &str) {
-    run_text(name, &document(name));
+    run_page_with(name, &[]);
+}
+
+/// As [`run_page`], with these variables in the environment of its commands.
+pub fn run_page_with(name: &str, env: &[(&'static str, &'static str)]) {
+    run_text(name, &document(name), env);
 }
 
 /// Runs some sections of a page, after what stands before the first one.
 pub fn run_sections(name: &str, headings: &[&str]) {
-    run_text(name, &sections(&document(name), headings));
+    run_text(name, &sections(&document(name), headings), &[]);
 }
 
-fn run_text(name: &str, text: &str) {
+fn run_text(name: &str, text: &str, env: &[(&'static str, &'static str)]) {
     let examples = examples(text);
     assert!(!examples.is_empty(), "{name} shows no command");
-    let stage = Stage::new();
+    let mut stage = Stage::new();
+    stage.env = env.to_vec();
     for Example { command, output } in examples {
         let (went_well, shown) = stage.run(&command);
         assert!(went_well, "{name}: $ {command}\n{shown}");

@@ -179,10 +179,31 @@ fn tells_types(dir: &Path) -> io::Result<bool> {
 /// Whether this process may mount overlayfs where it is; the text says why not.
 pub fn may_mount() -> Result<(), String> {
     mount::may_mount("overlay").map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::PERM | Errno::ACCESS) => "this process may not mount".into(),
-        Some(Errno::NODEV) => "the kernel has no overlayfs".into(),
+        Some(Errno::NODEV) => "the kernel has no overlayfs (modprobe overlay)".into(),
+        Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => may_not_mount(&error),
         _ => format!("overlayfs can not be mounted: {error}"),
     })
+}
+
+/// Why a process may not mount that was answered this (EPERM, EACCES, ENOSYS), with what would help root.
+pub(super) fn may_not_mount(error: &io::Error) -> String {
+    let is_filtered = namespace::has_filter();
+    let is_root = rustix::process::geteuid().is_root();
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) if is_filtered => {
+            "a filter of system calls keeps this process from fsopen (in a container: a newer \
+             runtime, or --security-opt seccomp=unconfined)"
+                .into()
+        }
+        Some(Errno::NOSYS) => "the kernel has no fsopen (Linux 5.2 has)".into(),
+        _ if is_root && is_filtered => {
+            "this process may not mount (in a container: --cap-add SYS_ADMIN, and \
+             --security-opt seccomp=unconfined if that is not enough)"
+                .into()
+        }
+        _ if is_root => "this process may not mount (in a container: --cap-add SYS_ADMIN)".into(),
+        _ => "this process may not mount".into(),
+    }
 }
 
 #[cfg(test)]

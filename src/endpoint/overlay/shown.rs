@@ -22,7 +22,18 @@ pub const EXCHANGED: &str = "exchanged";
 
 /// Shows a mount at the copy's place.
 pub(super) fn attach(place: &Place<'_>, mounted: &Detached) -> Result<()> {
-    mount::attach(mounted, place.at()).map_err(Error::io("mount an overlay at", place.at().display()))
+    mount::attach(mounted, place.at()).map_err(|error| match Errno::from_io_error(&error) {
+        // Who may make a mount, and not attach it, is kept from that by a security module.
+        Some(Errno::ACCESS | Errno::PERM) => Error::Denied {
+            op: "mount an overlay at",
+            subject: place.at().display().to_string(),
+            lacking: "a security module denies mounts to this process".into(),
+            hint: Some(
+                "in a container: --security-opt apparmor=unconfined, or label=disable for SELinux".into(),
+            ),
+        },
+        _ => Error::io("mount an overlay at", place.at().display())(error),
+    })
 }
 
 /// Shows a mount instead of what shows: whoever looks sees one of the two. After an error, the old one still shows.

@@ -63,18 +63,54 @@ pub fn enter() -> Result<()> {
         return Ok(());
     }
     namespace::own_users_and_mounts().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EINVAL) => Error::Denied {
-            op: "make",
-            subject: "mounts for one command".into(),
-            lacking: format!("this process may not mount, nor have a user namespace ({error})"),
-            hint: Some(
-                "run it as root, or allow it: sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 \
-                 kernel.apparmor_restrict_unprivileged_userns=0"
-                    .into(),
-            ),
-        },
+        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EINVAL | libc::ENOSYS) => {
+            let (why, grant) = no_users(&error, &|path| fs::read_to_string(path).ok());
+            Error::Denied {
+                op: "make",
+                subject: "mounts for one command".into(),
+                lacking: format!("this process may not mount, nor have a user namespace: {why} ({error})"),
+                hint: Some(format!("{grant}; or run it as root")),
+            }
+        }
         _ => Error::io("make", "mounts for one command")(error),
     })
+}
+
+/// Why the kernel gives this process no user namespace, and what would make it; `read` reads files of `/proc`.
+fn no_users(
+    error: &std::io::Error,
+    read: &dyn Fn(&'static str) -> Option<String>,
+) -> (&'static str, &'static str) {
+    let is = |path, value: &str| read(path).is_some_and(|text| text.trim() == value);
+    if is("/proc/self/uid_map", "") {
+        return (
+            "its user has no id in the user namespace that it is in",
+            "give it one when that is made: unshare --map-current-user, podman run --userns keep-id",
+        );
+    }
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        return ("the kernel has none", "take a kernel with CONFIG_USER_NS");
+    }
+    let settings = [
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ];
+    if let Some((_, _, grant)) = settings.iter().find(|(path, value, _)| is(path, value)) {
+        return ("a setting of the machine denies it", grant);
+    }
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => ("there are as many as may be", "sysctl user.max_user_namespaces=10000"),
+        _ if read("/proc/self/status").is_some_and(|status| status.contains("\nSeccomp:\t2")) => (
+            "a filter of system calls denies it",
+            "in a container: --security-opt seccomp=unconfined, or --cap-add SYS_ADMIN",
+        ),
+        _ => ("something denies it that is not to be seen, a chroot or a security module", "leave that"),
+    }
 }
 
 /// Runs the command on a tree of its own and does away with the tree. `started` is called once the tree is there.
@@ -251,6 +287,34 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_denies_a_user_namespace_is_named_with_what_to_grant() {
+        let files = |set: &'static [(&'static str, &'static str)]| {
+            move |path: &'static str| {
+                set.iter().find(|(name, _)| path.ends_with(name)).map(|f| f.1.to_owned())
+            }
+        };
+        let denied = |code, set| {
+            let error = std::io::Error::from_raw_os_error(code);
+            no_users(&error, &files(set)).1
+        };
+        assert!(denied(libc::EPERM, &[("uid_map", "")]).contains("--map-current-user"));
+        assert!(denied(libc::EINVAL, &[]).contains("CONFIG_USER_NS"));
+        assert_eq!(
+            denied(libc::ENOSPC, &[("max_user_namespaces", "0\n")]),
+            "sysctl user.max_user_namespaces=10000"
+        );
+        assert_eq!(denied(libc::ENOSPC, &[]), "sysctl user.max_user_namespaces=10000");
+        assert_eq!(
+            denied(libc::EPERM, &[("unprivileged_userns_clone", "0\n")]),
+            "sysctl kernel.unprivileged_userns_clone=1"
+        );
+        let restricted = &[("unprivileged_userns_clone", "1\n"), ("restrict_unprivileged_userns", "1\n")];
+        assert_eq!(denied(libc::EACCES, restricted), "sysctl kernel.apparmor_restrict_unprivileged_userns=0");
+        assert!(denied(libc::EPERM, &[("status", "Name:\tx\nSeccomp:\t2\n")]).contains("seccomp=unconfined"));
+        assert_eq!(denied(libc::EPERM, &[("status", "Name:\tx\nSeccomp:\t0\n")]), "leave that");
+    }
 
     #[test]
     fn a_code_is_passed_on_and_a_signal_is_above_128() {

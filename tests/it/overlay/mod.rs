@@ -1,5 +1,6 @@
 //! Overlays through the program: made, reset, destroyed, run, reaped, and killed at every step.
 
+mod denied;
 mod faults;
 mod fuse;
 mod kernel;

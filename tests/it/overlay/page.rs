@@ -8,6 +8,12 @@ fn what_the_page_of_overlays_shows_is_so() {
     crate::docs::run_page("docs/overlays.md");
 }
 
+#[test]
+fn seven_nodes_are_staged_once_and_wrecked_often() {
+    ground!("overlay");
+    crate::docs::run_page_with("docs/overlay-example.md", &[("MIB", "28")]);
+}
+
 macro_rules! recipes {
     ($($test:ident: $($heading:literal)+, $($tool:literal)*;)+) => {
         $(#[test]

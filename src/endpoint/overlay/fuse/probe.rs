@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::Errno;
+use crate::endpoint::overlay::probe::may_not_mount;
 use crate::sys::mount;
 
 const DEVICE: &str = "/dev/fuse";
@@ -19,6 +20,9 @@ pub fn unusable() -> Option<String> {
             Some(Errno::PERM) => {
                 format!("{DEVICE} may not be opened here (in a container: --device {DEVICE})")
             }
+            Some(Errno::ACCESS) if rustix::process::geteuid().is_root() => format!(
+                "{DEVICE} may not be opened here: it is mounted nodev, or a security module denies it (mount -o remount,dev)"
+            ),
             Some(Errno::ACCESS) => format!("{DEVICE} may not be opened by this user (chmod 666 {DEVICE})"),
             _ => format!("{DEVICE} can not be opened: {error}"),
         });
@@ -28,8 +32,10 @@ pub fn unusable() -> Option<String> {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {
             Some("the kernel has no FUSE (modprobe fuse)".into())
         }
-        Err(_) if rustix::process::geteuid().is_root() => {
-            Some("this process may not mount (in a container: --cap-add SYS_ADMIN)".into())
+        Err(error)
+            if rustix::process::geteuid().is_root() || Errno::from_io_error(&error) == Some(Errno::NOSYS) =>
+        {
+            Some(may_not_mount(&error))
         }
         Err(_) => no_helper(),
     }
