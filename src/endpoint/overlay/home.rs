@@ -1,27 +1,22 @@
 //! The home of overlays: records, locks, generations and trash (docs/FORMAT-overlay.md). Nothing is mounted here.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::overlay::files::{look_like, remove_tree};
+use crate::endpoint::overlay::lock::{Lock, PATIENCE, is_still_at, lock_names, open_lock, wait_for};
 use crate::endpoint::overlay::native;
 use crate::endpoint::record::{read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{FORMAT, LayerId, Mode, MountSource, OverlayName, Record};
 use crate::model::quoted;
-use crate::sys::interrupt;
-
-/// How long another process that changes the same overlay is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How soon a lock is tried again, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
 /// In a generation's directory: the layers that it was made upon.
 pub(super) const LAYERS: &str = "layers.json";
@@ -40,12 +35,6 @@ pub struct Home {
 struct HomeRecord {
     format: u32,
     id: String,
-}
-
-/// A lock; gone when dropped, or with the process.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
 }
 
 impl Home {
@@ -542,45 +531,6 @@ fn make_dir(path: &Path) -> Result<()> {
     made.map_err(Error::io("make directory", path.display()))
 }
 
-fn lock_names(dir: &Path) -> Result<Lock> {
-    let file = open_lock(&dir.join("lock"))?;
-    wait_for(&file, PATIENCE, &|| Error::Refused {
-        op: "lock",
-        subject: dir.display().to_string(),
-        why: "another process makes or destroys overlays in it".into(),
-        hint: None,
-    })?;
-    Ok(Lock { _file: file })
-}
-
-fn open_lock(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    options.open(path).map_err(Error::io("open", path.display()))
-}
-
-fn wait_for(file: &File, patience: Duration, busy: &dyn Fn() -> Error) -> Result<()> {
-    let until = Instant::now() + patience;
-    let mut pause = RETRY.0;
-    loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
-                interrupt::check().map_err(Error::io("wait for", "a lock"))?;
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(RETRY.1);
-            }
-            Err(Errno::WOULDBLOCK) => return Err(busy()),
-            Err(errno) => return Err(Error::io("lock", "an overlay home")(errno)),
-        }
-    }
-}
-
-fn is_still_at(file: &File, path: &Path) -> bool {
-    let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    file.metadata().ok().map(id) == fs::metadata(path).ok().map(id)
-}
-
 pub(super) fn random() -> Result<u64> {
     use std::io::Read;
     let mut bytes = [0; 8];
@@ -605,7 +555,7 @@ fn foreign_format(path: &Path, format: u32) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn record(name: &str) -> Record {
         let text = format!(

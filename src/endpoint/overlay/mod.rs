@@ -16,6 +16,7 @@ pub mod home;
 pub mod image;
 pub mod kernel;
 pub mod layer;
+mod lock;
 pub mod native;
 pub mod ours;
 pub mod owner;
