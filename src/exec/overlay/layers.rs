@@ -205,7 +205,7 @@ pub(super) fn finish_killed_commit(locked: &Locked, record: &Record) -> Result<(
             let generation = locked.generation(copy.number, number);
             if let Some(described) = layer::described(&generation)?.filter(|found| found.id() == top) {
                 let _lock = locked.home().lock()?;
-                described.publish(locked.home())?;
+                described.with_free_name(locked.home())?.publish(locked.home())?;
             }
         }
     }

@@ -51,6 +51,11 @@ impl Lab {
         &self.root
     }
 
+    /// The image of a lab that is on a filesystem of its own.
+    pub fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
     pub fn base(&self) -> PathBuf {
         self.root.join("base")
     }

@@ -12,8 +12,8 @@ use cowsnap::exec::overlay::reset::{Request, reset};
 use cowsnap::exec::overlay::{Step, Survivors};
 use cowsnap::model::overlay::OverlayName;
 
-use crate::ground::ground;
-use crate::overlay::lab::{Lab, read};
+use crate::ground::{ground, run};
+use crate::overlay::lab::{Lab, read, utf8};
 
 fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), Error>) -> Result<(), Error> {
     let home = Home::open(&root.join("home"))?;
@@ -146,6 +146,78 @@ fn a_commit_that_was_killed_takes_in_nothing_that_was_written_since() {
         assert_eq!(read(lab.at("ci").join("more")), "more");
         lab.ok(&["destroy", "ci"]);
     }
+}
+
+/// Nothing says in `layers/` that a name is about to be taken by a commit, once that was killed.
+#[test]
+fn a_commit_that_was_killed_is_finished_also_if_an_import_took_its_name() {
+    ground!("overlay", "fuse", "root");
+    let lab = seeded("kernel");
+    let (home, at, file) = (lab.root().join("elsewhere"), lab.at("elsewhere"), lab.root().join("layer.cow"));
+    let (base, home, at, file) = (lab.base(), utf8(&home), utf8(&at), utf8(&file));
+    let there = |args: &[&str]| lab.ok(&[&["--home", home], args].concat());
+    there(&["create", "ci", "--base", utf8(&base), "--at", at, "--mode", "kernel", "--owner", "none"]);
+    there(&["commit", "ci", "x"]);
+    there(&["export", "ci@x", file]);
+    there(&["destroy", "ci"]);
+    kill_before(&lab, "commit", Step::Name);
+    lab.ok(&["import", file, "--as", "ci@killed"]);
+    assert_eq!(lab.ok(&["diff", "ci"]), "");
+    let names = layers(&lab);
+    let other = names.iter().find(|name| name.starts_with("killed-")).expect("under another name");
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(read(lab.at("ci").join("more")), "more");
+    lab.ok(&["reset", "ci", "--to", "first"]);
+    assert!(!lab.at("ci").join("more").exists());
+    lab.ok(&["reset", "ci", "--to", other]);
+    assert_eq!(read(lab.at("ci").join("more")), "more");
+    lab.ok(&["verify", "--all"]);
+    lab.ok(&["destroy", "ci"]);
+}
+
+/// The image of a filesystem that is still mounted is what a power cut leaves of it.
+#[test]
+fn what_was_committed_imported_or_made_whole_outlives_a_power_cut() {
+    ground!("overlay", "fuse", "root", "loop", "mkfs.ext4");
+    let lab = Lab::on("ext4", &["-q", "-F"]);
+    let noise: Vec<u8> = (0..4 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
+    fs::write(lab.base().join("large"), &noise).expect("written");
+    let after_a_cut = || {
+        let (image, copy) = (lab.image(), lab.image().with_file_name("copy"));
+        let disk = lab.image().with_file_name("after the cut");
+        fs::copy(image, &copy).expect("copied");
+        fs::create_dir_all(&disk).expect("made");
+        run("mount", &["-o", "loop", utf8(&copy), utf8(&disk)]);
+        let said = lab.ok(&["--home", utf8(&disk.join("home")), "verify", "--all"]);
+        let whole = fs::read_dir(disk.join("home/layers")).expect("lists").any(|layer| {
+            let layer = layer.expect("an entry").path();
+            assert!(layer.join("layer.json").is_file(), "{}", layer.display());
+            fs::read(layer.join("whole/tree/large"))
+                .is_ok_and(|bytes| bytes != noise && bytes.len() == noise.len())
+        });
+        run("umount", &[utf8(&disk)]);
+        (said, whole)
+    };
+    let at = lab.create("ci", &["--mode", "fuse", "--owner", "none"]);
+    fs::write(at.join("new"), &noise).expect("written");
+    let file = fs::File::options().write(true).open(at.join("large")).expect("opened");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"patched", 3 << 20).expect("written");
+    drop(file);
+    lab.ok(&["commit", "ci", "x"]);
+    assert_eq!(after_a_cut(), ("ci@x  sound\n".into(), false));
+    let upon = lab.at("upon");
+    lab.ok(&["create", "upon", "--base", "ci@x", "--at", utf8(&upon), "--mode", "kernel", "--owner", "none"]);
+    assert_eq!(after_a_cut(), ("ci@x  sound\n".into(), true));
+    fs::write(upon.join("newer"), &noise).expect("written");
+    lab.ok(&["commit", "upon", "y"]);
+    assert_eq!(after_a_cut(), ("ci@x  sound\nupon@y  sound\n".into(), true));
+    let file = lab.root().with_file_name("layer.cow");
+    lab.ok(&["export", "upon@y", utf8(&file)]);
+    lab.ok(&["destroy", "upon"]);
+    lab.ok(&["destroy", "upon@y"]);
+    lab.ok(&["import", utf8(&file), "--as", "upon@z"]);
+    assert_eq!(after_a_cut(), ("ci@x  sound\nupon@z  sound\n".into(), true));
+    lab.ok(&["destroy", "ci"]);
 }
 
 #[test]

@@ -111,6 +111,28 @@ impl Described<'_> {
         }
     }
 
+    /// As it is if its name is free, else under another one: what was frozen when its commit was killed becomes a layer, whatever took that name
+    /// meanwhile. The caller has the home's lock.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn with_free_name(mut self, home: &Home) -> Result<Self> {
+        match self.check_name(home) {
+            Err(Error::Exists { .. }) => {}
+            other => return other.map(|()| self),
+        }
+        let (id, was) = (self.record.id.to_string(), self.record.name.clone());
+        let start: String = was.as_str().chars().take(80).collect();
+        self.record.name = format!("{start}-{}", &id[..8]).parse().expect("the start of a name and digits");
+        replace_file(&self.generation.dir().join("layer.json"), self.record.to_text().as_bytes())?;
+        tracing::warn!(
+            "the layer {}@{was} was committed, and that name is taken: it is called {}",
+            self.record.overlay,
+            self.record.name
+        );
+        Ok(self)
+    }
+
     /// Makes it a layer, by one rename. The caller has the home's lock.
     ///
     /// # Errors
