@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{destroy, opened, run, unhindered};
-use crate::endpoint::overlay::{Entry, Home, Locked, fuse, ours, owner};
+use crate::endpoint::overlay::{Entry, Home, Locked, fuse, layer, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
@@ -49,6 +49,9 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
     }
     unmount_strays(home, dry_run, &mut reaping)?;
     detach_dead(home, dry_run, &mut reaping)?;
+    if !dry_run {
+        layer::sweep_staging(home)?;
+    }
     Ok(reaping)
 }
 

@@ -28,6 +28,7 @@ pub use history::Layers;
 pub use import::{ImportRequest, Onto, import};
 pub use links::{complete_links, index_of};
 pub use record::LayerRecord;
+pub use staging::sweep_staging;
 pub use store::Layer;
 pub use tree::{Attributes, BadMark, Node, Stack, Tree};
 pub use whole::make_whole;

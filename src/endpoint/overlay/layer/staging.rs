@@ -68,7 +68,16 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// Takes away what killed makers left.
+/// Takes away what imports left that were killed, and who was killed making files whole.
+///
+/// # Errors
+/// What the kernel says; [`Error::Refused`] while somebody else has the home's lock for long.
+pub fn sweep_staging(home: &Home) -> Result<()> {
+    let _lock = home.lock()?;
+    sweep(home)
+}
+
+/// As [`sweep_staging`], by whoever has the home's lock.
 fn sweep(home: &Home) -> Result<()> {
     let folder = home.layers();
     for entry in fs::read_dir(&folder).map_err(Error::io("list", folder.display()))? {
