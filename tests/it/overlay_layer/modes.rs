@@ -214,6 +214,28 @@ fn whoever_is_killed_while_files_are_made_whole_leaves_nothing_in_the_way() {
     lab.ok(&["destroy", "ci"]);
 }
 
+/// What an overlay within the overlay has for marks is none of the layer's.
+#[test]
+fn marks_of_an_overlay_within_are_no_marks_of_the_layer() {
+    ground!("overlay", "fuse", "root", "loop", "mkfs.ext4");
+    let lab = lab();
+    let at = lab.create("ci", &["--mode", "kernel", "--owner", "none"]);
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(at.join("dir"), "trusted.overlay.opaque", b"y", flags).expect("set");
+    lab.ok(&["commit", "ci", "x"]);
+    // Directories are made in a layer for other names of a file, and beside it for files that are made whole.
+    patch(&at.join("shared"), 0, b"by its first name");
+    let shown = of_kernel(&at);
+    lab.ok(&["commit", "ci", "y"]);
+    assert_same(&shown, &of_kernel(&at), "after the commit");
+    assert_shows(&lab, "ci@y", &shown);
+    let at = upon(&lab, "upon", "ci@x", "fuse");
+    patch(&at.join("dir/cut"), 300_000, b"patched");
+    let shown = of_kernel(&at);
+    lab.ok(&["commit", "upon", "z"]);
+    assert_shows(&lab, "upon@z", &shown);
+}
+
 /// Anything done in one mode, committed, gone on with in the other.
 #[test]
 fn whatever_is_done_in_one_mode_shows_in_the_other() {

@@ -185,7 +185,7 @@ pub(super) fn dress(dir: std::os::fd::BorrowedFd<'_>, name: &[u8], like: &Node) 
     let (uid, gid) = (Uid::from_raw(like.stat.st_uid), Gid::from_raw(like.stat.st_gid));
     chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
-    for (attribute, value) in like.shown() {
+    for (attribute, value) in like.copied() {
         lsetxattr(&path, attribute, &value, XattrFlags::empty())?;
     }
     chmodat(dir, name, Mode::from_raw_mode(like.mode()), AtFlags::empty())?;

@@ -266,6 +266,16 @@ impl Node {
         self.attributes.iter().filter_map(|(n, value)| Some((name(n)?, value.clone()))).collect()
     }
 
+    /// The attributes that a copy in another layer of the same namespace has: all but the marks. Those of a nested overlay stay as they are
+    /// on disk, else they would be marks there.
+    pub fn copied(&self) -> Attributes {
+        let prefix = self.xattrs.prefix().as_bytes();
+        let is_mark =
+            |name: &[u8]| name.strip_prefix(prefix).is_some_and(|mark| !mark.starts_with(b"overlay."));
+        let copied = self.attributes.iter().filter(|(name, _)| !is_mark(name));
+        copied.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// The attributes that are part of the layer: those that show, and the marks but for the kernel's own. Marks are called
     /// `overlay.…`, whichever namespace they are in.
     pub fn kept(&self) -> Attributes {
