@@ -71,6 +71,9 @@ impl<R: Read> Reader<R> {
             let header = Header(&header, start);
             header.check()?;
             let stored = extended.size.take().map_or_else(|| header.number(124, 12), Ok)?;
+            if stored > i64::MAX as u64 {
+                return Err(bad(start, format!("an entry of {stored} bytes")));
+            }
             if header.0[156] == b'x' {
                 extended = self.extended(start, stored)?;
                 continue;

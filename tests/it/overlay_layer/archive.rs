@@ -261,6 +261,16 @@ fn an_archive_that_would_lead_out_is_refused_and_nothing_of_it_is_left() {
     let long = Line { size: Size::Bytes(u64::MAX), ..line(Kind::File, "f") };
     let sparse = Member { size: u64::MAX, ranges: Some(Vec::new()), ..Member::new(Type::File, "tree/f") };
     refused(&[root_line.clone(), long], &[root_member.clone(), (sparse, Vec::new())], "f");
+    for size in [1 << 43, i64::MAX as u64] {
+        let zeros = Line { size: Size::Bytes(size), ..line(Kind::File, "f") };
+        let sparse = Member { size, ranges: Some(Vec::new()), ..Member::new(Type::File, "tree/f") };
+        // It would be read for hours.
+        refused(
+            &[root_line.clone(), zeros],
+            &[root_member.clone(), (sparse, Vec::new())],
+            "it is another file",
+        );
+    }
     let lines = [root_line.clone(), line(Kind::File, "f")];
     refused(&lines, std::slice::from_ref(&root_member), "f is missing from the archive");
     let more = [root_member.clone(), member(Type::File, "tree/f"), member(Type::File, "tree/g")];

@@ -32,6 +32,9 @@ use crate::stream::tar::{self, Member, Reader, Type};
 /// The longest manifest that is imported, in bytes.
 const MAX_MANIFEST: u64 = 512 << 20;
 
+/// Holes of which all zeros are read: a file that has more was committed as a sparse one.
+const MAX_READ_HOLES: u64 = 64 << 30;
+
 /// What an import is told.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
@@ -413,6 +416,7 @@ fn fill<R: Read>(file: &File, line: &Line, member: &Member, reader: &mut Reader<
     if member.kind != Type::File
         || member.size != size
         || (line.data == Data::Metacopy && member.stored() > 0)
+        || (line.data == Data::Plain && size - member.stored() > MAX_READ_HOLES)
     {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is another file than the manifest's"));
     }
