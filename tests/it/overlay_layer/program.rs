@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use cowsnap::endpoint::History as _;
 use cowsnap::endpoint::overlay::layer::{LayerRecord, Layers};
+use cowsnap::endpoint::{Error, History as _};
 use cowsnap::model::overlay::Xattrs;
+use cowsnap::model::{Guid, VersionRef};
 
 use crate::ground::{ground, run};
 use crate::overlay::lab::{Lab, Process, read, utf8};
@@ -237,8 +238,21 @@ fn layers_are_versions_to_whoever_prunes() {
     let [first, second] = inventory.versions() else { panic!("two") };
     let tag = "keep".parse().expect("a tag");
     layers.hold(&second.id, &tag).expect("held");
-    assert!(layers.destroy(&second.id).is_err() && layers.destroy(&first.id).is_err());
+    layers.hold(&second.id, &tag).expect("twice is once");
+    assert_eq!(layers.inventory().expect("listed").holds(), [(second.id.clone(), tag.clone())]);
+    assert!(matches!(layers.destroy(&second.id), Err(Error::Held { .. })));
+    assert!(matches!(layers.destroy(&first.id), Err(Error::Refused { .. })), "the second lies on it");
     layers.release(&second.id, &tag).expect("released");
+    assert!(matches!(layers.release(&second.id, &tag), Err(Error::NotFound { .. })));
+    // They act on identity, and not on a name.
+    let reused = VersionRef { guid: Guid([7; 16]), name: second.id.name.clone() };
+    let acts = [layers.hold(&reused, &tag), layers.release(&reused, &tag), layers.destroy(&reused)];
+    assert!(acts.iter().all(|act| matches!(act, Err(Error::Reused { .. }))), "{acts:?}");
+    let gone = VersionRef { guid: Guid([7; 16]), name: "third".parse().expect("a name") };
+    assert!(matches!(layers.destroy(&gone), Err(Error::NotFound { .. })));
+    assert_eq!(layers.inventory().expect("listed").versions().len(), 2, "nothing was changed");
+    let others = Layers::of(&lab.home(), &"other".parse().expect("a name"));
+    assert!(others.inventory().expect("listed").versions().is_empty(), "each overlay has its own");
     layers.destroy(&second.id).expect("destroyed");
     layers.destroy(&first.id).expect("destroyed");
     assert!(layers.inventory().expect("listed").versions().is_empty());
