@@ -9,6 +9,7 @@ mod modes;
 mod native;
 mod neighbours;
 mod page;
+mod programs;
 mod reap;
 mod run;
 mod suites;
