@@ -125,11 +125,13 @@ pub fn run(home: &Home, run: &Run, started: &mut dyn FnMut(&Created)) -> Result<
     started(&created);
     let name = created.record.name.clone();
     let at = created.record.copies[0].at().to_owned();
+    // In a PID namespace whose first process this is, the process that serves the tree is a child as well.
+    let own = children();
     let outcome = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(Error::io("watch over", "the command"))
         .and_then(|()| start(run, number, &at))
         .and_then(wait);
-    let ended = end_what_is_left();
+    let ended = end_what_is_left(&own);
     match outcome {
         Ok(status) if run.keep_on_failure && !status.success() => {
             let kept = keep(home, &name)?;
@@ -219,22 +221,27 @@ fn has_the_terminal() -> bool {
     })
 }
 
-/// Ends the processes that the command left behind: they have become children of this one. How many there were.
-fn end_what_is_left() -> usize {
+/// Ends the processes that the command left behind, which have become children of this one: all but those that it had before. How
+/// many there were.
+fn end_what_is_left(own: &[Pid]) -> usize {
     let mut ended = 0;
     loop {
-        let own = std::process::id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-        let pids: Vec<_> =
-            children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
-        if pids.is_empty() {
+        let left: Vec<_> = children().into_iter().filter(|pid| !own.contains(pid)).collect();
+        if left.is_empty() {
             return ended;
         }
-        for pid in pids {
+        for pid in left {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
             ended += usize::from(rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok());
         }
     }
+}
+
+/// The children of this process' first thread, which starts all of them and is given all orphans.
+fn children() -> Vec<Pid> {
+    let own = std::process::id();
+    let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// Ends what a command left behind whose caller was killed: whoever sees its tree, which nobody else ever did.

@@ -343,6 +343,39 @@ fn a_command_has_one_of_its_own_and_nothing_is_left_of_it() {
     assert_nothing_left(&lab);
 }
 
+/// As the first process of a PID namespace, which is what a container's command is: orphans become its children.
+#[test]
+fn the_first_process_of_a_container_ends_what_the_command_left_and_not_what_serves_it() {
+    ground!("fuse", "root");
+    let lab = Lab::new();
+    let base = lab.base();
+    let in_container = |options: &[&str], script: &str| {
+        let run = ["run", "--base", utf8(&base), "--mode", "fuse"];
+        let command = lab.command(&[&run[..], options, &["--", "sh", "-c", script]].concat());
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["-pf", "--mount-proc", "--kill-child"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        unshare.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        unshare.output().expect("unshare runs")
+    };
+    let output = in_container(&[], "echo changed > file; cat file; exit 7");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.contains("changed") && !said.contains("left running"), "{said}");
+    assert_nothing_left(&lab);
+    let output = in_container(&["--keep-on-failure"], "sleep 600 & echo kept > dir/file; exit 3");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("ended what the command left running: 1 processes"), "{said}");
+    let kept = said.lines().find_map(|line| line.strip_prefix("kept what it changed: ")).expect(&said);
+    assert_eq!(read(Path::new(kept).join("dir/file")), "kept\n");
+    assert_eq!(read(base.join("file")), "base");
+    lab.ok(&["destroy", "--all"]);
+    assert_nothing_left(&lab);
+}
+
 /// The same operations through the program's mounts in both modes and in a plain directory: the same answers, the same tree.
 #[test]
 fn random_operations_do_the_same_as_in_a_plain_directory_and_in_mode_kernel() {
