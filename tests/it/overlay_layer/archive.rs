@@ -12,7 +12,7 @@ use cowsnap::model::Guid;
 use cowsnap::model::overlay::{Base, Xattrs};
 use cowsnap::stream::container::{Backend, Header};
 use cowsnap::stream::reader::{Frames, Reader, Step};
-use cowsnap::stream::tar::{Member, Type, Writer};
+use cowsnap::stream::tar::{self, Member, Type, Writer};
 use cowsnap::stream::writer;
 
 use super::commit::{OPTIONS, home, record, request};
@@ -90,6 +90,10 @@ fn a_layer_that_is_imported_elsewhere_is_the_same_layer() {
     for home in [&home, &there] {
         let again = import(home, Cursor::new(&archive), &plain(), &everywhere).expect_err("it is there");
         assert!(matches!(again, Error::Exists { .. }), "{again}");
+        let named = ImportRequest { name: Some("other".parse().expect("a name")), ..plain() };
+        let again =
+            import(home, Cursor::new(&archive), &named, &everywhere).expect_err("by another name too");
+        assert!(matches!(again, Error::Exists { .. }), "{again}");
     }
 }
 
@@ -142,7 +146,43 @@ fn a_layer_without_what_it_builds_upon_is_refused_unless_it_is_put_upon_somethin
         ImportRequest { onto: Some(onto), name: Some("renamed".parse().expect("a name")), ..plain() };
     let found = import(&there, Cursor::new(archived(&second)), &request, &nowhere).expect("imported");
     assert_eq!((found.label().as_str(), found.record().parent), ("ci@renamed", None));
+    let again = ImportRequest { name: request.name.clone(), ..plain() };
+    let taken =
+        import(&there, Cursor::new(archived(&first)), &again, &everywhere).expect_err("the name is taken");
+    assert!(matches!(taken, Error::Exists { .. }), "{taken}");
+    assert_eq!(Layer::all(&there).expect("listed").len(), 1);
     import(&there, Cursor::new(archived(&first)), &plain(), &everywhere).expect("imported");
+}
+
+/// Else the kernel would be given zeros for what a layer has not.
+#[test]
+fn whether_a_layer_has_files_in_part_is_told_from_its_entries_and_not_from_what_is_said_of_it() {
+    ground!("fuse", "root", "loop", "mkfs.ext4");
+    let lab = crate::overlay::lab::Lab::on("ext4", &["-q", "-F"]);
+    fs::write(lab.base().join("large"), vec![7; 1 << 20]).expect("written");
+    let at = lab.create("ci", &["--mode", "fuse", "--owner", "none"]);
+    let large = fs::File::options().write(true).open(at.join("large")).expect("opened");
+    std::os::unix::fs::FileExt::write_all_at(&large, b"patched", 500_000).expect("written");
+    drop(large);
+    lab.ok(&["commit", "ci", "x"]);
+    lab.ok(&["destroy", "ci"]);
+    let layers = Layer::all(&lab.home()).expect("listed");
+    let (layer, archive) = (&layers[0], archived(&layers[0]));
+    assert!(layer.record().blocks);
+    let (mut reader, mut writer) = (tar::Reader::new(archive.as_slice()), Writer::new(Vec::new()));
+    while let Some(member) = reader.entry().expect("sound") {
+        if member.path == b"layer.json" {
+            let lie = LayerRecord { blocks: false, entries: 1, ..layer.record().clone() }.to_text();
+            let member = Member { size: lie.len() as u64, ..member };
+            writer.append(&member, &mut lie.as_bytes()).expect("written");
+        } else {
+            writer.append(&member, &mut reader).expect("written");
+        }
+    }
+    let there = Home::open(&lab.root().join("there")).expect("made");
+    let archive = writer.finish().expect("written");
+    let found = import(&there, Cursor::new(archive), &plain(), &everywhere).expect("imported");
+    assert_eq!((found.record().blocks, found.record().entries), (true, layer.record().entries));
 }
 
 /// An archive of these entries, with a manifest and a layer.json that fit it.
