@@ -37,9 +37,30 @@ pub(super) fn as_seen_in(of: Option<&Ids>, found: &mut [Line], wanted: &[Line]) 
     Ok(())
 }
 
+/// The `id` that this process sees, as it was seen there.
 fn seen(here: &[[u32; 3]], there: &[[u32; 3]], id: u32, wanted: u32) -> u32 {
     match outside(here, id) {
         None => wanted,
-        Some(without) => inside(there, without).unwrap_or(id),
+        Some(without) => match inside(there, without) {
+            Some(id) => id,
+            // It was of nobody there either.
+            None if outside(there, wanted).is_none() => wanted,
+            None => id,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seen;
+
+    #[test]
+    fn an_owner_is_the_same_in_another_namespace_unless_it_changed() {
+        let (all, rooted) = ([[0, 0, u32::MAX]], [[0, 1000, 1]]);
+        assert_eq!(seen(&all, &rooted, 1000, 0), 0, "made within, seen outside");
+        assert_eq!(seen(&rooted, &all, 0, 1000), 1000, "made outside, seen within");
+        assert_eq!(seen(&rooted, &all, 65_534, 33), 33, "somebody else's: that can not be seen");
+        assert_eq!(seen(&all, &rooted, 33, 65_534), 65_534, "nor could it be seen then");
+        assert_eq!(seen(&all, &rooted, 33, 0), 33, "it changed");
     }
 }

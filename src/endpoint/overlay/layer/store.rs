@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::commit::sync_dir;
 use super::manifest::{self, Line};
 use super::owners;
 use super::record::LayerRecord;
@@ -246,8 +247,9 @@ impl Layer {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.map_err(Error::io("hold", self.label()))?,
         }
-        let made = fs::File::create(folder.join(tag.as_str())).and_then(|file| file.sync_all());
-        made.and_then(|()| fs::File::open(&folder)?.sync_all()).map_err(Error::io("hold", self.label()))
+        fs::File::create(folder.join(tag.as_str())).map_err(Error::io("hold", self.label()))?;
+        sync_dir(&folder)?;
+        sync_dir(&self.dir)
     }
 
     /// Takes a tag off.
