@@ -121,6 +121,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = Home::open(dir)?;
     if args.dry_run {
         let (record, warnings) = overlay::create::plan(&home, &new)?;
+        warnings.iter().for_each(|warning| context.warn(warning));
         let text =
             format!("would make overlay {} in mode {}: {}", new.name, record.mode, record.why.join("; "));
         return context

@@ -97,6 +97,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
         check_place(copy.at())?;
     }
     warnings.extend(choice.warnings);
+    warnings.extend(to_be_made_whole(home, &new.layers, choice.mode)?);
     let mut more = new.more.clone();
     if matches!(choice.mode, Mode::Reflink | Mode::Copy | Mode::Recreate) && probe::may_mount().is_err() {
         more.insert(overlay::EXCHANGED.into(), true.into());
@@ -147,6 +148,23 @@ fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<
     record.state = State::Ready;
     locked.write(&record)?;
     Ok(record)
+}
+
+/// What is to be said of the layers of which files have to be made whole first.
+fn to_be_made_whole(home: &Home, layers: &[LayerId], mode: Mode) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for &id in layers.iter().filter(|_| mode != Mode::Fuse) {
+        let layer = Layer::open(home, id)?;
+        let bytes = layer.to_be_made_whole()?;
+        if bytes > 0 {
+            warnings.push(format!(
+                "layer {} has only blocks of some files, which mode {mode} can not read: they are made whole first, {} MiB",
+                layer.label(),
+                bytes.div_ceil(1 << 20)
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 fn choose_mode(home: &Home, new: &New) -> Result<Choice> {

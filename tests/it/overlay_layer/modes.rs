@@ -169,9 +169,13 @@ fn where_there_is_no_room_for_whole_files_nothing_is_left_of_them() {
     set_len(&filler, filled - 2 * MIB as u64);
     let at = lab.at("full");
     let args = ["create", "full", "--base", "ci@second", "--at", utf8(&at), "--mode", "kernel"];
-    let output = lab.run(&args);
-    assert!(text(&output).contains("No space left on device"), "{}", text(&output));
-    assert_ne!(output.status.code(), Some(0));
+    let said = lab.fails(3, &args);
+    assert!(said.contains("No space left on device"), "{said}");
+    let told = text(&lab.run(&[&args[..], &["--dry-run"]].concat()));
+    assert!(
+        told.contains("layer ci@second has only blocks of some files, which mode kernel can not read"),
+        "{told}"
+    );
     assert!(!layer(&lab, "ci@second").dir().join("whole").exists());
     assert_eq!((left_in_layers(&lab), lab.names()), (vec![], vec!["ci".to_owned()]));
     fs::remove_file(&filler).expect("removed");

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, OFlags, linkat, utimensat};
 use super::commit::sync_dir;
 use super::data::Content;
 use super::links::{dress, make_dirs, times_of};
-use super::manifest::{self, Data, Line};
+use super::manifest::{self, Data, Line, Size};
 use super::merge::{self, Shown};
 use super::owners;
 use super::scan::{Sparse, scan, sync_filesystem};
@@ -63,6 +63,19 @@ impl Layer {
                 hint: Some("cowsnap overlay reset, of the overlay that lies on it, makes them whole".into()),
             }),
         }
+    }
+
+    /// How many bytes the files have that [`make_whole`] would make; 0 if there are none, or it was done.
+    ///
+    /// # Errors
+    /// As [`Layer::manifest`].
+    pub fn to_be_made_whole(&self) -> Result<u64> {
+        if !self.record().blocks || self.whole().exists() {
+            return Ok(0);
+        }
+        let lines = self.manifest()?;
+        let sizes = lines.iter().filter(|line| lacks_data(line, self.record().xattrs)).map(|line| line.size);
+        Ok(sizes.map(|size| if let Size::Bytes(bytes) = size { bytes } else { 0 }).sum())
     }
 
     /// Opens what [`Layer::kernel_dirs`] names.
