@@ -9,7 +9,7 @@ use cowsnap::sys::lzc::{self, BEGIN_LEN, Errno, Receive, SendFlags};
 
 use super::super::ground::zfs;
 use super::{Lab, get, noise};
-use crate::ground::ground;
+use crate::ground::{ground, run};
 
 fn flags() -> SendFlags {
     SendFlags { embedded: true, large_block: true, compressed: true, ..SendFlags::default() }
@@ -96,6 +96,70 @@ fn refusals_to_receive_have_the_numbers_that_are_told_from_one_another() {
     zfs(&["unmount", &lab.target]);
     let volume = lab.pool.volume("disk", "16M");
     assert_eq!(receive(&full, &format!("{volume}/x@one"), false, false), Err(Errno::WrongParent));
+}
+
+/// What the library answers that reads the BEGIN record by itself: a call, and whether its argument `raw` is set.
+fn receive_by_itself(call: &str, raw: bool, snapshot: &str, stream: &str) -> i32 {
+    const SCRIPT: &str = r#"
+import ctypes, os, sys
+call, raw, snapshot, stream = sys.argv[1:]
+core = ctypes.CDLL("libzfs_core.so.3")
+assert core.libzfs_core_init() == 0
+fd = os.open(stream, os.O_RDONLY)
+print(getattr(core, call)(snapshot.encode(), None, None, 0, int(raw), fd))
+"#;
+    let raw = u8::from(raw).to_string();
+    let output = run("python3", &["-c", SCRIPT, call, &raw, snapshot, stream]).stdout;
+    String::from_utf8(output).expect("utf-8").trim().parse().expect("a number")
+}
+
+/// Why cowsnap reads it and hands it over (kernel-notes/zfs.md, "BEGIN passed by the caller"): without, nobody sees what stands
+/// behind it, and which of two ioctls is taken goes by the flags alone.
+#[test]
+fn without_a_begin_record_the_library_fails_on_streams_that_have_a_list_behind_it() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 300_000));
+    let one = lab.snapshot("one");
+    let key = lab.file("key");
+    fs::write(&key, "a long passphrase").expect("written");
+    let secret = lab.pool.full("secret");
+    let keylocation = format!("keylocation=file://{key}");
+    zfs(&["create", "-o", "encryption=on", "-o", "keyformat=passphrase", "-o", &keylocation, &secret]);
+    zfs(&["snapshot", &format!("{secret}@one")]);
+    let sent = |file: &str, args: &[&str]| {
+        let path = lab.file(file);
+        fs::write(&path, run("zfs", &[&["send"], args].concat()).stdout).expect("written");
+        path
+    };
+    let (plain, raw) = (sent("plain", &[&one]), sent("raw", &["-w", &format!("{secret}@one")]));
+    let at = |name: &str| format!("{}@one", lab.pool.full(&format!("backup/{name}")));
+    const CHECKSUM: i32 = libc::EBADE;
+    for (nth, (call, flag, stream, wanted)) in [
+        ("lzc_receive", false, &plain, 0),
+        ("lzc_receive", false, &raw, CHECKSUM),
+        ("lzc_receive", true, &raw, 0),
+        ("lzc_receive_resumable", false, &raw, 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = receive_by_itself(call, flag, &at(&format!("n {nth}")), stream);
+        assert_eq!(answer, wanted, "{call}, raw {flag}, of {stream}");
+    }
+    // Handed over, it is seen what it is, whatever the flags say.
+    let stream = fs::read(&raw).expect("read");
+    assert_eq!(receive(&stream, &at("handed over"), false, false), Ok(()));
+    // The rest of what was broken off.
+    let whole = fs::read(&plain).expect("read");
+    for (name, call, wanted) in [("rest", "lzc_receive_resumable", 0), ("lost", "lzc_receive", libc::EINVAL)]
+    {
+        assert_eq!(receive(&whole[..whole.len() / 2], &at(name), false, true), Err(Errno::StreamTruncated));
+        let target = lab.pool.full(&format!("backup/{name}"));
+        let rest = sent(name, &["-t", &get(&target, "receive_resume_token")]);
+        assert_eq!(receive_by_itself(call, false, &at(name), &rest), wanted, "{call}");
+    }
+    assert_eq!(lab.snapshots(&lab.pool.full("backup/rest")), ["one"]);
 }
 
 #[test]

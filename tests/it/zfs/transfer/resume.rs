@@ -114,6 +114,32 @@ fn a_receiver_that_is_killed_as_the_kernel_begins_ends() {
     }
 }
 
+/// The same of a send. What the kernel writes to a pipe that nobody reads, it would wait for as long as the reader is there.
+#[test]
+fn a_sender_that_is_killed_as_the_kernel_begins_ends_and_holds_nothing() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 12_000_000));
+    let zfs = cowsnap::sys::lzc::open().expect("ZFS");
+    for nth in 1..=8 {
+        let snapshot = lab.snapshot(&format!("s {nth}"));
+        let mut command = lab.command(&["send", "--raw", &snapshot]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut stream = child.stdout.take().expect("piped");
+        // What comes first is BEGIN. Now the kernel makes its threads, and fills all pipes: most is never read.
+        std::io::Read::read_exact(&mut stream, &mut [0]).expect("it sends");
+        child.kill().expect("it runs");
+        let child = std::sync::Mutex::new(child);
+        waits("it to end", || child.lock().expect("ours").try_wait().expect("asked").is_some());
+        assert!(zfs.holds(&snapshot).expect("there").is_empty());
+        let gone =
+            zfs.destroy_snapshots(std::slice::from_ref(&snapshot), false).map_err(|failed| failed.errno);
+        assert_eq!(gone, Ok(()), "nothing sends {snapshot} any more");
+        drop(stream);
+    }
+    assert!(lab.snapshots(&lab.source).is_empty());
+}
+
 #[test]
 fn a_sender_that_was_killed_leaves_what_goes_on() {
     ground!("zfs");
