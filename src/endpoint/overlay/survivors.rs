@@ -43,10 +43,19 @@ impl Users {
     }
 }
 
+/// Which uses of a tree count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counts {
+    /// All.
+    All,
+    /// Those of what has a name: what has none, as of a tree that was taken away before, stays what it is for whoever has it.
+    Named,
+}
+
 /// Who uses the tree that shows at `at`: the topmost mount there, or the directory itself if nothing is mounted on it. This process
 /// is left out. Costs a few calls if nobody uses the mount; otherwise all of `/proc` is read. Processes of other users are seen by
 /// root only.
-pub fn users(at: &Path) -> Result<Users> {
+pub fn users(at: &Path, counts: Counts) -> Result<Users> {
     let Ok(meta) = at.symlink_metadata() else { return Ok(Users::default()) };
     if !meta.is_dir() {
         return Ok(Users::default());
@@ -64,8 +73,13 @@ pub fn users(at: &Path) -> Result<Users> {
     let survivors = pids.filter(|&pid| pid != own).filter_map(|pid| {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let how = match mount {
-            Some(mount) => how_it_uses(&process, |link| mount_of(link) == Some(mount), at),
-            None if sees_our_mounts(&process) => how_it_uses(&process, |link| leads_below(link, at), at),
+            Some(mount) => {
+                let counts_it = |link: &Path| counts == Counts::All || has_name(link);
+                how_it_uses(&process, |link| mount_of(link) == Some(mount) && counts_it(link), at, counts)
+            }
+            None if sees_our_mounts(&process) => {
+                how_it_uses(&process, |link| leads_below(link, at), at, counts)
+            }
             None => None,
         };
         Some(Survivor { pid, name: name_of(pid), how: how? })
@@ -83,7 +97,7 @@ pub fn in_private(place: &Place<'_>) -> Result<Vec<Survivor>> {
 }
 
 /// The first way in which a process uses what `is_in` says of its links.
-fn how_it_uses(process: &Path, is_in: impl Fn(&Path) -> bool, at: &Path) -> Option<String> {
+fn how_it_uses(process: &Path, is_in: impl Fn(&Path) -> bool, at: &Path, counts: Counts) -> Option<String> {
     let links = [("cwd", "its working directory"), ("root", "its root directory"), ("exe", "its program")];
     for (link, what) in links {
         let link = process.join(link);
@@ -96,7 +110,7 @@ fn how_it_uses(process: &Path, is_in: impl Fn(&Path) -> bool, at: &Path) -> Opti
             return Some(format!("has {} open", fs::read_link(entry.path()).unwrap_or_default().display()));
         }
     }
-    mapped_below(process, at).map(|path| format!("has {} mapped", path.display()))
+    mapped_below(process, at, counts).map(|path| format!("has {} mapped", path.display()))
 }
 
 fn leads_below(link: &Path, at: &Path) -> bool {
@@ -115,8 +129,14 @@ fn mount_of(link: &Path) -> Option<u64> {
     mount::mount_id(fd.as_fd()).ok()
 }
 
+/// Whether what a process' link leads to has a name; yes if it can not be asked.
+fn has_name(link: &Path) -> bool {
+    let opened = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    opened.and_then(rustix::fs::fstat).map_or(true, |stat| stat.st_nlink > 0)
+}
+
 /// Mappings have no descriptor to ask: those of processes that see the same mounts are told by their path.
-fn mapped_below(process: &Path, at: &Path) -> Option<PathBuf> {
+fn mapped_below(process: &Path, at: &Path, counts: Counts) -> Option<PathBuf> {
     if !sees_our_mounts(process) {
         return None;
     }
@@ -125,7 +145,8 @@ fn mapped_below(process: &Path, at: &Path) -> Option<PathBuf> {
         let start = line.iter().position(|&b| b == b'/')?;
         Some(PathBuf::from(std::ffi::OsStr::from_bytes(&line[start..])))
     });
-    paths.into_iter().find(|path| path.starts_with(at))
+    let is_gone = |path: &Path| path.as_os_str().as_bytes().ends_with(b" (deleted)");
+    paths.into_iter().find(|path| path.starts_with(at) && (counts == Counts::All || !is_gone(path)))
 }
 
 /// Whether its paths are ours.

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use crate::endpoint::overlay::layer::Layer;
-use crate::endpoint::overlay::survivors::{self, Survivor, Users};
+use crate::endpoint::overlay::survivors::{self, Counts, Survivor, Users};
 use crate::endpoint::overlay::{self, Entry, Home, Locked, Place, Serve};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record, State};
@@ -108,8 +108,10 @@ fn deal_with_users(
     op: &'static str,
 ) -> Result<Vec<Survivor>> {
     let mut all = Users::default();
+    // One mount shows all that a filesystem of ours ever showed: whoever was left with an old tree is no user of this one.
+    let counts = if record.mode == Mode::Fuse && op == RESET { Counts::Named } else { Counts::All };
     for copy in copies {
-        let users = survivors::users(copy.at())?;
+        let users = survivors::users(copy.at(), counts)?;
         all.survivors.extend(users.survivors);
         all.mounts.extend(users.mounts);
         all.binds.extend(users.binds);

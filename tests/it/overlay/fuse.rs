@@ -127,9 +127,17 @@ fn who_still_uses_the_old_tree_is_named_left_or_killed() {
     open.write_all_at(b"still", 0).expect("what is open stays");
     assert!(!at.join("new").exists() && read(at.join("file")) == "base");
     drop((open, command));
+    lab.ok(&["reset", "ci"]);
+    fs::write(at.join("new"), "another").expect("written");
+    let other =
+        Process::new(Command::new("sleep").arg("600").stdin(fs::File::open(at.join("new")).expect("opened")));
     let killed = text(&lab.run(&["reset", "ci", "--kill"]));
+    assert!(killed.contains(&format!("killed: sleep ({})", other.pid())), "{killed}");
+    assert!(!killed.contains(&format!("({})", sleep.pid())), "it has the old tree alone: {killed}");
+    let said = lab.fails(3, &["destroy", "ci"]);
+    assert!(said.contains(&format!("sleep ({})", sleep.pid())), "{said}");
+    let killed = text(&lab.run(&["destroy", "ci", "--kill"]));
     assert!(killed.contains("killed: sleep"), "{killed}");
-    lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }
 

@@ -43,6 +43,8 @@ pub struct Node {
     pub bare: bool,
     /// Of a directory: what is made in it takes over, if that was looked at.
     pub heritage: Option<Heritage>,
+    /// Whether it was in a tree that a reset took away.
+    pub lost: bool,
     /// What it is, once it has no known name.
     pub orphan: Option<Arc<OwnedFd>>,
     /// Its data, while it is open.
@@ -157,7 +159,7 @@ impl Nodes {
         node.kind = kind;
         (node.upper, node.partial, node.device) = (found.at.upper.is_some(), found.partial, found.device);
         (node.lowers, node.view, node.orphan) = (found.at.lowers, found.at.view, None);
-        (node.bare, node.heritage) = (found.bare, None);
+        (node.bare, node.heritage, node.lost) = (found.bare, None, false);
         let known = node.places.iter().any(|(dir, known)| *dir == parent && known == name);
         if !known {
             let old = if is_dir(&found.stat) { std::mem::take(&mut node.places) } else { Vec::new() };
@@ -277,6 +279,7 @@ impl Node {
             device: None,
             bare: false,
             heritage: None,
+            lost: false,
             orphan: None,
             data: None,
             opens: 0,

@@ -129,11 +129,12 @@ impl Names {
         lost.iter().for_each(|number| self.orphan(*number));
         lost.iter().for_each(|number| self.nodes.lose_places(*number));
         for number in lost {
-            if let Ok(node) = self.nodes.get_mut(*number)
-                && !same_lowers
-            {
-                // Its pieces are named by layers that are others now.
-                (node.lowers, node.view) = (Arc::new([]), None);
+            if let Ok(node) = self.nodes.get_mut(*number) {
+                node.lost = true;
+                if !same_lowers {
+                    // Its pieces are named by layers that are others now.
+                    (node.lowers, node.view) = (Arc::new([]), None);
+                }
             }
             self.nodes.drop_unused(*number);
         }

@@ -371,7 +371,8 @@ impl Names {
         if node.is_dir() && node.lowers.len() + usize::from(node.upper) > 1 {
             attr.nlink = 1;
         }
-        if node.places.is_empty() && !node.upper && number != ROOT {
+        // What a reset took away has no name here, though it has one where it lies.
+        if node.places.is_empty() && (!node.upper || node.lost) && number != ROOT {
             attr.nlink = 0;
         }
         if let Some(device) = node.device {
