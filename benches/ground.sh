@@ -27,7 +27,7 @@ trap 'exit 5' INT TERM HUP
 # make_btrfs NAME SIZE: a filesystem on a sparse image, with direct I/O where the disk can, mounted on $ground/mntNAME.
 make_btrfs() {
     truncate -s "$2" "$ground/image$1"
-    mkfs.btrfs -q -f "$ground/image$1" 2> /dev/null
+    mkfs.btrfs -q -f "$ground/image$1" > /dev/null 2>&1
     mkdir "$ground/mnt$1"
     mount -o loop,noatime "$ground/image$1" "$ground/mnt$1"
     losetup --direct-io=on "$(findmnt -no SOURCE "$ground/mnt$1")" 2>/dev/null || true

@@ -9,6 +9,7 @@ pub mod handle;
 pub mod interrupt;
 pub mod loopdev;
 pub mod lzc;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;

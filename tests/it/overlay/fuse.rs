@@ -147,6 +147,13 @@ fn copies_are_apart_and_one_process_serves_them_all() {
     let lab = Lab::new();
     let at = lab.create("ci", &[&FUSE[..], &["--copies", "20"]].concat());
     assert_eq!((lab.mounts().len(), daemons(&lab).len()), (20, 1));
+    let status = read(format!("/proc/{}/status", daemons(&lab)[0]));
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    assert!(
+        resident.is_some_and(|kib: u32| kib < 160 << 10),
+        "a buffer of 16 MiB for each: {resident:?} KiB"
+    );
     for copy in [1, 2, 20] {
         fs::write(at.join(format!("{copy}/file")), copy.to_string()).expect("written");
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::adapter::{Handle, Mounted, mount};
 use super::control::{Answer, Control, Request, Stats, View, by_short_path, next, send};
 use super::{Errno, Tree};
-use crate::sys::child;
+use crate::sys::{child, memory};
 
 /// The name of the file in an overlay's directory in which its process says what it does.
 pub const LOG: &str = "log";
@@ -59,6 +59,8 @@ pub fn start(home: &Path, dir: &Path) -> std::io::Result<Control> {
 /// A standard input that is no socket; a directory in which no socket can be made.
 pub fn serve(dir: &Path) -> std::io::Result<()> {
     child::close_all_but_standard()?;
+    // Each thread that serves has a buffer of 16 MiB, of which it touches little.
+    memory::keep_no_large_pieces();
     // The caller's mask is applied by the kernel.
     rustix::process::umask(rustix::fs::Mode::empty());
     let first = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
