@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use cowsnap::endpoint::overlay::Home;
+
 use super::lab::{Lab, Process, read, text, utf8};
 use crate::ground::{self, ground};
 
@@ -95,9 +97,8 @@ fn another_time_namespace_does_not_make_an_owner_another_one() {
 fn what_is_bound_into_the_trash_is_not_removed() {
     ground!("overlay");
     let lab = Lab::new();
-    lab.create("ci", &[]);
-    lab.ok(&["destroy", "ci"]);
-    lab.assert_nothing_left();
+    // No overlay was ever destroyed here: nobody sweeps in the background.
+    Home::open(&lab.home_dir()).expect("made");
     let (precious, left) = (lab.root().join("precious"), lab.home_dir().join("trash/7/upper/dir"));
     fs::create_dir_all(&left).expect("made");
     fs::create_dir_all(precious.join("deep")).expect("made");
