@@ -4,8 +4,9 @@
 //! go through the same three steps: [`Source`] takes records off the input, [`Frame::open`] verifies one by itself, and
 //! `Sequence` holds together what spans frames.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zstd::bulk::Decompressor;
 
@@ -13,7 +14,9 @@ use super::container::error::{Error, Place, Result};
 use super::container::header::{check_header, check_prelude};
 use super::container::record::{HEAD_LEN, check_trailer, trailer_len};
 use super::container::tree::{Leaf, Tree};
-use super::container::{FRAME_LEN, HASH_LEN, Head, Header, HeaderHash, Kind, PRELUDE_LEN, Sealed, TAIL_LEN};
+use super::container::{
+    FRAME_LEN, HASH_LEN, Head, Header, HeaderHash, Kind, PRELUDE_LEN, Prefix, Sealed, TAIL_LEN,
+};
 use super::parallel::{self, Block, Jobs, Pool, Results};
 use super::writer::fill;
 
@@ -346,6 +349,7 @@ pub struct Reader {
     header: Header,
     key: HeaderHash,
     results: Option<Results<Result<Checked>>>, // `None` after an error or the end.
+    marks: Marks,
     sequence: Sequence,
     pool: Arc<Pool>,
     block: Block,
@@ -367,7 +371,22 @@ impl Reader {
     /// # Errors
     /// Those of [`Source::open`].
     pub fn open_with(input: impl Read + Send + 'static, threads: usize) -> Result<Self> {
-        let (source, header, key) = Source::open(input)?;
+        Self::start(input, Sequence::default(), threads)
+    }
+
+    /// Goes on behind `prefix`: `input` is what [`write_rest`](super::writer::write_rest) wrote, and what is read is the rest of
+    /// the stream. The trailer's root is of the whole.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`].
+    pub fn resume(input: impl Read + Send + 'static, prefix: &Prefix) -> Result<Self> {
+        let sequence = Sequence { tree: prefix.tree(), len: prefix.stream_len(), last: false };
+        Self::start(input, sequence, 0)
+    }
+
+    fn start(input: impl Read + Send + 'static, sequence: Sequence, threads: usize) -> Result<Self> {
+        let (mut source, header, key) = Source::open(input)?;
+        source.frames = sequence.tree.frames();
         let threads = parallel::threads(threads);
         let pool = Arc::new(Pool::default());
         let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
@@ -382,7 +401,8 @@ impl Reader {
             header,
             key,
             results: Some(results),
-            sequence: Sequence::default(),
+            marks: Marks::default(),
+            sequence,
             pool,
             block: Block::default(),
             taken: 0,
@@ -398,6 +418,11 @@ impl Reader {
     /// What was verified, once the end was reached.
     pub fn sealed(&self) -> Option<&Sealed> {
         self.sealed.as_ref()
+    }
+
+    /// What the latest frames hash to, also while it is being read.
+    pub fn marks(&self) -> Marks {
+        self.marks.clone()
     }
 
     /// How many bytes of the stream were verified so far.
@@ -423,6 +448,9 @@ impl Reader {
         match results.next().ok_or(Error::Spent)?? {
             Checked::Frame(frame) => {
                 self.sequence.accept(&frame)?;
+                if !self.sequence.last {
+                    self.marks.add(&self.sequence.tree);
+                }
                 self.pool.put(std::mem::replace(&mut self.block, frame.bytes));
                 self.taken = 0;
                 self.results = Some(results);
@@ -434,6 +462,29 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+/// How far back [`Marks`] go, in frames: more than whoever applies a stream lies behind its reader.
+const MARKS: usize = 64;
+
+/// What a stream hashes to up to each of its latest frames, as far as it was verified. Clones show the same stream.
+#[derive(Debug, Clone, Default)]
+pub struct Marks(Arc<Mutex<VecDeque<Prefix>>>);
+
+impl Marks {
+    /// The first `frames` frames, if they were verified and are not too long past.
+    pub fn at(&self, frames: u64) -> Option<Prefix> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.iter().find(|prefix| prefix.frames() == frames).cloned()
+    }
+
+    fn add(&self, tree: &Tree) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.len() == MARKS {
+            marks.pop_front();
+        }
+        marks.push_back(tree.prefix());
     }
 }
 

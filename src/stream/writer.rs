@@ -13,7 +13,7 @@ use zstd::bulk::Compressor;
 use super::container::error::{Error, Result};
 use super::container::record::{HEAD_LEN, trailer};
 use super::container::tree::{Leaf, Tree};
-use super::container::{FRAME_LEN, Head, Header, HeaderHash, Kind, Sealed};
+use super::container::{FRAME_LEN, Head, Header, HeaderHash, Kind, Prefix, Sealed};
 use super::parallel::{self, Block, Pool};
 
 /// The compression level unless another is asked for.
@@ -52,25 +52,67 @@ pub fn write(
     out: impl Write + Send,
     options: &Options,
 ) -> Result<Sealed> {
+    let frames = Frames::of(stream);
+    write_behind(header, frames, Trunk::default(), out, options)
+}
+
+/// As [`write`], without the frames of `prefix`: they are read and compared, and what comes after them is written, for a
+/// [`Reader`](super::reader::Reader) that is [resumed](super::reader::Reader::resume) with the same prefix.
+///
+/// # Errors
+/// As [`write`]; [`Error::OtherPrefix`] before anything is written.
+pub fn write_rest(
+    header: &Header,
+    stream: impl Read + Send,
+    prefix: &Prefix,
+    out: impl Write + Send,
+    options: &Options,
+) -> Result<Sealed> {
+    let (mut frames, pool) = (Frames::of(stream), Pool::default());
+    let mut tree = Tree::default();
+    while tree.frames() < prefix.frames() {
+        match frames.next(&pool) {
+            Plain::Frame(number, block) if block.len() == HEAD_LEN + FRAME_LEN => {
+                tree.push(&Leaf::of(number, &block[HEAD_LEN..]));
+                pool.put(block);
+            }
+            Plain::Failed(error) => return Err(error),
+            Plain::Frame(..) | Plain::End => break,
+        }
+    }
+    if tree.prefix() != *prefix {
+        return Err(Error::OtherPrefix { frames: prefix.frames() });
+    }
+    write_behind(header, frames, Trunk { tree, len: prefix.stream_len() }, out, options)
+}
+
+/// Writes the head, and the frames that are left.
+fn write_behind(
+    header: &Header,
+    frames: Frames<impl Read + Send>,
+    trunk: Trunk,
+    out: impl Write + Send,
+    options: &Options,
+) -> Result<Sealed> {
     let (head, key) = header.encode()?;
     let mut out = Output { out, at: 0 };
     out.write(&head)?;
     let pool = Pool::default();
     if options.level.is_none() {
-        return write_stored(stream, &mut out, &key, &pool);
+        return write_stored(frames, trunk, &mut out, &key, &pool);
     }
     let threads = parallel::threads(options.threads);
     let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
     std::thread::scope(|scope| {
         let pool = &pool;
-        scope.spawn(move || Frames::of(stream).hand_on(pool, |plain| jobs.submit(plain)));
+        scope.spawn(move || frames.hand_on(pool, |plain| jobs.submit(plain)));
         for _ in 0..threads {
             let mut packer = Packer::new(key, options.level, pool)?;
             let workers = workers.clone();
             scope.spawn(move || workers.run(|plain| packer.pack(plain)));
         }
         drop(workers);
-        write_frames(results, Trunk::default(), &mut out, &key, pool)
+        write_frames(results, trunk, &mut out, &key, pool)
     })
 }
 
@@ -78,15 +120,15 @@ pub fn write(
 /// the caller's; handing frames over costs more than it saves. Once writing takes a quarter of the time, it is done
 /// beside reading.
 fn write_stored(
-    stream: impl Read + Send,
+    mut frames: Frames<impl Read + Send>,
+    mut trunk: Trunk,
     out: &mut Output<impl Write>,
     key: &HeaderHash,
     pool: &Pool,
 ) -> Result<Sealed> {
     let mut packer = Packer::new(*key, None, pool)?;
-    let (mut frames, mut trunk) = (Frames::of(stream), Trunk::default());
-    let (start, mut writing) = (Instant::now(), Duration::ZERO);
-    while trunk.tree.frames() < WARM_UP || writing * 4 < start.elapsed() {
+    let (start, mut writing, first) = (Instant::now(), Duration::ZERO, trunk.tree.frames());
+    while trunk.tree.frames() < first + WARM_UP || writing * 4 < start.elapsed() {
         let Some(packed) = packer.pack(frames.next(pool))? else {
             return trunk.seal(out, key);
         };

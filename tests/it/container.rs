@@ -11,6 +11,7 @@ mod damage;
 mod flips;
 mod golden;
 mod program;
+mod rest;
 mod threads;
 
 const FRAME: usize = 1 << 20;

@@ -74,6 +74,12 @@ pub enum Error {
         /// How long it may be.
         max: usize,
     },
+    /// The stream does not begin with the bytes that it is to be gone on behind.
+    #[error("the first {frames} MiB of the stream are not what they were")]
+    OtherPrefix {
+        /// How many frames were compared.
+        frames: u64,
+    },
     /// The input ends too early.
     #[error("the container is cut off at byte {end}, in {what}")]
     Truncated {

@@ -1,6 +1,7 @@
 //! blake3's tree over frames: chaining values in, the plain root out.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use serde::{Deserialize, Serialize};
 
 use super::FRAME_LEN;
 
@@ -28,7 +29,7 @@ impl Leaf {
 }
 
 /// The chaining values of complete subtrees, left to right: one per bit of the frame count, or a few more.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tree {
     subtrees: Vec<ChainingValue>,
     frames: u64,
@@ -75,6 +76,95 @@ impl Tree {
     }
 }
 
+/// The most frames that a stream can have: its length is told in 64 bits.
+const MAX_FRAMES: u64 = u64::MAX / FRAME_LEN as u64;
+
+/// What a stream's first frames hash to: enough to hash on behind them, and to tell whether another stream begins with the
+/// same bytes. All of these frames are full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Text", into = "Text")]
+pub struct Prefix(Tree);
+
+impl Prefix {
+    /// How many frames there are.
+    pub fn frames(&self) -> u64 {
+        self.0.frames
+    }
+
+    /// How many bytes they hold.
+    pub fn stream_len(&self) -> u64 {
+        self.0.frames * FRAME_LEN as u64
+    }
+
+    /// Where hashing goes on.
+    pub(in crate::stream) fn tree(&self) -> Tree {
+        self.0.clone()
+    }
+}
+
+impl Tree {
+    /// What there is so far, as the beginning of a longer stream. Right only if every frame was full.
+    pub(in crate::stream) fn prefix(&self) -> Prefix {
+        Prefix(self.clone())
+    }
+
+    /// How many subtrees stand unmerged behind `frames` frames.
+    fn unmerged(frames: u64) -> usize {
+        frames.checked_sub(1).map_or(0, |before| before.count_ones() as usize + 1)
+    }
+}
+
+/// A prefix as it is written: 64 hexadecimal digits for each hash.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    frames: u64,
+    subtrees: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only: Option<String>,
+}
+
+impl From<Prefix> for Text {
+    fn from(Prefix(tree): Prefix) -> Self {
+        let hex = |value: &ChainingValue| blake3::Hash::from_bytes(*value).to_hex().to_string();
+        Self {
+            frames: tree.frames,
+            subtrees: tree.subtrees.iter().map(hex).collect(),
+            only: tree.only.map(|root| root.to_hex().to_string()),
+        }
+    }
+}
+
+/// A text that says what no frames hash to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this is not what the first frames of a stream hash to: {0}")]
+pub struct BadPrefix(&'static str);
+
+impl TryFrom<Text> for Prefix {
+    type Error = BadPrefix;
+
+    fn try_from(text: Text) -> Result<Self, BadPrefix> {
+        let hash = |hex: &String| {
+            blake3::Hash::from_hex(hex).map_err(|_| BadPrefix("a hash has 64 hexadecimal digits"))
+        };
+        if text.frames > MAX_FRAMES {
+            return Err(BadPrefix("no stream has so many frames"));
+        }
+        if text.subtrees.len() != Tree::unmerged(text.frames) {
+            return Err(BadPrefix("so many frames do not have so many subtrees"));
+        }
+        if text.only.is_some() != (text.frames == 1) {
+            return Err(BadPrefix("a frame is the only one, or it is not"));
+        }
+        let subtrees = text.subtrees.iter().map(|hex| hash(hex).map(|hash| *hash.as_bytes()));
+        Ok(Self(Tree {
+            frames: text.frames,
+            subtrees: subtrees.collect::<Result<_, _>>()?,
+            only: text.only.as_ref().map(hash).transpose()?,
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +189,43 @@ mod tests {
     fn a_chaining_value_depends_on_its_place() {
         assert_ne!(Leaf::of(1, b"x").chaining_value, Leaf::of(2, b"x").chaining_value);
         assert_ne!(Leaf::of(0, b"x").chaining_value, *blake3::hash(b"x").as_bytes());
+    }
+
+    fn tree_of(frames: std::ops::Range<u64>, mut tree: Tree) -> Tree {
+        for number in frames {
+            tree.push(&Leaf::of(number, &[number as u8; FRAME_LEN]));
+        }
+        tree
+    }
+
+    #[test]
+    fn hashing_goes_on_from_a_prefix_that_was_written_down() {
+        for cut in 0..9 {
+            let prefix = tree_of(0..cut, Tree::default()).prefix();
+            let written = serde_json::to_string(&prefix).unwrap();
+            let read: Prefix = serde_json::from_str(&written).unwrap();
+            assert_eq!((&read, read.stream_len()), (&prefix, cut * FRAME_LEN as u64));
+            for end in cut..9 {
+                let whole = tree_of(0..end, Tree::default()).root();
+                assert_eq!(tree_of(cut..end, read.tree()).root(), whole, "{cut} of {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_frames_hash_to_is_no_prefix() {
+        let hash = "0".repeat(64);
+        let prefix = |json: String| serde_json::from_str::<Prefix>(&json).map(|prefix| prefix.frames());
+        assert_eq!(prefix(format!(r#"{{"frames":2,"subtrees":["{hash}","{hash}"]}}"#)).unwrap(), 2);
+        for wrong in [
+            format!(r#"{{"frames":2,"subtrees":["{hash}"]}}"#),
+            format!(r#"{{"frames":0,"subtrees":["{hash}"]}}"#),
+            format!(r#"{{"frames":1,"subtrees":["{hash}"]}}"#),
+            format!(r#"{{"frames":2,"subtrees":["{hash}","{hash}"],"only":"{hash}"}}"#),
+            format!(r#"{{"frames":2,"subtrees":["{hash}","{}"]}}"#, &hash[1..]),
+            r#"{"frames":18446744073709551615,"subtrees":[]}"#.into(),
+        ] {
+            assert!(prefix(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 }
