@@ -3,9 +3,11 @@
 use std::io;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What an error means for whoever runs the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// A defect of cowsnap or something that it has no word for.
     Internal,
@@ -96,6 +98,23 @@ pub enum Error {
         #[source]
         source: crate::plan::restore::Conflict,
     },
+    /// A target that can not be brought up to its source without a decision.
+    #[error("cannot replicate {from} to {to}")]
+    Replicate {
+        /// The source.
+        from: String,
+        /// The target.
+        to: String,
+        /// Why not, with the evidence.
+        #[source]
+        source: Box<crate::plan::replicate::Conflict>,
+    },
+    /// Another run does the same.
+    #[error("another process is about to {what}")]
+    Busy {
+        /// What it does.
+        what: String,
+    },
     /// A command that asks for what can not be.
     #[error("{what}")]
     Usage {
@@ -168,7 +187,8 @@ impl Error {
                 Some(io) => class_of_io(io),
                 None => source.class(),
             },
-            Self::Restore { .. } => Class::Conflict,
+            Self::Restore { .. } | Self::Replicate { .. } => Class::Conflict,
+            Self::Busy { .. } => Class::Unreachable,
             Self::Partial { .. } | Self::Halfway { .. } => Class::Partial,
             Self::Io { source, .. } => class_of_io(source),
         }
@@ -181,6 +201,8 @@ impl Error {
             Self::Container { source, .. } => source.hint(),
             Self::Usage { hint, .. } | Self::Partial { hint, .. } => hint.clone(),
             Self::Halfway { source, .. } => source.hint(),
+            Self::Replicate { from, to, source } => source.hint(from, to),
+            Self::Busy { .. } => Some("wait until it is done, or leave out --no-wait".into()),
             Self::Name(_) | Self::Restore { .. } | Self::Io { .. } => None,
         }
     }

@@ -214,7 +214,8 @@ fn table(reports: &[Report], sizes: bool) -> String {
             row.push(match (partial.live, report.resumes) {
                 (true, _) => "PARTIAL: being received".into(),
                 (false, false) => {
-                    "PARTIAL: interrupted, not a snapshot (cowsnap doctor --fix removes it)".into()
+                    "PARTIAL: interrupted, not a snapshot (cowsnap replicate goes on with it; cowsnap doctor --fix gives it up)"
+                        .into()
                 }
                 (false, true) => format!(
                     "PARTIAL: interrupted, not a snapshot (the rest: cowsnap send --resume {} SOURCE; cowsnap doctor --fix \

@@ -32,9 +32,11 @@ pub mod progress;
 mod receive;
 mod release;
 mod rename;
+mod replicate;
 mod restore;
 mod rollback;
 mod send;
+mod serve;
 mod snapshot;
 mod stream;
 pub mod table;
@@ -86,9 +88,11 @@ enum Command {
     Receive(receive::Args),
     Release(release::Args),
     Rename(rename::Args),
+    Replicate(replicate::Args),
     Restore(restore::Args),
     Rollback(rollback::Args),
     Send(send::Args),
+    Serve(serve::Args),
     Snapshot(snapshot::Args),
     Stream(stream::Args),
     Unmount(unmount::Args),
@@ -178,6 +182,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     let done = match command {
         Command::Overlay(args) => return overlay::run(args, context),
+        Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
         Command::Clone(args) => clone::run(args, context),
         Command::Completions(args) => completions::run(args, context),
@@ -194,6 +199,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Receive(args) => receive::run(args, context),
         Command::Release(args) => release::run(args, context),
         Command::Rename(args) => rename::run(args, context),
+        Command::Replicate(args) => replicate::run(args, context),
         Command::Restore(args) => restore::run(args, context),
         Command::Rollback(args) => rollback::run(args, context),
         Command::Send(args) => send::run(args, context),

@@ -21,7 +21,7 @@ pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
         Target::Path(path) => Ok(path::named(path)?),
         Target::Remote(address) => Err(Error::Usage {
             what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
-            hint: Some("cowsnap send SNAP | ssh HOST cowsnap receive TARGET".into()),
+            hint: Some("cowsnap replicate TARGET ssh://HOST/TARGET; cowsnap send SNAP | ssh HOST cowsnap receive TARGET".into()),
         }),
     }
 }

@@ -110,7 +110,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     pool::size::parse(text).ok_or_else(|| format!("{text:?} is no size; 512M, 20G and 1.5T are"))
 }
 

@@ -72,7 +72,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return foretell(&dataset, &request, context);
     }
     let mut output = Output::open(args.output.as_deref())?;
-    let job = Job { inventory: &inventory, backend, request: &request, form: form(&args) };
+    let job = Job { inventory: &inventory, backend, request: &request, form: form(&args), behind: None };
     let sent = send(&dataset, &job, &mut output, &Progress::new(context))?;
     output.commit()?;
     match &args.output {

@@ -9,7 +9,7 @@ use crate::endpoint::{
     Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs, mounted,
     tree, zfs,
 };
-use crate::model::{HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
+use crate::model::{Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
 use crate::stream::container;
 
 /// A dataset. What it was a moment ago is not remembered: each call looks again.
@@ -309,12 +309,15 @@ impl Dataset {
     /// itself.
     pub fn give_up_partial(&self) -> Result<()> {
         match self {
-            Self::Btrfs(dataset) => Err(Error::Refused {
-                op: "destroy",
-                subject: format!("what was received into {dataset} in part"),
-                why: "on btrfs it goes by itself, once nobody receives it any more".into(),
-                hint: Some("cowsnap doctor --fix".into()),
-            }),
+            Self::Btrfs(dataset) => match dataset.give_up_kept(None)? {
+                0 => Err(Error::Refused {
+                    op: "destroy",
+                    subject: format!("what was received into {dataset} in part"),
+                    why: "it is being received, or goes by itself".into(),
+                    hint: Some("cowsnap doctor --fix".into()),
+                }),
+                _ => Ok(()),
+            },
             Self::Zfs(dataset) => dataset.give_up_partial(),
             Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),
         }
@@ -374,18 +377,34 @@ impl Dataset {
         whichever!(self, dataset => dataset.changes(old, new))
     }
 
-    /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is kept with the version.
+    /// The receive of `guid` upon `base` that was broken off here and can go on from within the stream; none on ZFS, where a
+    /// [partial](Self::partials)'s token says how.
+    ///
+    /// # Errors
+    /// A place that can not be read.
+    pub fn kept(&self, guid: Guid, base: Option<Guid>) -> Result<Option<btrfs::Kept>> {
+        match self {
+            Self::Btrfs(dataset) => dataset.kept(guid, base),
+            Self::Zfs(_) | Self::Tree(_) => Ok(None),
+        }
+    }
+
+    /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is kept with the version. With `kept`, which
+    /// is of this dataset, `stream` begins behind its prefix.
     ///
     /// # Errors
     /// As [`Endpoint::receive`].
     pub fn receive_checked<R: Read + Send>(
         &self,
         request: &ReceiveRequest,
+        kept: Option<btrfs::Kept>,
         stream: &mut R,
         verified: impl FnOnce(&R) -> Option<Verified>,
     ) -> Result<Arrived> {
         match self {
-            Self::Btrfs(dataset) => dataset.receive_checked(request, stream, verified).map(Arrived::from),
+            Self::Btrfs(dataset) => {
+                dataset.receive_checked(request, kept, stream, verified).map(Arrived::from)
+            }
             Self::Zfs(dataset) => dataset.receive_checked(request, stream, verified),
             Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),
         }

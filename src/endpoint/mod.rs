@@ -25,6 +25,7 @@ pub mod fault;
 pub mod mounted;
 pub mod overlay;
 pub mod path;
+pub mod peer;
 pub mod record;
 pub mod tree;
 pub mod zfs;
@@ -192,6 +193,8 @@ pub struct ReceiveRequest {
     pub is_verified: bool,
     /// What only ZFS is asked.
     pub zfs: zfs::ReceiveOptions,
+    /// btrfs: keep what has come now and then, so that a receive that is broken off can go on.
+    pub keep: Option<btrfs::Keeping>,
     /// Rung once no more of the stream is wanted: a source that stalls does not hold up the error.
     pub bell: Option<Bell>,
 }
@@ -207,6 +210,7 @@ impl ReceiveRequest {
             stream: None,
             is_verified: false,
             zfs: zfs::ReceiveOptions::default(),
+            keep: None,
             bell: None,
         }
     }
@@ -367,6 +371,18 @@ pub enum Error {
         /// On what.
         subject: String,
     },
+    /// A peer could not do it, or is gone.
+    #[error("{place}: {what}")]
+    Remote {
+        /// Which peer.
+        place: String,
+        /// What it says.
+        what: String,
+        /// What that means.
+        class: Class,
+        /// The command that would help.
+        hint: Option<String>,
+    },
     /// Some of it was done before the error, some not.
     #[error("{what}")]
     Halfway {
@@ -419,9 +435,10 @@ impl Error {
             Self::Corrupt { .. } => Class::Corrupt,
             Self::Denied { .. } => Class::Denied,
             Self::Interrupted { .. } => Class::Unreachable,
+            Self::Remote { class, .. } => *class,
             Self::Halfway { .. } => Class::Partial,
             Self::Zfs { source, .. } => source.class(),
-            Self::Io { source, .. } => Class::of_io(source),
+            Self::Io { source, .. } => crate::error::class_of_io(source),
         }
     }
 
@@ -433,6 +450,7 @@ impl Error {
             | Self::Refused { hint, .. }
             | Self::Diverged { hint, .. }
             | Self::Foreign { hint, .. }
+            | Self::Remote { hint, .. }
             | Self::Denied { hint, .. } => hint.clone(),
             Self::Held { subject, tags } => {
                 tags.first().map(|tag| format!("cowsnap release {} {}", quoted(tag), quoted(subject)))

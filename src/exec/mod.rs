@@ -8,8 +8,12 @@ pub mod doctor;
 mod meter;
 pub mod overlay;
 pub mod receive;
+pub mod replicate;
 pub mod restore;
 pub mod send;
+pub mod serve;
+mod throttle;
+pub mod transfer;
 
 /// Something that happened while a verb was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::endpoint::{self, Arrived, Dataset, Earlier, ReceiveRequest, Verified, zfs};
+use crate::endpoint::{self, Arrived, Dataset, Earlier, ReceiveRequest, Verified, btrfs, zfs};
 use crate::exec::announced::{self, Announced};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
@@ -52,6 +52,8 @@ pub struct Incoming {
     source: String,
     options: zfs::ReceiveOptions,
     bell: Option<Bell>,
+    kept: Option<btrfs::Kept>,
+    keep_every: Option<u64>,
 }
 
 enum Body {
@@ -78,12 +80,30 @@ impl Incoming {
         }
     }
 
+    /// The rest of a container, behind what is kept of it at its target.
+    ///
+    /// # Errors
+    /// Bytes that are no container.
+    pub fn resume(
+        input: impl Read + Send + 'static,
+        source: &str,
+        name: Option<SnapshotName>,
+        kept: btrfs::Kept,
+    ) -> Result<Self> {
+        let reader = Reader::resume(input, kept.prefix()).map_err(|error| container_failed(source, error))?;
+        Ok(Self { kept: Some(kept), ..Self::of_container(reader, source, name)? })
+    }
+
     fn open_container(
         input: impl Read + Send + 'static,
         source: &str,
         name: Option<SnapshotName>,
     ) -> Result<Self> {
         let reader = Reader::open(input).map_err(|error| container_failed(source, error))?;
+        Self::of_container(reader, source, name)
+    }
+
+    fn of_container(reader: Reader, source: &str, name: Option<SnapshotName>) -> Result<Self> {
         let header = reader.header();
         let announced = Announced {
             container: true,
@@ -100,6 +120,8 @@ impl Incoming {
             source: source.into(),
             options: Default::default(),
             bell: None,
+            kept: None,
+            keep_every: None,
         })
     }
 
@@ -114,7 +136,8 @@ impl Incoming {
         more.map_err(|error| read_failed(source, error))?;
         let announced = Announced::by_raw(kind, &first, source, name)?;
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
-        Ok(Self { announced, body, source: source.into(), options: Default::default(), bell: None })
+        let options = Default::default();
+        Ok(Self { announced, body, source: source.into(), options, bell: None, kept: None, keep_every: None })
     }
 
     /// What it says that it is.
@@ -126,6 +149,12 @@ impl Incoming {
     #[must_use]
     pub fn with(self, options: zfs::ReceiveOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// Keeping on btrfs what has come after each so many bytes of stream, so that it can [go on](Self::resume).
+    #[must_use]
+    pub fn keeping(self, every: u64) -> Self {
+        Self { keep_every: Some(every), ..self }
     }
 
     /// With the bell that ends its input's wait for more.
@@ -166,12 +195,18 @@ impl Incoming {
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
         self.expect_for(target)?;
-        let Self { announced, body, source, options, bell } = self;
-        let request = ReceiveRequest { bell, ..request(&announced, &body, options) };
+        let Self { announced, body, source, options, bell, kept, keep_every } = self;
+        let keep = match &body {
+            Body::Container(reader) => {
+                keep_every.map(|every| btrfs::Keeping { marks: reader.marks(), every })
+            }
+            Body::Raw(_) => None,
+        };
+        let request = ReceiveRequest { bell, keep, ..request(&announced, &body, options) };
         let subject = format!("{target}@{}", request.name);
         observe.observe(Event::Started { op: "receive", subject: subject.clone(), total: None });
         let (arrived, checked) = match body {
-            Body::Container(reader) => receive_verified(*reader, target, &request, observe),
+            Body::Container(reader) => receive_verified(*reader, kept, target, &request, observe),
             Body::Raw(stream) => receive_raw(stream, target, &request, observe),
         }
         .map_err(|error| failed(&subject, &source, error))?;
@@ -207,6 +242,7 @@ fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> 
         stream: header.and_then(|header| header.zfs.clone()),
         is_verified: header.is_some(),
         zfs: options,
+        keep: None,
         bell: None,
     }
 }
@@ -220,12 +256,13 @@ struct Checked {
 
 fn receive_verified(
     reader: Reader,
+    kept: Option<btrfs::Kept>,
     target: &Dataset,
     request: &ReceiveRequest,
     observe: &dyn Observe,
 ) -> Result<(Arrived, Checked), endpoint::Error> {
     let mut stream = Meter::new(reader, observe);
-    let arrived = target.receive_checked(request, &mut stream, |stream| {
+    let arrived = target.receive_checked(request, kept, &mut stream, |stream| {
         let &Sealed { root, len, .. } = sealed(stream.inner());
         let (blake3, at) = (root.to_hex().to_string(), Timestamp::now());
         Some(Verified { blake3, base: request.base, len, at, earlier: None })
@@ -245,7 +282,7 @@ fn receive_raw(
     observe: &dyn Observe,
 ) -> Result<(Arrived, Checked), endpoint::Error> {
     let mut stream = Hashing { inner: Meter::new(stream, observe), hasher: blake3::Hasher::new() };
-    let arrived = target.receive_checked(request, &mut stream, |_| None)?;
+    let arrived = target.receive_checked(request, None, &mut stream, |_| None)?;
     let (root, len) = (stream.hasher.finalize(), stream.hasher.count());
     Ok((arrived, Checked { root, len, by_container: false }))
 }

@@ -283,7 +283,7 @@ fn transfer(from: &Dataset, to: &Dataset, stream: &Stream, observe: &dyn Observe
     let backend = from.backend("send")?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            let job = send::Job { inventory: &inventory, backend, request: &wanted, form };
+            let job = send::Job { inventory: &inventory, backend, request: &wanted, form, behind: None };
             send::send(from, &job, output, &Silent)
         });
         let received = Incoming::open(input, &from.to_string(), None)

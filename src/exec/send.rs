@@ -10,7 +10,7 @@ use crate::endpoint::{self, Endpoint, Outgoing, SendRequest};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, Inventory, SnapshotName};
-use crate::stream::container::{self, Backend, Header};
+use crate::stream::container::{self, Backend, Header, Prefix};
 use crate::stream::writer;
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -35,6 +35,8 @@ pub struct Job<'a> {
     pub request: &'a SendRequest,
     /// In which form.
     pub form: Form,
+    /// What the receiver has of it already: only the rest is written, which is a container for nobody else.
+    pub behind: Option<&'a Prefix>,
 }
 
 /// What was sent.
@@ -79,7 +81,11 @@ pub fn send(
     let stream = Meter::new(outgoing.stream, observe);
     let (len, written, root) = match job.form {
         Form::Container(options) => {
-            let sealed = writer::write(&header, stream, out, &options).map_err(|e| failed(&subject, e))?;
+            let sealed = match job.behind {
+                Some(prefix) => writer::write_rest(&header, stream, prefix, out, &options),
+                None => writer::write(&header, stream, out, &options),
+            }
+            .map_err(|error| failed(&subject, error))?;
             (sealed.len, sealed.container_len, sealed.root)
         }
         Form::Raw => copy_hashed(stream, out).map_err(|error| failed(&subject, error))?,

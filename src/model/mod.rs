@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
+pub mod address;
 pub mod ids;
 pub mod inventory;
 pub mod layer;
@@ -11,6 +12,7 @@ pub mod path_text;
 pub mod quoted;
 pub mod version;
 
+pub use address::{BadAddress, PeerAddress};
 pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
 pub use path_text::PathText;

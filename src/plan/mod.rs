@@ -3,4 +3,5 @@
 //! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod overlay;
+pub mod replicate;
 pub mod restore;

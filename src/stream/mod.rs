@@ -7,5 +7,6 @@ pub mod container;
 pub mod parallel;
 pub mod reader;
 pub mod tar;
+pub mod wire;
 pub mod writer;
 pub mod zfs;

@@ -56,11 +56,11 @@ pub fn write(
     write_behind(header, frames, Trunk::default(), out, options)
 }
 
-/// As [`write`], without the frames of `prefix`: they are read and compared, and what comes after them is written, for a
+/// As [`write()`], without the frames of `prefix`: they are read and compared, and what comes after them is written, for a
 /// [`Reader`](super::reader::Reader) that is [resumed](super::reader::Reader::resume) with the same prefix.
 ///
 /// # Errors
-/// As [`write`]; [`Error::OtherPrefix`] before anything is written.
+/// As [`write()`]; [`Error::OtherPrefix`] before anything is written.
 pub fn write_rest(
     header: &Header,
     stream: impl Read + Send,

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
@@ -152,6 +152,66 @@ impl<R> Input<R> {
     }
 }
 
+/// A reader or writer that a signal wakes up, and that is patient for so long and no longer: then it is
+/// [`io::ErrorKind::TimedOut`].
+#[derive(Debug)]
+pub struct Timely<F> {
+    file: F,
+    patience: Duration,
+}
+
+impl<F: AsFd> Timely<F> {
+    /// Waits up to `patience` for each read and each write.
+    pub fn new(file: F, patience: Duration) -> Self {
+        Self { file, patience }
+    }
+
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let until = Instant::now() + self.patience;
+        let mut fds = vec![PollFd::new(&self.file, events)];
+        fds.extend(WAKE.get().map(|wake| PollFd::new(wake, PollFlags::IN)));
+        loop {
+            check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            let left = rustix::event::Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) => return Err(Errno::TIMEDOUT.into()),
+                Ok(_) => return check(),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl<F: Read + AsFd> Read for Timely<F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.wait(PollFlags::IN)?;
+        self.file.read(buf)
+    }
+}
+
+impl<F: Write + AsFd> Write for Timely<F> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            self.wait(PollFlags::OUT)?;
+            // An offset of -1 is the descriptor's own position. A plain write waits until there is room for all of it.
+            match pwritev2(&self.file, &[IoSlice::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT) {
+                Err(Errno::AGAIN) => continue,
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return self.file.write(buf),
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// A reader that a signal wakes up, and a [`Bell`], which is an error.
 #[derive(Debug)]
 pub struct Until<R> {
@@ -247,6 +307,24 @@ mod tests {
         assert_ne!(error.kind(), io::ErrorKind::Interrupted);
         assert_eq!(error.to_string(), "stopped by SIGTERM");
         assert!(!is_interrupt(&io::Error::other("something else")));
+    }
+
+    #[test]
+    fn patience_ends_for_who_reads_and_for_who_writes() {
+        let (reader, writer) = crate::sys::pipe::pipe(4096).unwrap();
+        let patience = Duration::from_millis(1);
+        let (mut input, mut output) =
+            (Timely::new(File::from(reader), patience), Timely::new(File::from(writer), patience));
+        assert_eq!(input.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        output.write_all(b"some").unwrap();
+        assert_eq!(input.read(&mut [0; 8]).unwrap(), 4);
+        let full = loop {
+            if let Err(error) = output.write(&[0; 1000]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(crate::error::Class::of_io(&full), crate::error::Class::Unreachable);
     }
 
     #[test]

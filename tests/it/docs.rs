@@ -208,6 +208,7 @@ impl Stage {
             .env("PATH", path)
             .env("COWSNAP_STATE_DIR", &places[0].1)
             .env("COWSNAP_OVERLAY_HOME", self.folder.path().join("overlays"))
+            .env("COWSNAP_SSH", self.folder.path().join("work/ssh"))
             .env_remove("RUST_LOG")
             .envs(self.env.iter().copied())
             .current_dir(self.folder.path().join("work"))
@@ -281,6 +282,7 @@ pages! {
     what_snapshot_a_node_shows_is_so: "docs/snapshot-a-node.md",
     what_send_and_receive_shows_is_so: "docs/send-and-receive.md",
     what_restore_shows_is_so: "docs/restore.md",
+    what_replication_shows_is_so: "docs/replication.md",
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub fn lacking(what: &str) -> Option<String> {
             Ok(_) if rustix::process::geteuid().is_root() => None,
             Ok(_) => tool("fusermount3"),
         },
+        "sshd" => lacking("root").or_else(|| {
+            (!Path::new("/usr/sbin/sshd").exists()).then(|| "no /usr/sbin/sshd (openssh-server)".into())
+        }),
         "zfs-headers" => (!Path::new("/usr/include/libzfs/libzfs_core.h").exists())
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),

@@ -17,6 +17,7 @@ mod names;
 mod overlay;
 mod overlay_fuse;
 mod overlay_layer;
+mod peer;
 mod pool;
 mod receive;
 mod send;

@@ -5,11 +5,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::dataset::Dataset;
-use super::receive::{Ground, Origin, apply, seal};
+use super::kept::{self, Keeper, Kept};
+use super::receive::{Ground, Midway, Origin, apply, seal};
 use super::roots::Root;
 use super::staging::Staged;
 use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
+use crate::error::Class;
 use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
 use crate::sys::interrupt::Bell;
@@ -39,26 +41,60 @@ impl Endpoint for Dataset {
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
         let mut stream = stream;
-        self.receive_checked(request, &mut stream, |_| None)
+        self.receive_checked(request, None, &mut stream, |_| None)
     }
 }
 
 impl Dataset {
-    /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is on disk before the version is.
+    /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is on disk before the version is. With
+    /// `kept`, `stream` begins behind its prefix.
+    ///
+    /// If the request says how to keep what has come, and the stream breaks off, it stays for [`Dataset::kept`].
     ///
     /// # Errors
     /// As [`Endpoint::receive`].
     pub fn receive_checked<R: Read>(
         &self,
         request: &ReceiveRequest,
+        kept: Option<Kept>,
         stream: &mut R,
         verified: impl FnOnce(&R) -> Option<Verified>,
     ) -> Result<Version> {
-        let staged = self.stage(&request.name, request.guid)?;
-        let mut here = Here { dataset: self, staged: &staged, request };
-        let applied = apply(stream, &mut here, staged.name())?;
-        seal(&applied)?;
-        staged.commit(&request.name, |meta| meta.verified = verified(stream))
+        // Another receive that was broken off will not go on once this one has been begun.
+        self.give_up_kept(None)?;
+        let (staged, midway, number) = match kept {
+            None => (self.stage(&request.name, request.guid)?, None, 0),
+            Some(kept) => {
+                let beyond = kept.beyond();
+                let (staged, midway, number) = kept.take_up(self)?;
+                pass_over(stream, beyond)?;
+                (staged, Some(midway), number)
+            }
+        };
+        match self.apply_and_seal(request, &staged, midway, number, stream) {
+            Ok(()) => staged.commit(&request.name, |meta| meta.verified = verified(stream)),
+            Err(error) if error.class() == Class::Unreachable => Err(error),
+            Err(error) => {
+                // What is damaged or does not fit will be no better next time.
+                kept::forget(staged.staging().fd())?;
+                Err(error)
+            }
+        }
+    }
+
+    fn apply_and_seal(
+        &self,
+        request: &ReceiveRequest,
+        staged: &Staged,
+        midway: Option<Midway>,
+        number: u64,
+        mut stream: &mut dyn Read,
+    ) -> Result<()> {
+        let offset = midway.as_ref().map_or(0, |midway| midway.offset);
+        let keeper = request.keep.clone().map(|keeping| Keeper::new(staged, keeping, number, offset));
+        let mut here = Here { dataset: self, staged, request, keeper };
+        let applied = apply(&mut stream, &mut here, staged.name(), midway)?;
+        seal(&applied)
     }
 
     fn name_of(&self, version: &VersionRef) -> String {
@@ -133,6 +169,19 @@ impl AsFd for Fleeting {
     }
 }
 
+/// Reads what was applied already.
+fn pass_over(stream: &mut impl Read, len: u64) -> Result<()> {
+    let passed = std::io::copy(&mut stream.take(len), &mut std::io::sink());
+    match passed.map_err(Error::io("read", "the stream"))? {
+        passed if passed == len => Ok(()),
+        _ => Err(Error::Corrupt {
+            what: "btrfs stream",
+            why: "it ends before it goes on".into(),
+            source: None,
+        }),
+    }
+}
+
 /// The version to ask the kernel for; 0 for the first, which even kernels write that know of no versions.
 fn stream_version(request: &SendRequest, subject: &str) -> Result<u32> {
     let wanted = request.stream_version.max(if request.compressed { 2 } else { 1 });
@@ -153,6 +202,7 @@ struct Here<'a> {
     dataset: &'a Dataset,
     staged: &'a Staged,
     request: &'a ReceiveRequest,
+    keeper: Option<Keeper<'a>>,
 }
 
 impl Ground for Here<'_> {
@@ -187,6 +237,14 @@ impl Ground for Here<'_> {
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
         let found = self.dataset.store().find_received(Guid(uuid), ctransid)?;
         Ok(found.filter(|found| found.info.readonly).map(|found| found.fd))
+    }
+
+    fn wants_to_keep(&mut self, offset: u64) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.is_due(offset))
+    }
+
+    fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.keep(subvolume, midway))
     }
 
     fn done(&self) {

@@ -6,6 +6,7 @@ pub mod diff;
 pub mod endpoint;
 pub mod home;
 pub mod inventory;
+mod kept;
 pub mod meta;
 mod prefetch;
 pub mod receive;
@@ -20,6 +21,7 @@ pub mod store;
 pub mod usage;
 
 pub use dataset::Dataset;
+pub use kept::{CHECKPOINT, Keeping, Kept};
 pub use meta::Meta;
 pub use staging::Staged;
 pub use store::{Found, Store, is_on_btrfs, is_subvolume};

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::btrfs::dataset::{Dataset, Move};
 use crate::endpoint::btrfs::home::Home;
+use crate::endpoint::btrfs::kept;
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::rollback::Exchange;
 use crate::endpoint::btrfs::sealed;
@@ -98,6 +99,11 @@ impl Staging {
         Ok(staging)
     }
 
+    /// That of somebody who is gone, which the caller has locked as `fd`.
+    pub(super) fn taken_up(store: &Arc<Store>, fd: OwnedFd, id: OsString) -> Self {
+        Self { store: Arc::clone(store), fd, id, done: false }
+    }
+
     /// The directory. Subvolumes that stay writable are made here.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -162,7 +168,7 @@ impl Drop for Staging {
 const SEALED: &str = "commit-";
 
 /// The names in `snap` do not change when a staging directory is sealed.
-fn staged_name(id: &OsStr) -> OsString {
+pub(super) fn staged_name(id: &OsStr) -> OsString {
     let id = id.to_string_lossy();
     format!("%{}", id.strip_prefix(SEALED).unwrap_or(&id)).into()
 }
@@ -178,6 +184,10 @@ pub(super) fn recover(store: &Arc<Store>) {
         let Ok(Some(fd)) = lock(parent.as_fd(), &id) else { continue };
         // A set is named under its datasets' locks; where a living process has one of them, it is for the next time.
         let Ok(Some(_locked)) = lock_what_is_named(store, fd.as_fd(), &id) else { continue };
+        if kept::read(fd.as_fd()).is_some() {
+            finish(store, fd.as_fd(), &id);
+            continue;
+        }
         tracing::info!(staging = %id.display(), "finishing what a dead process left");
         finish(store, fd.as_fd(), &id);
     }
@@ -205,7 +215,12 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
             sealed::roll_forward(store, fd, &staged_name(id), entries)?
         }
         Some(Intent::Set { entries }) => clear_entries(store, id, &entries)?,
-        Some(Intent::Receive(entry)) => clear_entries(store, id, &[entry])?,
+        Some(Intent::Receive(entry)) => {
+            if can_go_on(store, fd, id, &entry)? {
+                return Ok(());
+            }
+            clear_entries(store, id, &[entry])?;
+        }
         Some(Intent::Rollback(exchange)) => exchange.finish(store, fd)?,
         Some(Intent::Rename(moved)) => moved.finish(store)?,
         Some(Intent::Prepare) | None => {}
@@ -215,11 +230,23 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
     rustix::fs::unlinkat(&parent, id, AtFlags::REMOVEDIR).map_err(store.io("clear", Path::new(id).display()))
 }
 
+/// Whether a receive that was broken off is kept until somebody goes on with it: with its last checkpoint alone.
+fn can_go_on(store: &Store, fd: BorrowedFd<'_>, id: &OsStr, entry: &Entry) -> Result<bool> {
+    let (Some(checkpoint), Some(home)) = (kept::read(fd), Home::open(store, &entry.key)?) else {
+        return Ok(false);
+    };
+    if home.snapshot(OsStr::new(entry.name.as_str()))?.is_some() {
+        return Ok(false);
+    }
+    checkpoint.clear_others(&home, &staged_name(id)).map_err(store.io("clear", Path::new(id).display()))?;
+    Ok(true)
+}
+
 /// What a staging directory says; `None` if its process died before it said so, and so before it did anything.
 ///
 /// # Errors
 /// An intent that can not be read, or that another version of cowsnap wrote: what it is about must not be cleared away.
-fn read_intent(fd: BorrowedFd<'_>) -> Result<Option<Intent>> {
+pub(super) fn read_intent(fd: BorrowedFd<'_>) -> Result<Option<Intent>> {
     let Some(bytes) = read_at(fd, "intent")? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
         Ok(intent) => Ok(Some(intent)),
@@ -236,16 +263,9 @@ fn clear_entries(store: &Store, id: &OsStr, entries: &[Entry]) -> Result<()> {
     let staged = staged_name(id);
     for entry in entries {
         let Some(home) = Home::open(store, &entry.key)? else { continue };
-        destroy_if_there(home.snap(), &staged).map_err(store.io("destroy", "a staged snapshot"))?;
+        kept::clear(&home, &staged, None).map_err(store.io("destroy", "a staged snapshot"))?;
     }
     Ok(())
-}
-
-fn destroy_if_there(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match btrfs::snap_destroy(dir, name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// Empties a staging directory: subvolumes are destroyed, directories emptied and removed, files removed. The intent
@@ -299,6 +319,17 @@ impl Dataset {
 }
 
 impl Staged {
+    /// What was staged by somebody who is gone.
+    pub(super) fn of(dataset: &Dataset, home: Home, staging: Staging) -> Self {
+        let name = staging.staged_name();
+        Self { dataset: dataset.clone(), home, staging, name }
+    }
+
+    /// Its staging directory.
+    pub(super) fn staging(&self) -> &Staging {
+        &self.staging
+    }
+
     /// The directory in which the subvolume is to be made.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.home.snap()

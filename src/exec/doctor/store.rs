@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::Finding;
+use crate::endpoint::btrfs::CHECKPOINT;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
@@ -53,6 +54,9 @@ fn dead_staging(store: &Arc<Store>) -> Vec<Finding<'static>> {
         let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
         let what = match name.to_string_lossy().starts_with("commit-") {
             true => "an operation that died as it was completed; the next use of the filesystem completes it",
+            false if path.join(CHECKPOINT).exists() => {
+                "what was received in part; the next cowsnap replicate goes on with it"
+            }
             false => "staging of an operation that died",
         };
         let opened_by = store.opened_by().to_owned();
@@ -70,6 +74,9 @@ fn is_unlocked(path: &Path) -> bool {
 
 /// Opening the store for use is what clears it; here is only looked whether it did.
 fn recover(path: &Path, name: &OsStr) -> Result<()> {
+    let store = Store::open_as_it_is(path)?;
+    forget(&store, name)?;
+    drop(store);
     let store = Store::open(path)?;
     let left = folder(&store).join("staging").join(name);
     match left.exists() {
@@ -80,6 +87,21 @@ fn recover(path: &Path, name: &OsStr) -> Result<()> {
             hint: Some("RUST_LOG=cowsnap=debug cowsnap doctor --fix".into()),
         }),
         false => Ok(()),
+    }
+}
+
+/// Gives up what could have been gone on with, unless somebody does.
+fn forget(store: &Store, name: &OsStr) -> Result<()> {
+    let dir = folder(store).join("staging").join(name);
+    let Ok(locked) = File::open(&dir) else { return Ok(()) };
+    if rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    match fs::remove_file(dir.join(CHECKPOINT)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("give up", shown(store, &dir))(error))
+        }
+        _ => Ok(()),
     }
 }
 

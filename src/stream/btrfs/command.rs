@@ -1,10 +1,12 @@
 //! What a command says: its attributes, typed and borrowed from the stream's buffer.
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Error, Result};
 use super::wire::{ATTRIBUTES, Attribute, Code, Version};
 
 /// A point in time: seconds since 1970 (negative before) and nanoseconds below 10^9.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds.
     pub sec: i64,

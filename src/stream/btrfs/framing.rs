@@ -31,6 +31,11 @@ impl Batch {
         self.version
     }
 
+    /// Where the command stands in the stream that comes next.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Takes the next command off the front; `None` when all have been taken.
     ///
     /// # Errors
@@ -134,6 +139,11 @@ impl<R: Read> Framer<R> {
     /// Reads nothing yet.
     pub fn new(input: R) -> Self {
         Self { input, buffer: spare(), start: 0, end: 0, offset: 0, version: None, n_streams: 0 }
+    }
+
+    /// Goes on within a stream of that version: `input` begins with the command at `offset`.
+    pub fn resume(input: R, version: Version, offset: u64) -> Self {
+        Self { offset, version: Some(version), n_streams: 1, ..Self::new(input) }
     }
 
     /// The next commands, at least one; `None` at the input's end, which comes after an end command only.

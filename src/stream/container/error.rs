@@ -182,10 +182,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::RawBtrfs | Self::RawZfs | Self::NeedsNewer { .. } | Self::TooLong { .. } => Class::Usage,
-            Self::Read { source, .. } | Self::Write { source, .. } => match Self::within(source) {
-                Some(inner) => inner.class(),
-                None => Class::of_io(source),
-            },
+            Self::Read { source, .. } | Self::Write { source, .. } => crate::error::class_of_io(source),
             Self::Compress(_) => Class::Internal,
             _ => Class::Corrupt,
         }

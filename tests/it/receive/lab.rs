@@ -57,7 +57,7 @@ impl Shelf {
     /// Applies `stream`; what an earlier one left is cleared away.
     pub fn apply(&mut self, mut stream: impl Read) -> Result<Applied> {
         self.clear();
-        apply(&mut stream, self, OsStr::new(STAGED))
+        apply(&mut stream, self, OsStr::new(STAGED), None)
     }
 
     pub fn receive(&mut self, stream: impl Read, name: &str) -> Result<PathBuf> {

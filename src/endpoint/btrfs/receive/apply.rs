@@ -14,7 +14,7 @@ use super::frozen::{Frozen, thaw_root};
 use super::make::{Guess, Node, Pending, disinherit_root};
 use super::open::Open;
 use super::tree::Tree;
-use super::{Applied, Ground, Origin};
+use super::{Applied, Ground, Midway, Origin};
 use crate::endpoint::{Error, Result};
 use crate::model::Guid;
 use crate::stream::btrfs::{Command, Time};
@@ -39,12 +39,28 @@ pub(super) struct Applier<'g> {
     pub(super) has_set_nocow: bool,
 }
 
-/// Applies all of `batches`, which is the stream of one subvolume.
-pub(super) fn run(batches: &mut Batches, ground: &mut dyn Ground, name: &OsStr) -> Result<Applied> {
-    let origin = first(batches)?;
-    ground.accept(&origin)?;
-    let subvolume = make_subvolume(ground, name, &origin)?;
-    let mut applier = Applier::new(ground, &subvolume, origin)?;
+/// Applies all of `batches`, which is the stream of one subvolume, or with `midway` the rest of it.
+pub(super) fn run(
+    batches: &mut Batches,
+    ground: &mut dyn Ground,
+    name: &OsStr,
+    midway: Option<Midway>,
+) -> Result<Applied> {
+    let (subvolume, mut applier) = match midway {
+        None => {
+            let origin = first(batches)?;
+            ground.accept(&origin)?;
+            let subvolume = make_subvolume(ground, name, &origin)?;
+            let applier = Applier::begun(ground, &subvolume, origin)?;
+            (subvolume, applier)
+        }
+        Some(midway) => {
+            ground.accept(&midway.origin)?;
+            let subvolume = open_subvolume(ground, name)?;
+            let applier = Applier::resumed(ground, &subvolume, midway)?;
+            (subvolume, applier)
+        }
+    };
     while let Some((item, more)) = batches.next_run()? {
         if item.command == Command::End {
             applier.end(item.offset)?;
@@ -57,6 +73,7 @@ pub(super) fn run(batches: &mut Batches, ground: &mut dyn Ground, name: &OsStr) 
         if !more.is_empty() {
             applier.write_on(&item.command, &more).map_err(|fault| fault.at(item.offset, &item.command))?;
         }
+        applier.keep_if_wanted(batches, &subvolume)?;
     }
     // The framer lets no stream end without its end command.
     Err(Error::Corrupt { what: "btrfs stream", why: "it has no end".into(), source: None })
@@ -105,6 +122,10 @@ fn make_subvolume(ground: &mut dyn Ground, name: &OsStr, origin: &Origin) -> Res
         }
     }
     .map_err(Error::io("make", "the staging subvolume"))?;
+    open_subvolume(ground, name)
+}
+
+fn open_subvolume(ground: &dyn Ground, name: &OsStr) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(ground.staging(), name, flags, Mode::empty()).map_err(Error::io("open", "the staging subvolume"))
 }
@@ -122,11 +143,6 @@ impl<'g> Applier<'g> {
         file::clear_umask_of_this_thread().map_err(io)?;
         thaw_root(subvolume.as_fd()).map_err(Error::io("prepare", "the staging subvolume"))?;
         let root = subvolume.try_clone().map_err(io)?;
-        let root_times = match origin.base {
-            Some(_) => times_of(subvolume.as_fd()).map(Some),
-            None => disinherit_root(subvolume.as_fd()).map(|()| None),
-        }
-        .map_err(Error::io("prepare", "the staging subvolume"))?;
         Ok(Self {
             ground,
             origin,
@@ -137,10 +153,45 @@ impl<'g> Applier<'g> {
             frozen: Frozen::default(),
             guess: Guess::default(),
             owner: (geteuid().as_raw(), getegid().as_raw()),
-            root_times,
+            root_times: None,
             encoded_writes_work: true,
             has_set_nocow: false,
         })
+    }
+
+    /// Begins with what is there: nothing, or the base.
+    fn begun(ground: &'g mut dyn Ground, subvolume: &OwnedFd, origin: Origin) -> Result<Self> {
+        let root_times = match origin.base {
+            Some(_) => times_of(subvolume.as_fd()).map(Some),
+            None => disinherit_root(subvolume.as_fd()).map(|()| None),
+        }
+        .map_err(Error::io("prepare", "the staging subvolume"))?;
+        Ok(Self { root_times, ..Self::new(ground, subvolume, origin)? })
+    }
+
+    /// Goes on with what was kept.
+    fn resumed(ground: &'g mut dyn Ground, subvolume: &OwnedFd, midway: Midway) -> Result<Self> {
+        let Midway { origin, frozen, root_times, has_set_nocow, .. } = midway;
+        let new = Self::new(ground, subvolume, origin)?;
+        Ok(Self { frozen: Frozen::from_bits(frozen), root_times, has_set_nocow, ..new })
+    }
+
+    /// Lets the ground keep what there is, if it wants to and nothing waits for the next command.
+    fn keep_if_wanted(&mut self, batches: &Batches, subvolume: &OwnedFd) -> Result<()> {
+        let (Some(offset), Some(version)) = (batches.offset(), batches.version()) else { return Ok(()) };
+        if self.pending.is_some() || !self.ground.wants_to_keep(offset) {
+            return Ok(());
+        }
+        self.leave().map_err(|fault| fault.at(offset, &Command::End))?;
+        let midway = Midway {
+            offset,
+            stream_version: version.number(),
+            origin: self.origin.clone(),
+            frozen: self.frozen.to_bits(),
+            root_times: self.root_times,
+            has_set_nocow: self.has_set_nocow,
+        };
+        self.ground.keep(subvolume.as_fd(), midway)
     }
 
     /// Applies one command; one that makes something waits for the next, which mostly renames it.

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::fault::{interrupted, of_stream};
 use crate::endpoint::{Error, Result};
-use crate::stream::btrfs::{self, Batch, Framer, Located, Run};
+use crate::stream::btrfs::{self, Batch, Framer, Located, Run, Version};
 use crate::sys::interrupt;
 
 /// How many batches of up to 1 MiB may wait to be applied.
@@ -36,6 +36,16 @@ impl Batches {
         self.current.as_mut().map_or(Ok(None), Batch::next_run).map_err(of_stream)
     }
 
+    /// Where the command stands that comes next; `None` at the end of what has arrived.
+    pub(super) fn offset(&self) -> Option<u64> {
+        self.current.as_ref().map(Batch::offset)
+    }
+
+    /// The version of the stream that the current command belongs to.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.current.as_ref().map(Batch::version)
+    }
+
     /// Makes `current` hold a command; `false` at the end.
     fn refill(&mut self) -> Result<bool> {
         while self.current.as_ref().is_none_or(Batch::is_empty) {
@@ -53,9 +63,9 @@ impl Batches {
     }
 }
 
-/// Calls `apply` on a thread of its own while this one reads `stream` to its end.
+/// Calls `apply` on a thread of its own while this one reads the stream to its end.
 pub(super) fn run<T: Send>(
-    stream: &mut dyn Read,
+    mut framer: Framer<&mut dyn Read>,
     apply: impl FnOnce(&mut Batches) -> Result<T> + Send,
 ) -> Result<T> {
     thread::scope(|scope| {
@@ -66,15 +76,18 @@ pub(super) fn run<T: Send>(
             .name("apply".into())
             .spawn_scoped(scope, move || apply(&mut batches))
             .map_err(Error::io("start", "a thread"))?;
-        read(stream, &full, &spares);
+        read(&mut framer, &full, &spares);
         drop(full);
         applying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 /// Reads until the stream ends or fails, or the other thread no longer listens.
-fn read(stream: &mut dyn Read, full: &SyncSender<btrfs::Result<Batch>>, spares: &Receiver<Box<[u8]>>) {
-    let mut framer = Framer::new(stream);
+fn read(
+    framer: &mut Framer<&mut dyn Read>,
+    full: &SyncSender<btrfs::Result<Batch>>,
+    spares: &Receiver<Box<[u8]>>,
+) {
     while let Some(batch) = framer.next_batch(spares.try_recv().unwrap_or_default()).transpose() {
         let failed = batch.is_err();
         if full.send(batch).is_err() || failed {

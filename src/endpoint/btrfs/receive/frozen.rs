@@ -24,6 +24,17 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    /// The flags, to be written down.
+    pub(super) fn to_bits(&self) -> BTreeMap<u64, u32> {
+        self.wishes.iter().map(|(&inode, flags)| (inode, flags.bits())).collect()
+    }
+
+    /// What was written down.
+    pub(super) fn from_bits(bits: BTreeMap<u64, u32>) -> Self {
+        let wishes = bits.into_iter().map(|(inode, bits)| (inode, IFlags::from_bits_retain(bits) & FROZEN));
+        Self { wishes: wishes.collect() }
+    }
+
     /// The stream wants `inode` to end with exactly these of [`FROZEN`]; the root does not get them ([`thaw_root`]).
     pub(super) fn wish(&mut self, inode: u64, flags: IFlags) -> Result<(), Fault> {
         if inode == FIRST_FREE_OBJECTID || (flags.is_empty() && !self.wishes.contains_key(&inode)) {

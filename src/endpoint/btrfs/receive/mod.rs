@@ -23,16 +23,20 @@ mod seal;
 mod target;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::endpoint::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Error, Result};
+use crate::stream::btrfs::{Framer, Time, Version};
 
 pub use seal::seal;
 
 /// What a stream's first command says of what it carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The identity of what was sent: its received uuid if it had one, else its uuid.
     pub uuid: [u8; 16],
@@ -42,6 +46,21 @@ pub struct Origin {
     pub path: Vec<u8>,
     /// The base that an increment needs, by uuid and ctransid.
     pub base: Option<([u8; 16], u64)>,
+}
+
+/// What is known in the midst of a stream, beside the subvolume as it is then: enough to go on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Midway {
+    /// Where the command stands in the stream that comes next.
+    pub offset: u64,
+    /// The stream's version.
+    pub stream_version: u32,
+    /// What it carries.
+    pub origin: Origin,
+    /// What stands in the way until the end: flags by inode.
+    frozen: BTreeMap<u64, u32>,
+    root_times: Option<(Time, Time)>,
+    has_set_nocow: bool,
 }
 
 /// Where a stream is applied, and what is there already.
@@ -61,6 +80,19 @@ pub trait Ground: Send {
     /// A subvolume that is here and may not be used, or a filesystem that can not tell.
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>>;
 
+    /// Whether it wants to keep what there is so far, before the command at `offset`.
+    fn wants_to_keep(&mut self, _offset: u64) -> bool {
+        false
+    }
+
+    /// Keeps `subvolume` as it is.
+    ///
+    /// # Errors
+    /// Whatever makes it better to end the receive.
+    fn keep(&mut self, _subvolume: BorrowedFd<'_>, _midway: Midway) -> Result<()> {
+        Ok(())
+    }
+
     /// Told once no more of the stream is wanted, be it because of an error: a read of it that waits may end.
     fn done(&self) {}
 }
@@ -76,19 +108,37 @@ pub struct Applied {
     pub origin: Origin,
 }
 
-/// Applies the stream of one subvolume as `name` in the staging directory of `ground`.
+/// Applies the stream of one subvolume as `name` in the staging directory of `ground`. With `midway` the subvolume is there as it
+/// was kept then, writable, and `stream` begins where that says.
 ///
 /// Returns once `stream` has ended without an error: what checks the bytes may still refuse with the very last read.
 /// One thread reads and checks, another applies.
 ///
 /// # Errors
-/// [`Error::Corrupt`](crate::endpoint::Error::Corrupt) for a stream that is damaged or hostile or does not fit its base,
+/// [`Error::Corrupt`] for a stream that is damaged or hostile or does not fit its base,
 /// naming command, path and offset; `Io` where the kernel refuses; what `ground` says. The subvolume `name` may be left:
 /// destroying it is for the owner of the staging directory.
-pub fn apply(stream: &mut dyn Read, ground: &mut dyn Ground, name: &OsStr) -> Result<Applied> {
-    feed::run(stream, |batches| {
-        let applied = apply::run(batches, ground, name);
+pub fn apply(
+    stream: &mut dyn Read,
+    ground: &mut dyn Ground,
+    name: &OsStr,
+    midway: Option<Midway>,
+) -> Result<Applied> {
+    let framer = match &midway {
+        Some(midway) => Framer::resume(stream, version_of(midway)?, midway.offset),
+        None => Framer::new(stream),
+    };
+    feed::run(framer, |batches| {
+        let applied = apply::run(batches, ground, name, midway);
         ground.done();
         applied
+    })
+}
+
+fn version_of(midway: &Midway) -> Result<Version> {
+    Version::from_number(midway.stream_version).ok_or_else(|| Error::Corrupt {
+        what: "checkpoint",
+        why: format!("version {} of the stream is not known", midway.stream_version),
+        source: None,
     })
 }

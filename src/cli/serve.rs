@@ -1,0 +1,64 @@
+//! `cowsnap serve`
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use crate::cli::{Context, place};
+use crate::endpoint::peer::{Line, Patience, Rights, Under, Verb};
+use crate::exec::serve::Server;
+use crate::sys::interrupt::Timely;
+use crate::{Error, Result};
+
+/// Serve a peer's `cowsnap replicate` on standard input and output
+///
+/// Started by ssh. In authorized_keys it says what the key is for:
+/// command="cowsnap serve --allow receive --under pool/backups --append-only",restrict ssh-ed25519 AAAA…
+/// Nothing that the client says reaches a shell.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What the client may do: list, send, receive, hold, destroy; all of it by default
+    #[arg(long, value_name = "VERB", value_delimiter = ',')]
+    allow: Vec<Verb>,
+    /// Only on this dataset or directory and below it; may be given several times
+    #[arg(long, value_name = "TARGET")]
+    under: Vec<Under>,
+    /// Nothing may be destroyed, and no hold released but those of replication itself
+    #[arg(long)]
+    append_only: bool,
+    /// btrfs: so much of a stream may have to come again after it was broken off
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::pool::size)]
+    checkpoint: u64,
+}
+
+/// Runs the subcommand. What goes wrong is said to the client, who says it to the user.
+pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
+    if io::stdin().is_terminal() {
+        let what = "cowsnap serve talks to a program, not to a person".into();
+        return Err(Error::Usage {
+            what,
+            hint: Some("cowsnap replicate TARGET ssh://HOST/TARGET starts it there".into()),
+        });
+    }
+    let verbs = if args.allow.is_empty() { Verb::ALL.to_vec() } else { args.allow };
+    let rights = Rights { verbs, under: args.under, append_only: args.append_only };
+    let patience = Patience::default();
+    let line = line(patience)?;
+    let resolve = |target: &_| place::dataset(target, context);
+    match (Server { rights: &rights, resolve: &resolve, keep_every: args.checkpoint }).serve(&line) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::info!(error = &error as &dyn std::error::Error, "the conversation ended");
+            Ok(ExitCode::from(error.class().exit_code()))
+        }
+    }
+}
+
+fn line(patience: Patience) -> Result<Line> {
+    let io = |error| Error::io("talk to", "the client")(error);
+    let input = io::stdin().as_fd().try_clone_to_owned().map_err(io)?;
+    let output = io::stdout().as_fd().try_clone_to_owned().map_err(io)?;
+    let input = Timely::new(std::fs::File::from(input), patience.silence);
+    let output = Timely::new(std::fs::File::from(output), patience.stall);
+    Ok(Line::new("the client", input, output, patience.pulse)?)
+}

@@ -1,0 +1,283 @@
+//! A receive that was broken off, kept so that it can go on.
+//!
+//! While a stream is applied, the subvolume in the making is snapshotted now and then between two commands, read-only, as
+//! `%<staging>.<number>` beside it, and the staging directory's `checkpoint` says what else is needed to go on from there: where in
+//! the stream that was, and what the stream's first frames hash to, so that a sender can tell whether it still sends the same bytes.
+//! A snapshot is on disk when the kernel's call returns, and only then is it written down.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::dataset::Dataset;
+use super::home::Home;
+use super::receive::Midway;
+use super::staging::{Entry, Intent, Staged, Staging, read_intent, staged_name};
+use super::store::{Store, list, open_beneath, read_at, remove_at, write_at};
+use crate::endpoint::dir::lock;
+use crate::endpoint::{Error, Result};
+use crate::model::Guid;
+use crate::stream::container::{FRAME_LEN, Prefix};
+use crate::stream::reader::Marks;
+use crate::sys::btrfs;
+
+/// The file of a staging directory that says how to go on.
+pub const CHECKPOINT: &str = "checkpoint";
+/// How long to look whether a receive that was broken off is still somebody's: its process may be about to end.
+const TRIES: u32 = 50;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+/// A slow stream is kept that often, if a sixteenth of the bytes have come.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// How often to keep what was received so far.
+#[derive(Debug, Clone)]
+pub struct Keeping {
+    /// What the stream hashes to as far as it was verified.
+    pub marks: Marks,
+    /// After so many bytes of stream.
+    pub every: u64,
+}
+
+impl PartialEq for Keeping {
+    fn eq(&self, other: &Self) -> bool {
+        self.every == other.every
+    }
+}
+
+impl Eq for Keeping {}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    /// The snapshot's number.
+    number: u64,
+    /// What the stream's first frames hash to: all before the one that [`Midway::offset`] is in.
+    prefix: Prefix,
+    /// Where to go on.
+    midway: Midway,
+    /// When that was.
+    made: Timestamp,
+}
+
+/// The checkpoint in a staging directory; `None` if there is none, or one that makes no sense to this version.
+pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
+    let bytes = read_at(staging, CHECKPOINT).ok()??;
+    let checkpoint: Checkpoint = serde_json::from_slice(&bytes).ok()?;
+    (checkpoint.midway.offset / FRAME_LEN as u64 == checkpoint.prefix.frames()).then_some(checkpoint)
+}
+
+impl Checkpoint {
+    /// How its snapshot is called beside the one in the making, which is called `staged`.
+    fn name(&self, staged: &OsStr) -> OsString {
+        name_of(staged, self.number)
+    }
+
+    /// Destroys what is beside it: the subvolume in the making, older snapshots and one that was not written down yet.
+    pub(super) fn clear_others(&self, home: &Home, staged: &OsStr) -> std::io::Result<()> {
+        clear(home, staged, Some(&self.name(staged)))
+    }
+}
+
+fn name_of(staged: &OsStr, number: u64) -> OsString {
+    let mut name = staged.to_owned();
+    name.push(format!(".{number}"));
+    name
+}
+
+/// Destroys the subvolume in the making, called `staged`, and all of its checkpoints but `spared`.
+pub(super) fn clear(home: &Home, staged: &OsStr, spared: Option<&OsStr>) -> std::io::Result<()> {
+    let of_a_checkpoint = |name: &OsStr| {
+        let rest = name.as_encoded_bytes().strip_prefix(staged.as_encoded_bytes());
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'.')))
+    };
+    for name in list(home.snap())? {
+        if of_a_checkpoint(&name) && spared != Some(&name) {
+            match btrfs::snap_destroy(home.snap(), &name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes what was received so far durable, now and then.
+pub(super) struct Keeper<'a> {
+    staged: &'a Staged,
+    keeping: Keeping,
+    number: u64,
+    last: u64, // Where in the stream it kept last, or began.
+    since: Instant,
+}
+
+impl<'a> Keeper<'a> {
+    /// Begins at `offset` of the stream, after so many checkpoints.
+    pub fn new(staged: &'a Staged, keeping: Keeping, number: u64, offset: u64) -> Self {
+        Self { staged, keeping, number, last: offset, since: Instant::now() }
+    }
+
+    /// Whether enough has come since the last time.
+    pub fn is_due(&self, offset: u64) -> bool {
+        let come = offset.saturating_sub(self.last);
+        let enough = come >= self.keeping.every
+            || (come >= (self.keeping.every / 16).max(1) && self.since.elapsed() >= SLOW);
+        enough && offset >= FRAME_LEN as u64
+    }
+
+    /// Keeps `subvolume` as it is.
+    pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
+        // What is not verified any more, or not yet, is for the next time.
+        let Some(prefix) = self.keeping.marks.at(midway.offset / FRAME_LEN as u64) else { return Ok(()) };
+        let io = |error| Error::io("keep", "what was received so far")(error);
+        let (dir, staged) = (self.staged.dir(), self.staged.name());
+        self.number += 1;
+        let name = name_of(staged, self.number);
+        btrfs::snap_create(dir, &name, subvolume, true).map_err(io)?;
+        self.last = midway.offset;
+        let checkpoint = Checkpoint { number: self.number, prefix, midway, made: Timestamp::now() };
+        let json = serde_json::to_vec(&checkpoint).expect("its keys are texts");
+        write_at(self.staged.staging().fd(), OsStr::new(CHECKPOINT), &json).map_err(io)?;
+        match btrfs::snap_destroy(dir, &name_of(staged, self.number - 1)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        tracing::debug!(offset = self.last, number = self.number, "kept what was received so far");
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// A receive that was broken off and can go on. While it is there, nobody else has it; dropped, it stays.
+pub struct Kept {
+    store: Arc<Store>,
+    fd: OwnedFd,
+    id: OsString,
+    checkpoint: Checkpoint,
+}
+
+impl Kept {
+    /// What of the stream is there.
+    pub fn prefix(&self) -> &Prefix {
+        &self.checkpoint.prefix
+    }
+
+    /// How many bytes behind the prefix are there, too.
+    pub fn beyond(&self) -> u64 {
+        self.checkpoint.midway.offset - self.checkpoint.prefix.stream_len()
+    }
+
+    /// When it was kept.
+    pub fn made(&self) -> Timestamp {
+        self.checkpoint.made
+    }
+
+    /// Makes it a subvolume in the making again.
+    pub(super) fn take_up(self, dataset: &Dataset) -> Result<(Staged, Midway, u64)> {
+        let Self { store, fd, id, checkpoint } = self;
+        let io = |error| Error::io("go on with", "what was received so far")(error);
+        let home = dataset.home()?.ok_or_else(|| Error::NotFound {
+            what: "partial receive",
+            subject: dataset.to_string(),
+            hint: None,
+        })?;
+        let staged = staged_name(&id);
+        checkpoint.clear_others(&home, &staged).map_err(io)?;
+        let kept = home.snapshot(&checkpoint.name(&staged))?.ok_or_else(|| Error::NotFound {
+            what: "partial receive",
+            subject: dataset.to_string(),
+            hint: None,
+        })?;
+        btrfs::snap_create(home.snap(), &staged, kept.as_fd(), false).map_err(io)?;
+        let staging = Staging::taken_up(&store, fd, id);
+        Ok((Staged::of(dataset, home, staging), checkpoint.midway, checkpoint.number))
+    }
+
+    /// Gives it up: nothing of it stays.
+    ///
+    /// # Errors
+    /// A store that can not be written to.
+    pub fn give_up(self) -> Result<()> {
+        forget(self.fd.as_fd())?;
+        drop(Staging::taken_up(&self.store, self.fd, self.id));
+        Ok(())
+    }
+}
+
+/// From here on there is nothing to go on with.
+pub(super) fn forget(staging: BorrowedFd<'_>) -> Result<()> {
+    match remove_at(staging, OsStr::new(CHECKPOINT)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("give up", "what was received so far")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Dataset {
+    /// The receive of `guid` upon `base` that was broken off here, if it can go on.
+    ///
+    /// # Errors
+    /// A store that can not be read.
+    pub fn kept(&self, guid: Guid, base: Option<Guid>) -> Result<Option<Kept>> {
+        let is_it = |entry: &Entry, checkpoint: &Checkpoint| {
+            let origin = &checkpoint.midway.origin;
+            entry.guid == Some(guid)
+                && Guid(origin.uuid) == guid
+                && origin.base.map(|(uuid, _)| Guid(uuid)) == base
+        };
+        Ok(self.all_kept(is_it, TRIES)?.pop())
+    }
+
+    /// Gives up every receive that was broken off here and that nobody goes on with, but those of `spared`. Answers how many.
+    ///
+    /// # Errors
+    /// A store that can not be read or written to.
+    pub fn give_up_kept(&self, spared: Option<Guid>) -> Result<usize> {
+        let kept = self.all_kept(|entry, _| spared.is_none() || entry.guid != spared, 1)?;
+        let all = kept.len();
+        kept.into_iter().try_for_each(Kept::give_up)?;
+        Ok(all)
+    }
+
+    fn all_kept(&self, is_it: impl Fn(&Entry, &Checkpoint) -> bool, tries: u32) -> Result<Vec<Kept>> {
+        let store = self.store();
+        let Some(parent) = store.open_in_store("staging")? else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for id in list(parent.as_fd()).map_err(store.io("list", "the staging directories"))? {
+            let Ok(seen) = open_beneath(parent.as_fd(), Path::new(&id)) else { continue };
+            let Ok(Some(Intent::Receive(entry))) = read_intent(seen.as_fd()) else { continue };
+            let matches = |dir: BorrowedFd<'_>| {
+                read(dir).filter(|checkpoint| entry.key == self.key() && is_it(&entry, checkpoint))
+            };
+            if matches(seen.as_fd()).is_none() {
+                continue;
+            }
+            drop(seen);
+            let Some(fd) = lock_patiently(parent.as_fd(), &id, tries)
+                .map_err(store.io("lock", "a staging directory"))?
+            else {
+                continue;
+            };
+            // It may have come to an end before it was locked.
+            if let Some(checkpoint) = matches(fd.as_fd()) {
+                all.push(Kept { store: Arc::clone(store), fd, id, checkpoint });
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn lock_patiently(parent: BorrowedFd<'_>, id: &OsStr, tries: u32) -> std::io::Result<Option<OwnedFd>> {
+    for left in (0..tries).rev() {
+        match lock(parent, id)? {
+            None if left > 0 => std::thread::sleep(TRY_AGAIN),
+            locked => return Ok(locked),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,287 @@
+//! The side that asks: a dataset on another machine.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use super::line::{DataOut, Line, Patience};
+use super::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
+use crate::endpoint::{Error, History, Result};
+use crate::error::Class;
+use crate::model::{Guid, HoldTag, Inventory, PeerAddress, VersionRef};
+use crate::stream::container::{Backend, Prefix};
+use crate::stream::wire::Kind;
+use crate::sys::interrupt::{self, Timely};
+
+/// How a peer is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ssh {
+    /// The program and its first arguments; `ssh` with what it is configured to do.
+    pub program: Vec<String>,
+    /// What is run there.
+    pub remote: String,
+    /// How long to wait for it.
+    pub patience: Patience,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self { program: vec!["ssh".into()], remote: "cowsnap serve".into(), patience: Patience::default() }
+    }
+}
+
+impl Ssh {
+    /// The command for that peer. Nothing of the target is in it.
+    fn command(&self, address: &PeerAddress) -> Command {
+        let (program, first) = self.program.split_first().expect("a program has a name");
+        let mut command = Command::new(program);
+        command.args(first).arg("-T");
+        if let Some(port) = address.port() {
+            command.arg("-p").arg(port.to_string());
+        }
+        command.arg("--").arg(address.login()).arg(&self.remote);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+    }
+}
+
+/// `ssh`, ended with the value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It is gone already if it ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A dataset on another machine. Clones share one connection.
+#[derive(Clone)]
+pub struct Peer {
+    address: PeerAddress,
+    line: Line,
+    _ssh: Arc<Running>,
+}
+
+impl Peer {
+    /// Connects, and finds `cowsnap serve` there.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] without `ssh`, or if something else answers; [`Error::Remote`] if nobody does.
+    pub fn connect(address: &PeerAddress, ssh: &Ssh) -> Result<Self> {
+        let with = address.login().to_owned();
+        let mut child = ssh.command(address).spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Denied {
+                op: "talk to",
+                subject: with.clone(),
+                lacking: format!("{} is not installed", ssh.program[0]),
+                hint: Some("apt install openssh-client".into()),
+            },
+            _ => Error::io("run", &ssh.program[0])(error),
+        })?;
+        let piped = "it was asked to be piped";
+        let (input, output) = (child.stdout.take().expect(piped), child.stdin.take().expect(piped));
+        let running = Arc::new(Running(child));
+        let Patience { silence, stall, pulse } = ssh.patience;
+        let input = Timely::new(File::from(OwnedFd::from(input)), silence);
+        let output = Timely::new(File::from(OwnedFd::from(output)), stall);
+        let line = Line::new(&with, input, output, pulse)?;
+        line.greet()?;
+        Ok(Self { address: address.clone(), line, _ssh: running })
+    }
+
+    /// The same connection, and another dataset there.
+    ///
+    /// # Errors
+    /// A target that is none.
+    pub fn with_target(&self, target: &str) -> Result<Self, crate::model::BadAddress> {
+        Ok(Self { address: self.address.with_target(target)?, ..self.clone() })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    fn target(&self) -> String {
+        self.address.target().to_owned()
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        self.line.say(Kind::Request, request).map_err(|error| self.line.refusal().unwrap_or(error))?;
+        self.line.heard()
+    }
+
+    /// What is there; `None` if there is no such dataset.
+    ///
+    /// # Errors
+    /// What the peer says.
+    pub fn said(&self) -> Result<Option<(Inventory, Backend)>> {
+        let said: Option<Said> = self.ask(&Request::Inventory { target: self.target() })?;
+        Ok(said.map(|said| {
+            let backend = said.backend;
+            (said.into_inventory(self.address.to_string()), backend)
+        }))
+    }
+
+    /// Asks to bring `version` here: what was received in part there.
+    ///
+    /// # Errors
+    /// What the peer says; [`Error::Exists`] if it has it.
+    pub fn offer(&self, version: &VersionRef, base: Option<Guid>) -> Result<Offered<'_>> {
+        let request = Request::Receive { target: self.target(), version: version.clone(), base };
+        let Ready { prefix } = self.ask(&request)?;
+        Ok(Offered { peer: self, prefix })
+    }
+
+    /// Asks for a version: the container, from its beginning or from behind `behind`.
+    ///
+    /// # Errors
+    /// What the peer says.
+    pub fn fetch(&self, request: &Request) -> Result<Fetched> {
+        let Sending { behind, estimate } = self.ask(request)?;
+        Ok(Fetched { behind, estimate, line: self.line.clone() })
+    }
+}
+
+/// A peer that waits for a stream.
+pub struct Offered<'a> {
+    peer: &'a Peer,
+    /// What of it is there already.
+    pub prefix: Option<Prefix>,
+}
+
+impl Offered<'_> {
+    /// Sends what `write` writes: from behind the prefix, or from the beginning. If `write` fails before it has written anything,
+    /// the peer waits on, and this can be called again.
+    ///
+    /// # Errors
+    /// The peer's own reason if it has one, else that of `write`.
+    pub fn send<T, E: Reason>(
+        &self,
+        behind: bool,
+        write: impl FnOnce(&mut Begun) -> Result<T, E>,
+    ) -> Result<(T, Taken), E> {
+        let line = &self.peer.line;
+        let mut out = Begun { out: line.data_out(), line, behind, begun: false };
+        match write(&mut out) {
+            Ok(written) => {
+                out.end().map_err(|error| self.reason(E::from(error)))?;
+                Ok((written, line.heard()?))
+            }
+            Err(error) if !out.begun => Err(error),
+            Err(error) => {
+                let error = self.reason(error);
+                // The peer must not wait for what does not come; it is gone if that can not be said.
+                let _ = line.say(Kind::Refusal, &error.refusal());
+                Err(error)
+            }
+        }
+    }
+
+    /// What the peer said before it went, if that is why `error` happened.
+    fn reason<E: Reason>(&self, error: E) -> E {
+        if error.refusal().class != Class::Unreachable || interrupt::pending().is_some() {
+            return error;
+        }
+        self.peer.line.refusal().map_or(error, E::from)
+    }
+}
+
+/// Why a stream ended: what can be told to a peer, and what a peer can tell.
+pub trait Reason: From<Error> {
+    /// As the peer is told.
+    fn refusal(&self) -> Refusal;
+}
+
+/// Takes the bytes of a stream. That it begins is said before the first of them.
+pub struct Begun<'a> {
+    out: DataOut,
+    line: &'a Line,
+    behind: bool,
+    begun: bool,
+}
+
+impl Begun<'_> {
+    fn begin(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.line.say(Kind::Request, &Request::Stream { behind: self.behind })?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.begin()?;
+        self.out.end()
+    }
+}
+
+impl Write for Begun<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.begin().map_err(io::Error::other)?;
+        self.out.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A container that arrives.
+pub struct Fetched {
+    /// Whether it begins behind what was here.
+    pub behind: bool,
+    /// About how many bytes the whole stream will be.
+    pub estimate: Option<u64>,
+    line: Line,
+}
+
+impl Fetched {
+    /// Its bytes.
+    pub fn stream(&self) -> impl Read + Send + use<> {
+        self.line.data()
+    }
+
+    /// What the peer says at the end: to be called once the stream was read to its end.
+    ///
+    /// # Errors
+    /// What the peer says.
+    pub fn end(self) -> Result<Sent> {
+        self.line.heard()
+    }
+}
+
+impl History for Peer {
+    fn inventory(&self) -> Result<Inventory> {
+        let said = self.said()?.map(|(inventory, _)| inventory);
+        said.ok_or_else(|| Error::NotFound { what: "dataset", subject: self.address.to_string(), hint: None })
+    }
+
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        self.ask(&Request::Hold { target: self.target(), version: version.clone(), tag: tag.clone() })
+    }
+
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
+        self.ask(&Request::Release { target: self.target(), version: version.clone(), tag: tag.clone() })
+    }
+
+    fn destroy(&self, version: &VersionRef) -> Result<()> {
+        self.ask(&Request::Destroy { target: self.target(), version: version.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_target_reaches_the_other_shell() {
+        let address: PeerAddress = "ssh://me@h:2222//srv/$(x) `y`".parse().unwrap();
+        let command = Ssh::default().command(&address);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_str().unwrap()).collect();
+        assert_eq!(args, ["-T", "-p", "2222", "--", "me@h", "cowsnap serve"]);
+    }
+}

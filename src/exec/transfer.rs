@@ -1,0 +1,384 @@
+//! Brings one version from one place to another, whichever machines they are on.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::endpoint::peer::message::Request;
+use crate::endpoint::peer::{Offered, Peer};
+use crate::endpoint::{self, Dataset, History, SendRequest, btrfs, zfs};
+use crate::exec::receive::Incoming;
+use crate::exec::send::{Form, Job, send};
+use crate::exec::serve::is_other_beginning;
+use crate::exec::throttle::Throttle;
+use crate::exec::{Event, Observe, Silent};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
+use crate::stream::container::{Backend, Prefix, ZfsFlags};
+use crate::stream::writer;
+use crate::sys::pipe::{self, STREAM_PIPE};
+use crate::{Error, Result};
+
+/// Where versions are.
+#[derive(Clone)]
+pub enum Place {
+    /// On this machine.
+    Here(Dataset),
+    /// On another one.
+    There(Peer),
+}
+
+impl Place {
+    /// What is there, and whose streams it sends and receives. An empty inventory if there is no such dataset.
+    ///
+    /// # Errors
+    /// What the place says.
+    pub fn look(&self) -> Result<(Inventory, Option<Backend>)> {
+        match self {
+            Self::Here(dataset) => {
+                let backend = dataset.backend("replicate")?;
+                match dataset.inventory() {
+                    Err(endpoint::Error::NotFound { .. }) => Ok((self.empty(), Some(backend))),
+                    inventory => Ok((inventory?, Some(backend))),
+                }
+            }
+            Self::There(peer) => match peer.said()? {
+                Some((inventory, backend)) => Ok((inventory, Some(backend))),
+                None => Ok((self.empty(), None)),
+            },
+        }
+    }
+
+    fn empty(&self) -> Inventory {
+        Inventory::new(self.to_string(), Vec::new(), Vec::new())
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(dataset) => dataset.fmt(f),
+            Self::There(peer) => peer.address().fmt(f),
+        }
+    }
+}
+
+impl History for Place {
+    fn inventory(&self) -> endpoint::Result<Inventory> {
+        match self {
+            Self::Here(dataset) => dataset.inventory(),
+            Self::There(peer) => peer.inventory(),
+        }
+    }
+
+    fn hold(&self, version: &VersionRef, tag: &HoldTag) -> endpoint::Result<()> {
+        match self {
+            Self::Here(dataset) => dataset.hold(version, tag),
+            Self::There(peer) => peer.hold(version, tag),
+        }
+    }
+
+    fn release(&self, version: &VersionRef, tag: &HoldTag) -> endpoint::Result<()> {
+        match self {
+            Self::Here(dataset) => dataset.release(version, tag),
+            Self::There(peer) => peer.release(version, tag),
+        }
+    }
+
+    fn destroy(&self, version: &VersionRef) -> endpoint::Result<()> {
+        match self {
+            Self::Here(dataset) => dataset.destroy(version),
+            Self::There(peer) => peer.destroy(version),
+        }
+    }
+}
+
+/// How a stream travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// zstd's level; `None` stores.
+    pub level: Option<i32>,
+    /// At most so many bytes per second.
+    pub bandwidth: Option<u64>,
+    /// What a ZFS stream is asked to be; `None` leaves it to the chain.
+    pub zfs_flags: Option<ZfsFlags>,
+    /// How many bytes of a stream may have to come again here after it was broken off.
+    pub keep_every: u64,
+}
+
+/// What to bring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// Which version.
+    pub version: VersionRef,
+    /// What the target has; `None` for all of it.
+    pub base: Option<VersionRef>,
+}
+
+/// What was brought.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Moved {
+    /// Its name.
+    pub snapshot: SnapshotName,
+    /// Its identity.
+    pub guid: Guid,
+    /// What it builds upon; `None` if it is full.
+    pub base: Option<Guid>,
+    /// Bytes of the whole stream.
+    pub stream_bytes: u64,
+    /// Bytes of it that were there already, from a transfer that was broken off.
+    pub resumed_bytes: u64,
+    /// Bytes that travelled.
+    pub wire_bytes: u64,
+    /// The stream's blake3, as it was checked at the target.
+    pub blake3: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Brings one version from `from` to `to`.
+///
+/// # Errors
+/// What either of them says; [`Error::Endpoint`] with `Corrupt` if they disagree on what arrived.
+pub fn transfer(
+    from: &Place,
+    to: &Place,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Moved> {
+    let start = Instant::now();
+    let done = match (from, to) {
+        (Place::Here(from), Place::There(to)) => push(from, to, what, options, observe),
+        (Place::Here(from), Place::Here(to)) => copy(from, to, what, options, observe),
+        (Place::There(from), Place::Here(to)) => pull(from, to, what, options, observe),
+        (Place::There(from), Place::There(to)) => relay(from, to, what, options, observe),
+    }?;
+    Ok(Moved {
+        snapshot: what.version.name.clone(),
+        guid: what.version.guid,
+        base: what.base.as_ref().map(|base| base.guid),
+        seconds: start.elapsed().as_secs_f64(),
+        ..done
+    })
+}
+
+/// What [`transfer`] fills in.
+fn moved(stream_bytes: u64, resumed_bytes: u64, wire_bytes: u64, blake3: String) -> Moved {
+    let snapshot = "x".parse().expect("a constant that is a name");
+    Moved {
+        snapshot,
+        guid: Guid::NIL,
+        base: None,
+        stream_bytes,
+        resumed_bytes,
+        wire_bytes,
+        blake3,
+        seconds: 0.0,
+    }
+}
+
+fn request(what: &Transfer, options: &Options) -> SendRequest {
+    SendRequest {
+        version: what.version.clone(),
+        base: what.base.clone(),
+        clone_sources: Vec::new(),
+        stream_version: 0,
+        compressed: false,
+        zfs: zfs::SendOptions { flags: options.zfs_flags, resume: None },
+    }
+}
+
+fn form(options: &Options) -> Form {
+    Form::Container(writer::Options { level: options.level, threads: 0 })
+}
+
+/// From here to a peer.
+fn push(
+    from: &Dataset,
+    to: &Peer,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Moved> {
+    let inventory = from.inventory()?;
+    let (backend, request) = (from.backend("send")?, request(what, options));
+    let offered = to.offer(&what.version, what.base.as_ref().map(|base| base.guid))?;
+    let send_behind = |offered: &Offered<'_>, behind: bool| {
+        let behind = offered.prefix.as_ref().filter(|_| behind);
+        let job = Job { inventory: &inventory, backend, request: &request, form: form(options), behind };
+        offered.send(behind.is_some(), |out| send(from, &job, Throttle::new(out, options.bandwidth), observe))
+    };
+    let (resumed, done) = match send_behind(&offered, true) {
+        Err(error) if is_other_beginning(&error) => {
+            observe.observe(changed_since(&what.version));
+            (false, send_behind(&offered, false))
+        }
+        done => (offered.prefix.is_some(), done),
+    };
+    let (sent, taken) = done?;
+    for text in taken.warnings {
+        observe.observe(Event::Warning { text });
+    }
+    expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
+    let before = offered.prefix.as_ref().filter(|_| resumed).map_or(0, |prefix| prefix.stream_len());
+    Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+}
+
+fn changed_since(version: &VersionRef) -> Event {
+    let text = format!(
+        "the stream of @{} is not the one that was broken off: it begins again from the start",
+        version.name
+    );
+    Event::Warning { text }
+}
+
+fn expect_same(version: &VersionRef, sent: (u64, &str), taken: (u64, &str)) -> Result<()> {
+    if sent == taken {
+        return Ok(());
+    }
+    let why = format!(
+        "@{}: {} bytes with blake3 {} were sent, {} with {} arrived",
+        version.name, sent.0, sent.1, taken.0, taken.1
+    );
+    Err(endpoint::Error::Corrupt { what: "transfer", why, source: None }.into())
+}
+
+/// Within this machine.
+fn copy(
+    from: &Dataset,
+    to: &Dataset,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Moved> {
+    let kept = to.kept(what.version.guid, what.base.as_ref().map(|base| base.guid))?;
+    let had_some = kept.is_some();
+    match copy_behind(from, to, kept, what, options, observe) {
+        Err(error) if had_some && is_other_beginning(&error) => {
+            observe.observe(changed_since(&what.version));
+            copy_behind(from, to, None, what, options, observe)
+        }
+        done => done,
+    }
+}
+
+fn copy_behind(
+    from: &Dataset,
+    to: &Dataset,
+    kept: Option<btrfs::Kept>,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Moved> {
+    let inventory = from.inventory()?;
+    let (backend, request) = (from.backend("send")?, request(what, options));
+    let behind = kept.as_ref().map(|kept| kept.prefix().clone());
+    let before = behind.as_ref().map_or(0, |prefix| prefix.stream_len());
+    let job = Job {
+        inventory: &inventory,
+        backend,
+        request: &request,
+        form: form(options),
+        behind: behind.as_ref(),
+    };
+    let (reader, writer) = pipe::pipe(STREAM_PIPE).map_err(Error::io("send", from))?;
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let out = std::fs::File::from(writer);
+            send(from, &job, Throttle::new(out, options.bandwidth), &Silent)
+        });
+        let name = Some(what.version.name.clone());
+        let received = open(std::fs::File::from(reader), "the stream", name, kept)
+            .and_then(|incoming| incoming.keeping(options.keep_every).receive(to, observe));
+        let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match (sent, received) {
+            (Ok(sent), Ok(received)) => {
+                let arrived = (received.stream_bytes, &*received.blake3);
+                expect_same(&what.version, (sent.stream_bytes, &sent.blake3), arrived)?;
+                Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+            }
+            // Who sends only notices that nobody takes it.
+            (Err(sent), Err(received)) if is_broken_pipe(&sent) => Err(received),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    })
+}
+
+fn open(
+    input: impl io::Read + Send + 'static,
+    source: &str,
+    name: Option<SnapshotName>,
+    kept: Option<btrfs::Kept>,
+) -> Result<Incoming> {
+    match kept {
+        Some(kept) => Incoming::resume(input, source, name, kept),
+        None => Incoming::open(input, source, name),
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// From a peer to here.
+fn pull(
+    from: &Peer,
+    to: &Dataset,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Moved> {
+    let base = what.base.as_ref().map(|base| base.guid);
+    let kept = to.kept(what.version.guid, base)?;
+    let behind = kept.as_ref().map(|kept| kept.prefix().clone());
+    let fetched = from.fetch(&asked(from, what, options, behind.clone()))?;
+    let before = behind.filter(|_| fetched.behind).map_or(0, |prefix| prefix.stream_len());
+    if kept.is_some() && !fetched.behind {
+        observe.observe(changed_since(&what.version));
+    }
+    let kept = kept.filter(|_| fetched.behind);
+    let source = from.address().to_string();
+    let incoming = open(fetched.stream(), &source, Some(what.version.name.clone()), kept)?;
+    let announced = incoming.announced();
+    if !announced.container || (announced.guid, announced.base) != (what.version.guid, base) {
+        let why = format!("{source}: another stream than that of @{} came", what.version.name);
+        return Err(endpoint::Error::Corrupt { what: "conversation", why, source: None }.into());
+    }
+    let received = incoming.keeping(options.keep_every).receive(to, observe)?;
+    let sent = fetched.end()?;
+    let arrived = (received.stream_bytes, &*received.blake3);
+    expect_same(&what.version, (sent.stream_bytes, &sent.blake3), arrived)?;
+    Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+}
+
+fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>) -> Request {
+    Request::Send {
+        target: from.address().target().to_owned(),
+        version: what.version.clone(),
+        base: what.base.clone(),
+        level: options.level,
+        zfs_flags: options.zfs_flags,
+        token: None,
+        behind,
+    }
+}
+
+/// From one peer to another, through here; its bytes are checked where they arrive.
+fn relay(from: &Peer, to: &Peer, what: &Transfer, options: &Options, observe: &dyn Observe) -> Result<Moved> {
+    let offered = to.offer(&what.version, what.base.as_ref().map(|base| base.guid))?;
+    let fetched = from.fetch(&asked(from, what, options, offered.prefix.clone()))?;
+    let subject = format!("{}@{}", from.address(), what.version.name);
+    observe.observe(Event::Started { op: "send", subject: subject.clone(), total: fetched.estimate });
+    let before = offered.prefix.as_ref().filter(|_| fetched.behind).map_or(0, |prefix| prefix.stream_len());
+    let (bytes, taken) = offered.send(fetched.behind, |out| {
+        let mut stream = super::meter::Meter::new(fetched.stream(), observe);
+        let mut out = Throttle::new(out, options.bandwidth);
+        let copied = io::copy(&mut stream, &mut out).and_then(|len| out.flush().map(|()| len));
+        copied.map_err(Error::io("pass on", &subject))
+    })?;
+    observe.observe(Event::Finished { bytes });
+    let sent = fetched.end()?;
+    expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
+    Ok(moved(sent.stream_bytes, before, bytes, sent.blake3))
+}

@@ -1,0 +1,663 @@
+//! Which transfers bring a target up to its source, and what is kept so that the next ones can build upon them.
+//!
+//! Versions are the same if their guids are; names and clocks prove nothing. The order of work is: keep the new version here, bring
+//! it, keep it there, let go of the old one on both sides. So at each moment one version is kept on both sides that the next increment
+//! can build upon, wherever the work is broken off.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Every version between, or only the last one.
+    pub intermediates: bool,
+    /// The version to end with; the newest if none is named.
+    pub last: Option<SnapshotName>,
+    /// Send in full if there is nothing to build upon and the target is not empty.
+    pub full_again: bool,
+    /// The target takes increments only upon its newest version (ZFS).
+    pub linear: bool,
+    /// Who keeps the version here that the target has.
+    pub here: HoldTag,
+    /// Who keeps it there.
+    pub there: HoldTag,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// Keep the version at the source.
+    HoldHere {
+        /// Which one.
+        version: VersionRef,
+    },
+    /// Bring the version.
+    Transfer {
+        /// Which one.
+        version: VersionRef,
+        /// What it builds upon; none in full.
+        base: Option<VersionRef>,
+        /// Whether some of it is there already, from a transfer that was broken off.
+        resume: bool,
+    },
+    /// Keep the version at the target.
+    HoldThere {
+        /// Which one.
+        version: VersionRef,
+    },
+    /// Keep it at the source no longer.
+    ReleaseHere {
+        /// Which one.
+        version: VersionRef,
+    },
+    /// Keep it at the target no longer.
+    ReleaseThere {
+        /// Which one.
+        version: VersionRef,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HoldHere { version } => write!(f, "hold @{} at the source", version.name),
+            Self::Transfer { version, base, resume } => {
+                let verb = if *resume { "go on with" } else { "send" };
+                match base {
+                    Some(base) => write!(f, "{verb} @{} upon @{}", version.name, base.name),
+                    None => write!(f, "{verb} @{} in full", version.name),
+                }
+            }
+            Self::HoldThere { version } => write!(f, "hold @{} at the target", version.name),
+            Self::ReleaseHere { version } => write!(f, "release @{} at the source", version.name),
+            Self::ReleaseThere { version } => write!(f, "release @{} at the target", version.name),
+        }
+    }
+}
+
+/// What brings the target up to the source. Nothing to do is an empty plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What both have: the newest one that can be built upon.
+    pub base: Option<VersionRef>,
+    /// What to do, in this order.
+    pub steps: Vec<Step>,
+}
+
+/// Why it can not be done without somebody's decision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The source has no snapshot, or none of that name.
+    #[error("there is nothing to send: {0}")]
+    Nothing(String),
+    /// The target has versions, none of which is of the source.
+    #[error("source and target have no version in common: the target has {}", names(.theirs))]
+    NoCommonBase {
+        /// What the target has.
+        theirs: Vec<VersionRef>,
+    },
+    /// What the two have in common is known to the source as a bookmark or not at all, and the source can not send from it.
+    #[error("@{} is the newest version that both have, and the source has no content of it to compare with", .base.name)]
+    BaseOnlyThere {
+        /// What both know.
+        base: VersionRef,
+    },
+    /// The target has gone on by itself.
+    #[error("the target went another way since @{}: it has {}, which the source has not", .since.name, names(.theirs))]
+    Diverged {
+        /// What both have.
+        since: VersionRef,
+        /// What the target has made since, or the source has destroyed.
+        theirs: Vec<VersionRef>,
+    },
+    /// A name is taken at the target.
+    #[error("the target has another version that is called @{}: {} there, {} here", .theirs.name, .theirs.guid, .ours.guid)]
+    NameTaken {
+        /// What is to be sent.
+        ours: VersionRef,
+        /// What has its name.
+        theirs: VersionRef,
+    },
+    /// Something is being received there, or was begun by somebody else.
+    #[error("the target has received @{name} in part, {}", if *.live { "and still does" } else { "which is not of this source" })]
+    ForeignPartial {
+        /// The name that it would have got.
+        name: SnapshotName,
+        /// Whether somebody is receiving it now.
+        live: bool,
+    },
+}
+
+impl Conflict {
+    /// The command that would help, with `from` and `to` as they were called.
+    pub fn hint(&self, from: &str, to: &str) -> Option<String> {
+        match self {
+            Self::Nothing(_) => Some(format!("cowsnap snapshot {}", quoted(from))),
+            Self::NoCommonBase { .. } => Some(format!(
+                "take another target; on btrfs also: cowsnap replicate --full {} {}",
+                quoted(from),
+                quoted(to)
+            )),
+            Self::Diverged { theirs, .. } => theirs.first().map(|version| {
+                let theirs = quoted(format!("{to}@{}", version.name));
+                format!("cowsnap clone {theirs} NEW, there, if it is to be kept; or take another target")
+            }),
+            Self::NameTaken { theirs, .. } => {
+                Some(format!("cowsnap rename {} NEW, there", quoted(format!("{to}@{}", theirs.name))))
+            }
+            Self::ForeignPartial { live: true, .. } => Some("wait until it is done".into()),
+            Self::ForeignPartial { live: false, .. } => {
+                Some(format!("cowsnap destroy {}, there", quoted(format!("{to}@%partial"))))
+            }
+            Self::BaseOnlyThere { .. } => None,
+        }
+    }
+}
+
+fn names(versions: &[VersionRef]) -> String {
+    const SHOWN: usize = 5;
+    let mut text: Vec<_> = versions.iter().take(SHOWN).map(|version| format!("@{}", version.name)).collect();
+    if versions.len() > SHOWN {
+        text.push(format!("{} more", versions.len() - SHOWN));
+    }
+    text.join(", ")
+}
+
+/// Plans how `target` gets what `source` has.
+///
+/// # Errors
+/// [`Conflict`], with its evidence.
+pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Result<Plan, Conflict> {
+    let last = last(source, policy)?;
+    let base = common_base(source, target, policy, last)?;
+    let resumed = partial(source, target, policy, base, last)?;
+    let wanted = wanted(source, target, policy, base, last, resumed);
+    let mut steps = Vec::new();
+    let mut upon = base;
+    for version in &wanted {
+        if let Some(theirs) =
+            target.by_name(&version.id.name).filter(|theirs| theirs.kind == VersionKind::Snapshot)
+        {
+            return Err(Conflict::NameTaken { ours: version.id.clone(), theirs: theirs.id.clone() });
+        }
+        if !is_held(source, &version.id, &policy.here) {
+            steps.push(Step::HoldHere { version: version.id.clone() });
+        }
+        let resume = resumed.is_some_and(|resumed| resumed.id == version.id);
+        let base = upon.map(|base| base.id.clone());
+        steps.push(Step::Transfer { version: version.id.clone(), base, resume });
+        steps.push(Step::HoldThere { version: version.id.clone() });
+        if let Some(old) = upon {
+            release(&mut steps, source, target, policy, &wanted, old);
+        }
+        upon = Some(version);
+    }
+    settle(&mut steps, source, target, policy, &wanted, upon);
+    Ok(Plan { base: base.map(|base| base.id.clone()), steps })
+}
+
+/// The snapshot that the target is to have at the end.
+fn last<'a>(source: &'a Inventory, policy: &Policy) -> Result<&'a Version, Conflict> {
+    match &policy.last {
+        Some(name) => source
+            .by_name_and_kind(name, VersionKind::Snapshot)
+            .ok_or_else(|| Conflict::Nothing(format!("the source has no snapshot @{name}"))),
+        None => snapshots(source)
+            .next_back()
+            .ok_or_else(|| Conflict::Nothing("the source has no snapshot".into())),
+    }
+}
+
+fn snapshots(inventory: &Inventory) -> impl DoubleEndedIterator<Item = &Version> {
+    inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot)
+}
+
+/// The newest version, not newer than `last`, that the target has as a snapshot; none if all is to be sent in full.
+fn common_base<'a>(
+    source: &'a Inventory,
+    target: &Inventory,
+    policy: &Policy,
+    last: &Version,
+) -> Result<Option<&'a Version>, Conflict> {
+    let theirs: Vec<_> = snapshots(target).map(|version| version.id.clone()).collect();
+    let known = |version: &&Version| target.snapshot_of(version.id.guid).is_some();
+    let is_before = |version: &&Version| version.order <= last.order;
+    // Of a snapshot and its bookmark, which have one guid, the snapshot is what to send from.
+    let newest = source.versions().iter().rev().filter(is_before).find(known);
+    let base = newest.map(|found| source.by_guid(found.id.guid).unwrap_or(found));
+    let Some(base) = base else {
+        return match theirs.is_empty() || policy.full_again && !policy.linear {
+            true => Ok(None),
+            false => Err(Conflict::NoCommonBase { theirs }),
+        };
+    };
+    if base.kind == VersionKind::Bookmark && !source.caps.bookmarks {
+        return Err(Conflict::BaseOnlyThere { base: base.id.clone() });
+    }
+    let at = target.snapshot_of(base.id.guid).expect("it was found there");
+    let since = snapshots(target)
+        .filter(|theirs| theirs.order > at.order && source.by_guid(theirs.id.guid).is_none());
+    let since: Vec<_> = since.map(|version| version.id.clone()).collect();
+    match policy.linear && !since.is_empty() && target.snapshot_of(last.id.guid).is_none() {
+        true => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
+        false => Ok(Some(base)),
+    }
+}
+
+/// The source's version that the target has in part.
+fn partial<'a>(
+    source: &'a Inventory,
+    target: &Inventory,
+    policy: &Policy,
+    base: Option<&Version>,
+    last: &Version,
+) -> Result<Option<&'a Version>, Conflict> {
+    for partial in &target.partials {
+        if partial.live {
+            return Err(Conflict::ForeignPartial { name: partial.name.clone(), live: true });
+        }
+        let ours = source.snapshot_of(partial.guid);
+        let after =
+            ours.filter(|ours| base.is_none_or(|base| ours.order > base.order) && ours.order <= last.order);
+        match after {
+            Some(ours) => return Ok(Some(ours)),
+            // What no source goes on with is swept by the next receive, but not where it stands in the way of it.
+            None if policy.linear => {
+                return Err(Conflict::ForeignPartial { name: partial.name.clone(), live: false });
+            }
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+/// What is to be sent, oldest first.
+fn wanted<'a>(
+    source: &'a Inventory,
+    target: &Inventory,
+    policy: &Policy,
+    base: Option<&Version>,
+    last: &'a Version,
+    resumed: Option<&Version>,
+) -> Vec<&'a Version> {
+    let is_new = |version: &&Version| {
+        base.is_none_or(|base| version.order > base.order)
+            && version.order <= last.order
+            && target.snapshot_of(version.id.guid).is_none()
+    };
+    let is_wanted = |version: &&Version| {
+        policy.intermediates
+            || version.id == last.id
+            || resumed.is_some_and(|resumed| resumed.id == version.id)
+    };
+    snapshots(source).filter(is_new).filter(is_wanted).collect()
+}
+
+fn is_held(inventory: &Inventory, version: &VersionRef, tag: &HoldTag) -> bool {
+    inventory.holds_of(version).any(|held| held == tag)
+}
+
+/// Lets go of `old` where it is kept and is not kept anew.
+fn release(
+    steps: &mut Vec<Step>,
+    source: &Inventory,
+    target: &Inventory,
+    policy: &Policy,
+    sent: &[&Version],
+    old: &Version,
+) {
+    let is_sent = sent.iter().any(|sent| sent.id == old.id);
+    if old.kind == VersionKind::Snapshot && (is_sent || is_held(source, &old.id, &policy.here)) {
+        steps.push(Step::ReleaseHere { version: old.id.clone() });
+    }
+    let there = target.snapshot_of(old.id.guid).map_or(&old.id, |there| &there.id);
+    if is_sent || is_held(target, there, &policy.there) {
+        steps.push(Step::ReleaseThere { version: there.clone() });
+    }
+}
+
+/// At the end exactly `newest`, which both have then, is kept on both sides: what work that was broken off has left is put right.
+fn settle(
+    steps: &mut Vec<Step>,
+    source: &Inventory,
+    target: &Inventory,
+    policy: &Policy,
+    sent: &[&Version],
+    newest: Option<&Version>,
+) {
+    let Some(newest) = newest else { return };
+    let is_sent = |version: &VersionRef| sent.iter().any(|sent| sent.id.guid == version.guid);
+    if !is_sent(&newest.id) {
+        if newest.kind == VersionKind::Snapshot && !is_held(source, &newest.id, &policy.here) {
+            steps.push(Step::HoldHere { version: newest.id.clone() });
+        }
+        let there = target.snapshot_of(newest.id.guid).map_or(&newest.id, |there| &there.id);
+        if !is_held(target, there, &policy.there) {
+            steps.push(Step::HoldThere { version: there.clone() });
+        }
+    }
+    let released_here = |version: &VersionRef| steps_release(steps, version, true);
+    let here: Vec<_> = stale(source, &policy.here, newest)
+        .filter(|held| !is_sent(held) && !released_here(held))
+        .cloned()
+        .collect();
+    let released_there = |version: &VersionRef| steps_release(steps, version, false);
+    let there: Vec<_> = stale(target, &policy.there, newest)
+        .filter(|held| !is_sent(held) && !released_there(held))
+        .cloned()
+        .collect();
+    steps.extend(here.into_iter().map(|version| Step::ReleaseHere { version }));
+    steps.extend(there.into_iter().map(|version| Step::ReleaseThere { version }));
+}
+
+fn stale<'a>(
+    inventory: &'a Inventory,
+    tag: &'a HoldTag,
+    newest: &'a Version,
+) -> impl Iterator<Item = &'a VersionRef> {
+    inventory
+        .holds()
+        .iter()
+        .filter(move |(held, by)| by == tag && held.guid != newest.id.guid)
+        .map(|(held, _)| held)
+}
+
+fn steps_release(steps: &[Step], wanted: &VersionRef, here: bool) -> bool {
+    steps.iter().any(|step| match step {
+        Step::ReleaseHere { version } => here && version == wanted,
+        Step::ReleaseThere { version } => !here && version == wanted,
+        _ => false,
+    })
+}
+
+/// What the two hold after `step`, as an executor leaves them: to foretell, and for tests.
+pub fn simulate(step: &Step, policy: &Policy, source: &mut Inventory, target: &mut Inventory) {
+    match step {
+        Step::HoldHere { version } => hold(source, version, &policy.here),
+        Step::HoldThere { version } => hold(target, version, &policy.there),
+        Step::ReleaseHere { version } => release_of(source, version, &policy.here),
+        Step::ReleaseThere { version } => release_of(target, version, &policy.there),
+        Step::Transfer { version, .. } => {
+            let Some(sent) = source.snapshot_of(version.guid) else { return };
+            let order = target.newest().map_or(1, |newest| newest.order + 1);
+            let arrived = Version { order, ..sent.clone() };
+            let versions = target.versions().iter().cloned().chain([arrived]).collect();
+            let partials =
+                target.partials.iter().filter(|partial| partial.guid != version.guid).cloned().collect();
+            let mut after = Inventory::new(target.dataset.clone(), versions, target.holds().to_vec());
+            (after.partials, after.caps) = (partials, target.caps);
+            *target = after;
+        }
+    }
+}
+
+fn hold(inventory: &mut Inventory, version: &VersionRef, tag: &HoldTag) {
+    let holds = inventory.holds().iter().cloned().chain([(version.clone(), tag.clone())]).collect();
+    set_holds(inventory, holds);
+}
+
+fn release_of(inventory: &mut Inventory, version: &VersionRef, tag: &HoldTag) {
+    let is_other = |held: &&(VersionRef, HoldTag)| (&held.0, &held.1) != (version, tag);
+    set_holds(inventory, inventory.holds().iter().filter(is_other).cloned().collect());
+}
+
+fn set_holds(inventory: &mut Inventory, holds: Vec<(VersionRef, HoldTag)>) {
+    let mut after = Inventory::new(inventory.dataset.clone(), inventory.versions().to_vec(), holds);
+    (after.partials, after.caps) = (std::mem::take(&mut inventory.partials), inventory.caps);
+    *inventory = after;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Guid, Partial};
+
+    /// `a b #c d` with holds in brackets: `a[h]`. A name is its own guid; `d=x` is called `d` and has the guid of `x`.
+    fn inventory(notation: &str) -> Inventory {
+        let (mut versions, mut holds) = (Vec::new(), Vec::new());
+        for (order, word) in notation.split_whitespace().enumerate() {
+            let (word, held) = word.split_once('[').unwrap_or((word, ""));
+            let kind = if word.starts_with('#') { VersionKind::Bookmark } else { VersionKind::Snapshot };
+            let word = word.trim_start_matches('#');
+            let (name, guid) = word.split_once('=').unwrap_or((word, word));
+            let id = reference(name, guid);
+            for tag in held.trim_end_matches(']').split(',').filter(|tag| !tag.is_empty()) {
+                holds.push((id.clone(), tag.parse().unwrap()));
+            }
+            let created = jiff::Timestamp::UNIX_EPOCH;
+            versions.push(Version { id, kind, order: order as u64 + 1, created });
+        }
+        Inventory::new("tank/a", versions, holds)
+    }
+
+    fn reference(name: &str, guid: &str) -> VersionRef {
+        let mut bytes = [0; 16];
+        bytes[..guid.len()].copy_from_slice(guid.as_bytes());
+        VersionRef { guid: Guid(bytes), name: name.parse().unwrap() }
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            intermediates: false,
+            last: None,
+            full_again: false,
+            linear: false,
+            here: "h".parse().unwrap(),
+            there: "t".parse().unwrap(),
+        }
+    }
+
+    fn all() -> Policy {
+        Policy { intermediates: true, ..policy() }
+    }
+
+    fn linear() -> Policy {
+        Policy { linear: true, ..policy() }
+    }
+
+    /// The plan in one line, or the conflict.
+    fn told(source: &str, target: &str, policy: &Policy) -> String {
+        told_of(&inventory(source), &inventory(target), policy)
+    }
+
+    fn told_of(source: &Inventory, target: &Inventory, policy: &Policy) -> String {
+        match replicate(source, target, policy) {
+            Ok(plan) => plan.steps.iter().map(short).collect::<Vec<_>>().join(" "),
+            Err(conflict) => format!("! {conflict}"),
+        }
+    }
+
+    fn short(step: &Step) -> String {
+        match step {
+            Step::HoldHere { version } => format!("+{}", version.name),
+            Step::HoldThere { version } => format!("+{}'", version.name),
+            Step::ReleaseHere { version } => format!("-{}", version.name),
+            Step::ReleaseThere { version } => format!("-{}'", version.name),
+            Step::Transfer { version, base, resume } => {
+                let base = base.as_ref().map_or("", |base| base.name.as_str());
+                format!("{base}>{}{}", version.name, if *resume { "~" } else { "" })
+            }
+        }
+    }
+
+    #[test]
+    fn plans() {
+        for (source, target, policy, plan) in [
+            ("a", "", policy(), "+a >a +a'"),
+            ("a b c", "", policy(), "+c >c +c'"),
+            ("a b c", "", all(), "+a >a +a' +b a>b +b' -a -a' +c b>c +c' -b -b'"),
+            ("a[h] b c", "a[t]", policy(), "+c a>c +c' -a -a'"),
+            ("a[h] b c", "a[t]", all(), "+b a>b +b' -a -a' +c b>c +c' -b -b'"),
+            // Nothing is new.
+            ("a[h]", "a[t]", policy(), ""),
+            ("a b[h]", "a b[t]", all(), ""),
+            // What was broken off is put right: a hold that is missing, one too many.
+            ("a b[h]", "a b", policy(), "+b'"),
+            ("a[h] b[h]", "a[t] b[t]", policy(), "-a -a'"),
+            ("a b", "a b", policy(), "+b +b'"),
+            ("a[h] b[h] c", "a[t]", policy(), "+c a>c +c' -a -a' -b"),
+            // The target may have more: older ones that the source has pruned, its own ones.
+            ("c[h] d", "a b c[t]", policy(), "+d c>d +d' -c -c'"),
+            ("c[h] d", "c[t] own", policy(), "+d c>d +d' -c -c'"),
+            // Names prove nothing.
+            (
+                "a[h] n=x d",
+                "a[t] n=y",
+                all(),
+                "! the target has another version that is called @n: 79000000-0000-0000-0000-000000000000 there, 78000000-0000-0000-0000-000000000000 here",
+            ),
+            ("new=a[h] d", "old=a[t]", policy(), "+d new>d +d' -new -old'"),
+            // Up to one that is named.
+            (
+                "a[h] b c",
+                "a[t]",
+                Policy { last: Some("b".parse().unwrap()), ..policy() },
+                "+b a>b +b' -a -a'",
+            ),
+            // A bookmark, where the source has them, is a base as good as its snapshot.
+            (
+                "#a b",
+                "a",
+                Policy { linear: true, ..policy() },
+                "! @a is the newest version that both have, and the source has no content of it to compare with",
+            ),
+            ("", "a", policy(), "! there is nothing to send: the source has no snapshot"),
+            ("x", "a b", policy(), "! source and target have no version in common: the target has @a, @b"),
+            ("x", "a b", Policy { full_again: true, ..policy() }, "+x >x +x'"),
+            (
+                "x",
+                "a b",
+                Policy { full_again: true, ..linear() },
+                "! source and target have no version in common: the target has @a, @b",
+            ),
+            (
+                "a[h] b",
+                "a[t] own",
+                linear(),
+                "! the target went another way since @a: it has @own, which the source has not",
+            ),
+            ("a b[h]", "a b[t] own", linear(), ""),
+        ] {
+            assert_eq!(told(source, target, &policy), plan, "{source} -> {target}");
+        }
+    }
+
+    #[test]
+    fn a_bookmark_is_a_base_where_there_are_bookmarks() {
+        let mut source = inventory("#a b");
+        source.caps.bookmarks = true;
+        assert_eq!(told_of(&source, &inventory("a[t]"), &linear()), "+b a>b +b' -a'");
+        // A snapshot goes before its bookmark.
+        let mut both = inventory("a[h] #a b");
+        both.caps.bookmarks = true;
+        assert_eq!(told_of(&both, &inventory("a[t]"), &linear()), "+b a>b +b' -a -a'");
+    }
+
+    fn with_partial(target: &str, guid: &str, live: bool) -> Inventory {
+        let VersionRef { guid, name } = reference(guid, guid);
+        let mut target = inventory(target);
+        target.partials.push(Partial { name, guid, token: "x".into(), live });
+        target
+    }
+
+    #[test]
+    fn what_was_broken_off_goes_on_first() {
+        let source = inventory("a[h] b[h] c");
+        let target = with_partial("a[t]", "b", false);
+        assert_eq!(told_of(&source, &target, &policy()), "a>b~ +b' -a -a' +c b>c +c' -b -b'");
+        let live = with_partial("a[t]", "b", true);
+        assert_eq!(
+            told_of(&source, &live, &policy()),
+            "! the target has received @b in part, and still does"
+        );
+        let foreign = with_partial("a[t]", "z", false);
+        assert_eq!(told_of(&source, &foreign, &policy()), "+c a>c +c' -a -a' -b");
+        let stands = told_of(&source, &foreign, &linear());
+        assert_eq!(stands, "! the target has received @z in part, which is not of this source");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Snapshot,
+        PruneHere(usize),
+        PruneThere(usize),
+        /// Plan anew, and do so many steps of it.
+        Work(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            Just(Op::Snapshot),
+            (0..20usize).prop_map(Op::PruneHere),
+            (0..20usize).prop_map(Op::PruneThere),
+            (0..9usize).prop_map(Op::Work),
+        ]
+    }
+
+    /// Destroys the `n`-th that retention may destroy: not the newest, not one that is held.
+    fn prune(inventory: &mut Inventory, n: usize) {
+        let newest = inventory.newest().map(|version| version.id.clone());
+        let may_go = |v: &&Version| Some(&v.id) != newest.as_ref() && inventory.holds_of(&v.id).count() == 0;
+        let Some(victim) = inventory.versions().iter().filter(may_go).nth(n).map(|v| v.id.clone()) else {
+            return;
+        };
+        let left = inventory.versions().iter().filter(|v| v.id != victim).cloned().collect();
+        *inventory = Inventory::new(inventory.dataset.clone(), left, inventory.holds().to_vec());
+    }
+
+    proptest! {
+        /// Whatever is pruned between any two steps, and wherever work is broken off: the next plan is an increment, what was
+        /// planned can be done, and once it is all done both keep the newest version, and nothing else is kept.
+        #[test]
+        fn whatever_happens_the_next_increment_has_its_base(
+            ops in prop::collection::vec(op(), 1..60),
+            intermediates in any::<bool>(),
+            linear in any::<bool>(),
+        ) {
+            let policy = Policy { intermediates, linear, ..policy() };
+            let (mut source, mut target) = (inventory("first"), inventory(""));
+            let mut made = 0;
+            for op in ops.into_iter().chain([Op::Work(usize::MAX)]) {
+                match op {
+                    Op::Snapshot => {
+                        made += 1;
+                        let id = reference(&format!("s{made}"), &format!("s{made}"));
+                        let order = source.newest().map_or(1, |newest| newest.order + 1);
+                        let version = Version { id, kind: VersionKind::Snapshot, order, created: jiff::Timestamp::UNIX_EPOCH };
+                        let versions = source.versions().iter().cloned().chain([version]).collect();
+                        source = Inventory::new("tank/a", versions, source.holds().to_vec());
+                    }
+                    Op::PruneHere(n) => prune(&mut source, n),
+                    Op::PruneThere(n) => prune(&mut target, n),
+                    Op::Work(steps) => {
+                        let had_some = !target.versions().is_empty();
+                        let plan = replicate(&source, &target, &policy).expect("no conflict comes of pruning");
+                        prop_assert!(plan.base.is_some() == had_some);
+                        for step in plan.steps.iter().take(steps) {
+                            if let Step::Transfer { version, base, .. } = step {
+                                prop_assert!(source.snapshot_of(version.guid).is_some());
+                                if let Some(base) = base {
+                                    prop_assert!(source.snapshot_of(base.guid).is_some());
+                                    prop_assert!(target.snapshot_of(base.guid).is_some());
+                                }
+                            }
+                            simulate(step, &policy, &mut source, &mut target);
+                        }
+                    }
+                }
+            }
+            let newest = source.newest().unwrap().id.clone();
+            prop_assert!(target.snapshot_of(newest.guid).is_some());
+            prop_assert_eq!(source.holds(), &[(newest.clone(), policy.here.clone())]);
+            prop_assert_eq!(target.holds(), &[(newest, policy.there.clone())]);
+            prop_assert_eq!(replicate(&source, &target, &policy).unwrap().steps, vec![]);
+        }
+    }
+}
