@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Result;
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{intent, mounted, props};
-use crate::model::DatasetName;
+use crate::endpoint::zfs::{intent, mounted, program, props};
+use crate::model::{DatasetName, quoted};
 
 /// The property that says, of what was set aside, whose place it had.
 pub(super) const ASIDE: &str = "cowsnap:aside";
@@ -27,7 +28,9 @@ impl Was {
     /// Writes down what `aside`, once called `of`, had, and takes the space from it that is reserved for it. Done again, it
     /// answers the same.
     pub(super) fn write_down(aside: &str, of: &DatasetName, canmount: Option<&str>) -> Result<Self> {
-        if let Some(before) = Self::read(aside)?.filter(|before| before.of == *of) {
+        if let Some(before) =
+            Self::read(aside)?.filter(|before| before.of == *of && before.is_believed(aside))
+        {
             before.take_space(aside)?;
             return Ok(before);
         }
@@ -47,7 +50,9 @@ impl Was {
         Ok(props::set_here(name, ASIDE)?.and_then(|text| Self::of_text(&text)))
     }
 
-    /// What can be believed: whoever may write the property could name any other here, and have root set it.
+    /// What can be believed whoever wrote it: who may write the property could name any other here, and have root set it.
+    ///
+    /// `canmount` can be: it says only whether the dataset is mounted, where properties say that this one can not write.
     fn of_text(text: &str) -> Option<Self> {
         let was: Self = intent::read(text)?;
         let is_number = |value: &String| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
@@ -55,6 +60,22 @@ impl Was {
         let are_numbers = was.reserved.values().all(is_number);
         let is_word = was.canmount.as_deref().is_none_or(|word| ["on", "off", "noauto"].contains(&word));
         (are_reservations && are_numbers && is_word).then_some(was)
+    }
+
+    /// Whether the space that it says was reserved for the dataset, which `name` is the name of now, can be reserved again. What
+    /// only root can have written is believed; and whoever is not root can set no more than what the kernel lets them. Else who has
+    /// the right `userprop` alone would have root give them the space of others: that is told, and left alone.
+    fn is_believed(&self, name: &str) -> bool {
+        let is_believed = self.reserved.is_empty() || !geteuid().is_root() || only_root_writes(name);
+        if !is_believed {
+            let set: Vec<_> =
+                self.reserved.iter().map(|(property, value)| format!("{property}={value}")).collect();
+            let (set, name) = (set.join(" "), quoted(name));
+            tracing::warn!(
+                "{ASIDE} of {name} says that it had {set}, and others than root can write it: if it is so, zfs set {set} {name}"
+            );
+        }
+        is_believed
     }
 
     fn take_space(&self, aside: &str) -> Result<()> {
@@ -74,14 +95,22 @@ impl Was {
 pub(super) fn take_back_in(dataset: &Dataset) -> Result<()> {
     let name = dataset.name().as_str();
     let Some(was) = Was::read(name)?.filter(|was| was.of == *dataset.name()) else { return Ok(()) };
-    for (property, value) in &was.reserved {
-        props::set(name, property, value)?;
+    if was.is_believed(name) {
+        was.reserved.iter().try_for_each(|(property, value)| props::set(name, property, value))?;
     }
     if !dataset.is_volume()? {
         set_canmount(name, was.canmount.as_deref())?;
     }
     props::clear(name, ASIDE)?;
     mounted::mount_if_meant(dataset)
+}
+
+/// Whether nobody else has the right to write user properties of the dataset: granted on it, or on one that it is in, or to who
+/// is root in a container that it was given to. Where that can not be read, others may have it.
+fn only_root_writes(name: &str) -> bool {
+    let says = |args: &[&str]| program::zfs(args).map(|text| String::from_utf8_lossy(&text).into_owned());
+    says(&["allow", name]).is_ok_and(|granted| !granted.contains("userprop"))
+        && says(&["get", "-Hp", "-o", "value", "zoned", name]).is_ok_and(|zoned| zoned.trim_end() != "on")
 }
 
 /// It is not inherited: what was not set is on.

@@ -407,6 +407,38 @@ fn what_anybody_may_write_on_a_dataset_is_not_acted_on() {
 }
 
 #[test]
+fn space_is_not_reserved_because_somebody_wrote_that_it_was() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let a = create(&pool, "us er");
+    let s = snap(&a, "s");
+    let reserved = |dataset: &Dataset| property(dataset.name().as_str(), "reservation");
+    let says = |on: &Dataset, of: &Dataset| {
+        let was = json!({ "of": of.name(), "canmount": null, "reserved": { "reservation": "67108864" } });
+        zfs(&["set", &format!("cowsnap:aside={was}"), on.name().as_str()]);
+    };
+    let (mib_8, mib_64) = ("8388608", "67108864");
+    zfs(&["set", "reservation=8M", a.name().as_str()]);
+    // Granted on what it is in, too.
+    zfs(&["allow", "somebody", "userprop", &pool.name]);
+    says(&a, &a);
+    let done = a.rollback(&s.id, &RollbackRequest::default()).expect("rolled back");
+    assert_eq!((reserved(&a).as_str(), reserved(&aside(&done)).as_str()), (mib_8, "0"));
+    let other = super::lab::dataset(&pool.full("other"));
+    says(&a, &other);
+    a.rename_dataset(&other).expect("renamed");
+    assert_eq!(
+        (reserved(&other).as_str(), property(other.name().as_str(), "cowsnap:aside").as_str()),
+        (mib_8, "-")
+    );
+    // As only root can have written it.
+    zfs(&["unallow", "somebody", "userprop", &pool.name]);
+    says(&other, &a);
+    other.rename_dataset(&a).expect("renamed");
+    assert_eq!(reserved(&a), mib_64);
+}
+
+#[test]
 fn whenever_the_program_is_killed_nothing_is_lost() {
     ground!("zfs");
     let pool = Pool::new();
