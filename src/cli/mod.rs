@@ -29,6 +29,7 @@ mod overlay;
 pub mod place;
 mod pool;
 pub mod progress;
+mod prune;
 mod receive;
 mod release;
 mod rename;
@@ -85,6 +86,7 @@ enum Command {
     Mount(mount::Args),
     Overlay(overlay::Args),
     Pool(pool::Args),
+    Prune(Box<prune::Args>),
     Receive(receive::Args),
     Release(release::Args),
     Rename(rename::Args),
@@ -196,6 +198,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Man(args) => man::run(args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Pool(args) => pool::run(args, context),
+        Command::Prune(args) => prune::run(*args, context),
         Command::Receive(args) => receive::run(args, context),
         Command::Release(args) => release::run(args, context),
         Command::Rename(args) => rename::run(args, context),

@@ -1,6 +1,7 @@
 //! A backend in memory: what the others promise, without a kernel. For tests of what stands above.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::endpoint::{
-    Backend, Error, History, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet,
+    Backend, Details, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
+    SnapshotSet,
 };
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
 
@@ -24,12 +26,16 @@ struct State {
     transaction: u64,
     live: BTreeMap<String, Content>,
     snapshots: BTreeMap<(String, SnapshotName), Stored>,
+    origins: BTreeMap<String, Guid>, // What clones were made from.
+    clock: Option<Timestamp>,
+    capacity: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
 struct Stored {
     version: Version,
     content: Content,
+    labels: BTreeMap<String, String>,
     holds: BTreeSet<HoldTag>,
 }
 
@@ -55,8 +61,39 @@ impl FakeStore {
         Fake { store: self.clone(), name: name.into() }
     }
 
+    /// Lets its clock say `now` until it is told otherwise; at first a second passes with each snapshot.
+    pub fn set_clock(&self, now: Timestamp) {
+        self.lock().clock = Some(now);
+    }
+
+    /// Lets it have room for that many bytes; at first it has room for all.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.lock().capacity = Some(bytes);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl State {
+    /// Bytes of all files but of these snapshots; what several hold alike is there once.
+    fn used_without(&self, gone: &BTreeSet<&(String, SnapshotName)>) -> u64 {
+        let kept = self.snapshots.iter().filter(|(key, _)| !gone.contains(key));
+        let contents = kept.map(|(_, stored)| &stored.content).chain(self.live.values());
+        let files: BTreeSet<_> = contents.flatten().collect();
+        files.into_iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    fn clones_of(&self, version: &Version) -> Vec<String> {
+        let clones = self.origins.iter().filter(|(_, origin)| **origin == version.id.guid);
+        clones.map(|(clone, _)| clone.clone()).collect()
+    }
+}
+
+impl fmt::Display for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
     }
 }
 
@@ -133,7 +170,8 @@ impl Fake {
         }
     }
 
-    fn keep(&self, state: &mut State, name: &SnapshotName, holds: &[HoldTag]) -> Result<Version> {
+    fn keep(&self, state: &mut State, request: &SnapshotRequest) -> Result<Version> {
+        let name = &request.name;
         let content = state.live.get(&self.name).cloned().ok_or_else(|| self.absent())?;
         state.transaction += 1;
         let guid = Guid((0x5eed_u128 << 64 | u128::from(state.transaction)).to_be_bytes());
@@ -141,10 +179,10 @@ impl Fake {
             id: VersionRef { guid, name: name.clone() },
             kind: VersionKind::Snapshot,
             order: state.transaction,
-            created: Timestamp::UNIX_EPOCH + Duration::from_secs(state.transaction),
+            created: state.clock.unwrap_or(Timestamp::UNIX_EPOCH + Duration::from_secs(state.transaction)),
         };
-        let holds = holds.iter().cloned().collect();
-        let stored = Stored { version: version.clone(), content, holds };
+        let (labels, holds) = (request.labels.clone(), request.holds.iter().cloned().collect());
+        let stored = Stored { version: version.clone(), content, labels, holds };
         state.snapshots.insert((self.name.clone(), name.clone()), stored);
         Ok(version)
     }
@@ -188,8 +226,59 @@ impl History for Fake {
             let tags = stored.holds.iter().map(ToString::to_string).collect();
             return Err(Error::Held { subject: self.at(&version.name), tags });
         }
+        let found = stored.version.clone();
+        if let Some(clone) = state.clones_of(&found).first() {
+            let (subject, why) = (self.at(&version.name), format!("{clone} is a clone of it"));
+            return Err(Error::Refused { op: "destroy", subject, why, hint: None });
+        }
         state.snapshots.remove(&(self.name.clone(), version.name.clone()));
         Ok(())
+    }
+}
+
+impl Prunable for Fake {
+    fn described(&self) -> Result<Vec<Details>> {
+        let inventory = self.inventory()?;
+        let state = self.store.lock();
+        let key = |version: &Version| (self.name.clone(), version.id.name.clone());
+        let known = |version: &Version| {
+            let stored = state.snapshots.get(&key(version))?;
+            Some(Details {
+                version: version.clone(),
+                labels: stored.labels.clone(),
+                holds: stored.holds.iter().map(|tag| (tag.clone(), version.created)).collect(),
+                verified: None,
+                clones: state.clones_of(version),
+                altered: false,
+                writable: false,
+                usage: None,
+            })
+        };
+        Ok(inventory.versions().iter().filter_map(known).collect())
+    }
+
+    fn has_dependent_clones(&self) -> bool {
+        true
+    }
+
+    fn would_free(&self, versions: &[VersionRef], _thorough: bool) -> Result<Option<u64>> {
+        let gone: Vec<_> = versions.iter().map(|v| (self.name.clone(), v.name.clone())).collect();
+        let state = self.store.lock();
+        let used = |gone: &[_]| state.used_without(&gone.iter().collect());
+        Ok(Some(used(&[]) - used(&gone)))
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        let state = self.store.lock();
+        Ok(state.capacity.unwrap_or(u64::MAX).saturating_sub(state.used_without(&BTreeSet::new())))
+    }
+
+    fn shares_space_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.store.0, &other.store.0)
+    }
+
+    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()> {
+        self.destroy(version)
     }
 }
 
@@ -205,7 +294,7 @@ impl Backend for Fake {
             dataset.check_free(&state, &request.name)?;
             state.live.get(&dataset.name).ok_or_else(|| dataset.absent())?;
         }
-        let keep = |dataset: &Self| dataset.keep(&mut state, &request.name, &request.holds);
+        let keep = |dataset: &Self| dataset.keep(&mut state, request);
         let versions = set.iter().map(keep).collect::<Result<_>>()?;
         Ok(SnapshotSet { versions, spread: Duration::ZERO, atomic: true })
     }
@@ -215,6 +304,7 @@ impl Backend for Fake {
         let content = self.stored(&mut state, version)?.content.clone();
         to.check_absent(&state)?;
         state.live.insert(to.name.clone(), content);
+        state.origins.insert(to.name.clone(), version.guid);
         Ok(())
     }
 
@@ -228,7 +318,7 @@ impl Backend for Fake {
         let default = || format!("pre-rollback-{}", state.transaction).parse();
         let keep = request.keep_as.clone().map_or_else(default, Ok).expect("digits make a name");
         self.check_free(&state, &keep)?;
-        let kept = vec![self.keep(&mut state, &keep, &[])?];
+        let kept = vec![self.keep(&mut state, &SnapshotRequest::named(keep))?];
         state.live.insert(self.name.clone(), content);
         Ok(RolledBack { kept, ..RolledBack::default() })
     }

@@ -1,12 +1,14 @@
 //! A backend that fails: the n-th operation, before its effect or after it. What stands above must converge either way.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 use crate::endpoint::{
-    Backend, Error, History, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet,
+    Backend, Details, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
+    SnapshotSet,
 };
 use crate::model::{HoldTag, Inventory, VersionRef};
 
@@ -81,6 +83,12 @@ impl<B> Faulty<B> {
     }
 }
 
+impl<B: fmt::Display> fmt::Display for Faulty<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
 impl<B: History> History for Faulty<B> {
     fn inventory(&self) -> Result<Inventory> {
         self.faults.run("list", || self.inner.inventory())
@@ -96,6 +104,32 @@ impl<B: History> History for Faulty<B> {
 
     fn destroy(&self, version: &VersionRef) -> Result<()> {
         self.faults.run("destroy", || self.inner.destroy(version))
+    }
+}
+
+impl<B: Prunable> Prunable for Faulty<B> {
+    fn described(&self) -> Result<Vec<Details>> {
+        self.faults.run("list", || self.inner.described())
+    }
+
+    fn has_dependent_clones(&self) -> bool {
+        self.inner.has_dependent_clones()
+    }
+
+    fn would_free(&self, versions: &[VersionRef], thorough: bool) -> Result<Option<u64>> {
+        self.faults.run("foresee", || self.inner.would_free(versions, thorough))
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        self.faults.run("look at space", || self.inner.free_bytes())
+    }
+
+    fn shares_space_with(&self, other: &Self) -> bool {
+        self.inner.shares_space_with(&other.inner)
+    }
+
+    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()> {
+        self.faults.run("destroy", || self.inner.destroy_and_see_space(version))
     }
 }
 

@@ -26,6 +26,7 @@ pub mod mounted;
 pub mod overlay;
 pub mod path;
 pub mod peer;
+pub mod prunable;
 pub mod record;
 pub mod tree;
 pub mod zfs;
@@ -33,6 +34,7 @@ pub mod zfs;
 pub use any::{Dataset, unmount};
 pub use change::Change;
 pub use details::{Details, Listing, Usage};
+pub use prunable::Prunable;
 
 /// What an endpoint's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -7,6 +7,7 @@ pub mod announced;
 pub mod doctor;
 mod meter;
 pub mod overlay;
+pub mod prune;
 pub mod receive;
 pub mod replicate;
 pub mod restore;

@@ -1,5 +1,7 @@
 //! What one place holds of one dataset.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::name::{HoldTag, SnapshotName};
@@ -51,8 +53,8 @@ impl Inventory {
         holds: Vec<(VersionRef, HoldTag)>,
     ) -> Self {
         versions.sort_by(|a, b| (a.order, &a.id.name).cmp(&(b.order, &b.id.name)));
-        let mut holds: Vec<_> =
-            holds.into_iter().filter(|(held, _)| versions.iter().any(|v| v.id == *held)).collect();
+        let there: HashSet<&VersionRef> = versions.iter().map(|version| &version.id).collect();
+        let mut holds: Vec<_> = holds.into_iter().filter(|(held, _)| there.contains(held)).collect();
         holds.sort();
         holds.dedup();
         Self { dataset: dataset.into(), versions, holds, partials: Vec::new(), caps: Caps::default() }
@@ -95,7 +97,8 @@ impl Inventory {
 
     /// Who keeps `version`, sorted.
     pub fn holds_of<'a>(&'a self, version: &'a VersionRef) -> impl Iterator<Item = &'a HoldTag> {
-        self.holds.iter().filter(move |(held, _)| held == version).map(|(_, tag)| tag)
+        let first = self.holds.partition_point(|(held, _)| held < version);
+        self.holds[first..].iter().take_while(move |(held, _)| held == version).map(|(_, tag)| tag)
     }
 
     /// All holds, sorted by version.

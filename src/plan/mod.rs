@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
 
+pub mod common;
 pub mod overlay;
 pub mod replicate;
 pub mod restore;
+pub mod retain;

@@ -283,6 +283,7 @@ pages! {
     what_send_and_receive_shows_is_so: "docs/send-and-receive.md",
     what_restore_shows_is_so: "docs/restore.md",
     what_replication_shows_is_so: "docs/replication.md",
+    what_retention_shows_is_so: "docs/retention.md",
 }
 
 #[test]

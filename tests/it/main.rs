@@ -19,6 +19,7 @@ mod overlay_fuse;
 mod overlay_layer;
 mod peer;
 mod pool;
+mod prune;
 mod receive;
 mod send;
 mod stream_btrfs;

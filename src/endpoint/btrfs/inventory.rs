@@ -235,6 +235,28 @@ impl Dataset {
         Ok(details)
     }
 
+    /// How many bytes of data would come back if these versions, and no others, were destroyed. Walks every extent of the
+    /// filesystem's subvolumes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; a tree that can not be searched.
+    pub fn would_free(&self, versions: &[VersionRef]) -> Result<u64> {
+        let Some(home) = self.home()? else { return Ok(0) };
+        let id = |version: &VersionRef| Ok(self.expect_in(&home, version)?.1.id);
+        let victims = versions.iter().map(id).collect::<Result<Vec<_>>>()?;
+        usage::freed_by(self.store(), &victims)
+    }
+
+    /// How many bytes the filesystem has room for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let space = rustix::fs::fstatvfs(self.store().top());
+        let space = space.map_err(Error::io("read the free space of", self))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     /// The receives into it that are not finished, of living processes and of dead ones.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! after compression, an extent as a whole even where only a part of it is referred to. Metadata, and the files of a
 //! few hundred bytes that btrfs keeps inside it, are not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::endpoint::btrfs::roots;
 use crate::endpoint::btrfs::store::Store;
@@ -54,6 +54,31 @@ pub fn of(store: &Store, wanted: &[u64]) -> Result<HashMap<u64, Usage>> {
         }
     }
     Ok(usage)
+}
+
+/// How many bytes would come back if these subvolumes, and no others, were destroyed.
+///
+/// # Errors
+/// A tree that can not be searched.
+pub fn freed_by(store: &Store, victims: &[u64]) -> Result<u64> {
+    let roots = roots::scan(store.top()).map_err(Error::io("search", "the root tree"))?;
+    let victims: HashSet<u64> = victims.iter().copied().collect();
+    let mut theirs: HashMap<u64, u64> = HashMap::new();
+    for &id in &victims {
+        each_extent(store, id, |at, len| {
+            theirs.insert(at, len);
+        })?;
+    }
+    let others = roots.iter().map(|root| root.id).chain([FS_TREE_OBJECTID]);
+    for id in others.filter(|id| !victims.contains(id)) {
+        if theirs.is_empty() {
+            break;
+        }
+        each_extent(store, id, |at, _| {
+            theirs.remove(&at);
+        })?;
+    }
+    Ok(theirs.values().sum())
 }
 
 /// Calls `each` with the place and length on disk of every extent that the subvolume `id` refers to, once for each

@@ -310,6 +310,16 @@ impl Dataset {
         self.destroy(version)
     }
 
+    /// How many bytes its filesystem has room for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let space = rustix::fs::fstatvfs(self.base.fd());
+        let space = space.map_err(Error::io("read the free space of", self))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     /// What goes back with it: nothing else.
     ///
     /// # Errors

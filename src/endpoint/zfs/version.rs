@@ -8,6 +8,15 @@ use crate::endpoint::{Error, History, Result};
 use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
 use crate::sys::lzc::{Errno, Failed};
 
+/// The longest argument that the kernel hands to a program (MAX_ARG_STRLEN), less a page.
+const MAX_ARGUMENT: usize = 31 * 4096;
+
+/// What `zfs destroy -nvp` says would come back; `None` if it does not.
+fn reclaimed(text: &[u8]) -> Result<Option<u64>> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().find_map(|line| line.strip_prefix("reclaim\t")).map(number).transpose()
+}
+
 impl History for Dataset {
     fn inventory(&self) -> Result<Inventory> {
         self.read_inventory()
@@ -199,6 +208,32 @@ impl Dataset {
         program::zpool_until_done(&["wait", "-t", "free", self.pool()], "wait for the space of", &subject)
     }
 
+    /// How many bytes would come back if these snapshots, and no others, were destroyed; `None` if they are more than can be
+    /// asked about at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; what `zfs` says.
+    pub fn would_free(&self, versions: &[VersionRef]) -> Result<Option<u64>> {
+        let names: Vec<_> = versions.iter().map(|version| version.name.as_str()).collect();
+        let all = format!("{}@{}", self.name(), names.join(","));
+        match (versions.is_empty(), all.len() < MAX_ARGUMENT) {
+            (true, _) => Ok(Some(0)),
+            (_, false) => Ok(None),
+            (false, true) => {
+                let said = program::zfs(&["destroy", "-nvp", &all]);
+                reclaimed(&said.map_err(|failure| failure.into_error("foresee the space of", self))?)
+            }
+        }
+    }
+
+    /// How many bytes its pool and its quotas leave it room for.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn free_bytes(&self) -> Result<u64> {
+        number(&self.get("available")?)
+    }
+
     /// Gives `version` another name.
     ///
     /// # Errors
@@ -285,6 +320,14 @@ mod tests {
 
     use super::*;
     use crate::model::Guid;
+
+    #[test]
+    fn what_would_come_back_is_what_zfs_says_and_unknown_if_it_says_nothing() {
+        let said = b"destroy\ttank/a@reclaim\ndestroy\ttank/a@s 2\nreclaim\t24576\n";
+        assert_eq!(reclaimed(said).expect("a number"), Some(24_576));
+        assert_eq!(reclaimed(b"destroy\ttank/a@s\n").expect("nothing"), None);
+        assert!(reclaimed(b"reclaim\t24K\n").is_err());
+    }
 
     /// What is done if the name means the guids of `named`, one look after the other, and `is_new` is the hold.
     fn hold(named: [u64; 2], is_new: bool) -> (Vec<&'static str>, Result<()>) {

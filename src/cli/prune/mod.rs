@@ -1,0 +1,355 @@
+//! `cowsnap prune`
+
+use jiff::{Timestamp, Zoned};
+use serde_json::{Value, json};
+
+use crate::cli::table::{Table, size};
+use crate::cli::{Context, place};
+use crate::endpoint::{self, Dataset, History, Prunable};
+use crate::exec::prune::{Pruned, Seen, by_space, prune, prune_by_space};
+use crate::model::{Target, Version, quoted};
+use crate::plan::retain::{Day, Reason, Retention, Schedule, simulate};
+use crate::{Error, Result};
+
+mod args;
+
+pub use args::Args;
+
+/// Runs the subcommand.
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let policy = args.policy();
+    if policy.is_empty() {
+        return Err(Error::Usage {
+            what: "no rule says what to keep, so nothing is destroyed".into(),
+            hint: Some("cowsnap prune --keep-daily 7 --keep-weekly 4 --dry-run TARGET".into()),
+        });
+    }
+    let now = Timestamp::now().to_zoned(args.zone.clone());
+    let mut work = Work { policy, now, read: Vec::new(), n_datasets: 0, failed: Vec::new(), n_destroyed: 0 };
+    work.read_all(&args, context)?;
+    work.warn_of_the_future(context);
+    if let Some(schedule) = args.schedule() {
+        work.simulate(schedule, context)?;
+    } else if args.explain {
+        work.explain(context)?;
+    } else if let Some(min_free) = args.by_space {
+        match args.dry_run {
+            true => work.foresee_by_space(min_free, context)?,
+            false => return work.prune_by_space(min_free, context),
+        }
+    } else if args.dry_run {
+        work.foresee(args.sizes, context)?;
+    } else {
+        work.prune(context)?;
+    }
+    work.outcome()
+}
+
+/// Datasets, and what became of them.
+struct Work {
+    policy: Retention,
+    now: Zoned,
+    read: Vec<(Dataset, Seen)>,
+    n_datasets: usize,
+    failed: Vec<(String, Error)>,
+    n_destroyed: usize,
+}
+
+impl Work {
+    /// Reads the datasets. One that can not be read is a failure of its own; a text that names none is an error at once.
+    fn read_all(&mut self, args: &Args, context: &Context) -> Result<()> {
+        let targets = args.targets.iter().map(|text| Ok(Target::parse(text)?)).collect::<Result<Vec<_>>>()?;
+        let bases = args.bases(context)?;
+        let mut datasets: Vec<(Dataset, Dataset)> = Vec::new(); // With what was named.
+        for (text, target) in args.targets.iter().zip(&targets) {
+            let found =
+                place::with_whole_pools(target, context).and_then(|roots| inside(roots, args.recursive));
+            match found {
+                Ok(found) => {
+                    let is_new =
+                        |(new, _): &(Dataset, Dataset)| !datasets.iter().any(|(known, _)| known == new);
+                    let new: Vec<_> = found.into_iter().filter(is_new).collect();
+                    datasets.extend(new);
+                }
+                Err(error) => self.failed.push((text.display().to_string(), error)),
+            }
+        }
+        self.n_datasets = self.failed.len() + datasets.len();
+        for (dataset, root) in datasets {
+            match seen(&dataset, &root, &bases, context) {
+                Ok(seen) => self.read.push((dataset, seen)),
+                Err(error) => self.failed.push((dataset.to_string(), error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn warn_of_the_future(&self, context: &Context) {
+        for (dataset, seen) in &self.read {
+            let verdicts = seen.verdicts(&self.policy, &self.now);
+            let of_the_future = verdicts.iter().filter(|v| v.kept_by.contains(&Reason::Future));
+            let names: Vec<_> = of_the_future.map(|v| v.version.id.name.to_string()).collect();
+            if !names.is_empty() {
+                let names = names.join(", ");
+                context.warn(format!("{dataset}: from the future by their clock, and kept: {names}"));
+            }
+        }
+    }
+
+    fn going(&self, seen: &Seen) -> Vec<Version> {
+        seen.going(&self.policy, &self.now)
+    }
+
+    fn explain(&self, context: &Context) -> Result<()> {
+        let mut table = Table::new(&["SNAPSHOT", "CREATED (UTC)", "VERDICT", "WHY"]);
+        let mut objects = Vec::new();
+        for (dataset, seen) in &self.read {
+            let mut snapshots = Vec::new();
+            for verdict in seen.verdicts(&self.policy, &self.now) {
+                let (id, created) = (&verdict.version.id, verdict.version.created);
+                let word = if verdict.is_kept() { "keep" } else { "destroy" };
+                let time = created.strftime("%Y-%m-%d %H:%M:%S").to_string();
+                table.row([format!("{dataset}@{}", id.name), time, word.into(), verdict.to_string()]);
+                let reason =
+                    |reason: &Reason<'_>| json!({ "rule": reason.rule(), "says": reason.to_string() });
+                snapshots.push(json!({
+                    "name": id.name, "guid": id.guid, "created": created, "verdict": word,
+                    "kept_by": verdict.kept_by.iter().map(reason).collect::<Vec<_>>(),
+                    "missed": verdict.missed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                }));
+            }
+            objects.push(json!({ "dataset": dataset.to_string(), "snapshots": snapshots }));
+        }
+        context.print(&json!({ "datasets": objects, "dry_run": true }), table.to_string())
+    }
+
+    fn simulate(&self, schedule: Schedule, context: &Context) -> Result<()> {
+        let mut table = Table::new(&["DATASET", "DATE", "SNAPSHOTS", "OLDEST", "DESTROYED"]);
+        let mut objects = Vec::new();
+        for (dataset, seen) in &self.read {
+            let days = simulate(&seen.inventory, &self.policy, &seen.around, &self.now, schedule);
+            let days = days.map_err(|error| Error::Usage { what: error.to_string(), hint: None })?;
+            for day in &days {
+                let oldest = day.snapshots.first().map_or("-".into(), ToString::to_string);
+                let row =
+                    [dataset.to_string(), day.date.to_string(), day.snapshots.len().to_string(), oldest];
+                table.row(row.into_iter().chain([joined(day.destroyed.iter())]));
+            }
+            let days: Vec<_> = days.iter().map(day_object).collect();
+            objects.push(json!({ "dataset": dataset.to_string(), "days": days }));
+        }
+        context.print(&json!({ "datasets": objects, "dry_run": true }), table.to_string())
+    }
+
+    fn foresee(&self, sizes: bool, context: &Context) -> Result<()> {
+        let (mut text, mut objects) = (String::new(), Vec::new());
+        for (dataset, seen) in &self.read {
+            let going = self.going(seen);
+            let ids: Vec<_> = going.iter().map(|version| version.id.clone()).collect();
+            let freed = dataset.would_free(&ids, sizes).unwrap_or_else(|error| {
+                context.warn(format!("{dataset}: what would be freed is not known: {error}"));
+                None
+            });
+            for id in &ids {
+                text += &format!("would destroy {dataset}@{}\n", id.name);
+            }
+            let bytes = match (freed, dataset) {
+                (Some(bytes), _) => format!("about {} would be freed", size(bytes)),
+                (None, Dataset::Btrfs(_)) => "what would be freed is unknown (--sizes reckons it)".into(),
+                (None, _) => "what would be freed is unknown".into(),
+            };
+            text += &match ids.is_empty() {
+                true => format!("{dataset}: {} kept, nothing to destroy\n", count_of(seen)),
+                false => format!("{dataset}: {} of {} would go; {bytes}\n", ids.len(), count_of(seen)),
+            };
+            let names: Vec<_> = ids.iter().map(|id| &id.name).collect();
+            objects.push(json!({
+                "dataset": dataset.to_string(), "snapshots": count_of(seen), "would_destroy": names, "would_free_bytes": freed,
+            }));
+        }
+        context.print(&json!({ "datasets": objects, "dry_run": true }), text)
+    }
+
+    fn prune(&mut self, context: &Context) -> Result<()> {
+        let (mut text, mut objects) = (String::new(), Vec::new());
+        let mut is_interrupted = false;
+        for (dataset, seen) in std::mem::take(&mut self.read) {
+            let pruned = match is_interrupted {
+                true => Pruned::default(),
+                false => prune(&dataset, &seen.going(&self.policy, &self.now)),
+            };
+            is_interrupted |= matches!(&pruned.stopped, Some(endpoint::Error::Interrupted { .. }));
+            let (line, object) = self.note(&dataset, &seen, pruned);
+            text += &line;
+            objects.push(object);
+        }
+        context.print(&json!({ "datasets": objects, "dry_run": false }), text)
+    }
+
+    /// What became of a dataset, as text and as an object; its errors are kept.
+    fn note(&mut self, dataset: &Dataset, seen: &Seen, pruned: Pruned) -> (String, Value) {
+        let n_snapshots = count_of(seen);
+        let mut text = String::new();
+        for id in &pruned.destroyed {
+            text += &format!("destroyed {dataset}@{}\n", id.name);
+        }
+        for id in &pruned.held {
+            text += &format!("{dataset}@{} is held since, and stays\n", id.name);
+        }
+        let n_gone = pruned.destroyed.len() + pruned.gone.len();
+        text += &match n_gone {
+            0 => format!("{dataset}: {n_snapshots} kept\n"),
+            _ => format!("{dataset}: {n_gone} destroyed, {} kept\n", n_snapshots - n_gone),
+        };
+        let names =
+            |ids: &[crate::model::VersionRef]| ids.iter().map(|id| id.name.to_string()).collect::<Vec<_>>();
+        let failed: Vec<_> = pruned
+            .failed
+            .iter()
+            .map(|(id, error)| json!({ "name": id.name, "error": error.to_string() }))
+            .collect();
+        let object = json!({
+            "dataset": dataset.to_string(), "snapshots": n_snapshots, "kept": n_snapshots - n_gone,
+            "destroyed": names(&pruned.destroyed), "gone": names(&pruned.gone), "held": names(&pruned.held),
+            "failed": failed, "stopped": pruned.stopped.as_ref().map(ToString::to_string),
+        });
+        self.n_destroyed += pruned.destroyed.len();
+        let errors = pruned.failed.into_iter().map(|(_, error)| error).chain(pruned.stopped);
+        self.failed.extend(errors.map(|error| (dataset.to_string(), error.into())));
+        (text, object)
+    }
+
+    fn foresee_by_space(&mut self, min_free: u64, context: &Context) -> Result<()> {
+        let (mut text, mut objects) = (String::new(), Vec::new());
+        for (dataset, seen) in &self.read {
+            let free = dataset.free_bytes()?;
+            let going = if free < min_free { self.going(seen) } else { Vec::new() };
+            let names: Vec<_> = going.iter().map(|version| version.id.name.to_string()).collect();
+            for name in &names {
+                text += &format!("may destroy {dataset}@{name}\n");
+            }
+            let (free, wanted) = (size(free), size(min_free));
+            text += &format!(
+                "{dataset}: {free} free, {wanted} wanted: {} of {} may go, oldest first\n",
+                names.len(),
+                count_of(seen)
+            );
+            objects.push(json!({
+                "dataset": dataset.to_string(), "snapshots": count_of(seen), "may_destroy": names,
+                "free_bytes": dataset.free_bytes()?,
+            }));
+        }
+        let value = json!({ "datasets": objects, "min_free_bytes": min_free, "dry_run": true });
+        context.print(&value, text)
+    }
+
+    fn prune_by_space(mut self, min_free: u64, context: &Context) -> Result<()> {
+        let (mut text, mut objects) = (String::new(), Vec::new());
+        let (datasets, seen): (Vec<_>, Vec<_>) = std::mem::take(&mut self.read).into_iter().unzip();
+        let mut short = None;
+        for group in by_space(&datasets) {
+            let of = |&at: &usize| (datasets[at].clone(), self.going(&seen[at]));
+            let members: Vec<_> = group.iter().map(of).collect();
+            let done = match prune_by_space(&members, min_free) {
+                Ok(done) => done,
+                Err(error) => {
+                    self.failed.push((members[0].0.to_string(), error.into()));
+                    continue;
+                }
+            };
+            for (&at, pruned) in group.iter().zip(done.pruned) {
+                let (line, mut object) = self.note(&datasets[at], &seen[at], pruned);
+                text += &format!("{}, {} free\n", line.trim_end(), size(done.free));
+                object["free_bytes_before"] = done.before.into();
+                object["free_bytes"] = done.free.into();
+                objects.push(object);
+            }
+            if done.free < min_free {
+                short = short.or(Some((members[0].0.clone(), done.free)));
+            }
+        }
+        let value = json!({ "datasets": objects, "min_free_bytes": min_free, "dry_run": false });
+        context.print(&value, text)?;
+        self.outcome()?;
+        short.map_or(Ok(()), |(dataset, free)| Err(not_enough(&dataset, free, min_free)))
+    }
+
+    /// The error, if something went wrong: the only one as it is, if nothing was done.
+    fn outcome(mut self) -> Result<()> {
+        let mut names: Vec<_> = self.failed.iter().map(|(name, _)| name.clone()).collect();
+        names.dedup();
+        match self.failed.len() {
+            0 => return Ok(()),
+            1 if self.n_destroyed == 0 && self.n_datasets == 1 => return Err(self.failed.remove(0).1),
+            _ => {}
+        }
+        let why =
+            |(name, error): &(String, Error)| format!("{name}: {}", crate::cli::doctor::with_causes(error));
+        let shown: Vec<_> = self.failed.iter().take(10).map(why).collect();
+        let more = self.failed.len().saturating_sub(shown.len());
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let hint = self.failed.iter().find_map(|(_, error)| error.hint());
+        let why = format!("{}{more}", shown.join("; "));
+        Err(Error::Partial { op: "prune", failed: names.len(), of: self.n_datasets, why, hint })
+    }
+}
+
+/// The datasets and, if they are asked for, all inside them, each with the root that it was found under.
+fn inside(roots: Vec<Dataset>, recursive: bool) -> Result<Vec<(Dataset, Dataset)>> {
+    let mut all = Vec::new();
+    for root in roots {
+        let nested = if recursive { root.all_inside()? } else { Vec::new() };
+        all.push((root.clone(), root.clone()));
+        // Called after the root, as the user did.
+        all.extend(nested.into_iter().map(|dataset| (dataset.counterpart(&root, &root), root.clone())));
+    }
+    Ok(all)
+}
+
+/// What there is of a dataset that was found under `root`, and is kept for the sake of `bases`.
+fn seen(dataset: &Dataset, root: &Dataset, bases: &[Dataset], context: &Context) -> Result<Seen> {
+    let mut seen = Seen::of(dataset)?;
+    for base in bases {
+        if std::mem::discriminant(root) != std::mem::discriminant(base) {
+            let what =
+                format!("{root} and {base} are of unlike filesystems: they can not have the same snapshots");
+            return Err(Error::Usage { what, hint: None });
+        }
+        let other = dataset.counterpart(root, base);
+        match other.inventory() {
+            Ok(inventory) if seen.keep_base_with(&other.to_string(), &inventory) => {}
+            Ok(_) => context
+                .warn(format!("{dataset} and {other} have no snapshot in common: none is kept for that")),
+            // What is inside may not be there; what was named must.
+            Err(endpoint::Error::NotFound { .. }) if dataset != root => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(seen)
+}
+
+fn count_of(seen: &Seen) -> usize {
+    let versions = seen.inventory.versions().iter();
+    versions.filter(|version| version.kind == crate::model::VersionKind::Snapshot).count()
+}
+
+fn day_object(day: &Day) -> Value {
+    json!({ "date": day.date, "snapshots": day.snapshots, "taken": day.taken, "destroyed": day.destroyed })
+}
+
+fn joined(names: impl Iterator<Item = impl ToString>) -> String {
+    names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn not_enough(dataset: &Dataset, free: u64, wanted: u64) -> Error {
+    endpoint::Error::Refused {
+        op: "free",
+        subject: format!("{} where {dataset} is", size(wanted)),
+        why: format!("{} is free, and the policy keeps all that is left", size(free)),
+        hint: Some(format!(
+            "cowsnap prune --explain shows why; cowsnap list --sizes {} what they take",
+            quoted(dataset)
+        )),
+    }
+    .into()
+}
