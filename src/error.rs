@@ -62,7 +62,9 @@ impl Class {
             _ if crate::sys::interrupt::is_interrupt(error) => Self::Unreachable,
             _ => match error.kind() {
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Corrupt,
-                io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted => Self::Unreachable,
+                io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => {
+                    Self::Unreachable
+                }
                 _ => Self::Internal,
             },
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::endpoint::{
-    Backend, Details, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
-    SnapshotSet,
+    Backend, Details, Dying, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
+    SnapshotSet, Wait,
 };
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
 
@@ -28,7 +28,10 @@ struct State {
     snapshots: BTreeMap<(String, SnapshotName), Stored>,
     origins: BTreeMap<String, Guid>, // What clones were made from.
     clock: Option<Timestamp>,
+    bookmarks: BTreeMap<(String, SnapshotName), Version>,
     capacity: Option<u64>,
+    quotas: BTreeMap<String, u64>,
+    kept_open: BTreeMap<Guid, Content>, // What is destroyed, and its space does not come back.
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +74,11 @@ impl FakeStore {
         self.lock().capacity = Some(bytes);
     }
 
+    /// Lets the space of this version stay away when it is destroyed.
+    pub fn keep_open(&self, version: &VersionRef) {
+        self.lock().kept_open.insert(version.guid, Content::new());
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no holder of the lock panics")
     }
@@ -81,14 +89,24 @@ impl State {
     fn used_without(&self, gone: &BTreeSet<&(String, SnapshotName)>) -> u64 {
         let kept = self.snapshots.iter().filter(|(key, _)| !gone.contains(key));
         let contents = kept.map(|(_, stored)| &stored.content).chain(self.live.values());
-        let files: BTreeSet<_> = contents.flatten().collect();
-        files.into_iter().map(|(_, bytes)| bytes.len() as u64).sum()
+        bytes_in(contents.chain(self.kept_open.values()))
+    }
+
+    /// Bytes of all files of one dataset and its snapshots.
+    fn used_by(&self, name: &str) -> u64 {
+        let stored = self.snapshots.iter().filter(|((of, _), _)| of == name);
+        bytes_in(stored.map(|(_, stored)| &stored.content).chain(self.live.get(name)))
     }
 
     fn clones_of(&self, version: &Version) -> Vec<String> {
         let clones = self.origins.iter().filter(|(_, origin)| **origin == version.id.guid);
         clones.map(|(clone, _)| clone.clone()).collect()
     }
+}
+
+fn bytes_in<'a>(contents: impl Iterator<Item = &'a Content>) -> u64 {
+    let files: BTreeSet<_> = contents.flatten().collect();
+    files.into_iter().map(|(_, bytes)| bytes.len() as u64).sum()
 }
 
 impl fmt::Display for Fake {
@@ -134,6 +152,40 @@ impl Fake {
     /// [`Error::NotFound`], [`Error::Reused`].
     pub fn content_of(&self, version: &VersionRef) -> Result<Content> {
         Ok(self.stored(&mut self.store.lock(), version)?.content.clone())
+    }
+
+    /// Lets it and its snapshots have no more than that many bytes.
+    pub fn set_quota(&self, bytes: u64) {
+        self.store.lock().quotas.insert(self.name.clone(), bytes);
+    }
+
+    /// Makes a bookmark of a snapshot, of the same name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`].
+    pub fn bookmark(&self, version: &VersionRef) -> Result<()> {
+        let mut state = self.store.lock();
+        let mut bookmark = self.stored(&mut state, version)?.version.clone();
+        bookmark.kind = VersionKind::Bookmark;
+        state.bookmarks.insert((self.name.clone(), version.name.clone()), bookmark);
+        Ok(())
+    }
+
+    /// As [`History::destroy`], but of the snapshot only.
+    fn destroy_in(&self, state: &mut State, version: &VersionRef) -> Result<()> {
+        let stored = self.stored(state, version)?;
+        if !stored.holds.is_empty() {
+            let tags = stored.holds.iter().map(ToString::to_string).collect();
+            return Err(Error::Held { subject: self.at(&version.name), tags });
+        }
+        let (found, content) = (stored.version.clone(), stored.content.clone());
+        if let Some(clone) = state.clones_of(&found).first() {
+            let (subject, why) = (self.at(&version.name), format!("{clone} is a clone of it"));
+            return Err(Error::Refused { op: "destroy", subject, why, hint: None });
+        }
+        state.snapshots.remove(&(self.name.clone(), version.name.clone()));
+        state.kept_open.entry(version.guid).and_modify(|open| *open = content);
+        Ok(())
     }
 
     fn absent(&self) -> Error {
@@ -195,7 +247,9 @@ impl History for Fake {
         if mine.is_empty() && !state.live.contains_key(&self.name) {
             return Err(self.absent());
         }
-        let versions = mine.iter().map(|(_, stored)| stored.version.clone()).collect();
+        let bookmarks = state.bookmarks.iter().filter(|((of, _), _)| *of == self.name);
+        let snapshots = mine.iter().map(|(_, stored)| stored.version.clone());
+        let versions = snapshots.chain(bookmarks.map(|(_, version)| version.clone())).collect();
         let held = |stored: &Stored| {
             let id = stored.version.id.clone();
             stored.holds.iter().map(|tag| (id.clone(), tag.clone())).collect::<Vec<_>>()
@@ -221,18 +275,14 @@ impl History for Fake {
 
     fn destroy(&self, version: &VersionRef) -> Result<()> {
         let mut state = self.store.lock();
-        let stored = self.stored(&mut state, version)?;
-        if !stored.holds.is_empty() {
-            let tags = stored.holds.iter().map(ToString::to_string).collect();
-            return Err(Error::Held { subject: self.at(&version.name), tags });
+        let key = (self.name.clone(), version.name.clone());
+        // As on ZFS: a name means the snapshot, and its bookmark where only that is left.
+        let is_meant = state.bookmarks.get(&key).is_some_and(|bookmark| bookmark.id == *version);
+        if is_meant && !state.snapshots.contains_key(&key) {
+            state.bookmarks.remove(&key);
+            return Ok(());
         }
-        let found = stored.version.clone();
-        if let Some(clone) = state.clones_of(&found).first() {
-            let (subject, why) = (self.at(&version.name), format!("{clone} is a clone of it"));
-            return Err(Error::Refused { op: "destroy", subject, why, hint: None });
-        }
-        state.snapshots.remove(&(self.name.clone(), version.name.clone()));
-        Ok(())
+        self.destroy_in(&mut state, version)
     }
 }
 
@@ -242,19 +292,20 @@ impl Prunable for Fake {
         let state = self.store.lock();
         let key = |version: &Version| (self.name.clone(), version.id.name.clone());
         let known = |version: &Version| {
-            let stored = state.snapshots.get(&key(version))?;
-            Some(Details {
+            let stored = state.snapshots.get(&key(version)).filter(|_| version.kind == VersionKind::Snapshot);
+            let holds = stored.into_iter().flat_map(|stored| &stored.holds);
+            Details {
                 version: version.clone(),
-                labels: stored.labels.clone(),
-                holds: stored.holds.iter().map(|tag| (tag.clone(), version.created)).collect(),
+                labels: stored.map(|stored| stored.labels.clone()).unwrap_or_default(),
+                holds: holds.map(|tag| (tag.clone(), version.created)).collect(),
                 verified: None,
-                clones: state.clones_of(version),
+                clones: stored.map(|_| state.clones_of(version)).unwrap_or_default(),
                 altered: false,
                 writable: false,
                 usage: None,
-            })
+            }
         };
-        Ok(inventory.versions().iter().filter_map(known).collect())
+        Ok(inventory.versions().iter().map(known).collect())
     }
 
     fn has_dependent_clones(&self) -> bool {
@@ -270,15 +321,34 @@ impl Prunable for Fake {
 
     fn free_bytes(&self) -> Result<u64> {
         let state = self.store.lock();
-        Ok(state.capacity.unwrap_or(u64::MAX).saturating_sub(state.used_without(&BTreeSet::new())))
+        let of_all = state.capacity.unwrap_or(u64::MAX).saturating_sub(state.used_without(&BTreeSet::new()));
+        let of_quota =
+            state.quotas.get(&self.name).map(|quota| quota.saturating_sub(state.used_by(&self.name)));
+        Ok(of_all.min(of_quota.unwrap_or(u64::MAX)))
+    }
+
+    fn most_free_bytes(&self) -> Result<u64> {
+        Ok(self.store.lock().quotas.get(&self.name).copied().unwrap_or(u64::MAX))
     }
 
     fn shares_space_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.store.0, &other.store.0)
     }
 
-    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()> {
-        self.destroy(version)
+    fn destroy_snapshot(&self, version: &VersionRef) -> Result<Dying> {
+        self.destroy_in(&mut self.store.lock(), version)?;
+        Ok(Dying { subject: self.at(&version.name), root: None })
+    }
+
+    fn wait_for_space(&self, dying: &Dying, wait: Wait) -> Result<()> {
+        let is_open = self.store.lock().kept_open.values().any(|content| !content.is_empty());
+        match is_open && self.free_bytes()? < wait.wanted {
+            true => {
+                let why = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                Err(Error::io("wait for the space of", &dying.subject)(why))
+            }
+            false => Ok(()),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::endpoint::{
-    Backend, Details, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
-    SnapshotSet,
+    Backend, Details, Dying, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
+    SnapshotSet, Wait,
 };
 use crate::model::{HoldTag, Inventory, VersionRef};
 
@@ -124,12 +124,20 @@ impl<B: Prunable> Prunable for Faulty<B> {
         self.faults.run("look at space", || self.inner.free_bytes())
     }
 
+    fn most_free_bytes(&self) -> Result<u64> {
+        self.inner.most_free_bytes()
+    }
+
     fn shares_space_with(&self, other: &Self) -> bool {
         self.inner.shares_space_with(&other.inner)
     }
 
-    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()> {
-        self.faults.run("destroy", || self.inner.destroy_and_see_space(version))
+    fn destroy_snapshot(&self, version: &VersionRef) -> Result<Dying> {
+        self.faults.run("destroy", || self.inner.destroy_snapshot(version))
+    }
+
+    fn wait_for_space(&self, dying: &Dying, wait: Wait) -> Result<()> {
+        self.faults.run("wait for space", || self.inner.wait_for_space(dying, wait))
     }
 }
 

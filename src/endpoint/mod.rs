@@ -34,7 +34,7 @@ pub mod zfs;
 pub use any::{Dataset, unmount};
 pub use change::Change;
 pub use details::{Details, Listing, Usage};
-pub use prunable::Prunable;
+pub use prunable::{Dying, Prunable, Wait};
 
 /// What an endpoint's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

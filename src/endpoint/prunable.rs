@@ -1,7 +1,27 @@
 //! What pruning asks of a place beyond the history of a dataset.
 
+use std::time::Duration;
+
 use crate::endpoint::{Dataset, Details, History, Result};
 use crate::model::VersionRef;
+
+/// A snapshot that is destroyed, whose space may not be back yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dying {
+    /// What it was called, with its dataset.
+    pub subject: String,
+    /// On btrfs: the id of its subvolume.
+    pub root: Option<u64>,
+}
+
+/// How long space is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// No longer than until so many bytes are free.
+    pub wanted: u64,
+    /// No longer than that without anything coming back.
+    pub patience: Duration,
+}
 
 /// Enough to prune with reasons, and until there is enough space.
 pub trait Prunable: History {
@@ -27,14 +47,26 @@ pub trait Prunable: History {
     /// A place that can not be read.
     fn free_bytes(&self) -> Result<u64>;
 
+    /// How many bytes could be written there at best, whatever snapshots are destroyed.
+    ///
+    /// # Errors
+    /// A place that can not be read.
+    fn most_free_bytes(&self) -> Result<u64>;
+
     /// Whether what is freed by destroying a snapshot of the one is there for the other.
     fn shares_space_with(&self, other: &Self) -> bool;
 
-    /// As [`History::destroy`], and waits until the space has come back.
+    /// As [`History::destroy`], but of nothing other than the snapshot: where only its bookmark is left, there is none.
     ///
     /// # Errors
-    /// As [`History::destroy`]; an interruption while it waits.
-    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()>;
+    /// As [`History::destroy`].
+    fn destroy_snapshot(&self, version: &VersionRef) -> Result<Dying>;
+
+    /// Waits until the space of what was destroyed has come back, or there is enough.
+    ///
+    /// # Errors
+    /// A place that can not be read; an interruption; [`Error::Io`](crate::endpoint::Error::Io) with `TimedOut` if nothing comes back, as somebody keeps it open.
+    fn wait_for_space(&self, dying: &Dying, wait: Wait) -> Result<()>;
 }
 
 impl Prunable for Dataset {
@@ -64,11 +96,31 @@ impl Prunable for Dataset {
         }
     }
 
+    fn most_free_bytes(&self) -> Result<u64> {
+        match self {
+            Self::Zfs(dataset) => dataset.most_free_bytes(),
+            Self::Btrfs(_) | Self::Tree(_) => Ok(u64::MAX),
+        }
+    }
+
     fn shares_space_with(&self, other: &Self) -> bool {
         self.shares_storage_with(other)
     }
 
-    fn destroy_and_see_space(&self, version: &VersionRef) -> Result<()> {
-        self.destroy_and_wait(version)
+    fn destroy_snapshot(&self, version: &VersionRef) -> Result<Dying> {
+        let root = match self {
+            Self::Btrfs(dataset) => Some(dataset.destroy_root(version)?),
+            Self::Zfs(dataset) => dataset.destroy_but_no_bookmark(version).map(|()| None)?,
+            Self::Tree(dataset) => dataset.destroy(version).map(|()| None)?,
+        };
+        Ok(Dying { subject: format!("{self}@{}", version.name), root })
+    }
+
+    fn wait_for_space(&self, dying: &Dying, wait: Wait) -> Result<()> {
+        match (self, dying.root) {
+            (Self::Btrfs(dataset), Some(root)) => dataset.wait_for_space_of(root, &dying.subject, Some(wait)),
+            (Self::Zfs(dataset), _) => dataset.wait_for_space_of(&dying.subject),
+            (Self::Btrfs(_) | Self::Tree(_), _) => Ok(()),
+        }
     }
 }

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 
 use jiff::Zoned;
 
-use crate::endpoint::{Details, Error, Prunable, Result};
-use crate::error::Class;
-use crate::model::{Inventory, Version, VersionRef};
-use crate::plan::common::newest_common;
-use crate::plan::retain::{Retention, Surroundings, Verdict, retain};
+use crate::endpoint::{Details, Error, Prunable, Result, Wait};
+use crate::model::{Inventory, Version, VersionRef, quoted};
+use crate::plan::common::bases;
+use crate::plan::retain::{Reason, Retention, Surroundings, Verdict, retain};
 use crate::sys::interrupt;
 
 /// All of a dataset that a verdict depends on, read at one time.
@@ -52,11 +51,34 @@ impl Seen {
         Ok(Self { inventory: Inventory::new(dataset.to_string(), versions, holds), around })
     }
 
-    /// Keeps the newest snapshot that `other`, which is called `name`, has too. Answers whether there is one.
+    /// Keeps the [bases] with `other`, which is called `name`. Answers whether there is one.
     pub fn keep_base_with(&mut self, name: &str, other: &Inventory) -> bool {
-        let Some(base) = newest_common(&self.inventory, other) else { return false };
-        self.around.bases.entry(base.id.guid).or_default().push(name.to_owned());
-        true
+        let found: Vec<_> = bases(&self.inventory, other).iter().map(|base| base.id.guid).collect();
+        for guid in &found {
+            self.around.bases.entry(*guid).or_default().push(name.to_owned());
+        }
+        !found.is_empty()
+    }
+
+    /// That the rules, if they are of labels and names alone, fit this dataset: a word that is like none of its snapshots would let all of
+    /// them go.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn expect_word(&self, policy: &Retention, now: &Zoned) -> Result<()> {
+        let verdicts = self.verdicts(policy, now);
+        let is_word = |reason: &Reason<'_>| matches!(reason, Reason::Label(_) | Reason::Name(_));
+        let fits = verdicts.iter().any(|verdict| verdict.kept_by.iter().any(is_word));
+        if fits || !policy.is_of_words() || verdicts.iter().all(Verdict::is_kept) {
+            return Ok(());
+        }
+        let subject = &self.inventory.dataset;
+        let hint = format!(
+            "cowsnap list {} shows the names; --keep-last 1 says that only the newest is to stay",
+            quoted(subject)
+        );
+        let why = "no label and no name that is to be kept is that of any of its snapshots, so none would be left but the newest";
+        Err(Error::Refused { op: "prune", subject: subject.clone(), why: why.into(), hint: Some(hint) })
     }
 
     /// What becomes of each snapshot, oldest first.
@@ -87,6 +109,11 @@ pub struct Pruned {
 }
 
 impl Pruned {
+    /// Of a dataset that was not reached.
+    pub fn not_reached(dataset: &impl ToString) -> Self {
+        Self { stopped: Some(interrupted(dataset)), ..Self::default() }
+    }
+
     /// Whether all that was to go went, or is held.
     pub fn is_whole(&self) -> bool {
         self.failed.is_empty() && self.stopped.is_none()
@@ -113,8 +140,8 @@ impl Pruned {
 pub fn prune(dataset: &(impl Prunable + ToString), going: &[Version]) -> Pruned {
     let mut pruned = Pruned::default();
     for version in going {
-        let outcome = uninterrupted(dataset).and_then(|()| dataset.destroy(&version.id));
-        if !pruned.note(&version.id, outcome) {
+        let outcome = uninterrupted(dataset).and_then(|()| dataset.destroy_snapshot(&version.id));
+        if !pruned.note(&version.id, outcome.map(drop)) {
             break;
         }
     }
@@ -122,55 +149,136 @@ pub fn prune(dataset: &(impl Prunable + ToString), going: &[Version]) -> Pruned 
 }
 
 fn uninterrupted(dataset: &impl ToString) -> Result<()> {
-    interrupt::check().map_err(|_| Error::Interrupted { op: "prune", subject: dataset.to_string() })
+    interrupt::check().map_err(|_| interrupted(dataset))
 }
 
-/// What destroying until there was enough space did.
+fn interrupted(dataset: &impl ToString) -> Error {
+    Error::Interrupted { op: "prune", subject: dataset.to_string() }
+}
+
+/// What destroying until there was enough space did to one dataset.
 #[derive(Debug)]
 pub struct BySpace {
-    /// What became of each dataset's snapshots, in the order of the datasets.
-    pub pruned: Vec<Pruned>,
+    /// What became of its snapshots.
+    pub pruned: Pruned,
     /// How many bytes were free before.
     pub before: u64,
-    /// How many bytes are free now.
+    /// How many bytes were free when it was looked at last.
     pub free: u64,
 }
 
-/// Destroys snapshots of `datasets`, which share their space, until `min_free` bytes are free: the oldest first, one after another,
-/// each time waiting for its space and looking again. The datasets come with the snapshots that may go.
+/// How many bytes are free for each, in the order of the datasets. A dataset that has less than it wants is the one that may lose
+/// snapshots: quotas make that another number for each, even if all share one pool.
 ///
-/// Whether that was enough is seen in [`BySpace::free`].
+/// # Errors
+/// Free space that can not be read.
+pub fn room<P: Prunable>(datasets: &[(P, Vec<Version>)]) -> Result<Vec<u64>> {
+    datasets.iter().map(|(dataset, _)| dataset.free_bytes()).collect()
+}
+
+/// Destroys snapshots of `datasets`, which share their space, until each has `wait.wanted` bytes free: the oldest first, one after another,
+/// each time waiting for its space and looking again. Of a dataset that has enough nothing goes. The datasets come with the snapshots that
+/// may go.
+///
+/// Whether that was enough is seen in [`BySpace::free`]. What says that nobody knows how much is free, or when it comes back, ends it for all
+/// of them.
 ///
 /// # Errors
 /// Free space that can not be read, when nothing was destroyed yet.
 pub fn prune_by_space<P: Prunable + ToString>(
     datasets: &[(P, Vec<Version>)],
-    min_free: u64,
-) -> Result<BySpace> {
-    let mut pruned: Vec<_> = datasets.iter().map(|_| Pruned::default()).collect();
-    let Some((first, _)) = datasets.first() else { return Ok(BySpace { pruned, before: 0, free: 0 }) };
-    let before = first.free_bytes()?;
-    let mut free = before;
-    for (at, version) in oldest_first(datasets) {
-        if free >= min_free {
-            break;
-        }
-        if pruned[at].stopped.is_some() {
+    wait: Wait,
+) -> Result<Vec<BySpace>> {
+    let begun = |free| BySpace { pruned: Pruned::default(), before: free, free };
+    let mut done: Vec<_> = room(datasets)?.into_iter().map(begun).collect();
+    for (done, (dataset, _)) in done.iter_mut().zip(datasets) {
+        done.pruned.stopped = expect_attainable(dataset, done.free, wait.wanted).err();
+    }
+    let victims = oldest_first(datasets);
+    for (nth, (at, version)) in victims.iter().enumerate() {
+        let BySpace { pruned, free, .. } = &mut done[*at];
+        if pruned.stopped.is_some() {
             continue;
         }
-        let dataset = &datasets[at].0;
-        let outcome = uninterrupted(dataset).and_then(|()| dataset.destroy_and_see_space(&version.id));
-        let is_interrupted = outcome.as_ref().is_err_and(|error| error.class() == Class::Unreachable);
-        pruned[at].note(&version.id, outcome);
-        match first.free_bytes() {
-            Ok(bytes) => free = bytes,
-            Err(error) => pruned[at].stopped = Some(error),
-        }
-        if is_interrupted {
-            break;
+        if let Err(error) = destroy_if_short(&datasets[*at].0, version, wait, (pruned, free)) {
+            let is_interruption = matches!(error, Error::Interrupted { .. });
+            let ended_at = datasets[*at].0.to_string();
+            pruned.stopped = Some(error);
+            for (other, _) in &victims[nth + 1..] {
+                let end = || match is_interruption {
+                    true => interrupted(&datasets[*other].0),
+                    false => ended_with(&datasets[*other].0, &ended_at),
+                };
+                done[*other].pruned.stopped.get_or_insert_with(end);
+            }
+            return Ok(done);
         }
     }
-    Ok(BySpace { pruned, before, free })
+    for (done, (dataset, _)) in done.iter_mut().zip(datasets) {
+        match dataset.free_bytes() {
+            Ok(free) => done.free = free,
+            Err(error) => drop(done.pruned.stopped.get_or_insert(error)),
+        }
+    }
+    Ok(done)
+}
+
+/// That destroying snapshots can leave `wanted` bytes free for `dataset`, for which `free` are.
+///
+/// # Errors
+/// [`Error::Refused`]: nothing is to be destroyed for nothing. A place that can not be read.
+pub fn expect_attainable(dataset: &(impl Prunable + ToString), free: u64, wanted: u64) -> Result<()> {
+    if free >= wanted {
+        return Ok(());
+    }
+    let most = dataset.most_free_bytes()?;
+    match most >= wanted {
+        true => Ok(()),
+        false => Err(Error::Refused {
+            op: "prune",
+            subject: dataset.to_string(),
+            why: format!(
+                "its quotas leave it no more than {most} bytes, whatever is destroyed, and {wanted} are wanted"
+            ),
+            hint: None,
+        }),
+    }
+}
+
+/// Destroys `version` if its own dataset has too little space, and waits. An error of it alone is noted; the error that is answered concerns
+/// all that share the space.
+fn destroy_if_short<P: Prunable + ToString>(
+    dataset: &P,
+    version: &Version,
+    wait: Wait,
+    (pruned, free): (&mut Pruned, &mut u64),
+) -> Result<()> {
+    uninterrupted(dataset)?;
+    *free = dataset.free_bytes()?;
+    if *free >= wait.wanted {
+        return Ok(());
+    }
+    match dataset.destroy_snapshot(&version.id) {
+        Ok(dying) => {
+            // Said before the wait: it is gone, however that ends.
+            pruned.note(&version.id, Ok(()));
+            dataset.wait_for_space(&dying, wait)
+        }
+        Err(error @ Error::Interrupted { .. }) => Err(error),
+        Err(error) => {
+            pruned.note(&version.id, Err(error));
+            Ok(())
+        }
+    }
+}
+
+fn ended_with(dataset: &impl ToString, other: &str) -> Error {
+    Error::Refused {
+        op: "prune",
+        subject: dataset.to_string(),
+        why: format!("it shares its space with {other}, where that could not be seen to come back"),
+        hint: None,
+    }
 }
 
 /// All that may go of datasets in one filesystem or pool, whose transactions are of one order; with it, where its dataset is.
@@ -196,13 +304,16 @@ pub fn by_space<P: Prunable>(datasets: &[P]) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use jiff::ToSpan;
 
     use super::*;
     use crate::endpoint::fake::{Fake, FakeStore};
     use crate::endpoint::fault::{Faults, Faulty, When};
     use crate::endpoint::{Backend, History, SnapshotRequest};
-    use crate::plan::retain::{NamePattern, Period, Schedule, simulate};
+    use crate::error::Class;
+    use crate::plan::retain::{Period, Schedule, simulate};
 
     fn made(store: &FakeStore, name: &str) -> Fake {
         let dataset = store.dataset(name);
@@ -389,6 +500,18 @@ mod tests {
         assert_eq!(left, ["the base with vault/d", "label keep=yes", "the newest"]);
     }
 
+    fn until(wanted: u64) -> Wait {
+        Wait { wanted, patience: Duration::ZERO }
+    }
+
+    fn by_age(dataset: &Fake, policy: &Retention) -> (Fake, Vec<Version>) {
+        (dataset.clone(), Seen::of(dataset).expect("read").going(policy, &now()))
+    }
+
+    fn named(pattern: &str) -> Retention {
+        Retention { names: vec![pattern.parse().expect("a pattern")], ..Retention::default() }
+    }
+
     #[test]
     fn by_space_the_oldest_of_all_go_and_no_more_than_it_takes() {
         let store = FakeStore::default();
@@ -397,22 +520,59 @@ mod tests {
             take_100(dataset, name);
         }
         store.set_capacity(700);
-        let keep = |name: &str| Retention { names: vec![NamePattern(name.into())], ..Retention::default() };
         let run = |policy: &Retention, min_free| {
-            let member = |d: &Fake| (d.clone(), Seen::of(d).expect("read").going(policy, &now()));
-            prune_by_space(&[member(&a), member(&b)], min_free).expect("space is read")
+            prune_by_space(&[by_age(&a, policy), by_age(&b, policy)], until(min_free)).expect("space is read")
         };
-        let enough = run(&keep("2"), 100);
-        assert_eq!((enough.before, enough.free, enough.pruned[0].destroyed.len()), (100, 100, 0));
-        let some = run(&keep("2"), 250);
-        assert_eq!((some.free, names(&a), names(&b)), (300, "5".into(), "2 4 6".into()));
-        let all = run(&keep("2"), 600);
-        assert_eq!((all.free, names(&a), names(&b)), (400, "5".into(), "2 6".into()));
+        let enough = run(&named("2"), 100);
+        assert_eq!((enough[0].before, enough[0].free, enough[0].pruned.destroyed.len()), (100, 100, 0));
+        let some = run(&named("2"), 250);
+        assert_eq!((some[1].free, names(&a), names(&b)), (300, "5".into(), "2 4 6".into()));
+        let all = run(&named("2"), 600);
+        assert_eq!((all[0].free, names(&a), names(&b)), (400, "5".into(), "2 6".into()));
     }
 
     #[test]
-    fn by_space_a_failure_ends_its_own_dataset_and_the_next_run_goes_on() {
-        for nth in 2..=7 {
+    fn by_space_each_is_short_by_its_own_quota_and_no_other_pays_for_it() {
+        for short_first in [true, false] {
+            let store = FakeStore::default();
+            let [short, roomy] = ["short", "roomy"].map(|name| made(&store, name));
+            for name in ["1", "2", "3", "4"] {
+                take_100(&roomy, name);
+                take_100(&short, name);
+            }
+            store.set_capacity(10_000);
+            short.set_quota(450);
+            let mut members = [by_age(&short, &last(1)), by_age(&roomy, &last(1))];
+            if !short_first {
+                members.reverse();
+            }
+            let at = usize::from(!short_first);
+            assert_eq!(room(&members).expect("read")[at], 50);
+            let done = prune_by_space(&members, until(200)).expect("space is read");
+            assert_eq!((names(&short).as_str(), names(&roomy).as_str()), ("3 4", "1 2 3 4"));
+            assert_eq!((done[at].before, done[at].free, done[1 - at].free), (50, 250, 9_400));
+        }
+    }
+
+    #[test]
+    fn by_space_nothing_goes_for_what_a_quota_makes_impossible() {
+        let store = FakeStore::default();
+        let [a, b] = ["a", "b"].map(|name| made(&store, name));
+        for name in ["1", "2"] {
+            take_100(&a, name);
+            take_100(&b, name);
+        }
+        store.set_capacity(450);
+        a.set_quota(120);
+        let done =
+            prune_by_space(&[by_age(&a, &last(1)), by_age(&b, &last(1))], until(130)).expect("space is read");
+        assert_eq!((names(&a).as_str(), names(&b).as_str()), ("1 2", "2"), "the other goes on");
+        assert!(matches!(done[0].pruned.stopped, Some(Error::Refused { .. })) && done[1].pruned.is_whole());
+    }
+
+    #[test]
+    fn by_space_what_only_one_dataset_knows_ends_it_and_the_next_run_goes_on() {
+        for nth in 2..=11 {
             let store = FakeStore::default();
             let inner = made(&store, "d");
             for name in ["a", "b", "c", "d"] {
@@ -421,14 +581,79 @@ mod tests {
             store.set_capacity(400);
             let faults = Faults::default();
             let dataset = Faulty::new(inner.clone(), &faults);
-            let going = Seen::of(&inner).expect("read").going(&last(1), &now());
+            let going = by_age(&inner, &last(1)).1;
             faults.fail(nth, When::After);
-            let done = prune_by_space(&[(dataset, going)], 300).expect("space is read at first");
-            assert!(done.pruned[0].stopped.is_some(), "{nth}");
-            let going = Seen::of(&inner).expect("read").going(&last(1), &now());
-            let again = prune_by_space(&[(inner.clone(), going)], 300).expect("read");
-            assert_eq!((again.free, names(&inner).as_str()), (300, "d"));
+            let done = prune_by_space(&[(dataset, going)], until(300)).expect("space is read at first");
+            assert!(done[0].pruned.stopped.is_some(), "{nth}");
+            let again = prune_by_space(&[by_age(&inner, &last(1))], until(300)).expect("read");
+            assert_eq!((again[0].free, names(&inner).as_str()), (300, "d"));
         }
+    }
+
+    #[test]
+    fn by_space_when_it_can_not_be_read_nothing_more_goes_of_any() {
+        let store = FakeStore::default();
+        let [a, b] = ["a", "b"].map(|name| made(&store, name));
+        for name in ["1", "2", "3"] {
+            take_100(&a, name);
+            take_100(&b, name);
+        }
+        store.set_capacity(600);
+        let faults = Faults::default();
+        let member = |d: &Fake| (Faulty::new(d.clone(), &faults), by_age(d, &last(1)).1);
+        let members = [member(&a), member(&b)];
+        faults.fail(6, When::Before); // Two looks, and the first victim's look, end and wait.
+        let done = prune_by_space(&members, until(400)).expect("space is read at first");
+        assert_eq!((names(&a).as_str(), names(&b).as_str()), ("2 3", "1 2 3"));
+        assert_eq!(done[0].pruned.destroyed.len(), 1);
+        assert!(done.iter().all(|done| done.pruned.stopped.is_some()), "{done:?}");
+    }
+
+    #[test]
+    fn by_space_what_somebody_keeps_open_ends_it_and_is_said_to_be_destroyed() {
+        let store = FakeStore::default();
+        let [a, b] = ["a", "b"].map(|name| made(&store, name));
+        for name in ["1", "2", "3"] {
+            take_100(&a, name);
+            take_100(&b, name);
+        }
+        store.set_capacity(600);
+        store.keep_open(&a.inventory().expect("there").versions()[0].id);
+        let members = [by_age(&a, &last(1)), by_age(&b, &last(1))];
+        let done = prune_by_space(&members, until(400)).expect("space is read");
+        assert_eq!((names(&a).as_str(), names(&b).as_str()), ("2 3", "1 2 3"));
+        assert_eq!(done[0].pruned.destroyed.len(), 1, "it is gone, though its space is not back");
+        let stopped = done[0].pruned.stopped.as_ref().expect("an error");
+        assert_eq!((stopped.class(), stopped.to_string().contains("a@1")), (Class::Unreachable, true));
+        assert!(done[1].pruned.stopped.is_some());
+    }
+
+    #[test]
+    fn what_another_run_destroyed_is_gone_and_its_bookmark_stays() {
+        let dataset = made(&FakeStore::default(), "d");
+        let [a, _] = ["a", "b"].map(|name| take(&dataset, name));
+        let going = by_age(&dataset, &last(1)).1;
+        dataset.bookmark(&a).expect("a bookmark");
+        dataset.destroy(&a).expect("destroyed");
+        let pruned = prune(&dataset, &going);
+        assert_eq!((pruned.destroyed, pruned.gone), (vec![], vec![a.clone()]));
+        dataset.set_quota(1);
+        dataset.write("f", b"x").expect("written");
+        let by_space = prune_by_space(&[(dataset.clone(), going)], until(1)).expect("space is read");
+        assert_eq!(by_space[0].pruned.gone, [a]);
+        assert_eq!(names(&dataset), "a b", "the bookmark, and the newest snapshot");
+    }
+
+    #[test]
+    fn words_that_no_snapshot_has_are_refused_rather_than_all_destroyed() {
+        let dataset = made(&FakeStore::default(), "d");
+        take(&dataset, "auto-1");
+        let fits = |policy: &Retention| Seen::of(&dataset).expect("read").expect_word(policy, &now()).is_ok();
+        assert!(fits(&named("Auto-*")), "the newest stays, and there is no other");
+        take(&dataset, "auto-2");
+        assert!(fits(&named("auto-*")) && fits(&named("*-2")));
+        assert!(!fits(&named("Auto-*")) && !fits(&named("auto-?-*")));
+        assert!(fits(&Retention { last: 1, ..named("Auto-*") }));
     }
 
     #[test]

@@ -57,6 +57,11 @@ pub enum Error {
     Scheme { text: String },
 }
 
+/// Whether a name, of whatever is named here, may hold it.
+pub(crate) fn is_of_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.:- ".contains(c)
+}
+
 fn check_component(what: &'static str, text: &str, max: usize) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::Empty { what, text: text.into() });
@@ -67,8 +72,7 @@ fn check_component(what: &'static str, text: &str, max: usize) -> Result<(), Err
     if text == "." || text == ".." {
         return Err(Error::Dots { what, text: text.into() });
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:- ".contains(c);
-    match text.chars().find(|&c| !allowed(c)) {
+    match text.chars().find(|&c| !is_of_names(c)) {
         Some(found) => Err(Error::Character { what, text: text.into(), found }),
         None => Ok(()),
     }

@@ -131,8 +131,19 @@ fn without_a_rule_nothing_is_destroyed() {
         "--keep-last 1 --sizes",
         "--keep-last 1 --simulate 9999y --every 1s",
         "--keep-last 1 --simulate 1d --explain",
+        "--keep-within 6m",
+        "--keep-last 1 --min-age PT6M",
+        "--keep-name auto-[0-9]",
+        "--keep-name {a,b}",
+        "--keep-name FS/a@x",
     ] {
         shell.ends(2, &format!("prune FS/a {line}"));
+    }
+    for empty in ["--keep-name", "--keep-label"] {
+        assert_eq!(
+            shell.command("prune FS/a").args([empty, ""]).status().expect("it starts").code(),
+            Some(2)
+        );
     }
     shell.ends(2, "prune FS/nothing --keep-last 1");
     assert_eq!(shell.names("a"), ["x", "y"]);
@@ -163,6 +174,109 @@ fn one_dataset_that_fails_stops_no_other() {
     shell.run(&format!("unmount {seen}"));
     shell.run("prune FS/a --keep-last 1");
     assert_eq!(shell.names("a"), ["z"]);
+}
+
+#[test]
+fn a_word_that_fits_no_snapshot_of_a_dataset_destroys_none_of_it() {
+    ground!("btrfs");
+    let fs = Btrfs::new();
+    let shell = Shell::on(&fs);
+    for (dataset, names) in [("a", ["auto-1", "auto-2", "x"]), ("b", ["1", "2", "3"])] {
+        shell.run(&format!("create FS/{dataset}"));
+        shell.take(dataset, &names);
+    }
+    let (_, said) = shell.ends(3, "prune FS/b --keep-name auto-* --dry-run");
+    assert!(said.contains("--keep-last 1 says that only the newest is to stay"), "{said}");
+    let (_, said) = shell.ends(7, "prune FS/b FS/a --keep-name auto-2 --keep-label k=v");
+    assert!(said.contains("1 of 2 failed") && said.contains("no label and no name"), "{said}");
+    assert_eq!((shell.names("a").len(), shell.names("b").len()), (2, 3));
+    shell.run("prune FS/b --keep-name auto-* --keep-last 1");
+    assert_eq!(shell.names("b"), ["3"]);
+}
+
+#[test]
+fn without_its_base_nothing_under_a_root_is_destroyed() {
+    ground!("btrfs");
+    let fs = Btrfs::new();
+    let shell = Shell::on(&fs);
+    for dataset in ["a", "a/in", "other"] {
+        shell.run(&format!("create FS/{dataset}"));
+        shell.take(dataset, &["1", "2"]);
+    }
+    for flags in ["", " --dry-run", " --by-space 900G"] {
+        shell.ends(
+            2,
+            &format!(
+                "prune FS/a -r --keep-last 1 --keep-base-with FS/other --keep-base-with FS/misspelt{flags}"
+            ),
+        );
+    }
+    assert_eq!((shell.names("a").len(), shell.names("a/in").len()), (2, 2));
+    let (_, said) = shell.ends(0, "prune FS/a -r --keep-last 1 --keep-base-with FS/other");
+    assert!(
+        said.contains("FS/other/in is not there".replace("FS", fs.path().to_str().expect("utf-8")).as_str()),
+        "{said}"
+    );
+    assert_eq!(
+        (shell.names("a").len(), shell.names("a/in").len()),
+        (1, 1),
+        "what is inside need not be there"
+    );
+}
+
+#[test]
+fn space_that_an_open_file_keeps_is_not_waited_for_for_ever() {
+    use cowsnap::endpoint::{Dataset, path};
+    use cowsnap::exec::prune::{Seen, prune_by_space};
+    ground!("btrfs");
+    let fs = Btrfs::new();
+    let shell = Shell::on(&fs);
+    shell.run("create FS/a");
+    for name in ["1", "2", "3"] {
+        shell.write_random("a/f", 40 << 20);
+        shell.take("a", &[name]);
+    }
+    shell.write_random("a/f", 1 << 20);
+    let dataset: Dataset = path::existing(&fs.path().join("a")).expect("a dataset");
+    let policy = Retention { last: 1, ..Retention::default() };
+    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    let members = || {
+        let going = Seen::of(&dataset).expect("read").going(&policy, &now);
+        [(dataset.clone(), going)]
+    };
+    let open = |name: &str| {
+        let below = fs.path().join(".cowsnap/datasets");
+        let homes = std::fs::read_dir(below).expect("a store").map(|home| home.expect("read").path());
+        let mut files =
+            homes.filter_map(|home| std::fs::File::open(home.join("snap").join(name).join("f")).ok());
+        files.next().expect("the snapshot's file")
+    };
+    let kept_open = open("1");
+    let wait = |wanted| cowsnap::endpoint::Wait { wanted, patience: Duration::from_secs(2) };
+    let done = prune_by_space(&members(), wait(u64::MAX)).expect("space is read");
+    let stopped = done[0].pruned.stopped.as_ref().expect("an error");
+    assert!(stopped.to_string().contains("@1") && stopped.class().is_transient(), "{stopped}");
+    assert_eq!((done[0].pruned.destroyed.len(), shell.names("a").len()), (1, 2), "no other is destroyed");
+
+    // Space that comes back otherwise is enough to go on.
+    shell.write_random("ballast", 80 << 20);
+    let also_open = open("2");
+    let free = || {
+        shell.json("prune FS/a --keep-last 9 --by-space 1K --dry-run")["datasets"][0]["free_bytes"].as_u64()
+    };
+    let wanted = free().expect("bytes") + (60 << 20);
+    let mut child = shell
+        .command(&format!("prune FS/a --keep-last 1 --by-space {wanted} --json"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    while count_below(&fs.path().join(".cowsnap/datasets")) > 1 {
+        assert_eq!(child.try_wait().expect("waited for"), None, "it ended before it destroyed anything");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_file(fs.path().join("ballast")).expect("removed");
+    assert!(child.wait().expect("it ends").success());
+    drop((kept_open, also_open));
 }
 
 #[test]
@@ -318,7 +432,11 @@ fn a_pool_means_all_of_its_datasets() {
             shell.run(&format!("snapshot {dataset} --name {name} -q"));
         }
     }
-    let done = shell.json("prune tank --keep-last 1");
+    for base in ["tank", "tank/b"] {
+        let (_, said) = shell.ends(2, &format!("prune tank --keep-last 1 --keep-base-with {base}"));
+        assert!(said.contains("with no whole pool"), "{said}");
+    }
+    let done = shell.json("prune tank -r --keep-last 1");
     let datasets: Vec<_> =
         done["datasets"].as_array().expect("datasets").iter().map(|d| &d["dataset"]).collect();
     assert_eq!(datasets, ["tank/a", "tank/a/inner", "tank/b"]);

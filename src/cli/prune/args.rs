@@ -40,19 +40,19 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = count)]
     keep_yearly: Option<usize>,
     /// Keep what is no older, by that much, than the newest: 36h, 7d, 2w, 3mo, 1y
-    #[arg(long, value_name = "TIME", value_parser = span)]
+    #[arg(long, value_name = "TIME", value_parser = age)]
     keep_within: Option<Span>,
     /// Keep what has this label; may be given several times
     #[arg(long, value_name = "KEY[=VALUE]")]
     keep_label: Vec<LabelPattern>,
     /// Keep what is called so, with * and ?; may be given several times
     #[arg(long, value_name = "PATTERN")]
-    keep_name: Vec<String>,
-    /// Keep the newest that this replica or source has too; may be given several times
+    keep_name: Vec<NamePattern>,
+    /// Keep the newest that this replica or source has too; may be given several times; not with a pool as TARGET
     #[arg(long, value_name = "TARGET")]
     keep_base_with: Vec<OsString>,
-    /// Destroy nothing that was made less than that ago
-    #[arg(long, value_name = "TIME", value_parser = span)]
+    /// Destroy nothing that was made less than that ago: 36h, 7d
+    #[arg(long, value_name = "TIME", value_parser = age)]
     min_age: Option<Span>,
     /// Whose calendar it is: a zone such as Europe/Berlin, or `local` for this machine's
     #[arg(long = "time-zone", value_name = "ZONE", default_value = "UTC", value_parser = zone)]
@@ -91,7 +91,7 @@ impl Args {
             per: per.filter_map(|(period, count)| Some((period, count?))).collect(),
             within: self.keep_within,
             labels: self.keep_label.clone(),
-            names: self.keep_name.iter().cloned().map(NamePattern).collect(),
+            names: self.keep_name.clone(),
             min_age: self.min_age,
         }
     }
@@ -104,11 +104,15 @@ impl Args {
     /// The other places whose bases are kept.
     ///
     /// # Errors
-    /// Several targets: nobody could say which of them belongs to which place.
-    pub(super) fn bases(&self, context: &Context) -> Result<Vec<Dataset>> {
-        if !self.keep_base_with.is_empty() && self.targets.len() > 1 {
-            let what = "--keep-base-with goes with one TARGET".into();
-            return Err(Error::Usage { what, hint: None });
+    /// Several targets, or a whole pool: nobody could say which of its datasets belongs to which place.
+    pub(super) fn bases(&self, targets: &[Target], context: &Context) -> Result<Vec<Dataset>> {
+        let is_pool =
+            |target: &Target| matches!(target, Target::Dataset(name) if name.within_pool().is_none());
+        if !self.keep_base_with.is_empty() && (targets.len() > 1 || targets.iter().any(is_pool)) {
+            let what =
+                "--keep-base-with goes with one TARGET that is a dataset, and with no whole pool".into();
+            let hint = "cowsnap prune POOL/NAME -r --keep-base-with TARGET, once for each dataset".to_owned();
+            return Err(Error::Usage { what, hint: Some(hint) });
         }
         self.keep_base_with.iter().map(|text| place::dataset(&Target::parse(text)?, context)).collect()
     }
@@ -129,6 +133,21 @@ fn span(text: &str) -> Result<Span, String> {
     }
 }
 
+/// How old a snapshot may be: `6m` would be six minutes, and who writes it means months.
+fn age(text: &str) -> Result<Span, String> {
+    let span = span(text)?;
+    let below_hours = Span::new()
+        .minutes(span.get_minutes())
+        .seconds(span.get_seconds())
+        .milliseconds(span.get_milliseconds())
+        .microseconds(span.get_microseconds())
+        .nanoseconds(span.get_nanoseconds());
+    match below_hours.is_zero() {
+        true => Ok(span),
+        false => Err("hours are the least here; m is minutes, and mo is months: 36h, 7d, 6mo".into()),
+    }
+}
+
 fn zone(text: &str) -> Result<TimeZone, String> {
     match text {
         "local" => TimeZone::try_system().map_err(|_| "this machine's zone can not be found out".into()),
@@ -139,4 +158,41 @@ fn zone(text: &str) -> Result<TimeZone, String> {
 
 fn bytes(text: &str) -> Result<u64, String> {
     size::parse(text).ok_or_else(|| "a size is a number and K, M, G or T: 20G".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_of_hours_or_longer_as_m_is_minutes() {
+        for wrong in [
+            "6m",
+            "90m",
+            "1h 30m",
+            "1h30m",
+            "0.5h",
+            "30s",
+            "500ms",
+            "5us",
+            "7ns",
+            "PT6M",
+            "PT1H1S",
+            "P1DT5M",
+            "6min",
+            "6 minutes",
+            "1y 6m",
+            "00:30:00",
+        ] {
+            let said = age(wrong).expect_err(wrong);
+            assert!(said.contains("mo is months"), "{wrong}: {said}");
+        }
+        for right in ["36h", "7d", "2w", "3mo", "1y", "1y 6mo", "PT36H", "P6M", "P1Y", "6 months", "1d 12h"] {
+            assert!(age(right).is_ok(), "{right}");
+        }
+        for nothing in ["", "6", "0d", "-3d", "6 fortnights"] {
+            assert!(age(nothing).is_err(), "{nothing}");
+        }
+        assert!(span("6m").is_ok(), "for --every");
+    }
 }

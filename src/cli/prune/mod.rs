@@ -1,19 +1,28 @@
 //! `cowsnap prune`
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
-use crate::endpoint::{self, Dataset, History, Prunable};
-use crate::exec::prune::{Pruned, Seen, by_space, prune, prune_by_space};
-use crate::model::{Target, Version, quoted};
+use crate::endpoint::{self, Dataset, History, Prunable, Wait};
+use crate::exec::prune::{BySpace, Pruned, Seen, by_space, expect_attainable, prune, prune_by_space, room};
+use crate::model::{Inventory, Target, Version, quoted};
 use crate::plan::retain::{Day, Reason, Retention, Schedule, simulate};
 use crate::{Error, Result};
 
 mod args;
 
 pub use args::Args;
+
+/// How long the space of a snapshot is waited for while nothing at all comes back.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Datasets that share their space, with what may go of them, and all that was read of them.
+type Group = (Vec<(Dataset, Vec<Version>)>, Vec<Seen>);
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
@@ -56,32 +65,59 @@ struct Work {
 }
 
 impl Work {
-    /// Reads the datasets. One that can not be read is a failure of its own; a text that names none is an error at once.
+    /// Reads the datasets. One that can not be read is a failure of its own; a text that names none is an error at once, and so is a
+    /// base that can not be read.
     fn read_all(&mut self, args: &Args, context: &Context) -> Result<()> {
         let targets = args.targets.iter().map(|text| Ok(Target::parse(text)?)).collect::<Result<Vec<_>>>()?;
-        let bases = args.bases(context)?;
-        let mut datasets: Vec<(Dataset, Dataset)> = Vec::new(); // With what was named.
+        let bases = args.bases(&targets, context)?;
+        let mut datasets: Vec<Found> = Vec::new();
         for (text, target) in args.targets.iter().zip(&targets) {
-            let found =
-                place::with_whole_pools(target, context).and_then(|roots| inside(roots, args.recursive));
-            match found {
+            match found(target, args.recursive, &bases, context) {
                 Ok(found) => {
-                    let is_new =
-                        |(new, _): &(Dataset, Dataset)| !datasets.iter().any(|(known, _)| known == new);
-                    let new: Vec<_> = found.into_iter().filter(is_new).collect();
-                    datasets.extend(new);
+                    for one in found {
+                        if !datasets.iter().any(|known| known.dataset == one.dataset) {
+                            datasets.push(one);
+                        }
+                    }
                 }
                 Err(error) => self.failed.push((text.display().to_string(), error)),
             }
         }
         self.n_datasets = self.failed.len() + datasets.len();
-        for (dataset, root) in datasets {
-            match seen(&dataset, &root, &bases, context) {
-                Ok(seen) => self.read.push((dataset, seen)),
-                Err(error) => self.failed.push((dataset.to_string(), error)),
+        for found in datasets {
+            match self.seen(&found, context) {
+                Ok(seen) => self.read.push((found.dataset, seen)),
+                Err(error) => self.failed.push((found.dataset.to_string(), error)),
             }
         }
         Ok(())
+    }
+
+    /// What there is of a dataset, with what is kept for the sake of others.
+    fn seen(&self, found: &Found, context: &Context) -> Result<Seen> {
+        let dataset = &found.dataset;
+        let mut seen = Seen::of(dataset)?;
+        for base in found.bases.iter() {
+            let other = dataset.counterpart(&found.root, &base.root);
+            let inventory = match *dataset == found.root {
+                true => base.inventory.clone(),
+                false => match other.inventory() {
+                    Ok(inventory) => inventory,
+                    // What was named is there, so what is inside is really not.
+                    Err(endpoint::Error::NotFound { .. }) => {
+                        context.warn(format!("{other} is not there: nothing of {dataset} is kept for it"));
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            if !seen.keep_base_with(&other.to_string(), &inventory) {
+                let what = "have no snapshot in common: none is kept for that";
+                context.warn(format!("{dataset} and {other} {what}"));
+            }
+        }
+        seen.expect_word(&self.policy, &self.now)?;
+        Ok(seen)
     }
 
     fn warn_of_the_future(&self, context: &Context) {
@@ -175,7 +211,7 @@ impl Work {
         let mut is_interrupted = false;
         for (dataset, seen) in std::mem::take(&mut self.read) {
             let pruned = match is_interrupted {
-                true => Pruned::default(),
+                true => Pruned::not_reached(&dataset),
                 false => prune(&dataset, &seen.going(&self.policy, &self.now)),
             };
             is_interrupted |= matches!(&pruned.stopped, Some(endpoint::Error::Interrupted { .. }));
@@ -221,51 +257,71 @@ impl Work {
 
     fn foresee_by_space(&mut self, min_free: u64, context: &Context) -> Result<()> {
         let (mut text, mut objects) = (String::new(), Vec::new());
-        for (dataset, seen) in &self.read {
-            let free = dataset.free_bytes()?;
-            let going = if free < min_free { self.going(seen) } else { Vec::new() };
-            let names: Vec<_> = going.iter().map(|version| version.id.name.to_string()).collect();
-            for name in &names {
-                text += &format!("may destroy {dataset}@{name}\n");
+        for (group, seen) in self.groups() {
+            let room = match room(&group) {
+                Ok(room) => room,
+                Err(error) => {
+                    self.failed.push((group[0].0.to_string(), error.into()));
+                    continue;
+                }
+            };
+            for (((dataset, going), seen), free) in group.iter().zip(&seen).zip(room) {
+                let attainable = expect_attainable(dataset, free, min_free);
+                let going = if free < min_free && attainable.is_ok() { going.as_slice() } else { &[] };
+                self.failed.extend(attainable.err().map(|error| (dataset.to_string(), error.into())));
+                let names: Vec<_> = going.iter().map(|version| version.id.name.to_string()).collect();
+                for name in &names {
+                    text += &format!("may destroy {dataset}@{name}\n");
+                }
+                text += &format!(
+                    "{dataset}: {} free, {} wanted: {} of {} may go, oldest first\n",
+                    size(free),
+                    size(min_free),
+                    names.len(),
+                    count_of(seen)
+                );
+                objects.push(json!({
+                    "dataset": dataset.to_string(), "snapshots": count_of(seen), "may_destroy": names, "free_bytes": free,
+                }));
             }
-            let (free, wanted) = (size(free), size(min_free));
-            text += &format!(
-                "{dataset}: {free} free, {wanted} wanted: {} of {} may go, oldest first\n",
-                names.len(),
-                count_of(seen)
-            );
-            objects.push(json!({
-                "dataset": dataset.to_string(), "snapshots": count_of(seen), "may_destroy": names,
-                "free_bytes": dataset.free_bytes()?,
-            }));
         }
         let value = json!({ "datasets": objects, "min_free_bytes": min_free, "dry_run": true });
         context.print(&value, text)
     }
 
+    /// What was read, with what may go: together what shares its space.
+    fn groups(&mut self) -> Vec<Group> {
+        let (datasets, seen): (Vec<_>, Vec<_>) = std::mem::take(&mut self.read).into_iter().unzip();
+        let groups = by_space(&datasets).into_iter().map(|group| {
+            let member = |&at: &usize| (datasets[at].clone(), self.going(&seen[at]));
+            (group.iter().map(member).collect(), group.iter().map(|&at| seen[at].clone()).collect())
+        });
+        groups.collect()
+    }
+
     fn prune_by_space(mut self, min_free: u64, context: &Context) -> Result<()> {
         let (mut text, mut objects) = (String::new(), Vec::new());
-        let (datasets, seen): (Vec<_>, Vec<_>) = std::mem::take(&mut self.read).into_iter().unzip();
         let mut short = None;
-        for group in by_space(&datasets) {
-            let of = |&at: &usize| (datasets[at].clone(), self.going(&seen[at]));
-            let members: Vec<_> = group.iter().map(of).collect();
-            let done = match prune_by_space(&members, min_free) {
+        let wait = Wait { wanted: min_free, patience: PATIENCE };
+        for (members, seen) in self.groups() {
+            let done = match prune_by_space(&members, wait) {
                 Ok(done) => done,
                 Err(error) => {
                     self.failed.push((members[0].0.to_string(), error.into()));
                     continue;
                 }
             };
-            for (&at, pruned) in group.iter().zip(done.pruned) {
-                let (line, mut object) = self.note(&datasets[at], &seen[at], pruned);
-                text += &format!("{}, {} free\n", line.trim_end(), size(done.free));
-                object["free_bytes_before"] = done.before.into();
-                object["free_bytes"] = done.free.into();
+            for (((dataset, _), seen), BySpace { pruned, before, free }) in
+                members.iter().zip(&seen).zip(done)
+            {
+                let (line, mut object) = self.note(dataset, seen, pruned);
+                text += &format!("{}, {} free\n", line.trim_end(), size(free));
+                object["free_bytes_before"] = before.into();
+                object["free_bytes"] = free.into();
                 objects.push(object);
-            }
-            if done.free < min_free {
-                short = short.or(Some((members[0].0.clone(), done.free)));
+                if free < min_free {
+                    short = short.or(Some((dataset.clone(), free)));
+                }
             }
         }
         let value = json!({ "datasets": objects, "min_free_bytes": min_free, "dry_run": false });
@@ -281,6 +337,9 @@ impl Work {
         match self.failed.len() {
             0 => return Ok(()),
             1 if self.n_destroyed == 0 && self.n_datasets == 1 => return Err(self.failed.remove(0).1),
+            _ if self.n_destroyed == 0 && self.failed.iter().all(|(_, error)| is_interruption(error)) => {
+                return Err(self.failed.remove(0).1);
+            }
             _ => {}
         }
         let why =
@@ -294,38 +353,48 @@ impl Work {
     }
 }
 
-/// The datasets and, if they are asked for, all inside them, each with the root that it was found under.
-fn inside(roots: Vec<Dataset>, recursive: bool) -> Result<Vec<(Dataset, Dataset)>> {
+/// A dataset that is to be pruned.
+struct Found {
+    dataset: Dataset,
+    /// What was named, that it is or is inside.
+    root: Dataset,
+    bases: Rc<Vec<Base>>,
+}
+
+/// Another place, and what there is, read before anything is destroyed.
+struct Base {
+    root: Dataset,
+    inventory: Inventory,
+}
+
+/// What `target` names.
+///
+/// # Errors
+/// A target that can not be read; a base of it that can not, or is not there: then everything under it would be without a base.
+fn found(target: &Target, recursive: bool, bases: &[Dataset], context: &Context) -> Result<Vec<Found>> {
     let mut all = Vec::new();
-    for root in roots {
+    for root in place::with_whole_pools(target, context)? {
+        let bases = Rc::new(bases.iter().map(|base| read_base(&root, base)).collect::<Result<Vec<_>>>()?);
         let nested = if recursive { root.all_inside()? } else { Vec::new() };
-        all.push((root.clone(), root.clone()));
         // Called after the root, as the user did.
-        all.extend(nested.into_iter().map(|dataset| (dataset.counterpart(&root, &root), root.clone())));
+        let nested = nested.into_iter().map(|dataset| dataset.counterpart(&root, &root));
+        let found = |dataset| Found { dataset, root: root.clone(), bases: Rc::clone(&bases) };
+        all.extend(std::iter::once(root.clone()).chain(nested).map(found));
     }
     Ok(all)
 }
 
-/// What there is of a dataset that was found under `root`, and is kept for the sake of `bases`.
-fn seen(dataset: &Dataset, root: &Dataset, bases: &[Dataset], context: &Context) -> Result<Seen> {
-    let mut seen = Seen::of(dataset)?;
-    for base in bases {
-        if std::mem::discriminant(root) != std::mem::discriminant(base) {
-            let what =
-                format!("{root} and {base} are of unlike filesystems: they can not have the same snapshots");
-            return Err(Error::Usage { what, hint: None });
-        }
-        let other = dataset.counterpart(root, base);
-        match other.inventory() {
-            Ok(inventory) if seen.keep_base_with(&other.to_string(), &inventory) => {}
-            Ok(_) => context
-                .warn(format!("{dataset} and {other} have no snapshot in common: none is kept for that")),
-            // What is inside may not be there; what was named must.
-            Err(endpoint::Error::NotFound { .. }) if dataset != root => {}
-            Err(error) => return Err(error.into()),
-        }
+fn read_base(root: &Dataset, base: &Dataset) -> Result<Base> {
+    if std::mem::discriminant(root) != std::mem::discriminant(base) {
+        let what =
+            format!("{root} and {base} are of unlike filesystems: they can not have the same snapshots");
+        return Err(Error::Usage { what, hint: None });
     }
-    Ok(seen)
+    Ok(Base { root: base.clone(), inventory: base.inventory()? })
+}
+
+fn is_interruption(error: &Error) -> bool {
+    matches!(error, Error::Endpoint(endpoint::Error::Interrupted { .. }))
 }
 
 fn count_of(seen: &Seen) -> usize {

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -15,7 +16,7 @@ use crate::endpoint::btrfs::store::list;
 use crate::endpoint::btrfs::usage;
 use crate::endpoint::btrfs::{clone, staging};
 use crate::endpoint::details::Details;
-use crate::endpoint::{Error, History, Result};
+use crate::endpoint::{Error, History, Result, Wait};
 use crate::model::{
     Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef, quoted,
 };
@@ -92,7 +93,7 @@ impl History for Dataset {
     }
 
     fn destroy(&self, version: &VersionRef) -> Result<()> {
-        self.destroy_now(version).map(drop)
+        self.destroy_root(version).map(drop)
     }
 }
 
@@ -118,20 +119,38 @@ impl Dataset {
     /// # Errors
     /// As [`History::destroy`].
     pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
-        let id = self.destroy_now(version)?;
-        let subject = self.at_name(&version.name);
-        let interrupted = |_| Error::Interrupted { op: "wait for the space of", subject: subject.clone() };
-        let mut wait = Duration::from_millis(1);
+        let id = self.destroy_root(version)?;
+        self.wait_for_space_of(id, &self.at_name(&version.name), None)
+    }
+
+    /// Waits until the space of the destroyed subvolume `id`, which was called `subject`, has come back; with `wait` no longer than
+    /// that says.
+    ///
+    /// # Errors
+    /// What the kernel says; an interruption; a timeout if nothing comes back for too long: then somebody has a file open in it.
+    pub fn wait_for_space_of(&self, id: u64, subject: &str, wait: Option<Wait>) -> Result<()> {
+        let op = "wait for the space of";
+        let mut pause = Duration::from_millis(1);
+        let mut progress = Progress::from(Instant::now());
         loop {
             // A commit wakes the cleaner, which else sleeps until the next regular one.
-            self.commit_end_of(&subject)?;
-            let left = roots::is_left(self.store().top(), id);
-            if !left.map_err(Error::io("wait for the space of", &subject))? {
-                return Ok(());
+            self.commit_end_of(subject)?;
+            let Some(left) = roots::left(self.store().top(), id).map_err(Error::io(op, subject))? else {
+                // What the cleaner freed last is there only after another one.
+                return self.commit_end_of(subject);
+            };
+            if let Some(wait) = wait {
+                let free = self.free_bytes()?;
+                if free >= wait.wanted {
+                    return Ok(());
+                }
+                if progress.none_for((free, left), Instant::now()) > wait.patience {
+                    return Err(Error::io(op, subject)(nothing_comes_back()));
+                }
             }
-            interrupt::check().map_err(interrupted)?;
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(Duration::from_millis(500));
+            interrupt::check().map_err(|_| Error::Interrupted { op, subject: subject.into() })?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 
@@ -141,7 +160,10 @@ impl Dataset {
     }
 
     /// Destroys `version`, on disk; answers the id of its subvolume.
-    fn destroy_now(&self, version: &VersionRef) -> Result<u64> {
+    ///
+    /// # Errors
+    /// As [`History::destroy`].
+    pub fn destroy_root(&self, version: &VersionRef) -> Result<u64> {
         let home = self.locked()?.ok_or_else(|| self.no_such(&version.name))?;
         let id = self.destroy_in(&home, version)?;
         self.commit_end_of(&self.at_name(&version.name))?;
@@ -289,6 +311,61 @@ impl Dataset {
     }
 }
 
+/// Since when nothing has changed any more.
+struct Progress {
+    since: Instant,
+    seen: (u64, Vec<u8>),
+}
+
+impl From<Instant> for Progress {
+    fn from(since: Instant) -> Self {
+        Self { since, seen: (0, Vec::new()) }
+    }
+}
+
+impl Progress {
+    /// How long it is, `now`, that more was free than ever before, or that the cleaner got on with the subvolume.
+    fn none_for(&mut self, (free, root): (u64, Vec<u8>), now: Instant) -> Duration {
+        if free > self.seen.0 || root != self.seen.1 {
+            self.seen = (free.max(self.seen.0), root);
+            self.since = now;
+        }
+        now - self.since
+    }
+}
+
+fn nothing_comes_back() -> io::Error {
+    let why = "it is destroyed, and nothing of its space comes back: somebody has a file open in it";
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
 fn name_of(root: &Root) -> Option<SnapshotName> {
     std::str::from_utf8(&root.name).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_more_space_than_ever_or_a_changed_root_is_progress() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut progress = Progress::from(start);
+        let steps = [
+            (1, 100, 1, 0),
+            (5, 100, 1, 4),
+            (6, 90, 1, 5),
+            (7, 100, 1, 6),
+            (8, 101, 1, 0),
+            (9, 101, 1, 1),
+            (10, 90, 2, 0),
+            (70, 101, 2, 60),
+        ];
+        for (second, free, root, expected) in steps {
+            let none_for = progress.none_for((free, vec![root]), at(second));
+            assert_eq!(none_for, Duration::from_secs(expected), "after {second} s");
+        }
+        assert_eq!(crate::error::Class::of_io(&nothing_comes_back()), crate::error::Class::Unreachable);
+    }
 }

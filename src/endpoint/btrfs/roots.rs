@@ -68,13 +68,14 @@ pub fn find(any: BorrowedFd<'_>, id: u64) -> io::Result<Option<Root>> {
     Ok(scan_range(any, id, id)?.pop())
 }
 
-/// Whether anything of the subvolume with that id is left, be it that the cleaner has not come to it yet.
-pub fn is_left(any: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+/// What is left of the subvolume with that id, be it that the cleaner has not come to it yet: its item, which changes as the cleaner
+/// gets on.
+pub fn left(any: BorrowedFd<'_>, id: u64) -> io::Result<Option<Vec<u8>>> {
     let (min, max) = ((id, ROOT_ITEM_KEY, 0), (id, ROOT_ITEM_KEY, u64::MAX));
     let range = SearchKey { tree: ROOT_TREE_OBJECTID, min, max, min_transid: 0 };
-    let mut found = false;
-    btrfs::tree_search(any, range, |_| {
-        found = true;
+    let mut found = None;
+    btrfs::tree_search(any, range, |item| {
+        found = Some(item.data.to_vec());
         false
     })?;
     Ok(found)

@@ -17,6 +17,14 @@ fn reclaimed(text: &[u8]) -> Result<Option<u64>> {
     text.lines().find_map(|line| line.strip_prefix("reclaim\t")).map(number).transpose()
 }
 
+/// What a quota says; `None` if it is none, or a volume, which has none.
+fn limit_of(text: &str) -> Result<Option<u64>> {
+    match text {
+        "0" | "-" | "none" | "" => Ok(None),
+        _ => number(text).map(Some),
+    }
+}
+
 impl History for Dataset {
     fn inventory(&self) -> Result<Inventory> {
         self.read_inventory()
@@ -204,8 +212,26 @@ impl Dataset {
     /// As [`History::destroy`].
     pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
         self.destroy(version)?;
-        let subject = self.at_name(&version.name);
-        program::zpool_until_done(&["wait", "-t", "free", self.pool()], "wait for the space of", &subject)
+        self.wait_for_space_of(&self.at_name(&version.name))
+    }
+
+    /// Waits until the space of its pool that is being freed has come back, for the sake of `subject`.
+    ///
+    /// # Errors
+    /// What `zpool` says; an interruption.
+    pub fn wait_for_space_of(&self, subject: &str) -> Result<()> {
+        program::zpool_until_done(&["wait", "-t", "free", self.pool()], "wait for the space of", subject)
+    }
+
+    /// Destroys the snapshot `version`, and never the bookmark that has the same name and identity.
+    ///
+    /// # Errors
+    /// As [`History::destroy`]; [`Error::NotFound`] if there is but the bookmark.
+    pub fn destroy_but_no_bookmark(&self, version: &VersionRef) -> Result<()> {
+        match self.expect(version)?.kind {
+            VersionKind::Snapshot => self.destroy_snapshot(version),
+            VersionKind::Bookmark => Err(self.no_such(&version.name)),
+        }
     }
 
     /// How many bytes would come back if these snapshots, and no others, were destroyed; `None` if they are more than can be
@@ -232,6 +258,20 @@ impl Dataset {
     /// [`Error::NotFound`].
     pub fn free_bytes(&self) -> Result<u64> {
         number(&self.get("available")?)
+    }
+
+    /// How many bytes its own quotas leave it room for at best, whatever snapshots are destroyed: snapshots do not count towards its
+    /// `refquota`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn most_free_bytes(&self) -> Result<u64> {
+        let limit = |property: &str| Ok(limit_of(&self.get(property)?)?.unwrap_or(u64::MAX));
+        let (quota, refquota) = (limit("quota")?, limit("refquota")?);
+        match refquota {
+            u64::MAX => Ok(quota),
+            _ => Ok(quota.min(refquota.saturating_sub(number(&self.get("referenced")?)?))),
+        }
     }
 
     /// Gives `version` another name.
@@ -327,6 +367,15 @@ mod tests {
         assert_eq!(reclaimed(said).expect("a number"), Some(24_576));
         assert_eq!(reclaimed(b"destroy\ttank/a@s\n").expect("nothing"), None);
         assert!(reclaimed(b"reclaim\t24K\n").is_err());
+    }
+
+    #[test]
+    fn a_quota_is_a_number_or_none() {
+        for none in ["0", "-", "none", ""] {
+            assert_eq!(limit_of(none).expect("none"), None);
+        }
+        assert_eq!(limit_of("1048576").expect("a number"), Some(1 << 20));
+        assert!(limit_of("1M").is_err());
     }
 
     /// What is done if the name means the guids of `named`, one look after the other, and `is_new` is the hold.

@@ -19,7 +19,7 @@ mod tests;
 mod verdict;
 
 pub use bucket::{Bucket, Period};
-pub use policy::{LabelPattern, NamePattern, NoKey, Retention};
+pub use policy::{LabelPattern, NamePattern, NoKey, NoPattern, Retention};
 pub use simulate::{Day, Schedule, TooMany, simulate};
 pub use verdict::{Missed, Reason, Verdict};
 

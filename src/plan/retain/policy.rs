@@ -7,6 +7,7 @@ use std::str::FromStr;
 use jiff::Span;
 
 use super::Period;
+use crate::model::name::is_of_names;
 
 /// Which snapshots to keep. A snapshot that any rule keeps is kept; rules never take anything from one another.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +35,44 @@ impl Retention {
             && self.labels.is_empty()
             && self.names.is_empty()
     }
+
+    /// Whether all rules are of labels and names, so that a misspelt word keeps nothing.
+    pub fn is_of_words(&self) -> bool {
+        let others = Self { labels: Vec::new(), names: Vec::new(), ..self.clone() };
+        others.is_empty() && !self.is_empty()
+    }
 }
 
 /// Names that look like this: `*` stands for any text, `?` for any one character.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamePattern(pub String);
+pub struct NamePattern(String);
+
+/// A text that no snapshot's name can look like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPattern {
+    /// Nothing.
+    #[error("a pattern of nothing is like no name; * is like all")]
+    Empty,
+    /// A character that is in no name.
+    #[error(
+        "no snapshot's name holds {0:?}: a pattern is of letters, digits, space and _ . : -, with * and ?"
+    )]
+    Character(char),
+}
+
+impl FromStr for NamePattern {
+    type Err = NoPattern;
+
+    fn from_str(text: &str) -> Result<Self, NoPattern> {
+        if text.is_empty() {
+            return Err(NoPattern::Empty);
+        }
+        match text.chars().find(|&c| !is_of_names(c) && c != '*' && c != '?') {
+            Some(c) => Err(NoPattern::Character(c)),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
 
 impl NamePattern {
     /// Whether `name` looks like it.

@@ -57,7 +57,7 @@ fn policy(text: &str) -> Retention {
             "year" => drop(per(Period::Year)),
             "within" => policy.within = Some(value.parse().expect("a span")),
             "min-age" => policy.min_age = Some(value.parse().expect("a span")),
-            "name" => policy.names.push(NamePattern(value.into())),
+            "name" => policy.names.push(value.parse().expect("a pattern")),
             "label" => policy.labels.push(value.parse().expect("a label")),
             other => panic!("{other}"),
         }
@@ -419,12 +419,37 @@ fn an_age_beyond_all_time_keeps_everything() {
     );
 }
 
+fn pattern(text: &str) -> NamePattern {
+    text.parse().expect("a pattern")
+}
+
+#[test]
+fn a_pattern_that_no_name_can_look_like_is_none() {
+    assert_eq!("".parse::<NamePattern>(), Err(NoPattern::Empty));
+    for wrong in
+        ["[ab]*", "{a,b}", "a@b", "tank/a", "^a", "a$", "a|b", "50%", "ä*", "a\\*", "a\nb", "a,b", "(a)"]
+    {
+        assert!(matches!(wrong.parse::<NamePattern>(), Err(NoPattern::Character(_))), "{wrong}");
+    }
+    for right in ["*", "?", "a b", "2026-??-*T00:00", "_.:- *?"] {
+        assert_eq!(pattern(right).to_string(), right);
+    }
+}
+
+#[test]
+fn a_policy_of_words_has_no_other_rule() {
+    for words in ["name=x", "label=x", "name=x label=y min-age=3d last=0 day=0"] {
+        assert!(policy(words).is_of_words(), "{words}");
+    }
+    for other in ["", "min-age=3d", "last=1", "name=x last=1", "label=x year=1", "name=x within=1d"] {
+        assert!(!policy(other).is_of_words(), "{other}");
+    }
+}
+
 #[test]
 fn patterns_are_of_whole_names() {
     let table = [
         ("*", "", true),
-        ("", "", true),
-        ("", "a", false),
         ("a", "a", true),
         ("a", "ab", false),
         ("a*", "abc", true),
@@ -439,7 +464,7 @@ fn patterns_are_of_whole_names() {
         ("2026????T*", "20261120T020000Z", true),
     ];
     for (pattern, name, matches) in table {
-        assert_eq!(NamePattern(pattern.into()).matches(name), matches, "{pattern} {name}");
+        assert_eq!(self::pattern(pattern).matches(name), matches, "{pattern} {name}");
     }
     assert_eq!("=x".parse::<LabelPattern>(), Err(NoKey));
 }
@@ -486,7 +511,7 @@ fn any_policy() -> impl Strategy<Value = Retention> {
             per: Period::ALL.into_iter().zip(per).collect(),
             within: within.map(|days| days.days()),
             labels: Vec::new(),
-            names: digit.map(|digit| NamePattern(format!("*{digit}"))).into_iter().collect(),
+            names: digit.map(|digit| pattern(&format!("*{digit}"))).into_iter().collect(),
             min_age: min_age.map(|days| days.days()),
         },
     )
@@ -540,7 +565,7 @@ proptest! {
         let mut wider = policy.clone();
         wider.last += more;
         *wider.per.entry(Period::ALL[period]).or_default() += more;
-        wider.names.push(NamePattern("*7".into()));
+        wider.names.push(pattern("*7"));
         wider.within = policy.within.map(|span| (span.get_days() + 2).days());
         let after = kept(&inventory, &wider, &now);
         prop_assert!(before.iter().all(|name| after.contains(name)));
