@@ -189,6 +189,7 @@ impl Error {
                 Some(io) => class_of_io(io),
                 None => source.class(),
             },
+            Self::Replicate { source, .. } if source.is_transient() => Class::Unreachable,
             Self::Restore { .. } | Self::Replicate { .. } => Class::Conflict,
             Self::Busy { .. } => Class::Unreachable,
             Self::Partial { .. } | Self::Halfway { .. } => Class::Partial,

@@ -14,6 +14,7 @@ use crate::exec::transfer::{Moved, Options, Place};
 use crate::model::{PeerAddress, SnapshotName, Target};
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::DEFAULT_LEVEL;
+use crate::sys::interrupt;
 use crate::{Error, Result};
 
 /// Bring a target up to its source: what is new, verified, and no more
@@ -37,7 +38,7 @@ pub struct Args {
     #[arg(long)]
     full: bool,
     /// At most so many bytes per second: 20M
-    #[arg(long, value_name = "SIZE", value_parser = super::pool::size)]
+    #[arg(long, value_name = "SIZE", value_parser = rate_limit)]
     bandwidth: Option<u64>,
     /// zstd's level: 1 is fastest, 19 smallest; between places on this machine nothing is compressed
     #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
@@ -49,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "FLAGS")]
     zfs_flags: Option<ZfsFlags>,
     /// btrfs: so much of a stream may have to come again after it was broken off, where the target is here
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::pool::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = interval)]
     checkpoint: u64,
     /// Leave if another run does the same already, instead of waiting for it
     #[arg(long)]
@@ -68,24 +69,43 @@ pub struct Args {
     dry_run: bool,
 }
 
+fn rate_limit(text: &str) -> Result<u64, String> {
+    super::pool::size(text).and_then(|rate| match rate {
+        0..4096 => Err("less than 4K per second brings nothing to its end".into()),
+        rate => Ok(rate),
+    })
+}
+
+/// How much of a stream may have to come again.
+pub(super) fn interval(text: &str) -> Result<u64, String> {
+    super::pool::size(text).and_then(|size| match size {
+        0..0x10_0000 => Err("1M is the least: a stream is verified in pieces of that size".into()),
+        size => Ok(size),
+    })
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (source, last) = source(&args)?;
-    let from = find(&source, &args, context)?;
     let mut done = Vec::new();
     let mut failed = Vec::new();
     for dest in &args.dests {
-        let pairs =
-            find(&Target::parse(dest)?, &args, context).and_then(|to| pairs(&from, &to, args.recursive));
-        match pairs {
-            Err(error) => failed.push((dest.to_string_lossy().into_owned(), error)),
-            Ok(pairs) => {
-                for (from, to) in pairs {
-                    match one(&from, &to, last.clone(), &args, context) {
-                        Ok(replicated) => done.push(replicated),
-                        Err(error) => failed.push((format!("{from} to {to}"), error)),
-                    }
-                }
+        // Each has connections of its own: what ends one ends no other.
+        let pairs = find(&source, &args, context).and_then(|from| {
+            let to = find(&Target::parse(dest)?, &args, context)?;
+            pairs(&from, &to, args.recursive)
+        });
+        let pairs = pairs.unwrap_or_else(|error| {
+            failed.push((dest.to_string_lossy().into_owned(), error));
+            Vec::new()
+        });
+        for (from, to) in pairs {
+            if interrupt::pending().is_some() {
+                break;
+            }
+            match bring(&from, &to, last.clone(), !failed.is_empty(), &args, context) {
+                Ok(replicated) => done.push(replicated),
+                Err(error) => failed.push((format!("{from} to {to}"), error)),
             }
         }
     }
@@ -93,6 +113,24 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let would = args.dry_run.then_some("replicate");
     context.print(&json!({ "would": would, "replicated": done }), text.join("\n"))?;
     outcome(done.len(), failed)
+}
+
+/// One dataset; after another has failed, over a new connection: the failure may have ended that one.
+fn bring(
+    from: &Place,
+    to: &Place,
+    last: Option<SnapshotName>,
+    after_failure: bool,
+    args: &Args,
+    context: &Context,
+) -> Result<Replicated> {
+    match to {
+        Place::There(peer) if after_failure => {
+            let again = Place::There(Peer::connect(peer.address(), &ssh(args)?)?);
+            one(from, &again, last, args, context)
+        }
+        to => one(from, to, last, args, context),
+    }
 }
 
 fn source(args: &Args) -> Result<(Target, Option<SnapshotName>)> {
@@ -111,16 +149,17 @@ fn find(target: &Target, args: &Args, context: &Context) -> Result<Place> {
         what: error.to_string(),
         hint: Some("ssh://[USER@]HOST[:PORT]/TARGET".into()),
     })?;
-    let stall = std::time::Duration::from_secs(args.stall);
-    let ssh = Ssh {
-        program: args.ssh.split_whitespace().map(str::to_owned).collect(),
-        remote: args.remote_command.clone(),
-        patience: Patience { stall, ..Patience::default() },
-    };
-    if ssh.program.is_empty() {
+    Ok(Place::There(Peer::connect(&address, &ssh(args)?)?))
+}
+
+fn ssh(args: &Args) -> Result<Ssh> {
+    let stall = Some(std::time::Duration::from_secs(args.stall));
+    let program: Vec<_> = args.ssh.split_whitespace().map(str::to_owned).collect();
+    if program.is_empty() {
         return Err(Error::Usage { what: "--ssh names no program".into(), hint: None });
     }
-    Ok(Place::There(Peer::connect(&address, &ssh)?))
+    let patience = Patience { stall, ..Patience::default() };
+    Ok(Ssh { program, remote: args.remote_command.clone(), patience })
 }
 
 /// Each dataset with its counterpart, parents first.
@@ -211,11 +250,16 @@ fn line(source: &str, target: &str, moved: &Moved) -> String {
     )
 }
 
-/// One failure alone is that failure; among several datasets it is partial.
+/// One failure alone is that failure, and so is the first of several of one kind, if nothing was done; else it is partial.
 fn outcome(done: usize, mut failed: Vec<(String, Error)>) -> Result<()> {
+    let Some(class) = failed.first().map(|(_, error)| error.class()) else { return Ok(()) };
+    let all_alike = failed.iter().all(|(_, error)| error.class() == class);
     match (done, failed.len()) {
-        (_, 0) => Ok(()),
-        (0, 1) => Err(failed.remove(0).1),
+        (0, _) if all_alike => {
+            let rest = failed.split_off(1);
+            rest.iter().for_each(|(what, error)| tracing::warn!("{what}: {}", with_causes(error)));
+            Err(failed.remove(0).1)
+        }
         (done, n) => Err(Error::Partial {
             op: "replicate",
             failed: n,

@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long)]
     append_only: bool,
     /// btrfs: so much of a stream may have to come again after it was broken off
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::pool::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::replicate::interval)]
     checkpoint: u64,
 }
 
@@ -42,7 +42,8 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     }
     let verbs = if args.allow.is_empty() { Verb::ALL.to_vec() } else { args.allow };
     let rights = Rights { verbs, under: args.under, append_only: args.append_only };
-    let patience = Patience::default();
+    // How long a transfer may stand still is for the client to say.
+    let patience = Patience { stall: None, ..Patience::default() };
     let line = line(patience)?;
     let resolve = |target: &_| place::dataset(target, context);
     match (Server { rights: &rights, resolve: &resolve, keep_every: args.checkpoint }).serve(&line) {
@@ -58,7 +59,7 @@ fn line(patience: Patience) -> Result<Line> {
     let io = |error| Error::io("talk to", "the client")(error);
     let input = io::stdin().as_fd().try_clone_to_owned().map_err(io)?;
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(io)?;
-    let input = Timely::new(std::fs::File::from(input), patience.silence);
+    let input = Timely::new(std::fs::File::from(input), Some(patience.silence));
     let output = Timely::new(std::fs::File::from(output), patience.stall);
-    Ok(Line::new("the client", input, output, patience.pulse)?)
+    Ok(Line::new("the client", input, output, patience)?)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::endpoint::{self, History};
 use crate::exec::transfer::{Moved, Options, Place, Transfer, transfer};
 use crate::exec::{Event, Observe};
-use crate::model::{HoldTag, SnapshotName};
+use crate::model::{HoldTag, Partial, SnapshotName};
 use crate::plan::replicate::{Plan, Policy, Step, replicate as plan};
 use crate::stream::container::Backend;
 use crate::{Error, Result};
@@ -48,6 +48,7 @@ pub struct Prepared<'a> {
     from: &'a Place,
     to: &'a Place,
     policy: Policy,
+    partials: Vec<Partial>,
     /// What is to be done.
     pub plan: Plan,
 }
@@ -59,6 +60,11 @@ impl<'a> Prepared<'a> {
     /// What the places say; [`Error::Replicate`] for what somebody has to decide.
     pub fn new(from: &'a Place, to: &'a Place, wanted: &Wanted) -> Result<Self> {
         let ((source, sends), (target, receives)) = (from.look()?, to.look()?);
+        let Some(_) = sends else {
+            return Err(
+                endpoint::Error::NotFound { what: "dataset", subject: from.to_string(), hint: None }.into()
+            );
+        };
         if let (Some(sends), Some(receives)) = (sends, receives)
             && sends != receives
         {
@@ -75,15 +81,17 @@ impl<'a> Prepared<'a> {
             last: wanted.last.clone(),
             full_again: wanted.full_again,
             linear: sends == Some(Backend::Zfs),
-            here: cursor("to", &to.to_string()),
-            there: cursor("from", &from.to_string()),
+            here: cursor("to", to),
+            there: cursor("from", from),
         };
         let plan = plan(&source, &target, &policy).map_err(|source| Error::Replicate {
             from: from.to_string(),
             to: to.to_string(),
             source: source.into(),
         })?;
-        Ok(Self { from, to, policy, plan })
+        // A token is ZFS's; on btrfs the target says by itself what it has.
+        let partials = if policy.linear { target.partials } else { Vec::new() };
+        Ok(Self { from, to, policy, partials, plan })
     }
 
     /// Does it. Broken off anywhere, the next plan goes on.
@@ -103,7 +111,9 @@ impl<'a> Prepared<'a> {
                     gone_is_released(self.to.release(version, &self.policy.there))?
                 }
                 Step::Transfer { version, base, .. } => {
-                    let what = Transfer { version: version.clone(), base: base.clone() };
+                    let partial = self.partials.iter().find(|partial| partial.guid == version.guid);
+                    let token = partial.map(|partial| partial.token.clone());
+                    let what = Transfer { version: version.clone(), base: base.clone(), token };
                     moved.push(transfer(self.from, self.to, &what, &wanted.options, observe)?);
                 }
             }
@@ -122,13 +132,27 @@ fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
 }
 
 /// The tag by which the last version is kept that both sides have: readable, and another one for each place.
-fn cursor(way: &str, place: &str) -> HoldTag {
+fn cursor(way: &str, place: &Place) -> HoldTag {
+    match place {
+        Place::There(peer) => tag(way, &peer.address().to_string(), ""),
+        // Other machines have datasets of the same name.
+        Place::Here(dataset) => tag(way, &dataset.to_string(), &machine()),
+    }
+}
+
+/// What tells this machine from others.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty());
+    read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/hostname")).unwrap_or_default()
+}
+
+fn tag(way: &str, place: &str, machine: &str) -> HoldTag {
     const SHOWN: usize = 40;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     let readable: String =
         place.trim_start_matches("ssh://").chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     let end = readable.len().saturating_sub(SHOWN);
-    let hash = blake3::hash(place.as_bytes()).to_hex();
+    let hash = blake3::hash(format!("{machine}\0{place}").as_bytes()).to_hex();
     let tag = format!("cowsnap:{way}:{}-{}", &readable[end..], &hash[..12]);
     tag.parse().expect("its characters are allowed and it is short")
 }
@@ -191,11 +215,12 @@ mod tests {
     #[test]
     fn a_cursor_is_a_tag_whatever_the_place_is_called() {
         let long = format!("ssh://me@host:22//srv/{}", "x y/é".repeat(60));
-        let tags = ["tank/a", "tank-a", "ssh://h/tank/a", &long].map(|place| cursor("to", place));
+        let tags = ["tank/a", "tank-a", "ssh://h/tank/a", &long].map(|place| tag("to", place, "m"));
         for (n, tag) in tags.iter().enumerate() {
             assert!(tag.as_str().starts_with("cowsnap:to:"), "{tag}");
             assert!(tags[n + 1..].iter().all(|other| other != tag), "{tag}");
         }
         assert!(tags[2].as_str().contains("h-tank-a-"), "{}", tags[2]);
+        assert_ne!(tag("to", "tank/a", "one machine"), tag("to", "tank/a", "another"));
     }
 }

@@ -8,6 +8,7 @@ use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest, btrfs};
 use crate::exec::receive::Incoming;
 use crate::exec::send::{Form, Job, send};
+use crate::exec::transfer::expect_asked_for;
 use crate::exec::{Event, Observe, Silent};
 use crate::model::{Guid, Target, VersionRef};
 use crate::stream::wire::Kind;
@@ -69,7 +70,10 @@ impl Server<'_> {
         let dataset = self.dataset(target)?;
         match request {
             Request::Inventory { .. } => Ok(line.say(Kind::Answer, &said(&dataset)?)?),
-            Request::Hold { version, tag, .. } => Ok(line.say(Kind::Answer, &dataset.hold(version, tag)?)?),
+            Request::Hold { version, tag, .. } => {
+                expect_few_holds(&dataset, version)?;
+                Ok(line.say(Kind::Answer, &dataset.hold(version, tag)?)?)
+            }
             Request::Release { version, tag, .. } => {
                 Ok(line.say(Kind::Answer, &dataset.release(version, tag)?)?)
             }
@@ -106,6 +110,7 @@ impl Server<'_> {
             Some(token) => {
                 let mut wanted = dataset.to_resume(token)?;
                 wanted.zfs.flags = *zfs_flags;
+                expect_asked_for(&wanted, version, base.as_ref().map(|base| base.guid))?;
                 wanted
             }
             None => SendRequest {
@@ -149,11 +154,15 @@ impl Server<'_> {
         let Some((kind, payload)) = line.next()? else { return Ok(()) };
         let kept = match kind {
             Kind::Request => match line.parse(&payload)? {
-                Request::Stream { behind: false } => None,
+                Request::Stream { behind: false } => {
+                    kept.map_or(Ok(()), btrfs::Kept::give_up)?;
+                    None
+                }
                 Request::Stream { behind: true } if kept.is_some() => kept,
                 other => return Err(Broken::by(corrupt(format!("{other:?} instead of a stream")))),
             },
-            Kind::Refusal => return Err(Broken::by(line.refused(&payload))),
+            // The client has nothing to send after all.
+            Kind::Refusal => return Ok(()),
             other => return Err(Broken::by(corrupt(format!("{other:?} instead of a stream")))),
         };
         let taken = self.take(line, dataset, version, base, kept).map_err(Broken::by)?;
@@ -242,6 +251,21 @@ fn expect_direct(path: &Path) -> Result<()> {
             subject: path.display().to_string(),
             lacking: format!("{} is or lies behind a symbolic link", existing.display()),
             hint: None,
+        }
+        .into()),
+    }
+}
+
+/// Refuses the hold that would be one too many: each costs its keeper space and time.
+fn expect_few_holds(dataset: &Dataset, version: &VersionRef) -> Result<()> {
+    const MOST: usize = 64;
+    match dataset.inventory()?.holds_of(version).count() < MOST {
+        true => Ok(()),
+        false => Err(endpoint::Error::Refused {
+            op: "hold",
+            subject: format!("{dataset}@{}", version.name),
+            why: format!("{MOST} hold it already, and a peer may not add to them"),
+            hint: Some("cowsnap holds, there, shows them".into()),
         }
         .into()),
     }

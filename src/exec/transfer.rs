@@ -113,6 +113,8 @@ pub struct Transfer {
     pub version: VersionRef,
     /// What the target has; `None` for all of it.
     pub base: Option<VersionRef>,
+    /// ZFS: by what the target says how to go on with what it has in part.
+    pub token: Option<String>,
 }
 
 /// What was brought.
@@ -178,15 +180,36 @@ fn moved(stream_bytes: u64, resumed_bytes: u64, wire_bytes: u64, blake3: String)
     }
 }
 
-fn request(what: &Transfer, options: &Options) -> SendRequest {
-    SendRequest {
-        version: what.version.clone(),
-        base: what.base.clone(),
-        clone_sources: Vec::new(),
-        stream_version: 0,
-        compressed: false,
-        zfs: zfs::SendOptions { flags: options.zfs_flags, resume: None },
+fn request(from: &Dataset, what: &Transfer, options: &Options) -> Result<SendRequest> {
+    let zfs = zfs::SendOptions { flags: options.zfs_flags, resume: None };
+    let Some(token) = &what.token else {
+        return Ok(SendRequest {
+            version: what.version.clone(),
+            base: what.base.clone(),
+            clone_sources: Vec::new(),
+            stream_version: 0,
+            compressed: false,
+            zfs,
+        });
+    };
+    let mut rest = from.to_resume(token)?;
+    rest.zfs.flags = options.zfs_flags;
+    expect_asked_for(&rest, &what.version, what.base.as_ref().map(|base| base.guid))?;
+    Ok(rest)
+}
+
+/// Refuses a token of another version, or upon another one, than is to be brought.
+pub(super) fn expect_asked_for(rest: &SendRequest, version: &VersionRef, base: Option<Guid>) -> Result<()> {
+    if (rest.version.guid, rest.base.as_ref().map(|base| base.guid)) == (version.guid, base) {
+        return Ok(());
     }
+    Err(endpoint::Error::Refused {
+        op: "go on with",
+        subject: format!("@{}", version.name),
+        why: format!("what was received in part is @{}, upon something else", rest.version.name),
+        hint: Some("cowsnap destroy TARGET@%partial, there, gives it up".into()),
+    }
+    .into())
 }
 
 fn form(options: &Options) -> Form {
@@ -202,7 +225,7 @@ fn push(
     observe: &dyn Observe,
 ) -> Result<Moved> {
     let inventory = from.inventory()?;
-    let (backend, request) = (from.backend("send")?, request(what, options));
+    let (backend, request) = (from.backend("send")?, request(from, what, options)?);
     let offered = to.offer(&what.version, what.base.as_ref().map(|base| base.guid))?;
     let send_behind = |offered: &Offered<'_>, behind: bool| {
         let behind = offered.prefix.as_ref().filter(|_| behind);
@@ -218,7 +241,8 @@ fn push(
     };
     let (sent, taken) = done?;
     for text in taken.warnings {
-        observe.observe(Event::Warning { text });
+        observe
+            .observe(Event::Warning { text: format!("{}: {}", to.address().login(), text.escape_debug()) });
     }
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
     let before = offered.prefix.as_ref().filter(|_| resumed).map_or(0, |prefix| prefix.stream_len());
@@ -239,7 +263,11 @@ fn expect_same(version: &VersionRef, sent: (u64, &str), taken: (u64, &str)) -> R
     }
     let why = format!(
         "@{}: {} bytes with blake3 {} were sent, {} with {} arrived",
-        version.name, sent.0, sent.1, taken.0, taken.1
+        version.name,
+        sent.0,
+        sent.1.escape_debug(),
+        taken.0,
+        taken.1.escape_debug()
     );
     Err(endpoint::Error::Corrupt { what: "transfer", why, source: None }.into())
 }
@@ -272,7 +300,7 @@ fn copy_behind(
     observe: &dyn Observe,
 ) -> Result<Moved> {
     let inventory = from.inventory()?;
-    let (backend, request) = (from.backend("send")?, request(what, options));
+    let (backend, request) = (from.backend("send")?, request(from, what, options)?);
     let behind = kept.as_ref().map(|kept| kept.prefix().clone());
     let before = behind.as_ref().map_or(0, |prefix| prefix.stream_len());
     let job = Job {
@@ -359,7 +387,7 @@ fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>
         base: what.base.clone(),
         level: options.level,
         zfs_flags: options.zfs_flags,
-        token: None,
+        token: what.token.clone(),
         behind,
     }
 }

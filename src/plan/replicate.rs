@@ -108,11 +108,11 @@ pub enum Conflict {
         base: VersionRef,
     },
     /// The target has gone on by itself.
-    #[error("the target went another way since @{}: it has {}, which the source has not", .since.name, names(.theirs))]
+    #[error("the target has gone on since @{}, the newest before it that both have: it has {}", .since.name, names(.theirs))]
     Diverged {
         /// What both have.
         since: VersionRef,
-        /// What the target has made since, or the source has destroyed.
+        /// What the target has that is newer.
         theirs: Vec<VersionRef>,
     },
     /// A name is taken at the target.
@@ -134,6 +134,11 @@ pub enum Conflict {
 }
 
 impl Conflict {
+    /// Whether it goes by itself: somebody is at work there.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::ForeignPartial { live: true, .. })
+    }
+
     /// The command that would help, with `from` and `to` as they were called.
     pub fn hint(&self, from: &str, to: &str) -> Option<String> {
         match self {
@@ -240,8 +245,7 @@ fn common_base<'a>(
         return Err(Conflict::BaseOnlyThere { base: base.id.clone() });
     }
     let at = target.snapshot_of(base.id.guid).expect("it was found there");
-    let since = snapshots(target)
-        .filter(|theirs| theirs.order > at.order && source.by_guid(theirs.id.guid).is_none());
+    let since = snapshots(target).filter(|theirs| theirs.order > at.order);
     let since: Vec<_> = since.map(|version| version.id.clone()).collect();
     match policy.linear && !since.is_empty() && target.snapshot_of(last.id.guid).is_none() {
         true => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
@@ -258,6 +262,10 @@ fn partial<'a>(
     last: &Version,
 ) -> Result<Option<&'a Version>, Conflict> {
     for partial in &target.partials {
+        // What is compared with the live dataset is staged, too, and is nobody's version.
+        if partial.guid.is_nil() {
+            continue;
+        }
         if partial.live {
             return Err(Conflict::ForeignPartial { name: partial.name.clone(), live: true });
         }
@@ -541,7 +549,7 @@ mod tests {
                 "a[h] b",
                 "a[t] own",
                 linear(),
-                "! the target went another way since @a: it has @own, which the source has not",
+                "! the target has gone on since @a, the newest before it that both have: it has @own",
             ),
             ("a b[h]", "a b[t] own", linear(), ""),
         ] {

@@ -157,27 +157,27 @@ impl<R> Input<R> {
 #[derive(Debug)]
 pub struct Timely<F> {
     file: F,
-    patience: Duration,
+    patience: Option<Duration>,
 }
 
 impl<F: AsFd> Timely<F> {
-    /// Waits up to `patience` for each read and each write.
-    pub fn new(file: F, patience: Duration) -> Self {
+    /// Waits up to `patience` for each read and each write; for ever without one.
+    pub fn new(file: F, patience: Option<Duration>) -> Self {
         Self { file, patience }
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
-        let until = Instant::now() + self.patience;
+        let until = self.patience.map(|patience| Instant::now() + patience);
         let mut fds = vec![PollFd::new(&self.file, events)];
         fds.extend(WAKE.get().map(|wake| PollFd::new(wake, PollFlags::IN)));
         loop {
             check()?;
-            let left = until.saturating_duration_since(Instant::now());
-            let left = rustix::event::Timespec {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| rustix::event::Timespec {
                 tv_sec: left.as_secs() as i64,
                 tv_nsec: left.subsec_nanos().into(),
-            };
-            match poll(&mut fds, Some(&left)) {
+            });
+            match poll(&mut fds, left.as_ref()) {
                 Ok(0) => return Err(Errno::TIMEDOUT.into()),
                 Ok(_) => return check(),
                 Err(Errno::INTR) => continue,
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn patience_ends_for_who_reads_and_for_who_writes() {
         let (reader, writer) = crate::sys::pipe::pipe(4096).unwrap();
-        let patience = Duration::from_millis(1);
+        let patience = Some(Duration::from_millis(1));
         let (mut input, mut output) =
             (Timely::new(File::from(reader), patience), Timely::new(File::from(writer), patience));
         assert_eq!(input.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -333,6 +333,11 @@ impl Dataset {
         if new.path.starts_with(&self.path) {
             return Err(self.refused("rename", "a dataset can not move into itself".into(), None));
         }
+        if let Some(partial) = self.partials()?.iter().find(|partial| !partial.guid.is_nil()) {
+            let why = format!("@{} is being received into it, or was in part", partial.name);
+            let hint = Some(format!("cowsnap destroy {}", quoted(format!("{self}@%partial"))));
+            return Err(self.refused("rename", why, hint));
+        }
         let history = self.locked()?;
         let live = self.exists()?;
         if !live && history.is_none() {

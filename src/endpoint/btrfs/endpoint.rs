@@ -11,7 +11,6 @@ use super::roots::Root;
 use super::staging::Staged;
 use super::{prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
-use crate::error::Class;
 use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
 use crate::sys::interrupt::Bell;
@@ -65,20 +64,34 @@ impl Dataset {
         let (staged, midway, number) = match kept {
             None => (self.stage(&request.name, request.guid)?, None, 0),
             Some(kept) => {
-                let beyond = kept.beyond();
+                pass_over(stream, kept.beyond())?;
+                if let Some(keeping) = request.keep.as_ref().filter(|_| kept.beyond() > 0)
+                    && keeping.marks.at(kept.next().frames()).as_ref() != Some(kept.next())
+                {
+                    kept.give_up()?;
+                    return Err(self.another_stream(&request.name));
+                }
                 let (staged, midway, number) = kept.take_up(self)?;
-                pass_over(stream, beyond)?;
                 (staged, Some(midway), number)
             }
         };
         match self.apply_and_seal(request, &staged, midway, number, stream) {
             Ok(()) => staged.commit(&request.name, |meta| meta.verified = verified(stream)),
-            Err(error) if error.class() == Class::Unreachable => Err(error),
-            Err(error) => {
-                // What is damaged or does not fit will be no better next time.
+            // What the stream itself says can not be done will be no better next time; a line, a disk or a sender may.
+            Err(error @ (Error::Corrupt { what: "btrfs stream", .. } | Error::Exists { .. })) => {
                 kept::forget(staged.staging().fd())?;
                 Err(error)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn another_stream(&self, name: &crate::model::SnapshotName) -> Error {
+        Error::Refused {
+            op: "go on with",
+            subject: self.at_name(name),
+            why: "the stream is not the one that was broken off; what there was of that is given up".into(),
+            hint: Some("run it again: it begins from the start".into()),
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Checkpoint {
     number: u64,
     /// What the stream's first frames hash to: all before the one that [`Midway::offset`] is in.
     prefix: Prefix,
+    /// The same with the frame that it is in, of which a part was applied.
+    next: Prefix,
     /// Where to go on.
     midway: Midway,
     /// When that was.
@@ -132,14 +134,15 @@ impl<'a> Keeper<'a> {
     /// Keeps `subvolume` as it is.
     pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
         // What is not verified any more, or not yet, is for the next time.
-        let Some(prefix) = self.keeping.marks.at(midway.offset / FRAME_LEN as u64) else { return Ok(()) };
+        let (frames, marks) = (midway.offset / FRAME_LEN as u64, &self.keeping.marks);
+        let (Some(prefix), Some(next)) = (marks.at(frames), marks.at(frames + 1)) else { return Ok(()) };
         let io = |error| Error::io("keep", "what was received so far")(error);
         let (dir, staged) = (self.staged.dir(), self.staged.name());
         self.number += 1;
         let name = name_of(staged, self.number);
         btrfs::snap_create(dir, &name, subvolume, true).map_err(io)?;
         self.last = midway.offset;
-        let checkpoint = Checkpoint { number: self.number, prefix, midway, made: Timestamp::now() };
+        let checkpoint = Checkpoint { number: self.number, prefix, next, midway, made: Timestamp::now() };
         let json = serde_json::to_vec(&checkpoint).expect("its keys are texts");
         write_at(self.staged.staging().fd(), OsStr::new(CHECKPOINT), &json).map_err(io)?;
         match btrfs::snap_destroy(dir, &name_of(staged, self.number - 1)) {
@@ -169,6 +172,11 @@ impl Kept {
     /// How many bytes behind the prefix are there, too.
     pub fn beyond(&self) -> u64 {
         self.checkpoint.midway.offset - self.checkpoint.prefix.stream_len()
+    }
+
+    /// What of the stream was there, with the frame whose first bytes were applied, too.
+    pub(super) fn next(&self) -> &Prefix {
+        &self.checkpoint.next
     }
 
     /// When it was kept.
@@ -230,7 +238,9 @@ impl Dataset {
                 && Guid(origin.uuid) == guid
                 && origin.base.map(|(uuid, _)| Guid(uuid)) == base
         };
-        Ok(self.all_kept(is_it, TRIES)?.pop())
+        let mut all = self.all_kept(is_it, TRIES)?;
+        all.sort_by_key(|kept| kept.checkpoint.midway.offset);
+        Ok(all.pop())
     }
 
     /// Gives up every receive that was broken off here and that nobody goes on with, but those of `spared`. Answers how many.

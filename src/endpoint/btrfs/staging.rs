@@ -232,9 +232,9 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
 
 /// Whether a receive that was broken off is kept until somebody goes on with it: with its last checkpoint alone.
 fn can_go_on(store: &Store, fd: BorrowedFd<'_>, id: &OsStr, entry: &Entry) -> Result<bool> {
-    let (Some(checkpoint), Some(home)) = (kept::read(fd), Home::open(store, &entry.key)?) else {
-        return Ok(false);
-    };
+    let Some(checkpoint) = kept::read(fd) else { return Ok(false) };
+    // Its dataset is not where it was: nothing of it can be cleared away before it is given up.
+    let Some(home) = Home::open(store, &entry.key)? else { return Ok(true) };
     if home.snapshot(OsStr::new(entry.name.as_str()))?.is_some() {
         return Ok(false);
     }
@@ -370,6 +370,7 @@ impl Staged {
             other => other.map_err(Error::io("commit", subject()))?,
         }
         btrfs::sync(self.dataset.store().top()).map_err(Error::io("commit", subject()))?;
+        kept::forget(self.staging.fd())?;
         Ok(root.version(name.clone(), meta.created))
     }
 }

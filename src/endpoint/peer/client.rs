@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::line::{DataOut, Line, Patience};
 use super::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
@@ -52,7 +53,13 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It is gone already if it ended by itself.
+        // Others may use its connection: it is ended only if it does not end by itself, now that nothing more is said.
+        for _ in 0..100 {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -85,10 +92,10 @@ impl Peer {
         let piped = "it was asked to be piped";
         let (input, output) = (child.stdout.take().expect(piped), child.stdin.take().expect(piped));
         let running = Arc::new(Running(child));
-        let Patience { silence, stall, pulse } = ssh.patience;
-        let input = Timely::new(File::from(OwnedFd::from(input)), silence);
+        let Patience { silence, stall, .. } = ssh.patience;
+        let input = Timely::new(File::from(OwnedFd::from(input)), Some(silence));
         let output = Timely::new(File::from(OwnedFd::from(output)), stall);
-        let line = Line::new(&with, input, output, pulse)?;
+        let line = Line::new(&with, input, output, ssh.patience)?;
         line.greet()?;
         Ok(Self { address: address.clone(), line, _ssh: running })
     }
@@ -134,7 +141,7 @@ impl Peer {
     pub fn offer(&self, version: &VersionRef, base: Option<Guid>) -> Result<Offered<'_>> {
         let request = Request::Receive { target: self.target(), version: version.clone(), base };
         let Ready { prefix } = self.ask(&request)?;
-        Ok(Offered { peer: self, prefix })
+        Ok(Offered { peer: self, prefix, begun: AtomicBool::new(false) })
     }
 
     /// Asks for a version: the container, from its beginning or from behind `behind`.
@@ -152,6 +159,19 @@ pub struct Offered<'a> {
     peer: &'a Peer,
     /// What of it is there already.
     pub prefix: Option<Prefix>,
+    begun: AtomicBool,
+}
+
+impl Drop for Offered<'_> {
+    /// A peer that waits for what does not come is told so.
+    fn drop(&mut self) {
+        if !self.begun.load(Ordering::Relaxed) {
+            let message = "nothing is sent".into();
+            let refusal = Refusal { class: Class::Unreachable, message, causes: Vec::new(), hint: None };
+            // It is gone if that can not be said.
+            let _ = self.peer.line.say(Kind::Refusal, &refusal);
+        }
+    }
 }
 
 impl Offered<'_> {
@@ -166,15 +186,15 @@ impl Offered<'_> {
         write: impl FnOnce(&mut Begun) -> Result<T, E>,
     ) -> Result<(T, Taken), E> {
         let line = &self.peer.line;
-        let mut out = Begun { out: line.data_out(), line, behind, begun: false };
+        let mut out = Begun { out: line.data_out(), line, behind, begun: &self.begun, cut: false };
         match write(&mut out) {
             Ok(written) => {
                 out.end().map_err(|error| self.reason(E::from(error)))?;
                 Ok((written, line.heard()?))
             }
-            Err(error) if !out.begun => Err(error),
+            Err(error) if !self.begun.load(Ordering::Relaxed) => Err(error),
             Err(error) => {
-                let error = self.reason(error);
+                let error = if out.cut { self.reason(error) } else { error };
                 // The peer must not wait for what does not come; it is gone if that can not be said.
                 let _ = line.say(Kind::Refusal, &error.refusal());
                 Err(error)
@@ -184,7 +204,7 @@ impl Offered<'_> {
 
     /// What the peer said before it went, if that is why `error` happened.
     fn reason<E: Reason>(&self, error: E) -> E {
-        if error.refusal().class != Class::Unreachable || interrupt::pending().is_some() {
+        if interrupt::pending().is_some() {
             return error;
         }
         self.peer.line.refusal().map_or(error, E::from)
@@ -202,12 +222,13 @@ pub struct Begun<'a> {
     out: DataOut,
     line: &'a Line,
     behind: bool,
-    begun: bool,
+    begun: &'a AtomicBool,
+    cut: bool, // The peer takes no more.
 }
 
 impl Begun<'_> {
     fn begin(&mut self) -> Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !self.begun.swap(true, Ordering::Relaxed) {
             self.line.say(Kind::Request, &Request::Stream { behind: self.behind })?;
         }
         Ok(())
@@ -221,12 +242,15 @@ impl Begun<'_> {
 
 impl Write for Begun<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.begin().map_err(io::Error::other)?;
-        self.out.write(buf)
+        let written = self.begin().map_err(io::Error::other).and_then(|()| self.out.write(buf));
+        self.cut |= written.is_err();
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        let flushed = self.out.flush();
+        self.cut |= flushed.is_err();
+        flushed
     }
 }
 

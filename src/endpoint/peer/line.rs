@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,13 +17,17 @@ use crate::stream::wire::{self, Kind};
 /// The longest answer in bytes: some hundred thousand versions.
 const MAX_ANSWER_LEN: usize = 64 << 20;
 
+/// An answer may take so many times as long as a stream may stand still.
+const ANSWER: u32 = 36;
+
 /// How long to wait for the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// Without a word of any kind, the other side is gone.
     pub silence: Duration,
-    /// Without taking anything, the other side hangs.
-    pub stall: Duration,
+    /// Without taking anything, or without anything of a stream that is under way, the other side hangs. Who serves waits for as long
+    /// as its client is there.
+    pub stall: Option<Duration>,
     /// How often to say that one is there.
     pub pulse: Duration,
 }
@@ -32,7 +36,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             silence: Duration::from_secs(60),
-            stall: Duration::from_secs(600),
+            stall: Some(Duration::from_secs(600)),
             pulse: Duration::from_secs(10),
         }
     }
@@ -52,6 +56,7 @@ struct Out {
 #[derive(Clone)]
 pub struct Line {
     with: Arc<str>,
+    stall: Option<Duration>,
     input: Arc<Mutex<In>>,
     output: Arc<Mutex<Out>>,
     _pulse: Arc<Pulse>,
@@ -66,12 +71,13 @@ impl Line {
         with: &str,
         input: impl Read + Send + 'static,
         output: impl Write + Send + 'static,
-        pulse: Duration,
+        patience: Patience,
     ) -> Result<Self> {
         let input = In { input: Box::new(input), payload: Vec::new() };
         let output = Arc::new(Mutex::new(Out { output: Box::new(output), said: 0 }));
-        let pulse = Pulse::start(&output, pulse).map_err(Error::io("talk to", with))?;
-        Ok(Self { with: with.into(), input: Arc::new(Mutex::new(input)), output, _pulse: Arc::new(pulse) })
+        let pulse = Pulse::start(&output, patience.pulse).map_err(Error::io("talk to", with))?;
+        let (input, pulse) = (Arc::new(Mutex::new(input)), Arc::new(pulse));
+        Ok(Self { with: with.into(), stall: patience.stall, input, output, _pulse: pulse })
     }
 
     /// Says who speaks, and hears the same.
@@ -134,13 +140,27 @@ impl Line {
     /// The next frame that says something; `None` once the other side has gone.
     ///
     /// # Errors
-    /// A connection that fails; what is no frame.
+    /// A connection that fails; what is no frame; a side that is there and says nothing else for too long.
     pub fn next(&self) -> Result<Option<(Kind, Vec<u8>)>> {
+        // What is asked for may be hours of work, as hashing what was received before is.
+        self.next_within(self.stall.map(|stall| stall * ANSWER))
+    }
+
+    fn next_within(&self, limit: Option<Duration>) -> Result<Option<(Kind, Vec<u8>)>> {
         let mut guard = locked(&self.input);
         let inner = &mut *guard;
+        let begun = Instant::now();
         loop {
             match wire::read(&mut inner.input, &mut inner.payload).map_err(|error| self.failed(error))? {
-                Some(Kind::Alive) => {}
+                Some(Kind::Alive) if limit.is_none_or(|limit| begun.elapsed() < limit) => {}
+                Some(Kind::Alive) => {
+                    let seconds = begun.elapsed().as_secs();
+                    let what = format!("it is there, and nothing has moved for {seconds} s");
+                    return Err(self.gone(&what, "try again; if it only needs longer: --stall SECONDS"));
+                }
+                Some(kind @ (Kind::Data | Kind::Answer)) if inner.payload.is_empty() => {
+                    return Err(self.strange(format!("{kind:?} without a byte")));
+                }
                 Some(kind) => return Ok(Some((kind, std::mem::take(&mut inner.payload)))),
                 None => return Ok(None),
             }
@@ -184,13 +204,15 @@ impl Line {
 
     /// Why the other side went, if it said so before.
     pub fn refusal(&self) -> Option<Error> {
-        loop {
-            match self.next() {
+        // More than that was never said before anybody went.
+        for _ in 0..100 {
+            match self.next_within(self.stall) {
                 Ok(Some((Kind::Refusal, payload))) => return Some(self.refused(&payload)),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return None,
             }
         }
+        None
     }
 
     /// The error that `payload` says.
@@ -296,7 +318,7 @@ pub struct Data {
 impl Read for Data {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.taken == self.block.len() && !self.ended {
-            match self.line.next().map_err(io::Error::other)? {
+            match self.line.next_within(self.line.stall).map_err(io::Error::other)? {
                 Some((Kind::Data, block)) => (self.block, self.taken) = (block, 0),
                 Some((Kind::End, _)) => self.ended = true,
                 Some((Kind::Refusal, payload)) => return Err(io::Error::other(self.line.refused(&payload))),
@@ -366,15 +388,15 @@ mod tests {
     use crate::sys::pipe::pipe;
 
     /// Two ends of one conversation.
-    fn pair(pulse: Duration) -> (Line, Line) {
+    fn pair(patience: Patience) -> (Line, Line) {
         let ((there_in, here_out), (here_in, there_out)) = (pipe(1 << 16).unwrap(), pipe(1 << 16).unwrap());
         let line =
-            |with, input, output| Line::new(with, File::from(input), File::from(output), pulse).unwrap();
+            |with, input, output| Line::new(with, File::from(input), File::from(output), patience).unwrap();
         (line("there", here_in, here_out), line("here", there_in, there_out))
     }
 
     fn quiet() -> (Line, Line) {
-        pair(Duration::from_secs(3600))
+        pair(Patience { pulse: Duration::from_secs(3600), ..Patience::default() })
     }
 
     #[test]
@@ -446,13 +468,23 @@ mod tests {
     }
 
     #[test]
-    fn who_works_in_silence_is_heard() {
-        let (here, there) = pair(Duration::from_millis(1));
+    fn who_works_in_silence_is_heard_but_not_for_ever() {
+        let pulse = Duration::from_millis(1);
+        let (here, there) = pair(Patience { pulse, ..Patience::default() });
         let mut input = locked(&here.input);
         let mut payload = Vec::new();
         for _ in 0..3 {
             assert_eq!(wire::read(&mut input.input, &mut payload).unwrap(), Some(Kind::Alive));
         }
-        drop(there);
+        drop((input, there));
+        let stall = Some(Duration::from_millis(5));
+        let (here, _there) = pair(Patience { pulse, stall, ..Patience::default() });
+        let error = here.heard::<()>().unwrap_err();
+        assert_eq!(error.class(), Class::Unreachable);
+        assert!(error.to_string().contains("nothing has moved"), "{error}");
+        assert!(here.data().read(&mut [0]).is_err());
+        let (here, there) = quiet();
+        there.put(Kind::Data, &[]).unwrap();
+        assert_eq!(here.next().unwrap_err().class(), Class::Corrupt, "a frame without a byte moves nothing");
     }
 }

@@ -7,8 +7,10 @@ use super::message::Request;
 use crate::endpoint::Error;
 use crate::model::HoldTag;
 
-/// Tags of holds that belong to replication begin with this.
-pub const CURSOR: &str = "cowsnap:";
+/// Tags of holds that who brings versions keeps them by begin with this.
+const OF_RECEIVER: &str = "cowsnap:from:";
+/// Tags of holds that who takes versions away keeps them by begin with this.
+const OF_SENDER: &str = "cowsnap:to:";
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,8 +160,11 @@ fn verb_of(request: &Request) -> &'static str {
 fn verbs_for(request: &Request) -> &'static [Verb] {
     match request {
         Request::Inventory { .. } => &[Verb::List, Verb::Send, Verb::Receive, Verb::Hold, Verb::Destroy],
-        Request::Hold { tag, .. } | Request::Release { tag, .. } if is_cursor(tag) => {
-            &[Verb::Hold, Verb::Receive, Verb::Send]
+        Request::Hold { tag, .. } | Request::Release { tag, .. } if tag.as_str().starts_with(OF_RECEIVER) => {
+            &[Verb::Hold, Verb::Receive]
+        }
+        Request::Hold { tag, .. } | Request::Release { tag, .. } if tag.as_str().starts_with(OF_SENDER) => {
+            &[Verb::Hold, Verb::Send]
         }
         Request::Hold { .. } | Request::Release { .. } => &[Verb::Hold],
         Request::Destroy { .. } => &[Verb::Destroy],
@@ -177,7 +182,7 @@ fn takes_away(request: &Request) -> bool {
 }
 
 fn is_cursor(tag: &HoldTag) -> bool {
-    tag.as_str().starts_with(CURSOR)
+    tag.as_str().starts_with(OF_RECEIVER) || tag.as_str().starts_with(OF_SENDER)
 }
 
 #[cfg(test)]
@@ -234,8 +239,10 @@ mod tests {
         for (verb, tag, allowed) in [
             ("inventory", "", true),
             ("receive", "", true),
-            ("hold", "cowsnap:job:x", true),
-            ("release", "cowsnap:job:x", true),
+            ("hold", "cowsnap:from:x", true),
+            ("release", "cowsnap:from:x", true),
+            ("hold", "cowsnap:to:x", false),
+            ("hold", "cowsnap:job:x", false),
             ("hold", "mine", false),
             ("release", "mine", false),
             ("send", "", false),
@@ -251,7 +258,7 @@ mod tests {
         let key = rights(&Verb::ALL, &[], true);
         assert!(key.check(&request("destroy", "tank/b", "")).is_err());
         assert!(key.check(&request("release", "tank/b", "mine")).is_err());
-        assert!(key.check(&request("release", "tank/b", "cowsnap:job")).is_ok());
+        assert!(key.check(&request("release", "tank/b", "cowsnap:from:x")).is_ok());
         assert!(key.check(&request("receive", "tank/b", "")).is_ok());
         assert!(Rights::default().check(&request("destroy", "tank/b", "")).is_ok());
     }

@@ -140,11 +140,11 @@ pub fn options() -> Options {
 }
 
 pub fn full(version: &Version) -> Transfer {
-    Transfer { version: version.id.clone(), base: None }
+    Transfer { version: version.id.clone(), base: None, token: None }
 }
 
 pub fn upon(version: &Version, base: &Version) -> Transfer {
-    Transfer { version: version.id.clone(), base: Some(base.id.clone()) }
+    Transfer { version: version.id.clone(), base: Some(base.id.clone()), token: None }
 }
 
 pub fn bring(from: &Place, to: &Place, what: &Transfer) -> cowsnap::Result<Moved> {

@@ -198,3 +198,112 @@ fn a_receiver_that_was_killed_goes_on_from_its_last_checkpoint() {
     lab.expect_same(&two);
     assert_eq!(lab.left(), Vec::<String>::new());
 }
+
+/// A first attempt that is kept, a second one of other bytes that is cut too: the second is gone on with, the first is gone.
+#[test]
+fn what_begins_again_gives_up_what_was_there() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let (one, _) = two_versions(&lab);
+    let serve = lab.serve("--checkpoint 1M");
+    let cut_off = format!("{} | {serve}", cut(5_000_000));
+    let from = Place::Here(lab.from());
+    bring(&from, &lab.target_peer(&cut_off), &full(&one)).unwrap_err();
+    wait_until_dead(&lab);
+    alter(&lab, "prefix");
+    bring(&from, &lab.target_peer(&cut_off), &full(&one)).unwrap_err();
+    wait_until_dead(&lab);
+    assert_eq!(lab.left().len(), 2, "one checkpoint and its staging directory: {:?}", lab.left());
+    let moved = bring(&from, &lab.target_peer(&serve), &full(&one)).unwrap();
+    assert!(moved.resumed_bytes > 0, "{moved:?}");
+    lab.expect_same(&one);
+    assert_eq!(lab.left(), Vec::<String>::new());
+}
+
+/// Changes a hash that a checkpoint says.
+fn alter(lab: &Lab, which: &str) {
+    let [file] = &checkpoints(lab)[..] else { panic!("no checkpoint") };
+    let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let hashes = said[which]["subtrees"].as_array_mut().unwrap();
+    let last = hashes.last_mut().unwrap();
+    *last = last.as_str().unwrap().chars().rev().collect::<String>().into();
+    fs::write(file, said.to_string()).unwrap();
+}
+
+/// The frame in which a checkpoint lies is compared too, though it is not in the prefix.
+#[test]
+fn a_stream_that_differs_behind_the_prefix_is_noticed_and_given_up() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let (one, _) = two_versions(&lab);
+    let serve = lab.serve("--checkpoint 1M");
+    let from = Place::Here(lab.from());
+    bring(&from, &lab.target_peer(&format!("{} | {serve}", cut(6_000_000))), &full(&one)).unwrap_err();
+    wait_until_dead(&lab);
+    alter(&lab, "next");
+    let error = bring(&from, &lab.target_peer(&serve), &full(&one)).unwrap_err();
+    assert!(error.to_string().contains("not the one that was broken off"), "{error:?}");
+    wait_until_dead(&lab);
+    assert_eq!(lab.left(), Vec::<String>::new());
+    assert_eq!(bring(&from, &lab.target_peer(&serve), &full(&one)).unwrap().resumed_bytes, 0);
+    lab.expect_same(&one);
+}
+
+/// A sender whose disk fails, or whose target is full, may do better next time: what was verified stays.
+#[test]
+fn what_came_before_a_failure_of_either_side_is_kept() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let (one, _) = two_versions(&lab);
+    let mut stream = cowsnap::endpoint::Endpoint::send(&lab.from(), &sending(&one)).unwrap().stream;
+    let header = cowsnap::stream::container::Header {
+        backend: cowsnap::stream::container::Backend::Btrfs,
+        dataset: "data".into(),
+        snapshot: one.id.name.clone(),
+        guid: one.id.guid,
+        base: None,
+        created: one.created,
+        stream_version: 1,
+        compressed: false,
+        properties: Default::default(),
+        zfs: None,
+    };
+    let mut container = Vec::new();
+    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
+    cowsnap::stream::writer::write(&header, &mut stream, &mut container, &stored).unwrap();
+    container.truncate(7_000_000);
+    let cut = std::io::Cursor::new(container);
+    let failing = std::io::Read::chain(cut, Failing);
+    let incoming =
+        cowsnap::exec::receive::Incoming::open(failing, "a stream", None).unwrap().keeping(1 << 20);
+    let error = incoming.receive(&lab.to(), &cowsnap::exec::Silent).unwrap_err();
+    assert_eq!(error.class(), Class::Corrupt, "{error:?}");
+    assert_eq!(lab.to().inventory().unwrap().partials.len(), 1);
+    let renamed = cowsnap::endpoint::path::named(&lab.target.path().join("renamed")).unwrap();
+    let refused = lab.to().rename_dataset(&renamed).unwrap_err();
+    assert!(refused.hint().unwrap().contains("@%partial"), "{refused:?}");
+    let moved = bring(&Place::Here(lab.from()), &Place::Here(lab.to()), &full(&one)).unwrap();
+    assert!(moved.resumed_bytes > 1 << 20, "{moved:?}");
+    lab.expect_same(&one);
+    assert_eq!(lab.left(), Vec::<String>::new());
+}
+
+fn sending(version: &Version) -> cowsnap::endpoint::SendRequest {
+    cowsnap::endpoint::SendRequest {
+        version: version.id.clone(),
+        base: None,
+        clone_sources: Vec::new(),
+        stream_version: 0,
+        compressed: false,
+        zfs: Default::default(),
+    }
+}
+
+/// A disk that fails.
+struct Failing;
+
+impl std::io::Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::from_raw_os_error(libc::EIO))
+    }
+}

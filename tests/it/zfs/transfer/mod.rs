@@ -17,6 +17,7 @@ mod net;
 mod properties;
 mod raw;
 mod remote;
+mod replicate;
 mod resume;
 
 /// A dataset that is sent, a place that receives, in one pool.

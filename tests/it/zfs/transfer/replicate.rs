@@ -1,0 +1,114 @@
+//! `cowsnap replicate` between datasets, here and through `cowsnap serve`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::super::ground::zfs;
+use super::{Lab, noise, waits};
+use crate::ground::ground;
+
+impl Lab {
+    /// A program that does what `ssh` does, on this machine.
+    fn shim(&self) -> String {
+        let shim = self.file("ssh");
+        fs::write(&shim, "#!/bin/sh\nfor last; do :; done\nexec sh -c \"$last\"\n").expect("write");
+        fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("chmod");
+        shim
+    }
+
+    fn remotely(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.command(&["replicate", "--json"]);
+        let serve = format!("'{}' serve", env!("CARGO_BIN_EXE_cowsnap"));
+        command.env("COWSNAP_SSH", self.shim()).args(["--remote-command", &serve]).args(arguments);
+        command
+    }
+
+    fn moves(&self, mut command: std::process::Command) -> Vec<Value> {
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{}", super::said(&output));
+        let done: Value = serde_json::from_slice(&output.stdout).expect("json");
+        done["replicated"][0]["moved"].as_array().expect("a list").clone()
+    }
+
+    fn holds(&self, snapshot: &str) -> String {
+        zfs(&["holds", "-H", snapshot])
+    }
+}
+
+#[test]
+fn a_target_is_brought_up_to_its_source_and_what_both_have_is_kept() {
+    ground!("zfs");
+    let lab = Lab::new();
+    for remote in [false, true] {
+        let target = if remote { format!("{} 2", lab.target) } else { lab.target.clone() };
+        let there = if remote { format!("ssh://there/{target}") } else { target.clone() };
+        lab.write("f", &noise(1, 3_000_000));
+        let name = |name: &str| format!("{name} {remote}");
+        lab.snapshot(&name("one"));
+        let first = lab.moves(lab.remotely(&[&lab.source, &there]));
+        assert!(first.len() == 1 && first[0]["base"].is_null(), "{first:?}");
+        lab.write("g", &noise(2, 300_000));
+        lab.snapshot(&name("two"));
+        lab.write("h", &noise(3, 300_000));
+        let newest = lab.snapshot(&name("three"));
+        let second = lab.moves(lab.remotely(&["-I", &lab.source, &there]));
+        assert_eq!(second.len(), 2, "{second:?}");
+        assert!(second.iter().all(|moved| moved["stream_bytes"].as_u64().expect("a number") < 1_000_000));
+        assert!(lab.moves(lab.remotely(&[&lab.source, &there])).is_empty());
+        let copy =
+            Lab { pool: crate::zfs::ground::Pool::new(), source: lab.source.clone(), target: target.clone() };
+        for made in ["one", "two", "three"] {
+            copy.assert_same(&name(made));
+        }
+        // The newest alone is kept, on both sides, and is not destroyed.
+        assert!(lab.holds(&newest).contains("cowsnap:to:"));
+        assert!(lab.holds(&format!("{target}@{}", name("three"))).contains("cowsnap:from:"));
+        assert_eq!(lab.holds(&format!("{target}@{}", name("one"))), "");
+        assert!(lab.fails(&["destroy", &newest], 3).contains("is held by cowsnap:to:"));
+    }
+    // And back, to another place.
+    let back = format!("{} again", lab.target);
+    let from = format!("ssh://there/{}", lab.target);
+    assert_eq!(lab.moves(lab.remotely(&[&from, &back])).len(), 1);
+    // A target that went on by itself is shown, and nothing is done.
+    zfs(&["snapshot", &format!("{}@own", lab.target)]);
+    lab.snapshot("four");
+    let refused = lab.fails(&["replicate", &lab.source, &lab.target], 3);
+    assert!(refused.contains("has gone on since") && refused.contains("@own"), "{refused}");
+}
+
+#[test]
+fn a_replication_that_was_killed_goes_on_by_its_token() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 9_000_000));
+    lab.snapshot("one");
+    for remote in [false, true] {
+        let target = if remote { format!("{} 2", lab.target) } else { lab.target.clone() };
+        let there = if remote { format!("ssh://there/{target}") } else { target.clone() };
+        let mut slow = lab.remotely(&["--bandwidth", "1M", "--no-compress", &lab.source, &there]);
+        let mut child = slow.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        // Frames enough have been applied by then.
+        std::thread::sleep(std::time::Duration::from_secs(7));
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        let token = || zfs(&["get", "-H", "-o", "value", "receive_resume_token", &target]);
+        waits("the other side to end", || {
+            let listed: Value = serde_json::from_str(&lab.does(&["list", &target, "--json"])).expect("json");
+            listed["datasets"][0]["partials"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|p| p["live"] == false))
+        });
+        assert!(token().len() > 10, "nothing was received in part: {}", token());
+        let moved = lab.moves(lab.remotely(&[&lab.source, &there]));
+        let rest = moved[0]["stream_bytes"].as_u64().expect("a number");
+        // The file alone is 9 MB.
+        assert!(moved.len() == 1 && rest < 9_000_000, "{moved:?}");
+        assert_eq!(token(), "-\n");
+        let copy = Lab { pool: crate::zfs::ground::Pool::new(), source: lab.source.clone(), target };
+        copy.assert_same("one");
+    }
+}
