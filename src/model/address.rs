@@ -161,6 +161,17 @@ mod tests {
     }
 
     #[test]
+    fn the_same_peer_has_other_targets_and_an_address_is_written_as_text() {
+        let address: PeerAddress = "ssh://me@h:22/tank/a".parse().unwrap();
+        assert_eq!(address.with_target("/srv/b").unwrap().to_string(), "ssh://me@h:22//srv/b");
+        assert_eq!(address.with_target("tank/../b").unwrap_err().text, "tank/../b");
+        let json = serde_json::to_string(&address).unwrap();
+        assert_eq!(json, r#""ssh://me@h:22/tank/a""#);
+        assert_eq!(serde_json::from_str::<PeerAddress>(&json).unwrap(), address);
+        assert!(serde_json::from_str::<PeerAddress>(r#""ssh://-x/tank""#).is_err());
+    }
+
+    #[test]
     fn nothing_in_an_address_is_an_option_or_a_word_to_a_shell() {
         for text in [
             "ssh://-oProxyCommand=x/tank",

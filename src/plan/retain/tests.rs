@@ -635,3 +635,23 @@ fn a_schedule_follows_the_calendar_and_must_get_on() {
     }
     assert_eq!(run(Span::new(), 1.day()).expect("it ends").len(), 1);
 }
+
+#[test]
+fn every_reason_has_a_word_that_does_not_change_and_a_text() {
+    let (tag, base) = ("t".parse().expect("a tag"), ["tank/b".to_owned()]);
+    let name = "x*".parse().expect("a pattern");
+    for (reason, word, text) in [
+        (Reason::Newest, "newest", "the newest"),
+        (Reason::Held(vec![&tag]), "held", "held by t"),
+        (Reason::Base(&base), "base", "the base with tank/b"),
+        (Reason::Cloned(&base), "cloned", "cloned to tank/b"),
+        (Reason::Writable, "writable", "it was made writable"),
+        (Reason::Future, "future", "from the future"),
+        (Reason::Young, "min-age", "younger than min-age"),
+        (Reason::Last(2), "last", "last 2"),
+        (Reason::Within, "within", "within"),
+        (Reason::Name(&name), "name", "name x*"),
+    ] {
+        assert_eq!((reason.rule(), reason.to_string().as_str()), (word, text));
+    }
+}

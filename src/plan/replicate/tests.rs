@@ -1,0 +1,285 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Guid, Partial};
+
+/// `a b #c d` with holds in brackets: `a[h]`. A name is its own guid; `d=x` is called `d` and has the guid of `x`.
+fn inventory(notation: &str) -> Inventory {
+    let (mut versions, mut holds) = (Vec::new(), Vec::new());
+    for (order, word) in notation.split_whitespace().enumerate() {
+        let (word, held) = word.split_once('[').unwrap_or((word, ""));
+        let kind = if word.starts_with('#') { VersionKind::Bookmark } else { VersionKind::Snapshot };
+        let word = word.trim_start_matches('#');
+        let (name, guid) = word.split_once('=').unwrap_or((word, word));
+        let id = reference(name, guid);
+        for tag in held.trim_end_matches(']').split(',').filter(|tag| !tag.is_empty()) {
+            holds.push((id.clone(), tag.parse().expect("it is sound")));
+        }
+        let created = jiff::Timestamp::UNIX_EPOCH;
+        versions.push(Version { id, kind, order: order as u64 + 1, created });
+    }
+    Inventory::new("tank/a", versions, holds)
+}
+
+fn reference(name: &str, guid: &str) -> VersionRef {
+    let mut bytes = [0; 16];
+    bytes[..guid.len()].copy_from_slice(guid.as_bytes());
+    VersionRef { guid: Guid(bytes), name: name.parse().expect("it is sound") }
+}
+
+fn policy() -> Policy {
+    Policy {
+        intermediates: false,
+        last: None,
+        full_again: false,
+        linear: false,
+        here: "h".parse().expect("it is sound"),
+        there: "t".parse().expect("it is sound"),
+    }
+}
+
+fn all() -> Policy {
+    Policy { intermediates: true, ..policy() }
+}
+
+fn linear() -> Policy {
+    Policy { linear: true, ..policy() }
+}
+
+/// The plan in one line, or the conflict.
+fn told(source: &str, target: &str, policy: &Policy) -> String {
+    told_of(&inventory(source), &inventory(target), policy)
+}
+
+fn told_of(source: &Inventory, target: &Inventory, policy: &Policy) -> String {
+    match replicate(source, target, policy) {
+        Ok(plan) => plan.steps.iter().map(short).collect::<Vec<_>>().join(" "),
+        Err(conflict) => format!("! {conflict}"),
+    }
+}
+
+fn short(step: &Step) -> String {
+    match step {
+        Step::HoldHere { version } => format!("+{}", version.name),
+        Step::HoldThere { version } => format!("+{}'", version.name),
+        Step::ReleaseHere { version } => format!("-{}", version.name),
+        Step::ReleaseThere { version } => format!("-{}'", version.name),
+        Step::Transfer { version, base, resume } => {
+            let base = base.as_ref().map_or("", |base| base.name.as_str());
+            format!("{base}>{}{}", version.name, if *resume { "~" } else { "" })
+        }
+    }
+}
+
+#[test]
+fn plans() {
+    for (source, target, policy, plan) in [
+        ("a", "", policy(), "+a >a +a'"),
+        ("a b c", "", policy(), "+c >c +c'"),
+        ("a b c", "", all(), "+a >a +a' +b a>b +b' -a -a' +c b>c +c' -b -b'"),
+        ("a[h] b c", "a[t]", policy(), "+c a>c +c' -a -a'"),
+        ("a[h] b c", "a[t]", all(), "+b a>b +b' -a -a' +c b>c +c' -b -b'"),
+        // Nothing is new.
+        ("a[h]", "a[t]", policy(), ""),
+        ("a b[h]", "a b[t]", all(), ""),
+        // What was broken off is put right: a hold that is missing, one too many.
+        ("a b[h]", "a b", policy(), "+b'"),
+        ("a[h] b[h]", "a[t] b[t]", policy(), "-a -a'"),
+        ("a b", "a b", policy(), "+b +b'"),
+        ("a[h] b[h] c", "a[t]", policy(), "+c a>c +c' -a -a' -b"),
+        // The target may have more: older ones that the source has pruned, its own ones.
+        ("c[h] d", "a b c[t]", policy(), "+d c>d +d' -c -c'"),
+        ("c[h] d", "c[t] own", policy(), "+d c>d +d' -c -c'"),
+        // Names prove nothing.
+        (
+            "a[h] n=x d",
+            "a[t] n=y",
+            all(),
+            "! the target has another version that is called @n: 79000000-0000-0000-0000-000000000000 there, 78000000-0000-0000-0000-000000000000 here",
+        ),
+        ("new=a[h] d", "old=a[t]", policy(), "+d new>d +d' -new -old'"),
+        // Up to one that is named.
+        (
+            "a[h] b c",
+            "a[t]",
+            Policy { last: Some("b".parse().expect("it is sound")), ..policy() },
+            "+b a>b +b' -a -a'",
+        ),
+        // A bookmark, where the source has them, is a base as good as its snapshot.
+        (
+            "#a b",
+            "a",
+            Policy { linear: true, ..policy() },
+            "! @a is the newest version that both have, and the source has no content of it to compare with",
+        ),
+        ("", "a", policy(), "! there is nothing to send: the source has no snapshot"),
+        ("x", "a b", policy(), "! source and target have no version in common: the target has @a, @b"),
+        ("x", "a b", Policy { full_again: true, ..policy() }, "+x >x +x'"),
+        (
+            "x",
+            "a b",
+            Policy { full_again: true, ..linear() },
+            "! source and target have no version in common: the target has @a, @b",
+        ),
+        (
+            "a[h] b",
+            "a[t] own",
+            linear(),
+            "! the target has gone on since @a, the newest before it that both have: it has @own",
+        ),
+        ("a b[h]", "a b[t] own", linear(), ""),
+    ] {
+        assert_eq!(told(source, target, &policy), plan, "{source} -> {target}");
+    }
+}
+
+#[test]
+fn a_bookmark_is_a_base_where_there_are_bookmarks() {
+    let mut source = inventory("#a b");
+    source.caps.bookmarks = true;
+    assert_eq!(told_of(&source, &inventory("a[t]"), &linear()), "+b a>b +b' -a'");
+    // A snapshot goes before its bookmark.
+    let mut both = inventory("a[h] #a b");
+    both.caps.bookmarks = true;
+    assert_eq!(told_of(&both, &inventory("a[t]"), &linear()), "+b a>b +b' -a -a'");
+}
+
+fn with_partial(target: &str, guid: &str, live: bool) -> Inventory {
+    let VersionRef { guid, name } = reference(guid, guid);
+    let mut target = inventory(target);
+    target.partials.push(Partial { name, guid, token: "x".into(), live });
+    target
+}
+
+#[test]
+fn what_was_broken_off_goes_on_first() {
+    let source = inventory("a[h] b[h] c");
+    let target = with_partial("a[t]", "b", false);
+    assert_eq!(told_of(&source, &target, &policy()), "a>b~ +b' -a -a' +c b>c +c' -b -b'");
+    let live = with_partial("a[t]", "b", true);
+    assert_eq!(told_of(&source, &live, &policy()), "! the target has received @b in part, and still does");
+    let foreign = with_partial("a[t]", "z", false);
+    assert_eq!(told_of(&source, &foreign, &policy()), "+c a>c +c' -a -a' -b");
+    let stands = told_of(&source, &foreign, &linear());
+    assert_eq!(stands, "! the target has received @z in part, which is not of this source");
+}
+
+#[test]
+fn a_plan_is_told_in_words() {
+    let mut source = inventory("a[h] b[h] c");
+    let target = with_partial("a[t]", "b", false);
+    let plan = replicate(&source, &target, &policy()).expect("it is sound");
+    let told: Vec<_> = plan.steps.iter().take(4).map(ToString::to_string).collect();
+    let expected = [
+        "go on with @b upon @a",
+        "hold @b at the target",
+        "release @a at the source",
+        "release @a at the target",
+    ];
+    assert_eq!(told, expected);
+    source = inventory("c");
+    let full = replicate(&source, &inventory(""), &policy()).expect("it is sound");
+    let told: Vec<_> = full.steps.iter().take(2).map(ToString::to_string).collect();
+    assert_eq!(told, ["hold @c at the source", "send @c in full"]);
+}
+
+#[test]
+fn each_conflict_says_what_would_help() {
+    let hint = |source: &str, target: &Inventory, policy: &Policy| {
+        let conflict = replicate(&inventory(source), target, policy).unwrap_err();
+        assert_eq!(conflict.is_transient(), matches!(conflict, Conflict::ForeignPartial { live: true, .. }));
+        conflict.hint("from", "to").unwrap_or_default()
+    };
+    for (source, target, policy, wanted) in [
+        ("", inventory(""), policy(), "cowsnap snapshot 'from'"),
+        ("x", inventory("a"), policy(), "cowsnap replicate --full 'from' 'to'"),
+        ("a b", inventory("a own"), linear(), "cowsnap clone 'to@own' NEW"),
+        ("a n=x", inventory("a n=y"), policy(), "cowsnap rename 'to@n' NEW"),
+        ("a b", with_partial("a", "b", true), policy(), "wait until it is done"),
+        ("a b", with_partial("a", "z", false), linear(), "cowsnap destroy 'to@%partial'"),
+        ("#a b", inventory("a"), policy(), ""),
+    ] {
+        let said = hint(source, &target, &policy);
+        assert!(said.contains(wanted) && said.is_empty() == wanted.is_empty(), "{said}");
+    }
+    let many = replicate(&inventory("x"), &inventory("a b c d e f g"), &policy()).unwrap_err();
+    assert!(many.to_string().ends_with("@a, @b, @c, @d, @e, 2 more"), "{many}");
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Snapshot,
+    PruneHere(usize),
+    PruneThere(usize),
+    /// Plan anew, and do so many steps of it.
+    Work(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        Just(Op::Snapshot),
+        (0..20usize).prop_map(Op::PruneHere),
+        (0..20usize).prop_map(Op::PruneThere),
+        (0..9usize).prop_map(Op::Work),
+    ]
+}
+
+/// Destroys the `n`-th that retention may destroy: not the newest, not one that is held.
+fn prune(inventory: &mut Inventory, n: usize) {
+    let newest = inventory.newest().map(|version| version.id.clone());
+    let may_go = |v: &&Version| Some(&v.id) != newest.as_ref() && inventory.holds_of(&v.id).count() == 0;
+    let Some(victim) = inventory.versions().iter().filter(may_go).nth(n).map(|v| v.id.clone()) else {
+        return;
+    };
+    let left = inventory.versions().iter().filter(|v| v.id != victim).cloned().collect();
+    *inventory = Inventory::new(inventory.dataset.clone(), left, inventory.holds().to_vec());
+}
+
+proptest! {
+    /// Whatever is pruned between any two steps, and wherever work is broken off: the next plan is an increment, what was
+    /// planned can be done, and once it is all done both keep the newest version, and nothing else is kept.
+    #[test]
+    fn whatever_happens_the_next_increment_has_its_base(
+        ops in prop::collection::vec(op(), 1..60),
+        intermediates in any::<bool>(),
+        linear in any::<bool>(),
+    ) {
+        let policy = Policy { intermediates, linear, ..policy() };
+        let (mut source, mut target) = (inventory("first"), inventory(""));
+        let mut made = 0;
+        for op in ops.into_iter().chain([Op::Work(usize::MAX)]) {
+            match op {
+                Op::Snapshot => {
+                    made += 1;
+                    let id = reference(&format!("s{made}"), &format!("s{made}"));
+                    let order = source.newest().map_or(1, |newest| newest.order + 1);
+                    let version = Version { id, kind: VersionKind::Snapshot, order, created: jiff::Timestamp::UNIX_EPOCH };
+                    let versions = source.versions().iter().cloned().chain([version]).collect();
+                    source = Inventory::new("tank/a", versions, source.holds().to_vec());
+                }
+                Op::PruneHere(n) => prune(&mut source, n),
+                Op::PruneThere(n) => prune(&mut target, n),
+                Op::Work(steps) => {
+                    let had_some = !target.versions().is_empty();
+                    let plan = replicate(&source, &target, &policy).expect("no conflict comes of pruning");
+                    prop_assert!(plan.base.is_some() == had_some);
+                    for step in plan.steps.iter().take(steps) {
+                        if let Step::Transfer { version, base, .. } = step {
+                            prop_assert!(source.snapshot_of(version.guid).is_some());
+                            if let Some(base) = base {
+                                prop_assert!(source.snapshot_of(base.guid).is_some());
+                                prop_assert!(target.snapshot_of(base.guid).is_some());
+                            }
+                        }
+                        simulate(step, &policy, &mut source, &mut target);
+                    }
+                }
+            }
+        }
+        let newest = source.newest().expect("it is sound").id.clone();
+        prop_assert!(target.snapshot_of(newest.guid).is_some());
+        prop_assert_eq!(source.holds(), &[(newest.clone(), policy.here.clone())]);
+        prop_assert_eq!(target.holds(), &[(newest, policy.there.clone())]);
+        prop_assert_eq!(replicate(&source, &target, &policy).expect("it is sound").steps, vec![]);
+    }
+}
