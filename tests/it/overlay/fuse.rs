@@ -198,7 +198,8 @@ fn a_killed_process_is_noticed_and_the_next_command_works() {
         // What was asked in the instant of its end was aborted.
         let expected = [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)];
         assert!(expected.contains(&error.raw_os_error()), "{next}: {error}");
-        assert_eq!(lab.json(&["list"])["overlays"][0]["mounted"], serde_json::json!([]));
+        // It lets go of its device before it lets go of its lock.
+        wait_until(|| lab.json(&["list"])["overlays"][0]["mounted"] == serde_json::json!([]));
         match next {
             "reset" => {
                 let done = lab.json(&["reset", "ci"]);
