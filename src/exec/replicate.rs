@@ -60,6 +60,11 @@ impl<'a> Prepared<'a> {
     /// What the places say; [`Error::Replicate`] for what somebody has to decide.
     pub fn new(from: &'a Place, to: &'a Place, wanted: &Wanted) -> Result<Self> {
         let ((source, sends), (target, receives)) = (from.look()?, to.look()?);
+        if let Place::Here(dataset) = from
+            && source.versions().is_empty()
+        {
+            dataset.expect_live()?;
+        }
         let Some(_) = sends else {
             return Err(
                 endpoint::Error::NotFound { what: "dataset", subject: from.to_string(), hint: None }.into()

@@ -173,6 +173,8 @@ fn one_target_that_fails_does_not_stop_the_others() {
     let said = error(&run(&[&from, &third]), 3);
     assert!(said.contains("no version in common: the target has @own"), "{said}");
     assert!(run(&["--full", &from, &third]).status.success());
+    let nowhere = text(lab.source.path().join("nowhere"));
+    assert!(error(&run(&[&nowhere, &to]), 2).contains("does not exist"));
     assert!(!error(&run(&["--no-such", &from, &to]), 2).is_empty());
 }
 
