@@ -4,15 +4,12 @@ use std::path::Path;
 
 use crate::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::peer::{Line, Reason, Rights};
-use crate::endpoint::zfs::SendOptions;
-use crate::endpoint::{self, Dataset, History, SendRequest, btrfs};
+use crate::endpoint::{self, Dataset, History, btrfs};
 use crate::exec::receive::Incoming;
-use crate::exec::send::{Form, Job, send};
-use crate::exec::transfer::expect_asked_for;
+use crate::exec::transfer::{Leaving, Transfer};
 use crate::exec::{Event, Observe, Silent};
 use crate::model::{Guid, Target, VersionRef};
 use crate::stream::wire::Kind;
-use crate::stream::writer;
 use crate::{Error, Result};
 
 impl Reason for Error {
@@ -104,31 +101,13 @@ impl Server<'_> {
         let Request::Send { version, base, level, zfs_flags, token, behind, .. } = request else {
             unreachable!("only called for it");
         };
-        let backend = dataset.backend("send")?;
-        let inventory = dataset.inventory()?;
-        let wanted = match token {
-            Some(token) => {
-                let mut wanted = dataset.to_resume(token)?;
-                wanted.zfs.flags = *zfs_flags;
-                expect_asked_for(&wanted, version, base.as_ref().map(|base| base.guid))?;
-                wanted
-            }
-            None => SendRequest {
-                version: version.clone(),
-                base: base.clone(),
-                clone_sources: Vec::new(),
-                stream_version: 0,
-                compressed: false,
-                zfs: SendOptions { flags: *zfs_flags, resume: None },
-            },
-        };
-        let form = Form::Container(writer::Options { level: *level, threads: 0 });
+        let what = Transfer { version: version.clone(), base: base.clone(), token: token.clone() };
+        let leaving = Leaving::new(dataset, &what, *level, *zfs_flags)?;
         let mut out = Answered { line, out: line.data_out(), behind: behind.is_some(), begun: false };
-        let job = |behind| Job { inventory: &inventory, backend, request: &wanted, form, behind };
-        let sent = match send(dataset, &job(behind.as_ref()), &mut out, &Silent) {
+        let sent = match leaving.send(behind.as_ref(), &mut out, &Silent) {
             Err(error) if !out.begun && is_other_beginning(&error) => {
                 out.behind = false;
-                send(dataset, &job(None), &mut out, &Silent)
+                leaving.send(None, &mut out, &Silent)
             }
             sent => sent,
         };

@@ -9,7 +9,7 @@ use crate::endpoint::peer::message::Request;
 use crate::endpoint::peer::{Offered, Peer};
 use crate::endpoint::{self, Dataset, History, SendRequest, btrfs, zfs};
 use crate::exec::receive::Incoming;
-use crate::exec::send::{Form, Job, send};
+use crate::exec::send::{Form, Job, Sent, send};
 use crate::exec::serve::is_other_beginning;
 use crate::exec::throttle::Throttle;
 use crate::exec::{Event, Observe, Silent};
@@ -117,6 +117,12 @@ pub struct Transfer {
     pub token: Option<String>,
 }
 
+impl Transfer {
+    pub(super) fn base_guid(&self) -> Option<Guid> {
+        self.base.as_ref().map(|base| base.guid)
+    }
+}
+
 /// What was brought.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Moved {
@@ -156,32 +162,79 @@ pub fn transfer(
         (Place::There(from), Place::Here(to)) => pull(from, to, what, options, observe),
         (Place::There(from), Place::There(to)) => relay(from, to, what, options, observe),
     }?;
-    Ok(Moved {
-        snapshot: what.version.name.clone(),
-        guid: what.version.guid,
-        base: what.base.as_ref().map(|base| base.guid),
-        seconds: start.elapsed().as_secs_f64(),
-        ..done
-    })
+    Ok(done.moved(what, start))
 }
 
-/// What [`transfer`] fills in.
-fn moved(stream_bytes: u64, resumed_bytes: u64, wire_bytes: u64, blake3: String) -> Moved {
-    let snapshot = "x".parse().expect("a constant that is a name");
-    Moved {
-        snapshot,
-        guid: Guid::NIL,
-        base: None,
-        stream_bytes,
-        resumed_bytes,
-        wire_bytes,
-        blake3,
-        seconds: 0.0,
+/// A stream that was brought.
+struct Brought {
+    stream_bytes: u64,
+    resumed_bytes: u64,
+    wire_bytes: u64,
+    blake3: String,
+}
+
+impl Brought {
+    /// It as what was wanted, begun at `start`.
+    fn moved(self, what: &Transfer, start: Instant) -> Moved {
+        let Self { stream_bytes, resumed_bytes, wire_bytes, blake3 } = self;
+        Moved {
+            snapshot: what.version.name.clone(),
+            guid: what.version.guid,
+            base: what.base_guid(),
+            stream_bytes,
+            resumed_bytes,
+            wire_bytes,
+            blake3,
+            seconds: start.elapsed().as_secs_f64(),
+        }
     }
 }
 
-fn request(from: &Dataset, what: &Transfer, options: &Options) -> Result<SendRequest> {
-    let zfs = zfs::SendOptions { flags: options.zfs_flags, resume: None };
+/// A version on its way out of a dataset here, as often as it takes.
+pub(super) struct Leaving<'a> {
+    from: &'a Dataset,
+    inventory: Inventory,
+    backend: Backend,
+    request: SendRequest,
+    form: Form,
+}
+
+impl<'a> Leaving<'a> {
+    /// `what`, compressed at `level`; a ZFS stream made as `zfs_flags` say.
+    ///
+    /// # Errors
+    /// A dataset that can not be read; a token of something else.
+    pub fn new(
+        from: &'a Dataset,
+        what: &Transfer,
+        level: Option<i32>,
+        zfs_flags: Option<ZfsFlags>,
+    ) -> Result<Self> {
+        let form = Form::Container(writer::Options { level, threads: 0 });
+        let request = request(from, what, zfs_flags)?;
+        Ok(Self { from, inventory: from.inventory()?, backend: from.backend("send")?, request, form })
+    }
+
+    /// Sends it, or what comes behind `behind`.
+    ///
+    /// # Errors
+    /// As [`send()`].
+    pub fn send(
+        &self,
+        behind: Option<&Prefix>,
+        out: impl Write + Send,
+        observe: &dyn Observe,
+    ) -> Result<Sent> {
+        send(self.from, &self.job(behind), out, observe)
+    }
+
+    fn job<'b>(&'b self, behind: Option<&'b Prefix>) -> Job<'b> {
+        let Self { inventory, backend, request, form, .. } = self;
+        Job { inventory, backend: *backend, request, form: *form, behind }
+    }
+}
+
+fn request(from: &Dataset, what: &Transfer, flags: Option<ZfsFlags>) -> Result<SendRequest> {
     let Some(token) = &what.token else {
         return Ok(SendRequest {
             version: what.version.clone(),
@@ -189,31 +242,28 @@ fn request(from: &Dataset, what: &Transfer, options: &Options) -> Result<SendReq
             clone_sources: Vec::new(),
             stream_version: 0,
             compressed: false,
-            zfs,
+            zfs: zfs::SendOptions { flags, resume: None },
         });
     };
     let mut rest = from.to_resume(token)?;
-    rest.zfs.flags = options.zfs_flags;
-    expect_asked_for(&rest, &what.version, what.base.as_ref().map(|base| base.guid))?;
+    rest.zfs.flags = flags;
+    expect_asked_for(&rest, what)?;
     Ok(rest)
 }
 
 /// Refuses a token of another version, or upon another one, than is to be brought.
-pub(super) fn expect_asked_for(rest: &SendRequest, version: &VersionRef, base: Option<Guid>) -> Result<()> {
-    if (rest.version.guid, rest.base.as_ref().map(|base| base.guid)) == (version.guid, base) {
+fn expect_asked_for(rest: &SendRequest, what: &Transfer) -> Result<()> {
+    if (rest.version.guid, rest.base.as_ref().map(|base| base.guid)) == (what.version.guid, what.base_guid())
+    {
         return Ok(());
     }
     Err(endpoint::Error::Refused {
         op: "go on with",
-        subject: format!("@{}", version.name),
+        subject: format!("@{}", what.version.name),
         why: format!("what was received in part is @{}, upon something else", rest.version.name),
         hint: Some("cowsnap destroy TARGET@%partial, there, gives it up".into()),
     }
     .into())
-}
-
-fn form(options: &Options) -> Form {
-    Form::Container(writer::Options { level: options.level, threads: 0 })
 }
 
 /// From here to a peer.
@@ -223,14 +273,14 @@ fn push(
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
-) -> Result<Moved> {
-    let inventory = from.inventory()?;
-    let (backend, request) = (from.backend("send")?, request(from, what, options)?);
-    let offered = to.offer(&what.version, what.base.as_ref().map(|base| base.guid))?;
+) -> Result<Brought> {
+    let leaving = Leaving::new(from, what, options.level, options.zfs_flags)?;
+    let offered = to.offer(&what.version, what.base_guid())?;
     let send_behind = |offered: &Offered<'_>, behind: bool| {
         let behind = offered.prefix.as_ref().filter(|_| behind);
-        let job = Job { inventory: &inventory, backend, request: &request, form: form(options), behind };
-        offered.send(behind.is_some(), |out| send(from, &job, Throttle::new(out, options.bandwidth), observe))
+        offered.send(behind.is_some(), |out| {
+            leaving.send(behind, Throttle::new(out, options.bandwidth), observe)
+        })
     };
     let (resumed, done) = match send_behind(&offered, true) {
         Err(error) if is_other_beginning(&error) => {
@@ -246,7 +296,12 @@ fn push(
     }
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
     let before = offered.prefix.as_ref().filter(|_| resumed).map_or(0, |prefix| prefix.stream_len());
-    Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+    Ok(Brought {
+        stream_bytes: sent.stream_bytes,
+        resumed_bytes: before,
+        wire_bytes: sent.written_bytes,
+        blake3: sent.blake3,
+    })
 }
 
 fn changed_since(version: &VersionRef) -> Event {
@@ -279,8 +334,8 @@ fn copy(
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
-) -> Result<Moved> {
-    let kept = to.kept(what.version.guid, what.base.as_ref().map(|base| base.guid))?;
+) -> Result<Brought> {
+    let kept = to.kept(what.version.guid, what.base_guid())?;
     let had_some = kept.is_some();
     match copy_behind(from, to, kept, what, options, observe) {
         Err(error) if had_some && is_other_beginning(&error) => {
@@ -298,23 +353,15 @@ fn copy_behind(
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
-) -> Result<Moved> {
-    let inventory = from.inventory()?;
-    let (backend, request) = (from.backend("send")?, request(from, what, options)?);
+) -> Result<Brought> {
+    let leaving = Leaving::new(from, what, options.level, options.zfs_flags)?;
     let behind = kept.as_ref().map(|kept| kept.prefix().clone());
     let before = behind.as_ref().map_or(0, |prefix| prefix.stream_len());
-    let job = Job {
-        inventory: &inventory,
-        backend,
-        request: &request,
-        form: form(options),
-        behind: behind.as_ref(),
-    };
     let (reader, writer) = pipe::pipe(STREAM_PIPE).map_err(Error::io("send", from))?;
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
             let out = std::fs::File::from(writer);
-            send(from, &job, Throttle::new(out, options.bandwidth), &Silent)
+            leaving.send(behind.as_ref(), Throttle::new(out, options.bandwidth), &Silent)
         });
         let name = Some(what.version.name.clone());
         let received = open(std::fs::File::from(reader), "the stream", name, kept)
@@ -324,7 +371,12 @@ fn copy_behind(
             (Ok(sent), Ok(received)) => {
                 let arrived = (received.stream_bytes, &*received.blake3);
                 expect_same(&what.version, (sent.stream_bytes, &sent.blake3), arrived)?;
-                Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+                Ok(Brought {
+                    stream_bytes: sent.stream_bytes,
+                    resumed_bytes: before,
+                    wire_bytes: sent.written_bytes,
+                    blake3: sent.blake3,
+                })
             }
             // Who sends only notices that nobody takes it.
             (Err(sent), Err(received)) if is_broken_pipe(&sent) => Err(received),
@@ -356,8 +408,8 @@ fn pull(
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
-) -> Result<Moved> {
-    let base = what.base.as_ref().map(|base| base.guid);
+) -> Result<Brought> {
+    let base = what.base_guid();
     let kept = to.kept(what.version.guid, base)?;
     let behind = kept.as_ref().map(|kept| kept.prefix().clone());
     let fetched = from.fetch(&asked(from, what, options, behind.clone()))?;
@@ -377,7 +429,12 @@ fn pull(
     let sent = fetched.end()?;
     let arrived = (received.stream_bytes, &*received.blake3);
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), arrived)?;
-    Ok(moved(sent.stream_bytes, before, sent.written_bytes, sent.blake3))
+    Ok(Brought {
+        stream_bytes: sent.stream_bytes,
+        resumed_bytes: before,
+        wire_bytes: sent.written_bytes,
+        blake3: sent.blake3,
+    })
 }
 
 fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>) -> Request {
@@ -393,8 +450,14 @@ fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>
 }
 
 /// From one peer to another, through here; its bytes are checked where they arrive.
-fn relay(from: &Peer, to: &Peer, what: &Transfer, options: &Options, observe: &dyn Observe) -> Result<Moved> {
-    let offered = to.offer(&what.version, what.base.as_ref().map(|base| base.guid))?;
+fn relay(
+    from: &Peer,
+    to: &Peer,
+    what: &Transfer,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Brought> {
+    let offered = to.offer(&what.version, what.base_guid())?;
     let fetched = from.fetch(&asked(from, what, options, offered.prefix.clone()))?;
     let subject = format!("{}@{}", from.address(), what.version.name);
     observe.observe(Event::Started { op: "send", subject: subject.clone(), total: fetched.estimate });
@@ -408,5 +471,10 @@ fn relay(from: &Peer, to: &Peer, what: &Transfer, options: &Options, observe: &d
     observe.observe(Event::Finished { bytes });
     let sent = fetched.end()?;
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
-    Ok(moved(sent.stream_bytes, before, bytes, sent.blake3))
+    Ok(Brought {
+        stream_bytes: sent.stream_bytes,
+        resumed_bytes: before,
+        wire_bytes: bytes,
+        blake3: sent.blake3,
+    })
 }
