@@ -9,9 +9,10 @@ use crate::cli::send::{rate, size};
 use crate::cli::{Context, place};
 use crate::endpoint::Dataset;
 use crate::endpoint::peer::{Patience, Peer, Ssh};
-use crate::exec::replicate::{Lock, Prepared, Replicated, Wanted};
+use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
 use crate::model::{PeerAddress, SnapshotName, Target};
+use crate::plan::fan::Turn;
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::sys::interrupt;
@@ -37,7 +38,7 @@ pub struct Args {
     /// btrfs: send in full where the target has versions and none in common; nothing there is touched
     #[arg(long)]
     full: bool,
-    /// At most so many bytes per second: 20M
+    /// At most so many bytes per second, to all DESTs together: 20M
     #[arg(long, value_name = "SIZE", value_parser = rate_limit)]
     bandwidth: Option<u64>,
     /// zstd's level: 1 is fastest, 19 smallest; between places on this machine nothing is compressed
@@ -87,50 +88,119 @@ pub(super) fn interval(text: &str) -> Result<u64, String> {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (source, last) = source(&args)?;
-    let mut done = Vec::new();
-    let mut failed = Vec::new();
-    for dest in &args.dests {
-        // Each has connections of its own: what ends one ends no other.
-        let pairs = find(&source, &args, context).and_then(|from| {
-            let to = find(&Target::parse(dest)?, &args, context)?;
-            pairs(&from, &to, args.recursive)
-        });
-        let pairs = pairs.unwrap_or_else(|error| {
-            failed.push((dest.to_string_lossy().into_owned(), error));
-            Vec::new()
-        });
-        for (from, to) in pairs {
-            if interrupt::pending().is_some() {
-                break;
-            }
-            match bring(&from, &to, last.clone(), !failed.is_empty(), &args, context) {
-                Ok(replicated) => done.push(replicated),
-                Err(error) => failed.push((format!("{from} to {to}"), error)),
-            }
+    let from = find(&source, &args, context)?;
+    let inside = all(&from, args.recursive)?;
+    let mut run =
+        Run { wanted: wanted(&args, last), args, context, from, dests: Vec::new(), told: Told::default() };
+    run.find_dests();
+    for inside in inside {
+        if interrupt::pending().is_some() {
+            break;
         }
+        run.bring(&inside);
     }
-    let text: Vec<_> = done.iter().map(|replicated| told(replicated, args.dry_run)).collect();
+    let Run { args, told: Told { done, failed, streams }, .. } = run;
+    let text = done.iter().map(|replicated| said(replicated, args.dry_run)).chain(streams);
     let would = args.dry_run.then_some("replicate");
-    context.print(&json!({ "would": would, "replicated": done }), text.join("\n"))?;
+    context.print(&json!({ "would": would, "replicated": done }), text.collect::<Vec<_>>().join("\n"))?;
     outcome(done.len(), failed)
 }
 
-/// One dataset; after another has failed, over a new connection: the failure may have ended that one.
-fn bring(
-    from: &Place,
-    to: &Place,
-    last: Option<SnapshotName>,
-    after_failure: bool,
-    args: &Args,
-    context: &Context,
-) -> Result<Replicated> {
-    match to {
-        Place::There(peer) if after_failure => {
-            let again = Place::There(Peer::connect(peer.address(), &ssh(args)?)?);
-            one(from, &again, last, args, context)
+/// A run of the subcommand.
+struct Run<'a> {
+    args: Args,
+    context: &'a Context,
+    wanted: Wanted,
+    from: Place,
+    dests: Vec<Dest>,
+    told: Told,
+}
+
+/// What is to be said at the end.
+#[derive(Default)]
+struct Told {
+    done: Vec<Replicated>,
+    failed: Vec<(String, Error)>,
+    streams: Vec<String>,
+}
+
+/// A target, and whether its connection may have ended in the midst of something.
+struct Dest {
+    place: Place,
+    is_broken: bool,
+}
+
+impl Run<'_> {
+    /// Each has a connection of its own: what ends one ends no other.
+    fn find_dests(&mut self) {
+        for dest in &self.args.dests {
+            let target = Target::parse(dest).map_err(Error::from);
+            match target.and_then(|target| find(&target, &self.args, self.context)) {
+                Ok(place) => self.dests.push(Dest { place, is_broken: false }),
+                Err(error) => self.told.failed.push((dest.to_string_lossy().into_owned(), error)),
+            }
         }
-        to => one(from, to, last, args, context),
     }
+
+    /// Brings one dataset, the source or inside it, to its counterparts.
+    fn bring(&mut self, inside: &Place) {
+        let (mut places, mut of) = (Vec::new(), Vec::new());
+        for (number, dest) in self.dests.iter_mut().enumerate() {
+            match dest.connected().and_then(|place| counterpart(&self.from, inside, place)) {
+                Ok(place) => {
+                    places.push(place);
+                    of.push(number);
+                }
+                Err(error) => self.told.failed.push((format!("{inside} to {}", dest.place), error)),
+            }
+        }
+        let outcomes = match self.args.dry_run {
+            true => self.foretell(inside, &places),
+            false => {
+                let guard = Guard { state_dir: self.context.state_dir(), wait: !self.args.no_wait };
+                replicate(inside, &places, &self.wanted, guard, &Progress::new(self.context))
+            }
+        };
+        for ((outcome, place), number) in outcomes.into_iter().zip(&places).zip(of) {
+            match outcome {
+                Ok(replicated) => self.told.done.push(replicated),
+                Err(error) => {
+                    self.told.failed.push((format!("{inside} to {place}"), error));
+                    self.dests[number].is_broken = true;
+                }
+            }
+        }
+    }
+
+    fn foretell(&mut self, inside: &Place, places: &[Place]) -> Vec<Result<Replicated>> {
+        match foretell(inside, places, &self.wanted) {
+            Ok((outcomes, turns)) => {
+                let shared = turns.iter().filter(|turn| turn.lanes.len() > 1);
+                self.told.streams.extend(shared.map(|turn| sent_once(inside, turn, places)));
+                outcomes
+            }
+            Err(error) => {
+                self.told.failed.push((inside.to_string(), error));
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Dest {
+    /// It, over a new connection if the old one may be of no use any more.
+    fn connected(&mut self) -> Result<&Place> {
+        if self.is_broken {
+            self.place = self.place.again()?;
+            self.is_broken = false;
+        }
+        Ok(&self.place)
+    }
+}
+
+fn sent_once(from: &Place, turn: &Turn, places: &[Place]) -> String {
+    let names: Vec<_> = turn.lanes.iter().map(|&lane| places[lane].to_string()).collect();
+    format!("{from}@{} would be sent once, to {}", turn.version.name, names.join(", "))
 }
 
 fn source(args: &Args) -> Result<(Target, Option<SnapshotName>)> {
@@ -162,24 +232,29 @@ fn ssh(args: &Args) -> Result<Ssh> {
     Ok(Ssh { program, remote: args.remote_command.clone(), patience })
 }
 
-/// Each dataset with its counterpart, parents first.
-fn pairs(from: &Place, to: &Place, recursive: bool) -> Result<Vec<(Place, Place)>> {
-    let mut pairs = vec![(from.clone(), to.clone())];
+/// The source, and the datasets inside it if they are asked for: parents first.
+fn all(from: &Place, recursive: bool) -> Result<Vec<Place>> {
+    let mut all = vec![from.clone()];
     if !recursive {
-        return Ok(pairs);
+        return Ok(all);
     }
     let Place::Here(source) = from else {
         let what = format!("{from} is on another machine: its nested datasets can not be told from here");
         return Err(Error::Usage { what, hint: Some("run it there, or name each of them".into()) });
     };
-    for inside in source.all_inside()? {
-        let counterpart = match to {
-            Place::Here(to) => Place::Here(inside.counterpart(source, to)),
-            Place::There(peer) => Place::There(peer_counterpart(&inside, source, peer)?),
-        };
-        pairs.push((Place::Here(inside), counterpart));
+    all.extend(source.all_inside()?.into_iter().map(Place::Here));
+    Ok(all)
+}
+
+/// What is to `to` as `inside` is to `from`.
+fn counterpart(from: &Place, inside: &Place, to: &Place) -> Result<Place> {
+    match (from, inside, to) {
+        (Place::Here(from), Place::Here(inside), to) if inside != from => Ok(match to {
+            Place::Here(to) => Place::Here(inside.counterpart(from, to)),
+            Place::There(peer) => Place::There(peer_counterpart(inside, from, peer)?),
+        }),
+        _ => Ok(to.clone()),
     }
-    Ok(pairs)
 }
 
 fn peer_counterpart(inside: &Dataset, source: &Dataset, peer: &Peer) -> Result<Peer> {
@@ -189,35 +264,21 @@ fn peer_counterpart(inside: &Dataset, source: &Dataset, peer: &Peer) -> Result<P
     peer.with_target(&target).map_err(|error| Error::Usage { what: error.to_string(), hint: None })
 }
 
-fn one(
-    from: &Place,
-    to: &Place,
-    last: Option<SnapshotName>,
-    args: &Args,
-    context: &Context,
-) -> Result<Replicated> {
-    let both_here = matches!((from, to), (Place::Here(_), Place::Here(_)));
-    let wanted = Wanted {
+fn wanted(args: &Args, last: Option<SnapshotName>) -> Wanted {
+    Wanted {
         intermediates: args.intermediates,
         last,
         full_again: args.full,
         options: Options {
-            level: (!args.no_compress && !both_here).then_some(args.level),
+            level: (!args.no_compress).then_some(args.level),
             bandwidth: args.bandwidth,
             zfs_flags: args.zfs_flags,
             keep_every: args.checkpoint,
         },
-    };
-    let progress = Progress::new(context);
-    if args.dry_run {
-        let plan = Prepared::new(from, to, &wanted)?.plan;
-        return Ok(Replicated { source: from.to_string(), target: to.to_string(), plan, moved: Vec::new() });
     }
-    let _lock = Lock::take(context.state_dir(), from, to, !args.no_wait, &progress)?;
-    Prepared::new(from, to, &wanted)?.run(&wanted, &progress)
 }
 
-fn told(replicated: &Replicated, dry_run: bool) -> String {
+fn said(replicated: &Replicated, dry_run: bool) -> String {
     let Replicated { source, target, plan, moved } = replicated;
     if plan.steps.is_empty() {
         return format!("{target} has all that {source} has");
@@ -239,8 +300,12 @@ fn line(source: &str, target: &str, moved: &Moved) -> String {
         0 => String::new(),
         bytes => format!(", {} of it were there already", size(bytes)),
     };
+    let shared = match moved.targets {
+        0 | 1 => String::new(),
+        targets => format!(", sent once to {targets}"),
+    };
     format!(
-        "{source}@{} to {target}: {kind}, {} as {}{resumed} in {:.1} s ({}), blake3 {} verified",
+        "{source}@{} to {target}: {kind}, {} as {}{resumed}{shared} in {:.1} s ({}), blake3 {} verified",
         moved.snapshot,
         size(moved.stream_bytes),
         size(moved.wire_bytes),

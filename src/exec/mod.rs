@@ -5,6 +5,7 @@ use serde::Serialize;
 pub mod adopt;
 pub mod announced;
 pub mod doctor;
+mod fan;
 mod meter;
 pub mod overlay;
 pub mod prune;

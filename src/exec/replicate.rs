@@ -1,4 +1,4 @@
-//! Brings a target up to its source: reads both, plans, does the steps.
+//! Brings targets up to their source: reads all of them, plans, does the steps.
 
 use std::fmt;
 use std::fs::File;
@@ -9,9 +9,11 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::endpoint::{self, History};
-use crate::exec::transfer::{Moved, Options, Place, Transfer, transfer};
+use crate::exec::fan::{alike, fan};
+use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
-use crate::model::{HoldTag, Partial, SnapshotName};
+use crate::model::{HoldTag, Inventory, Partial, SnapshotName, VersionRef};
+use crate::plan::fan::{Turn, turns};
 use crate::plan::replicate::{Plan, Policy, Step, replicate as plan};
 use crate::stream::container::Backend;
 use crate::{Error, Result};
@@ -43,40 +45,40 @@ pub struct Replicated {
     pub moved: Vec<Moved>,
 }
 
-/// From where to where; read and decided, nothing done yet.
-pub struct Prepared<'a> {
-    from: &'a Place,
-    to: &'a Place,
-    policy: Policy,
-    partials: Vec<Partial>,
-    /// What is to be done.
-    pub plan: Plan,
+/// A source, as it was looked at.
+struct Source<'a> {
+    place: &'a Place,
+    inventory: Inventory,
+    backend: Backend,
 }
 
-impl<'a> Prepared<'a> {
-    /// Reads both places and decides.
-    ///
-    /// # Errors
-    /// What the places say; [`Error::Replicate`] for what somebody has to decide.
-    pub fn new(from: &'a Place, to: &'a Place, wanted: &Wanted) -> Result<Self> {
-        let ((source, sends), (target, receives)) = (from.look()?, to.look()?);
-        if let Place::Here(dataset) = from
-            && source.versions().is_empty()
+impl<'a> Source<'a> {
+    fn look(place: &'a Place) -> Result<Self> {
+        let (inventory, backend) = place.look()?;
+        if let Place::Here(dataset) = place
+            && inventory.versions().is_empty()
         {
             dataset.expect_live()?;
         }
-        let Some(_) = sends else {
-            return Err(
-                endpoint::Error::NotFound { what: "dataset", subject: from.to_string(), hint: None }.into()
-            );
-        };
-        if let (Some(sends), Some(receives)) = (sends, receives)
-            && sends != receives
+        match backend {
+            Some(backend) => Ok(Self { place, inventory, backend }),
+            None => {
+                Err(endpoint::Error::NotFound { what: "dataset", subject: place.to_string(), hint: None }
+                    .into())
+            }
+        }
+    }
+
+    /// Looks at the target, and decides.
+    fn plan(&self, to: &'a Place, wanted: &Wanted) -> Result<Prepared<'a>> {
+        let (from, (target, receives)) = (self.place, to.look()?);
+        if let Some(receives) = receives
+            && self.backend != receives
         {
             return Err(endpoint::Error::Foreign {
                 subject: to.to_string(),
                 wanted: "target of the same filesystem",
-                why: format!("{from} is on {sends}, and this is on {receives}"),
+                why: format!("{from} is on {}, and this is on {receives}", self.backend),
                 hint: None,
             }
             .into());
@@ -85,45 +87,200 @@ impl<'a> Prepared<'a> {
             intermediates: wanted.intermediates,
             last: wanted.last.clone(),
             full_again: wanted.full_again,
-            linear: sends == Some(Backend::Zfs),
+            linear: self.backend == Backend::Zfs,
             here: cursor("to", to),
             there: cursor("from", from),
         };
-        let plan = plan(&source, &target, &policy).map_err(|source| Error::Replicate {
+        let plan = plan(&self.inventory, &target, &policy).map_err(|source| Error::Replicate {
             from: from.to_string(),
             to: to.to_string(),
             source: source.into(),
         })?;
         // A token is ZFS's; on btrfs the target says by itself what it has.
         let partials = if policy.linear { target.partials } else { Vec::new() };
-        Ok(Self { from, to, policy, partials, plan })
+        Ok(Prepared { to, policy, partials, plan })
     }
 
-    /// Does it. Broken off anywhere, the next plan goes on.
-    ///
-    /// # Errors
-    /// The first step that fails.
-    pub fn run(self, wanted: &Wanted, observe: &dyn Observe) -> Result<Replicated> {
-        let mut moved = Vec::new();
-        for step in &self.plan.steps {
-            match step {
-                Step::HoldHere { version } => self.from.hold(version, &self.policy.here)?,
-                Step::HoldThere { version } => self.to.hold(version, &self.policy.there)?,
-                Step::ReleaseHere { version } => {
-                    gone_is_released(self.from.release(version, &self.policy.here))?
-                }
-                Step::ReleaseThere { version } => {
-                    gone_is_released(self.to.release(version, &self.policy.there))?
-                }
-                Step::Transfer { version, base, .. } => {
-                    let partial = self.partials.iter().find(|partial| partial.guid == version.guid);
-                    let token = partial.map(|partial| partial.token.clone());
-                    let what = Transfer { version: version.clone(), base: base.clone(), token };
-                    moved.push(transfer(self.from, self.to, &what, &wanted.options, observe)?);
-                }
+    /// Which streams do all of `prepared`. Behind what a target has of it, ZFS makes another stream, by its token; a peer's beginning can be
+    /// left out for one target alone.
+    fn turns(&self, prepared: &[&Prepared<'_>]) -> Vec<Turn> {
+        let plans: Vec<_> = prepared.iter().map(|prepared| &prepared.plan).collect();
+        turns(&self.inventory, &plans, self.backend == Backend::Zfs)
+    }
+}
+
+/// What a target is to get; nothing done yet.
+struct Prepared<'a> {
+    to: &'a Place,
+    policy: Policy,
+    partials: Vec<Partial>,
+    plan: Plan,
+}
+
+impl Prepared<'_> {
+    fn token(&self, version: &VersionRef) -> Option<String> {
+        let partial = self.partials.iter().find(|partial| partial.guid == version.guid);
+        partial.map(|partial| partial.token.clone())
+    }
+}
+
+/// What would be done: for each target, and the streams that it would take, whose lanes are the targets' numbers.
+///
+/// # Errors
+/// A source that can not be read, or is not there.
+pub fn foretell(from: &Place, to: &[Place], wanted: &Wanted) -> Result<(Vec<Result<Replicated>>, Vec<Turn>)> {
+    let source = Source::look(from)?;
+    let prepared: Vec<_> = to.iter().map(|to| source.plan(to, wanted)).collect();
+    let (numbers, sound): (Vec<_>, Vec<_>) =
+        prepared.iter().enumerate().filter_map(|(n, prepared)| Some((n, prepared.as_ref().ok()?))).unzip();
+    let mut turns = source.turns(&sound);
+    turns.iter_mut().flat_map(|turn| &mut turn.lanes).for_each(|lane| *lane = numbers[*lane]);
+    let told = |prepared: Prepared<'_>| replicated(from, prepared, Vec::new());
+    Ok((prepared.into_iter().map(|prepared| prepared.map(told)).collect(), turns))
+}
+
+fn replicated(from: &Place, prepared: Prepared<'_>, moved: Vec<Moved>) -> Replicated {
+    Replicated { source: from.to_string(), target: prepared.to.to_string(), plan: prepared.plan, moved }
+}
+
+/// What two runs at once do.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// Where locks are.
+    pub state_dir: &'a Path,
+    /// Whether to wait for another run that does the same.
+    pub wait: bool,
+}
+
+/// Brings each of `to` up to `from`; answers for each in turn. What several are to get is sent once. One that fails does not stop the others;
+/// one that another run is at work on is waited for when the others are done. Broken off anywhere, the next plan goes on.
+pub fn replicate(
+    from: &Place,
+    to: &[Place],
+    wanted: &Wanted,
+    guard: Guard<'_>,
+    observe: &dyn Observe,
+) -> Vec<Result<Replicated>> {
+    let mut done: Vec<Option<Result<Replicated>>> = to.iter().map(|_| None).collect();
+    let (mut free, mut locks, mut busy) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, to) in to.iter().enumerate() {
+        match Lock::attempt(guard.state_dir, from, to) {
+            Ok(Some(lock)) => {
+                free.push(number);
+                locks.push(lock);
+            }
+            Ok(None) => busy.push(number),
+            Err(error) => done[number] = Some(Err(error)),
+        }
+    }
+    let places: Vec<_> = free.iter().map(|&number| &to[number]).collect();
+    for (number, outcome) in free.into_iter().zip(together(from, &places, wanted, observe)) {
+        done[number] = Some(outcome);
+    }
+    drop(locks);
+    for number in busy {
+        let lock = Lock::take(guard, from, &to[number], observe);
+        let outcome = lock.and_then(|_lock| {
+            let mut outcome = together(&from.again()?, &[&to[number]], wanted, observe);
+            outcome.pop().expect("one for each")
+        });
+        done[number] = Some(outcome);
+    }
+    done.into_iter().map(|outcome| outcome.expect("each is free, busy or failed")).collect()
+}
+
+/// The targets that nobody else is at work on.
+fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe) -> Vec<Result<Replicated>> {
+    if to.is_empty() {
+        return Vec::new();
+    }
+    let source = match Source::look(from) {
+        Ok(source) => source,
+        Err(error) => {
+            let others: Vec<_> = to[1..].iter().map(|_| Err(alike(&error, &from.to_string()))).collect();
+            return [Err(error)].into_iter().chain(others).collect();
+        }
+    };
+    let mut lanes: Vec<_> = to.iter().map(|to| source.plan(to, wanted).map(Lane::new)).collect();
+    let mut going: Vec<&mut Lane<'_>> = lanes.iter_mut().filter_map(|lane| lane.as_mut().ok()).collect();
+    let turns = source.turns(&going.iter().map(|lane| &lane.prepared).collect::<Vec<_>>());
+    going.iter_mut().for_each(|lane| lane.advance(from));
+    let mut connected = None;
+    for turn in turns {
+        let alive = |lane: &usize| going[*lane].failed.is_none();
+        let numbers: Vec<_> = turn.lanes.into_iter().filter(alive).collect();
+        let Some(&first) = numbers.first() else { continue };
+        let token = going[first].prepared.token(&turn.version).filter(|_| numbers.len() == 1);
+        let what = Transfer { version: turn.version, base: turn.base, token };
+        let places: Vec<_> = numbers.iter().map(|&lane| going[lane].prepared.to).collect();
+        let now = connected.as_ref().unwrap_or(from);
+        let outcomes = fan(now, &places, &what, &wanted.options, observe);
+        // What ends a peer's stream ends its connection.
+        if outcomes.iter().any(Result::is_err) {
+            connected = from.again().ok();
+        }
+        let now = connected.as_ref().unwrap_or(from);
+        for (lane, outcome) in numbers.into_iter().zip(outcomes) {
+            going[lane].arrived(outcome);
+            going[lane].advance(now);
+        }
+    }
+    lanes.into_iter().map(|lane| lane.and_then(|lane| lane.outcome(from))).collect()
+}
+
+/// A target on its way.
+struct Lane<'a> {
+    prepared: Prepared<'a>,
+    next: usize,
+    moved: Vec<Moved>,
+    failed: Option<Error>,
+}
+
+impl<'a> Lane<'a> {
+    fn new(prepared: Prepared<'a>) -> Self {
+        Self { prepared, next: 0, moved: Vec::new(), failed: None }
+    }
+
+    /// Does its steps up to the next transfer.
+    fn advance(&mut self, from: &Place) {
+        while self.failed.is_none() && self.next < self.prepared.plan.steps.len() {
+            match self.step(from) {
+                Ok(true) => self.next += 1,
+                Ok(false) => return,
+                Err(error) => self.failed = Some(error.into()),
             }
         }
-        Ok(Replicated { source: self.from.to_string(), target: self.to.to_string(), plan: self.plan, moved })
+    }
+
+    /// Does the next step; `false` if it is a transfer.
+    fn step(&self, from: &Place) -> endpoint::Result<bool> {
+        let Prepared { to, policy, plan, .. } = &self.prepared;
+        match &plan.steps[self.next] {
+            Step::HoldHere { version } => from.hold(version, &policy.here)?,
+            Step::HoldThere { version } => to.hold(version, &policy.there)?,
+            Step::ReleaseHere { version } => gone_is_released(from.release(version, &policy.here))?,
+            Step::ReleaseThere { version } => gone_is_released(to.release(version, &policy.there))?,
+            Step::Transfer { .. } => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes note of the transfer that it stands before.
+    fn arrived(&mut self, outcome: Result<Moved>) {
+        match outcome {
+            Ok(moved) => {
+                self.moved.push(moved);
+                self.next += 1;
+            }
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    fn outcome(self, from: &Place) -> Result<Replicated> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(replicated(from, self.prepared, self.moved)),
+        }
     }
 }
 
@@ -163,7 +320,7 @@ fn tag(way: &str, place: &str, machine: &str) -> HoldTag {
 }
 
 /// Held while one source is replicated to one target: a second run waits, or leaves.
-pub struct Lock(#[expect(dead_code, reason = "held, never read")] File);
+struct Lock(#[expect(dead_code, reason = "held, never read")] File);
 
 /// What a run waits for.
 struct Pair<'a>(&'a Place, &'a Place);
@@ -175,40 +332,35 @@ impl fmt::Display for Pair<'_> {
 }
 
 impl Lock {
-    /// Takes it below `state_dir`; `wait` for as long as somebody else has it.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] if somebody has it and it is not to be waited for; a directory that can not be written to; a signal.
-    pub fn take(
-        state_dir: &Path,
-        from: &Place,
-        to: &Place,
-        wait: bool,
-        observe: &dyn Observe,
-    ) -> Result<Self> {
-        let pair = Pair(from, to).to_string();
+    /// Takes it below `state_dir`; `None` if somebody has it.
+    fn attempt(state_dir: &Path, from: &Place, to: &Place) -> Result<Option<Self>> {
         let dir = state_dir.join("locks");
         std::fs::create_dir_all(&dir).map_err(Error::io("make", dir.display()))?;
+        let pair = Pair(from, to).to_string();
         let path = dir.join(format!("replicate-{}", &blake3::hash(pair.as_bytes()).to_hex()[..32]));
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(Error::io("open", path.display()))?;
-        let mut told = false;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::io("lock", path.display())(error.into())),
+        }
+    }
+
+    /// Takes it; waits for as long as somebody else has it, or not at all.
+    fn take(guard: Guard<'_>, from: &Place, to: &Place, observe: &dyn Observe) -> Result<Self> {
+        let pair = Pair(from, to);
+        if !guard.wait {
+            return Err(Error::Busy { what: format!("replicate {pair}") });
+        }
+        let text = format!("another run replicates {pair}: waiting for it");
+        observe.observe(Event::Warning { text });
         loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(file)),
-                Err(Errno::WOULDBLOCK) if !wait => {
-                    return Err(Error::Busy { what: format!("replicate {pair}") });
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    if !std::mem::replace(&mut told, true) {
-                        let text = format!("another run replicates {pair}: waiting for it");
-                        observe.observe(Event::Warning { text });
-                    }
-                    crate::sys::interrupt::check().map_err(Error::io("wait for", path.display()))?;
-                    std::thread::sleep(std::time::Duration::from_millis(100));
-                }
-                Err(error) => return Err(Error::io("lock", path.display())(error.into())),
+            if let Some(lock) = Self::attempt(guard.state_dir, from, to)? {
+                return Ok(lock);
             }
+            crate::sys::interrupt::check().map_err(Error::io("wait for", &pair))?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, Inventory, SnapshotName};
 use crate::stream::container::{self, Backend, Header, Prefix};
+use crate::stream::fan::{self, Branch, Taker};
 use crate::stream::writer;
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -71,6 +72,44 @@ pub fn send(
     out: impl Write + Send,
     observe: &dyn Observe,
 ) -> Result<Sent> {
+    sent(source, job, observe, |header, stream| match job.form {
+        Form::Container(options) => {
+            let sealed = match job.behind {
+                Some(prefix) => writer::write_rest(header, stream, prefix, out, &options)?,
+                None => writer::write(header, stream, out, &options)?,
+            };
+            Ok((sealed.len, sealed.container_len, sealed.root))
+        }
+        Form::Raw => copy_hashed(stream, out),
+    })
+}
+
+/// Sends a container to all of `branches`, each behind what it has: the source is read once. What `job` says of form and beginning is not
+/// looked at.
+///
+/// # Errors
+/// As [`send()`]; an output that fails is a broken pipe, once all have.
+pub fn send_to_all<T: Taker + Send>(
+    source: &dyn Endpoint,
+    job: &Job<'_>,
+    branches: Vec<Branch<T>>,
+    options: &writer::Options,
+    observe: &dyn Observe,
+) -> Result<Sent> {
+    sent(source, job, observe, |header, stream| {
+        let sealed = fan::write(header, stream, branches, options)?;
+        Ok((sealed.len, sealed.container_len, sealed.root))
+    })
+}
+
+type Stream<'a> = Meter<'a, Box<dyn Read + Send>>;
+
+fn sent<'a>(
+    source: &dyn Endpoint,
+    job: &Job<'_>,
+    observe: &'a dyn Observe,
+    write: impl FnOnce(&Header, Stream<'a>) -> Result<(u64, u64, blake3::Hash), container::Error>,
+) -> Result<Sent> {
     let start = Instant::now();
     let version = &job.request.version;
     let subject = format!("{}@{}", job.inventory.dataset, version.name);
@@ -79,17 +118,7 @@ pub fn send(
     let header = header(job, created, &outgoing);
     observe.observe(Event::Started { op: "send", subject: subject.clone(), total: outgoing.estimate });
     let stream = Meter::new(outgoing.stream, observe);
-    let (len, written, root) = match job.form {
-        Form::Container(options) => {
-            let sealed = match job.behind {
-                Some(prefix) => writer::write_rest(&header, stream, prefix, out, &options),
-                None => writer::write(&header, stream, out, &options),
-            }
-            .map_err(|error| failed(&subject, error))?;
-            (sealed.len, sealed.container_len, sealed.root)
-        }
-        Form::Raw => copy_hashed(stream, out).map_err(|error| failed(&subject, error))?,
-    };
+    let (len, written, root) = write(&header, stream).map_err(|error| failed(&subject, error))?;
     observe.observe(Event::Finished { bytes: len });
     Ok(Sent {
         dataset: header.dataset,

@@ -9,12 +9,13 @@ use crate::endpoint::peer::message::Request;
 use crate::endpoint::peer::{Offered, Peer};
 use crate::endpoint::{self, Dataset, History, SendRequest, btrfs, zfs};
 use crate::exec::receive::Incoming;
-use crate::exec::send::{Form, Job, Sent, send};
+use crate::exec::send::{Form, Job, Sent, send, send_to_all};
 use crate::exec::serve::is_other_beginning;
 use crate::exec::throttle::Throttle;
 use crate::exec::{Event, Observe, Silent};
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
 use crate::stream::container::{Backend, Prefix, ZfsFlags};
+use crate::stream::fan::{Branch, Taker};
 use crate::stream::writer;
 use crate::sys::pipe::{self, STREAM_PIPE};
 use crate::{Error, Result};
@@ -51,6 +52,19 @@ impl Place {
 
     fn empty(&self) -> Inventory {
         Inventory::new(self.to_string(), Vec::new(), Vec::new())
+    }
+}
+
+impl Place {
+    /// The same place, over a new connection if it is on another machine.
+    ///
+    /// # Errors
+    /// As [`Peer::connect`].
+    pub fn again(&self) -> Result<Self> {
+        match self {
+            Self::Here(dataset) => Ok(Self::Here(dataset.clone())),
+            Self::There(peer) => Ok(Self::There(peer.again()?)),
+        }
     }
 }
 
@@ -96,9 +110,9 @@ impl History for Place {
 /// How a stream travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// zstd's level; `None` stores.
+    /// zstd's level where a stream leaves or enters this machine; `None` stores. Within it nothing is compressed.
     pub level: Option<i32>,
-    /// At most so many bytes per second.
+    /// At most so many bytes per second, to all targets together.
     pub bandwidth: Option<u64>,
     /// What a ZFS stream is asked to be; `None` leaves it to the chain.
     pub zfs_flags: Option<ZfsFlags>,
@@ -142,6 +156,8 @@ pub struct Moved {
     pub blake3: String,
     /// How long it took.
     pub seconds: f64,
+    /// To how many targets the same stream went.
+    pub targets: usize,
 }
 
 /// Brings one version from `from` to `to`.
@@ -166,16 +182,16 @@ pub fn transfer(
 }
 
 /// A stream that was brought.
-struct Brought {
-    stream_bytes: u64,
-    resumed_bytes: u64,
-    wire_bytes: u64,
-    blake3: String,
+pub(super) struct Brought {
+    pub stream_bytes: u64,
+    pub resumed_bytes: u64,
+    pub wire_bytes: u64,
+    pub blake3: String,
 }
 
 impl Brought {
     /// It as what was wanted, begun at `start`.
-    fn moved(self, what: &Transfer, start: Instant) -> Moved {
+    pub fn moved(self, what: &Transfer, start: Instant) -> Moved {
         let Self { stream_bytes, resumed_bytes, wire_bytes, blake3 } = self;
         Moved {
             snapshot: what.version.name.clone(),
@@ -186,6 +202,7 @@ impl Brought {
             wire_bytes,
             blake3,
             seconds: start.elapsed().as_secs_f64(),
+            targets: 1,
         }
     }
 }
@@ -196,7 +213,7 @@ pub(super) struct Leaving<'a> {
     inventory: Inventory,
     backend: Backend,
     request: SendRequest,
-    form: Form,
+    packing: writer::Options,
 }
 
 impl<'a> Leaving<'a> {
@@ -210,9 +227,9 @@ impl<'a> Leaving<'a> {
         level: Option<i32>,
         zfs_flags: Option<ZfsFlags>,
     ) -> Result<Self> {
-        let form = Form::Container(writer::Options { level, threads: 0 });
+        let packing = writer::Options { level, threads: 0 };
         let request = request(from, what, zfs_flags)?;
-        Ok(Self { from, inventory: from.inventory()?, backend: from.backend("send")?, request, form })
+        Ok(Self { from, inventory: from.inventory()?, backend: from.backend("send")?, request, packing })
     }
 
     /// Sends it, or what comes behind `behind`.
@@ -228,9 +245,21 @@ impl<'a> Leaving<'a> {
         send(self.from, &self.job(behind), out, observe)
     }
 
+    /// Sends it to each of `branches`, behind what that has: it is read once.
+    ///
+    /// # Errors
+    /// As [`send_to_all`].
+    pub fn send_to_all<T: Taker + Send>(
+        &self,
+        branches: Vec<Branch<T>>,
+        observe: &dyn Observe,
+    ) -> Result<Sent> {
+        send_to_all(self.from, &self.job(None), branches, &self.packing, observe)
+    }
+
     fn job<'b>(&'b self, behind: Option<&'b Prefix>) -> Job<'b> {
-        let Self { inventory, backend, request, form, .. } = self;
-        Job { inventory, backend: *backend, request, form: *form, behind }
+        let Self { inventory, backend, request, packing, .. } = self;
+        Job { inventory, backend: *backend, request, form: Form::Container(*packing), behind }
     }
 }
 
@@ -290,10 +319,7 @@ fn push(
         done => (offered.prefix.is_some(), done),
     };
     let (sent, taken) = done?;
-    for text in taken.warnings {
-        observe
-            .observe(Event::Warning { text: format!("{}: {}", to.address().login(), text.escape_debug()) });
-    }
+    warn(to, taken.warnings, observe);
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
     let before = offered.prefix.as_ref().filter(|_| resumed).map_or(0, |prefix| prefix.stream_len());
     Ok(Brought {
@@ -304,6 +330,14 @@ fn push(
     })
 }
 
+/// Passes on what a peer wants the user to know.
+pub(super) fn warn(peer: &Peer, warnings: Vec<String>, observe: &dyn Observe) {
+    for text in warnings {
+        let text = format!("{}: {}", peer.address().login(), text.escape_debug());
+        observe.observe(Event::Warning { text });
+    }
+}
+
 fn changed_since(version: &VersionRef) -> Event {
     let text = format!(
         "the stream of @{} is not the one that was broken off: it begins again from the start",
@@ -312,7 +346,7 @@ fn changed_since(version: &VersionRef) -> Event {
     Event::Warning { text }
 }
 
-fn expect_same(version: &VersionRef, sent: (u64, &str), taken: (u64, &str)) -> Result<()> {
+pub(super) fn expect_same(version: &VersionRef, sent: (u64, &str), taken: (u64, &str)) -> Result<()> {
     if sent == taken {
         return Ok(());
     }
@@ -354,7 +388,7 @@ fn copy_behind(
     options: &Options,
     observe: &dyn Observe,
 ) -> Result<Brought> {
-    let leaving = Leaving::new(from, what, options.level, options.zfs_flags)?;
+    let leaving = Leaving::new(from, what, None, options.zfs_flags)?;
     let behind = kept.as_ref().map(|kept| kept.prefix().clone());
     let before = behind.as_ref().map_or(0, |prefix| prefix.stream_len());
     let (reader, writer) = pipe::pipe(STREAM_PIPE).map_err(Error::io("send", from))?;
@@ -385,7 +419,7 @@ fn copy_behind(
     })
 }
 
-fn open(
+pub(super) fn open(
     input: impl io::Read + Send + 'static,
     source: &str,
     name: Option<SnapshotName>,
@@ -420,11 +454,7 @@ fn pull(
     let kept = kept.filter(|_| fetched.behind);
     let source = from.address().to_string();
     let incoming = open(fetched.stream(), &source, Some(what.version.name.clone()), kept)?;
-    let announced = incoming.announced();
-    if !announced.container || (announced.guid, announced.base) != (what.version.guid, base) {
-        let why = format!("{source}: another stream than that of @{} came", what.version.name);
-        return Err(endpoint::Error::Corrupt { what: "conversation", why, source: None }.into());
-    }
+    expect_announced(&incoming, &source, what)?;
     let received = incoming.keeping(options.keep_every).receive(to, observe)?;
     let sent = fetched.end()?;
     let arrived = (received.stream_bytes, &*received.blake3);
@@ -437,7 +467,17 @@ fn pull(
     })
 }
 
-fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>) -> Request {
+/// Refuses another stream than was asked for.
+pub(super) fn expect_announced(incoming: &Incoming, source: &str, what: &Transfer) -> Result<()> {
+    let announced = incoming.announced();
+    if announced.container && (announced.guid, announced.base) == (what.version.guid, what.base_guid()) {
+        return Ok(());
+    }
+    let why = format!("{source}: another stream than that of @{} came", what.version.name);
+    Err(endpoint::Error::Corrupt { what: "conversation", why, source: None }.into())
+}
+
+pub(super) fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Option<Prefix>) -> Request {
     Request::Send {
         target: from.address().target().to_owned(),
         version: what.version.clone(),

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod common;
+pub mod fan;
 pub mod overlay;
 pub mod replicate;
 pub mod restore;

@@ -4,6 +4,7 @@
 
 pub mod btrfs;
 pub mod container;
+pub mod fan;
 pub mod parallel;
 pub mod reader;
 pub mod tar;

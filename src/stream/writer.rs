@@ -53,7 +53,7 @@ pub fn write(
     options: &Options,
 ) -> Result<Sealed> {
     let frames = Frames::of(stream);
-    write_behind(header, frames, Trunk::default(), out, options)
+    write_behind(header, frames, Trunk::default(), Plain(out), options)
 }
 
 /// As [`write()`], without the frames of `prefix`: they are read and compared, and what comes after them is written, for a
@@ -69,21 +69,72 @@ pub fn write_rest(
     options: &Options,
 ) -> Result<Sealed> {
     let (mut frames, pool) = (Frames::of(stream), Pool::default());
-    let mut tree = Tree::default();
-    while tree.frames() < prefix.frames() {
-        match frames.next(&pool) {
-            Plain::Frame(number, block) if block.len() == HEAD_LEN + FRAME_LEN => {
-                tree.push(&Leaf::of(number, &block[HEAD_LEN..]));
-                pool.put(block);
-            }
-            Plain::Failed(error) => return Err(error),
-            Plain::Frame(..) | Plain::End => break,
-        }
-    }
+    let tree = hash_ahead(&mut frames, prefix.frames(), &pool)?;
     if tree.prefix() != *prefix {
         return Err(Error::OtherPrefix { frames: prefix.frames() });
     }
-    write_behind(header, frames, Trunk { tree, len: prefix.stream_len() }, out, options)
+    write_behind(header, frames, Trunk { tree, len: prefix.stream_len() }, Plain(out), options)
+}
+
+/// Takes a container, each part of it whole: its head, one frame after another, its trailer.
+pub(super) trait Parts {
+    /// Takes what stands before the frames.
+    fn head(&mut self, head: &[u8]) -> io::Result<()>;
+    /// Takes the frame that comes behind those of `before`.
+    fn frame(&mut self, record: &[u8], before: &Tree) -> io::Result<()>;
+    /// Takes what stands behind the frames, which are those of `before`, and sees that all gets to where it belongs.
+    fn trailer(&mut self, trailer: &[u8], before: &Tree) -> io::Result<()>;
+}
+
+/// A container that goes to one reader.
+struct Plain<W>(W);
+
+impl<W: Write> Parts for Plain<W> {
+    fn head(&mut self, head: &[u8]) -> io::Result<()> {
+        self.0.write_all(head)
+    }
+
+    fn frame(&mut self, record: &[u8], _: &Tree) -> io::Result<()> {
+        self.0.write_all(record)
+    }
+
+    fn trailer(&mut self, trailer: &[u8], _: &Tree) -> io::Result<()> {
+        self.0.write_all(trailer)?;
+        self.0.flush()
+    }
+}
+
+/// As [`write()`], part by part, without the first `skipped` frames, which are hashed.
+///
+/// # Errors
+/// As [`write()`].
+pub(super) fn write_parts(
+    header: &Header,
+    stream: impl Read + Send,
+    skipped: u64,
+    parts: impl Parts + Send,
+    options: &Options,
+) -> Result<Sealed> {
+    let (mut frames, pool) = (Frames::of(stream), Pool::default());
+    let tree = hash_ahead(&mut frames, skipped, &pool)?;
+    let len = skipped * FRAME_LEN as u64;
+    write_behind(header, frames, Trunk { tree, len }, parts, options)
+}
+
+/// Reads and hashes so many frames; fewer if the stream ends or has a shorter one.
+fn hash_ahead(frames: &mut Frames<impl Read>, count: u64, pool: &Pool) -> Result<Tree> {
+    let mut tree = Tree::default();
+    while tree.frames() < count {
+        match frames.next(pool) {
+            Frame::Read(number, block) if block.len() == HEAD_LEN + FRAME_LEN => {
+                tree.push(&Leaf::of(number, &block[HEAD_LEN..]));
+                pool.put(block);
+            }
+            Frame::Failed(error) => return Err(error),
+            Frame::Read(..) | Frame::End => break,
+        }
+    }
+    Ok(tree)
 }
 
 /// Writes the head, and the frames that are left.
@@ -91,12 +142,12 @@ fn write_behind(
     header: &Header,
     frames: Frames<impl Read + Send>,
     trunk: Trunk,
-    out: impl Write + Send,
+    parts: impl Parts + Send,
     options: &Options,
 ) -> Result<Sealed> {
     let (head, key) = header.encode()?;
-    let mut out = Output { out, at: 0 };
-    out.write(&head)?;
+    let mut out = Output { parts, at: 0 };
+    out.put(&head, |parts| parts.head(&head))?;
     let pool = Pool::default();
     if options.level.is_none() {
         return write_stored(frames, trunk, &mut out, &key, &pool);
@@ -122,7 +173,7 @@ fn write_behind(
 fn write_stored(
     mut frames: Frames<impl Read + Send>,
     mut trunk: Trunk,
-    out: &mut Output<impl Write>,
+    out: &mut Output<impl Parts>,
     key: &HeaderHash,
     pool: &Pool,
 ) -> Result<Sealed> {
@@ -144,9 +195,9 @@ fn write_stored(
 }
 
 /// What the reading thread hands on.
-enum Plain {
-    /// A frame's number, and its bytes after room for a head.
-    Frame(u64, Block),
+enum Frame {
+    /// Its number, and its bytes after room for a head.
+    Read(u64, Block),
     /// The stream ended well.
     End,
     /// The stream failed.
@@ -173,33 +224,33 @@ impl<R: Read> Frames<R> {
     }
 
     /// Hands each on, until the stream ends or `submit` says that nobody wants more.
-    fn hand_on(mut self, pool: &Pool, mut submit: impl FnMut(Plain) -> bool) {
+    fn hand_on(mut self, pool: &Pool, mut submit: impl FnMut(Frame) -> bool) {
         loop {
             let plain = self.next(pool);
-            let more = matches!(&plain, Plain::Frame(..));
+            let more = matches!(&plain, Frame::Read(..));
             if !submit(plain) || !more {
                 return;
             }
         }
     }
 
-    fn next(&mut self, pool: &Pool) -> Plain {
+    fn next(&mut self, pool: &Pool) -> Frame {
         if self.ended {
-            return Plain::End;
+            return Frame::End;
         }
         let (mut block, number) = (pool.take(), self.number);
         let len = match fill(&mut self.stream, &mut block.room(HEAD_LEN + FRAME_LEN)[HEAD_LEN..]) {
             Ok(len) => len,
             Err((len, source)) => {
-                return Plain::Failed(Error::Read { at: number * FRAME_LEN as u64 + len as u64, source });
+                return Frame::Failed(Error::Read { at: number * FRAME_LEN as u64 + len as u64, source });
             }
         };
         block.truncate(HEAD_LEN + len);
         self.number += 1;
         self.ended = len < FRAME_LEN;
         match len {
-            0 => Plain::End,
-            _ => Plain::Frame(number, block),
+            0 => Frame::End,
+            _ => Frame::Read(number, block),
         }
     }
 }
@@ -230,11 +281,11 @@ impl<'a> Packer<'a> {
         Ok(Self { key, compressor, pool })
     }
 
-    fn pack(&mut self, plain: Plain) -> Result<Option<Packed>> {
+    fn pack(&mut self, plain: Frame) -> Result<Option<Packed>> {
         match plain {
-            Plain::Frame(number, block) => Ok(Some(self.pack_frame(number, block))),
-            Plain::End => Ok(None),
-            Plain::Failed(error) => Err(error),
+            Frame::Read(number, block) => Ok(Some(self.pack_frame(number, block))),
+            Frame::End => Ok(None),
+            Frame::Failed(error) => Err(error),
         }
     }
 
@@ -273,14 +324,15 @@ impl<'a> Packer<'a> {
     }
 }
 
-struct Output<W> {
-    out: W,
+struct Output<P> {
+    parts: P,
     at: u64,
 }
 
-impl<W: Write> Output<W> {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|source| Error::Write { at: self.at, source })?;
+impl<P: Parts> Output<P> {
+    /// Has `bytes` taken by `put`.
+    fn put(&mut self, bytes: &[u8], put: impl FnOnce(&mut P) -> io::Result<()>) -> Result<()> {
+        put(&mut self.parts).map_err(|source| Error::Write { at: self.at, source })?;
         self.at += bytes.len() as u64;
         Ok(())
     }
@@ -289,7 +341,7 @@ impl<W: Write> Output<W> {
 fn write_frames(
     mut results: impl Iterator<Item = Result<Option<Packed>>>,
     mut trunk: Trunk,
-    out: &mut Output<impl Write>,
+    out: &mut Output<impl Parts>,
     key: &HeaderHash,
     pool: &Pool,
 ) -> Result<Sealed> {
@@ -307,8 +359,8 @@ struct Trunk {
 }
 
 impl Trunk {
-    fn write(&mut self, frame: Packed, out: &mut Output<impl Write>, pool: &Pool) -> Result<()> {
-        out.write(&frame.record)?;
+    fn write(&mut self, frame: Packed, out: &mut Output<impl Parts>, pool: &Pool) -> Result<()> {
+        out.put(&frame.record, |parts| parts.frame(&frame.record, &self.tree))?;
         self.tree.push(&frame.leaf);
         self.len += frame.len;
         pool.put(frame.record);
@@ -316,10 +368,10 @@ impl Trunk {
     }
 
     /// Writes the trailer.
-    fn seal(self, out: &mut Output<impl Write>, key: &HeaderHash) -> Result<Sealed> {
+    fn seal(self, out: &mut Output<impl Parts>, key: &HeaderHash) -> Result<Sealed> {
         let (root, frames) = (self.tree.root(), self.tree.frames());
-        out.write(&trailer(key, frames, self.len, &root))?;
-        out.out.flush().map_err(|source| Error::Write { at: out.at, source })?;
+        let trailer = trailer(key, frames, self.len, &root);
+        out.put(&trailer, |parts| parts.trailer(&trailer, &self.tree))?;
         Ok(Sealed { root, len: self.len, frames, container_len: out.at })
     }
 }

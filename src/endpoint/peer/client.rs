@@ -69,6 +69,7 @@ impl Drop for Running {
 #[derive(Clone)]
 pub struct Peer {
     address: PeerAddress,
+    by: Arc<Ssh>,
     line: Line,
     _ssh: Arc<Running>,
 }
@@ -97,7 +98,15 @@ impl Peer {
         let output = Timely::new(File::from(OwnedFd::from(output)), stall);
         let line = Line::new(&with, input, output, ssh.patience)?;
         line.greet()?;
-        Ok(Self { address: address.clone(), line, _ssh: running })
+        Ok(Self { address: address.clone(), by: Arc::new(ssh.clone()), line, _ssh: running })
+    }
+
+    /// The same dataset over a new connection: an error in the midst of a stream ends one.
+    ///
+    /// # Errors
+    /// As [`Peer::connect`].
+    pub fn again(&self) -> Result<Self> {
+        Self::connect(&self.address, &self.by)
     }
 
     /// The same connection, and another dataset there.

@@ -100,11 +100,16 @@ impl Lab {
 
     /// Whether the version is at the target what it is at the source, with the names, owners, modes and bytes of all files.
     pub fn expect_same(&self, version: &Version) {
-        let there = self.to().inventory().unwrap();
+        self.expect_same_at(&self.to(), version);
+    }
+
+    /// The same, at another target.
+    pub fn expect_same_at(&self, to: &Dataset, version: &Version) {
+        let there = to.inventory().unwrap();
         let there = there.by_guid(version.id.guid).expect("it arrived");
         assert_eq!(there.id, version.id);
         let (left, right) =
-            (content(&self.from(), version, &self.source), content(&self.to(), version, &self.target));
+            (content(&self.from(), version, &self.source), content(to, version, &self.target));
         assert_eq!(left, right);
         assert!(left.lines().count() > 1, "{left}");
     }

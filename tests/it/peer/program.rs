@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::lab::{Lab, noise};
@@ -151,6 +152,64 @@ fn a_key_that_may_only_add_brings_increments_through_a_real_sshd() {
     let other = replicate(&lab, &sshd, &["--remote-command", "touch /tmp/cowsnap-was-here; cat", from, &to]);
     json(&replicate(&lab, &sshd, &["--json", from, &to]));
     assert!(other.status.success() && !std::path::Path::new("/tmp/cowsnap-was-here").exists());
+}
+
+/// A target here and one behind a real sshd, by one stream; its server is killed, and the one here has it all.
+#[test]
+fn a_target_here_and_one_behind_sshd_are_sent_to_once() {
+    ground!("btrfs", "sshd", "ssh");
+    let lab = Lab::new();
+    let pid_file = lab.source.outside().join("pid");
+    let script = lab.source.outside().join("served");
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let sshd = Sshd::start(&format!("sh {}", script.display()));
+    let serve = |feed: &str| {
+        let serve = lab.serve("--checkpoint 1M").replace('\'', "");
+        let shell = format!("{feed} sh -c 'echo $$ >{}; exec {serve}'", pid_file.display());
+        fs::write(&script, shell).unwrap();
+    };
+    let (near, far) = (text(lab.target.path().join("copy")), sshd.url(&lab.target.path().join("far")));
+    let from = text(lab.source.path().join("data"));
+    lab.write("a", &noise(1, 9_000_000));
+    let one = lab.snapshot("one");
+    // It stalls after a while, so that there is time to be killed in.
+    serve(&format!("{} |", super::lab::stall(5_000_000, &pid_file)));
+    let killed = std::thread::scope(|scope| {
+        let running = scope.spawn(|| replicate(&lab, &sshd, &["--no-compress", &from, &near, &far]));
+        let staging = lab.target.path().join(".cowsnap/staging");
+        let is_kept = || {
+            let mut dirs = fs::read_dir(&staging).into_iter().flatten().flatten();
+            dirs.any(|dir| dir.path().join("checkpoint").exists())
+        };
+        for _ in 0..3000 {
+            if is_kept() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        running.join().unwrap()
+    });
+    let said = error(&killed, 7);
+    assert!(said.contains("1 of 2 failed") && said.contains("127.0.0.1"), "{said}");
+    lab.expect_same(&one);
+    serve("");
+    let done = json(&replicate(&lab, &sshd, &["--json", &from, &near, &far]));
+    let moved = |n: usize| done["replicated"][n]["moved"].as_array().unwrap().clone();
+    assert!(moved(0).is_empty() && moved(1)[0]["resumed_bytes"].as_u64().unwrap() >= 1 << 20, "{done}");
+    lab.write("b", &noise(2, 2_000_000));
+    let two = lab.snapshot("two");
+    let dry = replicate(&lab, &sshd, &["--dry-run", &from, &near, &far]);
+    let said = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(said.contains(&format!("@two would be sent once, to {near}, ssh://")), "{said}");
+    let done = json(&replicate(&lab, &sshd, &["--json", &from, &near, &far]));
+    assert!((0..2).all(|n| done["replicated"][n]["moved"][0]["targets"] == 2), "{done}");
+    let far = cowsnap::endpoint::path::named(&lab.target.path().join("far")).unwrap();
+    for version in [&one, &two] {
+        lab.expect_same(version);
+        lab.expect_same_at(&far, version);
+    }
 }
 
 #[test]
