@@ -1,8 +1,8 @@
 //! SIGKILL before every step, and at any time: the next command works, and nothing is lost that was there.
 
 use std::fs;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
 use cowsnap::endpoint::Error;
 use cowsnap::endpoint::overlay::{Home, base, fuse};
@@ -10,6 +10,7 @@ use cowsnap::exec::overlay::reset::{Request, reset};
 use cowsnap::exec::overlay::{New, Step, Survivors, create, destroy, unhindered};
 use cowsnap::model::overlay::Mode;
 
+use super::killed::{killed, mode_called};
 use super::lab::{Lab, read, utf8};
 use crate::ground::{self, ground};
 
@@ -51,36 +52,13 @@ fn do_verb(
     }
 }
 
-/// The child of the next tests: does the verb, and dies before the step that the environment names.
-#[test]
-#[ignore = "is started by a_verb_that_is_killed"]
-fn child_that_dies_while_it_works() {
-    let Ok(dies) = std::env::var("COWSNAP_TEST_DIES_BEFORE") else { return };
-    let (verb, step) = dies.split_once(' ').expect("a verb and a step");
-    let mut die = |before: Step| {
-        if format!("{before:?}") == step {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("kills itself");
-            std::thread::sleep(Duration::from_secs(60));
-        }
-        Ok(())
-    };
-    let root = std::env::var_os("COWSNAP_TEST_ROOT").expect("set");
-    let mode = std::env::var("COWSNAP_TEST_MODE").expect("set");
-    let mode = Mode::ALL.into_iter().find(|known| known.as_str() == mode).expect("a mode");
-    do_verb(verb, mode, root.as_ref(), &mut die).expect("done");
-}
+killed!(kill_doing, child_that_dies_while_it_works, |verb, root, die| {
+    let (verb, mode) = verb.split_once(' ').expect("a verb and a mode");
+    do_verb(verb, mode_called(mode), root, die)
+});
 
 fn kill_before(lab: &Lab, mode: Mode, verb: &str, step: Step) {
-    let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--ignored", "--exact", "overlay::faults::child_that_dies_while_it_works"])
-        .env("COWSNAP_TEST_DIES_BEFORE", format!("{verb} {step:?}"))
-        .env("COWSNAP_TEST_ROOT", lab.root())
-        .env("COWSNAP_TEST_MODE", mode.as_str())
-        .output()
-        .expect("this binary runs");
-    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
-    assert_eq!(signal, Some(9), "{verb} {step:?}: {}", super::lab::text(&output));
+    kill_doing(lab, &format!("{verb} {mode}"), step);
 }
 
 /// What must hold of an overlay that is whole.

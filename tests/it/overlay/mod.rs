@@ -4,6 +4,7 @@ mod denied;
 mod faults;
 mod fuse;
 mod kernel;
+pub mod killed;
 pub mod lab;
 mod modes;
 mod native;

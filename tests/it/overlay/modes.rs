@@ -15,6 +15,7 @@ use cowsnap::exec::overlay::{New, Step, Survivors, create, destroy, unhindered};
 use cowsnap::model::overlay::Mode;
 
 use super::kernel::{listing, wreck};
+use super::killed::{killed, mode_called};
 use super::lab::{Lab, Process, read, text, utf8};
 use crate::ground::{self, ground};
 
@@ -311,34 +312,13 @@ fn do_verb(
     }
 }
 
-/// The child of the next tests: does the verb, and dies before the step that the environment names.
-#[test]
-#[ignore = "is started by a_verb_that_is_killed"]
-fn child_that_dies_while_it_works() {
-    let Ok(dies) = std::env::var("COWSNAP_TEST_DIES_BEFORE") else { return };
-    let [mode, verb, step] = dies.split(' ').collect::<Vec<_>>()[..] else { panic!("{dies}") };
-    let mode = Mode::ALL.into_iter().find(|known| known.as_str() == mode).expect("a mode");
-    let mut die = |before: Step| {
-        if format!("{before:?}") == step {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("kills itself");
-            std::thread::sleep(Duration::from_secs(60));
-        }
-        Ok(())
-    };
-    let root = std::env::var_os("COWSNAP_TEST_ROOT").expect("set");
-    do_verb(Case { mode, on: "" }, verb, root.as_ref(), &mut die).expect("done");
-}
+killed!(kill_doing, child_that_dies_while_it_works, |verb, root, die| {
+    let (verb, mode) = verb.split_once(' ').expect("a verb and a mode");
+    do_verb(Case { mode: mode_called(mode), on: "" }, verb, root, die)
+});
 
 fn kill_before(case: Case, lab: &Lab, verb: &str, step: Step) {
-    let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--ignored", "--exact", "overlay::modes::child_that_dies_while_it_works"])
-        .env("COWSNAP_TEST_DIES_BEFORE", format!("{} {verb} {step:?}", case.mode))
-        .env("COWSNAP_TEST_ROOT", lab.root())
-        .output()
-        .expect("this binary runs");
-    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
-    assert_eq!(signal, Some(9), "{verb} {step:?}: {}", text(&output));
+    kill_doing(lab, &format!("{verb} {}", case.mode), step);
 }
 
 /// What must hold of an overlay that is whole.

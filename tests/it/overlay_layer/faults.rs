@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
 use cowsnap::endpoint::Error;
 use cowsnap::endpoint::overlay::Home;
@@ -13,6 +11,7 @@ use cowsnap::exec::overlay::{Step, Survivors};
 use cowsnap::model::overlay::OverlayName;
 
 use crate::ground::{ground, run};
+use crate::overlay::killed::killed;
 use crate::overlay::lab::{Lab, read, utf8};
 
 fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), Error>) -> Result<(), Error> {
@@ -32,34 +31,7 @@ fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), E
     }
 }
 
-/// The child of the next tests: does the verb, and dies before the step that the environment names.
-#[test]
-#[ignore = "is started by a_verb_that_is_killed"]
-fn child_that_dies_while_it_works() {
-    let Ok(dies) = std::env::var("COWSNAP_TEST_DIES_BEFORE") else { return };
-    let (verb, step) = dies.split_once(' ').expect("a verb and a step");
-    let mut die = |before: Step| {
-        if format!("{before:?}") == step {
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("kills itself");
-            std::thread::sleep(Duration::from_secs(60));
-        }
-        Ok(())
-    };
-    let root = std::env::var_os("COWSNAP_TEST_ROOT").expect("set");
-    do_verb(verb, root.as_ref(), &mut die).expect("done");
-}
-
-fn kill_before(lab: &Lab, verb: &str, step: Step) {
-    let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--ignored", "--exact", "overlay_layer::faults::child_that_dies_while_it_works"])
-        .env("COWSNAP_TEST_DIES_BEFORE", format!("{verb} {step:?}"))
-        .env("COWSNAP_TEST_ROOT", lab.root())
-        .output()
-        .expect("this binary runs");
-    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
-    assert_eq!(signal, Some(9), "{verb} {step:?}: {}", crate::overlay::lab::text(&output));
-}
+killed!(kill_before, child_that_dies_while_it_works, do_verb);
 
 /// An overlay with the layer `first` below it, in which `more` was written since.
 fn seeded(mode: &str) -> Lab {
