@@ -186,12 +186,36 @@ impl Home {
     /// # Errors
     /// The first thing that can not be destroyed, after all others were.
     pub fn sweep(&self) -> Result<()> {
-        let trash = self.dir.join("trash");
-        let folder = File::open(&trash).map_err(Error::io("open", trash.display()))?;
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Ok(()),
-            other => other.map_err(Error::io("lock", trash.display()))?,
+        let trash = self.open_trash()?;
+        match rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(()),
+            Err(errno) => Err(Error::io("lock", self.dir.join("trash").display())(errno)),
+            Ok(()) => self.empty_trash(),
         }
+    }
+
+    /// As [`Home::sweep`], and if another process is doing so, waits for it: the space is needed now.
+    ///
+    /// # Errors
+    /// As [`Home::sweep`]; [`Error::Refused`] if the other one takes too long.
+    pub fn make_room(&self) -> Result<()> {
+        let trash = self.open_trash()?;
+        wait_for(&trash, PATIENCE, &|| Error::Refused {
+            op: "make room in",
+            subject: self.dir.display().to_string(),
+            why: "another process is destroying what was discarded, and is not done yet".into(),
+            hint: None,
+        })?;
+        self.empty_trash()
+    }
+
+    fn open_trash(&self) -> Result<File> {
+        let trash = self.dir.join("trash");
+        File::open(&trash).map_err(Error::io("open", trash.display()))
+    }
+
+    /// By whoever has the trash locked.
+    fn empty_trash(&self) -> Result<()> {
         let mut stuck = std::collections::BTreeMap::new();
         loop {
             let left = self.trash()?.into_iter().filter(|path| !stuck.contains_key(path)).collect::<Vec<_>>();

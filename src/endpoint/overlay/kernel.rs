@@ -143,7 +143,23 @@ fn assembled(
     let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
     let overlay = Overlay { source: &source, lower: place.lower, upper, options };
     let base = place.lower.last().expect("an overlay has a base");
-    mount::overlay(&overlay, restrictions(base)?).map_err(|failed| not_mounted(place, failed))
+    let mounted =
+        mount::overlay(&overlay, restrictions(base)?).map_err(|failed| not_mounted(place, failed))?;
+    match generation {
+        Some(_) => check_can_be_written_to(place, &mounted).map(|()| mounted),
+        None => Ok(mounted),
+    }
+}
+
+/// overlayfs says nothing if it can not make its own directory, and shows a tree that nobody can write to.
+fn check_can_be_written_to(place: &Place<'_>, mounted: &Detached) -> Result<()> {
+    let subject = format!("overlay {} at {}", place.record.name, place.at().display());
+    let flags = rustix::fs::fstatvfs(mounted).map_err(Error::io("mount", &subject))?.f_flag;
+    if !flags.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let why = "overlayfs could not make its own directory, and would let nobody write";
+    Err(Error::io("mount", subject)(std::io::Error::new(std::io::ErrorKind::StorageFull, why)))
 }
 
 /// What overlayfs is asked for, and why, is in kernel-notes/overlayfs.md.

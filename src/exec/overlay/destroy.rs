@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Before, Step, Survivors, deal_with_users, none, server};
+use super::{Before, Step, Survivors, deal_with_users, is_full, none, server};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Home, Locked, Place};
 use crate::endpoint::{Error, Result};
@@ -52,8 +52,8 @@ pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Be
     record.state = State::Destroying;
     match locked.write(&record) {
         // It is what fills the disk, perhaps. If this is killed, what is left is destroyed when that is asked for again.
-        Err(Error::Io { source, .. }) if is_full(&source) => {
-            tracing::debug!(overlay = %record.name, error = %source, "not written down that it is destroyed");
+        Err(error) if is_full(&error) => {
+            tracing::debug!(overlay = %record.name, %error, "not written down that it is destroyed");
         }
         other => other?,
     }
@@ -71,10 +71,6 @@ pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Be
     }
     before(Step::DiscardAll)?;
     locked.discard_all()
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// An overlay of which nothing is known but its name: its mounts are found by their source.

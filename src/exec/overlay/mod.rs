@@ -47,6 +47,8 @@ pub enum Step {
     Show,
     /// Show it instead of what shows.
     Swap,
+    /// Take the old tree away before there is a new one, as the disk is too full for both.
+    Room,
     /// Write down what shows now.
     Record,
     /// Let nobody write any more.
@@ -231,6 +233,12 @@ fn half_made(name: &OverlayName) -> Error {
         why: "a command that made or destroyed it was killed".into(),
         hint: Some("cowsnap overlay reap".into()),
     }
+}
+
+/// Whether it is lack of space that stood in the way.
+fn is_full(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 /// Does nothing before a step.

@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::{Before, RESET, Step, Survivors, deal_with_users, layers, lower, opened, server};
+use super::{Before, RESET, Step, Survivors, deal_with_users, is_full, layers, lower, opened, server};
 use crate::endpoint::overlay::survivors::Survivor;
-use crate::endpoint::overlay::{Home, Locked, Place};
+use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, LayerId, OverlayName, Record};
 
@@ -66,15 +66,8 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
     before(Step::Base)?;
     let lower = lower(&locked, &record, server)?;
     for copy in copies {
-        let generation = next_generation(&locked, &copy)?;
-        before(Step::Generation)?;
-        let generation = locked.make_generation(copy.number, generation, &lower[0])?;
-        if request.layers.is_some() {
-            generation.write_layers(&record.layers, !record.options.volatile)?;
-        }
-        before(Step::Swap)?;
-        let place = Place { overlay: &locked, record: &record, lower: &lower, copy: &copy };
-        let swapped = server.swap(&place, &generation)?;
+        let next = Next { locked: &locked, record: &record, lower: &lower, copy: &copy, server };
+        let (generation, swapped) = next.show_or_make_room(request, &mut done.old, before)?;
         for written in record.copies.iter_mut().filter(|written| written.number == copy.number) {
             written.generation = generation.number;
         }
@@ -83,14 +76,78 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         done.copies.push(ResetCopy { number, at, generation: generation.number, atomic: swapped.atomic });
     }
     before(Step::Record)?;
-    locked.write_reset(&record)?;
+    match locked.write_reset(&record) {
+        // What shows is known without it as soon as nothing else is there.
+        Err(error) if is_full(&error) => {
+            done.old.clear();
+            discard_older(&locked, &done.copies)?;
+            home.make_room()?;
+            locked.write_reset(&record)?;
+        }
+        written => written?,
+    }
     drop(lock);
     before(Step::Discard)?;
+    discard_older(&locked, &done.copies)?;
     for copy in &done.copies {
-        discard_older(&locked, copy)?;
         locked.generation(copy.number, copy.generation).forget_layers()?;
     }
     Ok(done)
+}
+
+/// A copy that is about to show another generation.
+#[derive(Clone, Copy)]
+struct Next<'a> {
+    locked: &'a Locked,
+    record: &'a Record,
+    lower: &'a [PathBuf],
+    copy: &'a Copy,
+    server: &'static dyn Serve,
+}
+
+impl Next<'_> {
+    fn place(&self) -> Place<'_> {
+        Place { overlay: self.locked, record: self.record, lower: self.lower, copy: self.copy }
+    }
+
+    /// Makes the next generation and shows it instead of what shows.
+    fn show(&self, request: &Request, before: &mut Before<'_>) -> Result<(Generation, Swapped)> {
+        let number = next_generation(self.locked, self.copy)?;
+        before(Step::Generation)?;
+        let generation = self.locked.make_generation(self.copy.number, number, &self.lower[0])?;
+        if request.layers.is_some() {
+            generation.write_layers(&self.record.layers, !self.record.options.volatile)?;
+        }
+        before(Step::Swap)?;
+        let swapped = self.server.swap(&self.place(), &generation)?;
+        Ok((generation, swapped))
+    }
+
+    /// As [`Next::show`]. On a full disk, what was discarded goes first, of which `old` may keep something; if that is not enough, the old
+    /// tree goes before there is a new one.
+    fn show_or_make_room(
+        &self,
+        request: &Request,
+        old: &mut Vec<OwnedFd>,
+        before: &mut Before<'_>,
+    ) -> Result<(Generation, Swapped)> {
+        let mut shown = self.show(request, before);
+        if shown.as_ref().is_err_and(is_full) {
+            old.clear();
+            self.locked.home().make_room()?;
+            shown = self.show(request, before);
+        }
+        if shown.as_ref().is_err_and(is_full) {
+            before(Step::Room)?;
+            self.server.take_down(&self.place())?;
+            for number in self.locked.generations(self.copy.number)? {
+                self.locked.discard(&self.locked.generation(self.copy.number, number))?;
+            }
+            self.locked.home().make_room()?;
+            shown = self.show(request, before);
+        }
+        shown
+    }
 }
 
 /// Who uses what would be reset, and which copies that is. Changes nothing.
@@ -124,9 +181,12 @@ fn next_generation(locked: &Locked, copy: &Copy) -> Result<u64> {
     Ok(last.max(copy.generation) + 1)
 }
 
-fn discard_older(locked: &Locked, copy: &ResetCopy) -> Result<()> {
-    for number in locked.generations(copy.number)?.into_iter().filter(|&number| number != copy.generation) {
-        locked.discard(&locked.generation(copy.number, number))?;
+fn discard_older(locked: &Locked, copies: &[ResetCopy]) -> Result<()> {
+    for copy in copies {
+        for number in locked.generations(copy.number)?.into_iter().filter(|&number| number != copy.generation)
+        {
+            locked.discard(&locked.generation(copy.number, number))?;
+        }
     }
     Ok(())
 }

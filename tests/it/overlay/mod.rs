@@ -2,6 +2,7 @@
 
 mod denied;
 mod faults;
+mod full;
 mod fuse;
 mod kernel;
 pub mod killed;
