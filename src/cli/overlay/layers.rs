@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::Result;
+use crate::cli::Context;
 use crate::cli::table::Table;
-use crate::endpoint::Error;
 use crate::endpoint::overlay::Home;
-use crate::endpoint::overlay::layer::Layer;
+use crate::endpoint::overlay::layer::{Damaged, Layer};
 
 /// A layer as `--json` prints it.
 pub(super) fn value_of(layer: &Layer) -> Result<Value> {
@@ -21,7 +21,7 @@ pub(super) fn value_of(layer: &Layer) -> Result<Value> {
 }
 
 /// All layers of a home: as JSON, and as a table; and what is said of those of which can not be read what they are.
-pub(super) fn list(home: Option<&Home>) -> Result<(Vec<Value>, String, Vec<Error>)> {
+pub(super) fn list(home: Option<&Home>) -> Result<(Vec<Value>, String, Vec<Damaged>)> {
     let (layers, damaged) = home.map(Layer::all_and_damaged).transpose()?.unwrap_or_default();
     let mut table = Table::new(&["LAYER", "UPON", "ENTRIES", "BYTES", "CREATED", "HOLDS"]);
     for layer in &layers {
@@ -44,4 +44,12 @@ pub(super) fn list(home: Option<&Home>) -> Result<(Vec<Value>, String, Vec<Error
     }
     let values = layers.iter().map(value_of).collect::<Result<Vec<_>>>()?;
     Ok((values, table.to_string(), damaged))
+}
+
+/// Names those of which can not be read what they are.
+pub(super) fn warn_of(damaged: &[Damaged], context: &Context) {
+    for Damaged { id, error, .. } in damaged {
+        context.notice(format!("warning: {error}"));
+        context.notice(format!("hint: cowsnap overlay destroy --damaged {id}"));
+    }
 }

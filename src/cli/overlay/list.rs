@@ -29,10 +29,8 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = Home::find(dir)?;
     if args.layers {
         let (values, table, damaged) = super::layers::list(home.as_ref())?;
-        let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
-        for error in &damaged {
-            context.notice(format!("warning: {error}"));
-        }
+        super::layers::warn_of(&damaged, context);
+        let damaged: Vec<_> = damaged.iter().map(|damaged| damaged.error.to_string()).collect();
         return context.print(
             &json!({ "home": dir.display().to_string(), "layers": values, "damaged": damaged }),
             table,

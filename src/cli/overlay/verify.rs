@@ -28,7 +28,10 @@ pub struct Args {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let (layers, mut damaged) = match args.all {
-        true => Layer::all_and_damaged(&home)?,
+        true => {
+            let (layers, damaged) = Layer::all_and_damaged(&home)?;
+            (layers, damaged.into_iter().map(|damaged| damaged.error).collect())
+        }
         false => {
             let found = args.layers.iter().map(|layer| named(&home, &layer.overlay, &layer.layer));
             (found.collect::<crate::endpoint::Result<Vec<_>>>()?, Vec::new())

@@ -51,7 +51,7 @@ pub fn commit(
 ) -> Result<Committed> {
     let (locked, mut record) = opened(home, name)?;
     let copy = check(&record)?;
-    if let Some(there) = Layer::find(home, name, &wanted.layer)? {
+    if let Some(there) = Layer::that_has(home, name, &wanted.layer)? {
         return finished(&locked, &record, &copy, there);
     }
     let survivors = deal_with_users(&record, &[&copy], wanted.survivors, "commit overlay")

@@ -34,8 +34,11 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
         let found = seen(&entry)?;
         match verdict(&found, &here) {
             Verdict::Keep(why) => {
-                if !dry_run && was_left_frozen(&entry) {
-                    opened(home, &found.name)?;
+                if !dry_run
+                    && was_left_frozen(&entry)
+                    && let Err(error) = opened(home, &found.name)
+                {
+                    reaping.failed.push((found.name.clone(), error));
                 }
                 reaping.kept.push((found.name, why));
             }

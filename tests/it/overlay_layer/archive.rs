@@ -150,7 +150,7 @@ fn a_layer_without_what_it_builds_upon_is_refused_unless_it_is_put_upon_somethin
     let taken =
         import(&there, Cursor::new(archived(&first)), &again, &everywhere).expect_err("the name is taken");
     assert!(matches!(taken, Error::Exists { .. }), "{taken}");
-    assert_eq!(Layer::all(&there).expect("listed").len(), 1);
+    assert_eq!(Layer::all_and_damaged(&there).expect("listed").0.len(), 1);
     import(&there, Cursor::new(archived(&first)), &plain(), &everywhere).expect("imported");
 }
 
@@ -166,7 +166,7 @@ fn whether_a_layer_has_files_in_part_is_told_from_its_entries_and_not_from_what_
     drop(large);
     lab.ok(&["commit", "ci", "x"]);
     lab.ok(&["destroy", "ci"]);
-    let layers = Layer::all(&lab.home()).expect("listed");
+    let layers = Layer::all_and_damaged(&lab.home()).expect("listed").0;
     let (layer, archive) = (&layers[0], archived(&layers[0]));
     assert!(layer.record().blocks);
     let (mut reader, mut writer) = (tar::Reader::new(archive.as_slice()), Writer::new(Vec::new()));

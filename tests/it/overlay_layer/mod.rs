@@ -2,6 +2,7 @@
 
 mod archive;
 mod commit;
+mod damaged;
 mod diff;
 mod faults;
 mod lab;

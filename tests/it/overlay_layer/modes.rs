@@ -59,7 +59,7 @@ fn assert_shows(lab: &Lab, layer: &str, wanted: &View) {
 }
 
 fn layer(lab: &Lab, label: &str) -> Layer {
-    let all = Layer::all(&lab.home()).expect("listed");
+    let all = Layer::all_and_damaged(&lab.home()).expect("listed").0;
     all.into_iter().find(|layer| layer.label() == label).expect("it is there")
 }
 

@@ -105,7 +105,7 @@ impl Described<'_> {
     /// # Errors
     /// [`Error::Exists`] if it is not.
     pub fn check_name(&self, home: &Home) -> Result<()> {
-        match Layer::find(home, &self.record.overlay, &self.record.name)? {
+        match Layer::that_has(home, &self.record.overlay, &self.record.name)? {
             Some(there) => Err(there.exists()),
             None => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::store::{Layer, depth};
+use super::store::Layer;
 use crate::endpoint::overlay::home::Home;
 use crate::endpoint::{Error, History, Result};
 use crate::model::overlay::{LayerId, OverlayName};
@@ -22,7 +22,10 @@ impl Layers {
     }
 
     fn find(&self, version: &VersionRef) -> Result<Layer> {
-        let layers = Layer::all(&self.home)?;
+        let (layers, damaged) = Layer::all_and_damaged(&self.home)?;
+        if let Some(damaged) = damaged.into_iter().find(|damaged| damaged.id.0 == version.guid) {
+            return Err(damaged.error);
+        }
         let ours = || layers.iter().filter(|layer| layer.record().overlay == self.overlay);
         let subject = format!("{}@{}", self.overlay, version.name);
         match ours().find(|layer| layer.id().0 == version.guid) {
@@ -35,12 +38,24 @@ impl Layers {
     }
 }
 
+/// The order of layers of which each comes after those that it builds on: by when they were made, and never before those, whatever the
+/// clock said.
+fn orders(layers: &[Layer]) -> HashMap<LayerId, u64> {
+    let mut orders = HashMap::new();
+    for layer in layers {
+        let record = layer.record();
+        let made = u64::try_from(record.created.as_nanosecond()).unwrap_or(0);
+        let after = record.parent.and_then(|parent| orders.get(&parent)).map_or(0, |order| order + 1);
+        orders.insert(layer.id(), made.max(after));
+    }
+    orders
+}
+
 impl History for Layers {
-    /// Their order is how many layers each builds on.
+    /// One comes after what it builds on, and else in the order of the times. Those of which can not be read what they are are left out.
     fn inventory(&self) -> Result<Inventory> {
-        let layers = Layer::all(&self.home)?;
-        let parents: HashMap<LayerId, Option<LayerId>> =
-            layers.iter().map(|layer| (layer.id(), layer.record().parent)).collect();
+        let (layers, _) = Layer::all_and_damaged(&self.home)?;
+        let orders = orders(&layers);
         let (mut versions, mut holds) = (Vec::new(), Vec::new());
         for layer in layers.iter().filter(|layer| layer.record().overlay == self.overlay) {
             let name = layer
@@ -51,7 +66,7 @@ impl History for Layers {
                 .map_err(|error| layer.corrupt(format!("its name is none of a version: {error}")))?;
             let id = VersionRef { guid: layer.id().0, name };
             holds.extend(layer.holds()?.into_iter().map(|tag| (id.clone(), tag)));
-            let (order, created) = (depth(&parents, layer.id()), layer.record().created);
+            let (order, created) = (orders[&layer.id()], layer.record().created);
             versions.push(Version { id, kind: VersionKind::Snapshot, order, created });
         }
         Ok(Inventory::new(self.overlay.as_str(), versions, holds))

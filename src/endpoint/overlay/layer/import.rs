@@ -202,7 +202,7 @@ fn refuse_taken(home: &Home, record: &LayerRecord) -> Result<()> {
         Err(Error::NotFound { .. }) => {}
         there => return Err(there?.exists()),
     }
-    match Layer::find(home, &record.overlay, &record.name)? {
+    match Layer::that_has(home, &record.overlay, &record.name)? {
         Some(there) => Err(there.exists()),
         None => Ok(()),
     }

@@ -18,6 +18,7 @@ mod scan;
 mod staging;
 mod store;
 mod tree;
+mod users;
 mod whole;
 
 pub use commit::{CommitRequest, Described, commit, describe, described};
@@ -31,4 +32,5 @@ pub use record::LayerRecord;
 pub use staging::sweep_staging;
 pub use store::Layer;
 pub use tree::{Attributes, BadMark, Node, Stack, Tree};
+pub use users::{Damaged, User, Users};
 pub use whole::make_whole;

@@ -11,6 +11,7 @@ use super::owners;
 use super::record::LayerRecord;
 use super::scan::{Sparse, scan};
 use super::tree::Tree;
+use super::users::{Damaged, check_unused};
 use crate::endpoint::overlay::home::Home;
 use crate::endpoint::record::read_record;
 use crate::endpoint::{Error, Result};
@@ -57,22 +58,11 @@ impl Layer {
         Ok(Some(Self { dir: dir.into(), record }))
     }
 
-    /// All layers of `home`, each after those that it builds on.
-    ///
-    /// # Errors
-    /// As [`Layer::open`], for the first one that is damaged.
-    pub fn all(home: &Home) -> Result<Vec<Self>> {
-        match Self::all_and_damaged(home)? {
-            (layers, damaged) if damaged.is_empty() => Ok(layers),
-            (_, mut damaged) => Err(damaged.swap_remove(0)),
-        }
-    }
-
-    /// All layers of `home` of which can be read what they are, each after those that it builds on; and what is said of the others.
+    /// All layers of `home` of which can be read what they are, each after those that it builds on; and the others.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn all_and_damaged(home: &Home) -> Result<(Vec<Self>, Vec<Error>)> {
+    pub fn all_and_damaged(home: &Home) -> Result<(Vec<Self>, Vec<Damaged>)> {
         let folder = home.layers();
         let (mut layers, mut damaged) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&folder).map_err(Error::io("list", folder.display()))? {
@@ -84,9 +74,7 @@ impl Layer {
             };
             match Self::open(home, id) {
                 Ok(layer) => layers.push(layer),
-                Err(Error::NotFound { .. }) => {}
-                Err(error @ Error::Corrupt { .. }) => damaged.push(error),
-                Err(error) => return Err(error),
+                Err(error) => damaged.extend(Damaged::unless_gone(home, id, error)?),
             }
         }
         let parents = layers.iter().map(|layer| (layer.id(), layer.record.parent)).collect();
@@ -112,10 +100,27 @@ impl Layer {
     /// # Errors
     /// [`Error::Corrupt`] if there is none, and one of which can not be read what it is: it may be that one.
     pub fn find(home: &Home, overlay: &OverlayName, name: &LayerName) -> Result<Option<Self>> {
-        let (layers, mut damaged) = Self::all_and_damaged(home)?;
+        Self::find_among(home, overlay, name, |damaged| damaged.says_name(overlay, name) != Some(false))
+    }
+
+    /// The layer that has this name, which another one is about to get.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a damaged one says that it has it.
+    pub fn that_has(home: &Home, overlay: &OverlayName, name: &LayerName) -> Result<Option<Self>> {
+        Self::find_among(home, overlay, name, |damaged| damaged.says_name(overlay, name) == Some(true))
+    }
+
+    fn find_among(
+        home: &Home,
+        overlay: &OverlayName,
+        name: &LayerName,
+        may_be: impl Fn(&Damaged) -> bool,
+    ) -> Result<Option<Self>> {
+        let (layers, damaged) = Self::all_and_damaged(home)?;
         let is_meant = |layer: &Self| layer.record.overlay == *overlay && layer.record.name == *name;
         match layers.into_iter().find(is_meant) {
-            None if !damaged.is_empty() => Err(damaged.swap_remove(0)),
+            None => damaged.into_iter().find(may_be).map_or(Ok(None), |damaged| Err(damaged.error)),
             found => Ok(found),
         }
     }
@@ -267,21 +272,6 @@ impl Layer {
         }
     }
 
-    /// What builds on it: overlays by name, layers by label.
-    ///
-    /// # Errors
-    /// What can not be read.
-    pub fn users(&self, home: &Home) -> Result<Vec<String>> {
-        let above = Self::all(home)?.into_iter().filter(|layer| layer.record.parent == Some(self.id()));
-        let mut users: Vec<_> = above.map(|layer| format!("layer {}", layer.label())).collect();
-        for entry in home.entries()? {
-            if entry.layers()?.contains(&self.id()) {
-                users.push(format!("overlay {}", entry.name()));
-            }
-        }
-        Ok(users)
-    }
-
     /// That its name, or it itself, is there already.
     pub fn exists(&self) -> Error {
         let hint = Some(format!("cowsnap overlay destroy {}", quoted(self.label())));
@@ -308,23 +298,7 @@ impl Layer {
             let tags = tags.iter().map(HoldTag::to_string).collect();
             return Err(Error::Held { subject: self.label(), tags });
         }
-        let users = self.users(home)?;
-        if let Some(first) = users.first() {
-            let (kind, name) = first.split_once(' ').unwrap_or(("overlay", first));
-            return Err(Error::Refused {
-                op: "destroy layer",
-                subject: self.label(),
-                why: format!(
-                    "{} on it",
-                    match users.len() {
-                        1 => format!("{kind} {name} builds"),
-                        n => format!("{kind} {name} and {} more build", n - 1),
-                    }
-                ),
-                hint: Some(format!("cowsnap overlay destroy {}", quoted(name))),
-            });
-        }
-        Ok(())
+        check_unused(home, self.id(), &self.label())
     }
 
     pub(super) fn corrupt(&self, why: String) -> Error {
