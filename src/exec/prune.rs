@@ -66,10 +66,7 @@ impl Seen {
     /// # Errors
     /// [`Error::Refused`].
     pub fn expect_word(&self, policy: &Retention, now: &Zoned) -> Result<()> {
-        let verdicts = self.verdicts(policy, now);
-        let is_word = |reason: &Reason<'_>| matches!(reason, Reason::Label(_) | Reason::Name(_));
-        let fits = verdicts.iter().any(|verdict| verdict.kept_by.iter().any(is_word));
-        if fits || !policy.is_of_words() || verdicts.iter().all(Verdict::is_kept) {
+        if fit(&self.verdicts(policy, now), policy) {
             return Ok(());
         }
         let subject = &self.inventory.dataset;
@@ -91,6 +88,13 @@ impl Seen {
         let verdicts = self.verdicts(policy, now);
         verdicts.into_iter().filter(|v| !v.is_kept()).map(|v| v.version.clone()).collect()
     }
+}
+
+/// Whether the rules are of other things than labels and names, or at least one word is that of something, or nothing goes.
+pub(super) fn fit(verdicts: &[Verdict<'_>], policy: &Retention) -> bool {
+    let is_word = |reason: &Reason<'_>| matches!(reason, Reason::Label(_) | Reason::Name(_));
+    let fits = verdicts.iter().any(|verdict| verdict.kept_by.iter().any(is_word));
+    fits || !policy.is_of_words() || verdicts.iter().all(Verdict::is_kept)
 }
 
 /// What became of the snapshots of one dataset that were to go.
@@ -120,7 +124,7 @@ impl Pruned {
     }
 
     /// Takes note of how destroying `version` went. Answers whether it makes sense to go on with others.
-    fn note(&mut self, version: &VersionRef, outcome: Result<()>) -> bool {
+    pub(super) fn note(&mut self, version: &VersionRef, outcome: Result<()>) -> bool {
         match outcome {
             Ok(()) => self.destroyed.push(version.clone()),
             Err(Error::NotFound { .. }) => self.gone.push(version.clone()),
@@ -148,7 +152,7 @@ pub fn prune(dataset: &(impl Prunable + ToString), going: &[Version]) -> Pruned 
     pruned
 }
 
-fn uninterrupted(dataset: &impl ToString) -> Result<()> {
+pub(super) fn uninterrupted(dataset: &impl ToString) -> Result<()> {
     interrupt::check().map_err(|_| interrupted(dataset))
 }
 

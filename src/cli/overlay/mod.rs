@@ -25,6 +25,7 @@ mod import;
 mod layers;
 mod list;
 mod mount;
+mod prune;
 mod reap;
 mod reset;
 mod run;
@@ -55,6 +56,7 @@ enum Command {
     Hold(hold::Args),
     /// Take a hold off layers
     Release(hold::Args),
+    Prune(prune::Args),
     Mount(mount::Args),
     Destroy(destroy::Args),
     Reap(reap::Args),
@@ -95,6 +97,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(args, &dir, context)?,
         Command::Hold(args) => hold::hold(&args, &dir, context)?,
         Command::Release(args) => hold::release(&args, &dir, context)?,
+        Command::Prune(args) => prune::run(&args, &dir, context)?,
         Command::List(args) => list::run(args, &dir, context)?,
         Command::Mount(args) => mount::run(args, &dir, context)?,
         Command::Destroy(args) => destroy::run(args, &dir, context)?,

@@ -21,42 +21,14 @@ pub struct Args {
     /// POOL (all of its datasets), POOL/NAME, or an absolute path
     #[arg(required = true, value_name = "TARGET")]
     pub targets: Vec<OsString>,
-    /// Keep the N newest
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_last: Option<usize>,
-    /// Keep the newest of each of the N newest hours that have one; `all` for all hours
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_hourly: Option<usize>,
-    /// The same for days
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_daily: Option<usize>,
-    /// The same for weeks, which begin on Monday
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_weekly: Option<usize>,
-    /// The same for months
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_monthly: Option<usize>,
-    /// The same for years
-    #[arg(long, value_name = "N", value_parser = count)]
-    keep_yearly: Option<usize>,
-    /// Keep what is no older, by that much, than the newest: 36h, 7d, 2w, 3mo, 1y
-    #[arg(long, value_name = "TIME", value_parser = age)]
-    keep_within: Option<Span>,
+    #[command(flatten)]
+    pub rules: Rules,
     /// Keep what has this label; may be given several times
     #[arg(long, value_name = "KEY[=VALUE]")]
     keep_label: Vec<LabelPattern>,
-    /// Keep what is called so, with * and ?; may be given several times
-    #[arg(long, value_name = "PATTERN")]
-    keep_name: Vec<NamePattern>,
     /// Keep the newest that this replica or source has too; may be given several times; not with a pool as TARGET
     #[arg(long, value_name = "TARGET")]
     keep_base_with: Vec<OsString>,
-    /// Destroy nothing that was made less than that ago: 36h, 7d
-    #[arg(long, value_name = "TIME", value_parser = age)]
-    min_age: Option<Span>,
-    /// Whose calendar it is: a zone such as Europe/Berlin, or `local` for this machine's
-    #[arg(long = "time-zone", value_name = "ZONE", default_value = "UTC", value_parser = zone)]
-    pub zone: TimeZone,
     /// Nested datasets too
     #[arg(short, long)]
     pub recursive: bool,
@@ -80,9 +52,44 @@ pub struct Args {
     every: Span,
 }
 
-impl Args {
-    /// The rules.
-    pub(super) fn policy(&self) -> Retention {
+/// The rules that need nothing but names and times.
+#[derive(Debug, clap::Args)]
+pub struct Rules {
+    /// Keep the N newest
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_last: Option<usize>,
+    /// Keep the newest of each of the N newest hours that have one; `all` for all hours
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_hourly: Option<usize>,
+    /// The same for days
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_daily: Option<usize>,
+    /// The same for weeks, which begin on Monday
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_weekly: Option<usize>,
+    /// The same for months
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_monthly: Option<usize>,
+    /// The same for years
+    #[arg(long, value_name = "N", value_parser = count)]
+    keep_yearly: Option<usize>,
+    /// Keep what is no older, by that much, than the newest: 36h, 7d, 2w, 3mo, 1y
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    keep_within: Option<Span>,
+    /// Keep what is called so, with * and ?; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    keep_name: Vec<NamePattern>,
+    /// Destroy nothing that was made less than that ago: 36h, 7d
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    min_age: Option<Span>,
+    /// Whose calendar it is: a zone such as Europe/Berlin, or `local` for this machine's
+    #[arg(long = "time-zone", value_name = "ZONE", default_value = "UTC", value_parser = zone)]
+    pub zone: TimeZone,
+}
+
+impl Rules {
+    /// As a policy.
+    pub fn policy(&self) -> Retention {
         let counts =
             [self.keep_hourly, self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly];
         let per = Period::ALL.into_iter().zip(counts);
@@ -90,10 +97,17 @@ impl Args {
             last: self.keep_last.unwrap_or(0),
             per: per.filter_map(|(period, count)| Some((period, count?))).collect(),
             within: self.keep_within,
-            labels: self.keep_label.clone(),
+            labels: Vec::new(),
             names: self.keep_name.clone(),
             min_age: self.min_age,
         }
+    }
+}
+
+impl Args {
+    /// The rules.
+    pub(super) fn policy(&self) -> Retention {
+        Retention { labels: self.keep_label.clone(), ..self.rules.policy() }
     }
 
     /// What is to be simulated.

@@ -10,13 +10,13 @@ use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
 use crate::endpoint::{self, Dataset, History, Prunable, Wait};
 use crate::exec::prune::{BySpace, Pruned, Seen, by_space, expect_attainable, prune, prune_by_space, room};
-use crate::model::{Inventory, Target, Version, quoted};
-use crate::plan::retain::{Day, Reason, Retention, Schedule, simulate};
+use crate::model::{Inventory, Target, Version, VersionRef, quoted};
+use crate::plan::retain::{Day, Reason, Retention, Schedule, Verdict, simulate};
 use crate::{Error, Result};
 
 mod args;
 
-pub use args::Args;
+pub use args::{Args, Rules};
 
 /// How long the space of a snapshot is waited for while nothing at all comes back.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,8 +33,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             hint: Some("cowsnap prune --keep-daily 7 --keep-weekly 4 --dry-run TARGET".into()),
         });
     }
-    let now = Timestamp::now().to_zoned(args.zone.clone());
-    let mut work = Work { policy, now, read: Vec::new(), n_datasets: 0, failed: Vec::new(), n_destroyed: 0 };
+    let now = Timestamp::now().to_zoned(args.rules.zone.clone());
+    let mut work = Work { policy, now, read: Vec::new(), errors: Errors::default() };
     work.read_all(&args, context)?;
     work.warn_of_the_future(context);
     if let Some(schedule) = args.schedule() {
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     } else {
         work.prune(context)?;
     }
-    work.outcome()
+    work.errors.outcome()
 }
 
 /// Datasets, and what became of them.
@@ -59,9 +59,7 @@ struct Work {
     policy: Retention,
     now: Zoned,
     read: Vec<(Dataset, Seen)>,
-    n_datasets: usize,
-    failed: Vec<(String, Error)>,
-    n_destroyed: usize,
+    errors: Errors,
 }
 
 impl Work {
@@ -80,14 +78,14 @@ impl Work {
                         }
                     }
                 }
-                Err(error) => self.failed.push((text.display().to_string(), error)),
+                Err(error) => self.errors.push(text.display().to_string(), error),
             }
         }
-        self.n_datasets = self.failed.len() + datasets.len();
+        self.errors.n = self.errors.failed.len() + datasets.len();
         for found in datasets {
             match self.seen(&found, context) {
                 Ok(seen) => self.read.push((found.dataset, seen)),
-                Err(error) => self.failed.push((found.dataset.to_string(), error)),
+                Err(error) => self.errors.push(found.dataset.to_string(), error),
             }
         }
         Ok(())
@@ -140,20 +138,8 @@ impl Work {
         let mut table = Table::new(&["SNAPSHOT", "CREATED (UTC)", "VERDICT", "WHY"]);
         let mut objects = Vec::new();
         for (dataset, seen) in &self.read {
-            let mut snapshots = Vec::new();
-            for verdict in seen.verdicts(&self.policy, &self.now) {
-                let (id, created) = (&verdict.version.id, verdict.version.created);
-                let word = if verdict.is_kept() { "keep" } else { "destroy" };
-                let time = created.strftime("%Y-%m-%d %H:%M:%S").to_string();
-                table.row([format!("{dataset}@{}", id.name), time, word.into(), verdict.to_string()]);
-                let reason =
-                    |reason: &Reason<'_>| json!({ "rule": reason.rule(), "says": reason.to_string() });
-                snapshots.push(json!({
-                    "name": id.name, "guid": id.guid, "created": created, "verdict": word,
-                    "kept_by": verdict.kept_by.iter().map(reason).collect::<Vec<_>>(),
-                    "missed": verdict.missed.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                }));
-            }
+            let verdicts = seen.verdicts(&self.policy, &self.now);
+            let snapshots = told(&dataset.to_string(), &verdicts, &mut table);
             objects.push(json!({ "dataset": dataset.to_string(), "snapshots": snapshots }));
         }
         context.print(&json!({ "datasets": objects, "dry_run": true }), table.to_string())
@@ -224,34 +210,10 @@ impl Work {
 
     /// What became of a dataset, as text and as an object; its errors are kept.
     fn note(&mut self, dataset: &Dataset, seen: &Seen, pruned: Pruned) -> (String, Value) {
-        let n_snapshots = count_of(seen);
-        let mut text = String::new();
-        for id in &pruned.destroyed {
-            text += &format!("destroyed {dataset}@{}\n", id.name);
-        }
-        for id in &pruned.held {
-            text += &format!("{dataset}@{} is held since, and stays\n", id.name);
-        }
-        let n_gone = pruned.destroyed.len() + pruned.gone.len();
-        text += &match n_gone {
-            0 => format!("{dataset}: {n_snapshots} kept\n"),
-            _ => format!("{dataset}: {n_gone} destroyed, {} kept\n", n_snapshots - n_gone),
-        };
-        let names =
-            |ids: &[crate::model::VersionRef]| ids.iter().map(|id| id.name.to_string()).collect::<Vec<_>>();
-        let failed: Vec<_> = pruned
-            .failed
-            .iter()
-            .map(|(id, error)| json!({ "name": id.name, "error": error.to_string() }))
-            .collect();
-        let object = json!({
-            "dataset": dataset.to_string(), "snapshots": n_snapshots, "kept": n_snapshots - n_gone,
-            "destroyed": names(&pruned.destroyed), "gone": names(&pruned.gone), "held": names(&pruned.held),
-            "failed": failed, "stopped": pruned.stopped.as_ref().map(ToString::to_string),
-        });
-        self.n_destroyed += pruned.destroyed.len();
-        let errors = pruned.failed.into_iter().map(|(_, error)| error).chain(pruned.stopped);
-        self.failed.extend(errors.map(|error| (dataset.to_string(), error.into())));
+        let (text, mut object) = told_of(&dataset.to_string(), count_of(seen), &pruned);
+        object["dataset"] = dataset.to_string().into();
+        object["snapshots"] = count_of(seen).into();
+        self.errors.note(&dataset.to_string(), pruned);
         (text, object)
     }
 
@@ -261,14 +223,16 @@ impl Work {
             let room = match room(&group) {
                 Ok(room) => room,
                 Err(error) => {
-                    self.failed.push((group[0].0.to_string(), error.into()));
+                    self.errors.push(group[0].0.to_string(), error.into());
                     continue;
                 }
             };
             for (((dataset, going), seen), free) in group.iter().zip(&seen).zip(room) {
                 let attainable = expect_attainable(dataset, free, min_free);
                 let going = if free < min_free && attainable.is_ok() { going.as_slice() } else { &[] };
-                self.failed.extend(attainable.err().map(|error| (dataset.to_string(), error.into())));
+                if let Err(error) = attainable {
+                    self.errors.push(dataset.to_string(), error.into());
+                }
                 let names: Vec<_> = going.iter().map(|version| version.id.name.to_string()).collect();
                 for name in &names {
                     text += &format!("may destroy {dataset}@{name}\n");
@@ -307,7 +271,7 @@ impl Work {
             let done = match prune_by_space(&members, wait) {
                 Ok(done) => done,
                 Err(error) => {
-                    self.failed.push((members[0].0.to_string(), error.into()));
+                    self.errors.push(members[0].0.to_string(), error.into());
                     continue;
                 }
             };
@@ -326,17 +290,44 @@ impl Work {
         }
         let value = json!({ "datasets": objects, "min_free_bytes": min_free, "dry_run": false });
         context.print(&value, text)?;
-        self.outcome()?;
+        self.errors.outcome()?;
         short.map_or(Ok(()), |(dataset, free)| Err(not_enough(&dataset, free, min_free)))
+    }
+}
+
+/// What went wrong, and how much there was to do.
+#[derive(Default)]
+pub(in crate::cli) struct Errors {
+    n: usize,
+    failed: Vec<(String, Error)>,
+    n_destroyed: usize,
+}
+
+impl Errors {
+    /// Of so many datasets, or of whatever is pruned by itself.
+    pub(in crate::cli) fn of(n: usize) -> Self {
+        Self { n, ..Self::default() }
+    }
+
+    /// Takes note of one that could not be read.
+    pub(in crate::cli) fn push(&mut self, name: String, error: Error) {
+        self.failed.push((name, error));
+    }
+
+    /// Takes note of what became of one.
+    pub(in crate::cli) fn note(&mut self, name: &str, pruned: Pruned) {
+        self.n_destroyed += pruned.destroyed.len();
+        let errors = pruned.failed.into_iter().map(|(_, error)| error).chain(pruned.stopped);
+        self.failed.extend(errors.map(|error| (name.to_owned(), error.into())));
     }
 
     /// The error, if something went wrong: the only one as it is, if nothing was done.
-    fn outcome(mut self) -> Result<()> {
+    pub(in crate::cli) fn outcome(mut self) -> Result<()> {
         let mut names: Vec<_> = self.failed.iter().map(|(name, _)| name.clone()).collect();
         names.dedup();
         match self.failed.len() {
             0 => return Ok(()),
-            1 if self.n_destroyed == 0 && self.n_datasets == 1 => return Err(self.failed.remove(0).1),
+            1 if self.n_destroyed == 0 && self.n == 1 => return Err(self.failed.remove(0).1),
             _ if self.n_destroyed == 0 && self.failed.iter().all(|(_, error)| is_interruption(error)) => {
                 return Err(self.failed.remove(0).1);
             }
@@ -349,8 +340,51 @@ impl Work {
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let hint = self.failed.iter().find_map(|(_, error)| error.hint());
         let why = format!("{}{more}", shown.join("; "));
-        Err(Error::Partial { op: "prune", failed: names.len(), of: self.n_datasets, why, hint })
+        Err(Error::Partial { op: "prune", failed: names.len(), of: self.n, why, hint })
     }
+}
+
+/// Verdicts on what `name` has, as rows and as objects.
+pub(in crate::cli) fn told(name: &str, verdicts: &[Verdict<'_>], table: &mut Table) -> Vec<Value> {
+    let mut objects = Vec::new();
+    for verdict in verdicts {
+        let (id, created) = (&verdict.version.id, verdict.version.created);
+        let word = if verdict.is_kept() { "keep" } else { "destroy" };
+        let time = created.strftime("%Y-%m-%d %H:%M:%S").to_string();
+        table.row([format!("{name}@{}", id.name), time, word.into(), verdict.to_string()]);
+        let reason = |reason: &Reason<'_>| json!({ "rule": reason.rule(), "says": reason.to_string() });
+        objects.push(json!({
+            "name": id.name, "guid": id.guid, "created": created, "verdict": word,
+            "kept_by": verdict.kept_by.iter().map(reason).collect::<Vec<_>>(),
+            "missed": verdict.missed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }));
+    }
+    objects
+}
+
+/// What became of what `name` has, which was so much before, as text and as an object.
+pub(in crate::cli) fn told_of(name: &str, n: usize, pruned: &Pruned) -> (String, Value) {
+    let mut text = String::new();
+    for id in &pruned.destroyed {
+        text += &format!("destroyed {name}@{}\n", id.name);
+    }
+    for id in &pruned.held {
+        text += &format!("{name}@{} is held since, and stays\n", id.name);
+    }
+    let n_gone = pruned.destroyed.len() + pruned.gone.len();
+    text += &match n_gone {
+        0 => format!("{name}: {n} kept\n"),
+        _ => format!("{name}: {n_gone} destroyed, {} kept\n", n - n_gone),
+    };
+    let names = |ids: &[VersionRef]| ids.iter().map(|id| id.name.to_string()).collect::<Vec<_>>();
+    let failed = pruned.failed.iter();
+    let failed: Vec<_> =
+        failed.map(|(id, error)| json!({ "name": id.name, "error": error.to_string() })).collect();
+    let object = json!({
+        "kept": n - n_gone, "destroyed": names(&pruned.destroyed), "gone": names(&pruned.gone),
+        "held": names(&pruned.held), "failed": failed, "stopped": pruned.stopped.as_ref().map(ToString::to_string),
+    });
+    (text, object)
 }
 
 /// A dataset that is to be pruned.

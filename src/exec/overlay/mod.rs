@@ -19,6 +19,7 @@ pub mod diff;
 pub mod layers;
 pub mod list;
 pub mod mount;
+pub mod prune;
 pub mod reap;
 pub mod reset;
 pub mod run;

@@ -1,4 +1,5 @@
-//! Overlays decided: which mode, and what may be reaped.
+//! Overlays decided: which mode, what may be reaped, and which layers stay.
 
 pub mod choose;
+pub mod prune;
 pub mod reap;

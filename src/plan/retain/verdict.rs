@@ -48,6 +48,8 @@ pub enum Reason<'a> {
     Base(&'a [String]),
     /// These clones depend on it.
     Cloned(&'a [String]),
+    /// These lie on it: it is a layer.
+    Below(Vec<String>),
     /// It was made writable: what is in it now may be nowhere else.
     Writable,
     /// By its clock it is not made yet. Nobody can say how old it is.
@@ -74,6 +76,7 @@ impl Reason<'_> {
             Self::Held(_) => "held",
             Self::Base(_) => "base",
             Self::Cloned(_) => "cloned",
+            Self::Below(_) => "below",
             Self::Writable => "writable",
             Self::Future => "future",
             Self::Young => "min-age",
@@ -93,6 +96,7 @@ impl fmt::Display for Reason<'_> {
             Self::Held(tags) => write!(f, "held by {}", join(tags)),
             Self::Base(with) => write!(f, "the base with {}", join(with)),
             Self::Cloned(clones) => write!(f, "cloned to {}", join(clones)),
+            Self::Below(users) => write!(f, "below {}", join(users)),
             Self::Writable => f.write_str("it was made writable"),
             Self::Future => f.write_str("from the future"),
             Self::Young => f.write_str("younger than min-age"),

@@ -8,4 +8,5 @@ mod faults;
 mod lab;
 mod modes;
 mod program;
+mod prune;
 mod view;
