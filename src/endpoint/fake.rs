@@ -12,7 +12,9 @@ use crate::endpoint::{
     Backend, Details, Dying, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
     SnapshotSet, Wait,
 };
-use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef};
+use crate::model::{Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
+
+mod endpoint;
 
 /// The files of a dataset or a version.
 pub type Content = BTreeMap<String, Vec<u8>>;
@@ -31,6 +33,7 @@ struct State {
     bookmarks: BTreeMap<(String, SnapshotName), Version>,
     capacity: Option<u64>,
     quotas: BTreeMap<String, u64>,
+    partials: BTreeMap<String, Partial>,
     kept_open: BTreeMap<Guid, Content>, // What is destroyed, and its space does not come back.
 }
 
@@ -135,6 +138,16 @@ impl Fake {
         let mut state = self.store.lock();
         let content = state.live.get_mut(&self.name).ok_or_else(|| self.absent())?;
         content.insert(file.into(), bytes.into());
+        Ok(())
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such dataset.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        let mut state = self.store.lock();
+        state.live.get_mut(&self.name).ok_or_else(|| self.absent())?.remove(file);
         Ok(())
     }
 
@@ -244,7 +257,8 @@ impl History for Fake {
     fn inventory(&self) -> Result<Inventory> {
         let state = self.store.lock();
         let mine: Vec<_> = state.snapshots.iter().filter(|((of, _), _)| *of == self.name).collect();
-        if mine.is_empty() && !state.live.contains_key(&self.name) {
+        let partials: Vec<_> = state.partials.get(&self.name).cloned().into_iter().collect();
+        if mine.is_empty() && partials.is_empty() && !state.live.contains_key(&self.name) {
             return Err(self.absent());
         }
         let bookmarks = state.bookmarks.iter().filter(|((of, _), _)| *of == self.name);
@@ -255,7 +269,9 @@ impl History for Fake {
             stored.holds.iter().map(|tag| (id.clone(), tag.clone())).collect::<Vec<_>>()
         };
         let holds = mine.iter().flat_map(|(_, stored)| held(stored)).collect();
-        Ok(Inventory::new(self.name.clone(), versions, holds))
+        let mut inventory = Inventory::new(self.name.clone(), versions, holds);
+        inventory.partials = partials;
+        Ok(inventory)
     }
 
     fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {

@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::io::Read;
 use std::path::Path;
 use std::rc::Rc;
 
 use crate::endpoint::{
-    Backend, Details, Dying, Error, History, Prunable, Result, RollbackRequest, RolledBack, SnapshotRequest,
-    SnapshotSet, Wait,
+    Backend, Details, Dying, Endpoint, Error, History, Outgoing, Prunable, ReceiveRequest, Result,
+    RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Wait,
 };
-use crate::model::{HoldTag, Inventory, VersionRef};
+use crate::model::{HoldTag, Inventory, Version, VersionRef};
 
 /// On which side of its effect the operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,16 @@ impl<B: History> History for Faulty<B> {
 
     fn destroy(&self, version: &VersionRef) -> Result<()> {
         self.faults.run("destroy", || self.inner.destroy(version))
+    }
+}
+
+impl<B: Endpoint> Endpoint for Faulty<B> {
+    fn send(&self, request: &SendRequest) -> Result<Outgoing> {
+        self.faults.run("send", || self.inner.send(request))
+    }
+
+    fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
+        self.faults.run("receive", || self.inner.receive(request, stream))
     }
 }
 

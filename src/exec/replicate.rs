@@ -255,14 +255,7 @@ impl<'a> Lane<'a> {
     /// Does the next step; `false` if it is a transfer.
     fn step(&self, from: &Place) -> endpoint::Result<bool> {
         let Prepared { to, policy, plan, .. } = &self.prepared;
-        match &plan.steps[self.next] {
-            Step::HoldHere { version } => from.hold(version, &policy.here)?,
-            Step::HoldThere { version } => to.hold(version, &policy.there)?,
-            Step::ReleaseHere { version } => gone_is_released(from.release(version, &policy.here))?,
-            Step::ReleaseThere { version } => gone_is_released(to.release(version, &policy.there))?,
-            Step::Transfer { .. } => return Ok(false),
-        }
-        Ok(true)
+        keep(&plan.steps[self.next], policy, (from, *to))
     }
 
     /// Takes note of the transfer that it stands before.
@@ -282,6 +275,25 @@ impl<'a> Lane<'a> {
             None => Ok(replicated(from, self.prepared, self.moved)),
         }
     }
+}
+
+/// Does a step of a plan that holds or releases; `false` if it is a transfer, of which nothing is done.
+///
+/// # Errors
+/// What the places say.
+pub fn keep(
+    step: &Step,
+    policy: &Policy,
+    (from, to): (&impl History, &impl History),
+) -> endpoint::Result<bool> {
+    match step {
+        Step::HoldHere { version } => from.hold(version, &policy.here)?,
+        Step::HoldThere { version } => to.hold(version, &policy.there)?,
+        Step::ReleaseHere { version } => gone_is_released(from.release(version, &policy.here))?,
+        Step::ReleaseThere { version } => gone_is_released(to.release(version, &policy.there))?,
+        Step::Transfer { .. } => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// What was destroyed, or let go by somebody else, is kept no longer.

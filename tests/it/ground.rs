@@ -96,6 +96,17 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Output {
     output
 }
 
+/// Waits until it is so, and panics if it never is.
+pub fn waits(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1200 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("waited for {what}");
+}
+
 /// A btrfs filesystem of its own on a sparse file and a loop device, mounted (subvolid 5) on a temporary directory.
 pub struct Btrfs {
     folder: tempfile::TempDir,

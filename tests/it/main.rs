@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module per concern.
 
 mod ground;
+mod net;
 
 mod adopt;
 mod backend;
@@ -22,6 +23,7 @@ mod pool;
 mod prune;
 mod receive;
 mod send;
+mod soak;
 mod stream_btrfs;
 mod stream_zfs;
 mod tidy;

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use super::ground::{Pool, zfs};
-use crate::ground::{self, run};
+use crate::ground::{self, run, waits};
 
 mod chain;
 mod conflict;
 mod damage;
 mod errnos;
-mod net;
 mod properties;
 mod raw;
 mod remote;
@@ -145,17 +144,6 @@ fn get(name: &str, property: &str) -> String {
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
-}
-
-/// Waits until it is so, and panics if it never is.
-fn waits(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..1200 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("waited for {what}");
 }
 
 /// Bytes that do not compress.

@@ -12,10 +12,10 @@ use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use cowsnap::model::quoted;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::net::Net;
 use super::raw::encrypted;
 use super::{Lab, get, noise, waits};
 use crate::ground::{ground, run};
+use crate::net::Net;
 use crate::zfs::ground::{Pool, zfs};
 
 /// What does not come to an end by itself.

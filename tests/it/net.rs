@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::waits;
-use crate::ground::run;
+use crate::ground::{run, waits};
 
 const PREFIX: &str = "cowsnap-test-";
 const SSHD: &str = "/usr/sbin/sshd";
@@ -66,12 +65,22 @@ impl Net {
     /// `ssh` from the first host to the second, where `script` is run.
     pub fn ssh(&self, script: &str) -> Command {
         let mut ssh = self.here("ssh");
-        ssh.args(["-F", "none", "-p", PORT, "-i"]).arg(self.file("key"));
-        ssh.arg("-o").arg(format!("UserKnownHostsFile={}", self.file("known_hosts").display()));
-        ssh.arg("-o").arg(format!("ServerAliveInterval={}", self.alive));
-        ssh.args(SSH_OPTIONS.iter().flat_map(|option| ["-o", option]));
-        ssh.args([&format!("root@{THERE}"), script]);
+        ssh.args(self.ssh_options()).args(["-p", PORT, &format!("root@{THERE}"), script]);
         ssh
+    }
+
+    /// What `ssh` is told on the first host before it is told where to go.
+    pub fn ssh_options(&self) -> Vec<String> {
+        let own =
+            [self.text("UserKnownHostsFile=", "known_hosts"), format!("ServerAliveInterval={}", self.alive)];
+        let options = SSH_OPTIONS.into_iter().map(str::to_owned).chain(own);
+        let words = ["-F".to_owned(), "none".into(), "-i".into(), self.text("", "key")];
+        words.into_iter().chain(options.flat_map(|option| ["-o".into(), option])).collect()
+    }
+
+    /// How the first host calls what is at `path` on the second.
+    pub fn url(&self, path: &Path) -> String {
+        format!("ssh://root@{THERE}:{PORT}/{}", path.display())
     }
 
     /// Cuts the line, or mends it.
@@ -177,7 +186,7 @@ fn sweep_what_killed_tests_left() {
 
 #[test]
 fn two_hosts_go_with_their_value() {
-    crate::ground::ground!("zfs", "ip", "/usr/sbin/sshd");
+    crate::ground::ground!("ip", "ssh", "sshd");
     let namespaces = || {
         let mine = format!("{PREFIX}{}-", std::process::id());
         let all = fs::read_dir("/run/netns").expect("a directory").flatten();

@@ -1,0 +1,292 @@
+//! The same on places in memory: the planner, its steps, and retention, each of their calls failing before or after its effect.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use cowsnap::endpoint::fake::{Content, Fake, FakeStore};
+use cowsnap::endpoint::fault::{Faults, Faulty, When};
+use cowsnap::endpoint::{
+    Backend, Endpoint, Error, History, ReceiveRequest, Result, SendRequest, SnapshotRequest, btrfs, zfs,
+};
+use cowsnap::exec::prune::{Seen, prune};
+use cowsnap::exec::replicate::keep;
+use cowsnap::model::{Guid, HoldTag, Inventory, VersionRef};
+use cowsnap::plan::replicate::{Plan, Policy, Step, replicate, simulate};
+use cowsnap::plan::retain::Retention;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::dice::{Dice, Said, operations};
+
+type Place = Faulty<Fake>;
+
+/// Two places, each of which may fail at any of its operations.
+struct World {
+    dice: Dice,
+    policy: Policy,
+    source: Place,
+    target: Place,
+    faults: [Faults; 2],
+    target_store: FakeStore,
+    truth: HashMap<Guid, Content>,
+    made: usize,
+    /// Runs that were broken off, and those that ended well.
+    runs: [usize; 2],
+}
+
+/// A stream that breaks off.
+struct Cut<R>(R, u64);
+
+impl<R: Read> Read for Cut<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.1 == 0 {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let most = into.len().min(self.1 as usize);
+        let len = self.0.read(&mut into[..most])?;
+        self.1 -= len as u64;
+        Ok(len)
+    }
+}
+
+fn tag(text: &str) -> HoldTag {
+    text.parse().expect("a tag")
+}
+
+impl World {
+    fn new(dice: Dice, intermediates: bool, linear: bool) -> Self {
+        let (here, there) = (tag("cowsnap:to:x"), tag("cowsnap:from:x"));
+        let policy = Policy { intermediates, last: None, full_again: false, linear, here, there };
+        let (source_store, target_store) = (FakeStore::default(), FakeStore::default());
+        let (source, target) = (source_store.dataset("data"), target_store.dataset("copy"));
+        source.create().expect("created");
+        let faults = [Faults::default(), Faults::default()];
+        let [one, other] = &faults;
+        let (source, target) = (Faulty::new(source, one), Faulty::new(target, other));
+        let (truth, made, runs) = (HashMap::new(), 0, [0, 0]);
+        Self { dice, policy, source, target, faults, target_store, truth, made, runs }
+    }
+
+    fn operate(&mut self) {
+        match self.dice.below(100) {
+            0..25 => self.write(),
+            25..45 => self.snapshot(),
+            45..55 => self.replicate_well(),
+            55..80 => self.replicate_badly(),
+            80..92 => self.prune(),
+            92..96 => self.hold(),
+            _ => self.destroy(),
+        }
+    }
+
+    fn write(&mut self) {
+        let file = format!("f{}", self.dice.below(12));
+        match self.dice.percent(25) {
+            true => self.source.inner().remove(&file),
+            false => self.source.inner().write(&file, &self.dice.roll().to_le_bytes()),
+        }
+        .expect("written");
+    }
+
+    fn snapshot(&mut self) {
+        self.made += 1;
+        let request = SnapshotRequest::named(format!("s{}", self.made).parse().expect("a name"));
+        let set = [self.source.inner().clone()];
+        let taken = Backend::snapshot(&set, &request).expect("taken").versions.remove(0);
+        self.truth.insert(taken.id.guid, set[0].content().expect("there"));
+    }
+
+    fn inventories(&self) -> (Inventory, Inventory) {
+        let target = self.target.inner().inventory();
+        let target = target.unwrap_or_else(|error| match error {
+            Error::NotFound { .. } => Inventory::default(),
+            error => panic!("{error}"),
+        });
+        (self.source.inner().inventory().expect("there"), target)
+    }
+
+    /// Plans and does it; the stream may break off after so many bytes.
+    fn replicate(&mut self, cut: Option<u64>) -> Result<()> {
+        let (source, target) = self.inventories();
+        let plan = replicate(&source, &target, &self.policy).expect("nobody has to decide anything");
+        let has_some = !target.versions().is_empty();
+        assert_eq!(plan.base.is_some(), has_some, "an increment, once there was one");
+        let done = self.carry_out(&plan, cut);
+        if done.is_ok() {
+            let (mut source, mut target) = (source, target);
+            plan.steps.iter().for_each(|step| simulate(step, &self.policy, &mut source, &mut target));
+            let seen = self.inventories();
+            assert_eq!(told(&seen.0), told(&source), "what was foretold of the source");
+            assert_eq!(told(&seen.1), told(&target), "what was foretold of the target");
+        }
+        self.runs[usize::from(done.is_ok())] += 1;
+        done
+    }
+
+    fn carry_out(&self, plan: &Plan, cut: Option<u64>) -> Result<()> {
+        let places = (&self.source, &self.target);
+        for step in &plan.steps {
+            if let Step::Transfer { version, base, .. } = step {
+                bring(places, version, base.as_ref(), cut)?;
+            } else {
+                keep(step, &self.policy, places)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replicate_well(&mut self) {
+        if self.inventories().0.versions().is_empty() {
+            return;
+        }
+        self.replicate(None).expect("nothing fails");
+        let (source, target) = self.inventories();
+        let newest = source.newest().expect("there is one").id.clone();
+        let kept = |inventory: &Inventory, tag: &HoldTag| {
+            let held = inventory.holds().iter().filter(|(_, by)| by == tag);
+            held.map(|(version, _)| version.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&source, &self.policy.here), std::slice::from_ref(&newest));
+        assert_eq!(kept(&target, &self.policy.there), [newest]);
+        let again = replicate(&source, &target, &self.policy).expect("no conflict");
+        assert_eq!(again.steps, [], "planning again after success");
+    }
+
+    fn replicate_badly(&mut self) {
+        if self.inventories().0.versions().is_empty() {
+            return;
+        }
+        let cut = match self.dice.below(4) {
+            0 => Some(self.dice.below(300)),
+            1 => {
+                self.target_store.set_capacity(self.dice.below(400));
+                None
+            }
+            which => {
+                let when = if self.dice.percent(50) { When::Before } else { When::After };
+                self.faults[which as usize - 2].fail(1 + self.dice.below(8) as usize, when);
+                None
+            }
+        };
+        // It may be so late that nothing fails.
+        let _ = self.replicate(cut);
+        self.faults.iter().for_each(Faults::heal);
+        self.target_store.set_capacity(u64::MAX);
+    }
+
+    fn prune(&mut self) {
+        let at = self.dice.below(2) as usize;
+        let place = [&self.source, &self.target][at];
+        let before = match place.inner().inventory() {
+            Ok(inventory) => inventory,
+            Err(_) => return,
+        };
+        let policy = Retention { last: 1 + self.dice.below(4) as usize, ..Retention::default() };
+        let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+        if self.dice.percent(40) {
+            let when = if self.dice.percent(50) { When::Before } else { When::After };
+            self.faults[at].fail(1 + self.dice.below(5) as usize, when);
+        }
+        if let Ok(seen) = Seen::of(place) {
+            prune(place, &seen.going(&policy, &now));
+        }
+        self.faults[at].heal();
+        let after = place.inner().inventory().expect("there");
+        assert_eq!(after.holds(), before.holds(), "what is held stays");
+        assert_eq!(after.newest(), before.newest(), "so does the newest");
+    }
+
+    fn any(&mut self, inventory: &Inventory) -> Option<VersionRef> {
+        self.dice.one_of(inventory.versions()).map(|version| version.id.clone())
+    }
+
+    fn hold(&mut self) {
+        let source = self.inventories().0;
+        let Some(version) = self.any(&source) else { return };
+        let audit = tag("audit");
+        let held = source.holds_of(&version).any(|held| *held == audit);
+        match held {
+            true => self.source.inner().release(&version, &audit),
+            false => self.source.inner().hold(&version, &audit),
+        }
+        .expect("done");
+    }
+
+    fn destroy(&mut self) {
+        let (source, target) = self.inventories();
+        let (place, inventory) = match self.dice.percent(50) {
+            true => (self.source.inner().clone(), source),
+            false => (self.target.inner().clone(), target),
+        };
+        let Some(version) = self.any(&inventory) else { return };
+        let is_held = inventory.holds_of(&version).count() > 0;
+        match place.destroy(&version) {
+            Ok(()) => assert!(!is_held),
+            Err(error) => assert!(is_held && matches!(error, Error::Held { .. }), "{error}"),
+        }
+    }
+
+    /// What each place has is what was taken; and what was replicated goes on as an increment.
+    fn look(&self) {
+        let (source, target) = self.inventories();
+        for (place, inventory) in [(&self.source, &source), (&self.target, &target)] {
+            for version in inventory.versions() {
+                let content = place.inner().content_of(&version.id).expect("there");
+                assert!(Some(&content) == self.truth.get(&version.id.guid), "{}", version.id);
+            }
+        }
+    }
+}
+
+fn bring(
+    (from, to): (&Place, &Place),
+    version: &VersionRef,
+    base: Option<&VersionRef>,
+    cut: Option<u64>,
+) -> Result<()> {
+    let request = SendRequest {
+        version: version.clone(),
+        base: base.cloned(),
+        clone_sources: Vec::new(),
+        stream_version: 0,
+        compressed: false,
+        zfs: zfs::SendOptions::default(),
+    };
+    let mut stream = Cut(from.send(&request)?.stream, cut.unwrap_or(u64::MAX));
+    let keep = Some(btrfs::Keeping { marks: Default::default(), every: 1 });
+    let request = ReceiveRequest {
+        guid: Some(version.guid),
+        base: base.map(|base| base.guid),
+        keep,
+        ..ReceiveRequest::named(version.name.clone())
+    };
+    to.receive(&request, &mut stream).map(drop)
+}
+
+/// What an inventory says, without the order of transactions, which nobody foretells.
+fn told(inventory: &Inventory) -> String {
+    let versions: Vec<_> = inventory.versions().iter().map(|version| version.id.to_string()).collect();
+    let holds: Vec<_> = inventory.holds().iter().map(|(id, tag)| format!("{id} {tag}")).collect();
+    format!("{versions:?} {holds:?} {:?}", inventory.partials)
+}
+
+#[test]
+fn in_memory_too_nothing_is_wrong_and_the_next_increment_has_its_base() {
+    let n = operations(600);
+    let said = Said::new("soak::fake", n);
+    let mut runs = [0, 0];
+    for (intermediates, linear) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = World::new(said.dice(), intermediates, linear);
+        for nth in 1..=n {
+            said.at(nth);
+            world.operate();
+            world.look();
+        }
+        world.snapshot();
+        world.replicate_well();
+        world.look();
+        runs = [runs[0] + world.runs[0], runs[1] + world.runs[1]];
+    }
+    eprintln!("{} runs were broken off, {} ended well", runs[0], runs[1]);
+    assert!(runs[0] > 0 && runs[1] > runs[0] / 4, "{runs:?}");
+}
