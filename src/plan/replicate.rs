@@ -4,11 +4,12 @@
 //! it, keep it there, let go of the old one on both sides. So at each moment one version is kept on both sides that the next increment
 //! can build upon, wherever the work is broken off.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,16 +179,16 @@ fn names(versions: &[VersionRef]) -> String {
 /// # Errors
 /// [`Conflict`], with its evidence.
 pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Result<Plan, Conflict> {
+    let there = There::of(target);
     let last = last(source, policy)?;
-    let base = common_base(source, target, policy, last)?;
+    let base = common_base(source, &there, policy, last)?;
     let resumed = partial(source, target, policy, base, last)?;
-    let wanted = wanted(source, target, policy, base, last, resumed);
+    let wanted = wanted(source, &there, policy, base, last, resumed);
+    let sent: HashSet<_> = wanted.iter().map(|version| version.id.guid).collect();
     let mut steps = Vec::new();
     let mut upon = base;
     for version in &wanted {
-        if let Some(theirs) =
-            target.by_name(&version.id.name).filter(|theirs| theirs.kind == VersionKind::Snapshot)
-        {
+        if let Some(theirs) = there.by_name.get(&version.id.name) {
             return Err(Conflict::NameTaken { ours: version.id.clone(), theirs: theirs.id.clone() });
         }
         if !is_held(source, &version.id, &policy.here) {
@@ -198,12 +199,42 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
         steps.push(Step::Transfer { version: version.id.clone(), base, resume });
         steps.push(Step::HoldThere { version: version.id.clone() });
         if let Some(old) = upon {
-            release(&mut steps, source, target, policy, &wanted, old);
+            release(&mut steps, source, &there, policy, &sent, old);
         }
         upon = Some(version);
     }
-    settle(&mut steps, source, target, policy, &wanted, upon);
+    settle(&mut steps, source, &there, policy, &sent, upon);
     Ok(Plan { base: base.map(|base| base.id.clone()), steps })
+}
+
+/// The target with its snapshots at hand: each is looked for again and again.
+struct There<'a> {
+    inventory: &'a Inventory,
+    by_guid: HashMap<Guid, &'a Version>,
+    by_name: HashMap<&'a SnapshotName, &'a Version>,
+}
+
+impl<'a> There<'a> {
+    fn of(inventory: &'a Inventory) -> Self {
+        let (mut by_guid, mut by_name) = (HashMap::new(), HashMap::new());
+        for version in snapshots(inventory) {
+            by_guid.entry(version.id.guid).or_insert(version);
+            by_name.entry(&version.id.name).or_insert(version);
+        }
+        Self { inventory, by_guid, by_name }
+    }
+
+    fn has(&self, guid: Guid) -> bool {
+        self.by_guid.contains_key(&guid)
+    }
+
+    /// How `version` is called there.
+    fn called<'v>(&self, version: &'v VersionRef) -> &'v VersionRef
+    where
+        'a: 'v,
+    {
+        self.by_guid.get(&version.guid).map_or(version, |there| &there.id)
+    }
 }
 
 /// The snapshot that the target is to have at the end.
@@ -225,29 +256,30 @@ fn snapshots(inventory: &Inventory) -> impl DoubleEndedIterator<Item = &Version>
 /// The newest version, not newer than `last`, that the target has as a snapshot; none if all is to be sent in full.
 fn common_base<'a>(
     source: &'a Inventory,
-    target: &Inventory,
+    there: &There<'_>,
     policy: &Policy,
     last: &Version,
 ) -> Result<Option<&'a Version>, Conflict> {
-    let theirs: Vec<_> = snapshots(target).map(|version| version.id.clone()).collect();
-    let known = |version: &&Version| target.snapshot_of(version.id.guid).is_some();
+    let theirs = || snapshots(there.inventory);
+    let named =
+        |theirs: &mut dyn Iterator<Item = &Version>| theirs.map(|version| version.id.clone()).collect();
+    let known = |version: &&Version| there.has(version.id.guid);
     let is_before = |version: &&Version| version.order <= last.order;
     // Of a snapshot and its bookmark, which have one guid, the snapshot is what to send from.
     let newest = source.versions().iter().rev().filter(is_before).find(known);
     let base = newest.map(|found| source.by_guid(found.id.guid).unwrap_or(found));
     let Some(base) = base else {
-        return match theirs.is_empty() || policy.full_again && !policy.linear {
+        return match there.by_guid.is_empty() || policy.full_again && !policy.linear {
             true => Ok(None),
-            false => Err(Conflict::NoCommonBase { theirs }),
+            false => Err(Conflict::NoCommonBase { theirs: named(&mut theirs()) }),
         };
     };
     if base.kind == VersionKind::Bookmark && !source.caps.bookmarks {
         return Err(Conflict::BaseOnlyThere { base: base.id.clone() });
     }
-    let at = target.snapshot_of(base.id.guid).expect("it was found there");
-    let since = snapshots(target).filter(|theirs| theirs.order > at.order);
-    let since: Vec<_> = since.map(|version| version.id.clone()).collect();
-    match policy.linear && !since.is_empty() && target.snapshot_of(last.id.guid).is_none() {
+    let at = there.by_guid[&base.id.guid];
+    let since: Vec<_> = named(&mut theirs().filter(|theirs| theirs.order > at.order));
+    match policy.linear && !since.is_empty() && !there.has(last.id.guid) {
         true => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
         false => Ok(Some(base)),
     }
@@ -287,7 +319,7 @@ fn partial<'a>(
 /// What is to be sent, oldest first.
 fn wanted<'a>(
     source: &'a Inventory,
-    target: &Inventory,
+    there: &There<'_>,
     policy: &Policy,
     base: Option<&Version>,
     last: &'a Version,
@@ -296,7 +328,7 @@ fn wanted<'a>(
     let is_new = |version: &&Version| {
         base.is_none_or(|base| version.order > base.order)
             && version.order <= last.order
-            && target.snapshot_of(version.id.guid).is_none()
+            && !there.has(version.id.guid)
     };
     let is_wanted = |version: &&Version| {
         policy.intermediates
@@ -314,18 +346,18 @@ fn is_held(inventory: &Inventory, version: &VersionRef, tag: &HoldTag) -> bool {
 fn release(
     steps: &mut Vec<Step>,
     source: &Inventory,
-    target: &Inventory,
+    there: &There<'_>,
     policy: &Policy,
-    sent: &[&Version],
+    sent: &HashSet<Guid>,
     old: &Version,
 ) {
-    let is_sent = sent.iter().any(|sent| sent.id == old.id);
+    let is_sent = sent.contains(&old.id.guid);
     if old.kind == VersionKind::Snapshot && (is_sent || is_held(source, &old.id, &policy.here)) {
         steps.push(Step::ReleaseHere { version: old.id.clone() });
     }
-    let there = target.snapshot_of(old.id.guid).map_or(&old.id, |there| &there.id);
-    if is_sent || is_held(target, there, &policy.there) {
-        steps.push(Step::ReleaseThere { version: there.clone() });
+    let theirs = there.called(&old.id);
+    if is_sent || is_held(there.inventory, theirs, &policy.there) {
+        steps.push(Step::ReleaseThere { version: theirs.clone() });
     }
 }
 
@@ -333,34 +365,29 @@ fn release(
 fn settle(
     steps: &mut Vec<Step>,
     source: &Inventory,
-    target: &Inventory,
+    there: &There<'_>,
     policy: &Policy,
-    sent: &[&Version],
+    sent: &HashSet<Guid>,
     newest: Option<&Version>,
 ) {
     let Some(newest) = newest else { return };
-    let is_sent = |version: &VersionRef| sent.iter().any(|sent| sent.id.guid == version.guid);
+    let is_sent = |version: &VersionRef| sent.contains(&version.guid);
     if !is_sent(&newest.id) {
         if newest.kind == VersionKind::Snapshot && !is_held(source, &newest.id, &policy.here) {
             steps.push(Step::HoldHere { version: newest.id.clone() });
         }
-        let there = target.snapshot_of(newest.id.guid).map_or(&newest.id, |there| &there.id);
-        if !is_held(target, there, &policy.there) {
-            steps.push(Step::HoldThere { version: there.clone() });
+        let theirs = there.called(&newest.id);
+        if !is_held(there.inventory, theirs, &policy.there) {
+            steps.push(Step::HoldThere { version: theirs.clone() });
         }
     }
-    let released_here = |version: &VersionRef| steps_release(steps, version, true);
-    let here: Vec<_> = stale(source, &policy.here, newest)
-        .filter(|held| !is_sent(held) && !released_here(held))
-        .cloned()
-        .collect();
-    let released_there = |version: &VersionRef| steps_release(steps, version, false);
-    let there: Vec<_> = stale(target, &policy.there, newest)
-        .filter(|held| !is_sent(held) && !released_there(held))
-        .cloned()
-        .collect();
-    steps.extend(here.into_iter().map(|version| Step::ReleaseHere { version }));
-    steps.extend(there.into_iter().map(|version| Step::ReleaseThere { version }));
+    let [released_here, released_there] = released(steps);
+    let is_left =
+        |released: &HashSet<VersionRef>, held: &VersionRef| !is_sent(held) && !released.contains(held);
+    let here = stale(source, &policy.here, newest).filter(|held| is_left(&released_here, held)).cloned();
+    steps.extend(here.map(|version| Step::ReleaseHere { version }));
+    let theirs = stale(there.inventory, &policy.there, newest).filter(|held| is_left(&released_there, held));
+    steps.extend(theirs.cloned().map(|version| Step::ReleaseThere { version }));
 }
 
 fn stale<'a>(
@@ -375,12 +402,17 @@ fn stale<'a>(
         .map(|(held, _)| held)
 }
 
-fn steps_release(steps: &[Step], wanted: &VersionRef, here: bool) -> bool {
-    steps.iter().any(|step| match step {
-        Step::ReleaseHere { version } => here && version == wanted,
-        Step::ReleaseThere { version } => !here && version == wanted,
-        _ => false,
-    })
+/// What the steps let go of here, and there.
+fn released(steps: &[Step]) -> [HashSet<VersionRef>; 2] {
+    let mut released = [HashSet::new(), HashSet::new()];
+    for step in steps {
+        match step {
+            Step::ReleaseHere { version } => released[0].insert(version.clone()),
+            Step::ReleaseThere { version } => released[1].insert(version.clone()),
+            _ => continue,
+        };
+    }
+    released
 }
 
 /// What the two hold after `step`, as an executor leaves them: to foretell, and for tests.

@@ -5,6 +5,7 @@
 
 mod dice;
 mod fake;
+mod scale;
 mod tree;
 mod world;
 
