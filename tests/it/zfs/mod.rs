@@ -9,6 +9,7 @@ mod holds;
 mod kernel;
 mod lab;
 mod page;
+mod prune;
 mod rollback;
 mod stream;
 mod transfer;

@@ -134,18 +134,19 @@ fn without_a_begin_record_the_library_fails_on_streams_that_have_a_list_behind_i
     };
     let (plain, raw) = (sent("plain", &[&one]), sent("raw", &["-w", &format!("{secret}@one")]));
     let at = |name: &str| format!("{}@one", lab.pool.full(&format!("backup/{name}")));
-    const CHECKSUM: i32 = libc::EBADE;
+    // A checksum that is wrong, for 2.1; 2.3 sees an argument that is.
+    const REFUSED: &[i32] = &[libc::EBADE, libc::EINVAL];
     for (nth, (call, flag, stream, wanted)) in [
-        ("lzc_receive", false, &plain, 0),
-        ("lzc_receive", false, &raw, CHECKSUM),
-        ("lzc_receive", true, &raw, 0),
-        ("lzc_receive_resumable", false, &raw, 0),
+        ("lzc_receive", false, &plain, &[0][..]),
+        ("lzc_receive", false, &raw, REFUSED),
+        ("lzc_receive", true, &raw, &[0]),
+        ("lzc_receive_resumable", false, &raw, &[0]),
     ]
     .into_iter()
     .enumerate()
     {
         let answer = receive_by_itself(call, flag, &at(&format!("n {nth}")), stream);
-        assert_eq!(answer, wanted, "{call}, raw {flag}, of {stream}");
+        assert!(wanted.contains(&answer), "{call}, raw {flag}, of {stream}: {answer}");
     }
     // Handed over, it is seen what it is, whatever the flags say.
     let stream = fs::read(&raw).expect("read");
