@@ -148,6 +148,14 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// What was to be proven is not, and nothing says that it is not so.
+    #[error("{what}")]
+    Unproven {
+        /// Of what.
+        what: String,
+        /// The command that would help.
+        hint: Option<String>,
+    },
     /// A call to the kernel failed outside any endpoint.
     #[error("cannot {op} {subject}")]
     Io {
@@ -192,7 +200,7 @@ impl Error {
             Self::Replicate { source, .. } if source.is_transient() => Class::Unreachable,
             Self::Restore { .. } | Self::Replicate { .. } => Class::Conflict,
             Self::Busy { .. } => Class::Unreachable,
-            Self::Partial { .. } | Self::Halfway { .. } => Class::Partial,
+            Self::Partial { .. } | Self::Halfway { .. } | Self::Unproven { .. } => Class::Partial,
             Self::Io { source, .. } => class_of_io(source),
         }
     }
@@ -202,7 +210,9 @@ impl Error {
         match self {
             Self::Endpoint(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
-            Self::Usage { hint, .. } | Self::Partial { hint, .. } => hint.clone(),
+            Self::Usage { hint, .. } | Self::Partial { hint, .. } | Self::Unproven { hint, .. } => {
+                hint.clone()
+            }
             Self::Halfway { source, .. } => source.hint(),
             Self::Replicate { from, to, source } => source.hint(from, to),
             Self::Busy { .. } => Some("wait until it is done, or leave out --no-wait".into()),

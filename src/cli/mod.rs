@@ -42,6 +42,7 @@ mod snapshot;
 mod stream;
 pub mod table;
 mod unmount;
+mod verify;
 
 /// Copy-on-write snapshots of data directories: taken in milliseconds, shipped as what changed, proven by blake3,
 /// restored by mounting.
@@ -98,6 +99,7 @@ enum Command {
     Snapshot(snapshot::Args),
     Stream(stream::Args),
     Unmount(unmount::Args),
+    Verify(verify::Args),
 }
 
 /// What every subcommand is given.
@@ -209,6 +211,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::run(args, context),
         Command::Stream(args) => stream::run(args, context),
         Command::Unmount(args) => unmount::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use crate::cli::{Context, place};
 use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
 use crate::exec::send::{Form, Job, Sent, send};
+use crate::exec::sent::note_sent;
 use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionKind, VersionRef, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::{DEFAULT_LEVEL, Options};
@@ -73,8 +74,12 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
     let mut output = Output::open(args.output.as_deref())?;
     let job = Job { inventory: &inventory, backend, request: &request, form: form(&args), behind: None };
-    let sent = send(&dataset, &job, &mut output, &Progress::new(context))?;
+    let progress = Progress::new(context);
+    let sent = send(&dataset, &job, &mut output, &progress)?;
     output.commit()?;
+    if !args.raw {
+        note_sent(&dataset, &sent, &progress);
+    }
     match &args.output {
         Some(path) if path.as_os_str() != "-" => context.print(&sent, told(&sent)),
         // Standard output is the stream.

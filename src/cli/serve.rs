@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// Nothing that the client says reaches a shell.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the client may do: list, send, receive, hold, destroy; all of it by default
+    /// What the client may do: list, send, receive, hold, destroy, verify; all of it by default
     #[arg(long, value_name = "VERB", value_delimiter = ',')]
     allow: Vec<Verb>,
     /// Only on this dataset or directory and below it; may be given several times
@@ -46,7 +46,8 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     let patience = Patience { stall: None, ..Patience::default() };
     let line = line(patience)?;
     let resolve = |target: &_| place::dataset(target, context);
-    match (Server { rights: &rights, resolve: &resolve, keep_every: args.checkpoint }).serve(&line) {
+    let (keep_every, state_dir) = (args.checkpoint, context.state_dir());
+    match (Server { rights: &rights, resolve: &resolve, keep_every, state_dir }).serve(&line) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::info!(error = &error as &dyn std::error::Error, "the conversation ended");

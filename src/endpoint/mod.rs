@@ -17,6 +17,7 @@ pub mod any;
 mod beneath;
 pub mod btrfs;
 pub mod change;
+pub mod content;
 pub mod contract;
 pub mod details;
 pub mod dir;
@@ -28,6 +29,7 @@ pub mod path;
 pub mod peer;
 pub mod prunable;
 pub mod record;
+mod recorded;
 pub mod tree;
 pub mod zfs;
 

@@ -13,9 +13,11 @@ pub mod receive;
 pub mod replicate;
 pub mod restore;
 pub mod send;
+pub mod sent;
 pub mod serve;
 mod throttle;
 pub mod transfer;
+pub mod verify;
 
 /// Something that happened while a verb was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::endpoint::{self, History};
 use crate::exec::fan::{alike, fan};
+use crate::exec::sent::note_moved;
 use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
 use crate::model::{HoldTag, Inventory, Partial, SnapshotName, VersionRef};
@@ -221,6 +222,9 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
         }
         let now = connected.as_ref().unwrap_or(from);
         for (lane, outcome) in numbers.into_iter().zip(outcomes) {
+            if let Ok(moved) = &outcome {
+                note_moved(from, moved, &going[lane].prepared.policy.here, observe);
+            }
             going[lane].arrived(outcome);
             going[lane].advance(now);
         }
@@ -306,7 +310,7 @@ fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
 }
 
 /// The tag by which the last version is kept that both sides have: readable, and another one for each place.
-fn cursor(way: &str, place: &Place) -> HoldTag {
+pub(super) fn cursor(way: &str, place: &Place) -> HoldTag {
     match place {
         Place::There(peer) => tag(way, &peer.address().to_string(), ""),
         // Other machines have datasets of the same name.

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use crate::endpoint::content::Reading;
 use crate::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::peer::{Line, Reason, Rights};
 use crate::endpoint::{self, Dataset, History, btrfs};
 use crate::exec::receive::Incoming;
+use crate::exec::sent::note_sent;
 use crate::exec::transfer::{Leaving, Transfer};
+use crate::exec::verify::{Shelf, recorded_here};
 use crate::exec::{Event, Observe, Silent};
 use crate::model::{Guid, Target, VersionRef};
 use crate::stream::wire::Kind;
@@ -26,6 +29,8 @@ pub struct Server<'a> {
     pub resolve: &'a dyn Fn(&Target) -> Result<Dataset>,
     /// How many bytes of a stream may have to come again after it was broken off.
     pub keep_every: u64,
+    /// Where manifests are kept.
+    pub state_dir: &'a Path,
 }
 
 impl Server<'_> {
@@ -38,10 +43,12 @@ impl Server<'_> {
     /// Who speaks another protocol; what ended the conversation.
     pub fn serve(&self, line: &Line) -> Result<()> {
         line.greet()?;
+        let mut shelf = Shelf::default();
         while let Some((kind, payload)) = line.next()? {
             let done = match kind {
                 Kind::Request => {
-                    line.parse(&payload).map_err(Broken::from).and_then(|request| self.answer(line, &request))
+                    let request = line.parse(&payload).map_err(Broken::from);
+                    request.and_then(|request| self.answer(line, &request, &mut shelf))
                 }
                 Kind::Refusal => return Err(line.refused(&payload).into()),
                 other => Err(Broken::by(corrupt(format!("{other:?} instead of a request")))),
@@ -59,7 +66,7 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn answer(&self, line: &Line, request: &Request) -> Result<(), Broken> {
+    fn answer(&self, line: &Line, request: &Request, shelf: &mut Shelf) -> Result<(), Broken> {
         self.rights.check(request)?;
         let Some(target) = request.target() else {
             return Err(Broken::by(corrupt("a stream that was not asked for".into())));
@@ -77,6 +84,14 @@ impl Server<'_> {
             Request::Destroy { version, .. } => Ok(line.say(Kind::Answer, &dataset.destroy(version)?)?),
             Request::Send { .. } => self.send(line, &dataset, request),
             Request::Receive { version, base, .. } => self.receive(line, &dataset, version, *base),
+            Request::Recorded { .. } => Ok(line.say(Kind::Answer, &recorded_here(&dataset)?)?),
+            Request::Manifest { version, all, .. } => {
+                let reading = Reading { state_dir: self.state_dir, all: *all, told: &|_| {} };
+                Ok(line.say(Kind::Answer, &shelf.put(&dataset, version, &reading)?)?)
+            }
+            Request::Entries { version, dir, after, .. } => {
+                Ok(line.say(Kind::Answer, &shelf.page(&dataset, version, dir, after.as_deref())?)?)
+            }
             Request::Stream { .. } => unreachable!("it has no target"),
         }
     }
@@ -113,6 +128,7 @@ impl Server<'_> {
         };
         let sent = sent.map_err(|error| Broken { fatal: out.begun, error })?;
         out.end().map_err(Broken::by)?;
+        note_sent(dataset, &sent, &Silent);
         Ok(line.say(
             Kind::Answer,
             &Sent { stream_bytes: sent.stream_bytes, blake3: sent.blake3, written_bytes: sent.written_bytes },

@@ -3,6 +3,7 @@
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod address;
+pub mod digests;
 pub mod ids;
 pub mod inventory;
 pub mod layer;
@@ -13,6 +14,7 @@ pub mod quoted;
 pub mod version;
 
 pub use address::{BadAddress, PeerAddress};
+pub use digests::{Digest, ReceivedStream, Recorded, SentStream, StreamDigest};
 pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
 pub use path_text::PathText;

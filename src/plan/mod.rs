@@ -8,3 +8,4 @@ pub mod overlay;
 pub mod replicate;
 pub mod restore;
 pub mod retain;
+pub mod verify;

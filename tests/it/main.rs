@@ -30,4 +30,5 @@ mod tidy;
 mod tree;
 mod tree_compare;
 mod verbs;
+mod verify;
 mod zfs;

@@ -18,7 +18,7 @@ use crate::endpoint::btrfs::{clone, staging};
 use crate::endpoint::details::Details;
 use crate::endpoint::{Error, History, Result, Wait};
 use crate::model::{
-    Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef, quoted,
+    Guid, HoldTag, Inventory, Partial, SentStream, SnapshotName, Version, VersionKind, VersionRef, quoted,
 };
 use crate::sys::btrfs::{self, FS_TREE_OBJECTID, Timespec};
 use crate::sys::interrupt;
@@ -255,6 +255,21 @@ impl Dataset {
         let key = |d: &Details| (d.version.order, d.version.id.name.clone());
         details.sort_by_key(key);
         Ok(details)
+    }
+
+    /// The streams that each snapshot was sent as, oldest first.
+    ///
+    /// # Errors
+    /// As [`History::inventory`].
+    pub fn sent(&self) -> Result<HashMap<VersionRef, Vec<SentStream>>> {
+        let Some(home) = self.home()? else { return Ok(HashMap::new()) };
+        let said = self.all_meta(&home)?;
+        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
+        let sent = self.snapshots_in(roots, &home)?.into_iter().filter_map(|(name, root)| {
+            let meta = said.get(&name).filter(|meta| root.is_meant_by(meta))?;
+            Some((VersionRef { guid: root.guid(), name }, meta.sent.clone()))
+        });
+        Ok(sent.collect())
     }
 
     /// How many bytes of data would come back if these versions, and no others, were destroyed. Walks every extent of the

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::btrfs::roots::Root;
 use crate::endpoint::btrfs::store::{read_at, remove_at, write_at};
 use crate::endpoint::{Error, Result, Verified};
-use crate::model::{Guid, HoldTag, SnapshotName};
+use crate::model::{Guid, HoldTag, SentStream, SnapshotName};
 
 /// Where a full filesystem keeps what it has no room for in the file itself; replaced with the file.
 const ATTRIBUTE: &str = "user.cowsnap.meta";
@@ -36,6 +36,9 @@ pub struct Meta {
     /// The digest of its stream that was checked here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
+    /// The streams that it was sent as.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<SentStream>,
     /// When its source was made, where the subvolume itself can not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
@@ -52,6 +55,7 @@ impl Meta {
             labels: BTreeMap::new(),
             holds: BTreeMap::new(),
             verified: None,
+            sent: Vec::new(),
             created: None,
             other: BTreeMap::new(),
         }

@@ -34,7 +34,7 @@ pub enum Intent {
     /// Something writable is made in the staging directory.
     Prepare,
     /// A stream is received.
-    Receive(Entry),
+    Receive(Box<Entry>),
     /// Snapshots are taken, all or none.
     Set {
         /// One for each dataset.
@@ -219,7 +219,7 @@ fn try_finish(store: &Arc<Store>, fd: BorrowedFd<'_>, id: &OsStr) -> Result<()> 
             if can_go_on(store, fd, id, &entry)? {
                 return Ok(());
             }
-            clear_entries(store, id, &[entry])?;
+            clear_entries(store, id, &[*entry])?;
         }
         Some(Intent::Rollback(exchange)) => exchange.finish(store, fd)?,
         Some(Intent::Rename(moved)) => moved.finish(store)?,
@@ -312,7 +312,7 @@ impl Dataset {
             return Err(self.taken(name));
         }
         let entry = Entry { key: self.key(), name: name.clone(), guid, meta: None };
-        let staging = Staging::new(self.store(), &Intent::Receive(entry))?;
+        let staging = Staging::new(self.store(), &Intent::Receive(Box::new(entry)))?;
         let name = staging.staged_name();
         Ok(Staged { dataset: self.clone(), home, staging, name })
     }

@@ -122,11 +122,11 @@ impl Peer {
         &self.address
     }
 
-    fn target(&self) -> String {
+    pub(super) fn target(&self) -> String {
         self.address.target().to_owned()
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
+    pub(super) fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
         self.line.say(Kind::Request, request).map_err(|error| self.line.refusal().unwrap_or(error))?;
         self.line.heard()
     }

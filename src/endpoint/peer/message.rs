@@ -83,6 +83,34 @@ pub enum Request {
         #[serde(default)]
         base: Option<Guid>,
     },
+    /// What is written down of the streams of its snapshots: answered by a list of [`Recorded`](crate::model::Recorded), or by nothing if
+    /// there is no such dataset.
+    Recorded {
+        /// The dataset.
+        target: String,
+    },
+    /// Find out what a snapshot holds: answered by a [`Summary`](crate::endpoint::content::Summary).
+    Manifest {
+        /// The dataset.
+        target: String,
+        /// Which version.
+        version: VersionRef,
+        /// Read all of it, whatever was read before.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Tell what is in a directory of the manifest that was made last: answered by a [`Page`](crate::endpoint::content::Page).
+    Entries {
+        /// The dataset.
+        target: String,
+        /// Which version.
+        version: VersionRef,
+        /// The directory, as paths stand in manifests.
+        dir: String,
+        /// Those that come behind this path.
+        #[serde(default)]
+        after: Option<String>,
+    },
     /// The stream of a [`Request::Receive`] begins.
     Stream {
         /// Whether it begins behind what [`Ready`] said.
@@ -217,6 +245,9 @@ impl Request {
             | Self::Release { target, .. }
             | Self::Destroy { target, .. }
             | Self::Send { target, .. }
+            | Self::Recorded { target }
+            | Self::Manifest { target, .. }
+            | Self::Entries { target, .. }
             | Self::Receive { target, .. } => Some(target),
             Self::Stream { .. } => None,
         }
@@ -229,8 +260,10 @@ impl Request {
             | Self::Release { version, .. }
             | Self::Destroy { version, .. }
             | Self::Send { version, .. }
+            | Self::Manifest { version, .. }
+            | Self::Entries { version, .. }
             | Self::Receive { version, .. } => Some(&version.name),
-            Self::Inventory { .. } | Self::Stream { .. } => None,
+            Self::Inventory { .. } | Self::Recorded { .. } | Self::Stream { .. } => None,
         }
     }
 }
@@ -247,6 +280,12 @@ mod tests {
             (format!(r#"{{"verb":"hold","target":"tank/a","version":{version},"tag":"t"}}"#), "hold"),
             (format!(r#"{{"verb":"receive","target":"tank/a","version":{version}}}"#), "receive"),
             (r#"{"verb":"stream","behind":false}"#.to_owned(), "stream"),
+            (r#"{"verb":"recorded","target":"tank/a"}"#.to_owned(), "recorded"),
+            (
+                format!(r#"{{"verb":"manifest","target":"tank/a","version":{version},"all":true}}"#),
+                "manifest",
+            ),
+            (format!(r#"{{"verb":"entries","target":"tank/a","version":{version},"dir":"."}}"#), "entries"),
         ] {
             let request: Request = serde_json::from_str(&json).unwrap();
             let again = serde_json::to_value(&request).unwrap();

@@ -4,6 +4,7 @@
 //! allows; [`Peer`] is a dataset there, as a [`History`](crate::endpoint::History) that also sends and receives.
 
 mod client;
+mod content;
 mod line;
 pub mod message;
 mod rights;

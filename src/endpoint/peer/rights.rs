@@ -25,11 +25,14 @@ pub enum Verb {
     Hold,
     /// Destroy versions.
     Destroy,
+    /// See what files versions hold, and what these hash to.
+    Verify,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::List, Self::Send, Self::Receive, Self::Hold, Self::Destroy];
+    pub const ALL: [Self; 6] =
+        [Self::List, Self::Send, Self::Receive, Self::Hold, Self::Destroy, Self::Verify];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -38,6 +41,7 @@ impl Verb {
             Self::Receive => "receive",
             Self::Hold => "hold",
             Self::Destroy => "destroy",
+            Self::Verify => "verify",
         }
     }
 }
@@ -153,13 +157,16 @@ fn verb_of(request: &Request) -> &'static str {
         Request::Send { .. } => "send",
         Request::Receive { .. } => "receive",
         Request::Stream { .. } => "stream",
+        Request::Recorded { .. } => "list digests of",
+        Request::Manifest { .. } | Request::Entries { .. } => "verify",
     }
 }
 
 /// Any of these allows it. Whoever receives or sends keeps, too, what the next transfer builds upon, by tags of its own.
 fn verbs_for(request: &Request) -> &'static [Verb] {
     match request {
-        Request::Inventory { .. } => &[Verb::List, Verb::Send, Verb::Receive, Verb::Hold, Verb::Destroy],
+        Request::Inventory { .. } | Request::Recorded { .. } => &Verb::ALL,
+        Request::Manifest { .. } | Request::Entries { .. } => &[Verb::Verify],
         Request::Hold { tag, .. } | Request::Release { tag, .. } if tag.as_str().starts_with(OF_RECEIVER) => {
             &[Verb::Hold, Verb::Receive]
         }
@@ -251,6 +258,34 @@ mod tests {
             assert_eq!(key.check(&request(verb, "tank/b/c", tag)).is_ok(), allowed, "{verb} {tag}");
             assert!(key.check(&request(verb, "tank/c", tag)).is_err(), "{verb} elsewhere");
         }
+    }
+
+    #[test]
+    fn what_is_in_files_is_told_to_who_may_verify_alone() {
+        let asked = |verb: &str, target: &str| {
+            let version = serde_json::json!({ "guid": "00112233445566778899aabbccddeeff", "name": "s" });
+            let json = match verb {
+                "recorded" => serde_json::json!({ "verb": verb, "target": target }),
+                "entries" => {
+                    serde_json::json!({ "verb": verb, "target": target, "version": version, "dir": "." })
+                }
+                _ => serde_json::json!({ "verb": verb, "target": target, "version": version }),
+            };
+            serde_json::from_value::<Request>(json).unwrap()
+        };
+        for verb in Verb::ALL {
+            let key = rights(&[verb], &["tank/b"], true);
+            assert!(key.check(&asked("recorded", "tank/b")).is_ok(), "{verb}");
+            for what in ["manifest", "entries"] {
+                assert_eq!(
+                    key.check(&asked(what, "tank/b/c")).is_ok(),
+                    verb == Verb::Verify,
+                    "{verb} {what}"
+                );
+                assert!(key.check(&asked(what, "tank/c")).is_err(), "{verb} {what} elsewhere");
+            }
+        }
+        assert!(rights(&[Verb::Verify], &[], false).check(&request("send", "tank/b", "")).is_err());
     }
 
     #[test]

@@ -15,7 +15,10 @@ const MIN_PER_THREAD: usize = 16;
 ///
 /// # Errors
 /// One of those that `work` gave; [`Error::Interrupted`].
-pub(super) fn each<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub(in crate::endpoint) fn each<I: Sync, T: Send>(
+    items: &[I],
+    work: impl Fn(&I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let cores = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let n_threads = cores.min(items.len() / MIN_PER_THREAD).max(1);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));

@@ -12,7 +12,7 @@ mod copy;
 mod dataset;
 mod describe;
 mod diff;
-mod each;
+pub(in crate::endpoint) mod each;
 mod history;
 mod home;
 mod manifest;

@@ -3,9 +3,10 @@
 //! ```text
 //! cowsnap:labels    KEY=VALUE,KEY=VALUE …              by key
 //! cowsnap:verified  GUID CREATETXG {"blake3":…,…}      of the snapshot that it is about
+//! cowsnap:sent      GUID CREATETXG [{"blake3":…,…},…]  the same, of the streams that it was sent as
 //! ```
 //!
-//! One property has all labels, so that one listing tells them. In both, `%` and two digits stand for `%`, for control characters and, in
+//! One property has all labels, so that one listing tells them. In all, `%` and two digits stand for `%`, for control characters and, in
 //! labels, for a `,` and in keys a `=`: the values hold neither tab nor newline, and none is `-`, which ZFS shows for what is not set.
 //!
 //! A digest counts only for the snapshot that it names. Its guid alone would not do: a replica of the snapshot has the same one, and may
@@ -14,12 +15,14 @@
 use std::collections::BTreeMap;
 
 use crate::endpoint::Verified;
-use crate::model::Version;
+use crate::model::{SentStream, Version};
 
 /// The property with a snapshot's labels.
 pub(super) const LABELS: &str = "cowsnap:labels";
 /// The property with the digest that was checked.
 pub const VERIFIED: &str = "cowsnap:verified";
+/// The property with the digests of the streams that it was sent as.
+pub(super) const SENT: &str = "cowsnap:sent";
 
 /// The properties that say `labels`: one, if there are any.
 pub(super) fn label_props(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -85,6 +88,18 @@ pub fn verified_as_text(version: &Version, verified: &Verified) -> String {
 /// The digest that the property says of `version`; `None` if it is none of ours, or another's.
 pub(super) fn verified_of_text(version: &Version, text: &str) -> Option<Verified> {
     serde_json::from_str(&unescape(text.strip_prefix(&whose(version))?)).ok()
+}
+
+/// `sent`, of `version`, as the value of its property.
+pub(super) fn sent_as_text(version: &Version, sent: &[SentStream]) -> String {
+    let json = serde_json::to_string(sent).expect("its keys are texts");
+    whose(version) + &escaped(&json, &[])
+}
+
+/// The streams that the property says of `version`; none if it is none of ours, or another's.
+pub(super) fn sent_of_text(version: &Version, text: &str) -> Vec<SentStream> {
+    let own = text.strip_prefix(&whose(version));
+    own.and_then(|own| serde_json::from_str(&unescape(own)).ok()).unwrap_or_default()
 }
 
 /// What a snapshot keeps under any name, and no other on this machine has.
@@ -155,6 +170,17 @@ mod tests {
         for other in [version(42, 8), version(43, 7), version(2, 7)] {
             assert_eq!(verified_of_text(&other, &text), None, "{other:?}");
         }
+        let sent = SentStream {
+            stream: crate::model::StreamDigest { blake3: crate::model::Digest([7; 32]), base: None, len: 1 },
+            at,
+            to: Some("cowsnap:to:x-1".parse().expect("a tag")),
+        };
+        let all = vec![sent.clone(), SentStream { to: None, ..sent }];
+        let said = sent_as_text(&version(42, 7), &all);
+        assert!(!said.contains(['\t', '\n']), "{said}");
+        assert_eq!(sent_of_text(&version(42, 7), &said), all);
+        assert_eq!(sent_of_text(&version(42, 8), &said), []);
+        assert_eq!(sent_of_text(&version(42, 7), "-"), []);
         for foreign in ["-", "{}", "42 7 ", "42 7 {}", text.split_once('{').expect("json").1] {
             assert_eq!(verified_of_text(&version(42, 7), foreign), None, "{foreign}");
         }

@@ -6,6 +6,7 @@ mod aside;
 mod carried;
 mod clone;
 mod conflict;
+mod content;
 pub mod dataset;
 mod diff;
 mod endpoint;

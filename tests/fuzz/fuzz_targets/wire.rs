@@ -3,9 +3,10 @@
 
 #![no_main]
 
+use cowsnap::endpoint::content::{Line, MOST_DIFFERENCES, Page, Summary, check, compare};
 use cowsnap::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Taken};
 use cowsnap::endpoint::peer::{Rights, Under, Verb};
-use cowsnap::model::PeerAddress;
+use cowsnap::model::{PeerAddress, Recorded};
 use cowsnap::stream::container::Prefix;
 use cowsnap::stream::wire::{self, Kind};
 use libfuzzer_sys::fuzz_target;
@@ -51,9 +52,42 @@ fn message(json: &[u8]) {
         let again = serde_json::to_vec(&prefix).expect("it can be written");
         assert_eq!(serde_json::from_slice::<Prefix>(&again).expect("what was written is read"), prefix);
     }
+    if let Ok(page) = serde_json::from_slice::<Page>(json) {
+        for (dir, after) in [(&b""[..], None), (b"", Some(&b""[..])), (b"d", None), (b"d/e", Some(b"d/e/f"))] {
+            pages(&page, dir, after);
+        }
+    }
+    if let Ok(recorded) = serde_json::from_slice::<Vec<Recorded>>(json) {
+        let again = serde_json::to_vec(&recorded).expect("it can be written");
+        assert_eq!(serde_json::from_slice::<Vec<Recorded>>(&again).expect("what was written is read"), recorded);
+    }
+    let _ = serde_json::from_slice::<Summary>(json);
     let _ = serde_json::from_slice::<Ready>(json);
     let _ = serde_json::from_slice::<Sending>(json);
     let _ = serde_json::from_slice::<Taken>(json);
+}
+
+/// What is accepted of a page is in the directory that was asked for, in order, and can be compared with anything.
+fn pages(page: &Page, dir: &[u8], after: Option<&[u8]>) {
+    let Ok(lines) = check(page, dir, after) else { return };
+    for (line, _) in &lines {
+        let inside = line.path.strip_prefix(dir).expect("it is in there");
+        let name = inside.strip_prefix(b"/").unwrap_or(inside);
+        assert!(!name.contains(&b'/') && name != b".." && name != b".");
+        assert_eq!(Line::of_text(&line.text()).as_ref(), Ok(line));
+    }
+    assert!(lines.is_sorted_by(|a, b| a.0.path < b.0.path) && (!page.more || !lines.is_empty()));
+    let mut asked = 0;
+    let mut theirs = |_: &[u8], _: Option<&[u8]>| {
+        asked += 1;
+        assert!(asked < 100, "a peer keeps its client busy for ever");
+        Ok(page.clone())
+    };
+    let mut ours = |_: &[u8], _: Option<&[u8]>| Ok(Page::default());
+    if let Ok((differences, _)) = compare(&mut ours, &mut theirs) {
+        assert!(differences.len() <= MOST_DIFFERENCES);
+        assert!(!differences.iter().any(|difference| difference.to_string().chars().any(char::is_control)));
+    }
 }
 
 fn no_dots(target: &str) -> bool {

@@ -13,7 +13,7 @@ use super::lab::{Lab, noise};
 use crate::ground::{self, ground, run};
 
 /// An sshd of the test's own, which takes one key and runs one command for it.
-struct Sshd {
+pub struct Sshd {
     server: Child,
     folder: tempfile::TempDir,
     port: u16,
@@ -21,7 +21,7 @@ struct Sshd {
 
 impl Sshd {
     /// `command` is what the key is for.
-    fn start(command: &str) -> Self {
+    pub fn start(command: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("cowsnap-sshd-").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         for key in ["host", "client"] {
@@ -67,11 +67,13 @@ impl Sshd {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn ssh(&self) -> String {
+    /// The program that reaches it, for `COWSNAP_SSH`.
+    pub fn ssh(&self) -> String {
         format!("ssh -F {}", self.folder.path().join("ssh_config").display())
     }
 
-    fn url(&self, path: &std::path::Path) -> String {
+    /// The target at that path there.
+    pub fn url(&self, path: &std::path::Path) -> String {
         format!("ssh://root@127.0.0.1:{}/{}", self.port, path.display())
     }
 }

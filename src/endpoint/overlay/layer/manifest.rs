@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use blake3::Hash;
 
 /// The first line.
-const TITLE: &str = "cowsnap manifest 1";
+pub const TITLE: &str = "cowsnap manifest 1";
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +156,22 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, Bad> {
 }
 
 impl Line {
+    /// It as it stands in a manifest, without the newline behind it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text);
+        text.truncate(text.len() - 1);
+        text
+    }
+
+    /// Reads one line. Its path can not lead out of a tree.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_text(text: &str) -> Result<Self, &'static str> {
+        Self::parse(text)
+    }
+
     fn write(&self, out: &mut String) {
         let marks = [
             (self.opaque, "+o"),
@@ -293,7 +309,11 @@ pub fn escaped(path: &[u8]) -> String {
     out
 }
 
-fn unescaped(text: &str) -> Result<Vec<u8>, &'static str> {
+/// The path that [`escaped`] wrote so.
+///
+/// # Errors
+/// What no path is written as. Where the path leads is for others to check.
+pub fn unescaped(text: &str) -> Result<Vec<u8>, &'static str> {
     if text == "." {
         return Ok(Vec::new());
     }
@@ -357,6 +377,9 @@ mod tests {
     fn a_manifest_reads_back_and_its_layout_is_that_of_the_format() {
         let text = to_text(&sample());
         assert_eq!(parse(text.as_bytes()), Ok(sample()));
+        for line in sample() {
+            assert_eq!(Line::of_text(&line.text()), Ok(line));
+        }
         let hash = blake3::hash(b"abc");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[2], "w\t644\t1\t2\t-1\t-\t-\t-\t-\t\\x20gone\\xff\\x5c");

@@ -181,7 +181,7 @@ fn size_of(kind: Kind, node: &Node) -> Size {
 }
 
 /// The hash of extended attributes, in the order of their names; `None` if there are none.
-pub(super) fn hash_attributes(attributes: &Attributes) -> Option<Hash> {
+pub(in crate::endpoint) fn hash_attributes(attributes: &Attributes) -> Option<Hash> {
     if attributes.is_empty() {
         return None;
     }

@@ -160,7 +160,7 @@ pub(super) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<File> {
 }
 
 /// All extended attributes of `name` in `dir`, a link's own if it is one.
-fn attributes(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attributes, Errno> {
+pub(in crate::endpoint) fn attributes(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attributes, Errno> {
     // A path through /proc is the way to attributes of links that does not depend on the length of their path.
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
     let names = match whole(|buffer| llistxattr(&path, buffer)) {

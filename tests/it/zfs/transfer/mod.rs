@@ -18,6 +18,7 @@ mod raw;
 mod remote;
 mod replicate;
 mod resume;
+mod verify;
 
 /// A dataset that is sent, a place that receives, in one pool.
 struct Lab {

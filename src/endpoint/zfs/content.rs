@@ -1,0 +1,84 @@
+//! Snapshots whose content is read by nobody but this process, and the streams that they were sent as.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::{intent, meta, noted, props};
+use crate::endpoint::{Error, Result};
+use crate::model::digests::remember;
+use crate::model::{Guid, SentStream, Version, VersionKind, VersionRef, quoted};
+use crate::sys::mount::{self, Restrict};
+
+impl Dataset {
+    /// Opens the root of a snapshot through a mount that nobody sees and that goes with the answer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Refused`] for a volume, or without the key; [`Error::Denied`] without the right.
+    pub fn open_content(&self, version: &VersionRef) -> Result<OwnedFd> {
+        let snapshot = self.expect_snapshot(version, "verify")?;
+        let subject = self.at_name(&version.name);
+        let refused =
+            |why: &str, hint| Error::Refused { op: "read", subject: subject.clone(), why: why.into(), hint };
+        if self.is_volume()? {
+            return Err(refused("it is of a volume, which has no files", None));
+        }
+        let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: true };
+        let mount = mount::detached_as("zfs", Path::new(&snapshot), &[], restrict);
+        mount.map(OwnedFd::from).map_err(|error| match error.raw_os_error() {
+            Some(libc::EACCES) => {
+                let hint = Some(format!("zfs load-key -r {}", quoted(self.name())));
+                refused("the key of its encryption is not loaded", hint)
+            }
+            _ => crate::endpoint::mounted::not_allowed(error, "read", &subject),
+        })
+    }
+
+    /// The streams that each snapshot was sent as, oldest first.
+    ///
+    /// # Errors
+    /// A dataset that can not be read.
+    pub fn sent(&self) -> Result<HashMap<VersionRef, Vec<SentStream>>> {
+        let inventory = self.read_inventory()?;
+        let snapshots = inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot);
+        let snapshots: Vec<_> = snapshots.collect();
+        if snapshots.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let full = |version: &Version| self.full_name(&version.id.name);
+        let known = snapshots.iter().map(|version| full(version)).collect();
+        let noted = noted::read(self, &known, &[meta::SENT])?;
+        let of = |version: &Version| noted.get(&(full(version), meta::SENT.to_owned()));
+        let sent = snapshots.iter().filter_map(|version| {
+            let sent = meta::sent_of_text(version, of(version)?);
+            Some((version.id.clone(), sent))
+        });
+        Ok(sent.collect())
+    }
+
+    /// Writes down that `version` was sent as that stream.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Denied`] without the right to set properties.
+    pub fn note_sent(&self, version: &VersionRef, new: SentStream) -> Result<()> {
+        let found = self.expect(version)?;
+        let snapshot = self.snapshot(&found, "note what was sent of")?;
+        let noted = props::local(&snapshot, meta::SENT)?;
+        let mut sent = noted.map(|text| meta::sent_of_text(&found, &text)).unwrap_or_default();
+        let before = sent.clone();
+        remember(&mut sent, new);
+        match sent == before {
+            true => Ok(()),
+            false => props::set(&snapshot, meta::SENT, &meta::sent_as_text(&found, &sent)),
+        }
+    }
+
+    /// By what it is known whatever it is called; a copy of it elsewhere has another one.
+    ///
+    /// # Errors
+    /// A property that can not be read.
+    pub fn own_guid(&self) -> Result<Guid> {
+        intent::guid_of(self.name().as_str())
+    }
+}
