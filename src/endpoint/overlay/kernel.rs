@@ -57,10 +57,7 @@ impl Serve for Kernel {
             },
             _ => Error::io("freeze", at.display())(error),
         })?;
-        let upper = generation.upper();
-        let dir = fs::File::open(&upper).map_err(Error::io("open", upper.display()))?;
-        rustix::fs::syncfs(&dir).map_err(Error::io("sync", upper.display()))?;
-        // The upper is now as safe as any.
+        // What becomes of it is synced before it is a layer.
         unmark_volatile(generation)
     }
 

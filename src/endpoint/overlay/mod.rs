@@ -102,7 +102,7 @@ pub trait Serve: Sync {
         generation.upper()
     }
 
-    /// From now on nobody writes to what shows, and all that was written is in `generation`, on disk. What can still be undone
+    /// From now on nobody writes to what shows, and all that was written is in `generation`. What can still be undone
     /// by [`Serve::thaw`].
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::store::Layer;
 use super::tree::Tree;
 use super::whole;
 use crate::endpoint::overlay::home::{FROZEN, Generation, Home, LAYERS};
-use crate::endpoint::record::{read_record, replace_file};
+use crate::endpoint::record::{read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
 use crate::model::Guid;
 use crate::model::overlay::{Base, FORMAT, LayerId, LayerName, OverlayName, Xattrs};
@@ -76,8 +76,9 @@ pub fn describe<'a>(generation: &'a Generation, request: &CommitRequest) -> Resu
         manifest: blake3::hash(text.as_bytes()).to_hex().to_string(),
     };
     let dir = generation.dir();
-    replace_file(&dir.join("manifest"), text.as_bytes())?;
-    replace_file(&dir.join("layer.json"), record.to_text().as_bytes())?;
+    replace_file_unsynced(&dir.join("manifest"), text.as_bytes())?;
+    replace_file_unsynced(&dir.join("layer.json"), record.to_text().as_bytes())?;
+    // All of it at once: the tree as well.
     super::scan::sync_filesystem(dir)?;
     Ok(Described { generation, record })
 }
