@@ -21,6 +21,7 @@ pub mod content;
 pub mod contract;
 pub mod details;
 pub mod dir;
+pub(crate) mod each;
 pub mod fake;
 pub mod fault;
 pub mod mounted;

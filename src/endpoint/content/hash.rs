@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 
 use super::reuse::{self, Earlier};
 use super::scan::Found;
+use crate::endpoint::each::each;
 use crate::endpoint::overlay::layer::manifest::{Kind, Line, Size, escaped};
-use crate::endpoint::tree::each::each;
 use crate::endpoint::{Error, Result, beneath};
 use crate::stream::container::FRAME_LEN;
 use crate::stream::container::tree::{Leaf, Tree};

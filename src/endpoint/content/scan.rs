@@ -6,9 +6,9 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, RawDir, Stat, fstatfs, major, minor, readlinkat, statat};
 use rustix::io::Errno;
 
+use crate::endpoint::each::each;
 use crate::endpoint::overlay::layer::manifest::{Data, Kind, Line, Size, escaped};
 use crate::endpoint::overlay::layer::{attributes, hash_attributes};
-use crate::endpoint::tree::each::each;
 use crate::endpoint::{Dataset, Error, Result, beneath};
 use crate::model::VersionRef;
 use crate::sys::btrfs;

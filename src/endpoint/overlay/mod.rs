@@ -78,6 +78,11 @@ pub trait Serve: Sync {
         Ok(())
     }
 
+    /// How many copies may be shown at a time: making one is mostly waiting for the filesystem.
+    fn at_once(&self) -> usize {
+        16
+    }
+
     /// Makes the base reachable as a directory that nobody writes to. Called before each `show` and `swap`; done again, also
     /// after a reboot, it is the same directory. A mode that mounts something for it mounts it at [`Entry::base_dir`].
     ///

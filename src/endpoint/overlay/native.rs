@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::btrfs::scratch::Scratch;
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};
+use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::record::{read_record, replace_file_unsynced};
@@ -43,6 +44,9 @@ const CLONE: &str = "clone";
 /// The file in a copy's directory that names the clone to be used next, and what it is called until that is there.
 const SPARE: &str = "spare";
 const SPARE_MAKING: &str = "spare.making";
+
+/// How many clones are made at a time: each waits for a transaction.
+const AT_ONCE: usize = 16;
 
 /// The filesystem that can clone the base in one call; else why not.
 pub fn can_clone(base: &Base) -> Result<String, String> {
@@ -212,28 +216,17 @@ impl Source {
 /// # Errors
 /// What can not be cloned or written.
 pub fn make_spares(overlay: &Entry, record: &Record) -> Result<()> {
-    let numbers: Vec<_> = record.copies.iter().map(|copy| copy.number).collect();
-    let lacking = numbers.into_iter().filter(|&copy| !copy_dir(overlay, copy).join(SPARE).exists());
-    let lacking: Vec<_> = lacking.collect();
-    let threads = 16.min(lacking.len());
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some(&copy) = lacking.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-            make_spare(overlay, record, copy)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let helpers: Vec<_> =
-            (1..threads).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
-        let mut results = vec![work()];
-        results.extend(helpers.into_iter().map(|helper| helper.join().expect("the work does not panic")));
-        results.into_iter().collect()
-    })
+    let numbers = record.copies.iter().map(|copy| copy.number);
+    let lacking: Vec<_> = numbers.filter(|&copy| !copy_dir(overlay, copy).join(SPARE).exists()).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let source = Source::of(record)?;
+    each_by(AT_ONCE, &lacking, |&copy| make_spare(overlay, &source, copy)).map(drop)
 }
 
 /// Works without the overlay's lock, which nobody should have to wait for: if the overlay is destroyed meanwhile, the clone goes too.
-fn make_spare(overlay: &Entry, record: &Record, copy: u32) -> Result<()> {
+fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
     let dir = copy_dir(overlay, copy);
     match fs::create_dir(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // It was destroyed.
@@ -249,7 +242,6 @@ fn make_spare(overlay: &Entry, record: &Record, copy: u32) -> Result<()> {
     if spare.exists() {
         return Ok(());
     }
-    let source = Source::of(record)?;
     let transaction = source.transaction()?;
     let name = name_of(overlay, copy, 0, random()?);
     let clone = CloneFile { on: source.on()?, name, transaction: Some(transaction) };

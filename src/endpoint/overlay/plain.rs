@@ -56,6 +56,11 @@ impl Serve for Plain {
         }
     }
 
+    /// All cores work on one copy; and a command may not be made to run beside itself.
+    fn at_once(&self) -> usize {
+        1
+    }
+
     fn base(&self, overlay: &Entry, record: &Record) -> Result<PathBuf> {
         base::reach(overlay, record)
     }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, makedev};
 use rustix::io::Errno;
 
+use crate::endpoint::each::each;
 use crate::endpoint::tree::describe::{Pair, copy_nocow, describe, describe_unopened};
-use crate::endpoint::tree::each::each;
 use crate::endpoint::tree::scan::{Entry, Kind, Scan, changed, entry_of, open, open_quietly, scan, shown};
 use crate::endpoint::{Error, Result};
 use crate::model::quoted;

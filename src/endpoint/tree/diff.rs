@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::endpoint::change::Kind as Change;
+use crate::endpoint::each::each;
 use crate::endpoint::tree::dataset::Dataset;
 use crate::endpoint::tree::describe::attributes_of;
-use crate::endpoint::tree::each::each;
 use crate::endpoint::tree::home::Home;
 use crate::endpoint::tree::scan::{Entry, Kind, Scan, Time, open, open_quietly, scan, shown};
 use crate::endpoint::{self, Error, Result};

@@ -12,7 +12,6 @@ mod copy;
 mod dataset;
 mod describe;
 mod diff;
-pub(in crate::endpoint) mod each;
 mod history;
 mod home;
 mod manifest;

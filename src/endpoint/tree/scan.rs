@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
-use crate::endpoint::tree::each::each;
+use crate::endpoint::each::each;
 use crate::endpoint::tree::store::STORE_DIR;
 use crate::endpoint::{Error, Result};
 

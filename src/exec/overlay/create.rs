@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Before, Step, layers, lower, server};
+use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::overlay::{self, Home, Locked, Place, probe};
 use crate::endpoint::{Error, Result};
@@ -138,12 +139,15 @@ fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<
     layers::check_followed(locked, &record)?;
     layers::make_whole(locked, &record)?;
     let lower = lower(locked, &record, server)?;
-    for copy in &record.copies {
-        before(Step::Generation)?;
-        let generation = locked.make_generation(copy.number, copy.generation, &lower[0])?;
-        before(Step::Show)?;
-        server.show(&Place { overlay: locked, record: &record, lower: &lower, copy }, &generation)?;
-    }
+    before(Step::Generation)?;
+    let generations = each_by(server.at_once(), &record.copies, |copy| {
+        locked.make_generation(copy.number, copy.generation, &lower[0])
+    })?;
+    before(Step::Show)?;
+    let made: Vec<_> = record.copies.iter().zip(&generations).collect();
+    each_by(server.at_once(), &made, |(copy, generation)| {
+        server.show(&Place { overlay: locked, record: &record, lower: &lower, copy }, generation)
+    })?;
     before(Step::Record)?;
     record.state = State::Ready;
     locked.write(&record)?;

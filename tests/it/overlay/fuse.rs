@@ -52,6 +52,26 @@ fn assert_nothing_left(lab: &Lab) {
 }
 
 #[test]
+fn copies_that_are_made_at_once_have_one_process() {
+    ground!("fuse", "root");
+    let lab = Lab::new();
+    let at = lab.create("ci", &[&FUSE[..], &["--copies", "20"]].concat());
+    assert_eq!(daemons(&lab).len(), 1);
+    for copy in 1..=20 {
+        let at = at.join(copy.to_string());
+        assert_eq!(read(at.join("file")), "base");
+        fs::write(at.join("file"), copy.to_string()).expect("written");
+    }
+    lab.ok(&["reset", "ci", "--copy", "7"]);
+    for copy in 1..=20 {
+        let expected = if copy == 7 { "base".into() } else { copy.to_string() };
+        assert_eq!(read(at.join(format!("{copy}/file"))), expected);
+    }
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+#[test]
 fn an_overlay_looks_like_its_base_takes_changes_and_gives_them_back() {
     ground!("fuse", "root");
     let lab = Lab::new();

@@ -46,17 +46,19 @@ impl Serve for Fuse {
             mount: how(place)?,
             at: place.at().to_owned(),
         };
-        let (copy, number) = (place.copy.number, generation.number);
-        if let Some(mut control) = connect(place.overlay)? {
-            match control.show(copy, number, view.clone()) {
-                Err(error) if is_gone(&error) => {}
-                shown => return shown.map_err(|error| not_shown(place, error)),
-            }
+        if let Some(shown) = show_if_served(place, generation, &view)? {
+            return Ok(shown);
+        }
+        // Many copies have one process: whoever comes first starts it, and the others wait until it is there to stay.
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shown) = show_if_served(place, generation, &view)? {
+            return Ok(shown);
         }
         let started = daemon::start(place.overlay.home().dir(), place.overlay.dir());
         let mut control =
             started.map_err(Error::io("start a process for overlay", place.record.name.as_str()))?;
-        control.show(copy, number, view).map_err(|error| not_shown(place, error))
+        let shown = control.show(place.copy.number, generation.number, view);
+        shown.map_err(|error| not_shown(place, error))
     }
 
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped> {
@@ -147,6 +149,18 @@ impl Serve for Fuse {
 
     fn is_shown(&self, place: &Place<'_>) -> Result<bool> {
         Ok(!ours::at(place)?.is_empty() && self.generation_shown(place)?.is_some())
+    }
+}
+
+/// Held while a process is started.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Has the overlay's process show a copy; `None` if there is none.
+fn show_if_served(place: &Place<'_>, generation: &Generation, view: &View) -> Result<Option<()>> {
+    let Some(mut control) = connect(place.overlay)? else { return Ok(None) };
+    match control.show(place.copy.number, generation.number, view.clone()) {
+        Err(error) if is_gone(&error) => Ok(None),
+        shown => shown.map(Some).map_err(|error| not_shown(place, error)),
     }
 }
 

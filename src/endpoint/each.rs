@@ -20,14 +20,27 @@ pub(in crate::endpoint) fn each<I: Sync, T: Send>(
     work: impl Fn(&I) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let cores = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let n_threads = cores.min(items.len() / MIN_PER_THREAD).max(1);
+    let n_threads = cores.min(items.len() / MIN_PER_THREAD);
+    each_by(n_threads, items, |item| check().and_then(|()| work(item)))
+}
+
+/// As [`each`], by so many threads, however many processors there are: for work that waits more than it works. Nothing interrupts it.
+///
+/// # Errors
+/// One of those that `work` gave.
+pub(crate) fn each_by<I: Sync, T: Send>(
+    n_threads: usize,
+    items: &[I],
+    work: impl Fn(&I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let n_threads = n_threads.min(items.len());
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let run = || -> Result<Vec<(usize, T)>> {
         let mut done = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(at) else { break };
-            let answer = check().and_then(|()| work(item));
+            let answer = work(item);
             done.push((at, answer.inspect_err(|_| stop.store(true, Ordering::Relaxed))?));
         }
         Ok(done)
@@ -62,6 +75,13 @@ mod tests {
         let doubled = each(&items, |n| Ok(n * 2)).expect("no error");
         assert_eq!(doubled, items.iter().map(|n| n * 2).collect::<Vec<_>>());
         assert!(each(&[0_u8; 0], |_| Ok(())).expect("nothing to do").is_empty());
+    }
+
+    #[test]
+    fn as_many_wait_at_a_time_as_are_asked_for() {
+        let together = std::sync::Barrier::new(20);
+        each_by(20, &[(); 40], |()| Ok(together.wait())).expect("no error");
+        assert_eq!(each_by(0, &[1, 2], |n| Ok(n + 1)).expect("no error"), [2, 3]);
     }
 
     #[test]
