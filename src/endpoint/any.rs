@@ -273,16 +273,8 @@ impl Dataset {
     /// As [`History::inventory`].
     pub fn listings(&self, recursive: bool, sizes: bool) -> Result<Vec<Listing<Self>>> {
         let (is_live, details) = match self {
-            Self::Zfs(dataset) => {
-                let any = |Listing { dataset, is_live, details, partials }| Listing {
-                    dataset: Self::Zfs(dataset),
-                    is_live,
-                    details,
-                    partials,
-                };
-                return Ok(dataset.listings(recursive, sizes)?.into_iter().map(any).collect());
-            }
-            Self::Btrfs(dataset) => (dataset.exists()?, dataset.details(sizes)?),
+            Self::Zfs(dataset) => return Ok(any(dataset.listings(recursive, sizes)?)),
+            Self::Btrfs(dataset) => return Ok(any(dataset.listings(recursive, sizes)?)),
             Self::Tree(dataset) => (dataset.exists()?, dataset.details(sizes)?),
         };
         let nested = if recursive && is_live { self.nested()? } else { Vec::new() };
@@ -501,4 +493,15 @@ pub fn unmount(dir: &Path, lazily: bool) -> Result<()> {
         true => mounted::unmount_lazily(dir),
         false => mounted::unmount(dir),
     }
+}
+
+/// Listings of a backend's own, as of any.
+fn any<D: Into<Dataset>>(listings: Vec<Listing<D>>) -> Vec<Listing<Dataset>> {
+    let one = |Listing { dataset, is_live, details, partials }| Listing {
+        dataset: D::into(dataset),
+        is_live,
+        details,
+        partials,
+    };
+    listings.into_iter().map(one).collect()
 }

@@ -35,6 +35,19 @@ pub(in crate::endpoint) fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>
     Ok(names)
 }
 
+/// The names in a directory but `.` and `..`, each with the number that the directory has for it: of a subvolume, on btrfs, its id.
+pub(in crate::endpoint) fn numbered(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, u64)>> {
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            entries.push((OsString::from_vec(name.to_vec()), entry.ino()));
+        }
+    }
+    Ok(entries)
+}
+
 /// The bytes of a small file; `None` if it is not there.
 pub(in crate::endpoint) fn read_at(dir: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
     const MAX_LEN: u64 = 16 << 20;

@@ -25,7 +25,8 @@ pub struct Wait {
 
 /// Enough to prune with reasons, and until there is enough space.
 pub trait Prunable: History {
-    /// All that is known of every version but its size, oldest first; nothing of a dataset that has none.
+    /// All that is known of every version but its size, oldest first; nothing of a dataset that has none. Clones only where they
+    /// [keep](Self::has_dependent_clones) their snapshots.
     ///
     /// # Errors
     /// As [`History::inventory`].
@@ -71,6 +72,9 @@ pub trait Prunable: History {
 
 impl Prunable for Dataset {
     fn described(&self) -> Result<Vec<Details>> {
+        if let Self::Btrfs(dataset) = self {
+            return dataset.described();
+        }
         let listed = self.listings(false, false)?.into_iter().next();
         Ok(listed.map(|listing| listing.details).unwrap_or_default())
     }

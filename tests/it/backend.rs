@@ -599,3 +599,55 @@ fn btrfs_keeps_the_contract() {
     ground!("btrfs");
     contract::check(&OnBtrfs(Btrfs::new()));
 }
+
+/// Each by itself, together with all others, and as a prune reads it: the same, whatever lies between them or was put there by hand.
+#[test]
+fn many_datasets_are_listed_as_each_of_them() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let all = ground.subvolume("all");
+    let made = |n: usize| Dataset::at(&ground.subvolume(&format!("all/{n}"))).expect("a dataset");
+    let datasets: Vec<_> = (0..3).map(made).collect();
+    for round in 0..3 {
+        datasets.iter().for_each(|dataset| drop(snap(dataset, &format!("s{round}"))));
+        // So that what belongs together lies far apart.
+        (0..60).for_each(|n| drop(ground.subvolume(&format!("other {round} {n}"))));
+    }
+    datasets[0].hold(&datasets[0].inventory().expect("read").versions()[1].id, &tag("t")).expect("held");
+    Backend::clone_at(&datasets[1], &snap(&datasets[1], "cloned").id, &below(&ground, "clone"))
+        .expect("cloned");
+    let (live, by_hand) = (ground.path().join("all/2"), hidden(&ground, "datasets"));
+    let snaps =
+        std::fs::read_dir(by_hand).expect("datasets").map(|home| home.expect("read").path().join("snap"));
+    let is_third = |dir: &PathBuf| dir.parent().is_some_and(|home| home.to_string_lossy().ends_with('2'));
+    let third = snaps.into_iter().find(is_third).expect("the third's");
+    std::fs::create_dir(third.join("no-snapshot")).expect("mkdir");
+    let text = |path: &Path| path.to_str().expect("utf-8").to_owned();
+    run("btrfs", &["subvolume", "snapshot", "-r", &text(&live), &text(&third.join("by-hand"))]);
+    run("btrfs", &["subvolume", "delete", &text(&third.join("s1"))]);
+
+    let listed = Dataset::at(&all).expect("a dataset").listings(true, false).expect("listed");
+    assert_eq!(listed.len(), 4);
+    for (listing, (dataset, expected)) in
+        listed[1..].iter().zip(datasets.iter().zip(["s0 s1 s2", "s0 s1 s2 cloned", "s0 s2 by-hand"]))
+    {
+        assert_eq!(listing.dataset, *dataset);
+        let named: Vec<_> = listing.details.iter().map(|d| d.version.id.name.as_str()).collect();
+        assert_eq!(named.join(" "), expected);
+        assert_eq!(names(dataset).join(" "), expected);
+        assert_eq!(listing.details, dataset.details(false).expect("read"));
+        let mut described = dataset.described().expect("read");
+        described.iter_mut().zip(&listing.details).for_each(|(one, other)| one.clones = other.clones.clone());
+        assert_eq!(listing.details, described, "all but clones");
+    }
+    assert_eq!(listed[2].details[3].clones, ["clone"]);
+    assert_eq!(listed[1].details[1].holds.keys().collect::<Vec<_>>(), [&tag("t")]);
+}
+
+fn below(ground: &Btrfs, name: &str) -> Dataset {
+    let path = ground.path().join(name);
+    match cowsnap::endpoint::path::named(&path).expect("a place") {
+        cowsnap::endpoint::Dataset::Btrfs(dataset) => dataset,
+        other => panic!("{other} is on btrfs"),
+    }
+}

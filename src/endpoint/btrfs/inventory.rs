@@ -1,9 +1,10 @@
-//! Reads all versions of a dataset in one search of the root tree.
+//! Reads all versions of a dataset from the root tree: of one dataset, what is its own; of many, all in one search.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,10 +13,10 @@ use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::home::{Home, Locked};
 use crate::endpoint::btrfs::meta::{self, Meta};
 use crate::endpoint::btrfs::roots::{self, Root};
-use crate::endpoint::btrfs::store::list;
+use crate::endpoint::btrfs::store::{list, numbered};
 use crate::endpoint::btrfs::usage;
 use crate::endpoint::btrfs::{clone, staging};
-use crate::endpoint::details::Details;
+use crate::endpoint::details::{Details, Listing};
 use crate::endpoint::{Error, History, Result, Wait};
 use crate::model::{
     Guid, HoldTag, Inventory, Partial, SentStream, SnapshotName, Version, VersionKind, VersionRef, quoted,
@@ -61,8 +62,7 @@ impl History for Dataset {
         let said = self.all_meta(&home)?;
         let mut holds = Vec::new();
         let mut versions = Vec::new();
-        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
-        for (name, root) in self.snapshots_in(roots, &home)? {
+        for (name, root) in self.snapshots(&home)? {
             let meta = said.get(&name).filter(|meta| root.is_meant_by(meta));
             let version = root.version(name, meta.and_then(|meta| meta.created));
             let tags = meta.iter().flat_map(|meta| meta.holds.keys());
@@ -213,13 +213,22 @@ impl Dataset {
     }
 
     /// By the uuid of what they were made from.
-    fn clones_in(&self, roots: &[Root]) -> HashMap<[u8; 16], Vec<std::path::PathBuf>> {
+    fn clones_in(&self, roots: &[Root]) -> Clones {
         let mut paths = roots::Paths::new(self.store().top());
-        let mut clones: HashMap<_, Vec<_>> = HashMap::new();
+        let mut clones = Clones::new();
         for root in roots.iter().filter(|root| root.parent_uuid != [0; 16] && !root.readonly) {
             clones.entry(root.parent_uuid).or_default().extend(paths.of(roots, root));
         }
         clones
+    }
+
+    /// All that is known of every version, oldest first, but clones. What it costs follows their number.
+    ///
+    /// # Errors
+    /// As [`History::inventory`].
+    pub fn described(&self) -> Result<Vec<Details>> {
+        let Some(home) = self.home()? else { return Ok(Vec::new()) };
+        self.details_of(self.snapshots(&home)?, &home, &Clones::new(), false)
     }
 
     /// All that is known of every version, oldest first. `sizes` walks every extent of the filesystem's subvolumes.
@@ -227,11 +236,55 @@ impl Dataset {
     /// # Errors
     /// As [`History::inventory`].
     pub fn details(&self, sizes: bool) -> Result<Vec<Details>> {
-        let Some(home) = self.home()? else { return Ok(Vec::new()) };
-        let said = self.all_meta(&home)?;
+        Ok(self.listings(false, sizes)?.pop().map(|listing| listing.details).unwrap_or_default())
+    }
+
+    /// All that is known of it and, if `inside`, of every dataset inside it, each behind the one that it is in. The filesystem's
+    /// subvolumes are read once for all of them. `sizes` walks every extent of them.
+    ///
+    /// # Errors
+    /// As [`History::inventory`].
+    pub fn listings(&self, inside: bool, sizes: bool) -> Result<Vec<Listing<Self>>> {
         let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
-        let mut clones = self.clones_in(&roots);
-        let found = self.snapshots_in(roots, &home)?;
+        let clones = self.clones_in(&roots);
+        let mut by_dir: HashMap<u64, Vec<Root>> = HashMap::new();
+        for root in roots.into_iter().filter(|root| root.parent == FS_TREE_OBJECTID) {
+            by_dir.entry(root.dir).or_default().push(root);
+        }
+        let mut listed = Vec::new();
+        self.list_into(&mut listed, (&mut by_dir, &clones), inside, sizes)?;
+        Ok(listed)
+    }
+
+    fn list_into(
+        &self,
+        listed: &mut Vec<Listing<Self>>,
+        (by_dir, clones): (&mut HashMap<u64, Vec<Root>>, &Clones),
+        inside: bool,
+        sizes: bool,
+    ) -> Result<()> {
+        let is_live = self.exists()?;
+        let details = match self.home()? {
+            None => Vec::new(),
+            Some(home) => {
+                let found = by_dir.remove(&self.dir_of(&home)?).unwrap_or_default();
+                let named = found.into_iter().filter_map(|root| Some((name_of(&root)?, root)));
+                self.details_of(named.collect(), &home, clones, sizes)?
+            }
+        };
+        listed.push(Listing { dataset: self.clone(), is_live, details, partials: self.partials()? });
+        let nested = if inside && is_live { self.nested()? } else { Vec::new() };
+        nested.iter().try_for_each(|inner| inner.list_into(listed, (by_dir, clones), true, sizes))
+    }
+
+    fn details_of(
+        &self,
+        found: Vec<(SnapshotName, Root)>,
+        home: &Home,
+        clones: &Clones,
+        sizes: bool,
+    ) -> Result<Vec<Details>> {
+        let said = self.all_meta(home)?;
         let ids: Vec<_> = found.iter().map(|(_, root)| root.id).collect();
         let mut usage = if sizes { usage::of(self.store(), &ids)? } else { HashMap::new() };
         let mut details: Vec<_> = found
@@ -239,10 +292,10 @@ impl Dataset {
             .map(|(name, root)| {
                 let meta = said.get(&name).filter(|meta| root.is_meant_by(meta)).cloned();
                 let meta = meta.unwrap_or_else(|| Meta::new(root.guid()));
-                let clones = clones.remove(&root.uuid).unwrap_or_default();
+                let clones = clones.get(&root.uuid).into_iter().flatten();
                 Details {
                     version: root.version(name, meta.created),
-                    clones: clones.iter().map(|path| path.display().to_string()).collect(),
+                    clones: clones.map(|path| path.display().to_string()).collect(),
                     altered: root.is_altered(),
                     writable: !root.readonly,
                     usage: usage.remove(&root.id),
@@ -264,8 +317,7 @@ impl Dataset {
     pub fn sent(&self) -> Result<HashMap<VersionRef, Vec<SentStream>>> {
         let Some(home) = self.home()? else { return Ok(HashMap::new()) };
         let said = self.all_meta(&home)?;
-        let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
-        let sent = self.snapshots_in(roots, &home)?.into_iter().filter_map(|(name, root)| {
+        let sent = self.snapshots(&home)?.into_iter().filter_map(|(name, root)| {
             let meta = said.get(&name).filter(|meta| root.is_meant_by(meta))?;
             Some((VersionRef { guid: root.guid(), name }, meta.sent.clone()))
         });
@@ -303,11 +355,27 @@ impl Dataset {
     }
 
     /// The snapshots in `home`, in the order of their subvolumes' ids.
-    fn snapshots_in(&self, roots: Vec<Root>, home: &Home) -> Result<Vec<(SnapshotName, Root)>> {
-        let dir = rustix::fs::fstat(home.snap()).map_err(Error::io("examine", self))?.st_ino;
-        let ours = roots.into_iter().filter(|root| root.dir == dir && root.parent == FS_TREE_OBJECTID);
+    fn snapshots(&self, home: &Home) -> Result<Vec<(SnapshotName, Root)>> {
+        let (dir, search) = (self.dir_of(home)?, Error::io("search", self));
         // What is staged, or was put there by hand, has a name that no snapshot can have.
-        Ok(ours.filter_map(|root| Some((name_of(&root)?, root))).collect())
+        let listed = numbered(home.snap()).map_err(Error::io("list the snapshots of", self))?;
+        let named: Vec<_> = listed.into_iter().filter(|(name, _)| as_name(name).is_some()).collect();
+        let ours = |roots: Vec<Root>| -> Vec<_> {
+            let ours = roots.into_iter().filter(|root| root.dir == dir && root.parent == FS_TREE_OBJECTID);
+            ours.filter_map(|root| Some((name_of(&root)?, root))).collect()
+        };
+        let ids = named.iter().map(|(_, id)| *id).collect();
+        let found = ours(roots::find_all(self.store().top(), ids).map_err(search)?);
+        if found.len() == named.len() {
+            return Ok(found);
+        }
+        // Something went or came meanwhile, or is no snapshot: what the root tree says as a whole counts.
+        Ok(ours(roots::scan(self.store().top()).map_err(Error::io("search", self))?))
+    }
+
+    /// The inode number of the directory that the snapshots are in.
+    fn dir_of(&self, home: &Home) -> Result<u64> {
+        Ok(rustix::fs::fstat(home.snap()).map_err(Error::io("examine", self))?.st_ino)
     }
 
     /// What is said about any snapshot, by name.
@@ -325,6 +393,9 @@ impl Dataset {
         Ok(said)
     }
 }
+
+/// Live subvolumes by the uuid of what they were made from.
+type Clones = HashMap<[u8; 16], Vec<std::path::PathBuf>>;
 
 /// Since when nothing has changed any more.
 struct Progress {
@@ -355,7 +426,11 @@ fn nothing_comes_back() -> io::Error {
 }
 
 fn name_of(root: &Root) -> Option<SnapshotName> {
-    std::str::from_utf8(&root.name).ok()?.parse().ok()
+    as_name(OsStr::from_bytes(&root.name))
+}
+
+fn as_name(name: &OsStr) -> Option<SnapshotName> {
+    name.to_str()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use rustix::io::Errno;
 
 use crate::endpoint::btrfs::dataset::{self, Dataset};
 use crate::endpoint::btrfs::{roots, staging};
-pub(super) use crate::endpoint::dir::{list, open_beneath, read_at, remove_at, rename_new, write_at};
+pub(super) use crate::endpoint::dir::{
+    list, numbered, open_beneath, read_at, remove_at, rename_new, write_at,
+};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, quoted};
 use crate::sys::btrfs::{self, FIRST_FREE_OBJECTID, FS_TREE_OBJECTID, SubvolInfo};
