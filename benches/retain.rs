@@ -103,6 +103,7 @@ fn plan(source: &Inventory, target: &Inventory, n_new: usize) {
         last: None,
         full_again: false,
         linear: false,
+        marks: false,
         here: "to".parse().expect("a tag"),
         there: "from".parse().expect("a tag"),
     };

@@ -89,6 +89,7 @@ impl<'a> Source<'a> {
             last: wanted.last.clone(),
             full_again: wanted.full_again,
             linear: self.backend == Backend::Zfs,
+            marks: from.can_mark(&cursor("to", to)),
             here: cursor("to", to),
             there: cursor("from", from),
         };
@@ -259,7 +260,10 @@ impl<'a> Lane<'a> {
     /// Does the next step; `false` if it is a transfer.
     fn step(&self, from: &Place) -> endpoint::Result<bool> {
         let Prepared { to, policy, plan, .. } = &self.prepared;
-        keep(&plan.steps[self.next], policy, (from, *to))
+        match &plan.steps[self.next] {
+            Step::MarkHere { version, name } => from.mark(version, name).map(|()| true),
+            step => keep(step, policy, (from, *to)),
+        }
     }
 
     /// Takes note of the transfer that it stands before.
@@ -281,7 +285,7 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// Does a step of a plan that holds or releases; `false` if it is a transfer, of which nothing is done.
+/// Does a step of a plan that holds, releases or destroys a bookmark; `false` if it is a transfer or makes a bookmark, of which nothing is done.
 ///
 /// # Errors
 /// What the places say.
@@ -295,7 +299,8 @@ pub fn keep(
         Step::HoldThere { version } => to.hold(version, &policy.there)?,
         Step::ReleaseHere { version } => gone_is_released(from.release(version, &policy.here))?,
         Step::ReleaseThere { version } => gone_is_released(to.release(version, &policy.there))?,
-        Step::Transfer { .. } => return Ok(false),
+        Step::UnmarkHere { bookmark } => gone_is_released(from.destroy(bookmark))?,
+        Step::Transfer { .. } | Step::MarkHere { .. } => return Ok(false),
     }
     Ok(true)
 }

@@ -50,6 +50,27 @@ impl Place {
         }
     }
 
+    /// Whether a version can be marked there by a bookmark whose name begins with `tag`: on ZFS, on this machine.
+    pub(super) fn can_mark(&self, tag: &HoldTag) -> bool {
+        matches!(self, Self::Here(Dataset::Zfs(dataset)) if dataset.can_name(tag.as_str().len() + 17))
+    }
+
+    /// Makes a bookmark of `version`; one that is there already is it.
+    ///
+    /// # Errors
+    /// What the place says.
+    pub(super) fn mark(&self, version: &VersionRef, name: &SnapshotName) -> endpoint::Result<()> {
+        match self {
+            Self::Here(Dataset::Zfs(dataset)) => dataset.mark(version, name),
+            _ => Err(endpoint::Error::Refused {
+                op: "bookmark",
+                subject: format!("{self}@{}", version.name),
+                why: "there are bookmarks on ZFS, and on this machine only".into(),
+                hint: None,
+            }),
+        }
+    }
+
     fn empty(&self) -> Inventory {
         Inventory::new(self.to_string(), Vec::new(), Vec::new())
     }

@@ -24,6 +24,8 @@ pub struct Policy {
     pub linear: bool,
     /// Who keeps the version here that the target has.
     pub here: HoldTag,
+    /// What the target has is marked here by a bookmark, and held only until that is there: its snapshot may go then (ZFS).
+    pub marks: bool,
     /// Who keeps it there.
     pub there: HoldTag,
 }
@@ -61,6 +63,18 @@ pub enum Step {
         /// Which one.
         version: VersionRef,
     },
+    /// Make a bookmark of it at the source.
+    MarkHere {
+        /// Which one.
+        version: VersionRef,
+        /// The bookmark's name.
+        name: SnapshotName,
+    },
+    /// Destroy a bookmark at the source.
+    UnmarkHere {
+        /// Which one, by its own name.
+        bookmark: VersionRef,
+    },
 }
 
 impl fmt::Display for Step {
@@ -77,6 +91,12 @@ impl fmt::Display for Step {
             Self::HoldThere { version } => write!(f, "hold @{} at the target", version.name),
             Self::ReleaseHere { version } => write!(f, "release @{} at the source", version.name),
             Self::ReleaseThere { version } => write!(f, "release @{} at the target", version.name),
+            Self::MarkHere { version, name } => {
+                write!(f, "bookmark @{} at the source as #{name}", version.name)
+            }
+            Self::UnmarkHere { bookmark } => {
+                write!(f, "destroy the bookmark #{} at the source", bookmark.name)
+            }
         }
     }
 }
@@ -185,6 +205,7 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
     let resumed = partial(source, target, policy, base, last)?;
     let wanted = wanted(source, &there, policy, base, last, resumed);
     let sent: HashSet<_> = wanted.iter().map(|version| version.id.guid).collect();
+    let marks = marks(source, policy);
     let mut steps = Vec::new();
     let mut upon = base;
     for version in &wanted {
@@ -198,6 +219,7 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
         let base = upon.map(|base| base.id.clone());
         steps.push(Step::Transfer { version: version.id.clone(), base, resume });
         steps.push(Step::HoldThere { version: version.id.clone() });
+        steps.extend(mark(&marks, version, policy));
         if let Some(old) = upon {
             release(&mut steps, source, &there, policy, &sent, old);
         }
@@ -355,6 +377,12 @@ fn release(
     if old.kind == VersionKind::Snapshot && (is_sent || is_held(source, &old.id, &policy.here)) {
         steps.push(Step::ReleaseHere { version: old.id.clone() });
     }
+    if is_sent && policy.marks {
+        let name = mark_of(old, policy);
+        steps.push(Step::UnmarkHere { bookmark: VersionRef { guid: old.id.guid, name } });
+    } else if !is_sent {
+        steps.extend(marks(source, policy).iter().filter(|mark| mark.id.guid == old.id.guid).map(unmark));
+    }
     let theirs = there.called(&old.id);
     if is_sent || is_held(there.inventory, theirs, &policy.there) {
         steps.push(Step::ReleaseThere { version: theirs.clone() });
@@ -371,15 +399,22 @@ fn settle(
     newest: Option<&Version>,
 ) {
     let Some(newest) = newest else { return };
+    let marks = marks(source, policy);
     let is_sent = |version: &VersionRef| sent.contains(&version.guid);
     if !is_sent(&newest.id) {
-        if newest.kind == VersionKind::Snapshot && !is_held(source, &newest.id, &policy.here) {
+        let is_snapshot = newest.kind == VersionKind::Snapshot;
+        if is_snapshot && !policy.marks && !is_held(source, &newest.id, &policy.here) {
             steps.push(Step::HoldHere { version: newest.id.clone() });
         }
         let theirs = there.called(&newest.id);
         if !is_held(there.inventory, theirs, &policy.there) {
             steps.push(Step::HoldThere { version: theirs.clone() });
         }
+        steps.extend(mark(&marks, newest, policy).filter(|_| is_snapshot));
+    }
+    let is_kept = is_sent(&newest.id) || is_held(source, &newest.id, &policy.here);
+    if policy.marks && newest.kind == VersionKind::Snapshot && is_kept {
+        steps.push(Step::ReleaseHere { version: newest.id.clone() });
     }
     let [released_here, released_there] = released(steps);
     let is_left =
@@ -388,6 +423,39 @@ fn settle(
     steps.extend(here.map(|version| Step::ReleaseHere { version }));
     let theirs = stale(there.inventory, &policy.there, newest).filter(|held| is_left(&released_there, held));
     steps.extend(theirs.cloned().map(|version| Step::ReleaseThere { version }));
+    let is_unmarked = |mark: &Version| {
+        steps.iter().any(|step| matches!(step, Step::UnmarkHere { bookmark } if *bookmark == mark.id))
+    };
+    let is_old = |mark: &&&Version| mark.id.guid != newest.id.guid && !is_unmarked(mark);
+    let old: Vec<_> = marks.iter().filter(is_old).map(unmark).collect();
+    steps.extend(old);
+}
+
+/// The bookmark that marks `version` for this target. A version has one of its own, so that the new one is there before the old one goes.
+fn mark_of(version: &Version, policy: &Policy) -> SnapshotName {
+    let guid = blake3::hash(&version.id.guid.0).to_hex();
+    let name = format!("{}:{}", policy.here, &guid[..16]);
+    name.parse().expect("a tag and digits are a name")
+}
+
+/// The bookmarks of this target.
+fn marks<'a>(source: &'a Inventory, policy: &Policy) -> Vec<&'a Version> {
+    let is_mark = |version: &&Version| {
+        let rest = version.id.name.as_str().strip_prefix(policy.here.as_str());
+        version.kind == VersionKind::Bookmark && rest.is_some_and(|rest| rest.starts_with(':'))
+    };
+    if policy.marks { source.versions().iter().filter(is_mark).collect() } else { Vec::new() }
+}
+
+/// Marks `version`, if that is to be done and is not yet.
+fn mark(marks: &[&Version], version: &Version, policy: &Policy) -> Option<Step> {
+    let name = policy.marks.then(|| mark_of(version, policy))?;
+    let is_there = marks.iter().any(|mark| mark.id.guid == version.id.guid && mark.id.name == name);
+    (!is_there).then(|| Step::MarkHere { version: version.id.clone(), name })
+}
+
+fn unmark(mark: &&Version) -> Step {
+    Step::UnmarkHere { bookmark: mark.id.clone() }
 }
 
 fn stale<'a>(
@@ -422,6 +490,18 @@ pub fn simulate(step: &Step, policy: &Policy, source: &mut Inventory, target: &m
         Step::HoldThere { version } => hold(target, version, &policy.there),
         Step::ReleaseHere { version } => release_of(source, version, &policy.here),
         Step::ReleaseThere { version } => release_of(target, version, &policy.there),
+        Step::MarkHere { version, name } => {
+            let Some(marked) = source.by_guid(version.guid) else { return };
+            let id = VersionRef { guid: version.guid, name: name.clone() };
+            let mark = Version { id, kind: VersionKind::Bookmark, ..marked.clone() };
+            let versions = source.versions().iter().cloned().chain([mark]).collect();
+            set_versions(source, versions);
+        }
+        Step::UnmarkHere { bookmark } => {
+            let is_other = |version: &&Version| version.id != *bookmark;
+            let versions = source.versions().iter().filter(is_other).cloned().collect();
+            set_versions(source, versions);
+        }
         Step::Transfer { version, .. } => {
             let Some(sent) = source.snapshot_of(version.guid) else { return };
             let order = target.newest().map_or(1, |newest| newest.order + 1);
@@ -444,6 +524,12 @@ fn hold(inventory: &mut Inventory, version: &VersionRef, tag: &HoldTag) {
 fn release_of(inventory: &mut Inventory, version: &VersionRef, tag: &HoldTag) {
     let is_other = |held: &&(VersionRef, HoldTag)| (&held.0, &held.1) != (version, tag);
     set_holds(inventory, inventory.holds().iter().filter(is_other).cloned().collect());
+}
+
+fn set_versions(inventory: &mut Inventory, versions: Vec<Version>) {
+    let mut after = Inventory::new(inventory.dataset.clone(), versions, inventory.holds().to_vec());
+    (after.partials, after.caps) = (std::mem::take(&mut inventory.partials), inventory.caps);
+    *inventory = after;
 }
 
 fn set_holds(inventory: &mut Inventory, holds: Vec<(VersionRef, HoldTag)>) {

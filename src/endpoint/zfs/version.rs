@@ -10,6 +10,8 @@ use crate::sys::lzc::{Errno, Failed};
 
 /// The longest argument that the kernel hands to a program (MAX_ARG_STRLEN), less a page.
 const MAX_ARGUMENT: usize = 31 * 4096;
+/// The longest name of a dataset, a snapshot or a bookmark in bytes, all of it.
+const MAX_NAME_LEN: usize = 255;
 
 /// What `zfs destroy -nvp` says would come back; `None` if it does not.
 fn reclaimed(text: &[u8]) -> Result<Option<u64>> {
@@ -107,6 +109,27 @@ impl Dataset {
             Err(failed) => return Err(self.failed("list the bookmarks of", &[])(failed)),
         };
         Ok(found.map(|b| version(VersionKind::Bookmark, name.clone(), b.guid, b.createtxg, b.creation)))
+    }
+
+    /// Whether a bookmark's name of `len` bytes fits behind the dataset's.
+    pub fn can_name(&self, len: usize) -> bool {
+        self.name().as_str().len() + 1 + len <= MAX_NAME_LEN
+    }
+
+    /// Makes a bookmark called `name` of the snapshot that is meant by `version`. If there is one of it already, that is it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Exists`] if another has the name.
+    pub fn mark(&self, version: &VersionRef, name: &SnapshotName) -> Result<()> {
+        let snapshot = self.expect_snapshot(version, "bookmark")?;
+        let Err(failed) = self.lzc()?.bookmark(&[(format!("{}#{name}", self.name()), snapshot)]) else {
+            return Ok(());
+        };
+        match self.bookmark(name)? {
+            Some(there) if there.id.guid == version.guid => Ok(()),
+            Some(_) => Err(Error::Exists { what: "bookmark", subject: format!("{self}#{name}"), hint: None }),
+            None => Err(self.failed_on(version, "bookmark", "bookmark")(failed)),
+        }
     }
 
     /// The snapshots of these names, which are there, in that order.

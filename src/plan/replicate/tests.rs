@@ -34,6 +34,7 @@ fn policy() -> Policy {
         full_again: false,
         linear: false,
         here: "h".parse().expect("it is sound"),
+        marks: false,
         there: "t".parse().expect("it is sound"),
     }
 }
@@ -44,6 +45,29 @@ fn all() -> Policy {
 
 fn linear() -> Policy {
     Policy { linear: true, ..policy() }
+}
+
+fn marking() -> Policy {
+    Policy { marks: true, ..linear() }
+}
+
+/// As [`inventory`], where there are bookmarks; behind it the versions that are marked.
+fn with_marks(notation: &str, marked: &[&str]) -> Inventory {
+    let mut inventory = inventory(notation);
+    for guid in marked {
+        let of = inventory.by_guid(reference(guid, guid).guid).cloned().unwrap_or_else(|| Version {
+            id: reference(guid, guid),
+            kind: VersionKind::Bookmark,
+            order: 0,
+            created: jiff::Timestamp::UNIX_EPOCH,
+        });
+        let id = VersionRef { guid: of.id.guid, name: mark_of(&of, &marking()) };
+        let mark = Version { id, kind: VersionKind::Bookmark, ..of };
+        let versions = inventory.versions().iter().cloned().chain([mark]).collect();
+        set_versions(&mut inventory, versions);
+    }
+    inventory.caps.bookmarks = true;
+    inventory
 }
 
 /// The plan in one line, or the conflict.
@@ -64,10 +88,51 @@ fn short(step: &Step) -> String {
         Step::HoldThere { version } => format!("+{}'", version.name),
         Step::ReleaseHere { version } => format!("-{}", version.name),
         Step::ReleaseThere { version } => format!("-{}'", version.name),
+        Step::MarkHere { version, .. } => format!("#{}", version.name),
+        Step::UnmarkHere { bookmark } => format!("/{}", named_by(bookmark)),
         Step::Transfer { version, base, resume } => {
-            let base = base.as_ref().map_or("", |base| base.name.as_str());
+            let base = base.as_ref().map_or(String::new(), |base| match base.name.as_str().contains(':') {
+                true => format!("#{}", named_by(base)),
+                false => base.name.to_string(),
+            });
             format!("{base}>{}{}", version.name, if *resume { "~" } else { "" })
         }
+    }
+}
+
+/// The name that is its guid.
+fn named_by(version: &VersionRef) -> String {
+    String::from_utf8_lossy(&version.guid.0).trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn where_there_are_bookmarks_the_cursor_is_one_and_the_snapshot_may_go() {
+    for (source, marked, target, policy, plan) in [
+        ("a", &[][..], "", marking(), "+a >a +a' #a -a"),
+        ("a b", &["a"], "a[t]", marking(), "+b a>b +b' #b /a -a' -b"),
+        // What was sent may be gone: its bookmark is the base.
+        ("b", &["a"], "a[t]", marking(), "+b #a>b +b' #b /a -a' -b"),
+        (
+            "b c",
+            &["a"],
+            "a[t]",
+            Policy { intermediates: true, ..marking() },
+            "+b #a>b +b' #b /a -a' +c b>c +c' #c -b /b -b' -c",
+        ),
+        // Nothing is new.
+        ("a", &["a"], "a[t]", marking(), ""),
+        // What was broken off, and what was kept by a hold before, is put right.
+        ("a[h]", &[], "a[t]", marking(), "#a -a"),
+        ("a[h] b", &[], "a[t]", marking(), "+b a>b +b' #b -a -a' -b"),
+        ("a[h]", &["a"], "a[t]", marking(), "-a"),
+        ("a b[h]", &["a"], "a[t] b", marking(), "+b' #b -b -a' /a"),
+        ("a b[h]", &["a", "b"], "a[t] b[t]", marking(), "-b -a' /a"),
+        // Another's bookmarks are not looked at.
+        ("a #x=a b", &["a"], "a[t]", marking(), "+b a>b +b' #b /a -a' -b"),
+        ("a", &["a"], "a[t]", linear(), "+a"),
+    ] {
+        let source_of = with_marks(source, marked);
+        assert_eq!(told_of(&source_of, &inventory(target), &policy), plan, "{source} {marked:?} -> {target}");
     }
 }
 
@@ -226,13 +291,18 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Destroys the `n`-th that retention may destroy: not the newest, not one that is held.
 fn prune(inventory: &mut Inventory, n: usize) {
-    let newest = inventory.newest().map(|version| version.id.clone());
-    let may_go = |v: &&Version| Some(&v.id) != newest.as_ref() && inventory.holds_of(&v.id).count() == 0;
+    let newest = snapshots(inventory).next_back().map(|version| version.id.clone());
+    // Retention destroys no bookmarks.
+    let may_go = |v: &&Version| {
+        v.kind == VersionKind::Snapshot
+            && Some(&v.id) != newest.as_ref()
+            && inventory.holds_of(&v.id).count() == 0
+    };
     let Some(victim) = inventory.versions().iter().filter(may_go).nth(n).map(|v| v.id.clone()) else {
         return;
     };
     let left = inventory.versions().iter().filter(|v| v.id != victim).cloned().collect();
-    *inventory = Inventory::new(inventory.dataset.clone(), left, inventory.holds().to_vec());
+    set_versions(inventory, left);
 }
 
 proptest! {
@@ -243,9 +313,11 @@ proptest! {
         ops in prop::collection::vec(op(), 1..60),
         intermediates in any::<bool>(),
         linear in any::<bool>(),
+        marks in any::<bool>(),
     ) {
-        let policy = Policy { intermediates, linear, ..policy() };
+        let policy = Policy { intermediates, linear, marks, ..policy() };
         let (mut source, mut target) = (inventory("first"), inventory(""));
+        source.caps.bookmarks = marks;
         let mut made = 0;
         for op in ops.into_iter().chain([Op::Work(usize::MAX)]) {
             match op {
@@ -255,7 +327,7 @@ proptest! {
                     let order = source.newest().map_or(1, |newest| newest.order + 1);
                     let version = Version { id, kind: VersionKind::Snapshot, order, created: jiff::Timestamp::UNIX_EPOCH };
                     let versions = source.versions().iter().cloned().chain([version]).collect();
-                    source = Inventory::new("tank/a", versions, source.holds().to_vec());
+                    set_versions(&mut source, versions);
                 }
                 Op::PruneHere(n) => prune(&mut source, n),
                 Op::PruneThere(n) => prune(&mut target, n),
@@ -267,7 +339,8 @@ proptest! {
                         if let Step::Transfer { version, base, .. } = step {
                             prop_assert!(source.snapshot_of(version.guid).is_some());
                             if let Some(base) = base {
-                                prop_assert!(source.snapshot_of(base.guid).is_some());
+                                prop_assert!(source.versions().iter().any(|version| version.id == *base));
+                                prop_assert!(marks || source.snapshot_of(base.guid).is_some());
                                 prop_assert!(target.snapshot_of(base.guid).is_some());
                             }
                         }
@@ -276,9 +349,13 @@ proptest! {
                 }
             }
         }
-        let newest = source.newest().expect("it is sound").id.clone();
+        let newest = snapshots(&source).next_back().expect("it is sound").id.clone();
         prop_assert!(target.snapshot_of(newest.guid).is_some());
-        prop_assert_eq!(source.holds(), &[(newest.clone(), policy.here.clone())]);
+        let kept: Vec<_> = super::marks(&source, &policy).iter().map(|mark| mark.id.guid).collect();
+        match marks {
+            true => prop_assert!(source.holds().is_empty() && kept == [newest.guid]),
+            false => prop_assert_eq!(source.holds(), &[(newest.clone(), policy.here.clone())]),
+        }
         prop_assert_eq!(target.holds(), &[(newest, policy.there.clone())]);
         prop_assert_eq!(replicate(&source, &target, &policy).expect("it is sound").steps, vec![]);
     }

@@ -56,7 +56,8 @@ fn tag(text: &str) -> HoldTag {
 impl World {
     fn new(dice: Dice, intermediates: bool, linear: bool) -> Self {
         let (here, there) = (tag("cowsnap:to:x"), tag("cowsnap:from:x"));
-        let policy = Policy { intermediates, last: None, full_again: false, linear, here, there };
+        let policy =
+            Policy { intermediates, last: None, full_again: false, linear, here, marks: false, there };
         let (source_store, target_store) = (FakeStore::default(), FakeStore::default());
         let (source, target) = (source_store.dataset("data"), target_store.dataset("copy"));
         source.create().expect("created");

@@ -33,6 +33,7 @@ fn policy() -> Policy {
         full_again: false,
         linear: false,
         here: "to".parse().expect("a tag"),
+        marks: false,
         there: "from".parse().expect("a tag"),
     }
 }

@@ -539,8 +539,15 @@ impl World {
             return;
         }
         let (here, there) = ("h".parse().expect("a tag"), "t".parse().expect("a tag"));
-        let policy =
-            Policy { intermediates: false, last: None, full_again: false, linear: false, here, there };
+        let policy = Policy {
+            intermediates: false,
+            last: None,
+            full_again: false,
+            linear: false,
+            here,
+            marks: false,
+            there,
+        };
         let plan = replicate(&source, &target, &policy);
         let plan = plan.unwrap_or_else(|conflict| panic!("{from} to {to}: {conflict}"));
         assert!(plan.base.is_some(), "{from} to {to}: the next one would be full");

@@ -20,9 +20,12 @@ impl Lab {
     }
 
     fn remotely(&self, arguments: &[&str]) -> std::process::Command {
+        self.by(&format!("'{}' serve", env!("CARGO_BIN_EXE_cowsnap")), arguments)
+    }
+
+    fn by(&self, remote: &str, arguments: &[&str]) -> std::process::Command {
         let mut command = self.command(&["replicate", "--json"]);
-        let serve = format!("'{}' serve", env!("CARGO_BIN_EXE_cowsnap"));
-        command.env("COWSNAP_SSH", self.shim()).args(["--remote-command", &serve]).args(arguments);
+        command.env("COWSNAP_SSH", self.shim()).args(["--remote-command", remote]).args(arguments);
         command
     }
 
@@ -36,6 +39,83 @@ impl Lab {
     fn holds(&self, snapshot: &str) -> String {
         zfs(&["holds", "-H", snapshot])
     }
+
+    /// The guids of what replication has marked at the source, sorted.
+    fn marks(&self) -> Vec<String> {
+        let all = zfs(&["list", "-H", "-d", "1", "-t", "bookmark", "-o", "name,guid", &self.source]);
+        let ours = all.lines().filter(|line| line.contains("#cowsnap:to:"));
+        let mut guids: Vec<_> = ours.filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect();
+        guids.sort();
+        guids
+    }
+
+    fn guid(&self, snapshot: &str) -> String {
+        zfs(&["get", "-Hp", "-o", "value", "guid", snapshot]).trim().to_owned()
+    }
+}
+
+/// The source's snapshot may go once it was sent: its bookmark is the next increment's base.
+#[test]
+fn what_was_sent_may_be_pruned_and_the_increment_still_goes() {
+    ground!("zfs");
+    let lab = Lab::new();
+    let second = format!("{} 2", lab.target);
+    let bring = |args: &[&str]| lab.moves(lab.remotely(args));
+    lab.write("f", &noise(1, 3_000_000));
+    let mut newest = lab.snapshot("0");
+    let targets = [&*lab.target, &*second];
+    assert_eq!(bring(&[&lab.source, targets[0], targets[1]])[0]["targets"], 2);
+    for round in 1..4 {
+        let sent = newest;
+        assert_eq!(lab.marks(), [lab.guid(&sent), lab.guid(&sent)], "one for each target, and no other");
+        assert_eq!(lab.holds(&sent), "");
+        lab.write("g", &noise(round, 200_000));
+        newest = lab.snapshot(&round.to_string());
+        lab.does(&["prune", &lab.source, "--keep-last", "1"]);
+        assert!(!super::super::lab::exists(&sent), "{sent} is there");
+        let moved = bring(&[&lab.source, targets[0], targets[1]]);
+        assert!(moved[0]["base"].is_string() && moved[0]["targets"] == 2, "{moved:?}");
+        assert!(moved[0]["stream_bytes"].as_u64().expect("a number") < 1_000_000, "{moved:?}");
+    }
+    // Without its bookmarks, what was kept by a hold before is marked and let go of.
+    for line in zfs(&["list", "-H", "-d", "1", "-t", "bookmark", "-o", "name", &lab.source]).lines() {
+        zfs(&["destroy", line]);
+    }
+    bring(&[&lab.source, targets[0], targets[1]]);
+    assert_eq!(lab.marks(), [lab.guid(&newest), lab.guid(&newest)]);
+    for target in targets {
+        let copy = Lab {
+            pool: crate::zfs::ground::Pool::new(),
+            source: lab.source.clone(),
+            target: target.to_owned(),
+        };
+        copy.assert_same("3");
+    }
+}
+
+/// A run that fails leaves the former bookmark, and no other.
+#[test]
+fn a_failed_transfer_moves_no_bookmark() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 1_000_000));
+    let one = lab.snapshot("one");
+    let there = format!("ssh://there/{}", lab.target);
+    lab.moves(lab.remotely(&[&lab.source, &there]));
+    lab.write("f", &noise(2, 9_000_000));
+    let two = lab.snapshot("two");
+    let cut = format!("head -c 3000000 | '{}' serve", env!("CARGO_BIN_EXE_cowsnap"));
+    let output = lab.by(&cut, &["--no-compress", &lab.source, &there]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(5), "{}", super::said(&output));
+    assert_eq!(lab.marks(), [lab.guid(&one)]);
+    assert!(lab.holds(&two).contains("cowsnap:to:"), "what is to be gone on with is kept");
+    waits("the other side to end", || {
+        let listed: Value = serde_json::from_str(&lab.does(&["list", &lab.target, "--json"])).expect("json");
+        let partials = listed["datasets"][0]["partials"].as_array().cloned().unwrap_or_default();
+        partials.iter().all(|partial| partial["live"] == false)
+    });
+    lab.moves(lab.remotely(&[&lab.source, &there]));
+    assert_eq!((lab.marks(), lab.holds(&two)), (vec![lab.guid(&two)], String::new()));
 }
 
 #[test]
@@ -63,11 +143,13 @@ fn a_target_is_brought_up_to_its_source_and_what_both_have_is_kept() {
         for made in ["one", "two", "three"] {
             copy.assert_same(&name(made));
         }
-        // The newest alone is kept, on both sides, and is not destroyed.
-        assert!(lab.holds(&newest).contains("cowsnap:to:"));
-        assert!(lab.holds(&format!("{target}@{}", name("three"))).contains("cowsnap:from:"));
+        // The newest alone is known to both: held there, and here a bookmark, which keeps no space.
+        let there = format!("{target}@{}", name("three"));
+        assert!(lab.holds(&there).contains("cowsnap:from:"));
         assert_eq!(lab.holds(&format!("{target}@{}", name("one"))), "");
-        assert!(lab.fails(&["destroy", &newest], 3).contains("is held by cowsnap:to:"));
+        assert!(lab.fails(&["destroy", &there], 3).contains("is held by cowsnap:from:"));
+        assert_eq!(lab.holds(&newest), "");
+        assert_eq!(lab.marks().len(), 1 + usize::from(remote), "{:?}", lab.marks());
     }
     // And back, to another place.
     let back = format!("{} again", lab.target);
