@@ -1,8 +1,8 @@
 //! The progress bar: rate and ETA on a terminal for anything over a second, quiet in pipes.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +20,21 @@ pub struct Progress {
 struct State {
     bar: ProgressBar,
     since: Instant,
+}
+
+/// The bar that is on the terminal.
+static ON_TERMINAL: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn on_terminal() -> MutexGuard<'static, Option<ProgressBar>> {
+    ON_TERMINAL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Says a line on standard error, above the bar if there is one.
+pub fn say(line: &str) {
+    match &*on_terminal() {
+        Some(bar) => bar.suspend(|| eprintln!("{line}")),
+        None => eprintln!("{line}"),
+    }
 }
 
 impl Progress {
@@ -53,6 +68,7 @@ impl Observe for Progress {
             Event::Started { op, subject, total } if self.shown => {
                 state.bar = bar(total);
                 state.bar.set_message(format!("{op} {subject}"));
+                *on_terminal() = Some(state.bar.clone());
                 state.since = Instant::now();
             }
             Event::Progress { bytes } if self.shown => {
@@ -61,7 +77,10 @@ impl Observe for Progress {
                 }
                 state.bar.set_position(bytes);
             }
-            Event::Finished { .. } => state.bar.finish_and_clear(),
+            Event::Finished { .. } => {
+                state.bar.finish_and_clear();
+                *on_terminal() = None;
+            }
             Event::Warning { text } => state.bar.suspend(|| eprintln!("warning: {text}")),
             Event::Started { .. } | Event::Progress { .. } => {}
         }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use serde_json::json;
 
-use crate::cli::progress::Progress;
+use crate::cli::progress::{self, Progress};
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place};
 use crate::endpoint::Dataset;
@@ -229,7 +229,7 @@ fn ssh(args: &Args) -> Result<Ssh> {
         return Err(Error::Usage { what: "--ssh names no program".into(), hint: None });
     }
     let patience = Patience { stall, ..Patience::default() };
-    Ok(Ssh { program, remote: args.remote_command.clone(), patience })
+    Ok(Ssh { program, remote: args.remote_command.clone(), patience, hear: progress::say })
 }
 
 /// The source, and the datasets inside it if they are asked for: parents first.

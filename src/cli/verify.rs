@@ -77,7 +77,7 @@ fn find(target: &Target, args: &Args, context: &Context) -> Result<Place> {
         return Err(usage("--ssh names no program".into(), None));
     }
     let patience = Patience { stall: Some(Duration::from_secs(args.stall)), ..Patience::default() };
-    let ssh = Ssh { program, remote: args.remote_command.clone(), patience };
+    let ssh = Ssh { program, remote: args.remote_command.clone(), patience, hear: super::progress::say };
     Ok(Place::There(Peer::connect(&address, &ssh)?))
 }
 

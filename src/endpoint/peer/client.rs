@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use super::aside;
 use super::line::{DataOut, Line, Patience};
 use super::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::{Error, History, Result};
@@ -17,7 +20,7 @@ use crate::stream::wire::Kind;
 use crate::sys::interrupt::{self, Timely};
 
 /// How a peer is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Ssh {
     /// The program and its first arguments; `ssh` with what it is configured to do.
     pub program: Vec<String>,
@@ -25,11 +28,19 @@ pub struct Ssh {
     pub remote: String,
     /// How long to wait for it.
     pub patience: Patience,
+    /// Hears what the program prints for a person: a line each, with who it is of, and nothing in it that acts on a terminal.
+    pub hear: fn(&str),
 }
 
 impl Default for Ssh {
+    /// What is printed is logged.
     fn default() -> Self {
-        Self { program: vec!["ssh".into()], remote: "cowsnap serve".into(), patience: Patience::default() }
+        Self {
+            program: vec!["ssh".into()],
+            remote: "cowsnap serve".into(),
+            patience: Patience::default(),
+            hear: |line| tracing::warn!("{line}"),
+        }
     }
 }
 
@@ -43,25 +54,63 @@ impl Ssh {
             command.arg("-p").arg(port.to_string());
         }
         command.arg("--").arg(address.login()).arg(&self.remote);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
 
 /// `ssh`, ended with the value.
-struct Running(Child);
+struct Running {
+    child: Child,
+    listener: JoinHandle<()>,
+}
+
+/// How often to look again.
+const NAP: Duration = Duration::from_millis(20);
+/// How many times to look whether all was heard of a program that has ended: another may still have its standard error.
+const LAST_WORDS: usize = 10;
+
+impl Running {
+    /// Hands on what the program prints for a person, as long as it does.
+    fn new(mut child: Child, host: &str, hear: fn(&str)) -> Result<Self> {
+        let (said, name) = (child.stderr.take(), host.to_owned());
+        let listen = move || {
+            if let Some(said) = said {
+                aside::hand_on(&name, said, hear);
+            }
+        };
+        match std::thread::Builder::new().name("listen".into()).spawn(listen) {
+            Ok(listener) => Ok(Self { child, listener }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(Error::io("listen to", host)(error))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        // Others may use its connection: it is ended only if it does not end by itself, now that nothing more is said.
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(NAP);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Others may use its connection: it is ended only if it does not end by itself, now that nothing more is said.
-        for _ in 0..100 {
-            if !matches!(self.0.try_wait(), Ok(None)) {
+        self.end();
+        for _ in 0..LAST_WORDS {
+            if self.listener.is_finished() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(NAP);
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -92,7 +141,7 @@ impl Peer {
         })?;
         let piped = "it was asked to be piped";
         let (input, output) = (child.stdout.take().expect(piped), child.stdin.take().expect(piped));
-        let running = Arc::new(Running(child));
+        let running = Arc::new(Running::new(child, &with, ssh.hear)?);
         let Patience { silence, stall, .. } = ssh.patience;
         let input = Timely::new(File::from(OwnedFd::from(input)), Some(silence));
         let output = Timely::new(File::from(OwnedFd::from(output)), stall);

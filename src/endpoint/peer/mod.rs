@@ -3,6 +3,7 @@
 //! [`Line`] is the conversation, whichever side one is on; [`message`] is what is said in it; [`Rights`] is what a side that serves
 //! allows; [`Peer`] is a dataset there, as a [`History`](crate::endpoint::History) that also sends and receives.
 
+mod aside;
 mod client;
 mod content;
 mod line;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use cowsnap::endpoint::peer::{Patience, Peer, Ssh};
+use cowsnap::endpoint::peer::{Peer, Ssh};
 use cowsnap::endpoint::{Backend, Dataset, History, SnapshotRequest};
 use cowsnap::exec::Silent;
 use cowsnap::exec::transfer::{Moved, Options, Place, Transfer, transfer};
@@ -81,7 +81,7 @@ impl Lab {
 
     pub fn ssh(&self, remote: &str) -> Ssh {
         let program = vec![self.shim.to_str().unwrap().to_owned()];
-        Ssh { program, remote: remote.into(), patience: Patience::default() }
+        Ssh { program, remote: remote.into(), ..Ssh::default() }
     }
 
     /// The dataset at `path` through a connection to what `remote` says.

@@ -239,6 +239,36 @@ fn one_target_that_fails_does_not_stop_the_others() {
     assert!(!error(&run(&["--no-such", &from, &to]), 2).is_empty());
 }
 
+/// A hostile or clumsy other side can neither act on the terminal nor pass for us.
+#[test]
+fn what_ssh_prints_is_said_line_by_line_and_by_whom() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", b"some");
+    lab.snapshot("one");
+    let state = lab.source.outside().join("state");
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let to = format!("ssh://me@there/{}", lab.target.path().join("copy").display());
+    let said = |remote: &str| {
+        let ssh = lab.ssh("x").program[0].clone();
+        let from = text(lab.source.path().join("data"));
+        let args = ["replicate", "--ssh", &ssh, "--remote-command", remote, &from, &to];
+        let output = ground::cowsnap(&state).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let prints = r#"printf "hello\n\033[2J\033]0;x\007error: no\n%3000s\nend" x >&2; "#;
+    let (code, stderr) = said(&format!("{prints}{}", lab.serve("")));
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!(lines[..2], ["me@there: hello", r"me@there: \u{1b}[2J\u{1b}]0;x\u{7}error: no"], "{stderr}");
+    assert!(stderr.len() < 2000 && lines.contains(&"me@there: end"), "{stderr}");
+    // What it says before it goes stands before what we say of it.
+    let (code, stderr) = said("echo 'Permission denied (publickey).' >&2; exit 255");
+    assert_eq!(code, Some(5));
+    let at = |text: &str| stderr.find(text).unwrap_or_else(|| panic!("{stderr}"));
+    assert!(at("me@there: Permission denied (publickey).") < at("error: "), "{stderr}");
+}
+
 #[test]
 fn two_runs_at_once_do_not_mix() {
     ground!("btrfs");
