@@ -1,13 +1,13 @@
 //! `cowsnap replicate`
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::cli::progress::{self, Progress};
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place};
-use crate::endpoint::Dataset;
 use crate::endpoint::peer::{Patience, Peer, Ssh};
 use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
@@ -89,15 +89,16 @@ pub(super) fn interval(text: &str) -> Result<u64, String> {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (source, last) = source(&args)?;
     let from = find(&source, &args, context)?;
-    let inside = all(&from, args.recursive)?;
-    let mut run =
-        Run { wanted: wanted(&args, last), args, context, from, dests: Vec::new(), told: Told::default() };
+    let inside = if args.recursive { from.inside()? } else { Vec::new() };
+    let from = Side { place: from, is_broken: false };
+    let wanted = wanted(&args, last);
+    let mut run = Run { wanted, args, context, from, dests: Vec::new(), told: Told::default() };
     run.find_dests();
-    for inside in inside {
+    for name in std::iter::once(None).chain(inside.into_iter().map(Some)) {
         if interrupt::pending().is_some() {
             break;
         }
-        run.bring(&inside);
+        run.bring(name.as_deref());
     }
     let Run { args, told: Told { done, failed, streams }, .. } = run;
     let text = done.iter().map(|replicated| said(replicated, args.dry_run)).chain(streams);
@@ -111,8 +112,8 @@ struct Run<'a> {
     args: Args,
     context: &'a Context,
     wanted: Wanted,
-    from: Place,
-    dests: Vec<Dest>,
+    from: Side,
+    dests: Vec<Side>,
     told: Told,
 }
 
@@ -124,8 +125,8 @@ struct Told {
     streams: Vec<String>,
 }
 
-/// A target, and whether its connection may have ended in the midst of something.
-struct Dest {
+/// The source or a target, and whether its connection may have ended in the midst of something.
+struct Side {
     place: Place,
     is_broken: bool,
 }
@@ -136,17 +137,26 @@ impl Run<'_> {
         for dest in &self.args.dests {
             let target = Target::parse(dest).map_err(Error::from);
             match target.and_then(|target| find(&target, &self.args, self.context)) {
-                Ok(place) => self.dests.push(Dest { place, is_broken: false }),
+                Ok(place) => self.dests.push(Side { place, is_broken: false }),
                 Err(error) => self.told.failed.push((dest.to_string_lossy().into_owned(), error)),
             }
         }
     }
 
-    /// Brings one dataset, the source or inside it, to its counterparts.
-    fn bring(&mut self, inside: &Place) {
+    /// Brings one dataset to its counterparts: the source, or the one of that name inside it.
+    fn bring(&mut self, name: Option<&Path>) {
+        let inside = match self.from.at(name) {
+            Ok(inside) => inside,
+            Err(error) => {
+                let called =
+                    name.map_or(String::new(), |name| format!("/{}", name.to_string_lossy().escape_debug()));
+                return self.told.failed.push((format!("{}{called}", self.from.place), error));
+            }
+        };
+        let inside = &inside;
         let (mut places, mut of) = (Vec::new(), Vec::new());
         for (number, dest) in self.dests.iter_mut().enumerate() {
-            match dest.connected().and_then(|place| counterpart(&self.from, inside, place)) {
+            match dest.at(name) {
                 Ok(place) => {
                     places.push(place);
                     of.push(number);
@@ -167,6 +177,7 @@ impl Run<'_> {
                 Err(error) => {
                     self.told.failed.push((format!("{inside} to {place}"), error));
                     self.dests[number].is_broken = true;
+                    self.from.is_broken = true;
                 }
             }
         }
@@ -187,14 +198,14 @@ impl Run<'_> {
     }
 }
 
-impl Dest {
-    /// It, over a new connection if the old one may be of no use any more.
-    fn connected(&mut self) -> Result<&Place> {
+impl Side {
+    /// It, or the dataset of that name inside; over a new connection if the old one may be of no use any more.
+    fn at(&mut self, name: Option<&Path>) -> Result<Place> {
         if self.is_broken {
             self.place = self.place.again()?;
             self.is_broken = false;
         }
-        Ok(&self.place)
+        name.map_or(Ok(self.place.clone()), |name| self.place.below(name))
     }
 }
 
@@ -230,38 +241,6 @@ fn ssh(args: &Args) -> Result<Ssh> {
     }
     let patience = Patience { stall, ..Patience::default() };
     Ok(Ssh { program, remote: args.remote_command.clone(), patience, hear: progress::say })
-}
-
-/// The source, and the datasets inside it if they are asked for: parents first.
-fn all(from: &Place, recursive: bool) -> Result<Vec<Place>> {
-    let mut all = vec![from.clone()];
-    if !recursive {
-        return Ok(all);
-    }
-    let Place::Here(source) = from else {
-        let what = format!("{from} is on another machine: its nested datasets can not be told from here");
-        return Err(Error::Usage { what, hint: Some("run it there, or name each of them".into()) });
-    };
-    all.extend(source.all_inside()?.into_iter().map(Place::Here));
-    Ok(all)
-}
-
-/// What is to `to` as `inside` is to `from`.
-fn counterpart(from: &Place, inside: &Place, to: &Place) -> Result<Place> {
-    match (from, inside, to) {
-        (Place::Here(from), Place::Here(inside), to) if inside != from => Ok(match to {
-            Place::Here(to) => Place::Here(inside.counterpart(from, to)),
-            Place::There(peer) => Place::There(peer_counterpart(inside, from, peer)?),
-        }),
-        _ => Ok(to.clone()),
-    }
-}
-
-fn peer_counterpart(inside: &Dataset, source: &Dataset, peer: &Peer) -> Result<Peer> {
-    let (inside, source) = (inside.to_string(), source.to_string());
-    let relative = inside.strip_prefix(&source).unwrap_or(&inside);
-    let target = format!("{}/{}", peer.address().target(), relative.trim_start_matches('/'));
-    peer.with_target(&target).map_err(|error| Error::Usage { what: error.to_string(), hint: None })
 }
 
 fn wanted(args: &Args, last: Option<SnapshotName>) -> Wanted {

@@ -1,15 +1,17 @@
 //! A dataset of whichever backend serves it: what the command line and the verbs work with.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::{
     Arrived, Backend, Change, DestroyDataset, Endpoint, Error, History, Listing, Outgoing, ReceiveRequest,
-    Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, btrfs, mounted,
-    tree, zfs,
+    Result, RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Verified, beneath, btrfs,
+    mounted, tree, zfs,
 };
-use crate::model::{Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
+use crate::model::{DatasetName, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionRef};
 use crate::stream::container;
 
 /// A dataset. What it was a moment ago is not remembered: each call looks again.
@@ -239,6 +241,42 @@ impl Dataset {
                     .into()
             }
             _ => unreachable!("what is inside a dataset is of its backend"),
+        }
+    }
+
+    /// How the datasets inside are called behind this one's name, parents first.
+    ///
+    /// # Errors
+    /// As [`Dataset::all_inside`].
+    pub fn names_inside(&self) -> Result<Vec<PathBuf>> {
+        let name = |inside: &Self| match (self, inside) {
+            (Self::Btrfs(from), Self::Btrfs(inside)) => {
+                inside.path().strip_prefix(from.path()).ok().map(PathBuf::from)
+            }
+            (Self::Zfs(from), Self::Zfs(inside)) => {
+                let rest = inside.name().as_str().strip_prefix(from.name().as_str())?;
+                rest.strip_prefix('/').map(PathBuf::from)
+            }
+            _ => None,
+        };
+        Ok(self.all_inside()?.iter().filter_map(name).collect())
+    }
+
+    /// The dataset that is called `relative` below this one, whether it is there or not. Somebody else may have said that name.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a name that could lead elsewhere, or that no dataset can have here.
+    pub fn named_below(&self, relative: &Path) -> Result<Self> {
+        check_relative(self.to_string(), relative)?;
+        match self {
+            Self::Btrfs(dataset) => Ok(dataset.below(relative).into()),
+            Self::Zfs(dataset) => {
+                match format!("{}/{}", dataset.name(), relative.display()).parse::<DatasetName>() {
+                    Ok(_) => Ok(dataset.below(relative).into()),
+                    Err(error) => Err(not_below(self.to_string(), relative, &error.to_string())),
+                }
+            }
+            Self::Tree(_) => Err(not_below(self.to_string(), relative, "it is a plain directory")),
         }
     }
 
@@ -481,6 +519,20 @@ impl Backend for Dataset {
     fn rollback(&self, version: &VersionRef, request: &RollbackRequest) -> Result<RolledBack> {
         whichever!(self, dataset => dataset.rollback(version, request))
     }
+}
+
+/// Refuses a name below `of` that could lead elsewhere, or into what is cowsnap's own.
+pub(in crate::endpoint) fn check_relative(of: String, relative: &Path) -> Result<()> {
+    let is_own = |part: &OsStr| part == ".cowsnap" || part == ".cowsnap-trees";
+    match beneath::check(relative.as_os_str().as_bytes()) {
+        Err(why) => Err(not_below(of, relative, why)),
+        Ok(()) if relative.iter().any(is_own) => Err(not_below(of, relative, "that is cowsnap's own")),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn not_below(of: String, relative: &Path, why: &str) -> Error {
+    Error::Refused { op: "look at", subject: format!("{relative:?} below {of}"), why: why.into(), hint: None }
 }
 
 /// Unmounts the version that is mounted at `dir`; `lazily` takes it out of sight at once, and it goes when its last user

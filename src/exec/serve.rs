@@ -74,6 +74,12 @@ impl Server<'_> {
         let dataset = self.dataset(target)?;
         match request {
             Request::Inventory { .. } => Ok(line.say(Kind::Answer, &said(&dataset)?)?),
+            Request::Inside { .. } => {
+                // What is no text is not found by what it is called here, which is said then.
+                let names = dataset.names_inside()?;
+                let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+                Ok(line.say(Kind::Answer, &names)?)
+            }
             Request::Hold { version, tag, .. } => {
                 expect_few_holds(&dataset, version)?;
                 Ok(line.say(Kind::Answer, &dataset.hold(version, tag)?)?)

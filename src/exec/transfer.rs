@@ -1,6 +1,7 @@
 //! Brings one version from one place to another, whichever machines they are on.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -77,6 +78,28 @@ impl Place {
 }
 
 impl Place {
+    /// How the datasets inside are called behind this one's name, parents first.
+    ///
+    /// # Errors
+    /// What the place says.
+    pub fn inside(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Here(dataset) => Ok(dataset.names_inside()?),
+            Self::There(peer) => Ok(peer.inside()?.into_iter().map(PathBuf::from).collect()),
+        }
+    }
+
+    /// The dataset that is called `relative` below this one.
+    ///
+    /// # Errors
+    /// A name that could lead elsewhere, or that no dataset there can have.
+    pub fn below(&self, relative: &Path) -> Result<Self> {
+        match self {
+            Self::Here(dataset) => Ok(Self::Here(dataset.named_below(relative)?)),
+            Self::There(peer) => Ok(Self::There(peer.below(relative)?)),
+        }
+    }
+
     /// The same place, over a new connection if it is on another machine.
     ///
     /// # Errors

@@ -5,3 +5,4 @@ pub mod lab;
 pub mod program;
 mod resume;
 mod transfers;
+mod tree;

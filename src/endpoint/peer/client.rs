@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::aside;
 use super::line::{DataOut, Line, Patience};
 use super::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
+use crate::endpoint::any::check_relative;
 use crate::endpoint::{Error, History, Result};
 use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, PeerAddress, VersionRef};
@@ -164,6 +166,31 @@ impl Peer {
     /// A target that is none.
     pub fn with_target(&self, target: &str) -> Result<Self, crate::model::BadAddress> {
         Ok(Self { address: self.address.with_target(target)?, ..self.clone() })
+    }
+
+    /// The dataset that is called `relative` below this one, over the same connection.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a name that could lead elsewhere.
+    pub fn below(&self, relative: &Path) -> Result<Self> {
+        check_relative(self.address.to_string(), relative)?;
+        let refused = |why: String| Error::Refused {
+            op: "look at",
+            subject: format!("{relative:?} below {}", self.address),
+            why,
+            hint: None,
+        };
+        let text = relative.to_str().ok_or_else(|| refused("a peer is told names that are text".into()))?;
+        let target = format!("{}/{text}", self.address.target());
+        self.with_target(&target).map_err(|error| refused(error.to_string()))
+    }
+
+    /// How the datasets inside are called behind this one's name, parents first; as the peer says it.
+    ///
+    /// # Errors
+    /// What the peer says.
+    pub fn inside(&self) -> Result<Vec<String>> {
+        self.ask(&Request::Inside { target: self.target() })
     }
 
     /// Where it is.

@@ -26,6 +26,11 @@ pub enum Request {
         /// The dataset.
         target: String,
     },
+    /// The datasets inside, parents first: answered by their names behind the target's, `/` between components.
+    Inside {
+        /// The dataset.
+        target: String,
+    },
     /// Keep a version: answered by nothing.
     Hold {
         /// The dataset.
@@ -241,6 +246,7 @@ impl Request {
     pub fn target(&self) -> Option<&str> {
         match self {
             Self::Inventory { target }
+            | Self::Inside { target }
             | Self::Hold { target, .. }
             | Self::Release { target, .. }
             | Self::Destroy { target, .. }
@@ -263,7 +269,9 @@ impl Request {
             | Self::Manifest { version, .. }
             | Self::Entries { version, .. }
             | Self::Receive { version, .. } => Some(&version.name),
-            Self::Inventory { .. } | Self::Recorded { .. } | Self::Stream { .. } => None,
+            Self::Inventory { .. } | Self::Inside { .. } | Self::Recorded { .. } | Self::Stream { .. } => {
+                None
+            }
         }
     }
 }
@@ -277,6 +285,7 @@ mod tests {
         let version = r#"{"guid":"00112233-4455-6677-8899-aabbccddeeff","name":"s"}"#;
         for (json, verb) in [
             (r#"{"verb":"inventory","target":"tank/a"}"#.to_owned(), "inventory"),
+            (r#"{"verb":"inside","target":"tank/a"}"#.to_owned(), "inside"),
             (format!(r#"{{"verb":"hold","target":"tank/a","version":{version},"tag":"t"}}"#), "hold"),
             (format!(r#"{{"verb":"receive","target":"tank/a","version":{version}}}"#), "receive"),
             (r#"{"verb":"stream","behind":false}"#.to_owned(), "stream"),

@@ -150,7 +150,7 @@ impl Rights {
 
 fn verb_of(request: &Request) -> &'static str {
     match request {
-        Request::Inventory { .. } => "list",
+        Request::Inventory { .. } | Request::Inside { .. } => "list",
         Request::Hold { .. } => "hold",
         Request::Release { .. } => "release",
         Request::Destroy { .. } => "destroy",
@@ -165,7 +165,7 @@ fn verb_of(request: &Request) -> &'static str {
 /// Any of these allows it. Whoever receives or sends keeps, too, what the next transfer builds upon, by tags of its own.
 fn verbs_for(request: &Request) -> &'static [Verb] {
     match request {
-        Request::Inventory { .. } | Request::Recorded { .. } => &Verb::ALL,
+        Request::Inventory { .. } | Request::Inside { .. } | Request::Recorded { .. } => &Verb::ALL,
         Request::Manifest { .. } | Request::Entries { .. } => &[Verb::Verify],
         Request::Hold { tag, .. } | Request::Release { tag, .. } if tag.as_str().starts_with(OF_RECEIVER) => {
             &[Verb::Hold, Verb::Receive]
@@ -199,7 +199,7 @@ mod tests {
     fn request(verb: &str, target: &str, tag: &str) -> Request {
         let version = serde_json::json!({ "guid": "00112233445566778899aabbccddeeff", "name": "s" });
         let mut json = serde_json::json!({ "verb": verb, "target": target });
-        if verb != "inventory" {
+        if !["inventory", "inside"].contains(&verb) {
             json["version"] = version;
         }
         if !tag.is_empty() {
@@ -245,6 +245,7 @@ mod tests {
         let key = rights(&[Verb::Receive], &["tank/b"], false);
         for (verb, tag, allowed) in [
             ("inventory", "", true),
+            ("inside", "", true),
             ("receive", "", true),
             ("hold", "cowsnap:from:x", true),
             ("release", "cowsnap:from:x", true),
