@@ -1,6 +1,7 @@
 //! Serves a client on the other side of a [`Line`]: looks, checks its rights, does it, answers.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::endpoint::content::Reading;
 use crate::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
@@ -124,11 +125,18 @@ impl Server<'_> {
         };
         let what = Transfer { version: version.clone(), base: base.clone(), token: token.clone() };
         let leaving = Leaving::new(dataset, &what, *level, *zfs_flags)?;
-        let mut out = Answered { line, out: line.data_out(), behind: behind.is_some(), begun: false };
-        let sent = match leaving.send(behind.as_ref(), &mut out, &Silent) {
+        let estimate = OnceLock::new();
+        let observe = |event: Event| {
+            if let Event::Started { total: Some(total), .. } = event {
+                estimate.get_or_init(|| total);
+            }
+        };
+        let (out, behind_it) = (line.data_out(), behind.is_some());
+        let mut out = Answered { line, out, behind: behind_it, estimate: &estimate, begun: false };
+        let sent = match leaving.send(behind.as_ref(), &mut out, &observe) {
             Err(error) if !out.begun && is_other_beginning(&error) => {
                 out.behind = false;
-                leaving.send(None, &mut out, &Silent)
+                leaving.send(None, &mut out, &observe)
             }
             sent => sent,
         };
@@ -297,13 +305,15 @@ struct Answered<'a> {
     line: &'a Line,
     out: crate::endpoint::peer::DataOut,
     behind: bool,
+    estimate: &'a OnceLock<u64>,
     begun: bool,
 }
 
 impl Answered<'_> {
     fn begin(&mut self) -> endpoint::Result<()> {
         if !std::mem::replace(&mut self.begun, true) {
-            self.line.say(Kind::Answer, &Sending { behind: self.behind, estimate: None })?;
+            let estimate = self.estimate.get().copied();
+            self.line.say(Kind::Answer, &Sending { behind: self.behind, estimate })?;
         }
         Ok(())
     }

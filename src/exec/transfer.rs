@@ -13,7 +13,7 @@ use crate::exec::receive::Incoming;
 use crate::exec::send::{Form, Job, Sent, send, send_to_all};
 use crate::exec::serve::is_other_beginning;
 use crate::exec::throttle::Throttle;
-use crate::exec::{Event, Observe, Silent};
+use crate::exec::{Event, Observe};
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
 use crate::stream::container::{Backend, Prefix, ZfsFlags};
 use crate::stream::fan::{Branch, Taker};
@@ -439,11 +439,11 @@ fn copy_behind(
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
             let out = std::fs::File::from(writer);
-            leaving.send(behind.as_ref(), Throttle::new(out, options.bandwidth), &Silent)
+            leaving.send(behind.as_ref(), Throttle::new(out, options.bandwidth), observe)
         });
         let name = Some(what.version.name.clone());
         let received = open(std::fs::File::from(reader), "the stream", name, kept)
-            .and_then(|incoming| incoming.keeping(options.keep_every).receive(to, observe));
+            .and_then(|incoming| incoming.keeping(options.keep_every).receive(to, &Warnings(observe)));
         let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (sent, received) {
             (Ok(sent), Ok(received)) => {
@@ -475,6 +475,34 @@ pub(super) fn open(
     }
 }
 
+/// Passes on warnings alone: how far a transfer is, is told by its other side.
+struct Warnings<'a>(&'a dyn Observe);
+
+impl Observe for Warnings<'_> {
+    fn observe(&self, event: Event) {
+        if let Event::Warning { .. } = event {
+            self.0.observe(event);
+        }
+    }
+}
+
+/// Says how much is about to come, where who takes it does not know.
+struct About<'a> {
+    observe: &'a dyn Observe,
+    total: Option<u64>,
+}
+
+impl Observe for About<'_> {
+    fn observe(&self, event: Event) {
+        self.observe.observe(match event {
+            Event::Started { op, subject, total } => {
+                Event::Started { op, subject, total: total.or(self.total) }
+            }
+            other => other,
+        });
+    }
+}
+
 fn is_broken_pipe(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -499,7 +527,8 @@ fn pull(
     let source = from.address().to_string();
     let incoming = open(fetched.stream(), &source, Some(what.version.name.clone()), kept)?;
     expect_announced(&incoming, &source, what)?;
-    let received = incoming.keeping(options.keep_every).receive(to, observe)?;
+    let about = About { observe, total: fetched.estimate.map(|total| total.saturating_sub(before)) };
+    let received = incoming.keeping(options.keep_every).receive(to, &about)?;
     let sent = fetched.end()?;
     let arrived = (received.stream_bytes, &*received.blake3);
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), arrived)?;

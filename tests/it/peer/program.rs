@@ -239,6 +239,44 @@ fn one_target_that_fails_does_not_stop_the_others() {
     assert!(!error(&run(&["--no-such", &from, &to]), 2).is_empty());
 }
 
+/// On a terminal, whichever way: how much has come of about how much, how fast, and how long it will take.
+#[test]
+fn a_terminal_shows_bytes_rate_and_time_left() {
+    ground!("btrfs", "script");
+    let lab = Lab::new();
+    lab.write("a", &noise(1, 16_000_000));
+    lab.snapshot("one");
+    let state = lab.source.outside().join("state");
+    let from = lab.source.path().join("data").display().to_string();
+    let at = |name: &str| lab.target.path().join(name).display().to_string();
+    let there = |path: &str| format!("ssh://there/{path}");
+    let (shim, serve) = (lab.ssh("x").program[0].clone(), lab.serve("").replace('\'', ""));
+    for (way, source, targets) in [
+        ("here", from.clone(), vec![at("1")]),
+        ("push", from.clone(), vec![there(&at("2"))]),
+        ("pull", there(&from), vec![at("3")]),
+        ("relay", there(&from), vec![there(&at("4"))]),
+        ("fan", from.clone(), vec![at("5"), there(&at("6"))]),
+    ] {
+        let program = format!(
+            "'{}' --state-dir '{}' replicate --bandwidth {} --no-compress --ssh '{shim}' --remote-command '{serve}' '{source}' {}",
+            env!("CARGO_BIN_EXE_cowsnap"),
+            state.display(),
+            if targets.len() > 1 { "8M" } else { "6M" },
+            targets.iter().map(|target| format!("'{target}'")).collect::<Vec<_>>().join(" ")
+        );
+        let output = Command::new("script").args(["-qec", &program, "/dev/null"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{way}: {said}");
+        let shown = said.split(['\r', '\n']).find(|line| line.contains("ETA"));
+        let shown = shown.unwrap_or_else(|| panic!("{way}: no time left in {said}"));
+        assert!(
+            shown.contains("MiB/") && shown.contains("iB/s") && shown.contains("data@one") || way == "pull",
+            "{way}: {shown}"
+        );
+    }
+}
+
 /// A hostile or clumsy other side can neither act on the terminal nor pass for us.
 #[test]
 fn what_ssh_prints_is_said_line_by_line_and_by_whom() {
