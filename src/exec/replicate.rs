@@ -207,27 +207,26 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
     let mut going: Vec<&mut Lane<'_>> = lanes.iter_mut().filter_map(|lane| lane.as_mut().ok()).collect();
     let turns = source.turns(&going.iter().map(|lane| &lane.prepared).collect::<Vec<_>>());
     going.iter_mut().for_each(|lane| lane.advance(from));
-    let mut connected = None;
+    // What ends a peer's stream ends its connection: if nobody got all of it, there is another one for the next stream.
+    let (mut connected, mut is_broken) = (from.clone(), false);
     for turn in turns {
         let alive = |lane: &usize| going[*lane].failed.is_none();
         let numbers: Vec<_> = turn.lanes.into_iter().filter(alive).collect();
         let Some(&first) = numbers.first() else { continue };
+        if is_broken && let Ok(again) = from.again() {
+            connected = again;
+        }
         let token = going[first].prepared.token(&turn.version).filter(|_| numbers.len() == 1);
         let what = Transfer { version: turn.version, base: turn.base, token };
         let places: Vec<_> = numbers.iter().map(|&lane| going[lane].prepared.to).collect();
-        let now = connected.as_ref().unwrap_or(from);
-        let outcomes = fan(now, &places, &what, &wanted.options, observe);
-        // What ends a peer's stream ends its connection.
-        if outcomes.iter().any(Result::is_err) {
-            connected = from.again().ok();
-        }
-        let now = connected.as_ref().unwrap_or(from);
+        let outcomes = fan(&connected, &places, &what, &wanted.options, observe);
+        is_broken = outcomes.iter().all(Result::is_err);
         for (lane, outcome) in numbers.into_iter().zip(outcomes) {
             if let Ok(moved) = &outcome {
                 note_moved(from, moved, &going[lane].prepared.policy.here, observe);
             }
             going[lane].arrived(outcome);
-            going[lane].advance(now);
+            going[lane].advance(&connected);
         }
     }
     lanes.into_iter().map(|lane| lane.and_then(|lane| lane.outcome(from))).collect()
