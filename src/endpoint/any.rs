@@ -280,6 +280,28 @@ impl Dataset {
         }
     }
 
+    /// That it is what stands at `path` itself, by which it was named: no link led to it, whoever exchanged what on the way, and what is done
+    /// with it is done from there.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] if not; a table of mounts that can not be read; [`Error::Foreign`] for a plain directory, which is walked to each time.
+    pub fn expect_direct(&self, path: &Path) -> Result<()> {
+        let is_direct = match self {
+            Self::Btrfs(dataset) => dataset.store().is_opened_directly(),
+            Self::Zfs(dataset) => dataset.is_directly_at(path)?,
+            Self::Tree(dataset) => return Err(dataset.has_no_stream("serve")),
+        };
+        match is_direct {
+            true => Ok(()),
+            false => Err(Error::Denied {
+                op: "serve",
+                subject: path.display().to_string(),
+                lacking: "it lies behind a symbolic link, or was moved while it was looked at".into(),
+                hint: None,
+            }),
+        }
+    }
+
     /// The version called `name`.
     ///
     /// # Errors

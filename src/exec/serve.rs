@@ -113,7 +113,13 @@ impl Server<'_> {
                     hint: None,
                 });
             }
-            Target::Path(path) if !self.rights.under.is_empty() => expect_direct(path)?,
+            Target::Path(path) if !self.rights.under.is_empty() => {
+                expect_direct(path)?;
+                let dataset = (self.resolve)(&target)?;
+                // Once more, of what was opened: somebody could have put a link there in between.
+                dataset.expect_direct(path)?;
+                return Ok(dataset);
+            }
             _ => {}
         }
         (self.resolve)(&target)

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +78,13 @@ impl Store {
     /// A descriptor on the mount that the store was opened through; mounts are made from it.
     pub fn anchor(&self) -> BorrowedFd<'_> {
         self.anchor.as_fd()
+    }
+
+    /// Whether what was opened stands at the path that it was opened by: no link led to it, whatever is there by now. All work is done from
+    /// what was opened, so nobody leads it elsewhere afterwards.
+    pub fn is_opened_directly(&self) -> bool {
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", self.anchor.as_raw_fd()));
+        real.is_ok_and(|real| real == self.mounted_at)
     }
 
     /// The path that the store was opened by.

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::{Error, Result};
 use crate::model::{DatasetName, quoted};
 use crate::sys::mount::{self, MountInfo};
@@ -72,6 +73,30 @@ pub(super) fn name_of_root(path: &Path) -> Result<DatasetName> {
     name_of_mount(path, &real, info)
 }
 
+impl Dataset {
+    /// Whether the filesystem is mounted at `path` itself, or would be by its name in the one that it is in.
+    ///
+    /// # Errors
+    /// A table of mounts that can not be read.
+    pub fn is_directly_at(&self, path: &Path) -> Result<bool> {
+        let mounts = mount::mounts().map_err(Error::io("read", "the table of mounts"))?;
+        Ok(is_directly_at(&mounts, self.name().as_str(), path))
+    }
+}
+
+fn is_directly_at(mounts: &[MountInfo], name: &str, path: &Path) -> bool {
+    let is_mounted = |name: &str, dir: &Path| {
+        let is_it = |info: &&MountInfo| info.kind == "zfs" && info.root == Path::new("/") && info.dir == dir;
+        // What was mounted over it last is what is seen there.
+        mounts.iter().rfind(is_it).is_some_and(|info| info.source == Path::new(name))
+    };
+    let in_it = || {
+        let ((parent, last), dir) = (name.rsplit_once('/')?, path.parent()?);
+        Some(path.file_name()? == last && is_mounted(parent, dir))
+    };
+    is_mounted(name, path) || in_it() == Some(true)
+}
+
 /// The filesystem that is mounted as `info` says, if the directory `real`, named by `path`, is its root.
 fn name_of_mount(path: &Path, real: &Path, info: &MountInfo) -> Result<DatasetName> {
     let source = info.source.to_string_lossy();
@@ -111,6 +136,26 @@ mod tests {
             kind: "zfs".into(),
             source: source.into(),
         }
+    }
+
+    #[test]
+    fn a_filesystem_is_where_it_is_mounted_or_would_be() {
+        let mounts =
+            [info("/", "/tank", "tank"), info("/", "/t/b", "tank/b"), info("/x", "/bound", "tank/b")];
+        for (name, path, direct) in [
+            ("tank", "/tank", true),
+            ("tank/b", "/t/b", true),
+            ("tank/b", "/tank/b", true), // not there yet, as far as anybody can see
+            ("tank/b/new", "/t/b/new", true),
+            ("tank/b/new", "/tank/b/new", false),
+            ("tank/b", "/bound", false),
+            ("tank/secret", "/t/b", false),
+            ("tank/secret", "/t/b/link", false),
+        ] {
+            assert_eq!(is_directly_at(&mounts, name, Path::new(path)), direct, "{name} at {path}");
+        }
+        let over = [info("/", "/t/b", "tank/b"), info("/", "/t/b", "tank/c")];
+        assert!(!is_directly_at(&over, "tank/b", Path::new("/t/b")));
     }
 
     fn name(path: &str, info: &MountInfo) -> String {

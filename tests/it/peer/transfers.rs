@@ -79,6 +79,46 @@ fn who_may_only_receive_below_one_place_can_do_nothing_else() {
     assert_eq!(lab.to().inventory().unwrap().versions().len(), 1);
 }
 
+/// A local user of the target exchanges a directory for a link, over and over: nothing behind the link is ever served.
+#[test]
+fn a_directory_that_is_exchanged_for_a_link_leads_nowhere_else() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", b"secret");
+    lab.snapshot("one");
+    let under = lab.target.path();
+    let (door, trap) = (under.join("door"), under.join("trap"));
+    std::fs::create_dir(&door).unwrap();
+    std::os::unix::fs::symlink(lab.source.path(), &trap).unwrap();
+    let serve = lab.serve(&format!("--allow list,receive --under '{}'", under.display()));
+    // Through the link it would be the source.
+    let there = lab.peer(&door.join("data"), &serve);
+    let (swapping, swaps) =
+        (std::sync::atomic::AtomicBool::new(true), std::sync::atomic::AtomicUsize::new(0));
+    let (mut seen, mut denied, mut nothing) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            while swapping.load(std::sync::atomic::Ordering::Relaxed) {
+                rustix::fs::renameat_with(rustix::fs::CWD, &door, rustix::fs::CWD, &trap, flags).unwrap();
+                swaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(4);
+        while std::time::Instant::now() < until {
+            match there.look() {
+                Ok((inventory, _)) if inventory.versions().is_empty() => nothing += 1,
+                Ok(_) => seen += 1,
+                Err(_) => denied += 1,
+            }
+        }
+        swapping.store(false, std::sync::atomic::Ordering::Relaxed);
+    });
+    let swaps = swaps.into_inner();
+    assert!(swaps > 100 && denied + nothing > 10, "{swaps} swaps, {denied} denied, {nothing} found nothing");
+    assert_eq!(seen, 0, "of {denied} denied and {nothing} that found nothing, with {swaps} swaps");
+}
+
 #[test]
 fn what_answers_and_is_no_cowsnap_is_quoted_and_nobody_is_unreachable() {
     ground!("btrfs");
