@@ -1,6 +1,6 @@
 //! Writes and reads no faster than it is allowed to.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,28 @@ impl<W: Write> Write for Throttle<W> {
     }
 }
 
+/// A reader that keeps its pace.
+pub(super) struct Paced<R> {
+    inner: R,
+    pace: Pace,
+}
+
+impl<R: Read> Paced<R> {
+    /// Without a rate, as fast as it comes.
+    pub fn new(inner: R, rate: Option<u64>) -> Self {
+        Self { inner, pace: Pace::new(rate) }
+    }
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = self.pace.wait(buf.len())?;
+        let len = self.inner.read(&mut buf[..most])?;
+        self.pace.moved(len);
+        Ok(len)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +139,10 @@ mod tests {
         // 60,000 bytes at 200,000 a second are 0.3 s, of which a burst of 0.1 s is not waited for, nor the last piece.
         assert!(start.elapsed() >= Duration::from_millis(99), "{:?}", start.elapsed());
         assert!(out == bytes);
+        let start = Instant::now();
+        let mut read = Vec::new();
+        Paced::new(&bytes[..], Some(200_000)).read_to_end(&mut read).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(99) && read == bytes, "{:?}", start.elapsed());
         let mut all = Vec::new();
         Throttle::new(&mut all, None).write_all(&bytes).unwrap();
         assert!(all == bytes);

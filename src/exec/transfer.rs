@@ -12,7 +12,7 @@ use crate::endpoint::{self, Dataset, History, SendRequest, btrfs, zfs};
 use crate::exec::receive::Incoming;
 use crate::exec::send::{Form, Job, Sent, send, send_to_all};
 use crate::exec::serve::is_other_beginning;
-use crate::exec::throttle::Throttle;
+use crate::exec::throttle::{Paced, Throttle};
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
 use crate::stream::container::{Backend, Prefix, ZfsFlags};
@@ -525,7 +525,8 @@ fn pull(
     }
     let kept = kept.filter(|_| fetched.behind);
     let source = from.address().to_string();
-    let incoming = open(fetched.stream(), &source, Some(what.version.name.clone()), kept)?;
+    let stream = Paced::new(fetched.stream(), options.bandwidth);
+    let incoming = open(stream, &source, Some(what.version.name.clone()), kept)?;
     expect_announced(&incoming, &source, what)?;
     let about = About { observe, total: fetched.estimate.map(|total| total.saturating_sub(before)) };
     let received = incoming.keeping(options.keep_every).receive(to, &about)?;
