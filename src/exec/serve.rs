@@ -16,6 +16,9 @@ use crate::model::{Guid, Target, VersionRef};
 use crate::stream::wire::Kind;
 use crate::{Error, Result};
 
+/// After so many bytes that were read for a client, it is looked whether that is still there.
+const LOOK_UP_EVERY: u64 = 64 << 20;
+
 impl Reason for Error {
     fn refusal(&self) -> Refusal {
         Refusal::of(self, self.class(), self.hint())
@@ -93,7 +96,16 @@ impl Server<'_> {
             Request::Receive { version, base, .. } => self.receive(line, &dataset, version, *base),
             Request::Recorded { .. } => Ok(line.say(Kind::Answer, &recorded_here(&dataset)?)?),
             Request::Manifest { version, all, .. } => {
-                let reading = Reading { state_dir: self.state_dir, all: *all, told: &|_| {} };
+                let asked = std::sync::atomic::AtomicU64::new(0);
+                // Nobody else would notice that there is nobody any more to read for.
+                let told = |bytes: u64| {
+                    let now = bytes / LOOK_UP_EVERY;
+                    match asked.fetch_max(now, std::sync::atomic::Ordering::Relaxed) < now {
+                        true => line.put(Kind::Alive, &[]),
+                        false => Ok(()),
+                    }
+                };
+                let reading = Reading { state_dir: self.state_dir, all: *all, told: &told };
                 Ok(line.say(Kind::Answer, &shelf.put(&dataset, version, &reading)?)?)
             }
             Request::Entries { version, dir, after, .. } => {

@@ -278,6 +278,7 @@ impl Sides<'_> {
                     let more = now.saturating_sub(seen.fetch_max(now, Ordering::Relaxed));
                     let all = bytes.fetch_add(more, Ordering::Relaxed) + more;
                     self.observe.observe(Event::Progress { bytes: all });
+                    Ok(())
                 };
                 let reading = Reading { state_dir: self.state_dir, all: self.request.read_all, told: &told };
                 reading.of(dataset, version).map(Known::Here)

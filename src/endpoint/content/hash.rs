@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
+use super::Told;
 use super::reuse::{self, Earlier};
 use super::scan::Found;
 use crate::endpoint::each::each;
@@ -41,7 +42,7 @@ pub(super) fn hash(
     root: BorrowedFd<'_>,
     mut found: Vec<Found>,
     earlier: Option<Earlier<'_>>,
-    told: &(dyn Fn(u64) + Sync),
+    told: &Told<'_>,
 ) -> Result<Hashed> {
     if let Some(earlier) = earlier {
         let kept = reuse::unchanged(&found, earlier);
@@ -103,7 +104,7 @@ fn jobs(found: &[Found]) -> (Vec<Job>, std::collections::HashMap<u32, usize>) {
     (jobs, first_of)
 }
 
-fn leaves(root: BorrowedFd<'_>, path: &[u8], size: u64, first: u64, note: &dyn Fn(u64)) -> Result<Vec<Leaf>> {
+fn leaves(root: BorrowedFd<'_>, path: &[u8], size: u64, first: u64, note: &Told<'_>) -> Result<Vec<Leaf>> {
     let failed = |error: std::io::Error| Error::io("read", escaped(path))(error);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(beneath::open(root, path, flags).map_err(|errno| failed(errno.into()))?);
@@ -114,7 +115,7 @@ fn leaves(root: BorrowedFd<'_>, path: &[u8], size: u64, first: u64, note: &dyn F
         let part = &mut buffer[..(size - number * MIB).min(MIB) as usize];
         file.read_exact_at(part, number * MIB).map_err(failed)?;
         leaves.push(Leaf::of(number, part));
-        note(part.len() as u64);
+        note(part.len() as u64)?;
     }
     Ok(leaves)
 }

@@ -63,9 +63,12 @@ pub struct Reading<'a> {
     pub state_dir: &'a Path,
     /// Read all bytes, whatever was read before.
     pub all: bool,
-    /// Told how many bytes are read, each time that some were.
-    pub told: &'a (dyn Fn(u64) + Sync),
+    /// Told how many bytes are read, each time that some were; its error ends the reading.
+    pub told: &'a Told<'a>,
 }
+
+/// Who is told how many bytes were read.
+pub type Told<'a> = dyn Fn(u64) -> Result<()> + Sync + 'a;
 
 impl Reading<'_> {
     /// The content of `version`.

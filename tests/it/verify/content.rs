@@ -39,7 +39,7 @@ impl Lab {
     }
 
     fn read_with(&self, state: &Path, version: &Version, all: bool) -> Content {
-        let reading = Reading { state_dir: state, all, told: &|_| {} };
+        let reading = Reading { state_dir: state, all, told: &|_| Ok(()) };
         reading.of(&self.dataset(), &version.id).unwrap()
     }
 
@@ -329,7 +329,8 @@ fn a_manifest_that_is_damaged_or_of_something_else_is_made_anew() {
     let third = lab.snapshot("third");
     assert_eq!(lab.read(&third).summary.upon.unwrap().as_str(), "second");
     assert_eq!(kept(&lab.state()).len(), 2);
-    let gone = Reading { state_dir: &lab.state(), all: true, told: &|_| {} }.of(&lab.dataset(), &first.id);
+    let gone =
+        Reading { state_dir: &lab.state(), all: true, told: &|_| Ok(()) }.of(&lab.dataset(), &first.id);
     assert!(matches!(gone, Err(cowsnap::endpoint::Error::NotFound { .. })), "{gone:?}");
 }
 
@@ -353,7 +354,10 @@ fn a_snapshot_that_goes_while_it_is_read_is_said_to_be_gone() {
     let version = lab.snapshot("s");
     let (dataset, state) = (lab.dataset(), lab.state());
     let once = std::sync::Once::new();
-    let destroy = |_| once.call_once(|| dataset.destroy(&version.id).unwrap());
+    let destroy = |_| {
+        once.call_once(|| dataset.destroy(&version.id).unwrap());
+        Ok(())
+    };
     let read = Reading { state_dir: &state, all: false, told: &destroy }.of(&dataset, &version.id);
     let gone = read.unwrap_err();
     assert!(matches!(gone, cowsnap::endpoint::Error::NotFound { .. }), "{gone:?}");

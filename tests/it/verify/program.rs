@@ -389,3 +389,40 @@ fn a_run_that_is_killed_leaves_nothing_behind_that_the_next_one_minds() {
     let left: Vec<_> = left.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     assert!(left.len() == 2 && left.iter().all(|name| name.ends_with(".manifest")), "{left:?}");
 }
+
+#[test]
+fn a_server_does_not_read_on_for_a_client_that_is_gone() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    // Minutes of work, which would leave a manifest.
+    File::create(lab.source.path().join("data/sparse")).unwrap().set_len(200 << 30).unwrap();
+    lab.snapshot("one");
+    let listed = lab.command(&["list", &lab.from(), "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let guid = listed["datasets"][0]["snapshots"][0]["guid"].as_str().unwrap().to_owned();
+    let mut server = lab
+        .command(&["serve"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = server.stdin.take().unwrap();
+    let mut say = |kind, json: Value| {
+        cowsnap::stream::wire::write(&mut input, kind, json.to_string().as_bytes()).unwrap();
+    };
+    use cowsnap::stream::wire::Kind;
+    say(Kind::Hello, serde_json::json!({ "protocol": 1, "oldest": 1, "program": "a test" }));
+    let version = serde_json::json!({ "guid": guid, "name": "one" });
+    say(Kind::Request, serde_json::json!({ "verb": "manifest", "target": lab.from(), "version": version }));
+    let mut output = server.stdout.take().unwrap();
+    let mut payload = Vec::new();
+    // It says hello, and that it is there as it reads.
+    for wanted in [Kind::Hello, Kind::Alive] {
+        assert_eq!(cowsnap::stream::wire::read(&mut output, &mut payload).unwrap(), Some(wanted));
+    }
+    drop((input, output));
+    server.wait().unwrap();
+    let kept = fs::read_dir(lab.source.outside().join("state/manifests"));
+    assert_eq!(kept.map_or(0, |folders| folders.count()), 0, "it read all of it");
+}
