@@ -31,6 +31,10 @@ pub fn detached(kind: &str, source: &Path, options: &[(&str, &str)]) -> io::Resu
     detached_as(kind, source, options, Restrict { nodev: true, nosuid: true, ..Restrict::default() })
 }
 
+/// The filesystem itself is only read, not just through this mount. A snapshot of ZFS can be mounted a second time by those alone who say so
+/// (`zpl_mount_impl`, 2.1: EBUSY).
+pub const READ_ONLY: &[(&str, &str)] = &[("ro", "")];
+
 /// As [`detached`], with these restrictions and no others. An option without a value is a flag.
 pub fn detached_as(
     kind: &str,

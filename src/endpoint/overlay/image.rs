@@ -218,8 +218,10 @@ impl Image {
     fn mount(&self, image: &Path, dir: &Path, restrict: Restrict) -> Result<()> {
         let failed = || Error::io("mount image", image.display());
         let (device, path) = attach(image)?;
-        let mounted = mount::detached_as(self.kind, &path, &[("ro", "")], restrict).map_err(|error| {
-            match error.raw_os_error() {
+        let mounted =
+            mount::detached_as(self.kind, &path, mount::READ_ONLY, restrict).map_err(|error| match error
+                .raw_os_error()
+            {
                 Some(libc::ENODEV) => Error::Denied {
                     op: "mount image",
                     subject: image.display().to_string(),
@@ -227,8 +229,7 @@ impl Image {
                     hint: Some(format!("modprobe {}", self.kind)),
                 },
                 _ => failed()(error),
-            }
-        })?;
+            })?;
         mount::attach(&mounted, dir).map_err(failed())?;
         drop(device); // The mount keeps it attached from here on.
         Ok(())

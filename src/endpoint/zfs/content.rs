@@ -25,7 +25,7 @@ impl Dataset {
             return Err(refused("it is of a volume, which has no files", None));
         }
         let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: true };
-        let mount = mount::detached_as("zfs", Path::new(&snapshot), &[], restrict);
+        let mount = mount::detached_as("zfs", Path::new(&snapshot), mount::READ_ONLY, restrict);
         mount.map(OwnedFd::from).map_err(|error| match error.raw_os_error() {
             Some(libc::EACCES) => {
                 let hint = Some(format!("zfs load-key -r {}", quoted(self.name())));

@@ -74,7 +74,7 @@ impl Dataset {
 /// The root of a snapshot, through a mount that nobody sees and that goes with the descriptor. Who may not mount sees it in
 /// `.zfs`, where the kernel leaves it mounted for some minutes.
 fn open_snapshot(dir: &Path, full_name: &str, version: &VersionRef) -> Result<OwnedFd> {
-    if let Ok(mount) = mount::detached("zfs", Path::new(full_name), &[]) {
+    if let Ok(mount) = mount::detached("zfs", Path::new(full_name), mount::READ_ONLY) {
         return Ok(mount.into());
     }
     let path = dir.join(".zfs/snapshot").join(version.name.as_str());

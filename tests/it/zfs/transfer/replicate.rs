@@ -104,7 +104,7 @@ fn a_failed_transfer_moves_no_bookmark() {
     lab.moves(lab.remotely(&[&lab.source, &there]));
     lab.write("f", &noise(2, 9_000_000));
     let two = lab.snapshot("two");
-    let cut = format!("head -c 3000000 | '{}' serve", env!("CARGO_BIN_EXE_cowsnap"));
+    let cut = format!("stdbuf -o0 head -c 3000000 | '{}' serve", env!("CARGO_BIN_EXE_cowsnap"));
     let output = lab.by(&cut, &["--no-compress", &lab.source, &there]).output().expect("it starts");
     assert_eq!(output.status.code(), Some(5), "{}", super::said(&output));
     assert_eq!(lab.marks(), [lab.guid(&one)]);
@@ -173,6 +173,7 @@ fn a_replication_that_was_killed_goes_on_by_its_token() {
         let there = if remote { format!("ssh://there/{target}") } else { target.clone() };
         let mut slow = lab.remotely(&["--bandwidth", "1M", "--no-compress", &lab.source, &there]);
         let mut child = slow.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        waits("the transfer to begin", || super::super::lab::exists(&target));
         // Frames enough have been applied by then.
         std::thread::sleep(std::time::Duration::from_secs(7));
         child.kill().expect("it runs");

@@ -142,7 +142,7 @@ fn a_run_that_is_killed_leaves_nothing_mounted() {
     // Nobody uses the snapshots any more: they can be destroyed once they are not held.
     for dataset in [&lab.source, &lab.target] {
         let snapshot = format!("{dataset}@one");
-        let holds = zfs(&["holds", "-Hp", &snapshot]);
+        let holds = zfs(&["holds", "-H", &snapshot]);
         holds.lines().filter_map(|line| line.split('\t').nth(1)).for_each(|tag| {
             zfs(&["release", tag, &snapshot]);
         });
