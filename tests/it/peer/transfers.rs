@@ -79,6 +79,24 @@ fn who_may_only_receive_below_one_place_can_do_nothing_else() {
     assert_eq!(lab.to().inventory().unwrap().versions().len(), 1);
 }
 
+/// A filesystem in memory, unmounted with the value.
+struct Fast(std::path::PathBuf);
+
+impl Fast {
+    fn new(outside: &std::path::Path) -> Self {
+        let at = outside.join("fast");
+        std::fs::create_dir(&at).unwrap();
+        crate::ground::run("mount", &["-t", "tmpfs", "none", at.to_str().unwrap()]);
+        Self(at)
+    }
+}
+
+impl Drop for Fast {
+    fn drop(&mut self) {
+        crate::ground::run("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
 /// A local user of the target exchanges a directory for a link, over and over: nothing behind the link is ever served.
 #[test]
 fn a_directory_that_is_exchanged_for_a_link_leads_nowhere_else() {
@@ -86,7 +104,9 @@ fn a_directory_that_is_exchanged_for_a_link_leads_nowhere_else() {
     let lab = Lab::new();
     lab.write("a", b"secret");
     lab.snapshot("one");
-    let under = lab.target.path();
+    // Where an exchange takes microseconds: on btrfs the moment between two looks is hardly ever met.
+    let fast = Fast::new(lab.source.outside());
+    let under = &fast.0;
     let (door, trap) = (under.join("door"), under.join("trap"));
     std::fs::create_dir(&door).unwrap();
     std::os::unix::fs::symlink(lab.source.path(), &trap).unwrap();
@@ -115,7 +135,7 @@ fn a_directory_that_is_exchanged_for_a_link_leads_nowhere_else() {
         swapping.store(false, std::sync::atomic::Ordering::Relaxed);
     });
     let swaps = swaps.into_inner();
-    assert!(swaps > 100 && denied + nothing > 10, "{swaps} swaps, {denied} denied, {nothing} found nothing");
+    assert!(swaps > 100 && denied > 10, "{swaps} swaps, {denied} denied, {nothing} found nothing");
     assert_eq!(seen, 0, "of {denied} denied and {nothing} that found nothing, with {swaps} swaps");
 }
 
