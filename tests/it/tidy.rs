@@ -222,6 +222,27 @@ fn the_sources_keep_the_house_rules() {
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
+/// The properties that constants of these files name, as often as they do.
+fn properties<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let named = |line: &'a str| line.contains("const ").then(|| line.split_once("= \"cowsnap:")).flatten();
+    texts.flat_map(str::lines).filter_map(named).map(|(_, rest)| rest.trim_end_matches("\";")).collect()
+}
+
+/// Two meanings of one property overwrite each other: how a chain was sent was lost so once.
+#[test]
+fn each_property_of_zfs_has_one_meaning() {
+    let twice = |mut named: Vec<&str>| {
+        named.sort_unstable();
+        named.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_owned())
+    };
+    let made_up = "pub const A: &str = \"cowsnap:sent\";\nconst B: &str = \"cowsnap:sent\";";
+    assert_eq!(twice(properties([made_up].into_iter())), Some("sent".to_owned()));
+    let sources = sources("src/endpoint/zfs");
+    let named = properties(sources.iter().map(|(_, text)| text.as_str()));
+    assert!(named.len() > 8, "{named:?}");
+    assert_eq!(twice(named), None);
+}
+
 #[test]
 fn every_rule_can_fail() {
     let mark = concat!("// TO", "DO: later");

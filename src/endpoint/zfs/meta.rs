@@ -3,7 +3,7 @@
 //! ```text
 //! cowsnap:labels    KEY=VALUE,KEY=VALUE …              by key
 //! cowsnap:verified  GUID CREATETXG {"blake3":…,…}      of the snapshot that it is about
-//! cowsnap:sent      GUID CREATETXG [{"blake3":…,…},…]  the same, of the streams that it was sent as
+//! cowsnap:streams   GUID CREATETXG [{"blake3":…,…},…]  the same, of the streams that it was sent as
 //! ```
 //!
 //! One property has all labels, so that one listing tells them. In all, `%` and two digits stand for `%`, for control characters and, in
@@ -22,7 +22,7 @@ pub(super) const LABELS: &str = "cowsnap:labels";
 /// The property with the digest that was checked.
 pub const VERIFIED: &str = "cowsnap:verified";
 /// The property with the digests of the streams that it was sent as.
-pub(super) const SENT: &str = "cowsnap:sent";
+pub(super) const SENT: &str = "cowsnap:streams";
 
 /// The properties that say `labels`: one, if there are any.
 pub(super) fn label_props(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {

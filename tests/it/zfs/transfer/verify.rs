@@ -52,7 +52,7 @@ fn what_was_brought_is_proven_by_its_digest_and_by_what_is_read() {
     lab.write("a", &noise(1, 2_000_000));
     let one = lab.snapshot("one");
     lab.does(&["replicate", &lab.source, &lab.target]);
-    assert!(get(&one, "cowsnap:sent").contains("\"blake3\""), "{}", get(&one, "cowsnap:sent"));
+    assert!(get(&one, "cowsnap:streams").contains("\"blake3\""), "{}", get(&one, "cowsnap:streams"));
     lab.write("b", b"little");
     lab.snapshot("two");
     lab.does(&["replicate", &lab.source, &lab.target]);
