@@ -77,6 +77,9 @@ pub enum Error {
     /// A name, target or guid that is not one.
     #[error(transparent)]
     Name(#[from] crate::model::name::Error),
+    /// A configuration that can not be used.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
     /// An endpoint refused or failed.
     #[error(transparent)]
     Endpoint(#[from] crate::endpoint::Error),
@@ -116,6 +119,8 @@ pub enum Error {
     Busy {
         /// What it does.
         what: String,
+        /// What would help.
+        hint: &'static str,
     },
     /// A command that asks for what can not be.
     #[error("{what}")]
@@ -193,6 +198,7 @@ impl Error {
         match self {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
+            Self::Config(error) => error.class(),
             Self::Container { source, .. } => match source.io_source() {
                 Some(io) => class_of_io(io),
                 None => source.class(),
@@ -209,13 +215,14 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Endpoint(error) => error.hint(),
+            Self::Config(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
             Self::Usage { hint, .. } | Self::Partial { hint, .. } | Self::Unproven { hint, .. } => {
                 hint.clone()
             }
             Self::Halfway { source, .. } => source.hint(),
             Self::Replicate { from, to, source } => source.hint(from, to),
-            Self::Busy { .. } => Some("wait until it is done, or leave out --no-wait".into()),
+            Self::Busy { hint, .. } => Some((*hint).into()),
             Self::Name(_) | Self::Restore { .. } | Self::Io { .. } => None,
         }
     }

@@ -2,6 +2,7 @@
 //! restored by mounting.
 
 pub mod cli;
+pub mod config;
 pub mod endpoint;
 pub mod error;
 pub mod exec;

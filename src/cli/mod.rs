@@ -21,6 +21,7 @@ mod diff;
 mod doctor;
 mod hold;
 mod holds;
+mod job;
 mod list;
 mod man;
 mod mount;
@@ -82,6 +83,7 @@ enum Command {
     Doctor(doctor::Args),
     Hold(hold::Args),
     Holds(holds::Args),
+    Job(job::Args),
     List(list::Args),
     Man(man::Args),
     Mount(mount::Args),
@@ -196,6 +198,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(args, context),
         Command::Hold(args) => hold::run(args, context),
         Command::Holds(args) => holds::run(args, context),
+        Command::Job(args) => job::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
         Command::Mount(args) => mount::run(args, context),

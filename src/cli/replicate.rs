@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::progress::{self, Progress};
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place};
+use crate::config::value::bandwidth;
+use crate::config::{Job, Replica};
 use crate::endpoint::peer::{Patience, Peer, Ssh};
 use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
@@ -39,7 +41,7 @@ pub struct Args {
     #[arg(long)]
     full: bool,
     /// At most so many bytes per second, to all DESTs together: 20M
-    #[arg(long, value_name = "SIZE", value_parser = rate_limit)]
+    #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
     bandwidth: Option<u64>,
     /// zstd's level: 1 is fastest, 19 smallest; between places on this machine nothing is compressed
     #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
@@ -70,13 +72,6 @@ pub struct Args {
     dry_run: bool,
 }
 
-fn rate_limit(text: &str) -> Result<u64, String> {
-    super::pool::size(text).and_then(|rate| match rate {
-        0..4096 => Err("less than 4K per second brings nothing to its end".into()),
-        rate => Ok(rate),
-    })
-}
-
 /// How much of a stream may have to come again.
 pub(super) fn interval(text: &str) -> Result<u64, String> {
     super::pool::size(text).and_then(|size| match size {
@@ -85,8 +80,41 @@ pub(super) fn interval(text: &str) -> Result<u64, String> {
     })
 }
 
+impl Args {
+    /// How a job's dataset is brought to one of its targets.
+    pub(super) fn of_job(job: &Job, replica: &Replica) -> Self {
+        Self {
+            source: (&replica.dataset).into(),
+            dests: vec![(&replica.to).into()],
+            intermediates: replica.intermediates,
+            recursive: job.recursive,
+            full: false,
+            bandwidth: replica.bandwidth,
+            level: replica.level.unwrap_or(DEFAULT_LEVEL),
+            no_compress: false,
+            zfs_flags: replica.zfs_flags,
+            checkpoint: 256 << 20,
+            no_wait: false,
+            stall: 600,
+            ssh: std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into()),
+            remote_command: "cowsnap serve".into(),
+            dry_run: false,
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let (value, text, outcome) = perform(args, context)?;
+    context.print(&value, text)?;
+    outcome
+}
+
+/// Does it; answers what there is to print, and how it went.
+///
+/// # Errors
+/// A source that is not there or out of reach.
+pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, Result<()>)> {
     let (source, last) = source(&args)?;
     let from = find(&source, &args, context)?;
     let inside = if args.recursive { from.inside()? } else { Vec::new() };
@@ -103,8 +131,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let Run { args, told: Told { done, failed, streams }, .. } = run;
     let text = done.iter().map(|replicated| said(replicated, args.dry_run)).chain(streams);
     let would = args.dry_run.then_some("replicate");
-    context.print(&json!({ "would": would, "replicated": done }), text.collect::<Vec<_>>().join("\n"))?;
-    outcome(done.len(), failed)
+    let value = json!({ "would": would, "replicated": done });
+    Ok((value, text.collect::<Vec<_>>().join("\n"), outcome(done.len(), failed)))
 }
 
 /// A run of the subcommand.

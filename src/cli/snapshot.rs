@@ -5,9 +5,10 @@ use std::ffi::OsString;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Context, place};
+use crate::config::Job;
 use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
 use crate::model::{HoldTag, SnapshotName, Target};
 use crate::{Error, Result};
@@ -54,8 +55,36 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+impl Args {
+    /// What a job takes.
+    pub(super) fn of_job(job: &Job, dry_run: bool) -> Self {
+        let mut label = vec![(JOB_LABEL.to_owned(), job.name.clone())];
+        label.extend(job.labels.iter().cloned());
+        Self {
+            targets: job.datasets.iter().map(Into::into).collect(),
+            name: None,
+            label,
+            hold: Vec::new(),
+            recursive: job.recursive,
+            exclude: Vec::new(),
+            copy: job.copy,
+            not_atomic: job.not_atomic,
+            dry_run,
+        }
+    }
+}
+
+/// The label that says which job took a snapshot.
+pub(super) const JOB_LABEL: &str = "job";
+
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let (value, text) = perform(args, context)?;
+    context.print(&value, text)
+}
+
+/// Does it, and answers what there is to print.
+pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String)> {
     let excluded = args
         .exclude
         .iter()
@@ -73,7 +102,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         let name = args.name.unwrap_or_else(|| default_name(1));
         let names: Vec<_> = set.iter().map(|dataset| format!("{dataset}@{name}")).collect();
         let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
-        return context.print(&json!({ "dry_run": true, "would_take": names }), text);
+        return Ok((json!({ "dry_run": true, "would_take": names }), text));
     }
     let taken = take(&set, args.name, |name| SnapshotRequest {
         name,
@@ -81,7 +110,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         holds: args.hold.clone(),
         not_atomic: args.not_atomic,
     })?;
-    print(&set, &taken, context)
+    Ok(told(&set, &taken, context))
 }
 
 /// The datasets that a command means.
@@ -155,7 +184,7 @@ pub(super) fn default_name(nth: u32) -> SnapshotName {
     text.parse().expect("digits and letters are a name")
 }
 
-fn print(set: &[Dataset], taken: &SnapshotSet, context: &Context) -> Result<()> {
+fn told(set: &[Dataset], taken: &SnapshotSet, context: &Context) -> (Value, String) {
     let names: Vec<_> = set.iter().zip(&taken.versions).map(|(d, v)| format!("{d}@{}", v.id.name)).collect();
     let snapshots: Vec<_> = set
         .iter()
@@ -171,8 +200,5 @@ fn print(set: &[Dataset], taken: &SnapshotSet, context: &Context) -> Result<()> 
     } else if set.len() > 1 {
         context.notice(format!("{} snapshots, {spread} µs from the first to the last", set.len()));
     }
-    context.print(
-        &json!({ "snapshots": snapshots, "spread_us": spread, "atomic": taken.atomic }),
-        names.join("\n"),
-    )
+    (json!({ "snapshots": snapshots, "spread_us": spread, "atomic": taken.atomic }), names.join("\n"))
 }

@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod announced;
 pub mod doctor;
 mod fan;
+pub mod job;
 mod meter;
 pub mod overlay;
 pub mod prune;

@@ -371,7 +371,8 @@ impl Lock {
     fn take(guard: Guard<'_>, from: &Place, to: &Place, observe: &dyn Observe) -> Result<Self> {
         let pair = Pair(from, to);
         if !guard.wait {
-            return Err(Error::Busy { what: format!("replicate {pair}") });
+            let hint = "wait until it is done, or leave out --no-wait";
+            return Err(Error::Busy { what: format!("replicate {pair}"), hint });
         }
         let text = format!("another run replicates {pair}: waiting for it");
         observe.observe(Event::Warning { text });

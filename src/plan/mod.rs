@@ -8,4 +8,5 @@ pub mod overlay;
 pub mod replicate;
 pub mod restore;
 pub mod retain;
+pub mod schedule;
 pub mod verify;

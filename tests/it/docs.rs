@@ -284,6 +284,7 @@ pages! {
     what_restore_shows_is_so: "docs/restore.md",
     what_replication_shows_is_so: "docs/replication.md",
     what_retention_shows_is_so: "docs/retention.md",
+    what_jobs_shows_is_so: "docs/jobs.md",
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod durable;
 mod edges;
 mod faults;
 mod identity;
+mod job;
 mod lzc;
 mod names;
 mod overlay;

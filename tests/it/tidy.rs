@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Who may use whom, never back: (module, the modules below it). `Class` is the one word that all share.
-const BELOW: [(&str, &[&str]); 8] = [
+const BELOW: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("stream", &["model", "Class"]),
@@ -13,7 +13,8 @@ const BELOW: [(&str, &[&str]); 8] = [
     ("endpoint", &["stream", "model", "sys", "Class"]),
     ("exec", &["plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
-    ("error", &["endpoint", "stream", "model", "plan", "sys", "Class"]),
+    ("config", &["pool", "plan", "stream", "model", "Class"]),
+    ("error", &["config", "endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 
 /// What may not stand where, and why.

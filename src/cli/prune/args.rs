@@ -6,10 +6,10 @@ use jiff::Span;
 use jiff::tz::TimeZone;
 
 use crate::cli::{Context, place};
+use crate::config::value::{age, bytes, count, span, zone};
 use crate::endpoint::Dataset;
 use crate::model::Target;
 use crate::plan::retain::{LabelPattern, NamePattern, Period, Retention, Schedule};
-use crate::pool::size;
 use crate::{Error, Result};
 
 /// Destroy the snapshots that no rule keeps
@@ -129,84 +129,5 @@ impl Args {
             return Err(Error::Usage { what, hint: Some(hint) });
         }
         self.keep_base_with.iter().map(|text| place::dataset(&Target::parse(text)?, context)).collect()
-    }
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    match text {
-        "all" => Ok(usize::MAX),
-        _ => text.parse().map_err(|_| "a number is needed, or the word all".into()),
-    }
-}
-
-fn span(text: &str) -> Result<Span, String> {
-    match text.parse::<Span>() {
-        Ok(span) if span.is_positive() => Ok(span),
-        Ok(_) => Err("a time of more than nothing is needed".into()),
-        Err(_) => Err("a time is a number and h, d, w, mo or y: 36h, 7d, 1y 6mo".into()),
-    }
-}
-
-/// How old a snapshot may be: `6m` would be six minutes, and who writes it means months.
-fn age(text: &str) -> Result<Span, String> {
-    let span = span(text)?;
-    let below_hours = Span::new()
-        .minutes(span.get_minutes())
-        .seconds(span.get_seconds())
-        .milliseconds(span.get_milliseconds())
-        .microseconds(span.get_microseconds())
-        .nanoseconds(span.get_nanoseconds());
-    match below_hours.is_zero() {
-        true => Ok(span),
-        false => Err("hours are the least here; m is minutes, and mo is months: 36h, 7d, 6mo".into()),
-    }
-}
-
-fn zone(text: &str) -> Result<TimeZone, String> {
-    match text {
-        "local" => TimeZone::try_system().map_err(|_| "this machine's zone can not be found out".into()),
-        _ => TimeZone::get(text)
-            .map_err(|_| "no such zone is known; one is called CONTINENT/CITY, or UTC".into()),
-    }
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    size::parse(text).ok_or_else(|| "a size is a number and K, M, G or T: 20G".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_is_of_hours_or_longer_as_m_is_minutes() {
-        for wrong in [
-            "6m",
-            "90m",
-            "1h 30m",
-            "1h30m",
-            "0.5h",
-            "30s",
-            "500ms",
-            "5us",
-            "7ns",
-            "PT6M",
-            "PT1H1S",
-            "P1DT5M",
-            "6min",
-            "6 minutes",
-            "1y 6m",
-            "00:30:00",
-        ] {
-            let said = age(wrong).expect_err(wrong);
-            assert!(said.contains("mo is months"), "{wrong}: {said}");
-        }
-        for right in ["36h", "7d", "2w", "3mo", "1y", "1y 6mo", "PT36H", "P6M", "P1Y", "6 months", "1d 12h"] {
-            assert!(age(right).is_ok(), "{right}");
-        }
-        for nothing in ["", "6", "0d", "-3d", "6 fortnights"] {
-            assert!(age(nothing).is_err(), "{nothing}");
-        }
-        assert!(span("6m").is_ok(), "for --every");
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
+use crate::config::Job;
 use crate::endpoint::{self, Dataset, History, Prunable, Wait};
 use crate::exec::prune::{BySpace, Pruned, Seen, by_space, expect_attainable, prune, prune_by_space, room};
 use crate::model::{Inventory, Target, Version, VersionRef, quoted};
@@ -35,7 +36,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
     let now = Timestamp::now().to_zoned(args.rules.zone.clone());
     let mut work = Work { policy, now, read: Vec::new(), errors: Errors::default() };
-    work.read_all(&args, context)?;
+    let targets = args.targets.iter().map(|text| Ok(Target::parse(text)?)).collect::<Result<Vec<_>>>()?;
+    let bases = args.bases(&targets, context)?;
+    let named = args.targets.iter().zip(&targets).map(|(text, target)| (text.display().to_string(), target));
+    work.read_all(named, &bases, args.recursive, context);
     work.warn_of_the_future(context);
     if let Some(schedule) = args.schedule() {
         work.simulate(schedule, context)?;
@@ -49,9 +53,23 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     } else if args.dry_run {
         work.foresee(args.sizes, context)?;
     } else {
-        work.prune(context)?;
+        let (value, text) = work.prune();
+        context.print(&value, text)?;
     }
     work.errors.outcome()
+}
+
+/// Destroys what `policy` does not keep of a job's datasets; answers what there is to print, and how it went.
+pub(super) fn of_job(job: &Job, policy: &Retention, context: &Context) -> (Value, String, Result<()>) {
+    let now = Timestamp::now().to_zoned(job.zone.clone());
+    let mut work = Work { policy: policy.clone(), now, read: Vec::new(), errors: Errors::default() };
+    let targets: Vec<_> =
+        job.datasets.iter().filter_map(|text| Some((text, Target::parse(text.as_ref()).ok()?))).collect();
+    let named = targets.iter().map(|(text, target)| (text.to_string(), target));
+    work.read_all(named, &[], job.recursive, context);
+    work.warn_of_the_future(context);
+    let (value, text) = work.prune();
+    (value, text, work.errors.outcome())
 }
 
 /// Datasets, and what became of them.
@@ -63,14 +81,17 @@ struct Work {
 }
 
 impl Work {
-    /// Reads the datasets. One that can not be read is a failure of its own; a text that names none is an error at once, and so is a
-    /// base that can not be read.
-    fn read_all(&mut self, args: &Args, context: &Context) -> Result<()> {
-        let targets = args.targets.iter().map(|text| Ok(Target::parse(text)?)).collect::<Result<Vec<_>>>()?;
-        let bases = args.bases(&targets, context)?;
+    /// Reads the datasets. What can not be read is a failure of its own.
+    fn read_all<'a>(
+        &mut self,
+        named: impl Iterator<Item = (String, &'a Target)>,
+        bases: &[Dataset],
+        recursive: bool,
+        context: &Context,
+    ) {
         let mut datasets: Vec<Found> = Vec::new();
-        for (text, target) in args.targets.iter().zip(&targets) {
-            match found(target, args.recursive, &bases, context) {
+        for (text, target) in named {
+            match found(target, recursive, bases, context) {
                 Ok(found) => {
                     for one in found {
                         if !datasets.iter().any(|known| known.dataset == one.dataset) {
@@ -78,7 +99,7 @@ impl Work {
                         }
                     }
                 }
-                Err(error) => self.errors.push(text.display().to_string(), error),
+                Err(error) => self.errors.push(text, error),
             }
         }
         self.errors.n = self.errors.failed.len() + datasets.len();
@@ -88,7 +109,6 @@ impl Work {
                 Err(error) => self.errors.push(found.dataset.to_string(), error),
             }
         }
-        Ok(())
     }
 
     /// What there is of a dataset, with what is kept for the sake of others.
@@ -192,7 +212,7 @@ impl Work {
         context.print(&json!({ "datasets": objects, "dry_run": true }), text)
     }
 
-    fn prune(&mut self, context: &Context) -> Result<()> {
+    fn prune(&mut self) -> (Value, String) {
         let (mut text, mut objects) = (String::new(), Vec::new());
         let mut is_interrupted = false;
         for (dataset, seen) in std::mem::take(&mut self.read) {
@@ -205,7 +225,7 @@ impl Work {
             text += &line;
             objects.push(object);
         }
-        context.print(&json!({ "datasets": objects, "dry_run": false }), text)
+        (json!({ "datasets": objects, "dry_run": false }), text)
     }
 
     /// What became of a dataset, as text and as an object; its errors are kept.

@@ -1,0 +1,121 @@
+//! `cowsnap job`
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::Result;
+use crate::cli::Context;
+use crate::config::{Config, Job};
+
+mod run;
+mod words;
+
+/// A node's whole care in one file: what is snapshotted when, where it is brought, and what is kept
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration; `conf.d/*.toml` in the same folder belongs to it
+    #[arg(
+        long,
+        global = true,
+        env = "COWSNAP_CONFIG",
+        default_value = "/etc/cowsnap/config.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Check(Check),
+    Explain(Explain),
+    Init(Init),
+    Run(run::Run),
+}
+
+/// Say what is wrong with the configuration; touches nothing that it names
+#[derive(Debug, clap::Args)]
+struct Check {}
+
+/// Say in words what a job does, and when
+#[derive(Debug, clap::Args)]
+struct Explain {
+    /// Which jobs; all of them by default
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+}
+
+/// Print a commented configuration to begin with
+#[derive(Debug, clap::Args)]
+struct Init {
+    /// What it is for
+    #[arg(value_name = "KIND")]
+    kind: Kind,
+}
+
+/// What there are examples for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    Stacks,
+    Loom,
+    StellarCore,
+    Bitcoin,
+    Postgres,
+}
+
+impl Kind {
+    fn example(self) -> &'static str {
+        match self {
+            Self::Stacks => include_str!("examples/stacks.toml"),
+            Self::Loom => include_str!("examples/loom.toml"),
+            Self::StellarCore => include_str!("examples/stellar-core.toml"),
+            Self::Bitcoin => include_str!("examples/bitcoin.toml"),
+            Self::Postgres => include_str!("examples/postgres.toml"),
+        }
+    }
+}
+
+/// How many of the next runs are told.
+const N_NEXT: usize = 3;
+
+/// Runs the subcommand.
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    match args.command {
+        Command::Init(Init { kind }) => context.print(&json!({ "config": kind.example() }), kind.example()),
+        Command::Check(Check {}) => check(&Config::load(&args.config)?, context),
+        Command::Explain(Explain { jobs }) => explain(&Config::load(&args.config)?, &jobs, context),
+        Command::Run(run) => run::run(&run, &Config::load(&args.config)?, context),
+    }
+}
+
+fn check(config: &Config, context: &Context) -> Result<()> {
+    let names: Vec<_> = config.jobs.iter().map(|job| job.name.as_str()).collect();
+    let text = match names.as_slice() {
+        [] => "no job is configured".to_owned(),
+        names => format!("nothing is wrong with {}", names.join(", ")),
+    };
+    let files: Vec<_> = config.files.iter().map(|file| file.display().to_string()).collect();
+    context.print(&json!({ "files": files, "jobs": names }), text)
+}
+
+fn explain(config: &Config, names: &[String], context: &Context) -> Result<()> {
+    let now = Timestamp::now();
+    let jobs = config.chosen(names)?;
+    let text: Vec<_> = jobs.iter().map(|job| words::explained(job, now)).collect();
+    let objects: Vec<_> = jobs.iter().map(|job| object(job, now)).collect();
+    context.print(&json!({ "jobs": objects }), text.join("\n"))
+}
+
+fn object(job: &Job, now: Timestamp) -> serde_json::Value {
+    let next = job.schedule.as_ref().map(|schedule| schedule.upcoming(now, N_NEXT));
+    let next: Vec<_> = next.unwrap_or_default().iter().map(|time| time.timestamp()).collect();
+    json!({
+        "job": job.name, "file": job.place.file.display().to_string(), "line": job.place.line, "datasets": job.datasets,
+        "recursive": job.recursive, "schedule": job.schedule.as_ref().map(ToString::to_string),
+        "time_zone": words::zone(&job.zone), "next": next, "says": words::sentences(job, now),
+        "targets": job.targets.iter().map(|t| json!({ "dataset": t.dataset, "to": t.to })).collect::<Vec<_>>(),
+    })
+}

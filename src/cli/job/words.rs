@@ -1,0 +1,91 @@
+//! What a job does, in words.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::cli::job::N_NEXT;
+use crate::cli::table::size;
+use crate::config::{Job, Replica};
+use crate::plan::retain::Retention;
+use crate::plan::schedule::Schedule;
+
+/// The job's name and place, and below that its sentences.
+pub(super) fn explained(job: &Job, now: Timestamp) -> String {
+    let sentences: String = sentences(job, now).iter().map(|sentence| format!("  {sentence}\n")).collect();
+    format!("{} ({})\n{sentences}", job.name, job.place)
+}
+
+/// What happens when, in this order.
+pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
+    let mut all = vec![when(job.schedule.as_ref(), now)];
+    let inside = if job.recursive { " and all datasets inside" } else { "" };
+    all.push(format!(
+        "takes a snapshot of {}{inside}, with the label job={}",
+        job.datasets.join(", "),
+        job.name
+    ));
+    all.push("stops nothing: the snapshot is what a power cut at that moment would have left".into());
+    all.extend(afterwards(job));
+    all
+}
+
+/// What follows on the snapshot.
+pub(super) fn afterwards(job: &Job) -> Vec<String> {
+    let mut all: Vec<_> = job.targets.iter().map(replica).collect();
+    all.push(match &job.retention {
+        None => "destroys nothing".into(),
+        Some(retention) => format!(
+            "destroys of all snapshots of {} what no rule keeps, by the calendar of {}; kept are {}",
+            job.datasets.join(", "),
+            zone(&job.zone),
+            kept(retention)
+        ),
+    });
+    all
+}
+
+/// What a zone is called.
+pub(super) fn zone(zone: &TimeZone) -> String {
+    zone.iana_name().unwrap_or("this machine's zone").to_owned()
+}
+
+fn when(schedule: Option<&Schedule>, now: Timestamp) -> String {
+    let Some(schedule) = schedule else {
+        return "runs when it is named: it has no schedule".into();
+    };
+    let next = schedule.upcoming(now, N_NEXT);
+    let next: Vec<_> = next.iter().map(|time| time.strftime("%Y-%m-%d %H:%M %:z").to_string()).collect();
+    let (zone, described) = (zone(schedule.zone()), schedule.describe());
+    let mut described = described.trim_end_matches('.').to_owned();
+    if let Some(first) = described.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    format!("is due {described} ({schedule}) in {zone}, next: {}", next.join(", "))
+}
+
+fn replica(replica: &Replica) -> String {
+    let Replica { dataset, to, intermediates, bandwidth, .. } = replica;
+    let which = if *intermediates { "every snapshot" } else { "the newest snapshot" };
+    let rate = bandwidth.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default();
+    format!("brings {to} up to {dataset}, with {which}{rate}")
+}
+
+fn kept(retention: &Retention) -> String {
+    let mut all = Vec::new();
+    match retention.last {
+        0 => {}
+        usize::MAX => all.push("all".into()),
+        last => all.push(format!("the last {last}")),
+    }
+    for (period, count) in &retention.per {
+        all.push(match *count {
+            usize::MAX => format!("{} ones without end", period.rule()),
+            count => format!("{count} {} ones", period.rule()),
+        });
+    }
+    all.extend(retention.within.map(|within| format!("all within {within:#}")));
+    all.extend(retention.labels.iter().map(|label| format!("those with the label {label}")));
+    all.extend(retention.names.iter().map(|name| format!("those called {name}")));
+    all.extend(retention.min_age.map(|age| format!("all younger than {age:#}")));
+    all.join(", ")
+}

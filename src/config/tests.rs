@@ -1,0 +1,344 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+/// What is read from files of these names and texts.
+fn load(files: &[(&str, &str)]) -> Result<Config, Error> {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("conf.d")).expect("a folder");
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).expect("written");
+    }
+    Config::load(&folder.path().join("config.toml"))
+}
+
+/// What is said of a file.
+fn wrong(text: &str) -> String {
+    let Err(Error::Wrong { problems }) = load(&[("config.toml", text)]) else {
+        panic!("not refused: {text}")
+    };
+    let said = problems.iter().map(|problem| {
+        let folder = format!("{}/", problem.place.file.parent().expect("a folder").display());
+        format!("{problem}\n").replace(&folder, "")
+    });
+    said.collect()
+}
+
+fn check(text: &str, expected: Expect) {
+    expected.assert_eq(&wrong(text));
+}
+
+/// A whole job, with these lines in it.
+fn job(lines: &str) -> String {
+    format!("[job.a]\ndatasets = [\"tank/a\"]\ncrash_consistent = true\n{lines}\n")
+}
+
+fn check_job(lines: &str, expected: Expect) {
+    check(&job(lines), expected);
+}
+
+#[test]
+fn a_job_is_what_its_file_says() {
+    let text = r#"
+time_zone = "Europe/Berlin"
+[job.node]
+datasets = ["tank/node", "/srv/wallet"]
+recursive = true
+not_atomic = true
+copy = true
+crash_consistent = true
+labels = { tier = "gold" }
+schedule = "0 2 * * *"
+[job.node.retention]
+last = 3
+daily = 7
+yearly = "all"
+within = "36h"
+labels = ["keep", "tier=gold"]
+names = ["release-*"]
+min_age = "1d"
+[[job.node.target]]
+dataset = "tank/node"
+to = "ssh://backup/vault/node"
+intermediates = true
+bandwidth = "20M"
+level = 9
+zfs_flags = "plain"
+[[job.node.target]]
+dataset = "/srv/wallet"
+to = "/mnt/usb/wallet"
+"#;
+    let config = load(&[("config.toml", text)]).expect("a configuration");
+    let job = config.job("node").expect("it is there");
+    assert_eq!(
+        (job.place.line, job.datasets.as_slice()),
+        (3, ["tank/node".into(), "/srv/wallet".into()].as_slice())
+    );
+    assert!(job.recursive && job.not_atomic && job.copy);
+    assert_eq!(job.labels, [("tier".to_owned(), "gold".to_owned())]);
+    let schedule = job.schedule.as_ref().expect("a schedule");
+    assert_eq!(
+        (schedule.to_string().as_str(), schedule.zone().iana_name()),
+        ("0 2 * * *", Some("Europe/Berlin"))
+    );
+    let retention = job.retention.as_ref().expect("a policy");
+    assert_eq!(
+        (retention.last, retention.per.len(), retention.labels.len(), retention.names.len()),
+        (3, 2, 2, 1)
+    );
+    assert!(
+        retention.per.values().any(|&count| count == usize::MAX)
+            && retention.within.is_some()
+            && retention.min_age.is_some()
+    );
+    let [first, second] = job.targets.as_slice() else { panic!("two targets") };
+    assert_eq!((first.bandwidth, first.level, first.intermediates), (Some(20 << 20), Some(9), true));
+    assert_eq!(
+        (second.dataset.as_str(), second.to.as_str(), second.level),
+        ("/srv/wallet", "/mnt/usb/wallet", None)
+    );
+    assert!(first.zfs_flags.is_some());
+}
+
+#[test]
+fn the_folder_beside_the_file_belongs_to_it_and_a_name_is_there_once() {
+    let plain = |name: &str, rest: &str| {
+        format!(
+            "[job.{name}]\ndatasets = [\"tank/{name}\"]\ncrash_consistent = true\nschedule = \"@daily\"\n{rest}"
+        )
+    };
+    let (b, a, c) = (plain("b", ""), plain("a", "time_zone = \"UTC\"\n"), plain("c", ""));
+    let main = format!("time_zone = \"Asia/Tokyo\"\n{b}");
+    let other = format!("time_zone = \"Europe/Paris\"\n{c}");
+    let config = load(&[
+        ("config.toml", &main),
+        ("conf.d/1.toml", &a),
+        ("conf.d/2.toml", &other),
+        ("conf.d/.hidden.toml", "nonsense"),
+        ("conf.d/README", "nonsense"),
+        ("conf.d/3.toml", &plain("d", "")),
+    ]);
+    let config = config.expect("a configuration");
+    let zones: Vec<_> = config
+        .jobs
+        .iter()
+        .map(|job| format!("{} {}", job.name, job.zone.iana_name().expect("a name")))
+        .collect();
+    assert_eq!(zones, ["a UTC", "b Asia/Tokyo", "c Europe/Paris", "d Asia/Tokyo"]);
+    assert_eq!(config.files.len(), 4);
+    assert_eq!(config.chosen(&[]).expect("all").len(), 4);
+    let one = config.chosen(&["c".into()]).expect("it is there");
+    assert_eq!(one[0].place.line, 2);
+    let error = config.chosen(&["x".into()]).expect_err("no such job");
+    assert_eq!(error.to_string(), "no job is called x; there are: a, b, c, d");
+    let Err(Error::Wrong { problems }) = load(&[("conf.d/1.toml", &a), ("conf.d/2.toml", &a)]) else {
+        panic!("twice")
+    };
+    assert!(
+        problems[0].to_string().contains("conf.d/2.toml:1: job.a: another job is called so: "),
+        "{problems:?}"
+    );
+    assert!(problems[0].what.ends_with("conf.d/1.toml:1"), "{problems:?}");
+}
+
+#[test]
+fn no_file_and_one_that_can_not_be_read_are_told_apart() {
+    let none = load(&[]).expect_err("there is nothing");
+    assert_eq!(none.class(), Class::Usage);
+    assert!(none.hint().is_some_and(|hint| hint.starts_with("cowsnap job init")));
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("config.toml")).expect("a folder");
+    let unread = Config::load(&folder.path().join("config.toml")).expect_err("a folder");
+    assert!(matches!(unread, Error::Read { .. }) && unread.hint().is_none(), "{unread}");
+    assert_eq!(unread.class(), Class::Usage);
+    let file = folder.path().join("plain");
+    fs::write(&file, job("")).expect("written");
+    fs::write(folder.path().join("conf.d"), "").expect("written");
+    assert!(matches!(Config::load(&file), Err(Error::Read { .. })));
+    fs::remove_file(folder.path().join("conf.d")).expect("removed");
+    assert_eq!(Config::load(&file).expect("good").jobs.len(), 1);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("changed");
+    assert!(Config::load(&file).expect_err("open to all").to_string().contains("chmod o-w"));
+}
+
+#[test]
+fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
+    check(
+        "a = ",
+        expect![[r#"
+        config.toml:1: string values must be quoted, expected literal string
+    "#]],
+    );
+    check(
+        "[jobs.a]\n",
+        expect![[r#"
+        config.toml:1: unknown field "jobs", expected "time_zone" or "job"
+    "#]],
+    );
+    check_job(
+        "recursiv = true",
+        expect![[r#"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "labels", "schedule", "time_zone", "retention", "target"
+    "#]],
+    );
+    check_job(
+        "recursive = \"yes\"",
+        expect![[r#"
+        config.toml:4: job.a.recursive: invalid type: string "yes", expected a boolean
+    "#]],
+    );
+    check_job(
+        "[job.a.retention]\ndayly = 7",
+        expect![[r#"
+        config.toml:5: job.a.retention: unknown field "dayly", expected one of "last", "hourly", "daily", "weekly", "monthly", "yearly", "within", "labels", "names", "min_age"
+    "#]],
+    );
+    check_job(
+        "[job.a.retention]\n\ndaily = -1",
+        expect![[r#"
+        config.toml:6: job.a.retention.daily: a number is needed, or the word "all"
+    "#]],
+    );
+    check_job(
+        "[[job.a.target]]\nto = \"vault/a\"\nkeep = 3",
+        expect![[r#"
+        config.toml:6: job.a.target: unknown field "keep", expected one of "to", "dataset", "intermediates", "bandwidth", "level", "zfs_flags"
+    "#]],
+    );
+    check_job(
+        "schedule = \"0 2 * * *\"\nschedule = \"0 3 * * *\"",
+        expect![[r#"
+        config.toml:5: duplicate key
+    "#]],
+    );
+    check_job(
+        "hooks = []",
+        expect![[r#"
+        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "labels", "schedule", "time_zone", "retention", "target"
+    "#]],
+    );
+}
+
+#[test]
+fn a_bad_value_is_told_what_a_good_one_is() {
+    check_job(
+        "time_zone = \"Berlin\"\nschedule = \"0 2 * *\"",
+        expect![[r#"
+        config.toml:4: job.a.time_zone: "Berlin": no such zone is known; one is called CONTINENT/CITY, or UTC
+        config.toml:5: job.a.schedule: "0 2 * *" is no schedule (Invalid pattern: Pattern must have 5 fields when seconds are disallowed); valid are five fields (minute, hour, day, month, weekday) such as "0 2 * * *", "*/15 * * * *" or "30 4 * * SUN", or one of @hourly, @daily, @weekly, @monthly, @yearly
+    "#]],
+    );
+    check_job(
+        "[job.a.retention]\nlast = 0\ndaily = \"many\"\nwithin = \"6m\"\nnames = [\"a/b\"]\nlabels = [\"=x\"]",
+        expect![[r#"
+            config.toml:5: job.a.retention.last: 0 keeps nothing: leave the key out
+            config.toml:6: job.a.retention.daily: a number is needed, or the word "all"
+            config.toml:7: job.a.retention.within: hours are the least here; m is minutes, and mo is months: 36h, 7d, 6mo
+            config.toml:8: job.a.retention.names: no snapshot's name holds '/': a pattern is of letters, digits, space and _ . : -, with * and ?
+            config.toml:9: job.a.retention.labels: a label is KEY or KEY=VALUE
+        "#]],
+    );
+    check_job(
+        "[[job.a.target]]\nto = \"ssh://-x/a\"\nlevel = 99\nbandwidth = \"1\"\nzfs_flags = \"fast\"",
+        expect![[r#"
+            config.toml:5: job.a.target.to: "ssh://-x/a" is no peer's address: the host's name has letters, digits and ._-, and does not begin with -; valid is ssh://[USER@]HOST[:PORT]/TARGET
+            config.toml:6: job.a.target.level: zstd's levels are 1 to 22
+            config.toml:7: job.a.target.bandwidth: less than 4K per second brings nothing to its end
+            config.toml:8: job.a.target.zfs_flags: "fast" is not what a ZFS stream can be: plain, or of raw, large-blocks, embedded, compressed with + between them
+        "#]],
+    );
+    check(
+        "[job.a]\ndatasets = [\n  \"tank/a\",\n  \"./b\",\n  \"ssh://h/tank\",\n  \"tank/a@b\",\n]\n",
+        expect![[r#"
+            config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+            config.toml:4: job.a.datasets: "./b" is a relative path: a dataset is POOL/NAME, a directory is an absolute path
+            config.toml:5: job.a.datasets: ssh://h/tank is on another machine, which takes its snapshots itself; here, POOL/NAME or an absolute path
+            config.toml:6: job.a.datasets: "tank/a@b" names a snapshot where a dataset is needed
+        "#]],
+    );
+    check(
+        "[job.\"a b\"]\ndatasets = []\ncrash_consistent = false\n",
+        expect![[r#"
+        config.toml:1: job.a b: a job's name is of letters, digits and _ . -, begins with a letter or digit, and is no longer than 64
+        config.toml:2: job.a b.datasets: names nothing: ["POOL/NAME"] or ["/absolute/path"]
+        config.toml:3: job.a b.crash_consistent: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+    "#]],
+    );
+    check(
+        "[job.a]\n",
+        expect![[r#"
+        config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+        config.toml:1: job.a.datasets: is missing: ["POOL/NAME"] or ["/absolute/path"]
+    "#]],
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    check_job(
+        "time_zone = \"UTC\"",
+        expect![[r#"
+        config.toml:4: job.a.time_zone: says nothing without schedule or retention
+    "#]],
+    );
+    check_job(
+        "labels = { job = \"b\" }",
+        expect![[r#"
+        config.toml:4: job.a.labels: every snapshot of a job has the label job=NAME; others need another key
+    "#]],
+    );
+    check_job(
+        "[job.a.retention]\nmin_age = \"1d\"",
+        expect![[r#"
+        config.toml:4: job.a.retention: keeps nothing: at least one of last, hourly, daily, weekly, monthly, yearly, within, labels, names
+    "#]],
+    );
+    check_job(
+        "[[job.a.target]]\nintermediates = true\n[[job.a.target]]\nto = \"tank/a\"\n[[job.a.target]]\ndataset = \"tank/x\"\nto = \"v/x\"",
+        expect![[r#"
+            config.toml:4: job.a.target.to: is missing: "POOL/NAME", "/absolute/path" or "ssh://[USER@]HOST[:PORT]/TARGET"
+            config.toml:7: job.a.target.to: tank/a is one of the job's own datasets
+            config.toml:9: job.a.target.dataset: tank/x is not of this job: one of tank/a
+        "#]],
+    );
+    check_job(
+        "[[job.a.target]]\nto = \"v/a\"\n[[job.a.target]]\nto = \"v/a\"",
+        expect![[r#"
+        config.toml:1: job.a.target: tank/a is brought to v/a twice
+    "#]],
+    );
+    check(
+        "[job.a]\ndatasets = [\"tank/a\", \"tank/b\", \"tank/a\"]\ncrash_consistent = true\n[[job.a.target]]\nto = \"v/a\"\n",
+        expect![[r#"
+            config.toml:2: job.a.datasets: tank/a is named twice
+            config.toml:4: job.a.target.dataset: is missing, as the job has several: one of tank/a, tank/b, tank/a
+        "#]],
+    );
+}
+
+#[test]
+fn two_policies_for_one_dataset_are_refused_as_each_would_destroy_what_the_other_keeps() {
+    let two = |recursive: &str, b: &str| {
+        format!(
+            "{}[job.a.retention]\nlast = 3\n[job.b]\ndatasets = [\"{b}\"]\ncrash_consistent = true\n[job.b.retention]\ndaily = 3\n",
+            job(recursive)
+        )
+    };
+    check(
+        &two("", "tank/a"),
+        expect![[r#"
+        config.toml:7: job.b.retention: job a (config.toml:1) has a retention for tank/a too, and each destroys what only the other keeps: let one of them have all rules
+    "#]],
+    );
+    check(
+        &two("recursive = true", "tank/a/b"),
+        expect![[r#"
+        config.toml:7: job.b.retention: job a (config.toml:1) has a retention for tank/a/b too, and each destroys what only the other keeps: let one of them have all rules
+    "#]],
+    );
+    for (recursive, b) in [("", "tank/a/b"), ("recursive = true", "tank/ab"), ("recursive = true", "tank/b")]
+    {
+        let config = load(&[("config.toml", &two(recursive, b))]);
+        assert_eq!(config.expect("no contradiction").jobs.len(), 2);
+    }
+}

@@ -1,0 +1,51 @@
+//! What a job needs of its datasets: to be the only one at work on them, and to know when it was done last.
+
+use std::fs::File;
+use std::path::Path;
+
+use jiff::Timestamp;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::endpoint::{self, Prunable};
+use crate::{Error, Result};
+
+/// Held while a job is at work: no other one touches these datasets. The kernel lets go of it whatever ends the process.
+pub struct Locks(#[expect(dead_code, reason = "held, never read")] Vec<File>);
+
+impl Locks {
+    /// Takes one for each of `datasets`, below `state_dir`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another job has one of them; a directory that can not be written to.
+    pub fn take(state_dir: &Path, datasets: &[String]) -> Result<Self> {
+        let dir = state_dir.join("locks");
+        std::fs::create_dir_all(&dir).map_err(Error::io("make", dir.display()))?;
+        let mut files = Vec::new();
+        for dataset in datasets {
+            let path = dir.join(format!("job-{}", &blake3::hash(dataset.as_bytes()).to_hex()[..32]));
+            let file = File::options().create(true).truncate(false).write(true).open(&path);
+            let file = file.map_err(Error::io("open", path.display()))?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => files.push(file),
+                Err(Errno::WOULDBLOCK) => {
+                    let what = format!("run a job on {dataset}");
+                    return Err(Error::Busy { what, hint: "run it again when that is done" });
+                }
+                Err(error) => return Err(Error::io("lock", path.display())(error.into())),
+            }
+        }
+        Ok(Self(files))
+    }
+}
+
+/// When the newest snapshot of `dataset` was taken that has `label`; by the order of snapshots, not by the clock.
+///
+/// # Errors
+/// A dataset that can not be read.
+pub fn last_taken(dataset: &impl Prunable, label: (&str, &str)) -> endpoint::Result<Option<Timestamp>> {
+    let (key, value) = label;
+    let has_it = |details: &endpoint::Details| details.labels.get(key).is_some_and(|found| found == value);
+    let details = dataset.described()?;
+    Ok(details.iter().rev().find(|details| has_it(details)).map(|details| details.version.created))
+}
