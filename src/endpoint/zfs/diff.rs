@@ -120,6 +120,10 @@ fn told_by(line: &[u8], mounts: &[PathBuf]) -> Option<Told> {
 }
 
 fn below_one_of(path: &[u8], mounts: &[PathBuf]) -> Option<Vec<u8>> {
+    // Where it can not find a name, `zfs diff` puts a number: that is no path.
+    if path.split(|&b| b == b'/').any(|part| part.starts_with(b"???<object#")) {
+        return None;
+    }
     let path = Path::new(OsStr::from_bytes(path));
     let below = mounts
         .iter()
@@ -353,6 +357,8 @@ mod tests {
             b"1.2\tR\tF\t/tank/a\\0040b:c/f",
             b"1.2\tM\tF\t/elsewhere/f",
             b"1.2\tM\tF\t/tank/a\\0040b:c/\\9",
+            b"1.2\tM\tF\t/tank/a\\0040b:c/d/???<object#17>",
+            b"1.2\tR\tF\t/tank/a\\0040b:c/f\t/tank/a\\0040b:c/???<object#17>/x",
             b"1.2\tMM\tF\t/tank/a\\0040b:c/f",
             b"",
         ] {
