@@ -89,6 +89,14 @@ fn told(report: &Report) -> String {
             lines.push(format!("not compared, only {which} has them: {}", names.join(", ")));
         }
     }
+    if !report.altered_target.is_empty() {
+        let names: Vec<_> = report.altered_target.iter().map(|name| format!("@{name}")).collect();
+        lines.push(format!(
+            "DIFFERENT, only {} has them, made writable: {}",
+            report.target,
+            names.join(", ")
+        ));
+    }
     if !report.content_compared && !report.snapshots.is_empty() {
         lines.push("not compared: what is on the disks since (--content)".into());
     }
@@ -123,7 +131,7 @@ fn digests(digests: &Digests) -> String {
             sent.len, sent.blake3, received.len, received.blake3
         ),
         Digests::Altered { side } => {
-            format!("the snapshot at the {side} was made writable and changed since")
+            format!("the snapshot at the {side} was made writable, and is not what it was")
         }
         Digests::Unknown { why } => format!("no proof: {why}"),
     }
@@ -156,9 +164,14 @@ fn contents(contents: &Contents) -> Vec<String> {
 /// How a side's content is known. What a peer says is shown, not believed to be text.
 fn reading(side: &str, summary: &Summary) -> Vec<String> {
     let how = match (&summary.upon, summary.kept) {
-        (_, true) => format!("not read again, as it was on {}", summary.at),
+        (Some(_), true) => format!("not read again, as it was on {} and later", summary.at),
+        (None, true) => format!("not read again, as it was on {}", summary.at),
         (Some(base), false) => {
-            format!("{} read, the rest is as it was in @{base}", size(summary.read_bytes))
+            format!(
+                "{} read, the rest is as it was in @{base}, read on {} and later",
+                size(summary.read_bytes),
+                summary.at
+            )
         }
         (None, false) => format!("{} read", size(summary.read_bytes)),
     };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::endpoint::Verified;
-use crate::model::{HoldTag, Partial, Version};
+use crate::model::{Guid, HoldTag, Partial, Version};
 
 /// All that is known of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Details {
     pub clones: Vec<String>,
     /// It was made writable and changed since: it is no base any more, here or anywhere.
     pub altered: bool,
+    /// What it was known as before it was altered, where that is another identity.
+    pub was: Option<Guid>,
     /// It is writable now.
     pub writable: bool,
     /// How many bytes it refers to, where that was asked for.

@@ -317,6 +317,7 @@ impl Prunable for Fake {
                 verified: None,
                 clones: stored.map(|_| state.clones_of(version)).unwrap_or_default(),
                 altered: false,
+                was: None,
                 writable: false,
                 usage: None,
             }

@@ -256,6 +256,16 @@ pub struct Verified {
     /// If that stream was the rest of one that had been broken off: how what came before it was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,
+    /// Whether all that it builds upon here had come verified, too, down to a full stream or to a snapshot that was made here.
+    #[serde(default)]
+    pub grounded: bool,
+}
+
+impl Verified {
+    /// Whether what is built upon it is as certain as what it came as itself.
+    pub fn is_ground(&self) -> bool {
+        self.grounded && self.earlier != Some(Earlier::Unknown)
+    }
 }
 
 /// How the parts of a stream were checked that were applied before its rest came.

@@ -22,7 +22,9 @@ impl Dataset {
         let recorded = snapshots.map(|told: Details| Recorded {
             received: told.verified.and_then(received),
             sent: sent.remove(&told.version.id).unwrap_or_default(),
-            altered: told.altered,
+            // What is written to it is not on disk at once, and seen only then.
+            altered: told.altered || told.writable,
+            was: told.was,
             version: told.version.id,
         });
         Ok(recorded.collect())
@@ -57,18 +59,20 @@ impl Dataset {
         }
     }
 
-    /// A number that is another one once the content of `version` was changed, which somebody may do who makes it writable.
+    /// A number that is another one once the content of `version` was changed, which somebody may do who makes it writable; `None` while it
+    /// is: what is changed then is seen only later.
     ///
     /// # Errors
     /// As [`Dataset::open_content`].
-    pub fn content_state(&self, version: &VersionRef) -> Result<u64> {
+    pub fn content_state(&self, version: &VersionRef) -> Result<Option<u64>> {
         match self {
             Self::Btrfs(dataset) => {
                 let root = dataset.open_version(version)?;
                 let info = btrfs::get_subvol_info(root.as_fd());
-                Ok(info.map_err(Error::io("read", format!("{self}@{}", version.name)))?.ctransid)
+                let info = info.map_err(Error::io("read", format!("{self}@{}", version.name)))?;
+                Ok(info.readonly.then_some(info.ctransid))
             }
-            Self::Zfs(_) => Ok(0), // Nobody can.
+            Self::Zfs(_) => Ok(Some(0)), // Nobody can.
             Self::Tree(dataset) => Err(dataset.has_no_stream("verify")),
         }
     }
@@ -83,7 +87,7 @@ impl Dataset {
                 let fsid: String = dataset.store().fsid().iter().map(|byte| format!("{byte:02x}")).collect();
                 Ok(format!("btrfs {fsid} {}", dataset.path().as_os_str().as_encoded_bytes().escape_ascii()))
             }
-            Self::Zfs(dataset) => Ok(format!("zfs {}", dataset.own_guid()?)),
+            Self::Zfs(dataset) => Ok(format!("zfs {} {}", dataset.pool_guid()?, dataset.own_guid()?)),
             Self::Tree(dataset) => Err(dataset.has_no_stream("verify")),
         }
     }
@@ -91,7 +95,8 @@ impl Dataset {
 
 /// Of a digest that is none, nothing is known.
 fn received(verified: Verified) -> Option<ReceivedStream> {
-    let Verified { blake3, base, len, earlier, .. } = verified;
+    let whole = verified.earlier != Some(Earlier::Unknown);
+    let Verified { blake3, base, len, at, grounded, .. } = verified;
     let stream = StreamDigest { blake3: blake3.parse().ok()?, base, len };
-    Some(ReceivedStream { stream, whole: earlier != Some(Earlier::Unknown) })
+    Some(ReceivedStream { stream, whole, grounded, at: Some(at) })
 }

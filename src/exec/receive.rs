@@ -265,7 +265,14 @@ fn receive_verified(
     let arrived = target.receive_checked(request, kept, &mut stream, |stream| {
         let &Sealed { root, len, .. } = sealed(stream.inner());
         let (blake3, at) = (root.to_hex().to_string(), Timestamp::now());
-        Some(Verified { blake3, base: request.base, len, at, earlier: None })
+        Some(Verified {
+            blake3,
+            base: request.base,
+            len,
+            at,
+            earlier: None,
+            grounded: request.base.is_none(),
+        })
     })?;
     let &Sealed { root, len, .. } = sealed(stream.inner());
     Ok((arrived, Checked { root, len, by_container: true }))

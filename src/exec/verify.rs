@@ -39,6 +39,8 @@ pub struct Report {
     pub only_source: Vec<SnapshotName>,
     /// Snapshots that only the target has.
     pub only_target: Vec<SnapshotName>,
+    /// Snapshots that only the target has, and that were made writable there: each may have been one that the source has.
+    pub altered_target: Vec<SnapshotName>,
     /// Whether contents were compared, and not recorded digests alone.
     pub content_compared: bool,
 }
@@ -148,6 +150,7 @@ pub fn verify(
         snapshots,
         only_source: names(compared.only_source),
         only_target: names(compared.only_target),
+        altered_target: names(compared.strays),
         content_compared: request.content,
     })
 }
@@ -323,6 +326,9 @@ impl Report {
             };
             of.entry(word).or_default().push(format!("@{}", checked.snapshot));
         }
+        for name in &self.altered_target {
+            of.entry("different").or_default().push(format!("@{name}, which was made writable there"));
+        }
         if let Some(names) = of.get("different") {
             let why = format!("{} is not what {} has: {}", self.target, self.source, names.join(", "));
             return Err(endpoint::Error::Corrupt { what: "replica", why, source: None }.into());
@@ -440,6 +446,7 @@ mod tests {
             snapshots,
             only_source: Vec::new(),
             only_target: Vec::new(),
+            altered_target: Vec::new(),
             content_compared,
         }
     }
@@ -450,7 +457,7 @@ mod tests {
         let same = Digests::Same { stream };
         let differ = Digests::Differ { sent: stream, received: stream };
         let altered = Digests::Altered { side: Side::Target };
-        let unknown = Digests::Unknown { why: "so" };
+        let unknown = Digests::Unknown { why: "so".into() };
         let read = || Some(Contents::Same { source: summary(), target: summary() });
         let other = || {
             Some(Contents::Different {
@@ -489,7 +496,7 @@ mod tests {
     #[test]
     fn the_worst_of_several_counts_and_nothing_at_all_is_no_proof() {
         let stream = StreamDigest { blake3: Digest([1; 32]), base: None, len: 1 };
-        let (same, unknown) = (Digests::Same { stream }, Digests::Unknown { why: "so" });
+        let (same, unknown) = (Digests::Same { stream }, Digests::Unknown { why: "so".into() });
         let differ = Digests::Differ { sent: stream, received: stream };
         let of = |all: &[&Digests]| report(all.iter().map(|digests| one(digests, None)).collect());
         assert!(of(&[&same, &same]).outcome().is_ok());
@@ -501,6 +508,9 @@ mod tests {
         assert_eq!(error.to_string(), "corrupt replica: ssh://b/c is not what tank/a has: @s");
         let error = of(&[]).outcome().unwrap_err();
         assert!(error.to_string().contains("no snapshot in common"), "{error}");
+        let strays = Report { altered_target: vec!["x".parse().unwrap()], ..of(&[&same]) };
+        let error = strays.outcome().unwrap_err();
+        assert!(error.class() == Class::Corrupt && error.to_string().contains("@x, which was"), "{error}");
         let only = Report { only_source: vec!["x".parse().unwrap()], ..of(&[]) };
         assert!(only.outcome().unwrap_err().to_string().contains("has no snapshot @x"));
     }

@@ -104,6 +104,13 @@ pub struct ReceivedStream {
     pub stream: StreamDigest,
     /// Whether all of the version came verified: what came before the rest of a stream that had been broken off, too.
     pub whole: bool,
+    /// Whether what it builds upon had come verified as well when it was received, down to a full stream or to a snapshot that was made
+    /// there. Who does not say so does not know.
+    #[serde(default)]
+    pub grounded: bool,
+    /// When it was checked, by the clock there; `None` from who does not say.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
 }
 
 /// What a place wrote down of one of its snapshots.
@@ -111,9 +118,12 @@ pub struct ReceivedStream {
 pub struct Recorded {
     /// Which one.
     pub version: VersionRef,
-    /// It was made writable and changed since: what is written down is of what it was.
+    /// It is writable, or was made so and changed since: what is written down is of what it was.
     #[serde(default)]
     pub altered: bool,
+    /// What it was known as before it was altered, where that is another identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Guid>,
     /// What it was received as, if that was checked.
     #[serde(default)]
     pub received: Option<ReceivedStream>,
@@ -162,12 +172,28 @@ mod tests {
         let received = Some(ReceivedStream {
             stream: StreamDigest { base: Some(Guid([3; 16])), ..sent(2, None).stream },
             whole: false,
+            grounded: true,
+            at: Some(Timestamp::UNIX_EPOCH),
         });
         let version = VersionRef { guid: Guid([1; 16]), name: "s".parse().unwrap() };
-        let all =
-            Recorded { version, altered: true, received, sent: vec![sent(1, Some("a")), sent(1, None)] };
+        let all = Recorded {
+            version,
+            altered: true,
+            was: Some(Guid([2; 16])),
+            received,
+            sent: vec![sent(1, Some("a")), sent(1, None)],
+        };
         let json = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Recorded>(&json).unwrap(), all);
+        // Who knows less says less, and nothing is made of that.
+        let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
+        older.as_object_mut().unwrap().remove("was");
+        for key in ["grounded", "at"] {
+            older["received"].as_object_mut().unwrap().remove(key);
+        }
+        let read: Recorded = serde_json::from_value(older).unwrap();
+        let received = read.received.unwrap();
+        assert_eq!((read.was, received.grounded, received.at), (None, false, None));
         assert!(json.contains(r#""blake3":"02"#), "{json}");
     }
 }

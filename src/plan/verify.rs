@@ -3,12 +3,15 @@
 //! Versions are the same if their guids are. A digest that was checked where a version arrived, and that is among those of the streams
 //! that it was sent as, proves that what arrived is what was sent: not what lies on the disk since, which only reading it does.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::{HoldTag, Recorded, SnapshotName, StreamDigest, VersionRef};
+use crate::model::{
+    Guid, HoldTag, ReceivedStream, Recorded, SentStream, SnapshotName, StreamDigest, VersionRef,
+};
 
 /// One of the two places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -45,7 +48,7 @@ pub enum Digests {
         /// What was received.
         received: StreamDigest,
     },
-    /// A side made its snapshot writable and changed it.
+    /// A side's snapshot is writable, or was made so and changed.
     Altered {
         /// Which one.
         side: Side,
@@ -53,7 +56,7 @@ pub enum Digests {
     /// They prove nothing.
     Unknown {
         /// Why not.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
 }
 
@@ -77,6 +80,8 @@ pub struct Compared {
     pub only_source: Vec<VersionRef>,
     /// Those that only the target has.
     pub only_target: Vec<VersionRef>,
+    /// Those that only the target has, and that were altered: each may be one that the source has.
+    pub strays: Vec<VersionRef>,
 }
 
 /// What to look for.
@@ -92,32 +97,107 @@ pub struct Wanted {
 
 /// Compares what is recorded at both places, each in the order of its versions.
 pub fn compare(source: &[Recorded], target: &[Recorded], wanted: &Wanted) -> Compared {
-    let by_guid: HashMap<_, _> = target.iter().map(|there| (there.version.guid, there)).collect();
-    let own: HashSet<_> = source.iter().map(|here| here.version.guid).collect();
-    // What was altered has another identity since, and only its name to be known by.
-    let altered: HashMap<_, _> = target
-        .iter()
-        .filter(|there| there.altered && !own.contains(&there.version.guid))
-        .map(|there| (&there.version.name, there))
-        .collect();
-    let is_wanted = |here: &&Recorded| wanted.name.as_ref().is_none_or(|name| here.version.name == *name);
+    let matched = matched(source, target);
+    let ways: Vec<_> =
+        matched.iter().map(|&(here, there)| there.map(|there| digests(here, there, wanted))).collect();
+    let grounds = Grounds::new(&matched, &ways);
     let mut compared = Compared::default();
     let mut met = HashSet::new();
-    for here in source.iter().filter(is_wanted) {
-        let there = by_guid.get(&here.version.guid).or_else(|| altered.get(&here.version.name));
-        let Some(there) = there else {
+    for (&(here, there), digests) in matched.iter().zip(&ways) {
+        met.extend(there.map(|there| &there.version));
+        if wanted.name.as_ref().is_some_and(|name| here.version.name != *name) {
+            continue;
+        }
+        let (Some(there), Some(digests)) = (there, digests) else {
             compared.only_source.push(here.version.clone());
             continue;
         };
-        met.insert(&there.version);
-        let digests = digests(here, there, wanted);
+        let digests = match grounds.lacking(here, there, digests) {
+            Some(why) => Digests::Unknown { why: why.into() },
+            None => digests.clone(),
+        };
         compared.pairs.push(Pair { source: here.version.clone(), target: there.version.clone(), digests });
     }
     if wanted.name.is_none() {
-        let alone = target.iter().map(|there| &there.version).filter(|version| !met.contains(version));
-        compared.only_target.extend(alone.cloned());
+        for there in target.iter().filter(|there| !met.contains(&there.version)) {
+            let alone = if there.altered { &mut compared.strays } else { &mut compared.only_target };
+            alone.push(there.version.clone());
+        }
     }
     compared
+}
+
+/// Each of the source's, with what it is at the target.
+type Matched<'a> = (&'a Recorded, Option<&'a Recorded>);
+
+/// By identity; what was altered has another one since, and is known by the one from before, and else only by its name.
+fn matched<'a>(source: &'a [Recorded], target: &'a [Recorded]) -> Vec<Matched<'a>> {
+    let by_guid: HashMap<_, _> = target.iter().map(|there| (there.version.guid, there)).collect();
+    let own: HashSet<_> = source.iter().map(|here| here.version.guid).collect();
+    let altered = || target.iter().filter(|there| there.altered && !own.contains(&there.version.guid));
+    let by_was: HashMap<_, _> = altered().filter_map(|there| Some((there.was?, there))).collect();
+    let known = |here: &Recorded| {
+        let ids = [Some(here.version.guid), here.was];
+        let mut found = ids.iter().flatten().map(|guid| by_guid.get(guid).or_else(|| by_was.get(guid)));
+        found.find_map(|there| there.copied())
+    };
+    let found: Vec<_> = source.iter().map(|here| (here, known(here))).collect();
+    let met: HashSet<_> = found.iter().filter_map(|(_, there)| Some(&(*there)?.version)).collect();
+    let by_name: HashMap<_, _> = altered()
+        .filter(|there| !met.contains(&there.version))
+        .map(|there| (&there.version.name, there))
+        .collect();
+    let named = |here: &Recorded| by_name.get(&here.version.name).copied();
+    found.into_iter().map(|(here, there)| (here, there.or_else(|| named(here)))).collect()
+}
+
+/// What is known of what increments build upon: their own streams say nothing of that.
+struct Grounds<'a> {
+    pairs: HashMap<Guid, (Matched<'a>, &'a Digests)>,
+    names: HashMap<Guid, &'a SnapshotName>,
+}
+
+impl<'a> Grounds<'a> {
+    fn new(matched: &[Matched<'a>], ways: &'a [Option<Digests>]) -> Self {
+        let pairs = matched.iter().zip(ways).filter_map(|(&pair, digests)| {
+            // What became of a base later says nothing of what was built upon it before.
+            let digests = digests.as_ref().filter(|digests| !matches!(digests, Digests::Altered { .. }))?;
+            Some((pair.0.version.guid, (pair, digests)))
+        });
+        let names = matched.iter().map(|(here, _)| (here.version.guid, &here.version.name));
+        Self { pairs: pairs.collect(), names: names.collect() }
+    }
+
+    /// Why that what is said to be the same is not proven to be, if it is an increment.
+    fn lacking(&self, here: &Recorded, there: &Recorded, digests: &Digests) -> Option<String> {
+        let (mut here, mut there, mut digests) = (here, there, digests);
+        // No chain of bases is longer than there are versions, but a peer may say anything.
+        for _ in 0..=self.pairs.len() {
+            let Digests::Same { stream: StreamDigest { base, .. } } = digests else { return None };
+            let base = (*base)?;
+            let named = || self.names.get(&base).map_or_else(|| base.to_string(), |name| format!("@{name}"));
+            let unproven = || Some(format!("it builds upon {}, of which nothing is proven", named()));
+            let Some((pair, of_base)) = self.pairs.get(&base) else {
+                let is_grounded = |side: &Recorded| side.received.is_none_or(|received| received.grounded);
+                return if is_grounded(here) && is_grounded(there) { None } else { unproven() };
+            };
+            let (base_here, Some(base_there)) = *pair else { return unproven() };
+            if !matches!(of_base, Digests::Same { .. }) || !built(here, base_here, there, base_there) {
+                return unproven();
+            }
+            (here, there, digests) = (base_here, base_there, of_base);
+        }
+        Some("what it builds upon builds upon itself".into())
+    }
+}
+
+/// Whether what either received was built upon what is there now as its base: one that was received once more since is another.
+fn built(here: &Recorded, base_here: &Recorded, there: &Recorded, base_there: &Recorded) -> bool {
+    // What was made there is what it always was.
+    let upon = |side: &Recorded, base: &Recorded| {
+        base.received.is_none() || side.received.is_none_or(|received| received.grounded)
+    };
+    upon(here, base_here) && upon(there, base_there)
 }
 
 fn digests(here: &Recorded, there: &Recorded, wanted: &Wanted) -> Digests {
@@ -133,8 +213,8 @@ fn digests(here: &Recorded, there: &Recorded, wanted: &Wanted) -> Digests {
         return same;
     }
     if let (Some(a), Some(b)) = (here.received, there.received)
-        && a == b
-        && a.whole
+        && a.stream == b.stream
+        && (a.whole && b.whole)
     {
         return Digests::Same { stream: a.stream };
     }
@@ -151,30 +231,37 @@ fn unknown(here: &Recorded, there: &Recorded, [there_by, back_by]: [Digests; 2])
 
 /// What is recorded of the way from one side to the other, which the sender calls `tag`.
 fn way(sender: &Recorded, receiver: &Recorded, tag: &HoldTag) -> Digests {
+    let unknown = |why: &'static str| Digests::Unknown { why: why.into() };
     let Some(received) = receiver.received else {
-        return Digests::Unknown { why: "the side that has it as a copy recorded no digest" };
+        return unknown("the side that has it as a copy recorded no digest");
     };
     if sender.sent.iter().any(|sent| sent.stream == received.stream) {
         return match received.whole {
             true => Digests::Same { stream: received.stream },
-            false => Digests::Unknown { why: "it came in parts, of which only the last one is known" },
+            false => unknown("it came in parts, of which only the last one is known"),
         };
     }
-    // A version may have been sent there several times; what it was sent as last is what is there.
+    // A version may have been sent there several times; what it was sent as last is what is there, unless it came from elsewhere.
     let last = sender.sent.iter().rev().find(|sent| sent.to.as_ref() == Some(tag));
     match last {
-        Some(sent) => Digests::Differ { sent: sent.stream, received: received.stream },
-        None if sender.sent.is_empty() => {
-            Digests::Unknown { why: "the side that sent it recorded no digest" }
+        Some(sent) if may_be_of(sent, &received) => {
+            Digests::Differ { sent: sent.stream, received: received.stream }
         }
-        None => Digests::Unknown { why: "it was received as a stream that the other side did not send" },
+        None if sender.sent.is_empty() => unknown("the side that sent it recorded no digest"),
+        _ => unknown("it was received as a stream that the other side did not send"),
     }
+}
+
+/// Whether what was received is what that should have been: as far as can be told, nobody sent another one since.
+fn may_be_of(sent: &SentStream, received: &ReceivedStream) -> bool {
+    let shape = |stream: StreamDigest| (stream.base, stream.len);
+    shape(sent.stream) == shape(received.stream) && received.at.is_none_or(|at| at <= sent.at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Digest, Guid, ReceivedStream, SentStream};
+    use crate::model::Digest;
 
     fn stream(byte: u8) -> StreamDigest {
         StreamDigest { blake3: Digest([byte; 32]), base: None, len: 9 }
@@ -187,7 +274,7 @@ mod tests {
     }
 
     fn side(name: &str) -> Recorded {
-        Recorded { version: version(name), altered: false, received: None, sent: Vec::new() }
+        Recorded { version: version(name), altered: false, was: None, received: None, sent: Vec::new() }
     }
 
     fn sent(name: &str, streams: &[(u8, &str)]) -> Recorded {
@@ -200,7 +287,8 @@ mod tests {
     }
 
     fn received(name: &str, byte: u8, whole: bool) -> Recorded {
-        Recorded { received: Some(ReceivedStream { stream: stream(byte), whole }), ..side(name) }
+        let received = ReceivedStream { stream: stream(byte), whole, grounded: true, at: None };
+        Recorded { received: Some(received), ..side(name) }
     }
 
     fn wanted(name: Option<&str>) -> Wanted {
@@ -216,7 +304,7 @@ mod tests {
                 format!("differ {} {}", sent.blake3.0[0], received.blake3.0[0])
             }
             Digests::Altered { side } => format!("altered {side}"),
-            Digests::Unknown { why } => (*why).into(),
+            Digests::Unknown { why } => why.clone().into_owned(),
         }
     }
 
@@ -241,13 +329,97 @@ mod tests {
         assert_eq!(one(sent("s", &[(1, there)]), received("s", 2, true)), "differ 1 2");
         assert_eq!(one(sent("s", &[(1, there), (3, there)]), received("s", 2, true)), "differ 3 2");
         assert_eq!(one(received("s", 2, true), sent("s", &[(1, "cowsnap:to:here")])), "differ 1 2");
-        // The same bytes upon another base, or of another length, are another stream.
-        let mut other = received("s", 1, true);
-        other.received.as_mut().unwrap().stream.base = Some(Guid([1; 16]));
-        assert_eq!(one(sent("s", &[(1, there)]), other), "differ 1 1");
-        let mut other = received("s", 1, true);
-        other.received.as_mut().unwrap().stream.len += 1;
-        assert_eq!(one(sent("s", &[(1, there)]), other), "differ 1 1");
+        // Upon another base, of another length or of a later time, it came from somebody else.
+        let others: [fn(&mut ReceivedStream); 3] = [
+            |other| other.stream.base = Some(Guid([1; 16])),
+            |other| other.stream.len += 1,
+            |other| other.at = Some("2026-01-01T00:00:00Z".parse().unwrap()),
+        ];
+        for change in others {
+            let mut other = received("s", 2, true);
+            change(other.received.as_mut().unwrap());
+            let relayed = "it was received as a stream that the other side did not send";
+            assert_eq!(one(sent("s", &[(1, there)]), other), relayed);
+        }
+        let mut in_time = received("s", 2, true);
+        in_time.received.as_mut().unwrap().at = Some(jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(one(sent("s", &[(1, there)]), in_time), "differ 1 2");
+    }
+
+    /// `side`, sent or received as an increment upon what `base` is.
+    fn upon(base: &str, mut side: Recorded, grounded: bool) -> Recorded {
+        let base = Some(version(base).guid);
+        side.sent.iter_mut().for_each(|sent| sent.stream.base = base);
+        side.received.iter_mut().for_each(|received| {
+            received.stream.base = base;
+            received.grounded = grounded;
+        });
+        side
+    }
+
+    /// What is found of the last one of each side.
+    fn last(source: &[Recorded], target: &[Recorded]) -> String {
+        let found = compare(source, target, &wanted(None)).pairs.pop().unwrap().digests;
+        match found {
+            Digests::Same { .. } => "same".into(),
+            Digests::Unknown { why } => why.into_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_increment_is_the_same_only_upon_what_is() {
+        let unproven = "it builds upon @a, of which nothing is proven";
+        let unnamed = format!("it builds upon {}, of which nothing is proven", version("a").guid);
+        let (full, next) = (sent("a", &[(1, "")]), upon("a", sent("b", &[(2, "")]), true));
+        let copy = |grounded| upon("a", received("b", 2, true), grounded);
+        assert_eq!(last(&[full.clone(), next.clone()], &[received("a", 1, true), copy(true)]), "same");
+        // Nothing is known of the base, it is another stream, or came in parts.
+        for base in [side("a"), received("a", 7, true), received("a", 1, false)] {
+            assert_eq!(last(&[full.clone(), next.clone()], &[base, copy(true)]), unproven);
+        }
+        // It was not proven when the increment came, whatever is there under its name now.
+        assert_eq!(last(&[full.clone(), next.clone()], &[received("a", 1, true), copy(false)]), unproven);
+        // The base is gone, at one side or at both: what was written down as the increment came counts.
+        for (grounded, word) in [(true, "same"), (false, unproven)] {
+            assert_eq!(last(&[full.clone(), next.clone()], &[copy(grounded)]), word);
+        }
+        for (grounded, word) in [(true, "same"), (false, unnamed.as_str())] {
+            assert_eq!(last(std::slice::from_ref(&next), &[received("a", 1, true), copy(grounded)]), word);
+            assert_eq!(last(std::slice::from_ref(&next), &[copy(grounded)]), word);
+        }
+        // What the sender itself has as an increment upon something unknown is no ground either.
+        let relayed = Recorded { sent: next.sent.clone(), ..copy(false) };
+        assert_eq!(last(&[relayed], &[copy(true)]), unnamed);
+        // A base that is changed later was what it was.
+        let changed = Recorded { altered: true, was: Some(version("a").guid), ..received("z", 1, true) };
+        assert_eq!(last(&[full.clone(), next.clone()], &[changed, copy(true)]), "same");
+    }
+
+    #[test]
+    fn a_chain_is_as_certain_as_its_first_link_whichever_way_it_went() {
+        let source = [
+            sent("a", &[(1, "")]),
+            upon("a", sent("b", &[(2, "")]), true),
+            upon("b", sent("c", &[(3, "")]), true),
+        ];
+        let target = |a: Recorded| {
+            [a, upon("a", received("b", 2, true), true), upon("b", received("c", 3, true), true)]
+        };
+        assert_eq!(last(&source, &target(received("a", 1, true))), "same");
+        let unproven = last(&source, &target(side("a")));
+        assert!(unproven.contains("nothing is proven"), "{unproven}");
+        // Back to where the base was made: nobody sent that there.
+        let back = [sent("a", &[(1, "")]), upon("a", received("b", 2, true), false)];
+        let there = [received("a", 1, true), upon("a", sent("b", &[(2, "")]), true)];
+        assert_eq!(last(&back, &there), "same");
+        // From a third place, to both.
+        let third = |grounded| [received("a", 1, true), upon("a", received("b", 2, true), grounded)];
+        assert_eq!(last(&third(true), &third(true)), "same");
+        assert_ne!(last(&third(false), &third(false)), "same");
+        // A peer says that something builds upon itself.
+        let own = [upon("a", sent("a", &[(1, "")]), true)];
+        assert_ne!(last(&own, &[upon("a", received("a", 1, true), true)]), "same");
     }
 
     #[test]
@@ -280,6 +452,36 @@ mod tests {
         assert!(
             compared.pairs.is_empty() && compared.only_source.len() == 1 && compared.only_target.len() == 1
         );
+    }
+
+    #[test]
+    fn what_was_altered_under_another_name_is_known_by_what_it_was() {
+        let altered = |name: &str, was: Option<&str>| Recorded {
+            altered: true,
+            was: was.map(|was| version(was).guid),
+            version: VersionRef { guid: Guid([9; 16]), ..version(name) },
+            ..received(name, 1, true)
+        };
+        assert_eq!(one(sent("new", &[(1, "")]), altered("old", Some("new"))), "altered target");
+        // At the source, too, and at both.
+        assert_eq!(one(altered("old", Some("s")), received("s", 1, true)), "altered source");
+        let other = Recorded {
+            version: VersionRef { guid: Guid([8; 16]), ..version("x") },
+            ..altered("x", Some("s"))
+        };
+        assert_eq!(one(altered("y", Some("s")), other), "altered target");
+        // Its name is somebody else's now, who is here as well.
+        let target = [altered("b", Some("a")), received("b", 1, true)];
+        let found = compare(&[sent("a", &[(1, "")]), sent("b", &[(1, "")])], &target, &wanted(None));
+        let told: Vec<_> =
+            found.pairs.iter().map(|pair| matches!(pair.digests, Digests::Altered { .. })).collect();
+        assert_eq!(told, [true, false]);
+        // What it was is not known, or not here: it is no replica of anything.
+        for was in [None, Some("c")] {
+            let found = compare(&[side("a")], &[side("a"), altered("b", was)], &wanted(None));
+            assert_eq!((found.strays.len(), found.only_target.len(), found.pairs.len()), (1, 0, 1));
+        }
+        assert!(compare(&[side("a")], &[altered("b", None)], &wanted(Some("a"))).strays.is_empty());
     }
 
     #[test]

@@ -498,7 +498,7 @@ fn a_staged_snapshot_is_a_partial_until_it_is_committed() {
     let fd = make(&staged);
     cowsnap::sys::btrfs::subvol_set_readonly(std::os::fd::AsFd::as_fd(&fd), true).expect("read-only");
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let verified = Verified { blake3: "00".into(), base: None, len: 7, at, earlier: None };
+    let verified = Verified { blake3: "00".into(), base: None, len: 7, at, earlier: None, grounded: true };
     let committed =
         staged.commit(&name("s"), |meta| meta.verified = Some(verified.clone())).expect("committed");
     let details = dataset.details(false).expect("details");

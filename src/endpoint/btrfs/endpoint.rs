@@ -5,11 +5,11 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::dataset::Dataset;
-use super::kept::{self, Keeper, Kept};
+use super::kept::{self, Begun, Keeper, Kept};
 use super::receive::{Ground, Midway, Origin, apply, seal};
 use super::roots::Root;
 use super::staging::Staged;
-use super::{prefetch, send};
+use super::{grounded, prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
 use crate::model::{Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
@@ -61,8 +61,8 @@ impl Dataset {
     ) -> Result<Version> {
         // Another receive that was broken off will not go on once this one has been begun.
         self.give_up_kept(None)?;
-        let (staged, midway, number) = match kept {
-            None => (self.stage(&request.name, request.guid)?, None, 0),
+        let (staged, begun) = match kept {
+            None => (self.stage(&request.name, request.guid)?, Begun::default()),
             Some(kept) => {
                 pass_over(stream, kept.beyond())?;
                 if let Some(keeping) = request.keep.as_ref().filter(|_| kept.beyond() > 0)
@@ -71,12 +71,13 @@ impl Dataset {
                     kept.give_up()?;
                     return Err(self.another_stream(&request.name));
                 }
-                let (staged, midway, number) = kept.take_up(self)?;
-                (staged, Some(midway), number)
+                kept.take_up(self)?
             }
         };
-        match self.apply_and_seal(request, &staged, midway, number, stream) {
-            Ok(()) => staged.commit(&request.name, |meta| meta.verified = verified(stream)),
+        match self.apply_and_seal(request, &staged, begun, stream) {
+            Ok(grounded) => staged.commit(&request.name, |meta| {
+                meta.verified = verified(stream).map(|digest| Verified { grounded, ..digest });
+            }),
             // What the stream itself says can not be done will be no better next time; a line, a disk or a sender may.
             Err(error @ (Error::Corrupt { what: "btrfs stream", .. } | Error::Exists { .. })) => {
                 kept::forget(staged.staging().fd())?;
@@ -95,19 +96,21 @@ impl Dataset {
         }
     }
 
+    /// Answers whether all that it builds upon is certain.
     fn apply_and_seal(
         &self,
         request: &ReceiveRequest,
         staged: &Staged,
-        midway: Option<Midway>,
-        number: u64,
+        begun: Begun,
         mut stream: &mut dyn Read,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let Begun { midway, number, ungrounded } = begun;
         let offset = midway.as_ref().map_or(0, |midway| midway.offset);
         let keeper = request.keep.clone().map(|keeping| Keeper::new(staged, keeping, number, offset));
-        let mut here = Here { dataset: self, staged, request, keeper };
+        let mut here = Here { dataset: self, staged, request, keeper, ungrounded };
         let applied = apply(&mut stream, &mut here, staged.name(), midway)?;
-        seal(&applied)
+        seal(&applied)?;
+        Ok(!here.ungrounded)
     }
 
     fn name_of(&self, version: &VersionRef) -> String {
@@ -216,6 +219,8 @@ struct Here<'a> {
     staged: &'a Staged,
     request: &'a ReceiveRequest,
     keeper: Option<Keeper<'a>>,
+    /// Whether anything was taken from a snapshot here of which it is not certain that it is what the sender has.
+    ungrounded: bool,
 }
 
 impl Ground for Here<'_> {
@@ -249,7 +254,9 @@ impl Ground for Here<'_> {
 
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
         let found = self.dataset.store().find_received(Guid(uuid), ctransid)?;
-        Ok(found.filter(|found| found.info.readonly).map(|found| found.fd))
+        let Some(found) = found.filter(|found| found.info.readonly) else { return Ok(None) };
+        self.ungrounded |= !grounded::is_ground(self.dataset.store(), &found.info);
+        Ok(Some(found.fd))
     }
 
     fn wants_to_keep(&mut self, offset: u64) -> bool {
@@ -257,7 +264,7 @@ impl Ground for Here<'_> {
     }
 
     fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
-        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.keep(subvolume, midway))
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.keep(subvolume, midway, self.ungrounded))
     }
 
     fn done(&self) {

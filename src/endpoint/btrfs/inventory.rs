@@ -40,6 +40,13 @@ impl Root {
         meta.guid == self.guid() || self.is_altered()
     }
 
+    /// What it was known as before it was altered, as it says itself or `meta` says of it; `None` if that is no other identity.
+    pub(super) fn was(&self, meta: &Meta) -> Option<Guid> {
+        let received = (self.received_uuid != [0; 16]).then_some(Guid(self.received_uuid));
+        let was = received.or(meta.was).unwrap_or(meta.guid);
+        (was != self.guid()).then_some(was)
+    }
+
     /// It as a version called `name`; `created` is what is said beside it, which goes before what it says itself.
     pub(super) fn version(&self, name: SnapshotName, created: Option<Timestamp>) -> Version {
         let of_source = (self.stime != Timespec::default()).then_some(self.stime);
@@ -297,6 +304,7 @@ impl Dataset {
                     version: root.version(name, meta.created),
                     clones: clones.map(|path| path.display().to_string()).collect(),
                     altered: root.is_altered(),
+                    was: root.was(&meta),
                     writable: !root.readonly,
                     usage: usage.remove(&root.id),
                     labels: meta.labels,

@@ -64,6 +64,24 @@ pub(super) struct Checkpoint {
     midway: Midway,
     /// When that was.
     made: Timestamp,
+    /// Whether what was taken of other snapshots so far is not certain; who did not say does not know.
+    #[serde(default = "not_known")]
+    ungrounded: bool,
+}
+
+fn not_known() -> bool {
+    true
+}
+
+/// What of a receive was done before.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    /// Where in the stream to go on; `None` at its beginning.
+    pub(super) midway: Option<Midway>,
+    /// How often it was kept.
+    pub(super) number: u64,
+    /// Whether what was taken of other snapshots is not certain.
+    pub(super) ungrounded: bool,
 }
 
 /// The checkpoint in a staging directory; `None` if there is none, or one that makes no sense to this version.
@@ -132,7 +150,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Keeps `subvolume` as it is.
-    pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
+    pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway, ungrounded: bool) -> Result<()> {
         // What is not verified any more, or not yet, is for the next time.
         let (frames, marks) = (midway.offset / FRAME_LEN as u64, &self.keeping.marks);
         let (Some(prefix), Some(next)) = (marks.at(frames), marks.at(frames + 1)) else { return Ok(()) };
@@ -142,7 +160,8 @@ impl<'a> Keeper<'a> {
         let name = name_of(staged, self.number);
         btrfs::snap_create(dir, &name, subvolume, true).map_err(io)?;
         self.last = midway.offset;
-        let checkpoint = Checkpoint { number: self.number, prefix, next, midway, made: Timestamp::now() };
+        let (number, made) = (self.number, Timestamp::now());
+        let checkpoint = Checkpoint { number, prefix, next, midway, made, ungrounded };
         let json = serde_json::to_vec(&checkpoint).expect("its keys are texts");
         write_at(self.staged.staging().fd(), OsStr::new(CHECKPOINT), &json).map_err(io)?;
         match btrfs::snap_destroy(dir, &name_of(staged, self.number - 1)) {
@@ -185,7 +204,7 @@ impl Kept {
     }
 
     /// Makes it a subvolume in the making again.
-    pub(super) fn take_up(self, dataset: &Dataset) -> Result<(Staged, Midway, u64)> {
+    pub(super) fn take_up(self, dataset: &Dataset) -> Result<(Staged, Begun)> {
         let Self { store, fd, id, checkpoint } = self;
         let io = |error| Error::io("go on with", "what was received so far")(error);
         let home = dataset.home()?.ok_or_else(|| Error::NotFound {
@@ -202,7 +221,9 @@ impl Kept {
         })?;
         btrfs::snap_create(home.snap(), &staged, kept.as_fd(), false).map_err(io)?;
         let staging = Staging::taken_up(&store, fd, id);
-        Ok((Staged::of(dataset, home, staging), checkpoint.midway, checkpoint.number))
+        let Checkpoint { number, midway, ungrounded, .. } = checkpoint;
+        let begun = Begun { midway: Some(midway), number, ungrounded };
+        Ok((Staged::of(dataset, home, staging), begun))
     }
 
     /// Gives it up: nothing of it stays.

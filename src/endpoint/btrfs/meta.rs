@@ -39,6 +39,9 @@ pub struct Meta {
     /// The streams that it was sent as.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<SentStream>,
+    /// Of which snapshot it was before that was altered, if that is said of it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Guid>,
     /// When its source was made, where the subvolume itself can not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
@@ -56,6 +59,7 @@ impl Meta {
             holds: BTreeMap::new(),
             verified: None,
             sent: Vec::new(),
+            was: None,
             created: None,
             other: BTreeMap::new(),
         }
@@ -78,7 +82,8 @@ pub(super) fn file_name(name: &SnapshotName) -> OsString {
 /// [`Error::Corrupt`] for a file that is not what was written: a hold in it would be overlooked.
 pub(super) fn read(dir: BorrowedFd<'_>, name: &SnapshotName, root: &Root) -> Result<Meta> {
     let found = read_any(dir, name)?.filter(|meta| root.is_meant_by(meta));
-    Ok(Meta { guid: root.guid(), ..found.unwrap_or_else(|| Meta::new(root.guid())) })
+    let found = found.unwrap_or_else(|| Meta::new(root.guid()));
+    Ok(Meta { guid: root.guid(), was: root.was(&found), ..found })
 }
 
 /// What the file says, of whichever snapshot.

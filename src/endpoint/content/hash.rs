@@ -27,6 +27,8 @@ const BATCH: usize = 1024;
 pub(super) struct Hashed {
     pub(super) lines: Vec<Line>,
     pub(super) read_bytes: u64,
+    /// Whether a file was not read, as its hash was known.
+    pub(super) reused: bool,
 }
 
 struct Job {
@@ -52,6 +54,7 @@ pub(super) fn hash(
             },
         );
     }
+    let reused = found.iter().any(|found| found.line.kind == Kind::File && found.line.hash.is_some());
     let (jobs, job_of_group) = jobs(&found);
     let read = AtomicU64::new(0);
     let note = |bytes| told(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
@@ -83,7 +86,8 @@ pub(super) fn hash(
             found[at].line.hash = found[job_of_group[&group]].line.hash;
         }
     }
-    Ok(Hashed { lines: found.into_iter().map(|found| found.line).collect(), read_bytes: read.into_inner() })
+    let lines = found.into_iter().map(|found| found.line).collect();
+    Ok(Hashed { lines, read_bytes: read.into_inner(), reused })
 }
 
 /// The files to be read, one with several names once; and where the first name of each such stands.

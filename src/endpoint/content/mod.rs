@@ -44,12 +44,12 @@ pub struct Summary {
     pub bytes: u64,
     /// How many bytes of files were read for it now.
     pub read_bytes: u64,
-    /// When it was read.
+    /// When the oldest of its files was read that was not read now; else when it was read.
     pub at: Timestamp,
     /// What did not change since that snapshot was not read again.
     #[serde(default)]
     pub upon: Option<SnapshotName>,
-    /// It was all read before, and nothing now.
+    /// All its files were read before, and stand there now as they did then.
     #[serde(default)]
     pub kept: bool,
     /// What the user should know.
@@ -95,32 +95,38 @@ impl Reading<'_> {
         let (root, state) = (dataset.open_content(version)?, dataset.content_state(version)?);
         let folder = self.folder(dataset)?;
         let mut notes = Vec::new();
-        let earlier = match self.all {
-            true => None,
-            false => match stored::read(&folder, &snapshot, state, &mut notes) {
-                Some(Content { lines, summary }) => {
-                    let summary = Summary { read_bytes: 0, kept: true, notes, ..summary };
-                    return Ok(Content { lines, summary });
-                }
-                None => earlier(dataset, &inventory, &snapshot, &folder, &mut notes)?,
-            },
+        let known = state.filter(|_| !self.all);
+        let known = known.and_then(|state| stored::read(&folder, &snapshot, state, &mut notes));
+        let earlier = match known {
+            Some(Content { lines, summary }) => Some(Earlier::itself(lines, summary)),
+            None if self.all => None,
+            None => earlier(dataset, &inventory, &snapshot, &folder, &mut notes)?,
         };
+        let now = Timestamp::now();
         let scan = scan::scan(root.as_fd(), dataset, version)?;
         notes.extend(scan.notes());
         let hashed =
             hash::hash(root.as_fd(), scan.found, earlier.as_ref().map(Earlier::as_reuse), self.told)?;
+        let at = earlier.as_ref().filter(|_| hashed.reused).map_or(now, |earlier| earlier.at.min(now));
+        let is_itself = earlier.as_ref().is_some_and(|earlier| earlier.is_itself);
+        let kept = is_itself && earlier.as_ref().is_some_and(|earlier| earlier.lines == hashed.lines);
+        if is_itself && !kept {
+            notes.push("what stands in it is not what was read before, and was read again".into());
+        }
         let summary = Summary {
             blake3: digest(&hashed.lines),
             entries: hashed.lines.len() as u64,
             bytes: bytes(&hashed.lines),
             read_bytes: hashed.read_bytes,
-            at: Timestamp::now(),
-            upon: earlier.map(|earlier| earlier.name),
-            kept: false,
+            at: earlier.as_ref().filter(|_| kept).map_or(at, |earlier| earlier.at),
+            upon: earlier.and_then(|earlier| earlier.name),
+            kept,
             notes,
         };
         let mut content = Content { lines: hashed.lines, summary };
-        keep(&folder, (&snapshot, state), &mut content, &inventory);
+        if let Some(state) = state.filter(|_| !kept) {
+            keep(&folder, (&snapshot, state), &mut content, &inventory);
+        }
         Ok(content)
     }
 
@@ -141,12 +147,20 @@ fn keep(folder: &Path, (version, state): (&Version, u64), content: &mut Content,
 
 /// A version whose content is known, and what changed since.
 struct Earlier {
-    name: SnapshotName,
+    name: Option<SnapshotName>,
     lines: Vec<Line>,
+    /// When the oldest of its files was read.
+    at: Timestamp,
     changes: Vec<crate::endpoint::Change>,
+    is_itself: bool,
 }
 
 impl Earlier {
+    /// The version that is looked at, as it was when it was read before: nobody says that anything changed since.
+    fn itself(lines: Vec<Line>, summary: Summary) -> Self {
+        Self { name: summary.upon, lines, at: summary.at, changes: Vec::new(), is_itself: true }
+    }
+
     fn as_reuse(&self) -> reuse::Earlier<'_> {
         reuse::Earlier { lines: &self.lines, changes: &self.changes }
     }
@@ -164,11 +178,14 @@ fn earlier(
     let before = inventory.versions().iter().take_while(|other| other.id != version.id);
     let before: Vec<_> = before.filter(|other| other.kind == VersionKind::Snapshot).collect();
     for base in before.into_iter().rev() {
-        // One that went meanwhile is none.
-        let Ok(state) = dataset.content_state(&base.id) else { continue };
-        let Some(Content { lines, .. }) = stored::read(folder, base, state, notes) else { continue };
+        // One that went meanwhile is none, and neither is one that may be changed right now.
+        let Ok(Some(state)) = dataset.content_state(&base.id) else { continue };
+        let Some(Content { lines, summary }) = stored::read(folder, base, state, notes) else { continue };
         match dataset.changes(&base.id, Some(&version.id)) {
-            Ok(changes) => return Ok(Some(Earlier { name: base.id.name.clone(), lines, changes })),
+            Ok(changes) => {
+                let (name, at) = (Some(base.id.name.clone()), summary.at);
+                return Ok(Some(Earlier { name, lines, at, changes, is_itself: false }));
+            }
             Err(error @ Error::Interrupted { .. }) => return Err(error),
             Err(error) => {
                 let name = &base.id.name;

@@ -278,6 +278,7 @@ impl Dataset {
                 verified: None,
                 clones: Vec::new(),
                 altered: false,
+                was: None,
                 writable: false,
                 usage: None,
             });

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use crate::endpoint::details::Details;
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{intent, meta, noted, props};
+use crate::endpoint::zfs::lock::{Work, lock};
+use crate::endpoint::zfs::{intent, list, meta, noted, program, props};
 use crate::endpoint::{Error, Result};
 use crate::model::digests::remember;
 use crate::model::{Guid, SentStream, Version, VersionKind, VersionRef, quoted};
@@ -60,8 +62,11 @@ impl Dataset {
     /// Writes down that `version` was sent as that stream.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Denied`] without the right to set properties.
+    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Denied`] without the right to set properties; another process that is at it for
+    /// too long.
     pub fn note_sent(&self, version: &VersionRef, new: SentStream) -> Result<()> {
+        // Who notes another stream meanwhile would be overwritten.
+        let _lock = lock(Work::Note, self.name().as_str())?;
         let found = self.expect(version)?;
         let snapshot = self.snapshot(&found, "note what was sent of")?;
         let noted = props::local(&snapshot, meta::SENT)?;
@@ -72,6 +77,31 @@ impl Dataset {
             true => Ok(()),
             false => props::set(&snapshot, meta::SENT, &meta::sent_as_text(&found, &sent)),
         }
+    }
+
+    /// Whether what is built upon `base` is as certain as what it came as itself: `base`, in the dataset of the snapshot `origin` if that is
+    /// given and else in this one, came verified, and all below it. What can not be told is not certain: of what was made here, or came
+    /// raw, ZFS itself says nothing.
+    pub(super) fn is_grounded(&self, base: Option<Guid>, origin: Option<&str>) -> bool {
+        let Some(base) = base else { return true };
+        let of_origin =
+            origin.and_then(|origin| Some(Self::by_name(origin.split_once('@')?.0.parse().ok()?)));
+        let told = of_origin.as_ref().unwrap_or(self).details(false);
+        let is_it =
+            |told: &Details| told.version.kind == VersionKind::Snapshot && told.version.id.guid == base;
+        let of_base = told.ok().and_then(|told| told.into_iter().find(is_it));
+        of_base.and_then(|told| told.verified).is_some_and(|verified| verified.is_ground())
+    }
+
+    /// The guid of its pool, which one that was split off another has for itself, though the guids of the datasets are the same.
+    ///
+    /// # Errors
+    /// What `zpool` says.
+    pub fn pool_guid(&self) -> Result<Guid> {
+        let failed = |failure: program::Failure| failure.into_error("read the guid of", self.pool());
+        let text = program::zpool(&["get", "-Hp", "-o", "value", "guid", self.pool()]).map_err(failed)?;
+        let text = String::from_utf8_lossy(&text);
+        Ok(Guid::of_zfs(list::number(text.trim())?))
     }
 
     /// By what it is known whatever it is called; a copy of it elsewhere has another one.

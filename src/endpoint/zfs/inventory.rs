@@ -277,6 +277,7 @@ impl Row<'_> {
             verified: None,
             clones: clones.map(str::to_owned).collect(),
             altered: false,
+            was: None,
             writable: false,
         }))
     }

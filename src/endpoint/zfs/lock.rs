@@ -6,8 +6,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
 
 use crate::endpoint::{Error, Result};
+use crate::sys::interrupt;
+
+/// How long to wait for work of moments.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is done that nobody else may do meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) enum Work {
     Receive,
     /// It goes back to a version.
     Rollback,
+    /// What is noted of its snapshots is read, changed and written.
+    Note,
 }
 
 impl Work {
@@ -23,6 +30,7 @@ impl Work {
         match self {
             Self::Receive => "receive",
             Self::Rollback => "rollback",
+            Self::Note => "note",
         }
     }
 }
@@ -50,6 +58,25 @@ pub(super) fn try_lock(work: Work, dataset: &str) -> Result<Option<Locked>> {
     }
 }
 
+/// Takes the lock, waiting for who has it: this is for work of moments.
+///
+/// # Errors
+/// As [`try_lock`]; `TimedOut` after half a minute; [`Error::Interrupted`].
+pub(super) fn lock(work: Work, dataset: &str) -> Result<Locked> {
+    let since = Instant::now();
+    loop {
+        if let Some(locked) = try_lock(work, dataset)? {
+            return Ok(locked);
+        }
+        if since.elapsed() > PATIENCE {
+            let why = std::io::Error::new(std::io::ErrorKind::TimedOut, "another process has it");
+            return Err(Error::io("lock", dataset)(why));
+        }
+        interrupt::check().map_err(|_| Error::Interrupted { op: "lock", subject: dataset.into() })?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Whether a living process has the lock.
 ///
 /// # Errors
@@ -72,6 +99,8 @@ fn address(work: Work, dataset: &str) -> std::io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     #[test]
@@ -84,5 +113,18 @@ mod tests {
         assert!(!is_locked(Work::Rollback, "tank/other").expect("a socket"));
         drop(lock);
         assert!(!is_locked(Work::Rollback, &name).expect("a socket"));
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_has_it_alone() {
+        let name = format!("tank/{}", std::process::id());
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        let enter = || {
+            let _lock = super::lock(Work::Note, &name).expect("a lock");
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+            std::thread::sleep(Duration::from_millis(2));
+            inside.fetch_sub(1, Ordering::SeqCst);
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(enter))));
     }
 }

@@ -162,8 +162,14 @@ mod tests {
     #[test]
     fn a_digest_is_read_back_of_the_snapshot_that_it_is_about() {
         let at = jiff::Timestamp::from_second(1_800_000_000).expect("a time");
-        let verified =
-            Verified { blake3: "00ff".into(), base: None, len: 7, at, earlier: Some(Earlier::Unknown) };
+        let verified = Verified {
+            blake3: "00ff".into(),
+            base: None,
+            len: 7,
+            at,
+            earlier: Some(Earlier::Unknown),
+            grounded: true,
+        };
         let text = verified_as_text(&version(42, 7), &verified);
         assert!(text.starts_with("42 7 {\"blake3\"") && !text.contains(['\t', '\n']), "{text}");
         assert_eq!(verified_of_text(&version(42, 7), &text), Some(verified));

@@ -58,11 +58,7 @@ fn of_words(op: &'static str, subject: String, words: String) -> Error {
 
 /// Runs `zfs` and returns what it prints.
 pub(super) fn zfs<S: AsRef<OsStr>>(args: &[S]) -> Result<Vec<u8>, Failure> {
-    let output = command("zfs", args).output().map_err(|why| Failure::Missing("zfs", why))?;
-    match output.status.success() {
-        true => Ok(output.stdout),
-        false => Err(Failure::Said(words_of(&output))),
-    }
+    printed("zfs", args)
 }
 
 fn command<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Command {
@@ -81,6 +77,19 @@ fn words_of(output: &Output) -> String {
     match words.is_empty() {
         true => format!("it ended with {}", output.status),
         false => words.join(" "),
+    }
+}
+
+/// Runs `zpool` and returns what it prints.
+pub(super) fn zpool<S: AsRef<OsStr>>(args: &[S]) -> Result<Vec<u8>, Failure> {
+    printed("zpool", args)
+}
+
+fn printed<S: AsRef<OsStr>>(program: &'static str, args: &[S]) -> Result<Vec<u8>, Failure> {
+    let output = command(program, args).output().map_err(|why| Failure::Missing(program, why))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(Failure::Said(words_of(&output))),
     }
 }
 

@@ -104,6 +104,7 @@ impl Dataset {
             )?;
         let mut arrived =
             Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
+        let origin = job.origin.clone();
         match place {
             Place::CloneOf(origin) => arrived.origin = Some(origin),
             Place::Rest(earlier) => {
@@ -115,7 +116,8 @@ impl Dataset {
         arrived.warnings.extend(
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
-        if let Some(digest) = digest.map(|digest| Verified { earlier: arrived.earlier, ..digest })
+        let grounded = digest.is_some() && self.is_grounded(request.base, origin.as_deref());
+        if let Some(digest) = digest.map(|digest| Verified { earlier: arrived.earlier, grounded, ..digest })
             && let text = meta::verified_as_text(&arrived.version, &digest)
             && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &text)
         {

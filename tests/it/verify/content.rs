@@ -381,3 +381,51 @@ fn what_was_read_of_a_snapshot_before_it_was_changed_is_not_believed() {
     let now = lab.read(&first);
     assert!(!now.summary.kept && now.summary.blake3 != before.summary.blake3);
 }
+
+#[test]
+fn a_snapshot_that_is_writable_is_read_each_time() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    fill(&lab.data);
+    let first = lab.snapshot("first");
+    let at = lab.ground.path().join(".cowsnap/datasets/data/snap/first");
+    run("btrfs", &["property", "set", at.to_str().unwrap(), "ro", "false"]);
+    let before = lab.read(&first);
+    let file = at.join("d/a");
+    keeping_times(&file, || fs::write(&file, "same words").unwrap());
+    let now = lab.read(&first);
+    assert!(!now.summary.kept && now.summary.upon.is_none() && now.summary.blake3 != before.summary.blake3);
+    let second = lab.snapshot("second");
+    assert_eq!(lab.read(&second).summary.upon, None, "nothing is known of what may change");
+}
+
+#[test]
+fn what_is_kept_is_held_against_what_stands_there_and_dated_by_its_oldest_reading() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    fill(&lab.data);
+    let first = lab.snapshot("first");
+    let of_first = lab.read(&first).summary;
+    fs::write(lab.data.join("new"), "new").unwrap();
+    let second = lab.snapshot("second");
+    let part = lab.read(&second);
+    assert_eq!((part.summary.read_bytes, part.summary.at), (3, of_first.at));
+    let again = lab.read(&second).summary;
+    assert!(again.kept && again.at == of_first.at && again.upon == part.summary.upon);
+    assert!(lab.read_with(&lab.state(), &second, true).summary.at > of_first.at);
+    // Its manifest is of another size of a file than stands there now.
+    let folder = fs::read_dir(lab.state().join("manifests")).unwrap().next().unwrap().unwrap().path();
+    let path = folder.join(format!("{}.manifest", second.id.guid));
+    let text = fs::read_to_string(&path).unwrap();
+    let (sealed, _) = text.split_at(text.len() - 70);
+    let size = format!("\t{}\t", 5 << 20);
+    assert_eq!(sealed.matches(&size).count(), 1, "{sealed}");
+    let sealed = sealed.replace(&size, &format!("\t{}\t", 4 << 20));
+    let seal = blake3::derive_key("cowsnap content manifest 1", sealed.as_bytes());
+    let seal: String = seal.iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&path, format!("{sealed}seal {seal}\n")).unwrap();
+    let now = lab.read(&second);
+    assert_eq!((now.lines, now.summary.kept, now.summary.read_bytes), (part.lines, false, 5 << 20));
+    assert!(now.summary.notes[0].contains("is not what was read before"), "{:?}", now.summary);
+    assert!(lab.read(&second).summary.kept, "it was put right");
+}

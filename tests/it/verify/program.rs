@@ -278,11 +278,143 @@ fn a_snapshot_that_was_made_writable_and_changed_is_no_replica() {
     run("btrfs", &["property", "set", &text(&at), "ro", "true"]);
     let (code, out, _) = lab.verify(&[]);
     assert!(
-        code == Some(4) && out.contains("the snapshot at the target was made writable and changed since"),
+        code == Some(4)
+            && out.contains("the snapshot at the target was made writable, and is not what it was"),
         "{out}"
     );
     let (code, out, _) = lab.verify(&["--content"]);
     assert!(code == Some(4) && out.contains("    a: blake3 "), "{out}");
+}
+
+#[test]
+fn an_increment_upon_what_is_not_proven_is_not_proven() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", b"some");
+    lab.snapshot("one");
+    let raw = text(&lab.source.outside().join("raw"));
+    lab.does(&["send", &format!("{}@one", lab.from()), "--raw", "-o", &raw]);
+    lab.does(&["receive", &lab.to(), &raw, "--name", "one"]);
+    lab.write("b", b"more");
+    lab.snapshot("two");
+    lab.replicate();
+    let two = format!("{}@two", lab.from());
+    let (code, out, _) = lab.verify_of(&two, &[]);
+    assert!(
+        code == Some(7) && out.contains("it builds upon @one, of which nothing is proven"),
+        "{code:?} {out}"
+    );
+    assert_eq!(lab.verify_of(&two, &["--content"]).0, Some(0), "reading it proves it");
+    // Nor is what builds upon that, nor once the base is gone.
+    lab.snapshot("three");
+    lab.replicate();
+    assert_eq!(lab.verify_of(&format!("{}@three", lab.from()), &[]).0, Some(7));
+    for side in [lab.from(), lab.to()] {
+        lab.does(&["destroy", &format!("{side}@one")]);
+        let (code, found) = lab.json(&[]);
+        let outcomes: Vec<_> =
+            found["snapshots"].as_array().unwrap().iter().map(|checked| checked["outcome"].clone()).collect();
+        assert_eq!((code, outcomes), (Some(7), vec!["unproven".into(), "unproven".into()]), "{found}");
+    }
+}
+
+#[test]
+fn a_chain_of_increments_stays_proven_once_its_first_links_are_gone() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    for (n, name) in ["one", "two", "three"].iter().enumerate() {
+        lab.write(name, &noise(n as u64, 10_000));
+        lab.snapshot(name);
+        lab.replicate();
+    }
+    assert_eq!(lab.verify(&[]).0, Some(0));
+    lab.does(&["destroy", &format!("{}@one", lab.to())]);
+    assert_eq!(lab.verify(&[]).0, Some(0), "at one side");
+    lab.does(&["destroy", &format!("{}@one", lab.from())]);
+    lab.does(&["destroy", &format!("{}@two", lab.from())]);
+    let (code, out, _) = lab.verify(&[]);
+    assert!(code == Some(0) && out.contains("copy: same"), "at both: {out}");
+    // What another program, or an older one, wrote down does not say that, and the base is not there to be asked.
+    let meta = fs::read_to_string(lab.meta("three")).unwrap();
+    let mut older: Value = serde_json::from_str(&meta).unwrap();
+    older["verified"].as_object_mut().unwrap().remove("grounded").expect("it is said");
+    fs::write(lab.meta("three"), older.to_string()).unwrap();
+    assert_eq!(lab.verify(&[]).0, Some(7));
+}
+
+#[test]
+fn a_snapshot_that_was_changed_is_known_under_another_name() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", b"some");
+    lab.snapshot("one");
+    lab.replicate();
+    lab.write("b", b"more");
+    lab.snapshot("two");
+    lab.replicate();
+    lab.does(&["rename", &format!("{}@one", lab.from()), "eins"]);
+    let at = lab.target.path().join(".cowsnap/datasets/copy/snap/one");
+    run("btrfs", &["property", "set", "-f", &text(&at), "ro", "false"]);
+    fs::write(at.join("a"), "s0me").unwrap();
+    run("btrfs", &["property", "set", &text(&at), "ro", "true"]);
+    for args in [&[][..], &["--content"]] {
+        let (code, out, err) = lab.verify(args);
+        assert!(code == Some(4) && out.contains("(there @one): DIFFERENT"), "{code:?} {out}{err}");
+    }
+    // Whatever is said of it since.
+    lab.does(&["hold", "mine", &format!("{}@one", lab.to())]);
+    assert_eq!(lab.verify_of(&format!("{}@eins", lab.from()), &[]).0, Some(4));
+    // Once the source has it no more, nobody knows what it was.
+    lab.does(&["destroy", &format!("{}@eins", lab.from())]);
+    let (code, out, err) = lab.verify(&[]);
+    assert!(
+        code == Some(4) && out.contains("DIFFERENT, only ") && out.contains("made writable: @one"),
+        "{out}"
+    );
+    assert!(err.contains("@one, which was made writable there"), "{err}");
+}
+
+#[test]
+fn a_snapshot_that_is_writable_is_no_replica_whatever_is_on_disk_of_its_change() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", b"some");
+    lab.snapshot("one");
+    lab.replicate();
+    assert_eq!(lab.verify(&["--content"]).0, Some(0));
+    let at = lab.target.path().join(".cowsnap/datasets/copy/snap/one");
+    run("btrfs", &["property", "set", "-f", &text(&at), "ro", "false"]);
+    assert_eq!(lab.verify(&[]).0, Some(4));
+    fs::write(at.join("a"), "s0me").unwrap();
+    assert_eq!(lab.verify(&[]).0, Some(4));
+    let (code, out, _) = lab.verify(&["--content"]);
+    assert!(code == Some(4) && out.contains("    a: blake3 "), "{out}");
+}
+
+#[test]
+fn a_replica_that_came_from_another_replica_is_no_alarm() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.write("a", &noise(1, 10_000));
+    lab.snapshot("one");
+    lab.replicate();
+    let third = text(&lab.target.path().join("third"));
+    lab.does(&["replicate", &lab.from(), &third]);
+    let verify = |args: &[&str]| {
+        said(&lab.command(&[&["verify", &lab.from(), "--against", &third], args].concat()).output().unwrap())
+    };
+    assert_eq!(verify(&[]).0, Some(0));
+    // The target loses it, and gets it from the other one.
+    let holds = lab.command(&["holds", &format!("{third}@one"), "--json"]).output().unwrap();
+    let found = said(&holds).1;
+    for tag in found.split('"').filter(|word| word.starts_with("cowsnap:")) {
+        lab.does(&["release", tag, &format!("{third}@one")]);
+    }
+    lab.does(&["destroy", &format!("{third}@one")]);
+    lab.does(&["replicate", &lab.to(), &third]);
+    let (code, out, _) = verify(&[]);
+    assert!(code == Some(7) && out.contains("a stream that the other side did not send"), "{code:?} {out}");
+    assert_eq!(verify(&["--content"]).0, Some(0));
 }
 
 #[test]

@@ -102,6 +102,31 @@ fn what_was_brought_is_proven_by_its_digest_and_by_what_is_read() {
 }
 
 #[test]
+fn an_increment_upon_what_is_not_proven_is_not_proven() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("a", b"some");
+    let one = lab.snapshot("one");
+    let raw = lab.file("raw");
+    lab.does(&["send", &one, "--raw", "-o", &raw]);
+    lab.does(&["receive", &lab.target, &raw, "--name", "one"]);
+    for name in ["two", "three"] {
+        lab.write(name, b"more");
+        lab.snapshot(name);
+        lab.does(&["replicate", &lab.source, &lab.target]);
+    }
+    let (code, found) = lab.verify(&[]);
+    assert_eq!(code, Some(7), "{found}");
+    for n in 0..3 {
+        assert_eq!(found["snapshots"][n]["outcome"], "unproven", "{found}");
+    }
+    assert!(found["snapshots"][1]["why"].to_string().contains("it builds upon @one"), "{found}");
+    assert_eq!(lab.verify(&["--content"]).0, Some(0));
+    lab.does(&["destroy", &format!("{}@one", lab.target)]);
+    assert_eq!(lab.verify(&[]).0, Some(7), "once it is gone, either");
+}
+
+#[test]
 fn what_can_not_be_read_without_its_key_is_not_proven_by_content() {
     ground!("zfs");
     let lab = encrypted();
