@@ -26,6 +26,21 @@ pub(crate) fn read_record(path: &Path) -> Result<Option<Vec<u8>>> {
     fs::read(path).map(Some).map_err(Error::io("read", path.display()))
 }
 
+/// As [`read_record`]; what the disk does not give back as it was written is as damaged as a text that makes no sense.
+///
+/// # Errors
+/// [`Error::Corrupt`] for that: a checksum that does not match, a bad sector, something that is no file.
+pub(crate) fn read_damageable(path: &Path, what: &'static str) -> Result<Option<Vec<u8>>> {
+    const OF_DAMAGE: [i32; 4] = [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::EISDIR];
+    read_record(path).map_err(|error| match error {
+        Error::Io { source, .. } if source.raw_os_error().is_some_and(|code| OF_DAMAGE.contains(&code)) => {
+            let why = format!("{}: {source}", path.display());
+            Error::Corrupt { what, why, source: Some(Box::new(source)) }
+        }
+        other => other,
+    })
+}
+
 /// Puts `text` at `path` so that after a power cut either the old file is there or the new one, whole.
 pub(crate) fn replace_file(path: &Path, text: &[u8]) -> Result<()> {
     replace(path, text, File::sync_all)?;

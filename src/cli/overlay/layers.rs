@@ -48,8 +48,12 @@ pub(super) fn list(home: Option<&Home>) -> Result<(Vec<Value>, String, Vec<Damag
 
 /// Names those of which can not be read what they are.
 pub(super) fn warn_of(damaged: &[Damaged], context: &Context) {
-    for Damaged { id, error, .. } in damaged {
-        context.notice(format!("warning: {error}"));
-        context.notice(format!("hint: cowsnap overlay destroy --damaged {id}"));
+    for layer in damaged {
+        context.notice(format!("warning: {}", layer.error));
+        let hint = match layer.is_foreign() {
+            true => layer.error.hint().unwrap_or_default(),
+            false => format!("cowsnap overlay destroy --damaged {}", layer.id),
+        };
+        context.notice(format!("hint: {hint}"));
     }
 }

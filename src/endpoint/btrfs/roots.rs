@@ -68,11 +68,11 @@ pub fn find(any: BorrowedFd<'_>, id: u64) -> io::Result<Option<Root>> {
     Ok(scan_range(any, id, id)?.pop())
 }
 
-/// Those of the subvolumes with these ids that are there, by id. What it costs follows their number, not that of all subvolumes.
-pub fn find_all(any: BorrowedFd<'_>, mut ids: Vec<u64>) -> io::Result<Vec<Root>> {
+/// Those of the subvolumes with these ids that are there, by id, each once. What it costs follows their number, not that of all subvolumes.
+pub fn find_all(any: BorrowedFd<'_>, ids: Vec<u64>) -> io::Result<Vec<Root>> {
     /// To read so many subvolumes in one search takes about as long as a search of its own.
     const AS_LONG: u64 = 16;
-    ids.sort_unstable();
+    let ids = distinct(ids);
     let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else { return Ok(Vec::new()) };
     if last - first < AS_LONG * ids.len() as u64 {
         let mut found = scan_range(any, first, last)?;
@@ -81,6 +81,13 @@ pub fn find_all(any: BorrowedFd<'_>, mut ids: Vec<u64>) -> io::Result<Vec<Root>>
     }
     let found = ids.into_iter().map(|id| find(any, id));
     found.filter_map(Result::transpose).collect()
+}
+
+/// A directory that is changed while it is listed may list an entry twice.
+fn distinct(mut ids: Vec<u64>) -> Vec<u64> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// What is left of the subvolume with that id, be it that the cleaner has not come to it yet: its item, which changes as the cleaner
@@ -247,5 +254,16 @@ impl<'a> Paths<'a> {
         let any = self.any;
         let look_up = || Some(OsString::from_vec(btrfs::ino_lookup(any, tree, inode).ok()?.1).into());
         self.dirs.entry((tree, inode)).or_insert_with(look_up).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_twice_is_looked_for_once() {
+        assert_eq!(distinct(vec![700, 256, 700, 4000, 256, 700]), [256, 700, 4000]);
+        assert_eq!(distinct(Vec::new()), [0; 0]);
     }
 }

@@ -6,14 +6,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::overlay::files::{look_like, remove_tree};
+use crate::endpoint::overlay::files::look_like;
 use crate::endpoint::overlay::lock::{Lock, PATIENCE, is_still_at, lock_names, open_lock, wait_for};
-use crate::endpoint::overlay::native;
-use crate::endpoint::record::{read_record, replace_file, replace_file_unsynced};
+use crate::endpoint::record::{read_damageable, read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{FORMAT, LayerId, Mode, MountSource, OverlayName, Record};
 use crate::model::quoted;
@@ -180,65 +177,6 @@ impl Home {
             other => other.map_err(Error::io("discard", path.display())),
         }
     }
-
-    /// Destroys what is in the trash, until there is nothing more. Returns at once if another process is doing so.
-    ///
-    /// # Errors
-    /// The first thing that can not be destroyed, after all others were.
-    pub fn sweep(&self) -> Result<()> {
-        let trash = self.open_trash()?;
-        match rustix::fs::flock(&trash, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Ok(()),
-            Err(errno) => Err(Error::io("lock", self.dir.join("trash").display())(errno)),
-            Ok(()) => self.empty_trash(),
-        }
-    }
-
-    /// As [`Home::sweep`], and if another process is doing so, waits for it: the space is needed now.
-    ///
-    /// # Errors
-    /// As [`Home::sweep`]; [`Error::Refused`] if the other one takes too long.
-    pub fn make_room(&self) -> Result<()> {
-        let trash = self.open_trash()?;
-        wait_for(&trash, PATIENCE, &|| Error::Refused {
-            op: "make room in",
-            subject: self.dir.display().to_string(),
-            why: "another process is destroying what was discarded, and is not done yet".into(),
-            hint: None,
-        })?;
-        self.empty_trash()
-    }
-
-    fn open_trash(&self) -> Result<File> {
-        let trash = self.dir.join("trash");
-        File::open(&trash).map_err(Error::io("open", trash.display()))
-    }
-
-    /// By whoever has the trash locked.
-    fn empty_trash(&self) -> Result<()> {
-        let mut stuck = std::collections::BTreeMap::new();
-        loop {
-            let left = self.trash()?.into_iter().filter(|path| !stuck.contains_key(path)).collect::<Vec<_>>();
-            if left.is_empty() {
-                return stuck.into_values().next().map_or(Ok(()), Err);
-            }
-            for path in left {
-                let gone = native::destroy_clones_in(self, &path)
-                    .and_then(|()| remove_tree(&path).map_err(Error::io("destroy", path.display())));
-                if let Err(error) = gone {
-                    stuck.insert(path, error);
-                }
-            }
-        }
-    }
-
-    /// What waits to be destroyed.
-    pub fn trash(&self) -> Result<Vec<PathBuf>> {
-        let trash = self.dir.join("trash");
-        let entries = fs::read_dir(&trash).map_err(Error::io("list", trash.display()))?;
-        let paths = entries.map(|entry| entry.map(|e| e.path()));
-        paths.collect::<io::Result<_>>().map_err(Error::io("list", trash.display()))
-    }
 }
 
 /// An overlay's directory, whether it is there or not.
@@ -284,7 +222,7 @@ impl Entry {
         let Some(mut record) = self.record_as_written()? else { return Ok(None) };
         for copy in &mut record.copies {
             if !self.generation(copy.number, copy.generation).dir.exists() {
-                copy.generation = self.generations(copy.number)?.pop().unwrap_or(copy.generation);
+                copy.generation = self.newest_generation(copy.number)?.unwrap_or(copy.generation);
             }
         }
         Ok(Some(record))
@@ -292,7 +230,7 @@ impl Entry {
 
     fn record_as_written(&self) -> Result<Option<Record>> {
         let path = self.dir.join("overlay.json");
-        let Some(text) = read_record(&path)? else { return Ok(None) };
+        let Some(text) = read_damageable(&path, "overlay record")? else { return Ok(None) };
         #[derive(Deserialize)]
         struct Format {
             format: u32,
@@ -397,9 +335,28 @@ impl Entry {
         Ok(layers)
     }
 
+    /// The newest generation of copy `copy`: of those that say what they lie on, if there are any, as the record may not say it of the others.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn newest_generation(&self, copy: u32) -> Result<Option<u64>> {
+        let numbers = self.generations(copy)?;
+        let says = |&&number: &&u64| self.generation(copy, number).dir.join(LAYERS).exists();
+        Ok(numbers.iter().rev().find(says).or(numbers.last()).copied())
+    }
+
     /// Takes a generation that is out of sight out of the way; [`Home::sweep`] destroys it.
     pub fn discard(&self, generation: &Generation) -> Result<()> {
         self.home.discard(&generation.dir)
+    }
+
+    /// As [`Entry::discard`], but for what is written down in it: which layers it lies on, perhaps, which the record need not say.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn discard_tree(&self, generation: &Generation) -> Result<()> {
+        let trees = [generation.upper(), generation.work(), generation.blocks()];
+        trees.iter().try_for_each(|tree| self.home.discard(tree))
     }
 }
 
@@ -497,7 +454,7 @@ impl Generation {
     /// [`Error::Corrupt`] for what is no list of them.
     pub fn layers(&self) -> Result<Option<Vec<LayerId>>> {
         let path = self.dir.join(LAYERS);
-        let Some(text) = read_record(&path)? else { return Ok(None) };
+        let Some(text) = read_damageable(&path, "overlay record")? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|error| corrupt("overlay record", &path, error))
     }
 

@@ -143,6 +143,10 @@ impl Serve for Image {
         Kernel.take_down(place)
     }
 
+    fn can_give_way(&self, _: &Place<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
         Kernel.base_down(overlay, record)
     }

@@ -74,6 +74,10 @@ impl Serve for Kernel {
         ours::take_down(place)
     }
 
+    fn can_give_way(&self, _: &Place<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
         base::let_go(overlay, record)
     }
@@ -143,20 +147,27 @@ fn assembled(
     let mounted =
         mount::overlay(&overlay, restrictions(base)?).map_err(|failed| not_mounted(place, failed))?;
     match generation {
-        Some(_) => check_can_be_written_to(place, &mounted).map(|()| mounted),
+        Some(generation) => check_can_be_written_to(place, generation, &mounted).map(|()| mounted),
         None => Ok(mounted),
     }
 }
 
 /// overlayfs says nothing if it can not make its own directory, and shows a tree that nobody can write to.
-fn check_can_be_written_to(place: &Place<'_>, mounted: &Detached) -> Result<()> {
+fn check_can_be_written_to(place: &Place<'_>, generation: &Generation, mounted: &Detached) -> Result<()> {
     let subject = format!("overlay {} at {}", place.record.name, place.at().display());
     let flags = rustix::fs::fstatvfs(mounted).map_err(Error::io("mount", &subject))?.f_flag;
     if !flags.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
-    let why = "overlayfs could not make its own directory, and would let nobody write";
-    Err(Error::io("mount", subject)(std::io::Error::new(std::io::ErrorKind::StorageFull, why)))
+    // Whatever keeps it from that keeps us from it, too.
+    let own = generation.work().join("cowsnap");
+    let why = match fs::create_dir(&own).and_then(|()| fs::remove_dir(&own)) {
+        Ok(()) => {
+            std::io::Error::other("overlayfs could not make its own directory, and would let nobody write")
+        }
+        Err(error) => error,
+    };
+    Err(Error::io("mount", subject)(why))
 }
 
 /// What overlayfs is asked for, and why, is in kernel-notes/overlayfs.md.

@@ -24,9 +24,11 @@ pub mod plain;
 pub mod probe;
 mod shown;
 pub mod survivors;
+mod trash;
 
 pub use home::{Entry, Generation, Home, Locked};
 pub use shown::EXCHANGED;
+pub use trash::Trash;
 
 /// One copy of an overlay, with all that serving it needs.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +121,20 @@ pub trait Serve: Sync {
 
     /// Takes out of sight whatever of this copy shows, however it came to be there and whoever uses it. Nothing there is fine.
     fn take_down(&self, place: &Place<'_>) -> Result<()>;
+
+    /// Whether the old tree may go before there is a new one, on a disk that is too full for both: only where nothing but lack of space
+    /// keeps the new one from being made, and that of the old one is enough.
+    ///
+    /// # Errors
+    /// Trees that can not be looked at.
+    fn can_give_way(&self, _: &Place<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Takes out of sight what of this copy shows at its place, and nowhere else.
+    fn give_way(&self, place: &Place<'_>) -> Result<()> {
+        ours::take_down_at(place)
+    }
 
     /// Takes away what [`Serve::base`] made; all copies are taken down.
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()>;

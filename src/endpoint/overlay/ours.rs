@@ -62,6 +62,14 @@ pub fn take_down(place: &Place<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Unmounts what of this copy is mounted at its place; somebody's bind of it stays what it is.
+pub fn take_down_at(place: &Place<'_>) -> Result<()> {
+    while !at(place)?.is_empty() {
+        detach(place.at())?;
+    }
+    Ok(())
+}
+
 /// Unmounts this one, if it still is the topmost at its place.
 pub fn unmount(found: &OurMount) -> Result<bool> {
     if !is_top(found)? {

@@ -2,15 +2,17 @@
 //!
 //! A tree is made beside the one that shows, and has its final name when it is complete.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::endpoint::overlay::files::{look_like, remove_tree};
 use crate::endpoint::overlay::shown::{self, tree_of};
-use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, probe};
+use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, probe};
 use crate::endpoint::tree::{CopyWhole, Watch, copy_whole};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{BaseKind, Mode, Record};
@@ -102,6 +104,24 @@ impl Serve for Plain {
         shown::take_down(place)
     }
 
+    /// Not where a command makes the tree, which may fail for other reasons, and not where the old tree's blocks are the base's, too.
+    fn can_give_way(&self, place: &Place<'_>) -> Result<bool> {
+        let ([base], Mode::Copy) = (place.lower, self.0) else { return Ok(false) };
+        let space = |dir: &Path| rustix::fs::statvfs(dir).map_err(Error::io("examine", dir.display()));
+        let found = space(place.overlay.dir())?;
+        let there = found.f_bavail.saturating_mul(found.f_frsize).saturating_add(taken_by(place.at())?);
+        let needed = taken_by(base)?;
+        // What is not of files, and what lies less well in what is left.
+        Ok(there >= needed.saturating_add(needed / 16).saturating_add(1 << 20))
+    }
+
+    fn give_way(&self, place: &Place<'_>) -> Result<()> {
+        match place.record.options.more.contains_key(shown::EXCHANGED) {
+            true => shown::take_down(place),
+            false => ours::take_down_at(place),
+        }
+    }
+
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
         base::let_go(overlay, record)
     }
@@ -179,6 +199,25 @@ impl Plain {
             hint,
         }
     }
+}
+
+/// How many bytes of disk a tree takes.
+fn taken_by(dir: &Path) -> Result<u64> {
+    let (mut bytes, mut seen, mut left) = (0, HashSet::new(), vec![dir.to_owned()]);
+    while let Some(path) = left.pop() {
+        let failed = || Error::io("examine", path.display());
+        let meta = fs::symlink_metadata(&path).map_err(failed())?;
+        if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        bytes += meta.blocks() * 512;
+        if meta.is_dir() {
+            let entries = fs::read_dir(&path).map_err(failed())?;
+            let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+            left.extend(paths.collect::<std::io::Result<Vec<_>>>().map_err(failed())?);
+        }
+    }
+    Ok(bytes)
 }
 
 fn command(record: &Record) -> Option<&str> {

@@ -22,6 +22,7 @@ pub mod mount;
 pub mod prune;
 pub mod reap;
 pub mod reset;
+mod room;
 pub mod run;
 pub mod sweep;
 pub mod transfer;
@@ -110,27 +111,33 @@ fn deal_with_users(
     survivors: Survivors,
     op: &'static str,
 ) -> Result<Vec<Survivor>> {
-    let mut all = Users::default();
     // One mount shows all that a filesystem of ours ever showed: whoever was left with an old tree is no user of this one.
     let counts = if record.mode == Mode::Fuse && op == RESET { Counts::Named } else { Counts::All };
-    for copy in copies {
-        let users = survivors::users(copy.at(), counts)?;
-        all.survivors.extend(users.survivors);
-        all.mounts.extend(users.mounts);
-        all.binds.extend(users.binds);
-    }
+    let mut all = users_of(copies, counts)?;
     if record.mode == Mode::Fuse && op == RESET {
         // The filesystem exchanges its layers, wherever it shows.
         all.binds.clear();
     }
-    all.survivors.sort_by_key(|survivor| survivor.pid);
-    all.survivors.dedup_by_key(|survivor| survivor.pid);
     match survivors {
         Survivors::Refuse if !all.is_empty() => return Err(still_used(record, &all, op)),
         Survivors::Kill => survivors::kill(&all.survivors)?,
         _ => {}
     }
     Ok(all.survivors)
+}
+
+/// Who uses these copies.
+fn users_of(copies: &[&Copy], counts: Counts) -> Result<Users> {
+    let mut all = Users::default();
+    for copy in copies {
+        let users = survivors::users(copy.at(), counts)?;
+        all.survivors.extend(users.survivors);
+        all.mounts.extend(users.mounts);
+        all.binds.extend(users.binds);
+    }
+    all.survivors.sort_by_key(|survivor| survivor.pid);
+    all.survivors.dedup_by_key(|survivor| survivor.pid);
+    Ok(all)
 }
 
 /// How many processes are named.
@@ -204,7 +211,7 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
         let newest = || match locked.generation(was.number, was.generation).dir().exists() {
             true => Ok(was.generation),
             // The machine crashed after a commit had made a layer of it, and before that was written down for good.
-            false => Ok(locked.generations(was.number)?.pop().unwrap_or(was.generation)),
+            false => Ok(locked.newest_generation(was.number)?.unwrap_or(was.generation)),
         };
         copy.generation = server.generation_shown(&place)?.map_or_else(newest, Ok)?;
     }

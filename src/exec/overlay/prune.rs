@@ -51,6 +51,11 @@ impl Seen {
         let inventories =
             names.iter().map(|name| Layers::of(home, name).inventory()).collect::<Result<_>>()?;
         let users = Users::read(home)?;
+        // What lies below a layer that is needed stays, though nobody can tell any more what that is.
+        let needed = damaged.iter().map(|damaged| Ok((damaged.may_need_any(&users)?, damaged.as_user())));
+        let needed: Vec<_> = needed.collect::<Result<_>>()?;
+        let perhaps = needed.iter().filter(|(needs, _)| *needs).map(|(_, user)| format!("perhaps {user}"));
+        let perhaps: Vec<_> = perhaps.collect();
         let judged = || layers.iter().filter(|layer| names.contains(&layer.record().overlay));
         let labels: BTreeSet<_> = judged().map(Layer::label).collect();
         let mut stacking = Stacking::default();
@@ -59,7 +64,7 @@ impl Seen {
             // A layer that is judged itself keeps it only if it stays.
             let is_judged = |user: &&User| matches!(user, User::Layer(label) if labels.contains(label));
             let others = users.of(layer.id()).filter(|user| !is_judged(user)).map(ToString::to_string);
-            let others: Vec<_> = others.collect();
+            let others: Vec<_> = others.chain(perhaps.iter().cloned()).collect();
             if !others.is_empty() {
                 stacking.users.insert(layer.id().0, others);
             }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use super::room::{self, Room};
 use super::{Before, RESET, Step, Survivors, deal_with_users, is_full, layers, lower, opened, server};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
@@ -49,9 +50,11 @@ pub struct Reset {
 /// Gives the copies a new, unchanged tree. The old ones go when somebody sweeps.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such overlay or copy; [`Error::Refused`] while somebody uses it, and then nothing was changed.
+/// [`Error::NotFound`] if there is no such overlay or copy; [`Error::Refused`] while somebody uses it, and then nothing was changed;
+/// [`Error::Halfway`] if the old tree had to go first on a full disk, and the new one could not be made all the same.
 pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Before<'_>) -> Result<Reset> {
     let (locked, mut record) = opened(home, name)?;
+    let written = locked.record()?.map(|written| written.layers);
     let copies = asked_for(&record, request)?;
     if let Some(layers) = &request.layers {
         record.layers.clone_from(layers);
@@ -59,15 +62,19 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
     }
     layers::make_whole(&locked, &record)?;
     let survivors = deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, RESET)?;
+    // After a commit that was killed, only a generation that goes now says what the next one lies on.
+    let relayered = request.layers.is_some() || written.as_ref() != Some(&record.layers);
     // Whoever destroys a layer asks under this lock for those that lie on it.
-    let lock = request.layers.as_ref().map(|_| home.lock()).transpose()?;
+    let lock = relayered.then(|| home.lock()).transpose()?;
+    let mut room = Room::of(home);
     let mut done = Reset { name: name.clone(), copies: Vec::new(), survivors, old: Vec::new() };
     let server = server(&record)?;
     before(Step::Base)?;
     let lower = lower(&locked, &record, server)?;
     for copy in copies {
-        let next = Next { locked: &locked, record: &record, lower: &lower, copy: &copy, server };
-        let (generation, swapped) = next.show_or_make_room(request, &mut done.old, before)?;
+        let next = Next { locked: &locked, record: &record, lower: &lower, copy: &copy, relayered, server };
+        let (generation, swapped) =
+            next.show_or_make_room(request.survivors, &mut room, &mut done.old, before)?;
         for written in record.copies.iter_mut().filter(|written| written.number == copy.number) {
             written.generation = generation.number;
         }
@@ -76,17 +83,15 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         done.copies.push(ResetCopy { number, at, generation: generation.number, atomic: swapped.atomic });
     }
     before(Step::Record)?;
-    match locked.write_reset(&record) {
-        // What shows is known without it as soon as nothing else is there.
-        Err(error) if is_full(&error) => {
-            done.old.clear();
-            discard_older(&locked, &done.copies)?;
-            home.make_room()?;
-            locked.write_reset(&record)?;
-        }
-        written => written?,
+    let mut written = locked.write_reset(&record);
+    if written.as_ref().is_err_and(is_full) {
+        // What shows is known without it as soon as nothing else is there, and says itself what it lies on.
+        done.old.clear();
+        let made = discard_older(&locked, &done.copies).and_then(|()| room.make());
+        written = room::done_after(made, locked.write_reset(&record));
     }
-    drop(lock);
+    written?;
+    drop((lock, room));
     before(Step::Discard)?;
     discard_older(&locked, &done.copies)?;
     for copy in &done.copies {
@@ -102,6 +107,8 @@ struct Next<'a> {
     record: &'a Record,
     lower: &'a [PathBuf],
     copy: &'a Copy,
+    /// Whether the record may say other layers than those that it is to lie on.
+    relayered: bool,
     server: &'static dyn Serve,
 }
 
@@ -111,11 +118,20 @@ impl Next<'_> {
     }
 
     /// Makes the next generation and shows it instead of what shows.
-    fn show(&self, request: &Request, before: &mut Before<'_>) -> Result<(Generation, Swapped)> {
+    fn show(&self, before: &mut Before<'_>) -> Result<(Generation, Swapped)> {
         let number = next_generation(self.locked, self.copy)?;
+        let shown = self.show_as(number, before);
+        if shown.as_ref().is_err_and(is_full) {
+            // Nobody is to take it for the one that shows. Where not even that can be done, the next reset does.
+            let _ = self.locked.discard(&self.locked.generation(self.copy.number, number));
+        }
+        shown
+    }
+
+    fn show_as(&self, number: u64, before: &mut Before<'_>) -> Result<(Generation, Swapped)> {
         before(Step::Generation)?;
         let generation = self.locked.make_generation(self.copy.number, number, &self.lower[0])?;
-        if request.layers.is_some() {
+        if self.relayered {
             generation.write_layers(&self.record.layers, !self.record.options.volatile)?;
         }
         before(Step::Swap)?;
@@ -124,29 +140,44 @@ impl Next<'_> {
     }
 
     /// As [`Next::show`]. On a full disk, what was discarded goes first, of which `old` may keep something; if that is not enough, the old
-    /// tree goes before there is a new one.
+    /// tree goes before there is a new one, where the mode allows that.
     fn show_or_make_room(
         &self,
-        request: &Request,
+        survivors: Survivors,
+        room: &mut Room<'_>,
         old: &mut Vec<OwnedFd>,
         before: &mut Before<'_>,
     ) -> Result<(Generation, Swapped)> {
-        let mut shown = self.show(request, before);
-        if shown.as_ref().is_err_and(is_full) {
-            old.clear();
-            self.locked.home().make_room()?;
-            shown = self.show(request, before);
+        let shown = self.show(before);
+        if !shown.as_ref().is_err_and(is_full) {
+            return shown;
         }
-        if shown.as_ref().is_err_and(is_full) {
-            before(Step::Room)?;
-            self.server.take_down(&self.place())?;
-            for number in self.locked.generations(self.copy.number)? {
-                self.locked.discard(&self.locked.generation(self.copy.number, number))?;
+        old.clear();
+        let made = room.make();
+        let shown = self.show(before);
+        let is_too_full = shown.as_ref().is_err_and(is_full);
+        if !is_too_full || !room.is_ours() || !self.server.can_give_way(&self.place())? {
+            return room::done_after(made, shown);
+        }
+        room::check_unused(&self.place(), survivors)?;
+        before(Step::Room)?;
+        self.server.give_way(&self.place())?;
+        // From here on, nothing is a reason not to show the new tree but that this can not be done.
+        let made = self.discard_all_trees().and_then(|()| room.make());
+        room::done_after(made, self.show(before)).map_err(|error| room::nothing_shows(&self.place(), error))
+    }
+
+    /// What the generation that showed says of its layers stays, until the record says the same.
+    fn discard_all_trees(&self) -> Result<()> {
+        let copy = self.copy;
+        for number in self.locked.generations(copy.number)? {
+            let generation = self.locked.generation(copy.number, number);
+            match number == copy.generation && self.record.mode.has_layers() {
+                true => self.locked.discard_tree(&generation)?,
+                false => self.locked.discard(&generation)?,
             }
-            self.locked.home().make_room()?;
-            shown = self.show(request, before);
         }
-        shown
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use cowsnap::model::overlay::Mode;
 use rustix::fs::FallocateFlags;
 
 use super::killed::{killed, mode_called};
-use super::lab::{Lab, read};
+use super::lab::{Lab, read, utf8};
 use crate::ground::{self, ground};
 
 /// Fills the filesystem of `dir` by the file `dir/full`, but for so many of its blocks.
@@ -145,6 +145,47 @@ fn what_waits_to_be_destroyed_goes_first_and_the_old_tree_shows_until_there_is_a
     do_verb("reset", Mode::Kernel, lab.root(), &mut is_needed).expect("reset");
     assert_whole(&lab, "kernel");
     assert!(!waits.exists());
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+/// A bind of mode fuse is promised the new tree: it is never left with one that went.
+#[test]
+fn a_bind_of_mode_fuse_keeps_the_old_tree_from_going_before_there_is_a_new_one() {
+    ground!("overlay", "fuse", "root", "loop", "mkfs.ext4");
+    let lab = lab(Mode::Fuse);
+    let (at, bind) = (lab.root().join("mnt/ci"), lab.root().with_file_name("bind"));
+    fs::create_dir(&bind).expect("made");
+    ground::run("mount", &["--bind", utf8(&at), utf8(&bind)]);
+    fill(&at, 0);
+    for how in [&[][..], &["--force"], &["--kill"]] {
+        let why = lab.fails(3, &[&["reset", "ci"], how].concat());
+        assert!(why.contains("the disk is full") && why.contains("it is bound at"), "{why}");
+        assert!(at.join("full").exists() && bind.join("full").exists(), "{how:?}");
+    }
+    assert!(lab.mounts().contains(&bind), "the bind was taken away");
+    ground::run("umount", &[utf8(&bind)]);
+    lab.ok(&["reset", "ci"]);
+    assert_whole(&lab, "without the bind");
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+/// Once the old tree is gone, a reason to stop is none any more.
+#[test]
+fn what_can_not_be_destroyed_keeps_no_tree_from_showing_on_a_full_disk() {
+    ground!("overlay", "loop", "mkfs.ext4");
+    let lab = lab(Mode::Kernel);
+    let stuck = lab.home_dir().join("trash/4711");
+    fs::create_dir(&stuck).expect("made");
+    fs::write(stuck.join("file"), "x").expect("written");
+    ground::run("chattr", &["+i", utf8(&stuck.join("file"))]);
+    fill(&lab.root().join("mnt/ci"), 0);
+    lab.ok(&["reset", "ci"]);
+    assert_eq!(read(lab.root().join("mnt/ci/file")), "base");
+    assert!(stuck.exists());
+    ground::run("chattr", &["-i", utf8(&stuck.join("file"))]);
+    assert_whole(&lab, "kernel");
     lab.ok(&["destroy", "ci"]);
     lab.assert_nothing_left();
 }

@@ -144,3 +144,52 @@ fn an_overlay_that_can_not_be_opened_keeps_no_other_from_being_made_or_reaped() 
     lab.ok(&["destroy", "ci", "other"]);
     lab.assert_nothing_left();
 }
+
+/// A directory is read no better than a bad sector.
+#[test]
+fn a_record_that_the_disk_does_not_give_back_is_damaged_and_can_be_done_away_with() {
+    ground!("overlay");
+    let lab = two_layers();
+    let id = id_of(&lab, "ci@b");
+    let record = record_of(&lab, &id);
+    fs::remove_file(&record).expect("removed");
+    fs::create_dir(&record).expect("made");
+    assert_eq!(lab.json(&["list", "--layers"])["damaged"].as_array().map(Vec::len), Some(1));
+    assert_others_go_on(&lab);
+    lab.ok(&["destroy", "--damaged", &id]);
+    lab.create("x", &["--mode", "kernel"]);
+    let record = lab.home_dir().join("overlays/x/overlay.json");
+    fs::remove_file(&record).expect("removed");
+    fs::create_dir(&record).expect("made");
+    let at = lab.create("other", &["--mode", "kernel"]);
+    fs::write(at.join("new"), "new").expect("written");
+    lab.ok(&["commit", "other", "o"]);
+    lab.ok(&["destroy", "other"]);
+    let why = lab.fails(3, &["destroy", "other@o"]);
+    assert!(why.contains("whose record can not be read"), "{why}");
+    lab.ok(&["destroy", "x"]);
+    lab.ok(&["destroy", "other@o", "ci@a"]);
+    assert_eq!(lab.mounts(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_layer_of_a_later_version_is_named_and_not_destroyed_as_damaged() {
+    ground!("overlay");
+    let lab = two_layers();
+    let id = id_of(&lab, "ci@b");
+    let record = record_of(&lab, &id);
+    let mut later: serde_json::Value = serde_json::from_str(&read(&record)).expect("JSON");
+    later["format"] = 9.into();
+    later.as_object_mut().expect("an object").remove("seal");
+    let text = later.to_string();
+    let sealed = text.strip_suffix('}').expect("an object");
+    let seal = blake3::Hash::from_bytes(blake3::derive_key("cowsnap layer.json", sealed.as_bytes()));
+    fs::write(&record, format!("{sealed},\"seal\":\"{}\"}}\n", seal.to_hex())).expect("written");
+    let said = crate::overlay::lab::text(&lab.run(&["list", "--layers"]));
+    assert!(said.contains("it has format 9") && !said.contains("--damaged"), "{said}");
+    assert_others_go_on(&lab);
+    assert!(lab.fails(2, &["destroy", "--damaged", &id]).contains("it has format 9"));
+    let why = lab.fails(3, &["destroy", "ci@a"]);
+    assert!(why.contains("which a later version made") && !why.contains("--damaged"), "{why}");
+    assert!(record.exists());
+}

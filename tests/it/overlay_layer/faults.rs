@@ -23,6 +23,10 @@ fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), E
             let layer = "killed".parse().expect("a name");
             commit(&home, &name, &Commit { layer, survivors: Survivors::Refuse, now }, before).map(drop)
         }
+        "plainly" => {
+            let request = Request { copies: None, layers: None, survivors: Survivors::Refuse };
+            reset(&home, &name, &request, before).map(drop)
+        }
         to => {
             let layers = stack_to(&home, &name, &LayerOf::This(to.parse().expect("a name")))?;
             let request = Request { copies: None, layers: Some(layers), survivors: Survivors::Refuse };
@@ -231,6 +235,27 @@ fn after_a_reset_to_a_layer_is_killed_at_any_step_what_shows_is_known_for_what_i
         assert_eq!((read(at.join("third")), at.join("more").exists()), ("3".into(), !is_back), "{step:?}");
         lab.ok(&["reset", "ci"]);
         assert_eq!((read(at.join("third")), at.join("more").exists()), ("3".into(), !is_back), "{step:?}");
+        lab.ok(&["destroy", "ci"]);
+    }
+}
+
+/// What only a generation says of the layers is said by the next one until the record says it.
+#[test]
+fn a_reset_that_is_killed_after_a_killed_commit_forgets_no_layer() {
+    ground!("overlay", "fuse", "root");
+    for (mode, step) in ["kernel", "fuse"].into_iter().flat_map(|mode| Step::RESET.map(|step| (mode, step))) {
+        let lab = seeded(mode);
+        kill_before(&lab, "commit", Step::Record);
+        kill_before(&lab, "plainly", step);
+        let at = lab.at("ci");
+        fs::write(at.join("third"), "3").expect("written");
+        lab.ok(&["commit", "ci", "third"]);
+        let listed = lab.json(&["list", "--layers"]);
+        let layers = listed["layers"].as_array().expect("a list");
+        let named = |name: &str| layers.iter().find(|layer| layer["name"] == name).expect("it is there");
+        assert_eq!(named("third")["parent"], named("killed")["id"], "{mode} {step:?}");
+        lab.ok(&["reset", "ci"]);
+        assert_eq!((read(at.join("more")), read(at.join("third"))), ("more".into(), "3".into()));
         lab.ok(&["destroy", "ci"]);
     }
 }

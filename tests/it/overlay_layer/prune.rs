@@ -106,6 +106,27 @@ fn layers_of_one_name_are_kept_for_those_of_another() {
 }
 
 #[test]
+fn what_may_lie_below_an_unreadable_layer_that_is_needed_stays() {
+    ground!("overlay");
+    for held in [false, true] {
+        let lab = five();
+        let listed = lab.json(&["list", "--layers"]);
+        let found =
+            listed["layers"].as_array().and_then(|layers| layers.iter().find(|l| l["label"] == "ci@b"));
+        let id = found.and_then(|layer| layer["id"].as_str()).expect("an id").to_owned();
+        if held {
+            lab.ok(&["hold", "tag", "ci@b"]);
+        }
+        fs::write(lab.home_dir().join("layers").join(&id).join("layer.json"), "{").expect("written");
+        let explained = lab.ok(&["prune", "ci", "--keep-last", "1", "--explain"]);
+        let why = format!("below perhaps the damaged layer {id}");
+        assert_eq!(explained.contains(&why), held, "{explained}");
+        lab.ok(&["prune", "ci", "--keep-last", "1"]);
+        assert_eq!(layers(&lab).contains(&"ci@a".to_owned()), held, "{:?}", layers(&lab));
+    }
+}
+
+#[test]
 fn without_a_rule_or_with_a_misspelt_word_nothing_goes() {
     ground!("overlay");
     let lab = five();

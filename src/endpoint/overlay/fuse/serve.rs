@@ -117,22 +117,17 @@ impl Serve for Fuse {
     }
 
     fn take_down(&self, place: &Place<'_>) -> Result<()> {
-        frozen().remove(&key(place));
-        // Nobody takes away what lies beneath somebody else's mount.
-        ours::at(place)?;
-        if let Some(mut control) = connect(place.overlay)? {
-            match control.hide(place.copy.number) {
-                Err(error) if !is_gone(&error) => {
-                    tracing::debug!(at = %place.at().display(), %error, "its process does not take it down");
-                }
-                _ => drop(control.ended(if place.record.copies.len() == 1 {
-                    PATIENCE
-                } else {
-                    Duration::from_millis(1)
-                })),
-            }
-        }
+        self.hide(place)?;
         ours::take_down(place)
+    }
+
+    fn can_give_way(&self, _: &Place<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn give_way(&self, place: &Place<'_>) -> Result<()> {
+        self.hide(place)?;
+        ours::take_down_at(place)
     }
 
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
@@ -149,6 +144,28 @@ impl Serve for Fuse {
 
     fn is_shown(&self, place: &Place<'_>) -> Result<bool> {
         Ok(!ours::at(place)?.is_empty() && self.generation_shown(place)?.is_some())
+    }
+}
+
+impl Fuse {
+    /// Has the process that serves the copy take it down, if there is one.
+    fn hide(&self, place: &Place<'_>) -> Result<()> {
+        frozen().remove(&key(place));
+        // Nobody takes away what lies beneath somebody else's mount.
+        ours::at(place)?;
+        if let Some(mut control) = connect(place.overlay)? {
+            match control.hide(place.copy.number) {
+                Err(error) if !is_gone(&error) => {
+                    tracing::debug!(at = %place.at().display(), %error, "its process does not take it down");
+                }
+                _ => drop(control.ended(if place.record.copies.len() == 1 {
+                    PATIENCE
+                } else {
+                    Duration::from_millis(1)
+                })),
+            }
+        }
+        Ok(())
     }
 }
 

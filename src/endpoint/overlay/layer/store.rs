@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use super::commit::sync_dir;
 use super::manifest::{self, Line};
 use super::owners;
-use super::record::LayerRecord;
+use super::record::{Bad, LayerRecord};
 use super::scan::{Sparse, scan};
 use super::tree::Tree;
 use super::users::{Damaged, check_unused};
 use crate::endpoint::overlay::home::Home;
-use crate::endpoint::record::read_record;
+use crate::endpoint::record::read_damageable;
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{LayerId, LayerName, OverlayName};
 use crate::model::{HoldTag, quoted};
@@ -32,7 +32,7 @@ impl Layer {
     /// The layer `id` of `home`.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Corrupt`] if what is written down of it is damaged.
+    /// [`Error::NotFound`]; [`Error::Corrupt`] if what is written down of it is damaged; [`Error::Foreign`] if a later version did.
     pub fn open(home: &Home, id: LayerId) -> Result<Self> {
         let layer = Self::at(&home.layer(id))?;
         let layer = layer.ok_or_else(|| Error::NotFound {
@@ -49,11 +49,18 @@ impl Layer {
     /// The layer in the directory `dir`; `None` if there is none.
     pub(super) fn at(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("layer.json");
-        let Some(text) = read_record(&path)? else { return Ok(None) };
-        let record = LayerRecord::parse(&text).map_err(|bad| Error::Corrupt {
-            what: "layer",
-            why: format!("{}: {bad}", path.display()),
-            source: Some(Box::new(bad)),
+        let Some(text) = read_damageable(&path, "layer")? else { return Ok(None) };
+        let record = LayerRecord::parse(&text).map_err(|bad| match bad {
+            Bad::Format(_) => Error::Foreign {
+                subject: path.display().to_string(),
+                wanted: "record that this program reads",
+                why: bad.to_string(),
+                hint: Some("use the version of cowsnap that made it, or a later one".into()),
+            },
+            _ => {
+                let why = format!("{}: {bad}", path.display());
+                Error::Corrupt { what: "layer", why, source: Some(Box::new(bad)) }
+            }
         })?;
         Ok(Some(Self { dir: dir.into(), record }))
     }
@@ -225,18 +232,7 @@ impl Layer {
     /// # Errors
     /// What the kernel says.
     pub fn holds(&self) -> Result<Vec<HoldTag>> {
-        let folder = self.dir.join("holds");
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(Error::io("list", folder.display()))?,
-        };
-        let mut tags: Vec<HoldTag> = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(Error::io("list", folder.display()))?.file_name();
-            tags.extend(name.to_str().and_then(|name| name.parse::<HoldTag>().ok()));
-        }
-        tags.sort();
-        Ok(tags)
+        holds_in(&self.dir)
     }
 
     /// Keeps it from being destroyed until the tag is released. Holding twice is holding once.
@@ -308,6 +304,22 @@ impl Layer {
             source: None,
         }
     }
+}
+
+/// Who holds the layer in the directory `dir`, sorted.
+pub(super) fn holds_in(dir: &Path) -> Result<Vec<HoldTag>> {
+    let folder = dir.join("holds");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", folder.display()))?,
+    };
+    let mut tags: Vec<HoldTag> = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io("list", folder.display()))?.file_name();
+        tags.extend(name.to_str().and_then(|name| name.parse::<HoldTag>().ok()));
+    }
+    tags.sort();
+    Ok(tags)
 }
 
 /// How many layers a layer builds on.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::store::Layer;
+use super::store::{Layer, holds_in};
 use crate::endpoint::overlay::home::{Entry, Home};
 use crate::endpoint::overlay::ours;
 use crate::endpoint::record::read_record;
@@ -14,7 +14,8 @@ use crate::endpoint::{Error, Result};
 use crate::model::overlay::{LayerId, LayerName, OverlayName};
 use crate::model::quoted;
 
-/// A layer of which can not be read what it is. What its record still says is believed where that keeps something.
+/// A layer of which can not be read what it is, or not by this version of the program. What its record still says is believed where that
+/// keeps something.
 #[derive(Debug)]
 pub struct Damaged {
     /// Its identity, as its directory is called.
@@ -38,7 +39,7 @@ impl Damaged {
                 let why = format!("{} is not there", dir.join("layer.json").display());
                 Error::Corrupt { what: "layer", why, source: None }
             }
-            Error::Corrupt { .. } => error,
+            Error::Corrupt { .. } | Error::Foreign { .. } => error,
             other => return Err(other),
         };
         Ok(Some(Self { id, error, says: said(&dir.join("layer.json")), dir }))
@@ -47,7 +48,8 @@ impl Damaged {
     /// The layer `id` of `home`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none; [`Error::Refused`] if it can be read what it is.
+    /// [`Error::NotFound`] if there is none; [`Error::Refused`] if it can be read what it is; [`Error::Foreign`] if a later version of the
+    /// program can.
     pub fn open(home: &Home, id: LayerId) -> Result<Self> {
         let gone = || Error::NotFound {
             what: "layer",
@@ -61,25 +63,41 @@ impl Damaged {
                 why: format!("it can be read what it is, {}", layer.label()),
                 hint: Some(format!("cowsnap overlay destroy {}", quoted(layer.label()))),
             }),
+            Err(error @ Error::Foreign { .. }) => Err(error),
             Err(error) => Self::unless_gone(home, id, error)?.ok_or_else(gone),
         }
+    }
+
+    /// Whether a later version of the program can read what it is.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.error, Error::Foreign { .. })
+    }
+
+    /// Whether it may lie on any layer, and is needed: something lies on it that `users` knows, or it is held.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn may_need_any(&self, users: &Users) -> Result<bool> {
+        let says_it = self.parent().is_some() || self.says.get("parent").is_some_and(Value::is_null);
+        Ok(!says_it && (users.of(self.id).next().is_some() || !holds_in(&self.dir)?.is_empty()))
     }
 
     /// Destroys it, and its holds with it: nobody could release them.
     ///
     /// # Errors
-    /// [`Error::Refused`] while something builds on it.
+    /// [`Error::Refused`] while something builds on it; as [`Damaged::open`], as it is looked at again.
     pub fn destroy(&self, home: &Home) -> Result<()> {
         let _lock = home.lock()?;
         self.check_destroy(home)?;
         home.discard(&self.dir)
     }
 
-    /// Whether it could be destroyed now.
+    /// Whether it could be destroyed now, and is still damaged.
     ///
     /// # Errors
-    /// As [`Damaged::destroy`].
+    /// As [`Damaged::open`] and [`Damaged::destroy`].
     pub fn check_destroy(&self, home: &Home) -> Result<()> {
+        Self::open(home, self.id)?;
         check_unused(home, self.id, &self.id.to_string())
     }
 
@@ -87,6 +105,14 @@ impl Damaged {
     pub(super) fn says_name(&self, overlay: &OverlayName, name: &LayerName) -> Option<bool> {
         let says = |key| self.says.get(key)?.as_str();
         Some((says("overlay")?, says("name")?) == (overlay.as_str(), name.as_str()))
+    }
+
+    /// It as what builds on others.
+    pub fn as_user(&self) -> User {
+        match self.is_foreign() {
+            true => User::Foreign(self.id),
+            false => User::Damaged(self.id),
+        }
     }
 
     /// The layer that it says it builds on.
@@ -108,6 +134,8 @@ pub enum User {
     Layer(String),
     /// A damaged layer.
     Damaged(LayerId),
+    /// A layer that a later version of the program made.
+    Foreign(LayerId),
     /// An overlay.
     Overlay(OverlayName),
     /// An overlay that may show again, and of which can not be read what it lies on.
@@ -115,11 +143,14 @@ pub enum User {
 }
 
 impl User {
-    /// The command that does away with it.
+    /// What does away with it.
     fn destroyed_by(&self) -> String {
+        if let Self::Foreign(id) = self {
+            return format!("use the version of cowsnap that made layer {id}, or a later one");
+        }
         let (option, name) = match self {
             Self::Layer(label) => ("", quoted(label)),
-            Self::Damaged(id) => ("--damaged ", quoted(id)),
+            Self::Damaged(id) | Self::Foreign(id) => ("--damaged ", quoted(id)),
             Self::Overlay(name) | Self::Unreadable(name) => ("", quoted(name)),
         };
         format!("cowsnap overlay destroy {option}{name}")
@@ -131,6 +162,7 @@ impl fmt::Display for User {
         match self {
             Self::Layer(label) => write!(f, "layer {label}"),
             Self::Damaged(id) => write!(f, "the damaged layer {id}"),
+            Self::Foreign(id) => write!(f, "layer {id}, which a later version made,"),
             Self::Overlay(name) => write!(f, "overlay {name}"),
             Self::Unreadable(name) => write!(f, "overlay {name}, whose record can not be read, perhaps"),
         }
@@ -156,7 +188,7 @@ impl Users {
             users.put(layer.record().parent, User::Layer(layer.label()));
         }
         for layer in &damaged {
-            users.put(layer.parent(), User::Damaged(layer.id));
+            users.put(layer.parent(), layer.as_user());
         }
         for entry in home.entries()? {
             users.put_overlay(&entry)?;
