@@ -185,13 +185,19 @@ fn reason(sent: &mut Result<Taken>, source: &str) -> Error {
 
 /// An error that says and means the same.
 pub(super) fn alike(error: &Error, place: &str) -> Error {
+    let (what, class, hint) = (told(error), error.class(), error.hint());
+    endpoint::Error::Remote { place: place.to_owned(), what, class, hint }.into()
+}
+
+/// The error with all that caused it, in one line.
+pub(super) fn told(error: &Error) -> String {
     let mut what = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         what = format!("{what}: {cause}");
         next = cause.source();
     }
-    endpoint::Error::Remote { place: place.to_owned(), what, class: error.class(), hint: error.hint() }.into()
+    what
 }
 
 /// A target that is ready.

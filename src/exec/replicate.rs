@@ -9,15 +9,15 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::endpoint::{self, History};
-use crate::exec::fan::{alike, fan};
+use crate::exec::fan::{alike, fan, told};
 use crate::exec::sent::note_moved;
 use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
 use crate::model::{HoldTag, Inventory, Partial, SnapshotName, VersionRef};
 use crate::plan::fan::{Turn, turns};
-use crate::plan::replicate::{Plan, Policy, Step, replicate as plan};
+use crate::plan::replicate::{Plan, Policy, Step, held_instead, replicate as plan};
 use crate::stream::container::Backend;
-use crate::{Error, Result};
+use crate::{Class, Error, Result};
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,30 +206,64 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
     let mut lanes: Vec<_> = to.iter().map(|to| source.plan(to, wanted).map(Lane::new)).collect();
     let mut going: Vec<&mut Lane<'_>> = lanes.iter_mut().filter_map(|lane| lane.as_mut().ok()).collect();
     let turns = source.turns(&going.iter().map(|lane| &lane.prepared).collect::<Vec<_>>());
-    going.iter_mut().for_each(|lane| lane.advance(from));
-    // What ends a peer's stream ends its connection: if nobody got all of it, there is another one for the next stream.
-    let (mut connected, mut is_broken) = (from.clone(), false);
+    let mut connection = Connection { from, place: from.clone(), is_broken: false };
+    let at = At { source: &source.inventory, observe };
+    // Before anything that is done for one target takes away what another builds upon.
+    going.iter_mut().for_each(|lane| lane.mark(&mut connection, at));
+    going.iter_mut().for_each(|lane| lane.advance(&mut connection, at));
     for turn in turns {
         let alive = |lane: &usize| going[*lane].failed.is_none();
         let numbers: Vec<_> = turn.lanes.into_iter().filter(alive).collect();
         let Some(&first) = numbers.first() else { continue };
-        if is_broken && let Ok(again) = from.again() {
-            connected = again;
-        }
+        let connected = match connection.sound() {
+            Ok(connected) => connected,
+            Err(error) => {
+                for lane in numbers {
+                    going[lane].failed = Some(alike(&error, &from.to_string()));
+                }
+                continue;
+            }
+        };
         let token = going[first].prepared.token(&turn.version).filter(|_| numbers.len() == 1);
-        let what = Transfer { version: turn.version, base: turn.base, token };
+        let base = going[first].base().cloned();
+        let what = Transfer { version: turn.version, base, token };
         let places: Vec<_> = numbers.iter().map(|&lane| going[lane].prepared.to).collect();
-        let outcomes = fan(&connected, &places, &what, &wanted.options, observe);
-        is_broken = outcomes.iter().all(Result::is_err);
+        let outcomes = fan(connected, &places, &what, &wanted.options, observe);
+        connection.is_broken |= outcomes.iter().any(Result::is_err);
         for (lane, outcome) in numbers.into_iter().zip(outcomes) {
             if let Ok(moved) = &outcome {
                 note_moved(from, moved, &going[lane].prepared.policy.here, observe);
             }
             going[lane].arrived(outcome);
-            going[lane].advance(&connected);
+            going[lane].advance(&mut connection, at);
         }
     }
     lanes.into_iter().map(|lane| lane.and_then(|lane| lane.outcome(from))).collect()
+}
+
+/// The source of a run. What ends a peer's stream before its end leaves the rest of it in the connection, and so does whoever no longer
+/// waits for an answer: then there is another one for what comes next.
+struct Connection<'a> {
+    from: &'a Place,
+    place: Place,
+    is_broken: bool,
+}
+
+impl Connection<'_> {
+    fn sound(&mut self) -> Result<&Place> {
+        if self.is_broken {
+            self.place = self.from.again()?;
+            self.is_broken = false;
+        }
+        Ok(&self.place)
+    }
+}
+
+/// What the source was when the plans were made, and who hears of what happens.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    source: &'a Inventory,
+    observe: &'a dyn Observe,
 }
 
 /// A target on its way.
@@ -238,30 +272,76 @@ struct Lane<'a> {
     next: usize,
     moved: Vec<Moved>,
     failed: Option<Error>,
+    warned: [bool; 2], // Of a bookmark that could not be made, and of one that could not be destroyed.
 }
 
 impl<'a> Lane<'a> {
     fn new(prepared: Prepared<'a>) -> Self {
-        Self { prepared, next: 0, moved: Vec::new(), failed: None }
+        Self { prepared, next: 0, moved: Vec::new(), failed: None, warned: [false; 2] }
+    }
+
+    /// Makes the bookmarks that it begins with.
+    fn mark(&mut self, from: &mut Connection<'_>, at: At<'_>) {
+        self.go_on(from, at, |step| matches!(step, Step::MarkHere { .. }));
     }
 
     /// Does its steps up to the next transfer.
-    fn advance(&mut self, from: &Place) {
-        while self.failed.is_none() && self.next < self.prepared.plan.steps.len() {
-            match self.step(from) {
-                Ok(true) => self.next += 1,
-                Ok(false) => return,
-                Err(error) => self.failed = Some(error.into()),
+    fn advance(&mut self, from: &mut Connection<'_>, at: At<'_>) {
+        self.go_on(from, at, |step| !matches!(step, Step::Transfer { .. }));
+    }
+
+    /// Does its steps, as long as they are `wanted`.
+    fn go_on(&mut self, from: &mut Connection<'_>, at: At<'_>, wanted: impl Fn(&Step) -> bool) {
+        while self.failed.is_none() && self.prepared.plan.steps.get(self.next).is_some_and(&wanted) {
+            let done = from.sound().and_then(|from| Ok(self.step(from)?));
+            match done {
+                Ok(()) => self.next += 1,
+                Err(error) if self.goes_without(&error, at) => {}
+                Err(error) => {
+                    from.is_broken = true;
+                    self.failed = Some(error);
+                }
             }
         }
     }
 
-    /// Does the next step; `false` if it is a transfer.
-    fn step(&self, from: &Place) -> endpoint::Result<bool> {
+    /// Does the next step, which is no transfer.
+    fn step(&self, from: &Place) -> endpoint::Result<()> {
         let Prepared { to, policy, plan, .. } = &self.prepared;
         match &plan.steps[self.next] {
-            Step::MarkHere { version, name } => from.mark(version, name).map(|()| true),
-            step => keep(step, policy, (from, *to)),
+            Step::MarkHere { version, name } => from.mark(version, name),
+            step => keep(step, policy, (from, *to)).map(drop),
+        }
+    }
+
+    /// Whether the work goes on without the next step, which failed: bookmarks are not everybody's to make and to destroy, and no pool's of
+    /// old. A hold keeps the version then.
+    fn goes_without(&mut self, error: &Error, at: At<'_>) -> bool {
+        let Prepared { to, policy, plan, .. } = &mut self.prepared;
+        let is_denied = error.class() == Class::Denied;
+        let (said, text) = match &plan.steps[self.next] {
+            Step::MarkHere { version, .. } if is_denied || at.source.snapshot_of(version.guid).is_none() => {
+                held_instead(&mut plan.steps, self.next, at.source, policy);
+                (&mut self.warned[0], "what it has is kept here by a hold instead of a bookmark")
+            }
+            Step::UnmarkHere { .. } if is_denied => {
+                self.next += 1;
+                (&mut self.warned[1], "a bookmark that it no longer needs stays here")
+            }
+            _ => return false,
+        };
+        if !std::mem::replace(said, true) {
+            let text = format!("{to}: {text}: {}", told(error));
+            at.observe.observe(Event::Warning { text });
+        }
+        true
+    }
+
+    /// What the transfer that it stands before builds upon.
+    fn base(&self) -> Option<&VersionRef> {
+        match self.prepared.plan.steps.get(self.next) {
+            Some(Step::Transfer { base, .. }) => base.as_ref(),
+            _ => None,
         }
     }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::sys::interrupt;
 
-/// How far ahead of its rate anybody may be: what a pipe takes at once.
+/// How far ahead of its rate anybody may be when more is to move: what a pipe takes at once.
 const BURST: Duration = Duration::from_millis(100);
 /// Signals are looked for that often.
 const NAP: Duration = Duration::from_millis(200);
 
-/// So many bytes per second, over any second or longer, for all that have a clone of it together.
+/// So many bytes per second in the long run, for all that have a clone of it together. What one moves at once is not cut in time: pieces that a
+/// stream is made of, of up to 1 MiB, may leave in a burst, for which a pause follows.
 #[derive(Clone)]
 pub(super) struct Pace(Option<Arc<Shared>>);
 

@@ -201,12 +201,17 @@ fn names(versions: &[VersionRef]) -> String {
 pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Result<Plan, Conflict> {
     let there = There::of(target);
     let last = last(source, policy)?;
-    let base = common_base(source, &there, policy, last)?;
+    let Common { base, newest } = common(source, &there, policy, last)?;
     let resumed = partial(source, target, policy, base, last)?;
     let wanted = wanted(source, &there, policy, base, last, resumed);
     let sent: HashSet<_> = wanted.iter().map(|version| version.id.guid).collect();
     let marks = marks(source, policy);
-    let mut steps = Vec::new();
+    // What is common and newer than all that is sent stays what the next increment builds upon.
+    let end = wanted.last().copied().or(base);
+    let newer = newest.filter(|newest| end.is_none_or(|end| newest.order > end.order));
+    let built_upon = base.filter(|base| !wanted.is_empty() && !is_held(source, &base.id, &policy.here));
+    let kept = newer.or(end).filter(|kept| kept.kind == VersionKind::Bookmark);
+    let mut steps = marks_first(&marks, [built_upon, kept], policy);
     let mut upon = base;
     for version in &wanted {
         if let Some(theirs) = there.by_name.get(&version.id.name) {
@@ -216,7 +221,7 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
             steps.push(Step::HoldHere { version: version.id.clone() });
         }
         let resume = resumed.is_some_and(|resumed| resumed.id == version.id);
-        let base = upon.map(|base| base.id.clone());
+        let base = upon.map(|base| called_here(base, &marks, policy));
         steps.push(Step::Transfer { version: version.id.clone(), base, resume });
         steps.push(Step::HoldThere { version: version.id.clone() });
         steps.extend(mark(&marks, version, policy));
@@ -225,7 +230,10 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
         }
         upon = Some(version);
     }
-    settle(&mut steps, source, &there, policy, &sent, upon);
+    if let Some(sent_last) = wanted.last().filter(|_| newer.is_some()) {
+        release(&mut steps, source, &there, policy, &sent, sent_last);
+    }
+    settle(&mut steps, source, &there, policy, &sent, newer.or(end));
     Ok(Plan { base: base.map(|base| base.id.clone()), steps })
 }
 
@@ -275,24 +283,38 @@ fn snapshots(inventory: &Inventory) -> impl DoubleEndedIterator<Item = &Version>
     inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot)
 }
 
-/// The newest version, not newer than `last`, that the target has as a snapshot; none if all is to be sent in full.
-fn common_base<'a>(
+/// What source and target both have.
+struct Common<'a> {
+    /// The newest version that is not newer than the one to end with; none if all is to be sent in full.
+    base: Option<&'a Version>,
+    /// The newest of all.
+    newest: Option<&'a Version>,
+}
+
+/// What the target has as a snapshot.
+fn common<'a>(
     source: &'a Inventory,
     there: &There<'_>,
     policy: &Policy,
     last: &Version,
-) -> Result<Option<&'a Version>, Conflict> {
+) -> Result<Common<'a>, Conflict> {
     let theirs = || snapshots(there.inventory);
     let named =
         |theirs: &mut dyn Iterator<Item = &Version>| theirs.map(|version| version.id.clone()).collect();
     let known = |version: &&Version| there.has(version.id.guid);
     let is_before = |version: &&Version| version.order <= last.order;
-    // Of a snapshot and its bookmark, which have one guid, the snapshot is what to send from.
-    let newest = source.versions().iter().rev().filter(is_before).find(known);
-    let base = newest.map(|found| source.by_guid(found.id.guid).unwrap_or(found));
+    // Of a snapshot and its bookmarks, which have one guid, the snapshot is what to send from; then the target's own bookmark, which
+    // no other target's work destroys.
+    let marks = marks(source, policy);
+    let best = |found: &'a Version| {
+        let own = marks.iter().copied().find(|mark| mark.id.guid == found.id.guid);
+        source.snapshot_of(found.id.guid).or(own).unwrap_or(found)
+    };
+    let newest = source.versions().iter().rev().find(known).map(best);
+    let base = source.versions().iter().rev().filter(is_before).find(known).map(best);
     let Some(base) = base else {
         return match there.by_guid.is_empty() || policy.full_again && !policy.linear {
-            true => Ok(None),
+            true => Ok(Common { base: None, newest }),
             false => Err(Conflict::NoCommonBase { theirs: named(&mut theirs()) }),
         };
     };
@@ -303,7 +325,7 @@ fn common_base<'a>(
     let since: Vec<_> = named(&mut theirs().filter(|theirs| theirs.order > at.order));
     match policy.linear && !since.is_empty() && !there.has(last.id.guid) {
         true => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
-        false => Ok(Some(base)),
+        false => Ok(Common { base: Some(base), newest }),
     }
 }
 
@@ -374,13 +396,16 @@ fn release(
     old: &Version,
 ) {
     let is_sent = sent.contains(&old.id.guid);
+    let name = policy.marks.then(|| mark_of(old, policy));
+    let is_made =
+        |step: &Step| matches!(step, Step::MarkHere { name: made, .. } if Some(made) == name.as_ref());
+    let is_marked = is_sent || steps.iter().take(MARKS_FIRST).any(is_made);
     if old.kind == VersionKind::Snapshot && (is_sent || is_held(source, &old.id, &policy.here)) {
         steps.push(Step::ReleaseHere { version: old.id.clone() });
     }
-    if is_sent && policy.marks {
-        let name = mark_of(old, policy);
+    if let Some(name) = name.filter(|_| is_marked) {
         steps.push(Step::UnmarkHere { bookmark: VersionRef { guid: old.id.guid, name } });
-    } else if !is_sent {
+    } else {
         steps.extend(marks(source, policy).iter().filter(|mark| mark.id.guid == old.id.guid).map(unmark));
     }
     let theirs = there.called(&old.id);
@@ -429,6 +454,26 @@ fn settle(
     let is_old = |mark: &&&Version| mark.id.guid != newest.id.guid && !is_unmarked(mark);
     let old: Vec<_> = marks.iter().filter(is_old).map(unmark).collect();
     steps.extend(old);
+}
+
+/// At most so many steps of a plan come before the first version: what is built upon, and what is kept in the end.
+const MARKS_FIRST: usize = 2;
+
+/// What is needed and is not kept for this target yet is marked before anything else: it may be known by another target's bookmark alone,
+/// and what is done for that destroys it.
+fn marks_first(marks: &[&Version], needed: [Option<&Version>; MARKS_FIRST], policy: &Policy) -> Vec<Step> {
+    let mut steps: Vec<Step> =
+        needed.into_iter().flatten().filter_map(|version| mark(marks, version, policy)).collect();
+    steps.dedup();
+    steps
+}
+
+/// By which of its names an increment builds upon `base`.
+fn called_here(base: &Version, marks: &[&Version], policy: &Policy) -> VersionRef {
+    match base.kind == VersionKind::Bookmark && mark(marks, base, policy).is_some() {
+        true => VersionRef { guid: base.id.guid, name: mark_of(base, policy) },
+        false => base.id.clone(),
+    }
 }
 
 /// The bookmark that marks `version` for this target. A version has one of its own, so that the new one is there before the old one goes.
@@ -537,6 +582,9 @@ fn set_holds(inventory: &mut Inventory, holds: Vec<(VersionRef, HoldTag)>) {
     (after.partials, after.caps) = (std::mem::take(&mut inventory.partials), inventory.caps);
     *inventory = after;
 }
+
+mod unmarked;
+pub use unmarked::held_instead;
 
 #[cfg(test)]
 mod tests;

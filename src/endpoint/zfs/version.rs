@@ -116,13 +116,17 @@ impl Dataset {
         self.name().as_str().len() + 1 + len <= MAX_NAME_LEN
     }
 
-    /// Makes a bookmark called `name` of the snapshot that is meant by `version`. If there is one of it already, that is it.
+    /// Makes a bookmark called `name` of the snapshot that is meant by `version`, or of the bookmark, which OpenZFS can from 2.0 on. If there
+    /// is one of it already, that is it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Exists`] if another has the name.
     pub fn mark(&self, version: &VersionRef, name: &SnapshotName) -> Result<()> {
-        let snapshot = self.expect_snapshot(version, "bookmark")?;
-        let Err(failed) = self.lzc()?.bookmark(&[(format!("{}#{name}", self.name()), snapshot)]) else {
+        let of = match self.expect(version)?.kind {
+            VersionKind::Snapshot => self.full_name(&version.name),
+            VersionKind::Bookmark => format!("{}#{}", self.name(), version.name),
+        };
+        let Err(failed) = self.lzc()?.bookmark(&[(format!("{}#{name}", self.name()), of)]) else {
             return Ok(());
         };
         match self.bookmark(name)? {

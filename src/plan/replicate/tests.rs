@@ -43,6 +43,10 @@ fn all() -> Policy {
     Policy { intermediates: true, ..policy() }
 }
 
+fn up_to(name: &str) -> Policy {
+    Policy { last: Some(name.parse().expect("it is sound")), ..policy() }
+}
+
 fn linear() -> Policy {
     Policy { linear: true, ..policy() }
 }
@@ -127,12 +131,49 @@ fn where_there_are_bookmarks_the_cursor_is_one_and_the_snapshot_may_go() {
         ("a[h]", &["a"], "a[t]", marking(), "-a"),
         ("a b[h]", &["a"], "a[t] b", marking(), "+b' #b -b -a' /a"),
         ("a b[h]", &["a", "b"], "a[t] b[t]", marking(), "-b -a' /a"),
-        // Another's bookmarks are not looked at.
+        // Up to an older one than the target has.
+        ("a b", &["b"], "a b[t]", Policy { last: up_to("a").last, ..marking() }, ""),
+        ("a b", &["a"], "a[t] b", Policy { last: up_to("a").last, ..marking() }, "+b' #b -a' /a"),
+        // Another's bookmark is there for as long as the other target needs it: it becomes one of this target's first.
+        ("#x=a b", &[], "a[t]", marking(), "#x +b #a>b +b' #b /a -a' -b"),
+        ("#x=a b", &["a"], "a[t]", marking(), "+b #a>b +b' #b /a -a' -b"),
+        ("a #x=b", &[], "a b[t]", marking(), "#x"),
+        // As is what nothing keeps for this target, which was brought there by another way.
+        ("a b", &[], "a", marking(), "#a +b a>b +b' #b /a -b"),
+        // Where there is the snapshot, others' bookmarks are not looked at.
         ("a #x=a b", &["a"], "a[t]", marking(), "+b a>b +b' #b /a -a' -b"),
         ("a", &["a"], "a[t]", linear(), "+a"),
     ] {
         let source_of = with_marks(source, marked);
         assert_eq!(told_of(&source_of, &inventory(target), &policy), plan, "{source} {marked:?} -> {target}");
+    }
+}
+
+#[test]
+fn what_can_not_be_marked_stays_held() {
+    for (source, marked, target, policy, plan) in [
+        ("a", &[][..], "", marking(), "+a >a +a'"),
+        ("a b", &["a"], "a[t]", marking(), "+b a>b +b' /a -a'"),
+        ("a[h] b", &[], "a[t]", marking(), "+b a>b +b' -a -a'"),
+        (
+            "b c",
+            &["a"],
+            "a[t]",
+            Policy { intermediates: true, ..marking() },
+            "+b #a>b +b' /a -a' +c b>c +c' -b -b'",
+        ),
+        ("a[h]", &[], "a[t]", marking(), ""),
+        ("a", &[], "a[t]", marking(), "+a"),
+        ("a b", &[], "a[t]", marking(), "+a +b a>b +b' -a'"),
+        ("#x=a b", &[], "a[t]", marking(), "+b x>b +b' -a'"),
+    ] {
+        let source_of = with_marks(source, marked);
+        let mut steps = replicate(&source_of, &inventory(target), &policy).expect("it is sound").steps;
+        while let Some(at) = steps.iter().position(|step| matches!(step, Step::MarkHere { .. })) {
+            held_instead(&mut steps, at, &source_of, &policy);
+        }
+        let told: Vec<_> = steps.iter().map(short).collect();
+        assert_eq!(told.join(" "), plan, "{source} {marked:?} -> {target}");
     }
 }
 
@@ -163,13 +204,12 @@ fn plans() {
             "! the target has another version that is called @n: 79000000-0000-0000-0000-000000000000 there, 78000000-0000-0000-0000-000000000000 here",
         ),
         ("new=a[h] d", "old=a[t]", policy(), "+d new>d +d' -new -old'"),
-        // Up to one that is named.
-        (
-            "a[h] b c",
-            "a[t]",
-            Policy { last: Some("b".parse().expect("it is sound")), ..policy() },
-            "+b a>b +b' -a -a'",
-        ),
+        // Up to one that is named; that the target has a newer one already is not forgotten.
+        ("a b[h]", "a b[t]", up_to("a"), ""),
+        ("a b[h]", "b[t]", Policy { full_again: true, ..up_to("a") }, "+a >a +a' -a -a'"),
+        ("a b c[h] d", "a c[t]", Policy { intermediates: true, ..up_to("b") }, "+b a>b +b' -b -b'"),
+        ("a[h] b[h] c", "a[t] b", up_to("a"), "+b' -a -a'"),
+        ("a[h] b c", "a[t]", up_to("b"), "+b a>b +b' -a -a'"),
         // A bookmark, where the source has them, is a base as good as its snapshot.
         (
             "#a b",
@@ -276,8 +316,8 @@ enum Op {
     Snapshot,
     PruneHere(usize),
     PruneThere(usize),
-    /// Plan anew, and do so many steps of it.
-    Work(usize),
+    /// Plan anew, and do so many steps of it; up to the snapshot of that number, if it says one.
+    Work(usize, Option<usize>),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -285,7 +325,7 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Op::Snapshot),
         (0..20usize).prop_map(Op::PruneHere),
         (0..20usize).prop_map(Op::PruneThere),
-        (0..9usize).prop_map(Op::Work),
+        ((0..9usize), prop::option::of(0..20usize)).prop_map(|(steps, last)| Op::Work(steps, last)),
     ]
 }
 
@@ -319,7 +359,7 @@ proptest! {
         let (mut source, mut target) = (inventory("first"), inventory(""));
         source.caps.bookmarks = marks;
         let mut made = 0;
-        for op in ops.into_iter().chain([Op::Work(usize::MAX)]) {
+        for op in ops.into_iter().chain([Op::Work(usize::MAX, None)]) {
             match op {
                 Op::Snapshot => {
                     made += 1;
@@ -331,9 +371,15 @@ proptest! {
                 }
                 Op::PruneHere(n) => prune(&mut source, n),
                 Op::PruneThere(n) => prune(&mut target, n),
-                Op::Work(steps) => {
+                Op::Work(steps, last) => {
                     let had_some = !target.versions().is_empty();
-                    let plan = replicate(&source, &target, &policy).expect("no conflict comes of pruning");
+                    let last = last.and_then(|n| snapshots(&source).nth(n)).map(|version| version.id.name.clone());
+                    let policy = Policy { last, ..policy.clone() };
+                    let plan = match replicate(&source, &target, &policy) {
+                        // Upon nothing, or to where the target has gone past it.
+                        Err(_) if policy.last.is_some() => continue,
+                        plan => plan.expect("no conflict comes of pruning"),
+                    };
                     prop_assert!(plan.base.is_some() == had_some);
                     for step in plan.steps.iter().take(steps) {
                         if let Step::Transfer { version, base, .. } = step {
@@ -358,5 +404,121 @@ proptest! {
         }
         prop_assert_eq!(target.holds(), &[(newest, policy.there.clone())]);
         prop_assert_eq!(replicate(&source, &target, &policy).expect("it is sound").steps, vec![]);
+    }
+}
+
+/// What happens to one source and two targets.
+#[derive(Debug, Clone)]
+enum Both {
+    Snapshot,
+    PruneHere(usize),
+    PruneThere(usize, usize),
+    /// Bring both up to date, each until so many steps of it are done.
+    Work([usize; 2]),
+    /// Before that, the second gets what the first has, by another way.
+    Seed([usize; 2]),
+}
+
+fn both() -> impl Strategy<Value = Both> {
+    prop_oneof![
+        Just(Both::Snapshot),
+        (0..20usize).prop_map(Both::PruneHere),
+        (0..2usize, 0..20usize).prop_map(|(target, n)| Both::PruneThere(target, n)),
+        [0..12usize, 0..12usize].prop_map(Both::Work),
+        [0..12usize, 0..12usize].prop_map(Both::Seed),
+    ]
+}
+
+/// Does a step of a target's plan; a transfer that is cut leaves a part of it.
+fn done(step: &Step, is_cut: bool, policy: &Policy, source: &mut Inventory, target: &mut Inventory) {
+    match step {
+        Step::Transfer { version, .. } if is_cut => {
+            let VersionRef { guid, name } = version.clone();
+            target.partials = vec![Partial { name, guid, token: "x".into(), live: false }];
+        }
+        step => simulate(step, policy, source, target),
+    }
+}
+
+/// Brings both targets up to date as an executor does: what is marked first, then stream after stream, and what is before each.
+fn work_on_both(
+    source: &mut Inventory,
+    lanes: &mut [(Policy, Inventory); 2],
+    until: [usize; 2],
+) -> Result<(), TestCaseError> {
+    let plan = |(policy, target): &(Policy, Inventory)| replicate(source, target, policy);
+    let plans = lanes.each_ref().map(|lane| plan(lane).expect("no conflict comes of pruning"));
+    let turns = crate::plan::fan::turns(source, &plans.each_ref(), true);
+    let mut next = [0; 2];
+    let mut advance = |lane: usize, source: &mut Inventory, is_wanted: &dyn Fn(usize, &Step) -> bool| {
+        let (policy, target) = &mut lanes[lane];
+        while let Some(step) = plans[lane].steps.get(next[lane]).filter(|step| is_wanted(next[lane], step)) {
+            if let Step::Transfer { base: Some(base), .. } = step {
+                prop_assert!(source.versions().iter().any(|version| version.id == *base), "{step}");
+                prop_assert!(target.snapshot_of(base.guid).is_some());
+            }
+            done(step, next[lane] + 1 == until[lane], policy, source, target);
+            next[lane] += 1;
+            if matches!(step, Step::Transfer { .. }) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let is_mark = |_: usize, step: &Step| matches!(step, Step::MarkHere { .. });
+    for lane in 0..2 {
+        advance(lane, source, &is_mark)?;
+    }
+    for lane in 0..2 {
+        advance(lane, source, &|n, step| n < until[lane] && !matches!(step, Step::Transfer { .. }))?;
+    }
+    for turn in turns {
+        for &lane in &turn.lanes {
+            advance(lane, source, &|n, step| n < until[lane] && matches!(step, Step::Transfer { .. }))?;
+        }
+        for &lane in &turn.lanes {
+            advance(lane, source, &|n, step| n < until[lane] && !matches!(step, Step::Transfer { .. }))?;
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Nothing that is done for one target takes away what another's next increment builds upon.
+    #[test]
+    fn of_two_targets_of_one_source_none_loses_its_base_to_the_other(
+        ops in prop::collection::vec(both(), 1..60),
+        intermediates in any::<bool>(),
+    ) {
+        let policy = |tag: &str| Policy { intermediates, here: tag.parse().expect("it is sound"), ..marking() };
+        let mut source = with_marks("first", &[]);
+        let mut lanes = [(policy("h"), inventory("")), (policy("k"), inventory(""))];
+        let mut made = 0;
+        for op in ops.into_iter().chain([Both::Work([usize::MAX; 2])]) {
+            match op {
+                Both::Snapshot => {
+                    made += 1;
+                    let id = reference(&format!("s{made}"), &format!("s{made}"));
+                    let order = source.newest().map_or(1, |newest| newest.order + 1);
+                    let version = Version { id, kind: VersionKind::Snapshot, order, created: jiff::Timestamp::UNIX_EPOCH };
+                    let versions = source.versions().iter().cloned().chain([version]).collect();
+                    set_versions(&mut source, versions);
+                }
+                Both::PruneHere(n) => prune(&mut source, n),
+                Both::PruneThere(target, n) => prune(&mut lanes[target].1, n),
+                Both::Work(until) => work_on_both(&mut source, &mut lanes, until)?,
+                Both::Seed(until) => {
+                    lanes[1].1 = Inventory::new("copy", lanes[0].1.versions().to_vec(), Vec::new());
+                    work_on_both(&mut source, &mut lanes, until)?;
+                }
+            }
+        }
+        let newest = snapshots(&source).next_back().expect("it is sound").id.clone();
+        for (policy, target) in &lanes {
+            let kept: Vec<_> = super::marks(&source, policy).iter().map(|mark| mark.id.guid).collect();
+            prop_assert!(source.holds().is_empty() && kept == [newest.guid]);
+            prop_assert!(target.snapshot_of(newest.guid).is_some());
+            prop_assert_eq!(replicate(&source, target, policy).expect("it is sound").steps, vec![]);
+        }
     }
 }

@@ -194,6 +194,30 @@ fn from_a_peer_who_was_cut_goes_on_alone() {
     expect_all_have(&lab, &NAMES, &one);
 }
 
+/// Who goes alone is not handed what is left of the stream that the others broke off.
+#[test]
+fn from_a_peer_one_that_fails_in_mid_stream_takes_nobody_along() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    write(&lab, 0);
+    lab.snapshot("one");
+    let serve = lab.serve("--checkpoint 1M");
+    let from = lab.source_peer(&serve);
+    let cut_off = format!("{} | {serve}", cut(6_000_000));
+    let ran = run(&lab, &from, &[there(&lab, "copy", &cut_off)]);
+    assert!(ran.outcomes[0].is_err());
+    wait_until_dead(&lab);
+    lab.write("a", &noise(99, 1_000_000));
+    let two = lab.snapshot("two");
+    let from = lab.source_peer(&serve);
+    let ran = run(&lab, &from, &[there(&lab, "copy", &serve), there(&lab, "second", &cut_off)]);
+    let [copy, second] = &ran.outcomes[..] else { panic!("two") };
+    assert_eq!(second.as_ref().unwrap_err().class(), Class::Unreachable, "{second:?}");
+    let moved = &copy.as_ref().unwrap().moved;
+    assert!(moved.len() == 2 && moved[0].resumed_bytes > 0, "{moved:?}");
+    lab.expect_same(&two);
+}
+
 #[test]
 fn a_target_with_another_beginning_is_sent_to_alone() {
     ground!("btrfs");
