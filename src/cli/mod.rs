@@ -244,12 +244,13 @@ fn report(error: &Error, context: &Context) {
     if context.json {
         return report_as_json(error, causes);
     }
-    eprintln!("error: {error}");
+    let say = |text: String| eprintln!("{}", table::printable_lines(&text));
+    say(format!("error: {error}"));
     for cause in causes {
-        eprintln!("caused by: {cause}");
+        say(format!("caused by: {cause}"));
     }
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        say(format!("hint: {hint}"));
     }
 }
 

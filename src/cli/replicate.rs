@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::progress::{self, Progress};
 use crate::cli::send::{rate, size};
+use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::config::value::bandwidth;
 use crate::config::{Job, Replica};
@@ -122,17 +123,32 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, R
     let wanted = wanted(&args, last);
     let mut run = Run { wanted, args, context, from, dests: Vec::new(), told: Told::default() };
     run.find_dests();
-    for name in std::iter::once(None).chain(inside.into_iter().map(Some)) {
-        if interrupt::pending().is_some() {
-            break;
-        }
-        run.bring(name.as_deref());
+    let names = std::iter::once(None).chain(inside.into_iter().map(Some));
+    let all = each_until(names, interrupt::check, |name| run.bring(name.as_deref()));
+    if let Err(stopped) = all {
+        let what = run.from.place.to_string();
+        let error = Error::io("replicate all that is inside", &what)(stopped);
+        run.told.failed.push((what, error));
     }
     let Run { args, told: Told { done, failed, streams }, .. } = run;
     let text = done.iter().map(|replicated| said(replicated, args.dry_run)).chain(streams);
     let would = args.dry_run.then_some("replicate");
     let value = json!({ "would": would, "replicated": done });
-    Ok((value, text.collect::<Vec<_>>().join("\n"), outcome(done.len(), failed)))
+    let text = printable_lines(&text.collect::<Vec<_>>().join("\n"));
+    Ok((value, text, outcome(done.len(), failed)))
+}
+
+/// Does one after another; the error says that there is something left that was not begun any more.
+fn each_until<T>(
+    all: impl Iterator<Item = T>,
+    check: impl Fn() -> std::io::Result<()>,
+    mut bring: impl FnMut(T),
+) -> std::io::Result<()> {
+    for one in all {
+        check()?;
+        bring(one);
+    }
+    Ok(())
 }
 
 /// A run of the subcommand.
@@ -173,7 +189,7 @@ impl Run<'_> {
 
     /// Brings one dataset to its counterparts: the source, or the one of that name inside it.
     fn bring(&mut self, name: Option<&Path>) {
-        let inside = match self.from.at(name) {
+        let inside = match self.from.own(name) {
             Ok(inside) => inside,
             Err(error) => {
                 let called =
@@ -234,6 +250,14 @@ impl Side {
             self.is_broken = false;
         }
         name.map_or(Ok(self.place.clone()), |name| self.place.below(name))
+    }
+
+    /// As [`Side::at`], by a name that it has told itself.
+    fn own(&mut self, name: Option<&Path>) -> Result<Place> {
+        if let (Some(name), Place::There(peer)) = (name, &self.place) {
+            peer.expect_printable(name)?;
+        }
+        self.at(name)
     }
 }
 
@@ -354,4 +378,24 @@ fn with_causes(error: &Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::interrupt::{Interrupted, is_interrupt};
+
+    #[test]
+    fn a_signal_between_two_of_several_is_no_success() {
+        let (begun, mut brought) = (std::cell::Cell::new(0), Vec::new());
+        let check = || match begun.replace(begun.get() + 1) {
+            1 => Err(Interrupted { signal: 15 }.into()),
+            _ => Ok(()),
+        };
+        let stopped = each_until(["a", "b", "c"].into_iter(), check, |name| brought.push(name)).unwrap_err();
+        assert!(is_interrupt(&stopped) && brought == ["a"]);
+        let error = Error::io("replicate all that is inside", "tank")(stopped);
+        assert!(outcome(brought.len(), vec![("tank".into(), error)]).is_err());
+        assert!(each_until(["a"].into_iter(), || Ok(()), drop).is_ok());
+    }
 }

@@ -41,6 +41,11 @@ fn printable(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// Control characters are escaped, but for the ends of lines: a text of several lines that names may be in.
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// `1.4 GiB`
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -185,12 +185,29 @@ impl Peer {
         self.with_target(&target).map_err(|error| refused(error.to_string()))
     }
 
+    /// Refuses a name of a dataset inside that would act on a terminal. It is the peer's word, and no dataset of ours.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn expect_printable(&self, name: &Path) -> Result<()> {
+        if !name.to_string_lossy().contains(char::is_control) {
+            return Ok(());
+        }
+        let why = "a peer's name with control characters in it is not taken over".into();
+        Err(Error::Refused {
+            op: "look at",
+            subject: format!("{name:?} below {}", self.address),
+            why,
+            hint: None,
+        })
+    }
+
     /// How the datasets inside are called behind this one's name, parents first; as the peer says it.
     ///
     /// # Errors
     /// What the peer says.
     pub fn inside(&self) -> Result<Vec<String>> {
-        self.ask(&Request::Inside { target: self.target() })
+        self.ask_soon(&Request::Inside { target: self.target() })
     }
 
     /// Where it is.
@@ -203,8 +220,18 @@ impl Peer {
     }
 
     pub(super) fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
-        self.line.say(Kind::Request, request).map_err(|error| self.line.refusal().unwrap_or(error))?;
+        self.say(request)?;
         self.line.heard()
+    }
+
+    /// As [`Peer::ask`], where the answer is no work.
+    fn ask_soon<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        self.say(request)?;
+        self.line.heard_soon()
+    }
+
+    fn say(&self, request: &Request) -> Result<()> {
+        self.line.say(Kind::Request, request).map_err(|error| self.line.refusal().unwrap_or(error))
     }
 
     /// What is there; `None` if there is no such dataset.
@@ -212,7 +239,7 @@ impl Peer {
     /// # Errors
     /// What the peer says.
     pub fn said(&self) -> Result<Option<(Inventory, Backend)>> {
-        let said: Option<Said> = self.ask(&Request::Inventory { target: self.target() })?;
+        let said: Option<Said> = self.ask_soon(&Request::Inventory { target: self.target() })?;
         Ok(said.map(|said| {
             let backend = said.backend;
             (said.into_inventory(self.address.to_string()), backend)
@@ -370,11 +397,11 @@ impl History for Peer {
     }
 
     fn hold(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
-        self.ask(&Request::Hold { target: self.target(), version: version.clone(), tag: tag.clone() })
+        self.ask_soon(&Request::Hold { target: self.target(), version: version.clone(), tag: tag.clone() })
     }
 
     fn release(&self, version: &VersionRef, tag: &HoldTag) -> Result<()> {
-        self.ask(&Request::Release { target: self.target(), version: version.clone(), tag: tag.clone() })
+        self.ask_soon(&Request::Release { target: self.target(), version: version.clone(), tag: tag.clone() })
     }
 
     fn destroy(&self, version: &VersionRef) -> Result<()> {

@@ -19,6 +19,8 @@ const MAX_ANSWER_LEN: usize = 64 << 20;
 
 /// An answer may take so many times as long as a stream may stand still.
 const ANSWER: u32 = 36;
+/// How long one frame may take, or as long as a stream may stand still, if that is longer.
+const FRAME: Duration = Duration::from_secs(600);
 
 /// How long to wait for the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +45,23 @@ impl Default for Patience {
 }
 
 struct In {
-    input: Box<dyn Read + Send>,
+    input: Slow<Box<dyn Read + Send>>,
     payload: Vec<u8>,
+}
+
+/// A reader that is waited for up to a moment: without that, who says a byte now and then would never end what it says.
+struct Slow<R> {
+    input: R,
+    until: Option<Instant>,
+}
+
+impl<R: Read> Read for Slow<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.until {
+            Some(until) if until <= Instant::now() => Err(io::ErrorKind::TimedOut.into()),
+            _ => self.input.read(buf),
+        }
+    }
 }
 
 struct Out {
@@ -73,7 +90,7 @@ impl Line {
         output: impl Write + Send + 'static,
         patience: Patience,
     ) -> Result<Self> {
-        let input = In { input: Box::new(input), payload: Vec::new() };
+        let input = In { input: Slow { input: Box::new(input), until: None }, payload: Vec::new() };
         let output = Arc::new(Mutex::new(Out { output: Box::new(output), said: 0 }));
         let pulse = Pulse::start(&output, patience.pulse).map_err(Error::io("talk to", with))?;
         let (input, pulse) = (Arc::new(Mutex::new(input)), Arc::new(pulse));
@@ -146,11 +163,18 @@ impl Line {
         self.next_within(self.stall.map(|stall| stall * ANSWER))
     }
 
+    /// How long what is no work may take.
+    fn brief(&self) -> Option<Duration> {
+        self.stall.map(|stall| stall.max(FRAME))
+    }
+
     fn next_within(&self, limit: Option<Duration>) -> Result<Option<(Kind, Vec<u8>)>> {
         let mut guard = locked(&self.input);
         let inner = &mut *guard;
         let begun = Instant::now();
         loop {
+            // A frame that has begun is at most 1 MiB: whoever takes longer for it than for all else hangs.
+            inner.input.until = self.brief().and_then(|brief| Instant::now().checked_add(brief));
             match wire::read(&mut inner.input, &mut inner.payload).map_err(|error| self.failed(error))? {
                 Some(Kind::Alive) if limit.is_none_or(|limit| begun.elapsed() < limit) => {}
                 Some(Kind::Alive) => {
@@ -172,9 +196,26 @@ impl Line {
     /// # Errors
     /// [`Error::Remote`] if it is a refusal.
     pub fn heard<T: DeserializeOwned>(&self) -> Result<T> {
-        let mut json = Vec::new();
+        self.heard_within(self.stall.map(|stall| stall * ANSWER))
+    }
+
+    /// As [`Line::heard`], of what is no work: it takes no longer than a frame may.
+    ///
+    /// # Errors
+    /// As [`Line::heard`].
+    pub fn heard_soon<T: DeserializeOwned>(&self) -> Result<T> {
+        self.heard_within(self.brief())
+    }
+
+    fn heard_within<T: DeserializeOwned>(&self, limit: Option<Duration>) -> Result<T> {
+        let (begun, mut json) = (Instant::now(), Vec::new());
         loop {
-            match self.next()? {
+            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                let what = format!("its answer has not ended for {} s", begun.elapsed().as_secs());
+                return Err(self.gone(&what, "try again; if it only needs longer: --stall SECONDS"));
+            }
+            match self.next_within(left)? {
                 Some((Kind::Answer, part)) if json.len() + part.len() <= MAX_ANSWER_LEN => json.extend(part),
                 Some((Kind::End, _)) => return self.parse(&json),
                 Some((Kind::Refusal, payload)) => return Err(self.refused(&payload)),
@@ -465,6 +506,26 @@ mod tests {
                 assert_eq!(crate::error::class_of_io(&error), Class::Unreachable);
             }
         }
+    }
+
+    #[test]
+    fn who_says_a_byte_now_and_then_is_not_waited_for_without_an_end() {
+        let late = |until| Slow { input: std::io::repeat(7), until }.read(&mut [0; 3]);
+        assert_eq!(late(None).unwrap(), 3);
+        assert_eq!(late(Some(Instant::now() + FRAME)).unwrap(), 3);
+        assert_eq!(late(Some(Instant::now())).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn an_answer_that_never_ends_is_not_waited_for() {
+        let stall = Some(Duration::from_millis(1));
+        let (here, there) = pair(Patience { pulse: Duration::from_secs(3600), stall, ..Patience::default() });
+        let saying = std::thread::spawn(move || while there.put(Kind::Answer, b" ").is_ok() {});
+        let error = here.heard::<()>().unwrap_err();
+        assert_eq!(error.class(), Class::Unreachable);
+        assert!(error.to_string().contains("has not ended"), "{error}");
+        drop(here);
+        saying.join().unwrap();
     }
 
     #[test]

@@ -469,8 +469,8 @@ fn work_on_both(
     for lane in 0..2 {
         advance(lane, source, &is_mark)?;
     }
-    for lane in 0..2 {
-        advance(lane, source, &|n, step| n < until[lane] && !matches!(step, Step::Transfer { .. }))?;
+    for (lane, until) in until.into_iter().enumerate() {
+        advance(lane, source, &|n, step| n < until && !matches!(step, Step::Transfer { .. }))?;
     }
     for turn in turns {
         for &lane in &turn.lanes {

@@ -121,7 +121,7 @@ use IPC::Open2; $| = 1; binmode STDIN; binmode STDOUT;
 my $pid = open2(my $out, my $in, @ARGV); binmode $out; binmode $in; $in->autoflush(1);
 sub frame { my $h = shift; return unless read($h, my $head, 8) == 8; my (undef, $k, undef, $l) = unpack "a2CCV", $head; my $p = ""; read($h, $p, $l) if $l; return ($k, $head, $p) }
 if (fork) { while (my ($k, $head, $p) = frame(\*STDIN)) { print $in $head, $p } close $in; wait }
-else { close $in; while (my ($k, $head, $p) = frame($out)) { if ($k == 3 && $p =~ /^\[/) { $p = '["../up","/etc","a/../../x",".cowsnap/x","c"]'; $head = substr($head, 0, 4) . pack "V", length $p } print $head, $p } }
+else { close $in; while (my ($k, $head, $p) = frame($out)) { if ($k == 3 && $p =~ /^\[/) { $p = '["../up","/etc","a/../../x",".cowsnap/x","d\u001b]0;x\u0007","e\nf","c"]'; $head = substr($head, 0, 4) . pack "V", length $p } print $head, $p } }
 "#;
     std::fs::write(&script, hostile).unwrap();
     let serve = format!("perl '{}' {}", script.display(), lab.serve(""));
@@ -130,7 +130,8 @@ else { close $in; while (my ($k, $head, $p) = frame($out)) { if ($k == 3 && $p =
     let output = replicate(&lab, &["--remote-command", &serve, &from, &to]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(7), "{said}");
-    assert!(said.contains("4 of 6 failed"), "{said}");
+    assert!(said.contains("6 of 8 failed"), "{said}");
+    assert!(said.contains("control characters") && !said.contains(['\u{1b}', '\u{7}']), "{said:?}");
     assert!(at(&lab, "deep").is_ok() && at(&lab, "deep/c").is_ok());
     assert!(!lab.target.path().join("up").exists() && at(&lab, "up").is_err() && at(&lab, "x").is_err());
 }
