@@ -171,7 +171,8 @@ fn a_replication_that_was_killed_goes_on_by_its_token() {
     for remote in [false, true] {
         let target = if remote { format!("{} 2", lab.target) } else { lab.target.clone() };
         let there = if remote { format!("ssh://there/{target}") } else { target.clone() };
-        let mut slow = lab.remotely(&["--bandwidth", "1M", "--no-compress", &lab.source, &there]);
+        // 18 seconds of it.
+        let mut slow = lab.remotely(&["--bandwidth", "512K", "--no-compress", &lab.source, &there]);
         let mut child = slow.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         waits("the transfer to begin", || super::super::lab::exists(&target));
         // Frames enough have been applied by then.
