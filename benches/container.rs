@@ -101,6 +101,7 @@ fn header() -> Header {
         compressed: false,
         properties: Default::default(),
         zfs: None,
+        place: None,
     }
 }
 

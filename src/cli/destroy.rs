@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde_json::json;
 
 use crate::cli::{Context, place};
-use crate::endpoint::{Dataset, DestroyDataset, Error as EndpointError, History};
+use crate::endpoint::{Dataset, DestroyDataset, Error as EndpointError, History, PATIENCE, WAIT_FOR_SPACE};
 use crate::model::{Target, Version, quoted};
 use crate::pool::Registry;
 use crate::{Error, Result};
@@ -64,14 +64,45 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         victims.iter().try_for_each(|victim| foresee(victim, &args))?;
         return say_what_would_go(&victims, context);
     }
-    let mut destroyed = Vec::new();
-    for victim in &victims {
-        if let Err(error) = destroy(victim, &args) {
-            return Err(partial(error, &destroyed, victims.len(), context));
-        }
-        destroyed.push(victim.to_string());
+    let Done { destroyed, waited, failed } = each(&victims, |victim| destroy(victim, &args));
+    if let Some(error) = failed {
+        return Err(partial(error, &destroyed, victims.len(), context));
     }
-    context.print(&json!({ "destroyed": destroyed }), "")
+    context.print(&json!({ "destroyed": destroyed }), "")?;
+    waited.map_or(Ok(()), Err)
+}
+
+/// What became of those that were to be destroyed.
+struct Done {
+    destroyed: Vec<String>,
+    /// The first whose space did not come back in time.
+    waited: Option<Error>,
+    /// Why the rest is still there.
+    failed: Option<Error>,
+}
+
+/// Destroys one after the other until one can not be. What only was waited for in vain is destroyed, and stops no other.
+fn each<V: ToString>(victims: &[V], destroy: impl Fn(&V) -> Result<()>) -> Done {
+    let mut done = Done { destroyed: Vec::new(), waited: None, failed: None };
+    for victim in victims {
+        match destroy(victim) {
+            Ok(()) => {}
+            Err(error) if is_about_space(&error) => {
+                done.waited.get_or_insert(error);
+            }
+            Err(error) => {
+                done.failed = Some(error);
+                return done;
+            }
+        }
+        done.destroyed.push(victim.to_string());
+    }
+    done
+}
+
+fn is_about_space(error: &Error) -> bool {
+    matches!(error, Error::Endpoint(EndpointError::Io { op: WAIT_FOR_SPACE, source, .. })
+        if source.kind() == std::io::ErrorKind::TimedOut)
 }
 
 fn find(text: &OsString, context: &Context) -> Result<Victim> {
@@ -149,7 +180,7 @@ fn held(
 
 fn destroy(victim: &Victim, args: &Args) -> Result<()> {
     match victim {
-        Victim::Snapshot(dataset, version) if args.sync => dataset.destroy_and_wait(&version.id)?,
+        Victim::Snapshot(dataset, version) if args.sync => dataset.destroy_and_wait(&version.id, PATIENCE)?,
         Victim::Snapshot(dataset, version) => dataset.destroy(&version.id)?,
         Victim::Partial(dataset) => dataset.give_up_partial()?,
         Victim::Dataset(dataset) => dataset.destroy_dataset(DestroyDataset { snapshots: args.snapshots })?,
@@ -177,4 +208,38 @@ fn partial(error: Error, destroyed: &[String], of: usize, context: &Context) -> 
     }
     context.warn(format!("destroyed before the error: {}", destroyed.join(", ")));
     Error::Halfway { what: format!("{} of {of} destroyed", destroyed.len()), source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_was_only_waited_for_in_vain_is_destroyed_and_stops_no_other() {
+        let late = |op, subject: &str| {
+            let source = io::ErrorKind::TimedOut.into();
+            Err(EndpointError::Io { op, subject: subject.into(), source }.into())
+        };
+        let tried = RefCell::new(Vec::new());
+        let one = |victim: &&str| {
+            tried.borrow_mut().push(victim.to_string());
+            match *victim {
+                "late" | "later" => late(WAIT_FOR_SPACE, victim),
+                "locked" => late("lock", victim),
+                _ => Ok(()),
+            }
+        };
+        let done = each(&["a", "late", "b", "later"], one);
+        assert_eq!(done.destroyed, ["a", "late", "b", "later"]);
+        assert!(done.failed.is_none() && done.waited.unwrap().to_string().contains("late"));
+        // Anything else does.
+        tried.borrow_mut().clear();
+        let done = each(&["late", "locked", "a"], one);
+        assert_eq!((&done.destroyed, tried.take().len()), (&vec!["late".to_owned()], 2));
+        assert!(done.failed.unwrap().to_string().contains("locked"));
+        assert!(each(&["a"], one).waited.is_none());
+    }
 }

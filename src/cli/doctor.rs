@@ -1,12 +1,13 @@
 //! `cowsnap doctor`
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::cli::Context;
 use crate::exec::doctor::{self, Finding, Level};
-use crate::pool::{self, Registry};
+use crate::pool::{self, Pool, Registry};
 use crate::sys::interrupt;
 use crate::{Error, Result, endpoint};
 
@@ -27,8 +28,12 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut findings = doctor::machine();
     findings.extend(pool::check(&registry)?);
     findings.extend(doctor::zfs()?);
+    // Each filesystem once, by whatever names it is called.
+    let mut examined = of_pools(&registry)?;
     for dir in &args.dirs {
-        findings.extend(doctor::store(dir)?);
+        if examined.insert(doctor::filesystem(dir)?) {
+            findings.extend(doctor::store(dir)?);
+        }
     }
     let outcomes: Vec<_> = findings.iter().map(|finding| outcome(finding, args.fix)).collect();
     let values: Vec<_> = findings.iter().zip(&outcomes).map(|(f, o)| value(f, o)).collect();
@@ -47,6 +52,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         0 => Ok(()),
         n => Err(unwell(n, &registry, findings.iter().any(|f| f.repair.is_some()) && !args.fix).into()),
     }
+}
+
+/// The filesystems that are examined as pools.
+fn of_pools(registry: &Registry) -> Result<HashSet<[u8; 16]>> {
+    let pools = registry.pools()?.into_iter().filter_map(|(_, pool)| pool.ok());
+    let mounted = pools.filter(Pool::is_mounted);
+    Ok(mounted.filter_map(|pool| doctor::filesystem(&pool.mountpoint).ok()).collect())
 }
 
 /// What became of a finding.

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// An unknown pool, or one that is not mounted; a path below nothing; a target that only a later version serves.
 pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
     match target {
-        Target::Dataset(name) => of_pool(name, context),
+        Target::Dataset(name) => of_pool(name, context, Store::open),
         Target::Path(path) => Ok(path::named(path)?),
         Target::Remote(address) => Err(Error::Usage {
             what: format!("{address} is out of this version's reach: it works on this machine's filesystems"),
@@ -26,7 +26,19 @@ pub fn dataset(target: &Target, context: &Context) -> Result<Dataset> {
     }
 }
 
-fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
+/// As [`dataset`], and nothing is written to the filesystem that it is on, which may hang: what died there is left to who works on it.
+///
+/// # Errors
+/// As [`dataset`].
+pub fn dataset_as_it_is(target: &Target, context: &Context) -> Result<Dataset> {
+    match target {
+        Target::Dataset(name) => of_pool(name, context, Store::open_as_it_is),
+        Target::Path(path) => Ok(path::named_as_it_is(path)?),
+        Target::Remote(_) => dataset(target, context),
+    }
+}
+
+fn of_pool(name: &DatasetName, context: &Context, open: btrfs::Open) -> Result<Dataset> {
     let Some(pool) = embedded(name.pool(), context)? else {
         return Ok(zfs::Dataset::by_name(name.clone()).into());
     };
@@ -36,7 +48,7 @@ fn of_pool(name: &DatasetName, context: &Context) -> Result<Dataset> {
             hint: Some(format!("cowsnap list {}", quoted(name))),
         });
     };
-    Ok(Store::open(pool.ready()?)?.dataset(within).with_label(name.as_str()).into())
+    Ok(open(pool.ready()?)?.dataset(within).with_label(name.as_str()).into())
 }
 
 /// The embedded pool of that name; `None` if it is ZFS's to say whether there is one.

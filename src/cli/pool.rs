@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::Context;
-use crate::cli::doctor::with_causes;
+use crate::cli::failures::Failures;
 use crate::cli::progress::Progress;
 use crate::model::{DatasetName, quoted};
 use crate::pool::size::human;
@@ -106,7 +106,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Mount(args) => each(&args, &registry, context, &MOUNT),
         Command::Unmount(args) => each(&args, &registry, context, &UNMOUNT),
         Command::Destroy(args) => destroy(&args, &registry, context),
-        Command::Unit => unit(context),
+        Command::Unit => print_unit(include_str!("../../packaging/systemd/cowsnap-pools.service"), context),
     }
 }
 
@@ -144,7 +144,7 @@ fn list(args: &List, registry: &Registry, context: &Context) -> Result<()> {
     for name in &names {
         match registry.expect(name) {
             Ok(found) => statuses.push(pool::status(&found)),
-            Err(error) => failed.add(name, error.into()),
+            Err(error) => failed.add(name, error),
         }
     }
     context.print(&json!({ "pools": statuses }), table(&statuses))?;
@@ -233,7 +233,7 @@ fn each(args: &Which, registry: &Registry, context: &Context, verb: &Verb) -> Re
         };
         match outcome {
             Ok(changed) => results.push((name, changed)),
-            Err(error) => failed.add(name, error.into()),
+            Err(error) => failed.add(name, error),
         }
     }
     let would = if args.dry_run { "would be " } else { "" };
@@ -248,34 +248,11 @@ fn each(args: &Which, registry: &Registry, context: &Context, verb: &Verb) -> Re
     failed.into_result(verb.op, names.len())
 }
 
-/// What went wrong with some of several pools.
-#[derive(Default)]
-struct Failures(Vec<(String, Error)>);
-
-impl Failures {
-    fn add(&mut self, name: &str, error: Error) {
-        self.0.push((name.into(), error));
-    }
-
-    /// The error itself if there was one thing to do; else one that says how many failed.
-    fn into_result(mut self, op: &'static str, n: usize) -> Result<()> {
-        match self.0.len() {
-            0 => Ok(()),
-            1 if n == 1 => Err(self.0.remove(0).1),
-            failed => {
-                let hint = self.0.iter().find_map(|(_, error)| error.hint());
-                let why = self.0.iter().map(|(name, error)| format!("{name}: {}", with_causes(error)));
-                let why = why.collect::<Vec<_>>().join("; ");
-                Err(Error::Partial { op, failed, of: n, why, hint })
-            }
-        }
-    }
-}
-
-fn unit(context: &Context) -> Result<()> {
+/// Prints a unit of systemd, with this program and this state directory in it.
+pub(super) fn print_unit(text: &str, context: &Context) -> Result<()> {
     let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
     let state = std::path::absolute(context.state_dir()).map_err(Error::io("find", "the state directory"))?;
-    let text = include_str!("../../packaging/systemd/cowsnap-pools.service")
+    let text = text
         .replace("/usr/bin/cowsnap", &program.display().to_string())
         .replace("/var/lib/cowsnap", &state.display().to_string());
     context.print(&json!({ "unit": text }), &text)

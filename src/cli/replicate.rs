@@ -5,21 +5,22 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::progress::{self, Progress};
+use crate::cli::peer::Way;
+use crate::cli::progress::Progress;
 use crate::cli::send::{rate, size};
 use crate::cli::table::printable_lines;
-use crate::cli::{Context, place};
+use crate::cli::{Context, peer, place};
 use crate::config::value::bandwidth;
 use crate::config::{Job, Replica};
-use crate::endpoint::peer::{Patience, Peer, Ssh};
+use crate::endpoint::{Dataset, Error as EndpointError};
 use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
-use crate::model::{PeerAddress, SnapshotName, Target};
+use crate::model::{SnapshotName, Target};
 use crate::plan::fan::Turn;
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::sys::interrupt;
-use crate::{Error, Result};
+use crate::{Class, Error, Result};
 
 /// Bring a target up to its source: what is new, verified, and no more
 ///
@@ -82,6 +83,10 @@ pub(super) fn interval(text: &str) -> Result<u64, String> {
 }
 
 impl Args {
+    fn way(&self) -> Way<'_> {
+        Way { stall: self.stall, ssh: &self.ssh, remote: &self.remote_command }
+    }
+
     /// How a job's dataset is brought to one of its targets.
     pub(super) fn of_job(job: &Job, replica: &Replica) -> Self {
         Self {
@@ -117,9 +122,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 /// A source that is not there or out of reach.
 pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, Result<()>)> {
     let (source, last) = source(&args)?;
-    let from = find(&source, &args, context)?;
+    let from = args.way().to(&source, context)?;
     let inside = if args.recursive { from.inside()? } else { Vec::new() };
-    let from = Side { place: from, is_broken: false };
+    let from = Side { place: from, here: None, is_broken: false, hangs: false };
     let wanted = wanted(&args, last);
     let mut run = Run { wanted, args, context, from, dests: Vec::new(), told: Told::default() };
     run.find_dests();
@@ -130,8 +135,9 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, R
         let error = Error::io("replicate all that is inside", &what)(stopped);
         run.told.failed.push((what, error));
     }
-    let Run { args, told: Told { done, failed, streams }, .. } = run;
-    let text = done.iter().map(|replicated| said(replicated, args.dry_run)).chain(streams);
+    let Run { args, wanted, told: Told { done, failed, streams }, .. } = run;
+    let last = wanted.last.as_ref();
+    let text = done.iter().map(|replicated| said(replicated, last, args.dry_run)).chain(streams);
     let would = args.dry_run.then_some("replicate");
     let value = json!({ "would": would, "replicated": done });
     let text = printable_lines(&text.collect::<Vec<_>>().join("\n"));
@@ -172,24 +178,41 @@ struct Told {
 /// The source or a target, and whether its connection may have ended in the midst of something.
 struct Side {
     place: Place,
+    /// What it is here, if another process works on it.
+    here: Option<Dataset>,
     is_broken: bool,
+    /// A disk of this machine that hangs is gone for the rest of the run.
+    hangs: bool,
 }
 
 impl Run<'_> {
-    /// Each has a connection of its own: what ends one ends no other.
+    /// Each has a connection of its own: what ends one ends no other. So has each of several here: nobody can take back what this process
+    /// itself asked of a disk that hangs.
     fn find_dests(&mut self) {
         for dest in &self.args.dests {
-            let target = Target::parse(dest).map_err(Error::from);
-            match target.and_then(|target| find(&target, &self.args, self.context)) {
-                Ok(place) => self.dests.push(Side { place, is_broken: false }),
+            match self.side(dest) {
+                Ok(side) => self.dests.push(side),
                 Err(error) => self.told.failed.push((dest.to_string_lossy().into_owned(), error)),
             }
         }
     }
 
+    fn side(&self, dest: &OsString) -> Result<Side> {
+        let way = self.args.way();
+        let (is_broken, hangs, target) = (false, false, Target::parse(dest)?);
+        let is_one_of_several = self.args.dests.len() > 1 && !matches!(target, Target::Remote(_));
+        match is_one_of_several.then(|| place::dataset_as_it_is(&target, self.context)).transpose()? {
+            Some(here) => {
+                let place = way.aside(&here, self.args.checkpoint, self.context)?;
+                Ok(Side { place, here: Some(here), is_broken, hangs })
+            }
+            None => Ok(Side { place: way.to(&target, self.context)?, here: None, is_broken, hangs }),
+        }
+    }
+
     /// Brings one dataset to its counterparts: the source, or the one of that name inside it.
     fn bring(&mut self, name: Option<&Path>) {
-        let inside = match self.from.own(name) {
+        let inside = match self.from.own(name, self.context) {
             Ok(inside) => inside,
             Err(error) => {
                 let called =
@@ -200,7 +223,7 @@ impl Run<'_> {
         let inside = &inside;
         let (mut places, mut of) = (Vec::new(), Vec::new());
         for (number, dest) in self.dests.iter_mut().enumerate() {
-            match dest.at(name) {
+            match dest.at(name, self.context) {
                 Ok(place) => {
                     places.push(place);
                     of.push(number);
@@ -221,6 +244,7 @@ impl Run<'_> {
                 Err(error) => {
                     self.told.failed.push((format!("{inside} to {place}"), error));
                     self.dests[number].is_broken = true;
+                    self.dests[number].hangs |= place.hangs();
                     self.from.is_broken = true;
                 }
             }
@@ -244,20 +268,31 @@ impl Run<'_> {
 
 impl Side {
     /// It, or the dataset of that name inside; over a new connection if the old one may be of no use any more.
-    fn at(&mut self, name: Option<&Path>) -> Result<Place> {
+    fn at(&mut self, name: Option<&Path>, context: &Context) -> Result<Place> {
+        if self.hangs {
+            let (place, what) =
+                (self.place.to_string(), "it hangs, and is left out for the rest of the run".into());
+            return Err(EndpointError::Remote { place, what, class: Class::Unreachable, hint: None }.into());
+        }
         if self.is_broken {
             self.place = self.place.again()?;
             self.is_broken = false;
         }
-        name.map_or(Ok(self.place.clone()), |name| self.place.below(name))
+        match (name, &self.here, &self.place) {
+            (None, ..) => Ok(self.place.clone()),
+            (Some(name), Some(here), Place::There(peer)) => {
+                Ok(peer::beside(peer, here.named_below(name)?, context))
+            }
+            (Some(name), ..) => self.place.below(name),
+        }
     }
 
     /// As [`Side::at`], by a name that it has told itself.
-    fn own(&mut self, name: Option<&Path>) -> Result<Place> {
+    fn own(&mut self, name: Option<&Path>, context: &Context) -> Result<Place> {
         if let (Some(name), Place::There(peer)) = (name, &self.place) {
             peer.expect_printable(name)?;
         }
-        self.at(name)
+        self.at(name, context)
     }
 }
 
@@ -276,25 +311,6 @@ fn source(args: &Args) -> Result<(Target, Option<SnapshotName>)> {
     }
 }
 
-fn find(target: &Target, args: &Args, context: &Context) -> Result<Place> {
-    let Target::Remote(address) = target else { return Ok(Place::Here(place::dataset(target, context)?)) };
-    let address: PeerAddress = address.parse().map_err(|error: crate::model::BadAddress| Error::Usage {
-        what: error.to_string(),
-        hint: Some("ssh://[USER@]HOST[:PORT]/TARGET".into()),
-    })?;
-    Ok(Place::There(Peer::connect(&address, &ssh(args)?)?))
-}
-
-fn ssh(args: &Args) -> Result<Ssh> {
-    let stall = Some(std::time::Duration::from_secs(args.stall));
-    let program: Vec<_> = args.ssh.split_whitespace().map(str::to_owned).collect();
-    if program.is_empty() {
-        return Err(Error::Usage { what: "--ssh names no program".into(), hint: None });
-    }
-    let patience = Patience { stall, ..Patience::default() };
-    Ok(Ssh { program, remote: args.remote_command.clone(), patience, hear: progress::say })
-}
-
 fn wanted(args: &Args, last: Option<SnapshotName>) -> Wanted {
     Wanted {
         intermediates: args.intermediates,
@@ -309,17 +325,22 @@ fn wanted(args: &Args, last: Option<SnapshotName>) -> Wanted {
     }
 }
 
-fn said(replicated: &Replicated, dry_run: bool) -> String {
+/// What was done, where all up to `last` was wanted, or all.
+fn said(replicated: &Replicated, last: Option<&SnapshotName>, dry_run: bool) -> String {
     let Replicated { source, target, plan, moved } = replicated;
+    let has = match last {
+        Some(last) => format!("{target} has {source}@{last}"),
+        None => format!("{target} has all that {source} has"),
+    };
     if plan.steps.is_empty() {
-        return format!("{target} has all that {source} has");
+        return has;
     }
     if dry_run {
         let steps: Vec<_> = plan.steps.iter().map(|step| format!("  would {step}")).collect();
         return format!("{source} to {target}:\n{}", steps.join("\n"));
     }
     if moved.is_empty() {
-        return format!("{target} has all that {source} has; what is kept on both sides was put right");
+        return format!("{has}; what is kept on both sides was put right");
     }
     let lines: Vec<_> = moved.iter().map(|moved| line(source, target, moved)).collect();
     lines.join("\n")

@@ -1,20 +1,23 @@
 //! `cowsnap verify`
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::iter;
+use std::path::Path;
 
 use serde_json::json;
 
+use crate::cli::doctor::with_causes;
+use crate::cli::peer::Way;
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
 use crate::cli::{Context, place};
 use crate::endpoint::content::Summary;
-use crate::endpoint::peer::{Patience, Peer, Ssh};
 use crate::exec::transfer::Place;
 use crate::exec::verify::{Checked, Contents, Outcome, Report, Request, verify};
-use crate::model::{PeerAddress, SnapshotName, SnapshotRef, Target};
+use crate::model::{SnapshotName, SnapshotRef, Target};
 use crate::plan::verify::Digests;
-use crate::{Error, Result};
+use crate::sys::interrupt;
+use crate::{Class, Error, Result};
 
 /// Prove that a replica holds what its source holds
 ///
@@ -28,6 +31,9 @@ pub struct Args {
     /// What has to hold the same: TARGET or ssh://HOST/TARGET
     #[arg(long, value_name = "DEST")]
     against: OsString,
+    /// The datasets inside SOURCE too, each with its counterpart; one that can not be looked at does not stop the others
+    #[arg(short, long)]
+    recursive: bool,
     /// Compare what is in them: names, types, modes, owners, times, attributes, sizes, bytes, links and devices
     #[arg(long)]
     content: bool,
@@ -48,12 +54,92 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (source, name) = source(&args)?;
-    let from = find(&source, &args, context)?;
-    let to = find(&Target::parse(&args.against)?, &args, context)?;
+    let way = Way { stall: args.stall, ssh: &args.ssh, remote: &args.remote_command };
+    let from = way.to(&source, context)?;
+    let to = way.to(&Target::parse(&args.against)?, context)?;
     let request = Request { name, content: args.content, read_all: args.read_all };
-    let report = verify(&from, &to, &request, context.state_dir(), &Progress::new(context))?;
-    context.print(&json!({ "verified": report }), told(&report))?;
-    report.outcome()
+    let told_of =
+        |from: &Place, to: &Place| verify(from, to, &request, context.state_dir(), &Progress::new(context));
+    if !args.recursive {
+        let report = told_of(&from, &to)?;
+        context.print(&json!({ "verified": report }), told(&report))?;
+        return report.outcome();
+    }
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
+    for name in iter::once(None).chain(from.inside()?.into_iter().map(Some)) {
+        interrupt::check().map_err(Error::io("verify all that is inside", &from))?;
+        match pair(&from, &to, name.as_deref()).and_then(|(from, to)| told_of(&from, &to)) {
+            Ok(report) => reports.push(report),
+            Err(error) => failed.push((called(&from, name.as_deref()), error)),
+        }
+    }
+    let text: Vec<_> = reports.iter().map(told).filter(|text| !text.is_empty()).collect();
+    let failures: Vec<_> = failed
+        .iter()
+        .map(|(dataset, error)| json!({ "dataset": dataset, "error": error.to_string() }))
+        .collect();
+    context.print(&json!({ "verified": reports, "failed": failures }), text.join("\n"))?;
+    let Verdict { error, others } = verdict(&reports, failed);
+    others.iter().for_each(|(name, error)| context.warn(format!("{name}: {}", with_causes(error))));
+    error.map_or(Ok(()), Err)
+}
+
+/// Both places themselves, or their dataset of that name.
+fn pair(from: &Place, to: &Place, name: Option<&Path>) -> Result<(Place, Place)> {
+    let Some(name) = name else { return Ok((from.clone(), to.clone())) };
+    if let Place::There(peer) = from {
+        peer.expect_printable(name)?;
+    }
+    // Over connections of their own: one that ends in the midst of something ends no other.
+    Ok((from.again()?.below(name)?, to.again()?.below(name)?))
+}
+
+fn called(from: &Place, name: Option<&Path>) -> String {
+    match name {
+        None => from.to_string(),
+        Some(name) => format!("{from}/{}", name.to_string_lossy().escape_debug()),
+    }
+}
+
+/// What the program ends with, and what it does not say of others.
+struct Verdict {
+    error: Option<Error>,
+    others: Vec<(String, Error)>,
+}
+
+impl Verdict {
+    fn of_one(mut all: Vec<(String, Error)>, at: usize) -> Self {
+        Self { error: Some(all.remove(at).1), others: all }
+    }
+}
+
+/// A difference is one whatever else there is; else nothing differs, and something is not proven. A pair without any snapshot says nothing,
+/// unless all are.
+fn verdict(reports: &[Report], failed: Vec<(String, Error)>) -> Verdict {
+    let all_are_empty = failed.is_empty() && reports.iter().all(Report::is_empty);
+    let counts = reports.iter().filter(|report| all_are_empty || !report.is_empty());
+    let found: Vec<_> =
+        counts.filter_map(|report| Some((report.source.clone(), report.outcome().err()?))).collect();
+    let is_alike = failed.iter().all(|(_, error)| error.class() == failed[0].1.class());
+    let different = found.iter().position(|(_, error)| error.class() == Class::Corrupt);
+    let all: Vec<_> = found.into_iter().chain(failed).collect();
+    match (different, all.len()) {
+        (Some(at), _) => Verdict::of_one(all, at),
+        (None, 0) => Verdict { error: None, others: all },
+        // What keeps it from finding out anything has the code that it has elsewhere.
+        (None, _) if reports.is_empty() && is_alike => Verdict::of_one(all, 0),
+        (None, n) => {
+            let why: Vec<_> =
+                all.iter().map(|(name, error)| format!("{name}: {}", with_causes(error))).collect();
+            let hint = all.iter().find_map(|(_, error)| error.hint());
+            let of = reports.len().max(n);
+            let why = why.join("; ");
+            Verdict {
+                error: Some(Error::Partial { op: "verify", failed: n, of, why, hint }),
+                others: Vec::new(),
+            }
+        }
+    }
 }
 
 fn source(args: &Args) -> Result<(Target, Option<SnapshotName>)> {
@@ -64,21 +150,6 @@ fn source(args: &Args) -> Result<(Target, Option<SnapshotName>)> {
             Ok((snapshot.target, Some(snapshot.name)))
         }
     }
-}
-
-fn find(target: &Target, args: &Args, context: &Context) -> Result<Place> {
-    let Target::Remote(address) = target else { return Ok(Place::Here(place::dataset(target, context)?)) };
-    let usage = |what: String, hint: Option<String>| Error::Usage { what, hint };
-    let address: PeerAddress = address.parse().map_err(|error: crate::model::BadAddress| {
-        usage(error.to_string(), Some("ssh://[USER@]HOST[:PORT]/TARGET".into()))
-    })?;
-    let program: Vec<_> = args.ssh.split_whitespace().map(str::to_owned).collect();
-    if program.is_empty() {
-        return Err(usage("--ssh names no program".into(), None));
-    }
-    let patience = Patience { stall: Some(Duration::from_secs(args.stall)), ..Patience::default() };
-    let ssh = Ssh { program, remote: args.remote_command.clone(), patience, hear: super::progress::say };
-    Ok(Place::There(Peer::connect(&address, &ssh)?))
 }
 
 fn told(report: &Report) -> String {
@@ -178,4 +249,55 @@ fn reading(side: &str, summary: &Summary) -> Vec<String> {
     let mut lines = vec![format!("    {side}: {how}")];
     lines.extend(summary.notes.iter().map(|note| format!("    {side}: {}", note.escape_debug())));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Error as EndpointError;
+
+    fn report(source: &str, altered: &[&str], only_source: &[&str]) -> Report {
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        Report {
+            source: source.into(),
+            target: "b".into(),
+            snapshots: Vec::new(),
+            only_source: names(only_source),
+            only_target: Vec::new(),
+            altered_target: names(altered),
+            content_compared: false,
+        }
+    }
+
+    /// The exit code, what is said, and of how many others.
+    fn found(reports: &[Report], failed: &[(&str, &str)]) -> (u8, String, usize) {
+        let failed = failed.iter().map(|(name, why)| {
+            let error = match *why {
+                "corrupt" => EndpointError::Corrupt { what: "metadata", why: "so".into(), source: None },
+                subject => EndpointError::NotFound { what: "dataset", subject: subject.into(), hint: None },
+            };
+            ((*name).to_owned(), error.into())
+        });
+        let Verdict { error, others } = verdict(reports, failed.collect());
+        let code = error.as_ref().map_or(0, |error| error.class().exit_code());
+        (code, error.map_or(String::new(), |error| error.to_string()), others.len())
+    }
+
+    #[test]
+    fn only_what_differs_is_a_difference_and_a_pair_without_snapshots_says_nothing() {
+        let (empty, other) = (report("a", &[], &[]), report("a/x", &["s"], &[]));
+        let lacks = report("a/y", &[], &["s"]);
+        // None has any: nothing was proven.
+        assert_eq!(found(std::slice::from_ref(&empty), &[]).0, 7);
+        let (code, why, others) = found(&[empty.clone(), lacks.clone()], &[]);
+        assert!(code == 7 && others == 0 && why.contains("a/y: ") && !why.contains("a: "), "{why}");
+        // What can not be looked at is no difference, whatever it says, and all of it is named.
+        let (code, why, others) = found(std::slice::from_ref(&empty), &[("a/x", "corrupt"), ("a/y", "b/y")]);
+        assert!(code == 7 && others == 0 && why.contains("a/x: ") && why.contains("a/y: "), "{why}");
+        let (code, why, others) = found(&[other, lacks], &[("a/z", "corrupt")]);
+        assert!((code, others) == (4, 2) && why.contains("@s"), "{why}");
+        // Nothing at all could be looked at.
+        assert_eq!(found(&[], &[("a", "b"), ("a/x", "b/x")]), (2, "dataset b does not exist".into(), 1));
+        assert_eq!(found(&[], &[("a", "b"), ("a/x", "corrupt")]).0, 7);
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::endpoint::{
     Arrived, Backend, Change, DestroyDataset, Endpoint, Error, History, Listing, Outgoing, ReceiveRequest,
@@ -112,6 +113,17 @@ impl Dataset {
             (Self::Zfs(a), Self::Zfs(b)) => a.name().pool() == b.name().pool(),
             (Self::Tree(a), Self::Tree(b)) => a.shares_storage_with(b),
             _ => false,
+        }
+    }
+
+    /// What it is told by, however it is named: equal for equal datasets, in every process, as long as the machine runs.
+    pub fn identity(&self) -> Vec<u8> {
+        match self {
+            Self::Btrfs(dataset) => {
+                [&b"btrfs "[..], &dataset.store().fsid(), dataset.path().as_os_str().as_bytes()].concat()
+            }
+            Self::Zfs(dataset) => [&b"zfs "[..], dataset.name().as_str().as_bytes()].concat(),
+            Self::Tree(dataset) => [&b"tree "[..], &dataset.identity()].concat(),
         }
     }
 
@@ -393,12 +405,16 @@ impl Dataset {
         }
     }
 
-    /// Destroys `version` and waits until its space has come back.
+    /// Destroys `version` and waits until its space has come back, no longer than `patience` while none does.
     ///
     /// # Errors
-    /// As [`History::destroy`].
-    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
-        whichever!(self, dataset => dataset.destroy_and_wait(version))
+    /// As [`History::destroy`]; [`Error::Io`] with `TimedOut`, once it is destroyed, if nothing comes back.
+    pub fn destroy_and_wait(&self, version: &VersionRef, patience: Duration) -> Result<()> {
+        match self {
+            Self::Btrfs(dataset) => dataset.destroy_and_wait(version, patience),
+            Self::Zfs(dataset) => dataset.destroy_and_wait(version, patience),
+            Self::Tree(dataset) => dataset.destroy(version),
+        }
     }
 
     /// What goes back when this dataset goes back to `version`: itself, then those inside it that have a version of the

@@ -362,7 +362,7 @@ impl Prunable for Fake {
         match is_open && self.free_bytes()? < wait.wanted {
             true => {
                 let why = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                Err(Error::io("wait for the space of", &dying.subject)(why))
+                Err(Error::io(crate::endpoint::WAIT_FOR_SPACE, &dying.subject)(why))
             }
             false => Ok(()),
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Class;
-use crate::model::{Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
+use crate::model::{Digest, Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 use crate::stream::container::ZfsStream;
 use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
@@ -37,7 +37,7 @@ pub mod zfs;
 pub use any::{Dataset, unmount};
 pub use change::Change;
 pub use details::{Details, Listing, Usage};
-pub use prunable::{Dying, Prunable, Wait};
+pub use prunable::{Dying, PATIENCE, Prunable, WAIT_FOR_SPACE, Wait};
 
 /// What an endpoint's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -179,6 +179,8 @@ pub struct Outgoing {
     pub properties: BTreeMap<String, String>,
     /// More about a ZFS stream.
     pub zfs: Option<ZfsStream>,
+    /// What tells the dataset that it comes from from all others, where that is known.
+    pub place: Option<Digest>,
 }
 
 /// What is about to be received.
@@ -194,6 +196,8 @@ pub struct ReceiveRequest {
     pub properties: BTreeMap<String, String>,
     /// What its container says about a ZFS stream.
     pub stream: Option<ZfsStream>,
+    /// What its container says of the dataset that it was sent from.
+    pub place: Option<Digest>,
     /// Whether each byte of it is verified before it can be read.
     pub is_verified: bool,
     /// What only ZFS is asked.
@@ -213,6 +217,7 @@ impl ReceiveRequest {
             base: None,
             properties: BTreeMap::new(),
             stream: None,
+            place: None,
             is_verified: false,
             zfs: zfs::ReceiveOptions::default(),
             keep: None,
@@ -259,12 +264,28 @@ pub struct Verified {
     /// Whether all that it builds upon here had come verified, too, down to a full stream or to a snapshot that was made here.
     #[serde(default)]
     pub grounded: bool,
+    /// The place that it came from with all that it builds upon; `None` if these are several, or one is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
+    /// What its base had come as: the blake3 root of that stream, if all of it was checked here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upon: Option<Digest>,
 }
 
 impl Verified {
     /// Whether what is built upon it is as certain as what it came as itself.
     pub fn is_ground(&self) -> bool {
         self.grounded && self.earlier != Some(Earlier::Unknown)
+    }
+
+    /// What tells it from whatever else comes under its identity; `None` if only a part of what came is known.
+    pub fn digest(&self) -> Option<Digest> {
+        self.blake3.parse().ok().filter(|_| self.earlier != Some(Earlier::Unknown))
+    }
+
+    /// Where what is built upon it comes from, if that comes from the same place.
+    pub fn ground_from(&self) -> Option<Digest> {
+        self.from.filter(|_| self.is_ground())
     }
 }
 

@@ -25,6 +25,17 @@ pub fn named(path: &Path) -> Result<Dataset> {
     }
 }
 
+/// As [`named`], and nothing is written to the filesystem: what died there is left to who works on it.
+///
+/// # Errors
+/// As [`named`].
+pub fn named_as_it_is(path: &Path) -> Result<Dataset> {
+    match serving(path)? {
+        Serving::Btrfs => Ok(btrfs::Dataset::named_by(path, btrfs::Store::open_as_it_is)?.into()),
+        Serving::Zfs | Serving::Tree => named(path),
+    }
+}
+
 /// The dataset that `path` names and that is there.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::endpoint::{Dataset, Details, Earlier, Error, History, Result, Verified};
-use crate::model::{ReceivedStream, Recorded, SentStream, StreamDigest, VersionKind, VersionRef};
+use crate::model::{Digest, ReceivedStream, Recorded, SentStream, StreamDigest, VersionKind, VersionRef};
 use crate::sys::btrfs;
 
 impl Dataset {
@@ -18,6 +18,7 @@ impl Dataset {
             Self::Zfs(dataset) => (dataset.details(false)?, dataset.sent()?),
             Self::Tree(dataset) => return Err(dataset.has_no_stream("verify")),
         };
+        let place = self.place_id().ok().map(|id| Digest::of_place(&id));
         let snapshots = details.into_iter().filter(|told| told.version.kind == VersionKind::Snapshot);
         let recorded = snapshots.map(|told: Details| Recorded {
             received: told.verified.and_then(received),
@@ -25,6 +26,7 @@ impl Dataset {
             // What is written to it is not on disk at once, and seen only then.
             altered: told.altered || told.writable,
             was: told.was,
+            place,
             version: told.version.id,
         });
         Ok(recorded.collect())
@@ -83,11 +85,8 @@ impl Dataset {
     /// A place that can not be read.
     pub fn place_id(&self) -> Result<String> {
         match self {
-            Self::Btrfs(dataset) => {
-                let fsid: String = dataset.store().fsid().iter().map(|byte| format!("{byte:02x}")).collect();
-                Ok(format!("btrfs {fsid} {}", dataset.path().as_os_str().as_encoded_bytes().escape_ascii()))
-            }
-            Self::Zfs(dataset) => Ok(format!("zfs {} {}", dataset.pool_guid()?, dataset.own_guid()?)),
+            Self::Btrfs(dataset) => Ok(dataset.place_id()),
+            Self::Zfs(dataset) => dataset.place_id(),
             Self::Tree(dataset) => Err(dataset.has_no_stream("verify")),
         }
     }
@@ -96,7 +95,7 @@ impl Dataset {
 /// Of a digest that is none, nothing is known.
 fn received(verified: Verified) -> Option<ReceivedStream> {
     let whole = verified.earlier != Some(Earlier::Unknown);
-    let Verified { blake3, base, len, at, grounded, .. } = verified;
+    let Verified { blake3, base, len, at, grounded, from, upon, .. } = verified;
     let stream = StreamDigest { blake3: blake3.parse().ok()?, base, len };
-    Some(ReceivedStream { stream, whole, grounded, at: Some(at) })
+    Some(ReceivedStream { stream, whole, grounded, from, upon, at: Some(at) })
 }

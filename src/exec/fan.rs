@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use crate::endpoint::peer::{Offered, Peer};
@@ -65,8 +66,10 @@ fn together(
     observe: &dyn Observe,
 ) -> Vec<Ended> {
     let (start, pace, source) = (Instant::now(), Pace::new(options.bandwidth), from.to_string());
-    let waiting: Vec<_> = to.iter().map(|to| Waiting::of(from, to, what)).collect();
     std::thread::scope(|scope| {
+        // All are asked at once: one that hangs is waited for once, and no other behind it.
+        let asked: Vec<_> = to.iter().map(|to| scope.spawn(|| Waiting::of(from, to, what))).collect();
+        let waiting = asked.into_iter().map(joined);
         let (mut branches, mut running) = (Vec::new(), Vec::new());
         for waiting in waiting {
             running.push(waiting.map(|waiting| {
@@ -87,7 +90,7 @@ fn together(
                 Ok(running) => running,
                 Err(ended) => return *ended,
             };
-            let taken = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let taken = joined(thread);
             let done = match (seen.end.get(), taken) {
                 (Some(End::OtherBeginning), _) => return Ended::Alone,
                 (Some(End::Cut), _) => Err(reason(&mut sent, &source)),
@@ -103,6 +106,10 @@ fn together(
     })
 }
 
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Reads the source once, for all of them.
 fn send(
     from: &Place,
@@ -114,7 +121,8 @@ fn send(
 ) -> Result<Taken> {
     match from {
         Place::Here(from) => {
-            let level = options.level.filter(|_| to.iter().any(|to| matches!(to, Place::There(_))));
+            let travels = |to: &&Place| matches!(to, Place::There(peer) if !peer.address().is_aside());
+            let level = options.level.filter(|_| to.iter().any(travels));
             let sent = Leaving::new(from, what, level, options.zfs_flags)?.send_to_all(branches, observe)?;
             Ok(Taken { stream_bytes: sent.stream_bytes, blake3: sent.blake3 })
         }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use jiff::Zoned;
 
 use crate::endpoint::{Details, Error, Prunable, Result, Wait};
-use crate::model::{Inventory, Version, VersionRef, quoted};
-use crate::plan::common::bases;
+use crate::model::{HoldTag, Inventory, Version, VersionRef, quoted};
+use crate::plan::common::{bases, is_marked};
 use crate::plan::retain::{Reason, Retention, Surroundings, Verdict, retain};
 use crate::sys::interrupt;
 
@@ -28,7 +28,14 @@ impl Seen {
     /// # Errors
     /// A dataset that is not there or can not be read.
     pub fn of(dataset: &(impl Prunable + ToString)) -> Result<Self> {
-        let details = dataset.described()?;
+        Self::with(dataset, dataset.described()?)
+    }
+
+    /// It, of which `details` are what was read of its versions.
+    ///
+    /// # Errors
+    /// As [`Seen::of`].
+    pub fn with(dataset: &(impl Prunable + ToString), details: Vec<Details>) -> Result<Self> {
         if details.is_empty() {
             return Ok(Self { inventory: dataset.inventory()?, around: Surroundings::default() });
         }
@@ -51,8 +58,11 @@ impl Seen {
         Ok(Self { inventory: Inventory::new(dataset.to_string(), versions, holds), around })
     }
 
-    /// Keeps the [bases] with `other`, which is called `name`. Answers whether there is one.
-    pub fn keep_base_with(&mut self, name: &str, other: &Inventory) -> bool {
+    /// Keeps the [bases] with `other`, which is called `name`, if no bookmark that begins with `mark` is one. Answers whether there is one.
+    pub fn keep_base_with(&mut self, name: &str, other: &Inventory, mark: &HoldTag) -> bool {
+        if is_marked(&self.inventory, other, mark) {
+            return true;
+        }
         let found: Vec<_> = bases(&self.inventory, other).iter().map(|base| base.id.guid).collect();
         for guid in &found {
             self.around.bases.entry(*guid).or_default().push(name.to_owned());
@@ -496,8 +506,9 @@ mod tests {
         take(&dataset, "d");
         let mut seen = Seen::of(&dataset).expect("read");
         let shared = seen.inventory.versions()[..1].to_vec();
-        assert!(seen.keep_base_with("vault/d", &Inventory::new("vault/d", shared, Vec::new())));
-        assert!(!seen.keep_base_with("none", &Inventory::default()));
+        let mark = "t".parse().expect("a tag");
+        assert!(seen.keep_base_with("vault/d", &Inventory::new("vault/d", shared, Vec::new()), &mark));
+        assert!(!seen.keep_base_with("none", &Inventory::default(), &mark));
         let policy = Retention { labels: vec!["keep=yes".parse().expect("a label")], ..Retention::default() };
         let left: Vec<_> =
             seen.verdicts(&policy, &now()).iter().filter(|v| v.is_kept()).map(ToString::to_string).collect();

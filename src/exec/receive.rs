@@ -240,6 +240,7 @@ fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> 
         base: announced.base,
         properties: header.map(|header| header.properties.clone()).unwrap_or_default(),
         stream: header.and_then(|header| header.zfs.clone()),
+        place: header.and_then(|header| header.place),
         is_verified: header.is_some(),
         zfs: options,
         keep: None,
@@ -272,6 +273,8 @@ fn receive_verified(
             at,
             earlier: None,
             grounded: request.base.is_none(),
+            from: None,
+            upon: None,
         })
     })?;
     let &Sealed { root, len, .. } = sealed(stream.inner());

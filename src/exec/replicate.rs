@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::endpoint::{self, History};
+use crate::endpoint::{self, Dataset, History};
 use crate::exec::fan::{alike, fan, told};
 use crate::exec::sent::note_moved;
 use crate::exec::transfer::{Moved, Options, Place, Transfer};
@@ -393,12 +393,17 @@ fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
     }
 }
 
+/// The tag with which the names of the bookmarks begin that mark what `target`, on this machine, has of a source.
+pub fn mark_for(target: &Dataset) -> HoldTag {
+    cursor("to", &Place::Here(target.clone()))
+}
+
 /// The tag by which the last version is kept that both sides have: readable, and another one for each place.
 pub(super) fn cursor(way: &str, place: &Place) -> HoldTag {
     match place {
-        Place::There(peer) => tag(way, &peer.address().to_string(), ""),
+        Place::There(peer) if !peer.address().is_aside() => tag(way, &peer.address().to_string(), ""),
         // Other machines have datasets of the same name.
-        Place::Here(dataset) => tag(way, &dataset.to_string(), &machine()),
+        place => tag(way, &place.to_string(), &machine()),
     }
 }
 

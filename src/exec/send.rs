@@ -158,6 +158,7 @@ fn header(job: &Job<'_>, created: Timestamp, outgoing: &Outgoing) -> Header {
         compressed: zfs.as_ref().map_or(*compressed, |zfs| zfs.flags.compressed),
         properties: outgoing.properties.clone(),
         zfs,
+        place: outgoing.place,
     }
 }
 

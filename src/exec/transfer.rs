@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub enum Place {
     /// On this machine.
     Here(Dataset),
-    /// On another one.
+    /// On another one, or on this one in the hands of another process.
     There(Peer),
 }
 
@@ -98,6 +98,11 @@ impl Place {
             Self::Here(dataset) => Ok(Self::Here(dataset.named_below(relative)?)),
             Self::There(peer) => Ok(Self::There(peer.below(relative)?)),
         }
+    }
+
+    /// Whether it is a disk of this machine in the hands of another process that was given up, as nothing moved for too long.
+    pub fn hangs(&self) -> bool {
+        matches!(self, Self::There(peer) if peer.address().is_aside() && peer.hangs())
     }
 
     /// The same place, over a new connection if it is on another machine.
@@ -347,7 +352,8 @@ fn push(
     options: &Options,
     observe: &dyn Observe,
 ) -> Result<Brought> {
-    let leaving = Leaving::new(from, what, options.level, options.zfs_flags)?;
+    let level = options.level.filter(|_| !to.address().is_aside());
+    let leaving = Leaving::new(from, what, level, options.zfs_flags)?;
     let offered = to.offer(&what.version, what.base_guid())?;
     let send_behind = |offered: &Offered<'_>, behind: bool| {
         let behind = offered.prefix.as_ref().filter(|_| behind);
@@ -377,7 +383,7 @@ fn push(
 /// Passes on what a peer wants the user to know.
 pub(super) fn warn(peer: &Peer, warnings: Vec<String>, observe: &dyn Observe) {
     for text in warnings {
-        let text = format!("{}: {}", peer.address().login(), text.escape_debug());
+        let text = format!("{}: {}", peer.address().whom(), text.escape_debug());
         observe.observe(Event::Warning { text });
     }
 }

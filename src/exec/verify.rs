@@ -312,6 +312,12 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Report {
+    /// Whether neither side has a snapshot.
+    pub fn is_empty(&self) -> bool {
+        let names = [&self.only_source, &self.only_target, &self.altered_target];
+        self.snapshots.is_empty() && names.iter().all(|names| names.is_empty())
+    }
+
     /// `Ok` if all that was asked for is proven.
     ///
     /// # Errors

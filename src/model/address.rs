@@ -12,7 +12,7 @@ use crate::model::Target;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PeerAddress {
-    login: String, // Invariant: `[USER@]HOST`, which `ssh` takes for neither an option nor anything else.
+    login: String, // Invariant: `[USER@]HOST`, which `ssh` takes for neither an option nor anything else; nothing for this machine.
     port: Option<u16>,
     target: String, // Invariant: a `Target` that is not remote.
 }
@@ -28,6 +28,24 @@ pub struct BadAddress {
 }
 
 impl PeerAddress {
+    /// A target on this machine that another process works on; shown as the target alone.
+    ///
+    /// # Errors
+    /// [`BadAddress`] if it is none.
+    pub fn aside(target: &str) -> Result<Self, BadAddress> {
+        Self { login: String::new(), port: None, target: String::new() }.with_target(target)
+    }
+
+    /// Whether it is on this machine.
+    pub fn is_aside(&self) -> bool {
+        self.login.is_empty()
+    }
+
+    /// Whom errors speak of: who logs in where, or the target on this machine.
+    pub fn whom(&self) -> &str {
+        if self.is_aside() { &self.target } else { &self.login }
+    }
+
     /// Who logs in where, as `ssh` is told: `[USER@]HOST`.
     pub fn login(&self) -> &str {
         &self.login
@@ -127,6 +145,9 @@ impl From<PeerAddress> for String {
 
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_aside() {
+            return f.write_str(&self.target);
+        }
         let host = self.login.rfind('@').map_or(0, |at| at + 1);
         let (user, host) = self.login.split_at(host);
         match host.contains(':') {
@@ -169,6 +190,16 @@ mod tests {
         assert_eq!(json, r#""ssh://me@h:22/tank/a""#);
         assert_eq!(serde_json::from_str::<PeerAddress>(&json).unwrap(), address);
         assert!(serde_json::from_str::<PeerAddress>(r#""ssh://-x/tank""#).is_err());
+    }
+
+    #[test]
+    fn what_another_process_here_works_on_is_shown_as_it_is_called_here() {
+        let aside = PeerAddress::aside("/srv/b").unwrap();
+        assert!(aside.is_aside() && aside.to_string() == "/srv/b" && aside.whom() == "/srv/b");
+        assert_eq!(aside.with_target("tank/c").unwrap(), PeerAddress::aside("tank/c").unwrap());
+        assert!(PeerAddress::aside("tank/c@d").is_err() && PeerAddress::aside("ssh://h/tank").is_err());
+        let there: PeerAddress = "ssh://me@h//srv/b".parse().unwrap();
+        assert!(!there.is_aside() && there.whom() == "me@h");
     }
 
     #[test]

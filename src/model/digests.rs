@@ -14,6 +14,13 @@ use crate::model::version::{Guid, VersionRef};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(pub [u8; 32]);
 
+impl Digest {
+    /// Of what tells a dataset from all others: nobody learns that from it.
+    pub fn of_place(id: &str) -> Self {
+        Self(blake3::derive_key("cowsnap place 1", id.as_bytes()))
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -108,6 +115,13 @@ pub struct ReceivedStream {
     /// there. Who does not say so does not know.
     #[serde(default)]
     pub grounded: bool,
+    /// The place that it came from with all that it builds upon; `None` if these are several, or one is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
+    /// The blake3 of the stream that its base had been received as there; `None` if that had not come verified as a whole, was made there, or
+    /// for a full stream. A base that came as another stream since is not what it builds upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upon: Option<Digest>,
     /// When it was checked, by the clock there; `None` from who does not say.
     #[serde(default)]
     pub at: Option<Timestamp>,
@@ -118,6 +132,9 @@ pub struct ReceivedStream {
 pub struct Recorded {
     /// Which one.
     pub version: VersionRef,
+    /// What tells the dataset that has it from all others; `None` from who does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Digest>,
     /// It is writable, or was made so and changed since: what is written down is of what it was.
     #[serde(default)]
     pub altered: bool,
@@ -173,11 +190,14 @@ mod tests {
             stream: StreamDigest { base: Some(Guid([3; 16])), ..sent(2, None).stream },
             whole: false,
             grounded: true,
+            from: Some(Digest([4; 32])),
+            upon: Some(Digest([5; 32])),
             at: Some(Timestamp::UNIX_EPOCH),
         });
         let version = VersionRef { guid: Guid([1; 16]), name: "s".parse().unwrap() };
         let all = Recorded {
             version,
+            place: Some(Digest([4; 32])),
             altered: true,
             was: Some(Guid([2; 16])),
             received,
@@ -187,13 +207,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<Recorded>(&json).unwrap(), all);
         // Who knows less says less, and nothing is made of that.
         let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
-        older.as_object_mut().unwrap().remove("was");
-        for key in ["grounded", "at"] {
+        for key in ["was", "place"] {
+            older.as_object_mut().unwrap().remove(key);
+        }
+        for key in ["grounded", "from", "upon", "at"] {
             older["received"].as_object_mut().unwrap().remove(key);
         }
         let read: Recorded = serde_json::from_value(older).unwrap();
         let received = read.received.unwrap();
-        assert_eq!((read.was, received.grounded, received.at), (None, false, None));
+        assert_eq!((read.was, read.place, received.from), (None, None, None));
+        assert_eq!((received.grounded, received.upon, received.at), (false, None, None));
         assert!(json.contains(r#""blake3":"02"#), "{json}");
     }
 }

@@ -1,6 +1,6 @@
 //! What two places have in common, by identity alone: names and clocks say nothing.
 
-use crate::model::{Inventory, Version, VersionKind};
+use crate::model::{HoldTag, Inventory, Version, VersionKind};
 
 /// The snapshots of `here` that the next increment between the two may start from, whichever of them sends: of those that `there` has as
 /// snapshots too the newest by the order of each side, and the newest of which `there` has a snapshot or a bookmark.
@@ -18,6 +18,20 @@ pub fn bases<'a>(here: &'a Inventory, there: &Inventory) -> Vec<&'a Version> {
         }
     }
     bases
+}
+
+/// Whether what `there` has is marked at `here` by a bookmark whose name begins with `mark` and `:`, as replication makes them: the newest
+/// by the order there of what both know. Then `here` is the side that sends, its next increment starts from the bookmark, and it needs no
+/// snapshot for that.
+pub fn is_marked(here: &Inventory, there: &Inventory, mark: &HoldTag) -> bool {
+    let order = |version: &&Version| there.snapshot_of(version.id.guid).map(|theirs| theirs.order);
+    let known = here.versions().iter().filter(|version| order(version).is_some());
+    let Some(newest) = known.max_by_key(order) else { return false };
+    let is_mark = |version: &&Version| {
+        let rest = version.id.name.as_str().strip_prefix(mark.as_str());
+        version.kind == VersionKind::Bookmark && rest.is_some_and(|rest| rest.starts_with(':'))
+    };
+    here.versions().iter().filter(is_mark).any(|version| version.id.guid == newest.id.guid)
 }
 
 #[cfg(test)]
@@ -60,5 +74,39 @@ mod tests {
             let found: String = bases(&here_, &there_).iter().map(|v| v.id.name.to_string()).collect();
             assert_eq!(found, expected, "{here} {there}");
         }
+    }
+    /// `text`, with a bookmark of each of `marked` that replication has made for the tag `t`.
+    fn marked(text: &str, marked: &str) -> Inventory {
+        let all = inventory(text);
+        let marks = marked.chars().map(|c| {
+            let id =
+                VersionRef { guid: Guid([c as u8; 16]), name: format!("t:{c}").parse().expect("a name") };
+            Version { id, kind: VersionKind::Bookmark, order: 0, created: Timestamp::UNIX_EPOCH }
+        });
+        Inventory::new("d", all.versions().iter().cloned().chain(marks).collect(), Vec::new())
+    }
+
+    #[test]
+    fn where_the_newest_is_marked_for_the_other_no_snapshot_is_needed() {
+        let tag: HoldTag = "t".parse().expect("a tag");
+        for (here, marks, there, expected) in [
+            ("abc", "b", "ab", true),
+            // Its snapshot is gone.
+            ("ac", "b", "ab", true),
+            // Another one than the newest is marked, or it is marked for somebody else, or nobody.
+            ("abc", "a", "ab", false),
+            ("abc", "b", "abc", false),
+            ("abc#b", "", "ab", false),
+            ("abc", "", "ab", false),
+            // The newest by the order there.
+            ("abc", "a", "cba", true),
+            // What the other has as a bookmark alone is none of its snapshots.
+            ("abc", "b", "a#b", false),
+            ("abc", "b", "xyz", false),
+        ] {
+            assert_eq!(is_marked(&marked(here, marks), &inventory(there), &tag), expected, "{here} {there}");
+        }
+        let other: HoldTag = "other".parse().expect("a tag");
+        assert!(!is_marked(&marked("abc", "b"), &inventory("ab"), &other));
     }
 }

@@ -122,6 +122,14 @@ pub enum Conflict {
         /// What the target has.
         theirs: Vec<VersionRef>,
     },
+    /// The target has newer versions of the source than the one that is to be brought, which can not be brought behind them.
+    #[error("the target is ahead of @{}: it has @{} of the source, which is newer", .wanted.name, .newer.name)]
+    Ahead {
+        /// What was to be brought.
+        wanted: VersionRef,
+        /// The newest of the source that the target has.
+        newer: VersionRef,
+    },
     /// What the two have in common is known to the source as a bookmark or not at all, and the source can not send from it.
     #[error("@{} is the newest version that both have, and the source has no content of it to compare with", .base.name)]
     BaseOnlyThere {
@@ -166,6 +174,11 @@ impl Conflict {
             Self::Nothing(_) => Some(format!("cowsnap snapshot {}", quoted(from))),
             Self::NoCommonBase { .. } => Some(format!(
                 "take another target; on btrfs also: cowsnap replicate --full {} {}",
+                quoted(from),
+                quoted(to)
+            )),
+            Self::Ahead { .. } => Some(format!(
+                "cowsnap replicate {} {} goes on from what it has; on btrfs, --full sends the old one in full",
                 quoted(from),
                 quoted(to)
             )),
@@ -313,9 +326,12 @@ fn common<'a>(
     let newest = source.versions().iter().rev().find(known).map(best);
     let base = source.versions().iter().rev().filter(is_before).find(known).map(best);
     let Some(base) = base else {
-        return match there.by_guid.is_empty() || policy.full_again && !policy.linear {
-            true => Ok(Common { base: None, newest }),
-            false => Err(Conflict::NoCommonBase { theirs: named(&mut theirs()) }),
+        return match newest {
+            _ if there.by_guid.is_empty() || policy.full_again && !policy.linear => {
+                Ok(Common { base: None, newest })
+            }
+            Some(newer) => Err(Conflict::Ahead { wanted: last.id.clone(), newer: newer.id.clone() }),
+            None => Err(Conflict::NoCommonBase { theirs: named(&mut theirs()) }),
         };
     };
     if base.kind == VersionKind::Bookmark && !source.caps.bookmarks {
@@ -323,9 +339,12 @@ fn common<'a>(
     }
     let at = there.by_guid[&base.id.guid];
     let since: Vec<_> = named(&mut theirs().filter(|theirs| theirs.order > at.order));
-    match policy.linear && !since.is_empty() && !there.has(last.id.guid) {
-        true => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
-        false => Ok(Common { base: Some(base), newest }),
+    if !policy.linear || since.is_empty() || there.has(last.id.guid) {
+        return Ok(Common { base: Some(base), newest });
+    }
+    match newest.filter(|newest| newest.order > last.order) {
+        Some(newer) => Err(Conflict::Ahead { wanted: last.id.clone(), newer: newer.id.clone() }),
+        None => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
     }
 }
 

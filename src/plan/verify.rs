@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::{
@@ -173,16 +174,18 @@ impl<'a> Grounds<'a> {
         let (mut here, mut there, mut digests) = (here, there, digests);
         // No chain of bases is longer than there are versions, but a peer may say anything.
         for _ in 0..=self.pairs.len() {
-            let Digests::Same { stream: StreamDigest { base, .. } } = digests else { return None };
-            let base = (*base)?;
+            let Digests::Same { stream } = digests else { return None };
+            let base = stream.base?;
             let named = || self.names.get(&base).map_or_else(|| base.to_string(), |name| format!("@{name}"));
             let unproven = || Some(format!("it builds upon {}, of which nothing is proven", named()));
             let Some((pair, of_base)) = self.pairs.get(&base) else {
                 let is_grounded = |side: &Recorded| side.received.is_none_or(|received| received.grounded);
-                return if is_grounded(here) && is_grounded(there) { None } else { unproven() };
+                let is_proven = is_grounded(here) && is_grounded(there) && are_of_one_place(here, there);
+                return if is_proven { None } else { unproven() };
             };
             let (base_here, Some(base_there)) = *pair else { return unproven() };
-            if !matches!(of_base, Digests::Same { .. }) || !built(here, base_here, there, base_there) {
+            let is_built = built(here, base_here, stream) && built(there, base_there, stream);
+            if !matches!(of_base, Digests::Same { .. }) || !is_built {
                 return unproven();
             }
             (here, there, digests) = (base_here, base_there, of_base);
@@ -191,13 +194,32 @@ impl<'a> Grounds<'a> {
     }
 }
 
-/// Whether what either received was built upon what is there now as its base: one that was received once more since is another.
-fn built(here: &Recorded, base_here: &Recorded, there: &Recorded, base_there: &Recorded) -> bool {
-    // What was made there is what it always was.
-    let upon = |side: &Recorded, base: &Recorded| {
-        base.received.is_none() || side.received.is_none_or(|received| received.grounded)
+/// Whether what both have is of one place, with all that it builds upon: one of them is that place, or both got all of it from there. What
+/// came verified from a copy elsewhere is what that copy has, and no more is known of it.
+fn are_of_one_place(here: &Recorded, there: &Recorded) -> bool {
+    let places = |side: &Recorded| [side.place, side.received.and_then(|received| received.from)];
+    let theirs = places(there);
+    places(here).into_iter().flatten().any(|place| theirs.contains(&Some(place)))
+}
+
+/// Whether `stream`, which one side has `side` of, was applied to or made from what that side has as `base` now: what was received once more
+/// since, as another stream or raw, is another, whatever its identity.
+fn built(side: &Recorded, base: &Recorded, stream: &StreamDigest) -> bool {
+    let arrived = side.received.filter(|received| received.stream == *stream);
+    // By the clock of that side: since when it has that base, at the latest.
+    let since = match base.received {
+        Some(received) => received.at,
+        None => base.sent.iter().map(|sent| sent.at).min(),
     };
-    upon(here, base_here) && upon(there, base_there)
+    let has_it_at = |at: Timestamp| since.is_some_and(|since| since <= at);
+    let sent = || side.sent.iter().any(|sent| sent.stream == *stream && has_it_at(sent.at));
+    match (base.received, arrived) {
+        (Some(base), Some(arrived)) if arrived.upon == Some(base.stream.blake3) => true,
+        (None, Some(arrived)) if arrived.upon.is_none() => arrived.at.is_some_and(has_it_at) || sent(),
+        // Both were made there.
+        (None, None) if side.received.is_none() => true,
+        _ => sent(),
+    }
 }
 
 fn digests(here: &Recorded, there: &Recorded, wanted: &Wanted) -> Digests {
@@ -263,6 +285,11 @@ mod tests {
     use super::*;
     use crate::model::Digest;
 
+    /// Where versions are made, and where they are received.
+    const HERE: Digest = Digest([0xaa; 32]);
+    const ELSEWHERE: Digest = Digest([0xbb; 32]);
+    const AT: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn stream(byte: u8) -> StreamDigest {
         StreamDigest { blake3: Digest([byte; 32]), base: None, len: 9 }
     }
@@ -274,21 +301,24 @@ mod tests {
     }
 
     fn side(name: &str) -> Recorded {
-        Recorded { version: version(name), altered: false, was: None, received: None, sent: Vec::new() }
+        let (received, sent, place) = (None, Vec::new(), Some(HERE));
+        Recorded { version: version(name), place, altered: false, was: None, received, sent }
     }
 
     fn sent(name: &str, streams: &[(u8, &str)]) -> Recorded {
         let sent = |(byte, to): &(u8, &str)| SentStream {
             stream: stream(*byte),
-            at: jiff::Timestamp::UNIX_EPOCH,
+            at: AT,
             to: (!to.is_empty()).then(|| to.parse().unwrap()),
         };
         Recorded { sent: streams.iter().map(sent).collect(), ..side(name) }
     }
 
     fn received(name: &str, byte: u8, whole: bool) -> Recorded {
-        let received = ReceivedStream { stream: stream(byte), whole, grounded: true, at: None };
-        Recorded { received: Some(received), ..side(name) }
+        let from = Some(HERE);
+        let received =
+            ReceivedStream { stream: stream(byte), whole, grounded: true, from, upon: None, at: Some(AT) };
+        Recorded { received: Some(received), place: Some(ELSEWHERE), ..side(name) }
     }
 
     fn wanted(name: Option<&str>) -> Wanted {
@@ -342,17 +372,19 @@ mod tests {
             assert_eq!(one(sent("s", &[(1, there)]), other), relayed);
         }
         let mut in_time = received("s", 2, true);
-        in_time.received.as_mut().unwrap().at = Some(jiff::Timestamp::UNIX_EPOCH);
+        in_time.received.as_mut().unwrap().at = None;
         assert_eq!(one(sent("s", &[(1, there)]), in_time), "differ 1 2");
     }
 
     /// `side`, sent or received as an increment upon what `base` is.
-    fn upon(base: &str, mut side: Recorded, grounded: bool) -> Recorded {
-        let base = Some(version(base).guid);
+    fn upon(base_name: &str, mut side: Recorded, grounded: bool) -> Recorded {
+        let base = Some(version(base_name).guid);
         side.sent.iter_mut().for_each(|sent| sent.stream.base = base);
         side.received.iter_mut().for_each(|received| {
             received.stream.base = base;
             received.grounded = grounded;
+            // The first letter is the first stream.
+            received.upon = grounded.then(|| Digest([base_name.as_bytes()[0] - b'a' + 1; 32]));
         });
         side
     }
@@ -394,6 +426,74 @@ mod tests {
         // A base that is changed later was what it was.
         let changed = Recorded { altered: true, was: Some(version("a").guid), ..received("z", 1, true) };
         assert_eq!(last(&[full.clone(), next.clone()], &[changed, copy(true)]), "same");
+    }
+
+    /// A third place is seeded from a replica that was itself received raw, and what comes next comes from the source.
+    #[test]
+    fn what_came_verified_from_a_copy_elsewhere_is_not_what_the_source_has_once_the_base_is_gone() {
+        let next = upon("a", sent("b", &[(2, "")]), true);
+        let copy = |from: Option<Digest>| {
+            let mut copy = upon("a", received("b", 2, true), true);
+            copy.received.as_mut().unwrap().from = from;
+            copy
+        };
+        let source = std::slice::from_ref(&next);
+        assert_eq!(last(source, &[copy(Some(HERE))]), "same");
+        for from in [None, Some(Digest([7; 32])), Some(ELSEWHERE)] {
+            let found = last(source, &[copy(from)]);
+            assert!(found.ends_with("of which nothing is proven"), "{from:?}: {found}");
+        }
+        // While the base is there, it is compared itself.
+        let full = sent("a", &[(1, "")]);
+        assert_eq!(last(&[full.clone(), next.clone()], &[received("a", 1, true), copy(None)]), "same");
+        // Backwards, and two that got all of it from one place.
+        assert_eq!(last(&[copy(Some(HERE))], source), "same");
+        assert_eq!(last(&[copy(Some(HERE))], &[copy(Some(HERE))]), "same");
+        let third = Recorded { place: Some(Digest([7; 32])), ..copy(Some(Digest([8; 32]))) };
+        assert_ne!(last(&[copy(Some(HERE))], &[third]), "same");
+        // Who does not say where it is has said nothing.
+        let silent = Recorded { place: None, ..next };
+        assert_ne!(last(&[silent], &[copy(None)]), "same");
+    }
+
+    /// What it built upon is gone, and something else came under that identity since.
+    #[test]
+    fn a_base_that_came_once_more_is_not_what_an_increment_was_built_upon() {
+        let unproven = "it builds upon @a, of which nothing is proven";
+        let late = Timestamp::from_second(7).unwrap();
+        let source = [sent("a", &[(1, "")]), upon("a", sent("b", &[(2, "")]), true)];
+        let was_upon = |upon_was: Option<u8>| {
+            let mut next = upon("a", received("b", 2, true), true);
+            next.received.as_mut().unwrap().upon = upon_was.map(|byte| Digest([byte; 32]));
+            [received("a", 1, true), next]
+        };
+        assert_eq!(last(&source, &was_upon(Some(1))), "same");
+        assert_eq!(last(&source, &was_upon(Some(7))), unproven);
+        assert_eq!(last(&source, &was_upon(None)), unproven);
+        // As the same stream, it is the same again, whenever.
+        let mut again = was_upon(Some(1));
+        again[0].received.as_mut().unwrap().at = Some(late);
+        assert_eq!(last(&source, &again), "same");
+        // At the sender: it sent the increment before, and then again.
+        let mut sender = source.clone();
+        sender[0].received = again[0].received;
+        assert_eq!(last(&sender, &was_upon(Some(1))), unproven);
+        sender[1].sent[0].at = late;
+        assert_eq!(last(&sender, &was_upon(Some(1))), "same");
+        // One that came raw, upon which an increment came before that, and after it was sent back.
+        let mut back = [sent("a", &[(1, "")]), upon("a", received("b", 2, true), false)];
+        let there = [received("a", 1, true), upon("a", sent("b", &[(2, "")]), true)];
+        assert_eq!(last(&back, &there), "same");
+        back[0].sent[0].at = late;
+        assert_eq!(last(&back, &there), unproven);
+        // A relay passes on what it has, whatever that came as.
+        back[1].sent = vec![SentStream { at: late, ..there[1].sent[0].clone() }];
+        assert_eq!(last(&back, &there), "same");
+        back[1].received = received("b", 9, true).received;
+        let there = [received("a", 1, true), upon("a", received("b", 2, true), true)];
+        assert_eq!(last(&back, &there), "same");
+        back[1].sent[0].at = AT;
+        assert_eq!(last(&back, &there), unproven);
     }
 
     #[test]

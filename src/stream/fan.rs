@@ -177,6 +177,7 @@ mod tests {
             compressed: false,
             properties: Default::default(),
             zfs: None,
+            place: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Children of this process: how they end with it, and what they may run on.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -76,4 +77,28 @@ pub fn close_all_but_standard() -> io::Result<()> {
     // SAFETY: closes descriptors that nothing in this process owns yet: it is called first of all.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the command lead a session and a process group of its own: no terminal's signals reach it. Of signals it gets all, even if this
+/// thread has them blocked; of files, none that this process was handed, such as a lock of whoever started it.
+pub fn own_session(command: &mut Command) {
+    let setup = || -> io::Result<()> {
+        rustix::process::setsid()?;
+        // SAFETY: closes nothing: what is open is closed at exec.
+        let result =
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if result < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
+    };
+    // SAFETY: between fork and exec it calls setsid, close_range and pthread_sigmask, which are async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Has the command, and whatever it starts in turn, have `file` open.
+pub fn keep_open(command: &mut Command, file: OwnedFd) {
+    let setup = move || Ok(rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?);
+    // SAFETY: between fork and exec it calls fcntl, which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(setup) };
 }

@@ -1,6 +1,6 @@
 //! The mount API: detached mounts, attaching, moving beneath, unmounting (kernel-notes/mount-api.md).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -86,9 +86,14 @@ pub struct Overlay<'a> {
 ///
 /// Paths may be of any bytes and any length: where the kernel would not take one as it is, it gets a descriptor's.
 pub fn overlay(overlay: &Overlay<'_>, restrict: Restrict) -> Result<Detached, Failed> {
-    let failed = |source: rustix::io::Errno| Failed { source: source.into(), log: String::new() };
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
-    configure(&context, overlay).map_err(|error| Failed { source: error, log: log_of(&context) })?;
+    let context =
+        configured(overlay, Lower::EachByItself).or_else(|error| match error.source.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => {
+                // What a kernel that takes either way says to the second is about the same directories.
+                configured(overlay, Lower::AllAtOnce)
+            }
+            _ => Err(error),
+        })?;
     let mount = rustix::mount::fsmount(
         context.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
@@ -97,19 +102,37 @@ pub fn overlay(overlay: &Overlay<'_>, restrict: Restrict) -> Result<Detached, Fa
     mount.map(Detached).map_err(|error| Failed { source: error.into(), log: log_of(&context) })
 }
 
-fn configure(context: &OwnedFd, overlay: &Overlay<'_>) -> io::Result<()> {
+/// How overlayfs is told the directories that are only read.
+#[derive(Clone, Copy)]
+enum Lower {
+    /// As it can be since 6.7; an earlier one finds out when all is put together, and says EINVAL.
+    EachByItself,
+    AllAtOnce,
+}
+
+fn configured(overlay: &Overlay<'_>, how: Lower) -> Result<OwnedFd, Failed> {
+    let failed = |source: rustix::io::Errno| Failed { source: source.into(), log: String::new() };
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    match configure(&context, overlay, how) {
+        Ok(()) => Ok(context),
+        Err(source) => Err(Failed { source, log: log_of(&context) }),
+    }
+}
+
+fn configure(context: &OwnedFd, overlay: &Overlay<'_>, how: Lower) -> io::Result<()> {
     let mut kept = Vec::new();
     rustix::mount::fsconfig_set_string(context, "source", overlay.source)?;
-    for dir in overlay.lower {
-        let dir = as_the_kernel_takes(dir, &mut kept)?;
-        rustix::mount::fsconfig_set_string(context, "lowerdir+", &dir).or_else(|error| {
-            // A kernel before 6.5 has no such option, and takes all of them at once.
-            let all = match (error, overlay.lower) {
-                (rustix::io::Errno::INVAL, [_]) => dir,
-                _ => return Err(error),
-            };
-            rustix::mount::fsconfig_set_string(context, "lowerdir", &all)
-        })?;
+    match how {
+        Lower::EachByItself => {
+            for dir in overlay.lower {
+                let dir = as_the_kernel_takes(dir, &mut kept)?;
+                rustix::mount::fsconfig_set_string(context, "lowerdir+", &dir)?;
+            }
+        }
+        Lower::AllAtOnce => {
+            let all = in_one_text(overlay.lower, &mut kept)?;
+            rustix::mount::fsconfig_set_string(context, "lowerdir", &all)?;
+        }
     }
     if let Some((upper, work)) = overlay.upper {
         for (key, dir) in [("upperdir", upper), ("workdir", work)] {
@@ -126,6 +149,28 @@ fn configure(context: &OwnedFd, overlay: &Overlay<'_>) -> io::Result<()> {
     Ok(rustix::mount::fsconfig_create(context)?)
 }
 
+/// The directories as `lowerdir` takes them: by their own names, or by their descriptors' (put into `kept`), which are shorter.
+fn in_one_text(dirs: &[PathBuf], kept: &mut Vec<OwnedFd>) -> io::Result<OsString> {
+    let names: io::Result<Vec<_>> = dirs.iter().map(|dir| as_the_kernel_takes(dir, kept)).collect();
+    let mut text = joined(&names?);
+    if text.len() > MAX_VALUE {
+        let names: io::Result<Vec<_>> = dirs.iter().map(|dir| by_descriptor(dir, kept)).collect();
+        text = joined(&names?);
+    }
+    match text.len() {
+        0..=MAX_VALUE => Ok(text),
+        _ => Err(io::Error::new(
+            io::ErrorKind::ArgumentListTooLong,
+            format!("{} layers are more than a kernel before 6.7 takes", dirs.len()),
+        )),
+    }
+}
+
+fn joined(names: &[PathBuf]) -> OsString {
+    let names: Vec<&OsStr> = names.iter().map(|name| name.as_os_str()).collect();
+    names.join(OsStr::new(":"))
+}
+
 /// The longest text that fsconfig takes.
 const MAX_VALUE: usize = 255;
 
@@ -135,6 +180,10 @@ fn as_the_kernel_takes(dir: &Path, kept: &mut Vec<OwnedFd>) -> io::Result<PathBu
     if bytes.len() <= MAX_VALUE && !bytes.iter().any(|byte| b":,\\".contains(byte)) {
         return Ok(dir.to_owned());
     }
+    by_descriptor(dir, kept)
+}
+
+fn by_descriptor(dir: &Path, kept: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
     let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -440,6 +489,23 @@ mod tests {
     fn a_line_that_ends_early_is_left_out() {
         assert_eq!(parse_line(b"36 35 0:47 /a /b rw - btrfs"), None);
         assert_eq!(parse_line(b""), None);
+    }
+
+    #[test]
+    fn lower_directories_in_one_text_are_names_or_descriptors_and_not_too_many() {
+        let text = |dirs: &[&str]| {
+            let (mut kept, dirs): (_, Vec<_>) = (Vec::new(), dirs.iter().map(PathBuf::from).collect());
+            let text = in_one_text(&dirs, &mut kept).map(|text| text.into_string().expect("UTF-8"));
+            (text.map_err(|error| error.to_string()), kept.len())
+        };
+        assert_eq!(text(&["/usr", "/etc"]), (Ok("/usr:/etc".into()), 0));
+        let long = format!("/{}", "./".repeat(80));
+        let (by_descriptors, n) = text(&[&long, "/etc", &long]);
+        let by_descriptors = by_descriptors.expect("short enough");
+        let all_are = by_descriptors.split(':').all(|name| name.starts_with("/proc/self/fd/"));
+        assert!(all_are && n == 3, "{by_descriptors}");
+        let (many, _) = text(&["/usr/share/doc"; 40]);
+        assert_eq!(many, Err("40 layers are more than a kernel before 6.7 takes".into()));
     }
 
     #[test]

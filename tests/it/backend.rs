@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cowsnap::endpoint::DestroyDataset;
 use cowsnap::endpoint::btrfs::{self, Dataset, Store};
@@ -131,8 +132,16 @@ fn a_held_snapshot_stays_until_each_tag_is_released() {
     assert!(matches!(dataset.destroy(&version.id), Err(Error::Held { .. })));
     dataset.release(&version.id, &tag("b")).expect("released");
     assert_eq!(std::fs::read_dir(hidden(&ground, "datasets/a/meta")).expect("meta").count(), 0);
-    dataset.destroy_and_wait(&version.id).expect("destroyed");
+    dataset.destroy_and_wait(&version.id, Duration::from_secs(60)).expect("destroyed");
     assert!(names(&dataset).is_empty());
+    // Somebody has a directory open in it: that is said, and not waited for without end.
+    std::fs::write(ground.path().join("a/f"), vec![7; 1 << 20]).expect("written");
+    let version = snap(&dataset, "t");
+    let open = std::fs::File::open(hidden(&ground, "datasets/a/snap/t/f")).expect("open");
+    let error = dataset.destroy_and_wait(&version.id, Duration::from_secs(1)).expect_err("it is open");
+    assert!(error.class().is_transient() && error.to_string().contains("@t"), "{error}");
+    assert!(names(&dataset).is_empty(), "it is destroyed all the same");
+    drop(open);
 }
 
 #[test]
@@ -498,7 +507,9 @@ fn a_staged_snapshot_is_a_partial_until_it_is_committed() {
     let fd = make(&staged);
     cowsnap::sys::btrfs::subvol_set_readonly(std::os::fd::AsFd::as_fd(&fd), true).expect("read-only");
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let verified = Verified { blake3: "00".into(), base: None, len: 7, at, earlier: None, grounded: true };
+    let from = Some(cowsnap::model::Digest([9; 32]));
+    let (blake3, upon) = ("00".into(), Some(cowsnap::model::Digest([8; 32])));
+    let verified = Verified { blake3, base: None, len: 7, at, earlier: None, grounded: true, from, upon };
     let committed =
         staged.commit(&name("s"), |meta| meta.verified = Some(verified.clone())).expect("committed");
     let details = dataset.details(false).expect("details");

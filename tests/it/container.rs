@@ -28,6 +28,7 @@ pub fn header() -> Header {
         compressed: true,
         properties: Default::default(),
         zfs: None,
+        place: None,
     }
 }
 
@@ -165,6 +166,7 @@ mod any {
             compressed: bool,
             properties in prop::collection::btree_map(".{1,60}", ".{0,300}", 0..8),
             zfs in prop::option::of(any_zfs()),
+            place in prop::option::of(any::<[u8; 32]>()),
         ) -> Header {
             Header {
                 backend,
@@ -177,6 +179,7 @@ mod any {
                 compressed,
                 properties: properties as BTreeMap<String, String>,
                 zfs,
+                place: place.map(cowsnap::model::Digest),
             }
         }
     }

@@ -56,7 +56,14 @@ pub fn lacking(what: &str) -> Option<String> {
             let args = ["--reuid", "64321", "--regid", "64321", "--clear-groups", "unshare", "-U", "true"];
             (!run_ok("setpriv", &args)).then(|| "an ordinary user gets no user namespace".into())
         }
-        "fuse" => match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+        // 6.5: MOVE_MOUNT_BENEATH.
+        "beneath" => {
+            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+            let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+            (version < (6, 5)).then(|| format!("Linux {} puts no mount beneath another", release.trim()))
+        }
+        "fuse" => match open_fuse() {
             Err(error) => Some(format!("/dev/fuse: {error}")),
             Ok(_) if rustix::process::geteuid().is_root() => None,
             Ok(_) => tool("fusermount3"),
@@ -68,6 +75,12 @@ pub fn lacking(what: &str) -> Option<String> {
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),
     }
+}
+
+/// Where the module is not loaded, there may be no such file yet.
+fn open_fuse() -> std::io::Result<std::fs::File> {
+    let open = || std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    open().or_else(|error| if run_ok("modprobe", &["fuse"]) { open() } else { Err(error) })
 }
 
 fn lacking_filesystem(name: &str) -> Option<String> {

@@ -225,6 +225,29 @@ fn without_its_base_nothing_under_a_root_is_destroyed() {
 }
 
 #[test]
+fn what_is_read_of_datasets_together_is_what_is_read_of_each() {
+    use cowsnap::endpoint::{Dataset, Prunable, path};
+    ground!("btrfs");
+    let fs = [Btrfs::new(), Btrfs::new()];
+    let mut all: Vec<Dataset> = Vec::new();
+    for fs in &fs {
+        let shell = Shell::on(fs);
+        for (name, taken) in [("a", &["1", "2", "3"][..]), ("a/b", &["1"]), ("c", &[])] {
+            shell.run(&format!("create FS/{name}"));
+            shell.take(name, taken);
+            all.push(path::existing(&fs.path().join(name)).expect("a dataset"));
+        }
+        shell.run("hold audit FS/a@2");
+    }
+    let together = Dataset::described_together(&all.iter().collect::<Vec<_>>());
+    assert_eq!(together.iter().flatten().map(Vec::len).collect::<Vec<_>>(), [3, 1, 0, 3, 1, 0]);
+    for (dataset, together) in all.iter().zip(together) {
+        assert_eq!(together, Some(dataset.described().expect("read")), "{dataset}");
+    }
+    assert_eq!(Dataset::described_together(&[&all[0], &all[3]]), [None, None], "one of each filesystem");
+}
+
+#[test]
 fn space_that_an_open_file_keeps_is_not_waited_for_for_ever() {
     use cowsnap::endpoint::{Dataset, path};
     use cowsnap::exec::prune::{Seen, prune_by_space};

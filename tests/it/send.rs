@@ -301,6 +301,7 @@ fn a_container_of_another_filesystem_is_refused_before_anything_is_made() {
         compressed: false,
         properties: Default::default(),
         zfs: None,
+        place: None,
     };
     let file = pair.file("zfs.cs");
     let out = File::create(&file).unwrap();

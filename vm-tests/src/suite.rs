@@ -11,8 +11,19 @@ use crate::{Error, Guest, Result, Session};
 
 /// What the guest has, so that no test may be skipped there for the lack of it.
 const HAS: &str = "zfs,btrfs,overlay,fuse,loop,root";
-/// The modules that are run if nothing else is asked for: ZFS, and what btrfs answers otherwise on the guest's kernel.
-const TIER: [&str; 4] = ["zfs::", "backend::", "edges::", "identity::"];
+/// What is run if nothing else is asked for: ZFS, and what btrfs, overlayfs and FUSE answer otherwise on the guest's kernel.
+const TIER: [&str; 10] = [
+    "zfs::",
+    "backend::",
+    "edges::",
+    "identity::",
+    "overlay::kernel::",
+    "overlay::fuse::an_overlay_",
+    "overlay::fuse::copies_",
+    "overlay::fuse::kill_9_",
+    "overlay::fuse::random_",
+    "overlay_layer::modes::a_layer_of_blocks_",
+];
 /// As many at once as the guest has processors.
 const AT_ONCE: usize = 2;
 /// One test, emulated; `COWSNAP_VM_TEST_LIMIT` sets other seconds.

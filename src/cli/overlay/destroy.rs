@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{OfSurvivors, existing, named_or_all, sweep_in_background};
-use crate::cli::{Context, halfway};
+use crate::Result;
+use crate::cli::Context;
+use crate::cli::failures::Failures;
 use crate::endpoint;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::layer::{Damaged, Layer};
@@ -13,11 +15,11 @@ use crate::exec::overlay::{destroy, layers::named, unhindered};
 use crate::model::layer::LayerRef;
 use crate::model::overlay::{LayerId, OverlayName};
 use crate::model::quoted;
-use crate::{Error, Result};
 
 /// Destroy overlays with the changes made in them, or layers
 ///
-/// A layer that is held, or upon which an overlay or a layer builds, is refused (exit code 3).
+/// A layer that is held, or upon which an overlay or a layer builds, is refused (exit code 3). What of several can
+/// not be destroyed keeps nothing else from it (exit code 7).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which overlays, or layers: OVERLAY@LAYER
@@ -46,58 +48,66 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let survivors = args.survivors.choice();
     let layers = layers.into_iter().map(|name| layer(&home, name)).collect::<Result<Vec<_>>>()?;
     let damaged = args.damaged.iter().map(|&id| Ok(Damaged::open(&home, id)?)).collect::<Result<Vec<_>>>()?;
-    // All are looked at before the first goes.
-    for name in &names {
-        destroy::check(&home, name, survivors)?;
+    let n = names.len() + layers.len() + damaged.len();
+    let mut doomed = Tally::default();
+    // What is named is looked at before the first goes. Of all, each is for itself.
+    for name in names.iter().filter(|_| !args.all || args.dry_run) {
+        match destroy::check(&home, name, survivors) {
+            Err(error) if !args.all => return Err(error.into()),
+            checked => doomed.note(name, checked),
+        }
     }
     if args.dry_run {
         layers.iter().try_for_each(|layer| layer.check_destroy(&home).map_err(of_layer))?;
         damaged.iter().try_for_each(|layer| layer.check_destroy(&home))?;
-        let labels = names.iter().map(ToString::to_string).chain(layers.iter().map(Layer::label));
-        let labels: Vec<_> = labels.chain(damaged.iter().map(|layer| layer.id.to_string())).collect();
-        let text: String = labels.iter().map(|name| format!("would destroy {name}\n")).collect();
-        return context.print(&json!({ "dry_run": true, "would_destroy": labels }), text);
+        doomed.done.extend(layers.iter().map(Layer::label));
+        doomed.done.extend(damaged.iter().map(|layer| layer.id.to_string()));
+        let text: String = doomed.done.iter().map(|name| format!("would destroy {name}\n")).collect();
+        return doomed.tell(n, context, |labels| (json!({ "dry_run": true, "would_destroy": labels }), text));
     }
-    let mut failed = None;
-    let mut destroyed = Vec::new();
-    for (n, name) in names.iter().enumerate() {
-        match destroy(&home, name, survivors, &mut unhindered) {
-            Ok(users) => {
-                args.survivors.tell(&users, context);
-                destroyed.push(name.to_string());
-            }
-            Err(error) => {
-                failed = Some(halfway(n, names.len(), "overlays destroyed", Error::from(error)));
-                break;
-            }
-        }
+    let mut destroyed = Tally::default();
+    for name in &names {
+        let gone = destroy(&home, name, survivors, &mut unhindered);
+        destroyed.note(name, gone.map(|users| args.survivors.tell(&users, context)));
     }
-    type Destroy<'a> = dyn Fn() -> endpoint::Result<()> + 'a;
-    let sound = layers.iter().map(|layer| {
-        let destroy: Box<Destroy<'_>> = Box::new(|| layer.destroy(&home).map_err(of_layer));
-        (layer.label(), destroy)
-    });
-    let unsound = damaged.iter().map(|layer| {
-        let destroy: Box<Destroy<'_>> = Box::new(|| layer.destroy(&home));
-        (layer.id.to_string(), destroy)
-    });
-    for (label, destroy) in sound.chain(unsound) {
-        if failed.is_some() {
-            break;
-        }
-        match destroy() {
-            Ok(()) => destroyed.push(label),
-            Err(error) => {
-                let (n, of) = (destroyed.len(), names.len() + layers.len() + damaged.len());
-                failed = Some(halfway(n, of, "destroyed", Error::from(error)));
-            }
-        }
+    for layer in &layers {
+        destroyed.note(layer.label(), layer.destroy(&home).map_err(of_layer));
+    }
+    for layer in &damaged {
+        destroyed.note(layer.id, layer.destroy(&home));
     }
     sweep_in_background(&home, Vec::new());
-    if failed.is_none() || !destroyed.is_empty() {
-        context.print(&json!({ "destroyed": destroyed }), "")?;
+    destroyed.tell(n, context, |labels| (json!({ "destroyed": labels }), String::new()))
+}
+
+/// What went well, and what did not.
+#[derive(Default)]
+struct Tally {
+    done: Vec<String>,
+    failed: Failures,
+}
+
+impl Tally {
+    fn note(&mut self, name: impl ToString, outcome: endpoint::Result<()>) {
+        match outcome {
+            Ok(()) => self.done.push(name.to_string()),
+            Err(error) => self.failed.add(name, error),
+        }
     }
-    failed.map_or(Ok(()), Err)
+
+    /// Prints what went well, unless nothing did, and answers what did not.
+    fn tell(
+        self,
+        n: usize,
+        context: &Context,
+        words: impl FnOnce(&[String]) -> (serde_json::Value, String),
+    ) -> Result<()> {
+        if self.failed.is_empty() || !self.done.is_empty() {
+            let (value, text) = words(&self.done);
+            context.print(&value, text)?;
+        }
+        self.failed.into_result("destroy", n)
+    }
 }
 
 /// A layer is released by another command than a snapshot.

@@ -1,18 +1,21 @@
 //! `cowsnap overlay reap`
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::{existing, sweep_in_background};
+use crate::Result;
 use crate::cli::Context;
-use crate::cli::doctor::with_causes;
-use crate::exec::overlay::{Reaping, reap};
+use crate::cli::failures::Failures;
+use crate::endpoint::Error as EndpointError;
+use crate::endpoint::overlay::Home;
+use crate::exec::overlay::{Reaping, reap, sweep};
 use crate::model::overlay::OverlayName;
 use crate::model::quoted;
-use crate::{Error, Result};
 
-/// Destroy overlays whose owner is gone, and what killed commands left; never another's
+/// Destroy overlays whose owner is gone, what killed commands left, and what waits to be destroyed; never another's
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Say what would go
@@ -24,9 +27,10 @@ pub struct Args {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let reaping = reap(&home, args.dry_run)?;
-    if !args.dry_run {
-        sweep_in_background(&home, Vec::new());
-    }
+    let stuck = match args.dry_run {
+        true => BTreeMap::new(),
+        false => swept(&home, context)?,
+    };
     let would = if args.dry_run { "would reap" } else { "reaped" };
     let unmount = if args.dry_run { "would unmount" } else { "unmounted" };
     let lines = reaping.reaped.iter().map(|(name, why)| format!("{would} {name}: {}\n", why.as_str()));
@@ -39,9 +43,29 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let kept: Vec<_> =
         reaping.kept.iter().map(|(name, why)| json!({ "name": name, "why": why.as_str() })).collect();
     let unmounted: Vec<_> = unmounted(&reaping).map(|dir| dir.display().to_string()).collect();
-    let value = json!({ "reaped": reaped, "kept": kept, "unmounted": unmounted, "dry_run": args.dry_run });
+    let waiting: Vec<_> = stuck
+        .iter()
+        .map(|(path, why)| json!({ "path": path.display().to_string(), "why": why.to_string() }))
+        .collect();
+    let value = json!({
+        "reaped": reaped, "kept": kept, "unmounted": unmounted, "stuck": waiting, "dry_run": args.dry_run,
+    });
     context.print(&value, if text.is_empty() { "nothing to reap" } else { &text })?;
-    failures(reaping)
+    failures(reaping, stuck)
+}
+
+/// Destroys what waits for it, and answers what could not be.
+fn swept(home: &Home, context: &Context) -> Result<BTreeMap<PathBuf, EndpointError>> {
+    let stuck = match sweep::stuck(home) {
+        Err(error @ EndpointError::Refused { .. }) => {
+            context.warn(error.to_string());
+            BTreeMap::new()
+        }
+        other => other?,
+    };
+    // The clones for the next resets.
+    sweep_in_background(home, Vec::new());
+    Ok(stuck)
 }
 
 /// What a command tells that reaps beside its own work.
@@ -60,7 +84,7 @@ pub(super) fn notices(reaping: &Reaping, context: &Context) {
     }
 }
 
-fn unmounted(reaping: &Reaping) -> impl Iterator<Item = &std::path::PathBuf> {
+fn unmounted(reaping: &Reaping) -> impl Iterator<Item = &PathBuf> {
     reaping.unmounted.iter().chain(reaping.dead.iter().map(|(_, dir)| dir))
 }
 
@@ -69,16 +93,10 @@ fn of_dead(name: &OverlayName, dir: &Path) -> String {
     format!("{}: its process is gone; {shown} shows it again", dir.display())
 }
 
-fn failures(reaping: Reaping) -> Result<()> {
-    let n_failed = reaping.failed.len();
-    let of = n_failed + reaping.reaped.len();
-    let why: Vec<_> = reaping
-        .failed
-        .into_iter()
-        .map(|(name, error)| format!("{name}: {}", with_causes(&Error::from(error))))
-        .collect();
-    if why.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Partial { op: "reap", failed: n_failed, of, why: why.join("; "), hint: None })
+fn failures(reaping: Reaping, stuck: BTreeMap<PathBuf, EndpointError>) -> Result<()> {
+    let mut failures = Failures::default();
+    let of = reaping.failed.len() + reaping.reaped.len() + stuck.len();
+    reaping.failed.into_iter().for_each(|(name, error)| failures.add(name, error));
+    stuck.into_iter().for_each(|(path, error)| failures.add(path.display(), error));
+    failures.into_partial("reap", of)
 }

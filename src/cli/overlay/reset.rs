@@ -5,17 +5,18 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{OfSurvivors, existing, named_or_all, sweep_in_background};
-use crate::cli::{Context, halfway};
+use crate::Result;
+use crate::cli::Context;
+use crate::cli::failures::Failures;
 use crate::exec::overlay::layers::{LayerOf, stack_to};
 use crate::exec::overlay::reset::{Request, Reset, check, reset};
 use crate::exec::overlay::unhindered;
 use crate::model::overlay::OverlayName;
-use crate::{Error, Result};
 
 /// Give overlays back as they were made, in milliseconds
 ///
 /// Whoever looks the path up sees the old tree or the new one. Processes that still use the old one are named, and nothing is
-/// changed (exit code 3), unless --force or --kill is given.
+/// changed (exit code 3), unless --force or --kill is given. An overlay that can not be reset keeps no other from it (exit code 7).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which overlays
@@ -51,24 +52,33 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
         let to = args.to.as_ref().map(|to| stack_to(&home, name, to)).transpose()?;
         Ok(Request { copies: copies.clone(), layers: to.or_else(|| to_base.clone()), survivors })
     };
-    let requests = names.iter().map(request).collect::<Result<Vec<_>>>()?;
+    let (mut failed, mut requests) = (Failures::default(), Vec::new());
+    for name in &names {
+        match request(name) {
+            Ok(request) => requests.push((name, request)),
+            Err(error) if !args.all => return Err(error),
+            Err(error) => failed.add(name, error),
+        }
+    }
     if args.dry_run {
         let mut places = Vec::new();
-        for (name, request) in names.iter().zip(&requests) {
-            places.extend(check(&home, name, request)?.iter().map(|copy| copy.at().display().to_string()));
+        for (name, request) in &requests {
+            match check(&home, name, request) {
+                Ok(copies) => places.extend(copies.iter().map(|copy| copy.at().display().to_string())),
+                Err(error) => failed.add(name, error),
+            }
         }
         let text: String = places.iter().map(|place| format!("would reset {place}\n")).collect();
-        return context.print(&json!({ "dry_run": true, "would_reset": places }), text);
+        if failed.is_empty() || !places.is_empty() {
+            context.print(&json!({ "dry_run": true, "would_reset": places }), text)?;
+        }
+        return failed.into_result("reset overlays", names.len());
     }
     let mut done: Vec<Reset> = Vec::new();
-    let mut failed = None;
-    for (n, (name, request)) in names.iter().zip(&requests).enumerate() {
+    for (name, request) in &requests {
         match reset(&home, name, request, &mut unhindered) {
             Ok(reset) => done.push(reset),
-            Err(error) => {
-                failed = Some(halfway(n, names.len(), "overlays reset", Error::from(error)));
-                break;
-            }
+            Err(error) => failed.add(name, error),
         }
     }
     let old = done.iter_mut().flat_map(|reset| reset.old.drain(..)).collect();
@@ -80,10 +90,10 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
         }
     }
     let values: Vec<_> = done.iter().map(value).collect();
-    if failed.is_none() || !done.is_empty() {
+    if failed.is_empty() || !done.is_empty() {
         context.print(&json!({ "reset": values }), "")?;
     }
-    failed.map_or(Ok(()), Err)
+    failed.into_result("reset overlays", names.len())
 }
 
 fn value(reset: &Reset) -> Value {

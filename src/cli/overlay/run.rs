@@ -90,10 +90,14 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
     }
     if let Some(kept) = &ran.kept {
         let name = quoted(&ran.record.name);
-        context.notice(format!(
-            "kept what it changed: {}\nhint: cowsnap overlay destroy {name}",
-            kept.display()
-        ));
+        // A clone of ZFS shows where it is mounted alone.
+        let hint = match ran.record.copies.iter().any(|copy| copy.at() == kept) {
+            true => format!(
+                "cowsnap overlay mount {name} shows it there, cowsnap overlay destroy {name} destroys it"
+            ),
+            false => format!("cowsnap overlay destroy {name}"),
+        };
+        context.notice(format!("kept what it changed: {}\nhint: {hint}", kept.display()));
         if let Some(last) = args.keep_last {
             for name in destroy_older(&home, last as usize)? {
                 context.notice(format!("destroyed what was kept before: {name}"));

@@ -1,7 +1,6 @@
 //! `cowsnap prune`
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
@@ -9,8 +8,9 @@ use serde_json::{Value, json};
 use crate::cli::table::{Table, size};
 use crate::cli::{Context, place};
 use crate::config::Job;
-use crate::endpoint::{self, Dataset, History, Prunable, Wait};
+use crate::endpoint::{self, Dataset, Details, History, PATIENCE, Prunable, Wait};
 use crate::exec::prune::{BySpace, Pruned, Seen, by_space, expect_attainable, prune, prune_by_space, room};
+use crate::exec::replicate::mark_for;
 use crate::model::{Inventory, Target, Version, VersionRef, quoted};
 use crate::plan::retain::{Day, Reason, Retention, Schedule, Verdict, simulate};
 use crate::{Error, Result};
@@ -18,9 +18,6 @@ use crate::{Error, Result};
 mod args;
 
 pub use args::{Args, Rules};
-
-/// How long the space of a snapshot is waited for while nothing at all comes back.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Datasets that share their space, with what may go of them, and all that was read of them.
 type Group = (Vec<(Dataset, Vec<Version>)>, Vec<Seen>);
@@ -103,18 +100,22 @@ impl Work {
             }
         }
         self.errors.n = self.errors.failed.len() + datasets.len();
-        for found in datasets {
-            match self.seen(&found, context) {
+        let described = Dataset::described_together(&datasets.iter().map(|d| &d.dataset).collect::<Vec<_>>());
+        for (found, details) in datasets.into_iter().zip(described) {
+            match self.seen(&found, details, context) {
                 Ok(seen) => self.read.push((found.dataset, seen)),
                 Err(error) => self.errors.push(found.dataset.to_string(), error),
             }
         }
     }
 
-    /// What there is of a dataset, with what is kept for the sake of others.
-    fn seen(&self, found: &Found, context: &Context) -> Result<Seen> {
+    /// What there is of a dataset, of which `details` were read together with those of others, with what is kept for the sake of others.
+    fn seen(&self, found: &Found, details: Option<Vec<Details>>, context: &Context) -> Result<Seen> {
         let dataset = &found.dataset;
-        let mut seen = Seen::of(dataset)?;
+        let mut seen = match details {
+            Some(details) => Seen::with(dataset, details)?,
+            None => Seen::of(dataset)?,
+        };
         for base in found.bases.iter() {
             let other = dataset.counterpart(&found.root, &base.root);
             let inventory = match *dataset == found.root {
@@ -129,7 +130,7 @@ impl Work {
                     Err(error) => return Err(error.into()),
                 },
             };
-            if !seen.keep_base_with(&other.to_string(), &inventory) {
+            if !seen.keep_base_with(&other.to_string(), &inventory, &mark_for(&other)) {
                 let what = "have no snapshot in common: none is kept for that";
                 context.warn(format!("{dataset} and {other} {what}"));
             }
@@ -243,6 +244,7 @@ impl Work {
             let room = match room(&group) {
                 Ok(room) => room,
                 Err(error) => {
+                    objects.extend(stopped_before_all(&group, &seen, &error));
                     self.errors.push(group[0].0.to_string(), error.into());
                     continue;
                 }
@@ -250,6 +252,7 @@ impl Work {
             for (((dataset, going), seen), free) in group.iter().zip(&seen).zip(room) {
                 let attainable = expect_attainable(dataset, free, min_free);
                 let going = if free < min_free && attainable.is_ok() { going.as_slice() } else { &[] };
+                let stopped = attainable.as_ref().err().map(ToString::to_string);
                 if let Err(error) = attainable {
                     self.errors.push(dataset.to_string(), error.into());
                 }
@@ -266,6 +269,7 @@ impl Work {
                 );
                 objects.push(json!({
                     "dataset": dataset.to_string(), "snapshots": count_of(seen), "may_destroy": names, "free_bytes": free,
+                    "stopped": stopped,
                 }));
             }
         }
@@ -291,6 +295,7 @@ impl Work {
             let done = match prune_by_space(&members, wait) {
                 Ok(done) => done,
                 Err(error) => {
+                    objects.extend(stopped_before_all(&members, &seen, &error));
                     self.errors.push(members[0].0.to_string(), error.into());
                     continue;
                 }
@@ -405,6 +410,21 @@ pub(in crate::cli) fn told_of(name: &str, n: usize, pruned: &Pruned) -> (String,
         "held": names(&pruned.held), "failed": failed, "stopped": pruned.stopped.as_ref().map(ToString::to_string),
     });
     (text, object)
+}
+
+/// Datasets of which nothing was destroyed, as nobody knew how much space they have.
+fn stopped_before_all<'a>(
+    members: &'a [(Dataset, Vec<Version>)],
+    seen: &'a [Seen],
+    error: &'a endpoint::Error,
+) -> impl Iterator<Item = Value> + 'a {
+    members.iter().zip(seen).map(move |((dataset, _), seen)| {
+        let (_, mut object) = told_of(&dataset.to_string(), count_of(seen), &Pruned::default());
+        object["dataset"] = dataset.to_string().into();
+        object["snapshots"] = count_of(seen).into();
+        object["stopped"] = error.to_string().into();
+        object
+    })
 }
 
 /// A dataset that is to be pruned.

@@ -135,6 +135,7 @@ fn btrfs_header(first: &[u8], args: &Args, created: Timestamp) -> Result<Header>
         compressed: stream_version > 1,
         properties: BTreeMap::new(),
         zfs: None,
+        place: None,
     })
 }
 
@@ -165,6 +166,7 @@ fn zfs_header(first: &[u8], args: &Args, created: Timestamp) -> Result<Header> {
         compressed: [Feature::Compressed, Feature::Raw].into_iter().any(|one| begin.features.has(one)),
         properties: BTreeMap::new(),
         zfs: None, // How it was asked for is not to be seen; what came of it stands in the stream.
+        place: None,
     })
 }
 

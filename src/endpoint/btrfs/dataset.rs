@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::btrfs::home::Locked;
 use crate::endpoint::btrfs::roots::{self, Child, Paths, Root};
 use crate::endpoint::btrfs::staging::{Intent, Staging};
-use crate::endpoint::btrfs::store::{STORE_DIR, Store, open_beneath, rename_new};
+use crate::endpoint::btrfs::store::{Open, STORE_DIR, Store, open_beneath, rename_new};
 use crate::endpoint::btrfs::{clone, meta};
 use crate::endpoint::{DestroyDataset, Error, Result};
 use crate::model::{SnapshotName, Version, VersionRef, quoted};
@@ -66,7 +66,11 @@ impl Dataset {
     /// [`Error::NotFound`] if there is nothing; [`Error::Foreign`] if it is on another filesystem, or a plain directory
     /// inside a subvolume, which can not be snapshotted by itself.
     pub fn at(path: &Path) -> Result<Self> {
-        let store = Store::open(path)?;
+        Self::at_by(path, Store::open)
+    }
+
+    fn at_by(path: &Path, open: Open) -> Result<Self> {
+        let store = open(path)?;
         let fd = store.anchor();
         let inode = rustix::fs::fstat(fd).map_err(Error::io("examine", path.display()))?.st_ino;
         if inode != FIRST_FREE_OBJECTID {
@@ -85,12 +89,22 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::at`], but for nothing being there.
     pub fn named(path: &Path) -> Result<Self> {
-        match Self::at(path) {
+        Self::named_by(path, Store::open)
+    }
+
+    /// As [`Dataset::named`], in a filesystem that is opened so.
+    ///
+    /// # Errors
+    /// As [`Dataset::named`].
+    pub fn named_by(path: &Path, open: Open) -> Result<Self> {
+        match Self::at_by(path, open) {
             Err(Error::NotFound { .. }) => {}
             other => return other,
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Self::at(path) };
-        let store = Store::open(parent)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Self::at_by(path, open);
+        };
+        let store = open(parent)?;
         let failed = |error| Error::io("find the place of", path.display())(error);
         let fd = store.anchor();
         let inode = rustix::fs::fstat(fd).map_err(|errno| failed(errno.into()))?.st_ino;

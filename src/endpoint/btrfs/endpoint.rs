@@ -5,13 +5,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::dataset::Dataset;
-use super::kept::{self, Begun, Keeper, Kept};
+use super::kept::{self, Begun, Keeper, Kept, Origins};
 use super::receive::{Ground, Midway, Origin, apply, seal};
 use super::roots::Root;
 use super::staging::Staged;
 use super::{grounded, prefetch, send};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest, Verified};
-use crate::model::{Guid, Version, VersionRef, quoted};
+use crate::model::{Digest, Guid, Version, VersionRef, quoted};
 use crate::sys::btrfs::{self, SendOptions, SubvolInfo};
 use crate::sys::interrupt::Bell;
 
@@ -35,7 +35,8 @@ impl Endpoint for Dataset {
         options.clone_sources.dedup();
         let estimate = prefetch::estimate(subvolume.as_fd(), info.id, since, request.compressed);
         let stream = send::stream(send::Source { subvolume, subject, options, since })?;
-        Ok(Outgoing { stream: Box::new(stream), estimate, properties: BTreeMap::new(), zfs: None })
+        let place = self.is_of_this_place(request).then(|| Digest::of_place(&self.place_id()));
+        Ok(Outgoing { stream: Box::new(stream), estimate, properties: BTreeMap::new(), zfs: None, place })
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
@@ -45,6 +46,15 @@ impl Endpoint for Dataset {
 }
 
 impl Dataset {
+    /// Whether what the receiver has of the base came from here, if it came from this dataset: one that was never sent came, where it is
+    /// known by this name, from what was here before it was destroyed and came again. Who can not tell says that it did not.
+    fn is_of_this_place(&self, request: &SendRequest) -> bool {
+        let was_sent = |base: &VersionRef| {
+            self.sent().is_ok_and(|sent| sent.get(base).is_some_and(|streams| !streams.is_empty()))
+        };
+        request.base.as_ref().is_none_or(was_sent)
+    }
+
     /// As [`Endpoint::receive`]; what `verified` answers once `stream` has been read is on disk before the version is. With
     /// `kept`, `stream` begins behind its prefix.
     ///
@@ -62,7 +72,10 @@ impl Dataset {
         // Another receive that was broken off will not go on once this one has been begun.
         self.give_up_kept(None)?;
         let (staged, begun) = match kept {
-            None => (self.stage(&request.name, request.guid)?, Begun::default()),
+            None => {
+                let origins = Origins { from: request.place, ..Origins::default() };
+                (self.stage(&request.name, request.guid)?, Begun { origins, ..Begun::default() })
+            }
             Some(kept) => {
                 pass_over(stream, kept.beyond())?;
                 if let Some(keeping) = request.keep.as_ref().filter(|_| kept.beyond() > 0)
@@ -75,8 +88,10 @@ impl Dataset {
             }
         };
         match self.apply_and_seal(request, &staged, begun, stream) {
-            Ok(grounded) => staged.commit(&request.name, |meta| {
-                meta.verified = verified(stream).map(|digest| Verified { grounded, ..digest });
+            Ok(Origins { ungrounded, from, upon }) => staged.commit(&request.name, |meta| {
+                let upon = upon.flatten();
+                let whole = |digest| Verified { grounded: !ungrounded, from, upon, ..digest };
+                meta.verified = verified(stream).map(whole);
             }),
             // What the stream itself says can not be done will be no better next time; a line, a disk or a sender may.
             Err(error @ (Error::Corrupt { what: "btrfs stream", .. } | Error::Exists { .. })) => {
@@ -85,6 +100,12 @@ impl Dataset {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What tells it from every other dataset, on this machine and others.
+    pub fn place_id(&self) -> String {
+        let fsid: String = self.store().fsid().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("btrfs {fsid} {}", self.path().as_os_str().as_encoded_bytes().escape_ascii())
     }
 
     fn another_stream(&self, name: &crate::model::SnapshotName) -> Error {
@@ -96,21 +117,23 @@ impl Dataset {
         }
     }
 
-    /// Answers whether all that it builds upon is certain.
+    /// Answers where all that it builds upon came from.
     fn apply_and_seal(
         &self,
         request: &ReceiveRequest,
         staged: &Staged,
         begun: Begun,
         mut stream: &mut dyn Read,
-    ) -> Result<bool> {
-        let Begun { midway, number, ungrounded } = begun;
+    ) -> Result<Origins> {
+        let Begun { midway, number, mut origins } = begun;
+        // Another place may go on with what one has begun.
+        origins.from = origins.from.filter(|_| origins.from == request.place);
         let offset = midway.as_ref().map_or(0, |midway| midway.offset);
         let keeper = request.keep.clone().map(|keeping| Keeper::new(staged, keeping, number, offset));
-        let mut here = Here { dataset: self, staged, request, keeper, ungrounded };
+        let mut here = Here { dataset: self, staged, request, keeper, origins };
         let applied = apply(&mut stream, &mut here, staged.name(), midway)?;
         seal(&applied)?;
-        Ok(!here.ungrounded)
+        Ok(here.origins)
     }
 
     fn name_of(&self, version: &VersionRef) -> String {
@@ -219,8 +242,8 @@ struct Here<'a> {
     staged: &'a Staged,
     request: &'a ReceiveRequest,
     keeper: Option<Keeper<'a>>,
-    /// Whether anything was taken from a snapshot here of which it is not certain that it is what the sender has.
-    ungrounded: bool,
+    /// What is known of it and of the snapshots here of which anything was taken.
+    origins: Origins,
 }
 
 impl Ground for Here<'_> {
@@ -255,7 +278,11 @@ impl Ground for Here<'_> {
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>> {
         let found = self.dataset.store().find_received(Guid(uuid), ctransid)?;
         let Some(found) = found.filter(|found| found.info.readonly) else { return Ok(None) };
-        self.ungrounded |= !grounded::is_ground(self.dataset.store(), &found.info);
+        let known = grounded::known(self.dataset.store(), &found.info);
+        self.origins.add(known);
+        if self.request.base == Some(Guid(uuid)) {
+            self.origins.add_base(known);
+        }
         Ok(Some(found.fd))
     }
 
@@ -264,7 +291,7 @@ impl Ground for Here<'_> {
     }
 
     fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway) -> Result<()> {
-        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.keep(subvolume, midway, self.ungrounded))
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.keep(subvolume, midway, self.origins))
     }
 
     fn done(&self) {

@@ -121,13 +121,13 @@ impl Dataset {
         meta::write(home.meta(), &version.name, &after)
     }
 
-    /// Destroys `version` and waits until its space has come back.
+    /// Destroys `version` and waits until its space has come back, no longer than `patience` while none does.
     ///
     /// # Errors
-    /// As [`History::destroy`].
-    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
+    /// As [`History::destroy`]; as [`Dataset::wait_for_space_of`].
+    pub fn destroy_and_wait(&self, version: &VersionRef, patience: Duration) -> Result<()> {
         let id = self.destroy_root(version)?;
-        self.wait_for_space_of(id, &self.at_name(&version.name), None)
+        self.wait_for_space_of(id, &self.at_name(&version.name), Wait { wanted: u64::MAX, patience })
     }
 
     /// Waits until the space of the destroyed subvolume `id`, which was called `subject`, has come back; with `wait` no longer than
@@ -135,8 +135,8 @@ impl Dataset {
     ///
     /// # Errors
     /// What the kernel says; an interruption; a timeout if nothing comes back for too long: then somebody has a file open in it.
-    pub fn wait_for_space_of(&self, id: u64, subject: &str, wait: Option<Wait>) -> Result<()> {
-        let op = "wait for the space of";
+    pub fn wait_for_space_of(&self, id: u64, subject: &str, wait: Wait) -> Result<()> {
+        let op = crate::endpoint::WAIT_FOR_SPACE;
         let mut pause = Duration::from_millis(1);
         let mut progress = Progress::from(Instant::now());
         loop {
@@ -146,14 +146,12 @@ impl Dataset {
                 // What the cleaner freed last is there only after another one.
                 return self.commit_end_of(subject);
             };
-            if let Some(wait) = wait {
-                let free = self.free_bytes()?;
-                if free >= wait.wanted {
-                    return Ok(());
-                }
-                if progress.none_for((free, left), Instant::now()) > wait.patience {
-                    return Err(Error::io(op, subject)(nothing_comes_back()));
-                }
+            let free = self.free_bytes()?;
+            if free >= wait.wanted {
+                return Ok(());
+            }
+            if progress.none_for((free, left), Instant::now()) > wait.patience {
+                return Err(Error::io(op, subject)(nothing_comes_back()));
             }
             interrupt::check().map_err(|_| Error::Interrupted { op, subject: subject.into() })?;
             std::thread::sleep(pause);
@@ -238,6 +236,22 @@ impl Dataset {
         self.details_of(self.snapshots(&home)?, &home, &Clones::new(), false)
     }
 
+    /// As [`Dataset::described`] of each of `datasets`, which are of one filesystem: its subvolumes are read once for all of them, and not
+    /// looked for one by one.
+    ///
+    /// # Errors
+    /// As [`History::inventory`], of any of them.
+    pub fn described_together(datasets: &[&Self]) -> Result<Vec<Vec<Details>>> {
+        let Some(first) = datasets.first() else { return Ok(Vec::new()) };
+        let mut by_dir = by_dir(roots::scan(first.store().top()).map_err(Error::io("search", first))?);
+        let described = datasets.iter().map(|dataset| {
+            let Some(home) = dataset.home()? else { return Ok(Vec::new()) };
+            let found = by_dir.remove(&dataset.dir_of(&home)?).unwrap_or_default();
+            dataset.details_of(named(found), &home, &Clones::new(), false)
+        });
+        described.collect()
+    }
+
     /// All that is known of every version, oldest first. `sizes` walks every extent of the filesystem's subvolumes.
     ///
     /// # Errors
@@ -254,12 +268,8 @@ impl Dataset {
     pub fn listings(&self, inside: bool, sizes: bool) -> Result<Vec<Listing<Self>>> {
         let roots = roots::scan(self.store().top()).map_err(Error::io("search", self))?;
         let clones = self.clones_in(&roots);
-        let mut by_dir: HashMap<u64, Vec<Root>> = HashMap::new();
-        for root in roots.into_iter().filter(|root| root.parent == FS_TREE_OBJECTID) {
-            by_dir.entry(root.dir).or_default().push(root);
-        }
         let mut listed = Vec::new();
-        self.list_into(&mut listed, (&mut by_dir, &clones), inside, sizes)?;
+        self.list_into(&mut listed, (&mut by_dir(roots), &clones), inside, sizes)?;
         Ok(listed)
     }
 
@@ -275,8 +285,7 @@ impl Dataset {
             None => Vec::new(),
             Some(home) => {
                 let found = by_dir.remove(&self.dir_of(&home)?).unwrap_or_default();
-                let named = found.into_iter().filter_map(|root| Some((name_of(&root)?, root)));
-                self.details_of(named.collect(), &home, clones, sizes)?
+                self.details_of(named(found), &home, clones, sizes)?
             }
         };
         listed.push(Listing { dataset: self.clone(), is_live, details, partials: self.partials()? });
@@ -426,6 +435,19 @@ impl Progress {
         }
         now - self.since
     }
+}
+
+/// The subvolumes of the top level, by the directory that they stand in.
+fn by_dir(roots: Vec<Root>) -> HashMap<u64, Vec<Root>> {
+    let mut by_dir: HashMap<u64, Vec<Root>> = HashMap::new();
+    for root in roots.into_iter().filter(|root| root.parent == FS_TREE_OBJECTID) {
+        by_dir.entry(root.dir).or_default().push(root);
+    }
+    by_dir
+}
+
+fn named(found: Vec<Root>) -> Vec<(SnapshotName, Root)> {
+    found.into_iter().filter_map(|root| Some((name_of(&root)?, root))).collect()
 }
 
 fn nothing_comes_back() -> io::Error {

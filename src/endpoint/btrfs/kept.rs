@@ -15,13 +15,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
+use super::grounded::Known;
 use super::home::Home;
 use super::receive::Midway;
 use super::staging::{Entry, Intent, Staged, Staging, read_intent, staged_name};
 use super::store::{Store, list, open_beneath, read_at, remove_at, write_at};
 use crate::endpoint::dir::lock;
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
+use crate::model::{Digest, Guid};
 use crate::stream::container::{FRAME_LEN, Prefix};
 use crate::stream::reader::Marks;
 use crate::sys::btrfs;
@@ -67,6 +68,12 @@ pub(super) struct Checkpoint {
     /// Whether what was taken of other snapshots so far is not certain; who did not say does not know.
     #[serde(default = "not_known")]
     ungrounded: bool,
+    /// The place that it came from with what was taken of other snapshots so far; `None` if these are several, or one is not known.
+    #[serde(default)]
+    from: Option<Digest>,
+    /// What its base had come as.
+    #[serde(default)]
+    upon: Option<Digest>,
 }
 
 fn not_known() -> bool {
@@ -80,8 +87,33 @@ pub(super) struct Begun {
     pub(super) midway: Option<Midway>,
     /// How often it was kept.
     pub(super) number: u64,
-    /// Whether what was taken of other snapshots is not certain.
+    /// What is known of it and of what was taken of other snapshots.
+    pub(super) origins: Origins,
+}
+
+/// Where a receive and what it builds upon came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Origins {
+    /// Whether what was taken of other snapshots is not certain to be what the sender has.
     pub(super) ungrounded: bool,
+    /// The place that all of it came from; `None` if these are several, or one is not known.
+    pub(super) from: Option<Digest>,
+    /// What its base came as, once that was looked at; `Some(None)` if nobody knows, or it was replaced on the way.
+    pub(super) upon: Option<Option<Digest>>,
+}
+
+impl Origins {
+    /// Takes note of the base.
+    pub(super) fn add_base(&mut self, known: Known) {
+        let same = |before: Option<Digest>| before.filter(|_| before == known.came_as);
+        self.upon = Some(self.upon.map_or(known.came_as, same));
+    }
+
+    /// Takes note of a snapshot that it builds upon.
+    pub(super) fn add(&mut self, known: Known) {
+        self.ungrounded |= !known.is_ground;
+        self.from = self.from.filter(|from| known.from == Some(*from));
+    }
 }
 
 /// The checkpoint in a staging directory; `None` if there is none, or one that makes no sense to this version.
@@ -150,7 +182,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Keeps `subvolume` as it is.
-    pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway, ungrounded: bool) -> Result<()> {
+    pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway, origins: Origins) -> Result<()> {
         // What is not verified any more, or not yet, is for the next time.
         let (frames, marks) = (midway.offset / FRAME_LEN as u64, &self.keeping.marks);
         let (Some(prefix), Some(next)) = (marks.at(frames), marks.at(frames + 1)) else { return Ok(()) };
@@ -161,7 +193,9 @@ impl<'a> Keeper<'a> {
         btrfs::snap_create(dir, &name, subvolume, true).map_err(io)?;
         self.last = midway.offset;
         let (number, made) = (self.number, Timestamp::now());
-        let checkpoint = Checkpoint { number, prefix, next, midway, made, ungrounded };
+        let Origins { ungrounded, from, upon } = origins;
+        let upon = upon.flatten();
+        let checkpoint = Checkpoint { number, prefix, next, midway, made, ungrounded, from, upon };
         let json = serde_json::to_vec(&checkpoint).expect("its keys are texts");
         write_at(self.staged.staging().fd(), OsStr::new(CHECKPOINT), &json).map_err(io)?;
         match btrfs::snap_destroy(dir, &name_of(staged, self.number - 1)) {
@@ -221,8 +255,9 @@ impl Kept {
         })?;
         btrfs::snap_create(home.snap(), &staged, kept.as_fd(), false).map_err(io)?;
         let staging = Staging::taken_up(&store, fd, id);
-        let Checkpoint { number, midway, ungrounded, .. } = checkpoint;
-        let begun = Begun { midway: Some(midway), number, ungrounded };
+        let Checkpoint { number, midway, ungrounded, from, upon, .. } = checkpoint;
+        let origins = Origins { ungrounded, from, upon: Some(upon) };
+        let begun = Begun { midway: Some(midway), number, origins };
         Ok((Staged::of(dataset, home, staging), begun))
     }
 

@@ -86,8 +86,11 @@ pub(super) fn read(dir: BorrowedFd<'_>, name: &SnapshotName, root: &Root) -> Res
     Ok(Meta { guid: root.guid(), was: root.was(&found), ..found })
 }
 
-/// What the file says, of whichever snapshot.
-pub(super) fn read_any(dir: BorrowedFd<'_>, name: &SnapshotName) -> Result<Option<Meta>> {
+/// What the file says, of whichever snapshot; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a file that is not what was written.
+pub fn read_any(dir: BorrowedFd<'_>, name: &SnapshotName) -> Result<Option<Meta>> {
     let Some(bytes) = read_bytes(dir, &file_name(name))? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
         what: "snapshot metadata",

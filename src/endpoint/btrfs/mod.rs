@@ -25,6 +25,6 @@ pub use dataset::Dataset;
 pub use kept::{CHECKPOINT, Keeping, Kept};
 pub use meta::Meta;
 pub use staging::Staged;
-pub use store::{Found, Store, is_on_btrfs, is_subvolume};
+pub use store::{Found, Open, Store, is_on_btrfs, is_subvolume};
 
 pub use crate::endpoint::mounted::{Mount, unmount, unmount_lazily};

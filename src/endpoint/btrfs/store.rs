@@ -45,6 +45,9 @@ pub struct Found {
     pub info: SubvolInfo,
 }
 
+/// How a filesystem is opened: [`Store::open`] or [`Store::open_as_it_is`].
+pub type Open = fn(&Path) -> Result<Arc<Store>>;
+
 impl Store {
     /// Opens the filesystem that holds `path`, and finishes or clears away what dead processes left in its store.
     ///

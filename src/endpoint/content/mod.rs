@@ -142,7 +142,7 @@ fn keep(folder: &Path, (version, state): (&Version, u64), content: &mut Content,
         let why = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         content.summary.notes.push(format!("what was read is not kept for the next time: {error}{why}"));
     }
-    stored::sweep(folder, inventory);
+    stored::sweep(folder, inventory, stored::MOST_BYTES);
 }
 
 /// A version whose content is known, and what changed since.

@@ -118,10 +118,22 @@ fn parsed(text: &[u8]) -> Result<(Head, Content), String> {
     Ok((head, Content { lines, summary }))
 }
 
-/// Removes what is known of versions that are gone, and what a process left that was killed as it wrote.
-pub(super) fn sweep(folder: &Path, inventory: &Inventory) {
-    let there: HashSet<_> =
-        inventory.versions().iter().map(|version| path_of(folder, version.id.guid)).collect();
+/// As many bytes of manifests are kept of a dataset, but for the newest one, however long that is.
+pub(super) const MOST_BYTES: u64 = 1 << 30;
+
+/// Removes what is known of versions that are gone, and of the oldest ones if all take more than `most` bytes, and what a process left that
+/// was killed as it wrote.
+pub(super) fn sweep(folder: &Path, inventory: &Inventory, most: u64) {
+    let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    let newest_first = inventory.versions().iter().rev().map(|version| path_of(folder, version.id.guid));
+    let mut there: HashSet<PathBuf> = HashSet::new();
+    let mut taken = 0;
+    for path in newest_first {
+        if taken == 0 || there.contains(&path) || taken + len(&path) <= most {
+            taken += if there.contains(&path) { 0 } else { len(&path) };
+            there.insert(path);
+        }
+    }
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -221,12 +233,28 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_the_oldest_go_and_never_the_newest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let all: Vec<_> =
+            (1..=4).map(|byte| Version { order: 10 - u64::from(byte), ..version(byte) }).collect();
+        all.iter().for_each(|version| write(folder.path(), version, 9, &content()).expect("written"));
+        let len = fs::metadata(path_of(folder.path(), all[0].id.guid)).expect("it is there").len() + 1;
+        let inventory = Inventory::new("x", all.clone(), Vec::new());
+        for (most, left) in [(4 * len, 4), (2 * len, 2), (0, 1)] {
+            sweep(folder.path(), &inventory, most);
+            let is_there = |version: &&Version| path_of(folder.path(), version.id.guid).exists();
+            let kept: Vec<_> = all.iter().filter(is_there).collect();
+            assert_eq!(kept, all.iter().take(left).collect::<Vec<_>>(), "{most}: by order, not by name");
+        }
+    }
+
+    #[test]
     fn what_is_known_of_versions_that_are_gone_goes() {
         let folder = tempfile::tempdir().expect("a folder");
         (1..=2).for_each(|byte| write(folder.path(), &version(byte), 9, &content()).expect("written"));
         fs::write(folder.path().join("x.tmp4294967295"), b"").expect("written");
         fs::write(folder.path().join("somebody's"), b"").expect("written");
-        sweep(folder.path(), &Inventory::new("x", vec![version(1)], Vec::new()));
+        sweep(folder.path(), &Inventory::new("x", vec![version(1)], Vec::new()), MOST_BYTES);
         let mut left: Vec<_> = fs::read_dir(folder.path())
             .expect("listed")
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("utf-8"))

@@ -35,6 +35,7 @@ impl Endpoint for Fake {
             estimate,
             properties: Default::default(),
             zfs: None,
+            place: None,
         })
     }
 

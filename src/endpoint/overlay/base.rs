@@ -32,7 +32,8 @@ pub fn of_dir(dir: &Path) -> Result<Base> {
 pub fn of_snapshot(dataset: &Dataset, version: &VersionRef) -> Result<Base> {
     let name = dataset.to_string();
     let path = match dataset {
-        Dataset::Zfs(_) => name.into(),
+        // Wherever it is mounted, if anywhere: its name is its own.
+        Dataset::Zfs(dataset) => dataset.name().as_str().into(),
         _ => dataset.mountpoint()?.ok_or(Error::NotFound {
             what: "mounted dataset",
             subject: name,

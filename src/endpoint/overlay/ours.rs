@@ -159,8 +159,10 @@ fn table() -> Result<Vec<MountInfo>> {
 }
 
 fn ours(mounted: &MountInfo) -> Option<OurMount> {
-    // A bound tree has the source of its filesystem: it is known by its name there.
-    let named = || MountSource::parse_file_name(mounted.root.file_name()?.to_str()?);
-    let source = mounted.source.to_str().and_then(MountSource::parse).or_else(named)?;
+    // A bound tree has the source of its filesystem: it is known by its name there. A clone of ZFS is a filesystem of its own.
+    let named = |path: &Path| MountSource::parse_file_name(path.file_name()?.to_str()?);
+    let clone = || named(&mounted.source).filter(|_| mounted.kind == "zfs");
+    let source = mounted.source.to_str().and_then(MountSource::parse);
+    let source = source.or_else(clone).or_else(|| named(&mounted.root))?;
     Some(OurMount { source, dir: mounted.dir.clone(), id: mounted.id })
 }

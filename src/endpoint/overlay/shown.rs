@@ -78,10 +78,15 @@ pub(super) fn bound(place: &Place<'_>, tree: impl AsFd) -> Result<Detached> {
         },
         _ => Error::io("mount an overlay at", place.at().display())(error),
     };
-    let bound = mount::bind(tree.as_fd()).map_err(denied)?;
+    restricted(place, mount::bind(tree.as_fd()).map_err(denied)?)
+}
+
+/// A mount that allows from now on what the base does. What is mounted in it later stays there.
+pub(super) fn restricted(place: &Place<'_>, mounted: Detached) -> Result<Detached> {
     let base = place.lower.last().expect("an overlay has a base");
-    mount::restrict_private(&bound, restrictions(base)?).map_err(denied)?;
-    Ok(bound)
+    mount::restrict_private(&mounted, restrictions(base)?)
+        .map_err(Error::io("mount an overlay at", place.at().display()))?;
+    Ok(mounted)
 }
 
 /// Whether the places of this overlay are its trees themselves.

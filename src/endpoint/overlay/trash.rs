@@ -69,12 +69,20 @@ impl Trash<'_> {
     /// # Errors
     /// The first thing that can not be destroyed, after all others were.
     pub fn empty(&self) -> Result<()> {
+        self.destroy_all()?.into_values().next().map_or(Ok(()), Err)
+    }
+
+    /// As [`Trash::empty`]; answers all that can not be destroyed, and why.
+    ///
+    /// # Errors
+    /// A trash that can not be read.
+    pub fn destroy_all(&self) -> Result<BTreeMap<PathBuf, Error>> {
         let mut stuck = BTreeMap::new();
         loop {
             let found = self.home.trash()?;
             let left: Vec<_> = found.into_iter().filter(|path| !stuck.contains_key(path)).collect();
             if left.is_empty() {
-                return stuck.into_values().next().map_or(Ok(()), Err);
+                return Ok(stuck);
             }
             for path in left {
                 let gone = native::destroy_clones_in(self.home, &path)

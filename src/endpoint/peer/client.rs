@@ -24,7 +24,7 @@ use crate::sys::interrupt::{self, Timely};
 /// How a peer is reached.
 #[derive(Debug, Clone)]
 pub struct Ssh {
-    /// The program and its first arguments; `ssh` with what it is configured to do.
+    /// The program and its first arguments: `ssh` with what it is configured to do; for a target on this machine, what serves.
     pub program: Vec<String>,
     /// What is run there.
     pub remote: String,
@@ -51,17 +51,20 @@ impl Ssh {
     fn command(&self, address: &PeerAddress) -> Command {
         let (program, first) = self.program.split_first().expect("a program has a name");
         let mut command = Command::new(program);
-        command.args(first).arg("-T");
-        if let Some(port) = address.port() {
-            command.arg("-p").arg(port.to_string());
+        command.args(first);
+        if !address.is_aside() {
+            command.arg("-T");
+            if let Some(port) = address.port() {
+                command.arg("-p").arg(port.to_string());
+            }
+            command.arg("--").arg(address.login()).arg(&self.remote);
         }
-        command.arg("--").arg(address.login()).arg(&self.remote);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
 
-/// `ssh`, ended with the value.
+/// `ssh`, or who serves on this machine: ended with the value, or left to itself if the kernel does not let it end.
 struct Running {
     child: Child,
     listener: JoinHandle<()>,
@@ -93,14 +96,25 @@ impl Running {
 
     fn end(&mut self) {
         // Others may use its connection: it is ended only if it does not end by itself, now that nothing more is said.
+        if self.ends() {
+            return;
+        }
+        let _ = self.child.kill();
+        // Who waits for a disk that hangs does not end: that is not waited for.
+        if !self.ends() {
+            tracing::warn!("process {} waits within the kernel and does not end", self.child.id());
+        }
+    }
+
+    /// Whether it ends within two seconds.
+    fn ends(&mut self) -> bool {
         for _ in 0..100 {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+                return true;
             }
             std::thread::sleep(NAP);
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        false
     }
 }
 
@@ -116,7 +130,7 @@ impl Drop for Running {
     }
 }
 
-/// A dataset on another machine. Clones share one connection.
+/// A dataset on another machine, or on this one in the hands of another process. Clones share one connection.
 #[derive(Clone)]
 pub struct Peer {
     address: PeerAddress,
@@ -131,13 +145,13 @@ impl Peer {
     /// # Errors
     /// [`Error::Denied`] without `ssh`, or if something else answers; [`Error::Remote`] if nobody does.
     pub fn connect(address: &PeerAddress, ssh: &Ssh) -> Result<Self> {
-        let with = address.login().to_owned();
+        let with = address.whom().to_owned();
         let mut child = ssh.command(address).spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Denied {
                 op: "talk to",
                 subject: with.clone(),
                 lacking: format!("{} is not installed", ssh.program[0]),
-                hint: Some("apt install openssh-client".into()),
+                hint: (!address.is_aside()).then(|| "apt install openssh-client".into()),
             },
             _ => Error::io("run", &ssh.program[0])(error),
         })?;
@@ -221,7 +235,21 @@ impl Peer {
 
     pub(super) fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T> {
         self.say(request)?;
-        self.line.heard()
+        self.heard()
+    }
+
+    /// What is answered to what may be hours of work elsewhere. Here, where only targets are worked on aside, it is none: what takes longer
+    /// than a frame may is a disk that hangs, though the process says that it is there.
+    fn heard<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        match self.address.is_aside() {
+            true => self.line.heard_soon(),
+            false => self.line.heard(),
+        }
+    }
+
+    /// Whether it was given up, as nothing moved for too long.
+    pub fn hangs(&self) -> bool {
+        self.line.hangs()
     }
 
     /// As [`Peer::ask`], where the answer is no work.
@@ -302,7 +330,7 @@ impl Offered<'_> {
         match write(&mut out) {
             Ok(written) => {
                 out.end().map_err(|error| self.reason(E::from(error)))?;
-                Ok((written, line.heard()?))
+                Ok((written, self.peer.heard()?))
             }
             Err(error) if !self.begun.load(Ordering::Relaxed) => Err(error),
             Err(error) => {

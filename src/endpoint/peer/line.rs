@@ -1,6 +1,7 @@
 //! The conversation between two programs, whichever side one is on.
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ const MAX_ANSWER_LEN: usize = 64 << 20;
 
 /// An answer may take so many times as long as a stream may stand still.
 const ANSWER: u32 = 36;
-/// How long one frame may take, or as long as a stream may stand still, if that is longer.
+/// [`Patience::frame`].
 const FRAME: Duration = Duration::from_secs(600);
 
 /// How long to wait for the other side.
@@ -30,6 +31,8 @@ pub struct Patience {
     /// Without taking anything, or without anything of a stream that is under way, the other side hangs. Who serves waits for as long
     /// as its client is there.
     pub stall: Option<Duration>,
+    /// How long one frame may take, or an answer that is no work; or as long as a stream may stand still, if that is longer.
+    pub frame: Duration,
     /// How often to say that one is there.
     pub pulse: Duration,
 }
@@ -39,6 +42,7 @@ impl Default for Patience {
         Self {
             silence: Duration::from_secs(60),
             stall: Some(Duration::from_secs(600)),
+            frame: FRAME,
             pulse: Duration::from_secs(10),
         }
     }
@@ -74,6 +78,8 @@ struct Out {
 pub struct Line {
     with: Arc<str>,
     stall: Option<Duration>,
+    frame: Duration,
+    hangs: Arc<AtomicBool>,
     input: Arc<Mutex<In>>,
     output: Arc<Mutex<Out>>,
     _pulse: Arc<Pulse>,
@@ -94,7 +100,14 @@ impl Line {
         let output = Arc::new(Mutex::new(Out { output: Box::new(output), said: 0 }));
         let pulse = Pulse::start(&output, patience.pulse).map_err(Error::io("talk to", with))?;
         let (input, pulse) = (Arc::new(Mutex::new(input)), Arc::new(pulse));
-        Ok(Self { with: with.into(), stall: patience.stall, input, output, _pulse: pulse })
+        let Patience { stall, frame, .. } = patience;
+        let hangs = Arc::default();
+        Ok(Self { with: with.into(), stall, frame, hangs, input, output, _pulse: pulse })
+    }
+
+    /// Whether the other side was given up, as nothing moved for too long.
+    pub fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Relaxed)
     }
 
     /// Says who speaks, and hears the same.
@@ -165,7 +178,7 @@ impl Line {
 
     /// How long what is no work may take.
     fn brief(&self) -> Option<Duration> {
-        self.stall.map(|stall| stall.max(FRAME))
+        self.stall.map(|stall| stall.max(self.frame))
     }
 
     fn next_within(&self, limit: Option<Duration>) -> Result<Option<(Kind, Vec<u8>)>> {
@@ -180,7 +193,7 @@ impl Line {
                 Some(Kind::Alive) => {
                     let seconds = begun.elapsed().as_secs();
                     let what = format!("it is there, and nothing has moved for {seconds} s");
-                    return Err(self.gone(&what, "try again; if it only needs longer: --stall SECONDS"));
+                    return Err(self.stalled(&what));
                 }
                 Some(kind @ (Kind::Data | Kind::Answer)) if inner.payload.is_empty() => {
                     return Err(self.strange(format!("{kind:?} without a byte")));
@@ -213,7 +226,7 @@ impl Line {
             let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
             if left.is_some_and(|left| left.is_zero()) {
                 let what = format!("its answer has not ended for {} s", begun.elapsed().as_secs());
-                return Err(self.gone(&what, "try again; if it only needs longer: --stall SECONDS"));
+                return Err(self.stalled(&what));
             }
             match self.next_within(left)? {
                 Some((Kind::Answer, part)) if json.len() + part.len() <= MAX_ANSWER_LEN => json.extend(part),
@@ -277,6 +290,11 @@ impl Line {
         }
     }
 
+    fn stalled(&self, what: &str) -> Error {
+        self.hangs.store(true, Ordering::Relaxed);
+        self.gone(what, "try again; if it only needs longer: --stall SECONDS")
+    }
+
     fn gone(&self, why: &str, hint: &str) -> Error {
         Error::Remote {
             place: self.with.to_string(),
@@ -288,7 +306,10 @@ impl Line {
 
     fn failed(&self, error: wire::Error) -> Error {
         match error {
-            wire::Error::Io(source) => Error::io("talk to", &self.with)(source),
+            wire::Error::Io(source) => {
+                self.hangs.fetch_or(source.kind() == io::ErrorKind::TimedOut, Ordering::Relaxed);
+                Error::io("talk to", &self.with)(source)
+            }
             wire::Error::Cut => self.gone("the connection was cut", "try again"),
             wire::Error::Magic { .. } => Error::Denied {
                 op: "talk to",
@@ -542,8 +563,14 @@ mod tests {
         let (here, _there) = pair(Patience { pulse, stall, ..Patience::default() });
         let error = here.heard::<()>().unwrap_err();
         assert_eq!(error.class(), Class::Unreachable);
-        assert!(error.to_string().contains("nothing has moved"), "{error}");
+        assert!(error.to_string().contains("nothing has moved") && here.hangs(), "{error}");
         assert!(here.data().read(&mut [0]).is_err());
+        // What is no work is not waited for longer than for a frame.
+        let (here, _there) =
+            pair(Patience { pulse, stall: stall.map(|stall| stall * 1000), ..Patience::default() });
+        assert!(!here.hangs());
+        let (here, _there) = pair(Patience { pulse, stall, frame: pulse, ..Patience::default() });
+        assert!(here.heard_soon::<()>().is_err() && here.hangs());
         let (here, there) = quiet();
         there.put(Kind::Data, &[]).unwrap();
         assert_eq!(here.next().unwrap_err().class(), Class::Corrupt, "a frame without a byte moves nothing");

@@ -83,6 +83,13 @@ impl Dataset {
         self.name.as_ref().map_or_else(|| self.base.path().to_owned(), |name| self.base.path().join(name))
     }
 
+    /// What it is told by, whichever path leads to it.
+    pub fn identity(&self) -> Vec<u8> {
+        let (device, inode) = self.base.id();
+        let name = self.name.as_deref().unwrap_or_default();
+        [&device.to_le_bytes()[..], &inode.to_le_bytes(), name.as_bytes()].concat()
+    }
+
     /// Whether a version of it can be cloned to `other`.
     pub fn shares_storage_with(&self, other: &Self) -> bool {
         self.base.device() == other.base.device()
@@ -301,14 +308,6 @@ impl Dataset {
     /// None.
     pub fn partials(&self) -> Result<Vec<Partial>> {
         Ok(Vec::new())
-    }
-
-    /// Destroys `version`; its space is back when this returns.
-    ///
-    /// # Errors
-    /// As [`History::destroy`].
-    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
-        self.destroy(version)
     }
 
     /// How many bytes its filesystem has room for.

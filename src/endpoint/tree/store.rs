@@ -47,6 +47,11 @@ impl Base {
         &self.path
     }
 
+    /// Its filesystem's device number, and its inode.
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
     /// The filesystem's device number.
     pub(super) fn device(&self) -> u64 {
         self.id.0

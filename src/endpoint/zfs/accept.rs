@@ -4,7 +4,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::Feed;
 use crate::endpoint::zfs::{conflict, flags, list, parts, program};
-use crate::endpoint::{Earlier, Error, History, ReceiveRequest, Result};
+use crate::endpoint::{Error, History, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, SnapshotName, Version, VersionKind, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsStream};
 use crate::stream::zfs::resume::Token;
@@ -21,7 +21,7 @@ pub(super) enum Place {
     /// It goes on after what is there.
     Upon,
     /// It goes on with what was received in part, which was checked like this.
-    Rest(Earlier),
+    Rest(parts::Before),
     /// It makes a dataset that will take the place of the one that is there, beginning as this snapshot of it.
     Beside(Option<Version>),
 }

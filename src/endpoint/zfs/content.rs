@@ -8,7 +8,7 @@ use crate::endpoint::details::Details;
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::lock::{Work, lock};
 use crate::endpoint::zfs::{intent, list, meta, noted, program, props};
-use crate::endpoint::{Error, Result};
+use crate::endpoint::{Error, Result, Verified};
 use crate::model::digests::remember;
 use crate::model::{Guid, SentStream, Version, VersionKind, VersionRef, quoted};
 use crate::sys::mount::{self, Restrict};
@@ -79,18 +79,15 @@ impl Dataset {
         }
     }
 
-    /// Whether what is built upon `base` is as certain as what it came as itself: `base`, in the dataset of the snapshot `origin` if that is
-    /// given and else in this one, came verified, and all below it. What can not be told is not certain: of what was made here, or came
-    /// raw, ZFS itself says nothing.
-    pub(super) fn is_grounded(&self, base: Option<Guid>, origin: Option<&str>) -> bool {
-        let Some(base) = base else { return true };
+    /// What `base` came as, in the dataset of the snapshot `origin` if that is given and else in this one, if it came verified. What can not
+    /// be told did not: of what was made here, or came raw, ZFS itself says nothing.
+    pub(super) fn verified_base(&self, base: Guid, origin: Option<&str>) -> Option<Verified> {
         let of_origin =
             origin.and_then(|origin| Some(Self::by_name(origin.split_once('@')?.0.parse().ok()?)));
         let told = of_origin.as_ref().unwrap_or(self).details(false);
         let is_it =
             |told: &Details| told.version.kind == VersionKind::Snapshot && told.version.id.guid == base;
-        let of_base = told.ok().and_then(|told| told.into_iter().find(is_it));
-        of_base.and_then(|told| told.verified).is_some_and(|verified| verified.is_ground())
+        told.ok()?.into_iter().find(is_it)?.verified
     }
 
     /// The guid of its pool, which one that was split off another has for itself, though the guids of the datasets are the same.
@@ -102,6 +99,14 @@ impl Dataset {
         let text = program::zpool(&["get", "-Hp", "-o", "value", "guid", self.pool()]).map_err(failed)?;
         let text = String::from_utf8_lossy(&text);
         Ok(Guid::of_zfs(list::number(text.trim())?))
+    }
+
+    /// What tells it from every other dataset, on this machine and others, whatever it is called.
+    ///
+    /// # Errors
+    /// What `zpool` says; a property that can not be read.
+    pub fn place_id(&self) -> Result<String> {
+        Ok(format!("zfs {} {}", self.pool_guid()?, self.own_guid()?))
     }
 
     /// By what it is known whatever it is called; a copy of it elsewhere has another one.

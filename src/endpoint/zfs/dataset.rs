@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::zfs::error::{self, Rights, above, failed};
+use crate::endpoint::zfs::overlays::{self, Hidden};
 use crate::endpoint::zfs::{exchange, in_use, interrupted, list, mounted, place, program, was};
 use crate::endpoint::{DestroyDataset, Error, History, Result};
 use crate::model::{DatasetName, Inventory, SnapshotName, quoted};
@@ -246,10 +247,19 @@ impl Dataset {
                 Some(format!("cowsnap destroy {}", quoted(format!("{self}@%partial")))),
             ));
         }
+        if let Some(clone) = self.clones_of_hidden()?.first() {
+            let upon = overlays::told([clone.as_str()].into_iter()).concat();
+            let hint = Some(overlays::how_to_destroy(clone));
+            return Err(self.refused("destroy", format!("{upon} lies on it"), hint));
+        }
         for version in versions.versions() {
             if let Some(clone) = self.clones_of(&version.id)?.first() {
-                let why = format!("{clone} is a clone of its snapshot {}", version.id.name);
-                return Err(self.refused("destroy", why, Some(format!("cowsnap destroy {}", quoted(clone)))));
+                let upon = overlays::told([clone.as_str()].into_iter()).concat();
+                let why = match overlays::overlay_of(clone) {
+                    Some(_) => format!("{upon} lies on its snapshot {}", version.id.name),
+                    None => format!("{upon} is a clone of its snapshot {}", version.id.name),
+                };
+                return Err(self.refused("destroy", why, Some(overlays::how_to_destroy(clone))));
             }
         }
         Ok(())
@@ -327,6 +337,8 @@ impl Dataset {
         let args = ["list", "-Hp", "-t", "filesystem,volume", "-d", depth, "-o", "name", name];
         let text = program::zfs(&args).map_err(|failure| failure.into_error("list", self))?;
         let names = list::rows::<1>(&text)?;
+        let hidden = Hidden::of(names.iter().map(|[inside]| *inside))?;
+        let names: Vec<_> = names.into_iter().filter(|[inside]| !hidden.has(inside)).collect();
         // What has a name that cowsnap can not say is not cowsnap's to work on.
         let inside = names.iter().filter_map(|[inside]| inside.parse::<DatasetName>().ok());
         Ok(inside.filter(|inside| *inside != self.name).map(Self::by_name).collect())

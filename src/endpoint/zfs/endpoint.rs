@@ -6,7 +6,7 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::send::{Source, Stream, stream};
 use crate::endpoint::zfs::{SendOptions, carried, flags};
 use crate::endpoint::{Endpoint, Error, History, Outgoing, ReceiveRequest, Result, SendRequest};
-use crate::model::{Guid, Inventory, Version, VersionKind, VersionRef, quoted};
+use crate::model::{Digest, Guid, Inventory, Version, VersionKind, VersionRef, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
 use crate::stream::zfs::resume::Token;
 use crate::stream::zfs::{Begin, Feature, Kind, RECORD_LEN};
@@ -43,7 +43,8 @@ impl Endpoint for Dataset {
             release: release(),
         };
         let stream = Box::new(Cursor::new(first).chain(stream));
-        Ok(Outgoing { stream, estimate, properties, zfs: Some(zfs) })
+        let place = self.place_id().ok().map(|id| Digest::of_place(&id));
+        Ok(Outgoing { stream, estimate, properties, zfs: Some(zfs), place })
     }
 
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {

@@ -8,6 +8,7 @@ use crate::endpoint::details::{Details, Listing, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
+use crate::endpoint::zfs::overlays::{self, Hidden};
 use crate::endpoint::zfs::{framed, interrupted, labels, program};
 use crate::endpoint::{Error, Result};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
@@ -142,7 +143,12 @@ impl Dataset {
 
     /// It, and every dataset inside it if they are asked for, each behind the one that it is in.
     fn look<'a>(&self, inside: bool, printed: &'a mut Printed) -> Result<Vec<Found<'a>>> {
-        let rows = self.rows(inside, printed)?;
+        let mut rows = self.rows(inside, printed)?;
+        let hidden = Hidden::of(rows.iter().map(|row| row.name))?;
+        // What is asked for by its name is shown.
+        let own = hidden.has(self.name().as_str());
+        // So is what no clone needs yet, or any more: it would be kept in the place of a snapshot of the user.
+        rows.retain(|row| own || !hidden.has(row.name));
         let (datasets, versions): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_dataset);
         let mut found = BTreeMap::new();
         for own in datasets.into_iter().filter(|own| inside || own.name == self.name().as_str()) {
@@ -275,7 +281,7 @@ impl Row<'_> {
             labels: BTreeMap::new(),
             holds,
             verified: None,
-            clones: clones.map(str::to_owned).collect(),
+            clones: overlays::told(clones),
             altered: false,
             was: None,
             writable: false,

@@ -169,6 +169,8 @@ mod tests {
             at,
             earlier: Some(Earlier::Unknown),
             grounded: true,
+            from: Some(crate::model::Digest([9; 32])),
+            upon: Some(crate::model::Digest([8; 32])),
         };
         let text = verified_as_text(&version(42, 7), &verified);
         assert!(text.starts_with("42 7 {\"blake3\"") && !text.contains(['\t', '\n']), "{text}");

@@ -4,6 +4,7 @@
 mod accept;
 mod aside;
 mod carried;
+mod clonable;
 mod clone;
 mod conflict;
 mod content;
@@ -27,6 +28,7 @@ mod lock;
 pub mod meta;
 mod mounted;
 mod noted;
+pub mod overlays;
 mod partial;
 mod parts;
 mod place;

@@ -1,6 +1,7 @@
 //! What there is of ZFS on this machine: pools, and the datasets of one or of all.
 
 use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::overlays::Hidden;
 use crate::endpoint::zfs::{error, program};
 use crate::endpoint::{Error, Result};
 use crate::model::DatasetName;
@@ -75,8 +76,11 @@ fn listed(which: &[&str]) -> Result<Vec<Dataset>, program::Failure> {
     args.extend(which);
     let text = program::zfs(&args)?;
     let text = String::from_utf8_lossy(&text);
+    // What can not be told is shown.
+    let hidden = Hidden::of(text.lines()).unwrap_or_default();
+    let shown = text.lines().filter(|name| !hidden.has(name));
     // What has a name that cowsnap can not say is not cowsnap's to work on.
-    Ok(text.lines().filter_map(|name| name.parse::<DatasetName>().ok()).map(Dataset::by_name).collect())
+    Ok(shown.filter_map(|name| name.parse::<DatasetName>().ok()).map(Dataset::by_name).collect())
 }
 
 #[cfg(test)]

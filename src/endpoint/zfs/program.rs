@@ -6,8 +6,9 @@
 use std::ffi::OsStr;
 use std::io;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::list::number;
 use crate::endpoint::{Error, Result};
 use crate::sys::interrupt;
 
@@ -93,29 +94,95 @@ fn printed<S: AsRef<OsStr>>(program: &'static str, args: &[S]) -> Result<Vec<u8>
     }
 }
 
-/// Runs `zpool` for as long as it takes, or until a signal comes.
-pub(super) fn zpool_until_done<S: AsRef<OsStr>>(args: &[S], op: &'static str, subject: &str) -> Result<()> {
-    let started = command("zpool", args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let child = started.map_err(|why| Failure::Missing("zpool", why).into_error(op, subject))?;
-    let output = wait(child, op, subject)?;
+/// Runs `zpool` until it is done, a signal comes, or `left` asks, of which the answer says how much there is to do yet, the same or nothing at
+/// all for all of `patience`.
+pub(super) fn zpool_while_it_gets_on(
+    args: &[&str],
+    (op, subject): (&'static str, &str),
+    patience: Duration,
+    left: &[&str],
+) -> Result<()> {
+    let start = |args, stdout: Stdio| {
+        let started = command("zpool", args).stdout(stdout).stderr(Stdio::piped()).spawn();
+        started.map_err(|why| Failure::Missing("zpool", why).into_error(op, subject))
+    };
+    let child = start(args, Stdio::null())?;
+    let output = wait(child, (op, subject), patience, || start(left, Stdio::piped()))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(Failure::Said(words_of(&output)).into_error(op, subject)),
     }
 }
 
-fn wait(mut child: Child, op: &'static str, subject: &str) -> Result<Output> {
+/// A program that only looks, and is ended with the value: that changes nothing.
+struct Looking(Option<Child>);
+
+impl Looking {
+    fn has_ended(&mut self) -> io::Result<bool> {
+        self.0.as_mut().map_or(Ok(true), |child| Ok(child.try_wait()?.is_some()))
+    }
+
+    /// What it printed, once it has ended.
+    fn output(mut self) -> io::Result<Output> {
+        self.0.take().expect("it is taken once").wait_with_output()
+    }
+}
+
+impl Drop for Looking {
+    /// Who waits for a pool that hangs does not end: that is not waited for long.
+    fn drop(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        let _ = child.kill();
+        for _ in 0..100 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn wait(
+    child: Child,
+    (op, subject): (&'static str, &str),
+    patience: Duration,
+    ask: impl Fn() -> Result<Child>,
+) -> Result<Output> {
+    let io = |error| Error::io(op, subject)(error);
+    let (mut child, mut asked) = (Looking(Some(child)), None::<Looking>);
     let mut pause = Duration::from_millis(1);
-    while child.try_wait().map_err(Error::io(op, subject))?.is_none() {
-        if interrupt::check().is_err() {
-            // It only waits: ending it changes nothing.
-            child.kill().and_then(|()| child.wait()).map_err(Error::io(op, subject))?;
-            return Err(Error::Interrupted { op, subject: subject.into() });
+    let mut seen = (None, Instant::now());
+    let mut looked = Instant::now();
+    while !child.has_ended().map_err(io)? {
+        interrupt::check().map_err(|_| Error::Interrupted { op, subject: subject.into() })?;
+        let has_answered = asked.as_mut().map_or(Ok(false), Looking::has_ended).map_err(io)?;
+        match asked.take() {
+            None if looked.elapsed() >= patience / 10 => asked = Some(Looking(Some(ask()?))),
+            None => {}
+            Some(looking) if !has_answered => asked = Some(looking),
+            Some(looking) => {
+                let now = left(&looking.output().map_err(io)?, (op, subject))?;
+                looked = Instant::now();
+                if seen.0 != Some(now) {
+                    seen = (Some(now), looked);
+                }
+            }
+        }
+        if seen.1.elapsed() > patience {
+            let why = "it is destroyed, and nothing of the space that its pool frees has come back";
+            return Err(io(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }
-    child.wait_with_output().map_err(Error::io(op, subject))
+    child.output().map_err(io)
+}
+
+fn left(output: &Output, (op, subject): (&'static str, &str)) -> Result<u64> {
+    match output.status.success() {
+        true => number(String::from_utf8_lossy(&output.stdout).trim()),
+        false => Err(Failure::Said(words_of(output)).into_error(op, subject)),
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +192,29 @@ mod tests {
 
     fn class(words: &str) -> Class {
         Failure::Said(words.into()).into_error("list", "tank/a b").class()
+    }
+
+    fn running(program: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", program]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+    }
+
+    #[test]
+    fn what_does_not_get_on_is_not_waited_for_and_what_does_is() {
+        let (patience, waiting) = (Duration::from_millis(300), || running("exec sleep 3"));
+        let what = ("wait for", "x");
+        let stuck = wait(waiting(), what, patience, || Ok(running("echo 7"))).expect_err("it stands still");
+        assert!(stuck.class() == Class::Unreachable && stuck.to_string().contains('x'), "{stuck}");
+        // Who asks does not come back either.
+        let hangs = wait(waiting(), what, patience, || Ok(running("exec sleep 1000"))).expect_err("it hangs");
+        assert!(hangs.class() == Class::Unreachable, "{hangs}");
+        let patience = Duration::from_secs(2);
+        let gets_on = || Ok(running("date +%s%N"));
+        assert!(wait(waiting(), what, patience, gets_on).expect("it ends").status.success());
+        let failed = || Ok(running("echo 'no such pool' >&2; exit 1"));
+        let failed = wait(waiting(), what, patience, failed).expect_err("it says so");
+        assert_eq!(failed.class(), Class::Usage, "{failed}");
     }
 
     #[test]

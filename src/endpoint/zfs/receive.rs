@@ -15,9 +15,10 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
 use crate::endpoint::zfs::lock::{Locked, Work, try_lock};
-use crate::endpoint::zfs::{conflict, exchange, meta, parts, props};
+use crate::endpoint::zfs::parts::{self, Before};
+use crate::endpoint::zfs::{conflict, exchange, meta, props};
 use crate::endpoint::{Arrived, Earlier, Error, ReceiveRequest, Result, Verified};
-use crate::model::{Version, VersionKind, quoted};
+use crate::model::{Digest, Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::zfs;
 use crate::sys::interrupt::{self, Bell};
@@ -105,19 +106,26 @@ impl Dataset {
         let mut arrived =
             Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
         let origin = job.origin.clone();
+        let mut before = None;
         match place {
             Place::CloneOf(origin) => arrived.origin = Some(origin),
-            Place::Rest(earlier) => {
+            Place::Rest(came) => {
                 parts::forget(self);
-                arrived.earlier = Some(earlier);
+                arrived.earlier = Some(came.earlier);
+                before = Some(came);
             }
             Place::New | Place::Upon | Place::Beside(_) => {}
         }
         arrived.warnings.extend(
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
-        let grounded = digest.is_some() && self.is_grounded(request.base, origin.as_deref());
-        if let Some(digest) = digest.map(|digest| Verified { earlier: arrived.earlier, grounded, ..digest })
+        let whole = |digest| {
+            let upon = request.base.map(|base| self.verified_base(base, origin.as_deref()));
+            let (grounded, from) = ground(request.place, before, upon.as_ref().map(Option::as_ref));
+            let upon = upon.flatten().and_then(|base| base.digest());
+            Verified { earlier: arrived.earlier, grounded, from, upon, ..digest }
+        };
+        if let Some(digest) = digest.map(whole)
             && let text = meta::verified_as_text(&arrived.version, &digest)
             && let Err(why) = props::set(&job.snapshot, meta::VERIFIED, &text)
         {
@@ -135,8 +143,13 @@ impl Dataset {
         else {
             return;
         };
-        if request.is_verified && *place != Place::Rest(Earlier::Unknown) {
-            parts::were_verified(self, &token);
+        match place {
+            Place::Rest(Before { earlier: Earlier::Verified, from }) if request.is_verified => {
+                parts::were_verified(self, &token, from.filter(|_| *from == request.place));
+            }
+            Place::Rest(_) => {}
+            _ if request.is_verified => parts::were_verified(self, &token, request.place),
+            _ => {}
         }
         let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
         tracing::warn!(
@@ -203,6 +216,23 @@ impl Dataset {
         match error {
             zfs::Error::Io { source, .. } => Error::Io { op: "receive", subject: self.to_string(), source },
             error => Error::Corrupt { what: "ZFS stream", why: error.to_string(), source: None },
+        }
+    }
+}
+
+/// Whether all that a stream from `place` builds upon is certain, and the place that it came from with all of that: `before` is what came
+/// before its rest, `upon` what its base came as.
+fn ground(
+    place: Option<Digest>,
+    before: Option<Before>,
+    upon: Option<Option<&Verified>>,
+) -> (bool, Option<Digest>) {
+    let from = place.filter(|_| before.is_none_or(|before| before.from == place));
+    match upon {
+        None => (true, from),
+        Some(base) => {
+            let of_base = base.and_then(Verified::ground_from);
+            (base.is_some_and(Verified::is_ground), from.filter(|_| of_base == place))
         }
     }
 }
@@ -311,6 +341,28 @@ mod tests {
             Err(Ended::Kernel(failed)) => format!("kernel: {}", failed.errno),
             Err(Ended::Pipe(error)) => format!("pipe: {error}"),
         }
+    }
+
+    #[test]
+    fn what_is_received_is_from_one_place_only_with_all_that_it_builds_upon() {
+        let [here, other] = [Some(Digest([1; 32])), Some(Digest([2; 32]))];
+        let base = |from, grounded| {
+            let (blake3, at) = ("00".into(), jiff::Timestamp::UNIX_EPOCH);
+            Verified { blake3, base: None, len: 1, at, earlier: None, grounded, from, upon: None }
+        };
+        let rest = |from| Some(Before { earlier: Earlier::Verified, from });
+        assert_eq!(ground(here, None, None), (true, here));
+        assert_eq!(ground(None, None, None), (true, None));
+        assert_eq!(ground(here, rest(here), None), (true, here));
+        assert_eq!(ground(here, rest(other), None), (true, None));
+        assert_eq!(ground(here, rest(None), None), (true, None));
+        assert_eq!(ground(here, None, Some(Some(&base(here, true)))), (true, here));
+        assert_eq!(ground(here, None, Some(Some(&base(other, true)))), (true, None));
+        assert_eq!(ground(here, None, Some(Some(&base(None, true)))), (true, None));
+        assert_eq!(ground(None, None, Some(Some(&base(None, true)))), (true, None));
+        assert_eq!(ground(here, None, Some(Some(&base(here, false)))), (false, None));
+        assert_eq!(ground(here, None, Some(None)), (false, None));
+        assert_eq!(ground(here, rest(other), Some(Some(&base(here, true)))), (true, None));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Single versions: found, held, released, renamed, destroyed. Whoever acts on one says which identity is meant.
 
+use std::time::Duration;
+
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::inventory::version;
 use crate::endpoint::zfs::list::{number, rows};
-use crate::endpoint::zfs::{mounted, program};
+use crate::endpoint::zfs::{mounted, overlays, program};
 use crate::endpoint::{Error, History, Result};
 use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
 use crate::sys::lzc::{Errno, Failed};
@@ -198,6 +200,10 @@ impl Dataset {
         if !tags.is_empty() {
             return Ok(Error::Held { subject, tags });
         }
+        if self.clones_of(version)?.iter().any(|clone| overlays::overlay_of(clone).is_some()) {
+            // Whoever lies on it has it mounted, too.
+            return self.why_cloned(version);
+        }
         let mounts = mounted::mounts_of(&self.full_name(&version.name))?;
         let (why, hint) = match mounts.first() {
             Some(mount) => {
@@ -214,8 +220,16 @@ impl Dataset {
 
     fn why_cloned(&self, version: &VersionRef) -> Result<Error> {
         let clones = self.clones_of(version)?;
-        let why = format!("datasets were cloned from it: {}", clones.join(", "));
-        let hint = clones.first().map(|clone| format!("cowsnap destroy {}", quoted(clone)));
+        let (of_overlays, others): (Vec<_>, Vec<_>) =
+            clones.iter().map(String::as_str).partition(|clone| overlays::overlay_of(clone).is_some());
+        let mut why: Vec<_> = overlays::told(of_overlays.into_iter())
+            .iter()
+            .map(|overlay| format!("{overlay} lies on it"))
+            .collect();
+        if !others.is_empty() {
+            why.push(format!("datasets were cloned from it: {}", others.join(", ")));
+        }
+        let (why, hint) = (why.join("; "), clones.first().map(|clone| overlays::how_to_destroy(clone)));
         Ok(Error::Refused { op: "destroy", subject: self.at_name(&version.name), why, hint })
     }
 
@@ -233,21 +247,25 @@ impl Dataset {
         Ok(named.map(str::to_owned).collect())
     }
 
-    /// Destroys `version` and waits until the space of its pool that is being freed has come back.
+    /// Destroys `version` and waits until the space of its pool that is being freed has come back, no longer than `patience` while none does.
     ///
     /// # Errors
-    /// As [`History::destroy`].
-    pub fn destroy_and_wait(&self, version: &VersionRef) -> Result<()> {
+    /// As [`History::destroy`]; as [`Dataset::wait_for_space_of`].
+    pub fn destroy_and_wait(&self, version: &VersionRef, patience: Duration) -> Result<()> {
         self.destroy(version)?;
-        self.wait_for_space_of(&self.at_name(&version.name))
+        self.wait_for_space_of(&self.at_name(&version.name), patience)
     }
 
-    /// Waits until the space of its pool that is being freed has come back, for the sake of `subject`.
+    /// Waits until the space of its pool that is being freed has come back, for the sake of `subject`; no longer than `patience` while none
+    /// does.
     ///
     /// # Errors
-    /// What `zpool` says; an interruption.
-    pub fn wait_for_space_of(&self, subject: &str) -> Result<()> {
-        program::zpool_until_done(&["wait", "-t", "free", self.pool()], "wait for the space of", subject)
+    /// What `zpool` says; an interruption; [`Error::Io`] with `TimedOut` if nothing comes back.
+    pub fn wait_for_space_of(&self, subject: &str, patience: Duration) -> Result<()> {
+        let op = crate::endpoint::WAIT_FOR_SPACE;
+        let args = ["wait", "-t", "free", self.pool()];
+        let left = ["get", "-Hp", "-o", "value", "freeing", self.pool()];
+        program::zpool_while_it_gets_on(&args, (op, subject), patience, &left)
     }
 
     /// Destroys the snapshot `version`, and never the bookmark that has the same name and identity.
@@ -287,14 +305,20 @@ impl Dataset {
         number(&self.get("available")?)
     }
 
-    /// How many bytes its own quotas leave it room for at best, whatever snapshots are destroyed: snapshots do not count towards its
-    /// `refquota`.
+    /// How many bytes its quotas, and those of the datasets that it is in, leave it room for at best, whatever snapshots are destroyed:
+    /// snapshots do not count towards its `refquota`.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub fn most_free_bytes(&self) -> Result<u64> {
         let limit = |property: &str| Ok(limit_of(&self.get(property)?)?.unwrap_or(u64::MAX));
-        let (quota, refquota) = (limit("quota")?, limit("refquota")?);
+        let (mut quota, refquota) = (limit("quota")?, limit("refquota")?);
+        let name = self.name().as_str();
+        for (end, _) in name.match_indices('/') {
+            let above = super::dataset::get(&name[..end], "quota");
+            let above = above.map_err(|failure| failure.into_error("read the quota of", &name[..end]))?;
+            quota = quota.min(limit_of(&above)?.unwrap_or(u64::MAX));
+        }
         match refquota {
             u64::MAX => Ok(quota),
             _ => Ok(quota.min(refquota.saturating_sub(number(&self.get("referenced")?)?))),

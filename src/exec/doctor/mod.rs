@@ -15,7 +15,7 @@ use crate::Result;
 mod store;
 mod zfs;
 
-pub use store::store;
+pub use store::{filesystem, store};
 pub use zfs::zfs;
 
 /// How much a finding matters.

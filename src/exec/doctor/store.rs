@@ -2,15 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
 use super::Finding;
-use crate::endpoint::btrfs::CHECKPOINT;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
+use crate::endpoint::btrfs::{CHECKPOINT, meta};
 use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
 
@@ -26,6 +26,14 @@ pub fn store(path: &Path) -> Result<Vec<Finding<'static>>> {
         found.extend(stray_meta(&store));
     }
     Ok(found)
+}
+
+/// What tells the filesystem that holds `path` from others.
+///
+/// # Errors
+/// As [`Store::open_as_it_is`].
+pub fn filesystem(path: &Path) -> Result<[u8; 16]> {
+    Ok(Store::open_as_it_is(path)?.fsid())
 }
 
 /// The store's directory, reached through the descriptor of the top level.
@@ -105,7 +113,8 @@ fn forget(store: &Store, name: &OsStr) -> Result<()> {
     }
 }
 
-/// What is said about snapshots that do not exist: somebody destroyed them with another tool.
+/// What is said about snapshots that do not exist: somebody destroyed them with another tool, or was killed before it was taken away. It
+/// means nothing, and is no problem, unless somebody holds what is gone: that nothing of ours destroys.
 fn stray_meta(store: &Arc<Store>) -> Vec<Finding<'static>> {
     let mut found = Vec::new();
     for home in entries(&folder(store).join("datasets")) {
@@ -115,13 +124,34 @@ fn stray_meta(store: &Arc<Store>) -> Vec<Finding<'static>> {
             if snapshot.symlink_metadata().is_ok() {
                 continue;
             }
-            let what = format!("notes on the snapshot {}, which does not exist", name.display());
             let kept = Arc::clone(store);
-            let finding = Finding::problem(what, shown(store, &path)).since_change_of(&path);
+            let finding = stray(&home, &name, shown(store, &path)).since_change_of(&path);
             found.push(finding.repaired_by(move || Ok(remove_note(&kept, &path, &snapshot)?)));
         }
     }
     found
+}
+
+/// What is to be said of the notes at `place` on the snapshot `name`, which is gone.
+fn stray(home: &Path, name: &OsStr, place: String) -> Finding<'static> {
+    let holders = holders(home, name);
+    let name = name.display();
+    match holders.is_empty() {
+        true => Finding::note(format!("notes on the snapshot {name}, which does not exist"), place),
+        false => {
+            let holders = holders.join(", ");
+            Finding::problem(format!("the snapshot {name} is held by {holders}, and is gone"), place)
+        }
+    }
+}
+
+/// Who holds the snapshot; nobody by notes that can not be read.
+fn holders(home: &Path, name: &OsStr) -> Vec<String> {
+    let said = || {
+        let dir = File::open(home.join("meta")).ok()?;
+        meta::read_any(dir.as_fd(), &name.to_str()?.parse().ok()?).ok()?
+    };
+    said().map(|said| said.holds.keys().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
 /// The snapshot that a file of `meta` is about; `None` for one that is being written.

@@ -197,6 +197,7 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
         (BaseKind::Dir | BaseKind::None, _) => probe::Files { largest: None, all: true },
         _ => probe::Files { largest: None, all: reflink == Some(true) },
     };
+    let native = overlay::native::can_clone(base);
     Ok(Facts {
         base: base.kind,
         image: match base.kind {
@@ -204,7 +205,8 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
             _ => None,
         },
         served,
-        native: overlay::native::can_clone(base),
+        against_native: native.as_ref().ok().and_then(|_| overlay::native::against(base)),
+        native,
         no_mount: probe::may_mount().err(),
         layers: false,
         blocks: false,

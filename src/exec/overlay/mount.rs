@@ -1,9 +1,9 @@
 //! Overlays shown again after the machine was started anew.
 
-use super::{layers, lower, opened, server};
+use super::{layers, lower, opened, run, server};
 use crate::endpoint::overlay::{Home, Place};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{Copy, OverlayName};
+use crate::model::overlay::{Copy, Mode, OverlayName};
 use crate::model::quoted;
 
 /// Shows the copies that do not show, with the changes that they have. Those that show already are left as they are. Which ones
@@ -22,7 +22,9 @@ pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
         if server.is_shown(&place)? {
             continue;
         }
-        if record.options.volatile {
+        // What was kept of a command is whole: a clone has been unmounted since.
+        let is_kept = record.mode == Mode::Native && record.options.more.contains_key(run::KEPT);
+        if record.options.volatile && !is_kept {
             return Err(Error::Refused {
                 op: "mount overlay",
                 subject: name.to_string(),

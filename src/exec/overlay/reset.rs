@@ -135,6 +135,9 @@ impl Next<'_> {
             generation.write_layers(&self.record.layers, !self.record.options.volatile)?;
         }
         before(Step::Swap)?;
+        // Below /run or /tmp it went with the machine.
+        let at = self.copy.at();
+        std::fs::create_dir_all(at).map_err(Error::io("make directory", at.display()))?;
         let swapped = self.server.swap(&self.place(), &generation)?;
         Ok((generation, swapped))
     }

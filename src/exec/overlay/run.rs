@@ -21,7 +21,7 @@ pub const DIR: &str = "COWSNAP_OVERLAY_DIR";
 pub const WORKER: &str = "COWSNAP_OVERLAY_WORKER";
 
 /// The option of a record of what a failed command changed: since when it is kept.
-const KEPT: &str = "kept";
+pub(super) const KEPT: &str = "kept";
 
 /// What to run, on what.
 #[derive(Debug)]

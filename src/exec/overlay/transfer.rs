@@ -38,6 +38,7 @@ pub fn export(
         compressed: false,
         properties: std::collections::BTreeMap::new(),
         zfs: None,
+        place: None,
     };
     let (from, to) = pipe(PIPE).map_err(crate::Error::io("make", "a pipe"))?;
     let (from, to) = (File::from(from), File::from(to));

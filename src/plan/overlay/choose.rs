@@ -14,8 +14,10 @@ pub struct Facts {
     pub image: Option<Mode>,
     /// The modes that this program serves.
     pub served: Vec<Mode>,
-    /// The filesystem that can clone the base in one call: `btrfs`, `zfs`; else why there is none.
+    /// The filesystem that can clone the base in one call: `btrfs`, `ZFS`; else why there is none.
     pub native: Result<String, String>,
+    /// Why that is done only if it is asked for; `None` if nothing speaks against it.
+    pub against_native: Option<String>,
     /// Why overlayfs can not be mounted here; `None` if it can.
     pub no_mount: Option<String>,
     /// Whether it is to lie on layers.
@@ -74,7 +76,7 @@ pub fn choose(facts: &Facts, asked: Option<Mode>) -> Result<Choice, NoMode> {
     };
     let mut why_not = Vec::new();
     for &mode in order {
-        match impediment(facts, mode) {
+        match impediment(facts, mode).or_else(|| against(facts, mode)) {
             Some(why) => why_not.push(format!("not {mode}: {why}")),
             None => {
                 let why = [vec![reason(facts, mode)], why_not].concat();
@@ -102,6 +104,11 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
         Mode::Disabled if facts.base != BaseKind::Dir => Some("the base is not a directory".into()),
         _ => None,
     }
+}
+
+/// Why `mode` is taken only if it is asked for; `None` if nothing speaks against it.
+fn against(facts: &Facts, mode: Mode) -> Option<String> {
+    facts.against_native.clone().filter(|_| mode == Mode::Native)
 }
 
 fn reason(facts: &Facts, mode: Mode) -> String {
@@ -171,6 +178,7 @@ mod tests {
             image: None,
             served: Mode::ALL.to_vec(),
             native: Err("the base is neither on btrfs nor on ZFS".into()),
+            against_native: None,
             no_mount: None,
             one_command: false,
             reflink: Some(true),
@@ -248,6 +256,17 @@ mod tests {
     fn a_native_clone_comes_first() {
         let facts = Facts { native: Ok("btrfs".into()), ..facts() };
         check(&facts, None, expect!["native: the base is on btrfs, which clones it in one call"]);
+        let zfs = Facts { native: Ok("ZFS".into()), ..facts };
+        check(&zfs, None, expect!["native: the base is on ZFS, which clones it in one call"]);
+        let replica = Facts { against_native: Some("the base was received".into()), ..zfs };
+        check(
+            &replica,
+            None,
+            expect![
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: the base was received"
+            ],
+        );
+        check(&replica, Some(Mode::Native), expect!["native: native was asked for"]);
     }
 
     #[test]

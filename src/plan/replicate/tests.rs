@@ -47,6 +47,13 @@ fn up_to(name: &str) -> Policy {
     Policy { last: Some(name.parse().expect("it is sound")), ..policy() }
 }
 
+fn linear_up_to(name: &str) -> Policy {
+    Policy { linear: true, ..up_to(name) }
+}
+
+const AHEAD: &str = "! the target is ahead of @a: it has @b of the source, which is newer";
+const DIVERGED: &str = "! the target has gone on since @x, the newest before it that both have: it has @own";
+
 fn linear() -> Policy {
     Policy { linear: true, ..policy() }
 }
@@ -107,6 +114,52 @@ fn short(step: &Step) -> String {
 /// The name that is its guid.
 fn named_by(version: &VersionRef) -> String {
     String::from_utf8_lossy(&version.guid.0).trim_end_matches('\0').to_owned()
+}
+
+/// Whatever this target's cursors are, those of others stay: bookmarks and holds, also of versions whose snapshot is gone, also of a tag
+/// that begins with this one's.
+#[test]
+fn no_step_lets_go_of_what_is_kept_for_another_target() {
+    for (notation, marked, target) in [
+        ("a[k,hh] b[k] c", &["a"][..], "a[t,z]"),
+        ("b[k] c[hh]", &["a"], "a[t,z]"),
+        ("a[h,k] b[h,k] c", &["a", "b"], "a[t,z] b"),
+        ("a[k] b", &[], "a b[z]"),
+    ] {
+        let mut source = with_marks(notation, marked);
+        let others: Vec<_> = ["k", "hh"].iter().flat_map(|tag| ["a", "b"].map(|guid| (*tag, guid))).collect();
+        let marks = others.iter().map(|(tag, guid)| {
+            let of = Version {
+                id: reference(guid, guid),
+                kind: VersionKind::Bookmark,
+                order: 0,
+                created: jiff::Timestamp::UNIX_EPOCH,
+            };
+            let policy = Policy { here: tag.parse().expect("it is sound"), ..marking() };
+            Version { id: VersionRef { guid: of.id.guid, name: mark_of(&of, &policy) }, ..of }
+        });
+        let versions = source.versions().iter().cloned().chain(marks.collect::<Vec<_>>()).collect();
+        set_versions(&mut source, versions);
+        for policy in [marking(), Policy { intermediates: true, ..marking() }, policy(), all()] {
+            let (mut here, mut there) = (source.clone(), inventory(target));
+            let kept = |here: &Inventory, there: &Inventory| {
+                let foreign = |(version, tag): &(VersionRef, HoldTag), own: &HoldTag| {
+                    (tag != own).then(|| format!("{version} {tag}"))
+                };
+                let marks = here.versions().iter().filter(|version| {
+                    ["k:", "hh:"].iter().any(|tag| version.id.name.as_str().starts_with(tag))
+                });
+                let holds = here.holds().iter().filter_map(|held| foreign(held, &policy.here));
+                let theirs = there.holds().iter().filter_map(|held| foreign(held, &policy.there));
+                marks.map(|mark| mark.id.to_string()).chain(holds).chain(theirs).collect::<Vec<_>>()
+            };
+            let before = kept(&here, &there);
+            for step in replicate(&source, &there.clone(), &policy).expect("no conflict").steps {
+                simulate(&step, &policy, &mut here, &mut there);
+            }
+            assert_eq!(kept(&here, &there), before, "{notation} {target} {policy:?}");
+        }
+    }
 }
 
 #[test]
@@ -218,6 +271,13 @@ fn plans() {
             "! @a is the newest version that both have, and the source has no content of it to compare with",
         ),
         ("", "a", policy(), "! there is nothing to send: the source has no snapshot"),
+        // The target has newer ones of the source alone, or they stand in the way.
+        ("a b", "b", up_to("a"), AHEAD),
+        ("a b c", "x b", up_to("a"), AHEAD),
+        ("a #b c", "b", up_to("a"), AHEAD),
+        ("a b", "b", Policy { full_again: true, ..linear_up_to("a") }, AHEAD),
+        ("x a b", "x b", linear_up_to("a"), AHEAD),
+        ("x a b", "x[t] own", linear_up_to("a"), DIVERGED),
         ("x", "a b", policy(), "! source and target have no version in common: the target has @a, @b"),
         ("x", "a b", Policy { full_again: true, ..policy() }, "+x >x +x'"),
         (

@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use super::fields::{Take, put, unknown};
 use super::zfs::ZfsStream;
 use super::{HASH_LEN, HeaderHash, MAGIC, MAX_HEADER_LEN, PRELUDE_LEN, VERSION};
-use crate::model::{Guid, SnapshotName};
+use crate::model::{Digest, Guid, SnapshotName};
 use crate::stream::zfs::Begin;
 
 /// The longest dataset name in bytes.
@@ -34,6 +34,7 @@ mod tag {
     pub const STREAM: u16 = 7;
     pub const PROPERTIES: u16 = 8;
     pub const ZFS: u16 = 9;
+    pub const PLACE: u16 = 0x8001;
 }
 
 /// Whose stream it is.
@@ -89,6 +90,9 @@ pub struct Header {
     /// More about a ZFS stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs: Option<ZfsStream>,
+    /// What tells the dataset that it was sent from, and no copy of it, from all others; `None` from who does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Digest>,
 }
 
 impl Header {
@@ -127,6 +131,9 @@ impl Header {
         }
         if let Some(zfs) = &self.zfs {
             put(out, tag::ZFS, &zfs.to_bytes()?);
+        }
+        if let Some(place) = &self.place {
+            put(out, tag::PLACE, &place.0);
         }
         Ok(())
     }
@@ -173,6 +180,7 @@ struct Found {
     stream: Option<(u32, u32)>,
     properties: BTreeMap<String, String>,
     zfs: Option<ZfsStream>,
+    place: Option<Digest>,
 }
 
 impl Found {
@@ -187,6 +195,7 @@ impl Found {
             tag::STREAM => self.stream = Some(stream(&value)?),
             tag::PROPERTIES => self.properties = properties(value)?,
             tag::ZFS => self.zfs = Some(ZfsStream::from_bytes(value)?),
+            tag::PLACE => self.place = Some(Digest(value.all("place")?)),
             _ => unknown("header", tag)?,
         }
         Ok(())
@@ -206,6 +215,7 @@ impl Found {
             compressed: flags & COMPRESSED != 0,
             properties: self.properties,
             zfs: self.zfs,
+            place: self.place,
         })
     }
 }

@@ -47,6 +47,7 @@ fn increment() -> Header {
         compressed: false,
         properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         zfs: None,
+        place: None,
     }
 }
 

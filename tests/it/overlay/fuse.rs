@@ -15,7 +15,7 @@ use crate::overlay_fuse::ops;
 const FUSE: [&str; 2] = ["--mode", "fuse"];
 
 /// The processes that serve overlays of this lab.
-fn daemons(lab: &Lab) -> Vec<u32> {
+pub(super) fn daemons(lab: &Lab) -> Vec<u32> {
     let home = lab.home_dir();
     let serves = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

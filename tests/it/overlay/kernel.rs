@@ -11,7 +11,7 @@ use cowsnap::exec::overlay::reset::{Request, reset};
 use cowsnap::exec::overlay::{Survivors, unhindered};
 
 use super::lab::{Lab, Process, read, text, utf8};
-use crate::ground::ground;
+use crate::ground::{self, ground};
 
 /// Does to a tree what suites do.
 pub(super) fn wreck(tree: &Path) {
@@ -82,6 +82,8 @@ fn a_hard_link_stays_one_when_it_is_written_to() {
 #[test]
 fn a_reader_sees_the_old_tree_or_the_new_one_and_never_none() {
     ground!("overlay");
+    // Where the kernel can not do it, that is said of each reset.
+    let can = ground::lacking("beneath").is_none();
     let lab = Lab::new();
     let at = lab.create("ci", &[]);
     let (done, looks, misses) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -100,14 +102,14 @@ fn a_reader_sees_the_old_tree_or_the_new_one_and_never_none() {
             fs::remove_file(at.join("file")).expect("it is there again");
             let reset = reset(&lab.home(), &"ci".parse().expect("a name"), &request, &mut unhindered);
             let reset = reset.expect("reset");
-            assert!(reset.copies[0].atomic, "reset {n}");
+            assert_eq!(reset.copies[0].atomic, can, "reset {n}");
             assert_eq!(reset.copies[0].generation, n + 2, "an upper was used twice");
         }
         done.store(true, Ordering::Relaxed);
     });
     let (looks, misses) = (looks.into_inner(), misses.into_inner());
     assert!(looks > 200, "it looked {looks} times");
-    assert_eq!(misses, 0, "of {looks} looks");
+    assert!(misses == 0 || !can, "{misses} of {looks} looks");
     assert_eq!(lab.mounts(), [at]);
     lab.ok(&["destroy", "ci"]);
     lab.assert_nothing_left();
@@ -279,9 +281,40 @@ fn a_durable_overlay_shows_its_changes_again_and_another_does_not_pretend_to() {
     assert_eq!(read(durable.join("file")), "changed");
     assert_eq!(lab.ok(&["mount", "durable"]), "", "it shows already");
     assert!(lab.fails(3, &["mount", "volatile"]).contains("--durable"));
+    fs::remove_dir(&volatile).expect("as /run is another after a reboot");
     lab.ok(&["reset", "volatile"]);
     assert_eq!(read(volatile.join("file")), "base");
     assert_eq!(lab.json(&["list", "durable"])["overlays"][0]["owner"], serde_json::Value::Null);
+    lab.ok(&["destroy", "--all"]);
+    lab.assert_nothing_left();
+}
+
+/// Whoever is named together with others that can not go is none of "all": that is asked for to be done together.
+#[test]
+fn what_of_all_can_not_be_shown_reset_or_destroyed_keeps_no_other_from_it() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let places = ["a", "b", "c"].map(|name| lab.create(name, &[]));
+    places.iter().for_each(|at| fs::write(at.join("file"), "changed").expect("written"));
+    let files = || places.each_ref().map(|at| read(at.join("file")));
+    let user = Process::new(Command::new("sleep").arg("600").current_dir(&places[1]));
+    let said = lab.fails(7, &["reset", "--all", "--dry-run"]);
+    assert!(said.contains("1 of 3 failed: b: ") && files() == ["changed"; 3], "{said}");
+    let said = lab.fails(7, &["reset", "--all"]);
+    assert!(said.contains("1 of 3 failed: b: ") && said.contains("its working directory"), "{said}");
+    assert_eq!(files(), ["base", "changed", "base"]);
+    // What a reboot leaves of those that are not durable.
+    crate::ground::run("umount", &[&places[0]]);
+    let said = lab.fails(7, &["mount", "--all"]);
+    assert!(said.contains("1 of 3 failed: a: "), "{said}");
+    lab.fails(3, &["destroy", "c", "b"]);
+    assert_eq!(lab.names(), ["a", "b", "c"], "it was looked at only after the first had gone");
+    let said = lab.fails(7, &["destroy", "--all", "--dry-run"]);
+    assert!(said.contains("1 of 3 failed: b: ") && lab.names().len() == 3, "{said}");
+    let said = lab.fails(7, &["destroy", "--all"]);
+    assert!(said.contains("1 of 3 failed: b: "), "{said}");
+    assert_eq!((lab.names(), read(places[1].join("file"))), (vec!["b".into()], "changed".into()));
+    drop(user);
     lab.ok(&["destroy", "--all"]);
     lab.assert_nothing_left();
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use cowsnap::endpoint::overlay::Home;
 
 use crate::ground;
+use crate::zfs::ground::Pool;
 
 pub struct Lab {
+    /// On ZFS: the pool whose filesystem `root` is. Goes after what is mounted of it.
+    pool: Option<Pool>,
     folder: tempfile::TempDir,
     /// Where base and home are; the folder itself, or a filesystem mounted in it.
     root: PathBuf,
@@ -20,7 +23,14 @@ impl Lab {
     pub fn new() -> Self {
         let folder = ground::scratch();
         let root = folder.path().to_owned();
-        Self::in_folder(folder, root)
+        Self::in_folder(folder, root, None)
+    }
+
+    /// On a pool of its own, the base a dataset.
+    pub fn on_zfs() -> Self {
+        let pool = Pool::new();
+        pool.dataset("base");
+        Self::in_folder(ground::scratch(), pool.path(""), Some(pool))
     }
 
     /// On a filesystem of its own, made by `mkfs.KIND`.
@@ -33,11 +43,11 @@ impl Lab {
         ground::run(&format!("mkfs.{kind}"), &args);
         let options = ["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "loop".as_ref()];
         ground::run("mount", &[&options[..], &[image.as_os_str(), root.as_os_str()]].concat());
-        Self::in_folder(folder, root)
+        Self::in_folder(folder, root, None)
     }
 
-    fn in_folder(folder: tempfile::TempDir, root: PathBuf) -> Self {
-        let lab = Self { folder, root };
+    fn in_folder(folder: tempfile::TempDir, root: PathBuf, pool: Option<Pool>) -> Self {
+        let lab = Self { pool, folder, root };
         let base = lab.base();
         fs::create_dir_all(base.join("dir/deep")).expect("mkdir");
         fs::write(base.join("file"), "base").expect("written");
@@ -45,6 +55,22 @@ impl Lab {
         fs::hard_link(base.join("file"), base.join("dir/link")).expect("linked");
         std::os::unix::fs::symlink("file", base.join("symlink")).expect("linked");
         lab
+    }
+
+    /// The pool that it is on.
+    pub fn pool(&self) -> &Pool {
+        self.pool.as_ref().expect("a lab on ZFS")
+    }
+
+    /// The names of the clones that there are, and of snapshots that were taken for overlays.
+    pub fn clones(&self) -> Vec<String> {
+        let Some(pool) = &self.pool else {
+            let entries = fs::read_dir(self.root.join(".cowsnap/overlays")).into_iter().flatten().flatten();
+            return entries.map(|entry| entry.file_name().into_string().expect("utf-8")).collect();
+        };
+        let all = crate::zfs::ground::zfs(&["list", "-H", "-t", "all", "-o", "name", "-r", &pool.name]);
+        let is_ours = |name: &&str| name.contains("/cowsnap-overlays/") || name.contains("@cowsnap-overlay");
+        all.lines().filter(is_ours).map(|name| name.rsplit('/').next().expect("a part").to_owned()).collect()
     }
 
     pub fn root(&self) -> &Path {
@@ -118,19 +144,32 @@ impl Lab {
     /// What of this lab's overlays is mounted, its own disk apart.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let mounts = cowsnap::sys::mount::mounts().expect("mountinfo");
-        let ours = mounts.into_iter().filter(|m| m.dir.starts_with(self.folder.path()) && m.dir != self.root);
-        ours.map(|m| m.dir).collect()
+        let is_own = |dir: &Path| dir == self.root || dir == self.base();
+        let is_ours = |dir: &Path| dir.starts_with(self.folder.path()) || dir.starts_with(&self.root);
+        mounts.into_iter().map(|m| m.dir).filter(|dir| is_ours(dir) && !is_own(dir)).collect()
     }
 
     /// Asserts that, once it is swept, nothing is left but the base.
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.names(), [""; 0]);
         assert_eq!(self.mounts(), Vec::<PathBuf>::new());
-        self.home().sweep().expect("swept");
-        let is_empty = || self.home().trash().expect("listed").is_empty();
-        // Another process may be sweeping.
-        (0..6000).any(|_| is_empty() || (std::thread::sleep(Duration::from_millis(10)), false).1);
-        assert!(is_empty(), "{:?}", self.home().trash());
+        assert!(self.sweep(), "{:?}", self.home().trash());
+    }
+
+    /// Sweeps until nothing is left in the trash; false if that takes a minute.
+    ///
+    /// Each time anew, as who finds it locked leaves it be: by another process that is sweeping, or by one that another test is
+    /// just starting, and that has the lock's descriptor until it becomes another program.
+    pub fn sweep(&self) -> bool {
+        let is_swept = || {
+            let swept = self.home().sweep();
+            // On ZFS, what was used a moment ago is destroyed the next time.
+            if self.pool.is_none() {
+                swept.expect("swept");
+            }
+            self.home().trash().expect("listed").is_empty()
+        };
+        (0..6000).any(|_| is_swept() || (std::thread::sleep(Duration::from_millis(10)), false).1)
     }
 }
 

@@ -339,6 +339,7 @@ fn contained_as(archive: &[u8], guid: Guid, created: jiff::Timestamp) -> Vec<u8>
         compressed: false,
         properties: Default::default(),
         zfs: None,
+        place: None,
     };
     let mut out = Vec::new();
     writer::write(&header, archive, &mut out, &writer::Options::default()).expect("written");

@@ -234,6 +234,16 @@ fn one_target_that_fails_does_not_stop_the_others() {
     let said = error(&run(&[&from, &third]), 3);
     assert!(said.contains("no version in common: the target has @own"), "{said}");
     assert!(run(&["--full", &from, &third]).status.success());
+    // One that is older than all that the target has of the source, and one that it has.
+    lab.snapshot("two");
+    let fourth = text(lab.target.path().join("fourth"));
+    assert!(run(&[&from, &fourth]).status.success());
+    for dry in [&[][..], &["--dry-run"]] {
+        let said = error(&run(&[dry, &[&format!("{from}@one"), &fourth]].concat()), 3);
+        assert!(said.contains("is ahead of @one: it has @two of the source, which is newer"), "{said}");
+        let has = run(&[dry, &[&format!("{from}@two"), &fourth]].concat());
+        assert_eq!(String::from_utf8_lossy(&has.stdout), format!("{fourth} has {from}@two\n"));
+    }
     let nowhere = text(lab.source.path().join("nowhere"));
     assert!(error(&run(&[&nowhere, &to]), 2).contains("does not exist"));
     assert!(!error(&run(&["--no-such", &from, &to]), 2).is_empty());

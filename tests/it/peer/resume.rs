@@ -267,6 +267,7 @@ fn what_came_before_a_failure_of_either_side_is_kept() {
         compressed: false,
         properties: Default::default(),
         zfs: None,
+        place: None,
     };
     let mut container = Vec::new();
     let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };

@@ -575,16 +575,12 @@ impl World {
         }
     }
 
-    /// A prune that is killed may leave the notes on what it has destroyed, which mean nothing. Nothing else is wrong.
+    /// A prune that is killed may leave the notes on what it has destroyed: that is said, and is no problem.
     fn expect_healthy(&self, path: &str) {
-        let found = self.spawn(&["doctor", path]).wait();
-        let problems = found.out.lines().filter(|line| line.starts_with("problem:"));
-        let others: Vec<_> = problems.filter(|line| !line.contains("notes on the snapshot")).collect();
-        assert!(others.is_empty(), "{}{}", found.out, found.err);
-        let fixed = self.spawn(&["doctor", "--fix", path]).wait();
-        assert_eq!(fixed.code, Some(0), "{}{}", fixed.out, fixed.err);
-        let doctor = self.spawn(&["doctor", path]).wait();
-        assert_eq!(doctor.code, Some(0), "{}{}", doctor.out, doctor.err);
+        for fix in [&[][..], &["--fix"], &[]] {
+            let found = self.spawn(&[&["doctor", path], fix].concat()).wait();
+            assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
+        }
     }
 }
 

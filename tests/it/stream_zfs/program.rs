@@ -339,6 +339,7 @@ fn container(folder: &Folder, guid: u64, stream: &[u8]) {
             resumes: Some(ResumePoint { object: 7, offset: 131_072 }),
             release: "2.1.11\x1b".into(),
         }),
+        place: None,
     };
     let mut file = File::create(folder.path("sent")).expect("create");
     let options = Options { level: None, threads: 1 };

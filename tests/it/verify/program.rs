@@ -13,25 +13,25 @@ use crate::peer::lab::noise;
 use crate::peer::program::Sshd;
 
 /// A source with data, and a replica of it on another filesystem.
-struct Lab {
-    source: Btrfs,
+pub(super) struct Lab {
+    pub(super) source: Btrfs,
     target: Btrfs,
 }
 
 /// How a run ended, what it wrote to standard output, and what to standard error.
-type Said = (Option<i32>, String, String);
+pub(super) type Said = (Option<i32>, String, String);
 
-fn said(output: &Output) -> Said {
+pub(super) fn said(output: &Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with("")
     }
 
@@ -42,30 +42,30 @@ impl Lab {
         Self { source, target }
     }
 
-    fn from(&self) -> String {
+    pub(super) fn from(&self) -> String {
         text(&self.source.path().join("data"))
     }
 
-    fn to(&self) -> String {
+    pub(super) fn to(&self) -> String {
         text(&self.target.path().join("copy"))
     }
 
-    fn write(&self, file: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, file: &str, bytes: &[u8]) {
         fs::write(self.source.path().join("data").join(file), bytes).unwrap();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = ground::cowsnap(&self.source.outside().join("state"));
         command.args(args).stdin(Stdio::null());
         command
     }
 
-    fn does(&self, args: &[&str]) {
+    pub(super) fn does(&self, args: &[&str]) {
         let output = self.command(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {:?}", said(&output));
     }
 
-    fn snapshot(&self, name: &str) {
+    pub(super) fn snapshot(&self, name: &str) {
         self.does(&["snapshot", &self.from(), "--name", name]);
     }
 
@@ -316,6 +316,55 @@ fn an_increment_upon_what_is_not_proven_is_not_proven() {
             found["snapshots"].as_array().unwrap().iter().map(|checked| checked["outcome"].clone()).collect();
         assert_eq!((code, outcomes), (Some(7), vec!["unproven".into(), "unproven".into()]), "{found}");
     }
+}
+
+#[test]
+fn the_datasets_inside_are_compared_with_their_counterparts() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    for inner in ["data/in", "data/out"] {
+        lab.source.subvolume(inner);
+    }
+    lab.write("a", b"some");
+    lab.does(&["snapshot", "-r", &lab.from(), "--name", "one"]);
+    lab.does(&["replicate", "-r", &lab.from(), &lab.to()]);
+    let (code, found) = lab.json(&["-r"]);
+    let of = |found: &Value| {
+        let all = found.as_array().unwrap().iter();
+        let told =
+            |one: &Value| format!("{} {}", one["source"].as_str().unwrap(), one["snapshots"][0]["outcome"]);
+        let from = lab.from();
+        all.map(|one| told(one).replace(&from, "").replace('"', "")).collect::<Vec<_>>().join(",")
+    };
+    assert_eq!((code, of(&found)), (Some(0), " same,/in same,/out same".into()), "{found}");
+    // One that is not there stops no other, and a difference is one whatever else there is.
+    lab.source.subvolume("data/late");
+    lab.does(&["snapshot", &format!("{}/late", lab.from())]);
+    let (code, out, err) = lab.verify(&["-r"]);
+    assert!(
+        code == Some(7) && out.contains("/out: same") && err.contains("data/late"),
+        "{code:?} {out} {err}"
+    );
+    let meta = lab.target.path().join(".cowsnap/datasets/copy%2Fout/meta/one.json");
+    let mut other: Value = serde_json::from_str(&fs::read_to_string(&meta).unwrap()).unwrap();
+    other["verified"]["blake3"] = "00".repeat(32).into();
+    fs::write(&meta, other.to_string()).unwrap();
+    let (code, out, err) = lab.verify(&["-r"]);
+    assert!(code == Some(4) && out.contains("/out: DIFFERENT"), "{code:?} {out} {err}");
+}
+
+#[test]
+fn a_root_without_snapshots_stops_nothing_that_is_inside() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.source.subvolume("data/in");
+    lab.target.subvolume("copy");
+    let (from, to) = (lab.from() + "/in", lab.to() + "/in");
+    assert_eq!(lab.verify(&["-r"]).0, Some(7), "none has any: nothing is proven");
+    lab.does(&["snapshot", &from, "--name", "one"]);
+    lab.does(&["replicate", &from, &to]);
+    let (code, out, err) = lab.verify(&["-r"]);
+    assert!(code == Some(0) && out.contains("/in: same"), "{code:?} {out} {err}");
 }
 
 #[test]

@@ -532,7 +532,7 @@ fn a_snapshot_that_is_held_or_cloned_says_by_whom() {
     assert_eq!((refused.to_string(), refused.class()), (wanted, Class::Conflict));
     assert_eq!(a.details(false).expect("details")[0].clones, [clone.to_string()]);
     clone.take_clone_back().expect("taken back");
-    a.destroy_and_wait(&s.id).expect("destroyed, and waited");
+    a.destroy_and_wait(&s.id, std::time::Duration::from_secs(60)).expect("destroyed, and waited");
     assert!(snapshots(a.name().as_str()).is_empty());
 }
 

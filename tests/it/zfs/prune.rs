@@ -114,30 +114,43 @@ fn what_a_dry_run_says_would_come_back_is_what_comes_back() {
 }
 
 #[test]
-fn what_a_replica_has_too_stays_also_if_it_is_but_a_bookmark_here() {
+fn what_a_replica_has_too_stays_unless_a_bookmark_is_the_base_of_the_next_increment() {
     ground!("zfs");
     let shell = Shell::on(Pool::new());
     let (a, replica) = (shell.dataset.as_str(), shell.pool.full("replica"));
-    for name in ["one", "two"] {
-        shell.snapshot(a, name);
-    }
-    let output = shell.output(&["replicate", a, &replica]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // What replicating holds is released, so that nothing but the option keeps it.
-    for name in [format!("{a}@two"), format!("{replica}@two")] {
-        for line in zfs(&["holds", "-H", &name]).lines() {
-            zfs(&["release", line.split('\t').nth(1).expect("a tag"), &name]);
+    let replicate = || {
+        let output = shell.output(&["replicate", a, &replica]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for dataset in [a, &replica] {
+            for name in snapshots(dataset).iter().map(|name| format!("{dataset}@{name}")) {
+                for line in zfs(&["holds", "-H", &name]).lines() {
+                    zfs(&["release", line.split('\t').nth(1).expect("a tag"), &name]);
+                }
+            }
         }
-    }
-    for name in ["three", "four"] {
-        shell.snapshot(a, name);
-    }
+    };
+    let take = |names: &[&str]| names.iter().for_each(|name| shell.snapshot(a, name));
     let rules = [a, "--keep-last", "1", "--keep-base-with", &replica];
+    take(&["one", "two"]);
+    replicate();
+    take(&["three", "four"]);
+    // As long as nothing marks it, the snapshot is the only base.
+    for bookmark in zfs(&["list", "-H", "-t", "bookmark", "-o", "name", a]).lines() {
+        zfs(&["destroy", bookmark]);
+    }
     shell.prune(0, &rules);
     assert_eq!(snapshots(a), ["two", "four"]);
-    let output = shell.output(&["replicate", a, &replica]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(snapshots(&replica).last().map(String::as_str), Some("four"));
+    replicate();
+    take(&["five", "six"]);
+    shell.prune(0, &rules);
+    assert_eq!(snapshots(a), ["six"], "the bookmark of four is enough");
+    replicate();
+    assert_eq!(snapshots(&replica), ["two", "four", "six"], "an increment, from the bookmark");
+    // The replica has no bookmark: what it receives upon stays.
+    shell.snapshot(&replica, "theirs");
+    shell.prune(0, &[&replica, "--keep-last", "1", "--keep-base-with", a]);
+    assert_eq!(snapshots(&replica), ["six", "theirs"]);
 }
 
 #[test]

@@ -1,11 +1,16 @@
 #!/bin/sh
 # What runs in the guest: `sh -s VERB ARGUMENT…`, with cowsnap in PATH. What the host has to know is printed, one line a thing,
-# as account.rs reads it. FS is zfs (the pool tank) or btrfs (at /b); a round's datasets have its number behind their first letter.
+# as account.rs reads it. FS is zfs (the pool tank) or btrfs (at /b); a round's datasets have its number behind their first letter. Layers
+# of overlays are on an ext4 (at /e), and FS is the overlays' mode.
 set -u
 disks=/dev/disk/by-id
 
 top() { if [ "$1" = zfs ]; then echo tank; else echo /b; fi; }
 folder() { if [ "$1" = zfs ]; then echo "/tank/$2"; else echo "/b/$2"; fi; }
+overlay() { cowsnap -q --json overlay --home /e/home "$@"; }
+# The root is new at each boot, and the machine is the same.
+echo 20261121202611212026112120261121 >/etc/machine-id
+
 both() { "$1" zfs & first=$!; "$1" btrfs || exit 1; wait $first || exit 1; }
 die() { echo "failed $*"; exit 1; }
 
@@ -31,13 +36,19 @@ guids() {
 # --- once: the filesystems, and what is received and cloned again and again
 
 make() {
-    modprobe btrfs
+    modprobe -a btrfs fuse
     zpool create -f -o ashift=12 -o cachefile=none -m /tank tank $disks/virtio-z || die zpool create
     mkfs.btrfs -q -f $disks/virtio-b >/dev/null || die mkfs.btrfs
-    mkfs.ext4 -q -F $disks/virtio-depot || die mkfs.ext4
-    mkdir -p /b /depot
-    mount $disks/virtio-b /b && mount $disks/virtio-depot /depot || die mount
+    mkfs.ext4 -q -F $disks/virtio-e && mkfs.ext4 -q -F $disks/virtio-depot || die mkfs.ext4
+    mkdir -p /b /e /depot
+    mount $disks/virtio-b /b && mount $disks/virtio-e /e && mount $disks/virtio-depot /depot || die mount
     both make_source
+    mkdir -p /e/base/folder
+    # Its home is there, and stays.
+    overlay create first --base /e/base --at /run/first --mode kernel --owner none >/dev/null || die overlay create
+    overlay destroy first >/dev/null || die overlay destroy
+    for f in 1 2 3; do head -c 300000 /dev/urandom >"/e/base/f$f"; done
+    echo of the base >/e/base/folder/file
     sync
     umount /depot && mount -r $disks/virtio-depot /depot || die mount
 }
@@ -66,10 +77,11 @@ keep_stream() {
 # --- after each boot
 
 plug() {
-    modprobe btrfs
-    mkdir -p /b /depot
+    modprobe -a btrfs fuse
+    mkdir -p /b /e /depot
     zpool import -d $disks -o cachefile=none tank || die zpool import
     mount $disks/virtio-b /b || die mount btrfs
+    mount $disks/virtio-e /e || die mount ext4
     mount -r -o noload $disks/virtio-depot /depot || die mount depot
 }
 
@@ -81,7 +93,12 @@ prepare() {
     shift
     ops=$*
     both prepare_on
+    case $ops in *layer*) for mode in kernel fuse; do make_overlay; done ;; esac
     sync
+}
+
+make_overlay() {
+    out=$(overlay create "$mode$k" --base /e/base --at "/e/$mode$k" --mode "$mode" --owner none) || die overlay create "$out"
 }
 
 prepare_on() {
@@ -117,6 +134,12 @@ work() {
     k=$1
     shift
     for op in "$@"; do
+        case $op in
+        layer)
+            for fs in kernel fuse; do work_layer & done
+            continue
+            ;;
+        esac
         for fs in zfs btrfs; do
             t=$(top $fs)
             "work_$op" &
@@ -212,12 +235,51 @@ work_clone() {
     done
 }
 
+# A full one and an increment to one target after another, each over a line of a megabyte a second.
+work_replicate() {
+    n=0
+    while [ $n -lt 24 ]; do
+        n=$((n + 1))
+        d=p$k-$(((n + 1) / 2))
+        if [ $((n % 2)) = 1 ]; then s='full'; else s='more'; fi
+        began $d@$s "$(cat /depot/$fs-$s)" '?'
+        replicate $d $s >/run/replicated.$fs 2>&1 && echo "done $op $fs $n" || echo "failed $op $fs $n $(cat /run/replicated.$fs)"
+    done
+}
+
+replicate() { cowsnap -q --json replicate --bandwidth 1M --checkpoint 1M "$t/src@$2" "$t/$1"; }
+
+# What a suite of tests does, again and again: a file that is new, one of the base in part, one less.
+work_layer() {
+    n=0 o=$fs$k at=/e/$fs$k
+    while [ $n -lt 20 ]; do
+        n=$((n + 1))
+        head -c 40000 /dev/urandom >"$at/n$n"
+        head -c 5000 /dev/urandom | dd of="$at/f$((n % 3 + 1))" bs=5000 seek=$n conv=notrunc status=none
+        if [ $n -gt 2 ]; then rm "$at/n$((n - 2))"; fi
+        began "$o@$n" "$(digest "$at")" - -
+        if out=$(overlay commit "$o" "$n" 2>&1); then echo "done $op $fs $n"; else echo "failed $op $fs $n $out"; fi
+    done
+}
+
 # --- what is there
 
 # look ROUND: by the filesystem's own tools with its content (there), and as cowsnap lists it (listed, partial)
 look() {
     k=$1
     both look_at
+    for fs in kernel fuse; do look_at_layers; done
+}
+
+# Each layer's content is that of an overlay upon it; and all of them are as their manifests say.
+look_at_layers() {
+    for name in $(overlay list --layers | jq -r '.layers[].label' | grep "^$fs$k@"); do
+        out=$(overlay create look --base "$name" --at /run/look-at --mode "$fs" --owner none 2>&1) || { echo "failed look $name $out"; continue; }
+        echo "there $fs $name $(digest /run/look-at)"
+        echo "listed $fs $name - -"
+        out=$(overlay destroy look 2>&1) || echo "failed destroy $name $out"
+    done
+    out=$(overlay verify --all 2>&1) || echo "failed verify $out"
 }
 
 look_at() {
@@ -255,7 +317,7 @@ content_on_zfs() {
 names_on_btrfs() {
     (cd /b && ls -d [a-z]"$k" [a-z]"$k"-* 2>/dev/null)
     (cd /b/.cowsnap/datasets && ls -d [a-z]"$k"/snap/[!%]* [a-z]"$k"-*/snap/[!%]* 2>/dev/null) | sed 's,/snap/,@,'
-    (cd /b/.cowsnap/datasets && ls -d r"$k"-* 2>/dev/null)
+    (cd /b/.cowsnap/datasets && ls -d [rp]"$k"-* 2>/dev/null)
     return 0
 }
 content_on_btrfs() { digest "/b/.cowsnap/datasets/$1/snap/$2"; }
@@ -266,6 +328,23 @@ content_on_btrfs() { digest "/b/.cowsnap/datasets/$1/snap/$2"; }
 again() {
     op=$1 fs=$2 name=$3 token=${4:-} t=$(top "$2") n=0
     case $op in
+    replicate)
+        out=$(replicate "${name%@*}" "${name#*@}" 2>&1) || { echo "failed $op $fs $out"; return 0; }
+        echo "$out" | jq -r --arg fs "$fs" '.replicated[].moved[] | "moved \($fs) \(.snapshot): \(.resumed_bytes) of \(.stream_bytes) bytes were there"'
+        ;;
+    # What was not committed is lost with the machine: the overlay is as its last layer, or reaped.
+    layer)
+        o=${name%@*}
+        last=$(overlay list --layers | jq -r '.layers[].label' | grep "^$o@" | sort -t @ -k 2n | tail -1)
+        if overlay list | jq -e --arg o "$o" 'any(.overlays[]; .name == $o)' >/dev/null; then
+            out=$(overlay reset "$o" 2>&1) || { echo "failed reset $name $out"; return 0; }
+        else
+            out=$(overlay create "$o" --base "${last:-/e/base}" --at "/e/$o" --mode "$fs" --owner none 2>&1) ||
+                { echo "failed create $name $out"; return 0; }
+        fi
+        echo again >"/e/$o/again"
+        out=$(overlay commit "${name%@*}" "${name#*@}" 2>&1) || echo "failed commit $name $out"
+        ;;
     snapshot) run snapshot "$t/${name%@*}" --name "${name#*@}" ;;
     destroy) case $name in *@*) run destroy "$t/$name" ;; *) run destroy --snapshots "$t/$name" ;; esac ;;
     clone) run clone "$t/src@full" "$t/$name" ;;
@@ -287,6 +366,14 @@ sweep() {
     ls -A /b/.cowsnap/staging | sed 's/^/left staging /'
     find /b/.cowsnap -maxdepth 4 -name '%*' | sed 's/^/left staged /'
     zfs list -H -o name -t all -r tank | grep % | sed 's/^/left /'
+    # Of the marks of all that was replicated, the newest's.
+    replicas=$(zfs list -H -o name -r tank | grep '^tank/p'; cd /b/.cowsnap/datasets && ls -d p* 2>/dev/null | sed 's,^,/b/,')
+    # shellcheck disable=SC2086 # names without spaces
+    [ -z "$replicas" ] || cowsnap -q --json list $replicas | jq -r '.datasets[]
+        | select(.snapshots | length > 0) | select([.snapshots[] | .holds | length] as $n | any($n[:-1][]; . > 0) or $n[-1] != 1)
+        | "left holds \(.dataset) \([.snapshots[] | .holds])"'
+    overlay reap >/dev/null || echo "left reap"
+    findmnt -rn -o TARGET | grep '^/run/look-at' | sed 's/^/left mount /'
     findmnt -rn -t zfs,btrfs -o TARGET | grep -vE '^/(b|tank|tank/[a-z0-9-]+)$' | sed 's/^/left mount /'
     return 0
 }
@@ -297,6 +384,10 @@ scrub() {
     zpool status -x tank | grep -q 'is healthy' || die "$(zpool status tank)"
     btrfs scrub start -B /b >/run/scrub 2>&1 || die "$(cat /run/scrub)"
     grep -q 'no errors found' /run/scrub || die "$(cat /run/scrub)"
+    # The layers stay; an overlay that can not be destroyed was not whole.
+    out=$(overlay destroy --all 2>&1) || die "$out"
+    [ -z "$(findmnt -rn -t overlay,fuse)" ] || die "$(findmnt -rn -t overlay,fuse)"
+    umount /e && e2fsck -fn $disks/virtio-e >/run/fsck 2>&1 || die "$(cat /run/fsck)"
 }
 
 "$@"

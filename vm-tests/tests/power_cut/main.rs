@@ -1,7 +1,7 @@
 //! Power cuts: QEMU is killed while cowsnap works, its disks lose what was not flushed, and the next boot has to find all
 //! that was reported and nothing that is half made. docs/TESTING.md, "Power cuts".
 //!
-//! `COWSNAP_POWER_CUTS=N` makes N cuts instead of six, `COWSNAP_POWER_SEED=S` others.
+//! `COWSNAP_POWER_CUTS=N` makes N cuts instead of eight, `COWSNAP_POWER_FIRST=K` from the Kth on, `COWSNAP_POWER_SEED=S` others.
 
 mod account;
 
@@ -15,7 +15,8 @@ use vm_tests::{Drive, Guest, Image, Machine, Payload, Piece, Random, Running, Va
 const GUEST: &str = include_str!("guest.sh");
 const OPS: [&str; 4] = ["snapshot", "receive", "destroy", "clone"];
 /// Each operation by itself, so that no other one commits for it, and all of them at once.
-const CUTS: [&[&str]; 6] = [&["receive"], &["destroy"], &OPS, &["snapshot"], &["clone"], &OPS];
+const CUTS: [&[&str]; 8] =
+    [&["receive"], &["destroy"], &OPS, &["snapshot"], &["clone"], &OPS, &["replicate"], &["layer"]];
 /// One step in the guest, emulated, on a busy host.
 const LIMIT: Duration = Duration::from_secs(400);
 /// For the write that a cut is aimed at; then it is cut where it is.
@@ -28,7 +29,7 @@ fn what_was_reported_outlives_a_power_cut_and_nothing_half_made_passes_for_whole
     let mut guest = lab.boot();
     lab.ask(&mut guest, "make");
     let mut unflushed = 0;
-    for round in 1..=lab.n_cuts {
+    for round in lab.first_cut..lab.first_cut + lab.n_cuts {
         let cut = lab.cut(guest, round, CUTS[(round as usize - 1) % CUTS.len()]);
         unflushed += cut.unflushed;
         guest = cut.guest;
@@ -42,7 +43,9 @@ struct Lab {
     machine: Machine,
     zfs: VolatileDisk,
     btrfs: VolatileDisk,
+    ext4: VolatileDisk,
     program: PathBuf,
+    first_cut: u64,
     n_cuts: u64,
     seed: u64,
     _folder: Folder,
@@ -60,15 +63,17 @@ impl Lab {
         let program = cowsnap(agent);
         let folder = Folder::new();
         let disk = |name| VolatileDisk::create(name, &folder.0, 4 << 30).expect("a disk");
-        let (zfs, btrfs) = (disk("z"), disk("b"));
+        let (zfs, btrfs, ext4) = (disk("z"), disk("b"), disk("e"));
         // What the streams are kept on is none of those that are tested: it loses nothing.
         let depot = Drive::create("depot", &folder.0.join("depot"), 1 << 30).expect("a drive");
         let payload = Payload::new(agent).with(&program);
-        let machine = Machine::new(image, payload).with(&zfs.drive()).with(&btrfs.drive()).with(&depot);
+        let machine = Machine::new(image, payload);
+        let machine = machine.with(&zfs.drive()).with(&btrfs.drive()).with(&ext4.drive()).with(&depot);
         let set = |name, default| std::env::var(name).ok().map_or(default, |n| n.parse().expect("a number"));
-        let (n_cuts, seed) =
-            (set("COWSNAP_POWER_CUTS", CUTS.len() as u64), set("COWSNAP_POWER_SEED", 20_261_121));
-        Self { machine, zfs, btrfs, program, n_cuts, seed, _folder: folder }
+        let (first_cut, n_cuts) =
+            (set("COWSNAP_POWER_FIRST", 1), set("COWSNAP_POWER_CUTS", CUTS.len() as u64));
+        let seed = set("COWSNAP_POWER_SEED", 20_261_121);
+        Self { machine, zfs, btrfs, ext4, program, first_cut, n_cuts, seed, _folder: folder }
     }
 
     /// On a busy host a boot may take longer than its limit; the disks are not touched before `plug`.
@@ -85,8 +90,9 @@ impl Lab {
     /// What the guest says to that; that it failed is the end of the test.
     fn ask(&self, guest: &mut Guest, words: &str) -> String {
         let done = guest.run(&self.script(words), LIMIT).unwrap_or_else(|error| panic!("{words}: {error}"));
-        assert!(done.code == 0 && !done.text().contains("\nfailed"), "{words}: {}", done.text());
-        done.text()
+        let text = done.text();
+        assert!(done.code == 0 && !text.lines().any(|line| line.starts_with("failed")), "{words}: {text}");
+        text
     }
 
     fn cut(&self, mut guest: Guest, round: u64, ops: &[&str]) -> Cut {
@@ -95,31 +101,35 @@ impl Lab {
         let words = format!("{round} {}", ops.join(" "));
         let mut lines = self.ask(&mut guest, &format!("prepare {words}"));
         let running = guest.start(&self.script(&format!("work {words}"))).expect("it starts");
-        lines += &self.until_cut(guest, running, ops.len() as u64, &mut random);
-        let [zfs, btrfs] = [&self.zfs, &self.btrfs].map(|disk| disk.cut(random.below(u64::MAX)));
+        lines += &self.until_cut(guest, running, ops, &mut random);
+        let disks = [&self.zfs, &self.btrfs, &self.ext4];
+        let [zfs, btrfs, ext4] = disks.map(|disk| disk.cut(random.below(u64::MAX)));
         let told = Told::read(&lines);
         let in_flight: Vec<_> = told.in_flight().flat_map(|s| s.names.iter().map(|n| (&s.op, n))).collect();
         let of = in_flight.iter().map(|(op, name)| format!("{op} {name}")).collect::<Vec<_>>().join(", ");
         println!(
-            "cut {round} (seed {}): {} commands reported; cut off: {of}; of {} unflushed sectors of zfs and {} of btrfs, {} \
-             and {} lost",
+            "cut {round} (seed {}): {} commands reported; cut off: {of}; of {} unflushed sectors of zfs, {} of btrfs and {} of \
+             ext4, {}, {} and {} lost",
             self.seed,
             told.n_done(),
             zfs.kept + zfs.lost,
             btrfs.kept + btrfs.lost,
+            ext4.kept + ext4.lost,
             zfs.lost,
-            btrfs.lost
+            btrfs.lost,
+            ext4.lost
         );
         assert!(told.failed.is_empty(), "{:#?}", told.failed);
         let guest = self.after_cut(round, told, &lines);
         println!("cut {round}: as it must be, after {:.0} s in all", began.elapsed().as_secs_f32());
-        Cut { guest, unflushed: zfs.kept + zfs.lost + btrfs.kept + btrfs.lost }
+        let unflushed = [zfs, btrfs, ext4].iter().map(|cut| cut.kept + cut.lost).sum();
+        Cut { guest, unflushed }
     }
 
     /// Lets it work until some commands were reported, and then on to some write within the next ones; cuts the power;
     /// and answers all that was told before.
-    fn until_cut(&self, guest: Guest, mut running: Running, n_ops: u64, random: &mut Random) -> String {
-        let wanted = (2 + random.below(4) * n_ops) as usize;
+    fn until_cut(&self, guest: Guest, mut running: Running, ops: &[&str], random: &mut Random) -> String {
+        let wanted = (2 + random.below(4) * ops.len() as u64) as usize;
         let mut told = String::new();
         while told.matches("\ndone ").count() < wanted {
             match running.next(LIMIT).unwrap_or_else(|error| panic!("{error}\n{told}")) {
@@ -128,7 +138,11 @@ impl Lab {
             }
         }
         // Aimed at a write of one of the disks, so that something is on its way; a filesystem at rest writes nothing.
-        let disk = if random.below(2) == 0 { &self.zfs } else { &self.btrfs };
+        let disk = match random.below(2) {
+            _ if ops == ["layer"] => &self.ext4,
+            0 => &self.zfs,
+            _ => &self.btrfs,
+        };
         disk.stop_after(1 + random.below(60));
         disk.has_stopped(STOP_LIMIT);
         guest.kill();
@@ -159,10 +173,14 @@ impl Lab {
         }
         for step in told.in_flight() {
             for name in &step.names {
-                if found.has(name) == (step.op == "destroy") {
+                // A replication also marks what it brought.
+                if found.has(name) == (step.op == "destroy") || step.op == "replicate" {
                     let token = found.partials.get(name).filter(|_| goes_on && name.fs == "zfs");
                     let token = token.map_or("", String::as_str);
-                    self.ask(&mut guest, &format!("again {} {name} {token}", step.op));
+                    let said = self.ask(&mut guest, &format!("again {} {name} {token}", step.op));
+                    said.lines()
+                        .filter(|line| line.starts_with("moved"))
+                        .for_each(|line| println!("cut {round}: {line}"));
                 }
             }
         }

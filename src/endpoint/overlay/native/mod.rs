@@ -1,27 +1,31 @@
-//! Native clones: a writable snapshot of the base, bound to the copy's place.
+//! Native clones: a writable snapshot of the base, shown at the copy's place: on btrfs by a bind mount, on ZFS as a mount of its own.
 //!
 //! What a clone is called and where it is stands in a small file of the generation's directory, written before the clone is
 //! made: whoever destroys the directory destroys the clone first. A spare clone is made in the background, so that a reset
 //! has not to wait for the filesystem's transaction.
+//!
+//! On ZFS all clones of an overlay are of one snapshot: the base, or one that is taken of it when the overlay is made, and goes with it.
+
+mod clones;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::btrfs::scratch::Scratch;
+use clones::{Clones, Source};
+
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};
 use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
-use crate::endpoint::record::{read_record, replace_file_unsynced};
-use crate::endpoint::{Dataset, Error, Result, btrfs};
-use crate::model::PathText;
-use crate::model::overlay::{Base, BaseKind, Mode, MountSource, Record};
-use crate::sys::btrfs::get_subvol_info;
+use crate::endpoint::record::{read_record, replace_file_unsynced, sync_folder};
+use crate::endpoint::{Error, Result, btrfs, zfs};
+use crate::model::overlay::{Base, BaseKind, Mode, MountSource, Record, State};
+use crate::model::{Guid, PathText, quoted};
+use crate::sys::mount::Detached;
 use crate::sys::namespace;
 
 /// Serves [`Mode::Native`].
@@ -31,12 +35,15 @@ pub struct Native;
 /// Which clone a generation has, or waits to be one's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct CloneFile {
-    /// A path on its filesystem.
+    /// A path on its filesystem, or the name of its pool.
     on: PathText,
     /// What it is called there.
     name: String,
-    /// The base's last transaction when it was made: what was changed since is not in it.
+    /// The base's last transaction when it was made, on btrfs: what was changed since is not in it.
     transaction: Option<u64>,
+    /// Its guid, on ZFS, once that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guid: Option<Guid>,
 }
 
 /// The file in a generation's directory.
@@ -58,8 +65,8 @@ pub fn can_clone(base: &Base) -> Result<String, String> {
         BaseKind::Dir | BaseKind::Snapshot => {}
         BaseKind::Image | BaseKind::None => return Err("the base is neither on btrfs nor on ZFS".into()),
     }
-    if !path.is_absolute() {
-        return Err("clones of ZFS snapshots are not served yet".into());
+    if let Some(dataset) = clones::dataset_of(base).map_err(|error| error.to_string())? {
+        return dataset.expect_clonable().map(|()| "ZFS".into()).map_err(|error| error.to_string());
     }
     if !is_on_btrfs(path).unwrap_or(false) {
         return Err("the base is neither on btrfs nor on ZFS".into());
@@ -83,6 +90,18 @@ pub fn can_clone(base: &Base) -> Result<String, String> {
     }
 }
 
+/// Why no clone of the base is made unless somebody asks for one: it could not be made, or would be in somebody's way. `None` if nothing
+/// speaks against it.
+pub fn against(base: &Base) -> Option<String> {
+    let against = |dataset: &zfs::Dataset| match dataset.against_clones()? {
+        None if base.kind == BaseKind::Dir => dataset.against_snapshots(),
+        other => Ok(other),
+    };
+    let found =
+        clones::dataset_of(base).and_then(|dataset| dataset.map_or(Ok(None), |dataset| against(&dataset)));
+    found.unwrap_or_else(|error| Some(error.to_string()))
+}
+
 impl Serve for Native {
     fn check(&self, _: &Home, record: &Record) -> Result<()> {
         can_clone(&record.base).map_err(|why| refused(record, why))?;
@@ -94,9 +113,12 @@ impl Serve for Native {
 
     fn base(&self, overlay: &Entry, record: &Record) -> Result<PathBuf> {
         let dir = base::reach(overlay, record)?;
-        if record.state == crate::model::overlay::State::Making && record.copies.len() > 1 {
-            // At once: their transactions are one then.
-            make_spares(overlay, record)?;
+        if record.state == State::Making {
+            clones::prepare(overlay, record, random()?)?;
+            if record.copies.len() > 1 {
+                // At once: their transactions are one then.
+                make_spares(overlay, record)?;
+            }
         }
         Ok(dir)
     }
@@ -104,23 +126,35 @@ impl Serve for Native {
     fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
         // After a start of the machine it is there, with its changes.
         let there = match read(&generation.dir().join(CLONE))? {
-            Some(clone) => Scratch::of(clone.on.as_path())?.open(&clone.name)?,
+            Some(clone) => Clones::on(clone.on.as_path())?.tree(place, &clone.name)?,
             None => None,
         };
-        let tree = there.map_or_else(|| make(place, generation), Ok)?;
-        shown::attach(place, &shown::bound(place, tree)?)
+        let tree = match there {
+            Some(tree) => tree,
+            None if place.record.state == State::Making => make(place, generation)?,
+            // Another one would be shown in the place of its changes, and what names them would be gone.
+            None => {
+                return Err(Error::NotFound {
+                    what: "clone with the changes of overlay",
+                    subject: place.record.name.to_string(),
+                    hint: Some(format!(
+                        "to begin anew: cowsnap overlay reset {}",
+                        quoted(&place.record.name)
+                    )),
+                });
+            }
+        };
+        shown::attach(place, &tree)
     }
 
     fn swap(&self, place: &Place<'_>, generation: &Generation) -> Result<Swapped> {
-        let tree = make(place, generation)?;
-        shown::replace(place, &shown::bound(place, tree)?)
+        shown::replace(place, &make(place, generation)?)
     }
 
     fn changes(&self, place: &Place<'_>, generation: &Generation) -> PathBuf {
-        let found = read(&generation.dir().join(CLONE)).ok().flatten().and_then(|clone| {
-            let on = Scratch::of(clone.on.as_path()).ok()?.mounted_at().ok()?;
-            Some(on.join(crate::endpoint::btrfs::store::STORE_DIR).join("overlays").join(clone.name))
-        });
+        let clone = read(&generation.dir().join(CLONE)).ok().flatten();
+        let found = clone.and_then(|clone| Clones::on(clone.on.as_path()).ok()?.path(&clone.name));
+        // Once it is mounted again, it is there.
         found.unwrap_or_else(|| place.at().to_owned())
     }
 
@@ -141,74 +175,67 @@ impl Serve for Native {
     }
 }
 
-/// Makes the clone of `generation`, or takes the spare one.
-fn make(place: &Place<'_>, generation: &Generation) -> Result<OwnedFd> {
+/// Makes the clone of `generation`, or takes the spare one. What names it outlasts a crash of the machine if what is changed in it does.
+fn make(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
+    let tree = make_or_take(place, generation)?;
+    if !place.record.options.volatile {
+        let file = generation.dir().join(CLONE);
+        let synced = File::open(&file).and_then(|file| file.sync_all());
+        synced.map_err(Error::io("sync", file.display()))?;
+        sync_folder(generation.dir())?;
+        sync_folder(&copy_dir(place.overlay, place.copy.number))?;
+    }
+    Ok(tree)
+}
+
+fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
     let [_] = place.lower else {
         return Err(refused(place.record, "it has layers, which this mode does not put together".into()));
     };
-    let source = Source::of(place.record)?;
+    let source = Source::of(place.overlay, place.record)?;
     if let Some(tree) = take_spare(place, generation, &source)? {
         return Ok(tree);
     }
     let name = name_of(place.overlay, place.copy.number, generation.number, random()?);
-    let clone = CloneFile { on: source.on()?, name, transaction: None };
+    let mut clone = CloneFile { on: source.on()?, name, transaction: None, guid: None };
+    let source = source.checked()?;
     write(&generation.dir().join(CLONE), &clone)?;
-    source.scratch.make(&clone.name, source.root.as_fd())?;
-    opened(&source.scratch, &clone.name)
+    source.make(&clone)?;
+    clone.guid = source.guid(&clone)?;
+    if clone.guid.is_some() {
+        write(&generation.dir().join(CLONE), &clone)?;
+    }
+    opened(place, &clone)
 }
 
-/// Renamed before the file of the spare goes: a kill leaves it named somewhere.
-fn take_spare(place: &Place<'_>, generation: &Generation, source: &Source) -> Result<Option<OwnedFd>> {
+/// A kill leaves the clone named somewhere: in the file of the spare, or, before it has another name, in that of the generation.
+fn take_spare(place: &Place<'_>, generation: &Generation, source: &Source) -> Result<Option<Detached>> {
     let file = copy_dir(place.overlay, place.copy.number).join(SPARE);
     let Some(spare) = read(&file)? else { return Ok(None) };
-    if spare.transaction != Some(source.transaction()?) {
+    if spare.transaction != source.transaction()? {
         discard(place.overlay.home(), &file)?;
         return Ok(None);
     }
+    let own = generation.dir().join(CLONE);
     let (_, suffix) = spare.name.rsplit_once(':').unwrap_or_default();
     let name = format!(
         "{}:{suffix}",
         place.overlay.source(place.copy.number, Some(generation.number)).as_file_name()
     );
+    if name == spare.name {
+        fs::rename(&file, &own).map_err(Error::io("rename", file.display()))?;
+        let tree = Clones::on(spare.on.as_path())?.tree(place, &name)?;
+        return if tree.is_some() { Ok(tree) } else { remove(&own).map(|()| None) };
+    }
     let clone = CloneFile { name, ..spare.clone() };
-    write(&generation.dir().join(CLONE), &clone)?;
-    let taken = source.scratch.rename(&spare.name, &clone.name)?;
+    write(&own, &clone)?;
+    let taken = Clones::on(spare.on.as_path())?.rename(&spare.name, &clone.name)?;
     remove(&file)?;
     if !taken {
-        remove(&generation.dir().join(CLONE))?;
+        remove(&own)?;
         return Ok(None);
     }
-    opened(&source.scratch, &clone.name).map(Some)
-}
-
-/// The base, opened to be cloned.
-struct Source {
-    scratch: Scratch,
-    root: OwnedFd,
-}
-
-impl Source {
-    fn of(record: &Record) -> Result<Self> {
-        let base = &record.base;
-        let path = base.path.as_path();
-        let root = match &base.version {
-            Some(version) => match crate::endpoint::path::named(path)? {
-                Dataset::Btrfs(dataset) => dataset.open_version(version)?,
-                other => return Err(refused(record, format!("{other} is not on btrfs"))),
-            },
-            None => File::open(path).map_err(Error::io("open", path.display()))?.into(),
-        };
-        Ok(Self { scratch: Scratch::of(path)?, root })
-    }
-
-    fn on(&self) -> Result<PathText> {
-        Ok(self.scratch.mounted_at()?.as_path().into())
-    }
-
-    /// The transaction of the last change of its content.
-    fn transaction(&self) -> Result<u64> {
-        Ok(get_subvol_info(self.root.as_fd()).map_err(Error::io("read", "a subvolume"))?.ctransid)
-    }
+    opened(place, &clone).map(Some)
 }
 
 /// Makes spare clones for the copies of an overlay that have none.
@@ -221,7 +248,7 @@ pub fn make_spares(overlay: &Entry, record: &Record) -> Result<()> {
     if lacking.is_empty() {
         return Ok(());
     }
-    let source = Source::of(record)?;
+    let source = Source::of(overlay, record)?.checked()?;
     each_by(AT_ONCE, &lacking, |&copy| make_spare(overlay, &source, copy)).map(drop)
 }
 
@@ -243,17 +270,23 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
         return Ok(());
     }
     let transaction = source.transaction()?;
-    let name = name_of(overlay, copy, 0, random()?);
-    let clone = CloneFile { on: source.on()?, name, transaction: Some(transaction) };
+    let name = name_of(overlay, copy, source.generation_of_spare(overlay, copy)?, random()?);
+    let mut clone = CloneFile { on: source.on()?, name, transaction, guid: None };
     write(&making, &clone)?;
-    source.scratch.make(&clone.name, source.root.as_fd())?;
+    source.make(&clone)?;
+    clone.guid = source.guid(&clone)?;
+    if clone.guid.is_some() {
+        write(&making, &clone)?;
+    }
     // What was changed while it was made may be in it or not.
     let is_of_now = source.transaction()? == transaction;
     if !is_of_now {
         return discard(overlay.home(), &making);
     }
     match fs::rename(&making, &spare) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => source.scratch.destroy(&clone.name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Clones::on(clone.on.as_path())?.destroy(&clone.name, clone.guid).map(drop)
+        }
         other => other.map_err(Error::io("rename", making.display())),
     }
 }
@@ -269,7 +302,7 @@ pub fn without_spares(home: &Home) -> Result<Vec<(Entry, Record)>> {
         let has_none =
             |copy: &crate::model::overlay::Copy| !copy_dir(&entry, copy.number).join(SPARE).exists();
         if record.mode == Mode::Native
-            && record.state == crate::model::overlay::State::Ready
+            && record.state == State::Ready
             && !is_of_one_command(&record)
             && record.copies.iter().any(has_none)
         {
@@ -292,29 +325,33 @@ pub(super) fn destroy_clones_in(home: &Home, path: &Path) -> Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
+    // An overlay's own directory: after a crash of the machine, a file may not say what it said.
+    if let Some(text) = read_record(&path.join("overlay.json"))?
+        && let Ok(record) = serde_json::from_slice::<Record>(&text)
+        && record.mode == Mode::Native
+    {
+        destroy_strays(home, path, &record)?;
+    }
     discard(home, &path.join(CLONE))?;
     clone_files(path).iter().try_for_each(|file| discard(home, file))?;
-    // An overlay's own directory: after a crash of the machine, a file may not say what it said.
-    let Ok(Some(text)) = read_record(&path.join("overlay.json")) else { return Ok(()) };
-    match serde_json::from_slice::<Record>(&text) {
-        Ok(record) if record.mode == Mode::Native => destroy_strays(home, &record),
-        _ => Ok(()),
-    }
+    clones::discard_origin(path)
 }
 
 /// Destroys the clones of overlays of that name that nothing speaks of.
-fn destroy_strays(home: &Home, record: &Record) -> Result<()> {
-    let Ok(scratch) = Scratch::of(record.base.path.as_path()) else { return Ok(()) };
+fn destroy_strays(home: &Home, dir: &Path, record: &Record) -> Result<()> {
+    let Ok(scratch) = Clones::of_overlay(dir, record) else { return Ok(()) };
     // Looked for in this order: whoever makes a clone writes its name down first.
     let found = scratch.names()?;
-    let files = clone_files(home.entry(&record.name).dir());
+    // What the files in `dir` name goes by what they say of it.
+    let mut files = [clone_files(home.entry(&record.name).dir()), clone_files(dir)].concat();
+    files.extend(files.clone().iter().map(|file| foreign(file)));
     let known: Vec<_> = files.iter().filter_map(|file| Some(read(file).ok()??.name)).collect();
     let is_stray = |name: &&String| {
         MountSource::parse_file_name(name)
             .is_some_and(|source| source.home == home.id() && source.name == record.name)
             && !known.contains(name)
     };
-    found.iter().filter(is_stray).try_for_each(|name| scratch.destroy(name))
+    found.iter().filter(is_stray).try_for_each(|name| scratch.destroy(name, None).map(drop))
 }
 
 /// The files in an overlay's directory that name clones, whether they are there or not.
@@ -344,9 +381,20 @@ fn discard(home: &Home, file: &Path) -> Result<()> {
     let Some(clone) = clone else { return Ok(()) };
     let is_ours = MountSource::parse_file_name(&clone.name).is_some_and(|source| source.home == home.id());
     if is_ours {
-        Scratch::of(clone.on.as_path())?.destroy(&clone.name)?;
+        let gone = Clones::on(clone.on.as_path())?.destroy(&clone.name, clone.guid)?;
+        if !gone {
+            // Whoever comes again knows that it is not to go.
+            return fs::rename(file, foreign(file)).map_err(Error::io("rename", file.display()));
+        }
     }
     remove(file)
+}
+
+/// Where the file goes of a clone whose name is another one's.
+fn foreign(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".foreign");
+    name.into()
 }
 
 fn name_of(overlay: &Entry, copy: u32, generation: u64, random: u64) -> String {
@@ -357,9 +405,9 @@ fn copy_dir(overlay: &Entry, copy: u32) -> PathBuf {
     overlay.dir().join(copy.to_string())
 }
 
-fn opened(scratch: &Scratch, name: &str) -> Result<OwnedFd> {
-    let gone = || Error::NotFound { what: "clone", subject: name.into(), hint: None };
-    scratch.open(name)?.ok_or_else(gone)
+fn opened(place: &Place<'_>, clone: &CloneFile) -> Result<Detached> {
+    let gone = || Error::NotFound { what: "clone", subject: clone.name.clone(), hint: None };
+    Clones::on(clone.on.as_path())?.tree(place, &clone.name)?.ok_or_else(gone)
 }
 
 fn read(file: &Path) -> Result<Option<CloneFile>> {

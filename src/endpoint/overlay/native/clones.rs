@@ -1,0 +1,221 @@
+//! The clones of native overlays, whichever filesystem makes them.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::{CloneFile, refused};
+use crate::endpoint::btrfs::scratch::Scratch;
+use crate::endpoint::btrfs::store::STORE_DIR;
+use crate::endpoint::overlay::{Entry, Place, shown};
+use crate::endpoint::record::{read_record, replace_file};
+use crate::endpoint::zfs::overlays::{Clones as ZfsClones, Origin};
+use crate::endpoint::{Dataset, Error, Result, zfs};
+use crate::model::overlay::{Base, BaseKind, Record};
+use crate::model::{Guid, PathText};
+use crate::sys::btrfs::get_subvol_info;
+use crate::sys::mount::Detached;
+
+/// The file in an overlay's directory that says what its clones are made of, on ZFS.
+const ORIGIN: &str = "origin";
+
+/// Where clones are.
+pub(super) enum Clones {
+    /// On the btrfs filesystem of a path.
+    Btrfs(Scratch),
+    /// In a pool of ZFS.
+    Zfs(ZfsClones),
+}
+
+impl Clones {
+    /// Those where `on` says: a path, or a pool's name.
+    pub(super) fn on(on: &Path) -> Result<Self> {
+        match on.is_absolute() {
+            true => Scratch::of(on).map(Self::Btrfs),
+            false => Ok(Self::Zfs(ZfsClones::of_pool(&on.display().to_string()))),
+        }
+    }
+
+    /// Those that the overlay in the directory `dir` has, or had.
+    pub(super) fn of_overlay(dir: &Path, record: &Record) -> Result<Self> {
+        match read_origin(dir)? {
+            Some(origin) => Ok(Self::Zfs(ZfsClones::of_pool(origin.pool()))),
+            None => Scratch::of(record.base.path.as_path()).map(Self::Btrfs),
+        }
+    }
+
+    pub(super) fn names(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Btrfs(scratch) => scratch.names(),
+            Self::Zfs(clones) => clones.names(),
+        }
+    }
+
+    /// The tree of the clone `name`, to be attached at the place; `None` if there is no such clone.
+    pub(super) fn tree(&self, place: &Place<'_>, name: &str) -> Result<Option<Detached>> {
+        match self {
+            Self::Btrfs(scratch) => scratch.open(name)?.map(|tree| shown::bound(place, tree)).transpose(),
+            Self::Zfs(clones) => clones.open(name)?.map(|tree| shown::restricted(place, tree)).transpose(),
+        }
+    }
+
+    pub(super) fn rename(&self, name: &str, new: &str) -> Result<bool> {
+        match self {
+            Self::Btrfs(scratch) => scratch.rename(name, new),
+            Self::Zfs(clones) => clones.rename(name, new),
+        }
+    }
+
+    /// Destroys the clone; one that is not there is gone. False: another one is called so, and stays.
+    pub(super) fn destroy(&self, name: &str, guid: Option<Guid>) -> Result<bool> {
+        match self {
+            Self::Btrfs(scratch) => scratch.destroy(name).map(|()| true),
+            Self::Zfs(clones) => clones.destroy(name, guid),
+        }
+    }
+
+    /// Where the clone `name` can be looked at though no overlay shows it; `None` if nowhere.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Btrfs(scratch) => {
+                Some(scratch.mounted_at().ok()?.join(STORE_DIR).join("overlays").join(name))
+            }
+            Self::Zfs(_) => None,
+        }
+    }
+}
+
+/// The base, ready to be cloned.
+pub(super) enum Source {
+    Btrfs { scratch: Scratch, root: OwnedFd },
+    Zfs(Origin),
+}
+
+impl Source {
+    pub(super) fn of(overlay: &Entry, record: &Record) -> Result<Self> {
+        if let Some(origin) = read_origin(overlay.dir())? {
+            return Ok(Self::Zfs(origin));
+        }
+        let path = record.base.path.as_path();
+        let root = match &record.base.version {
+            Some(version) => match crate::endpoint::path::named(path)? {
+                Dataset::Btrfs(dataset) => dataset.open_version(version)?,
+                other => return Err(refused(record, format!("{other} is not on btrfs"))),
+            },
+            None => File::open(path).map_err(Error::io("open", path.display()))?.into(),
+        };
+        Ok(Self::Btrfs { scratch: Scratch::of(path)?, root })
+    }
+
+    pub(super) fn on(&self) -> Result<PathText> {
+        match self {
+            Self::Btrfs { scratch, .. } => Ok(scratch.mounted_at()?.as_path().into()),
+            Self::Zfs(origin) => Ok(Path::new(origin.pool()).into()),
+        }
+    }
+
+    /// The transaction of the last change of its content; `None` for what does not change.
+    pub(super) fn transaction(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Btrfs { root, .. } => {
+                let info = get_subvol_info(root.as_fd()).map_err(Error::io("read", "a subvolume"))?;
+                Ok(Some(info.ctransid))
+            }
+            Self::Zfs(_) => Ok(None),
+        }
+    }
+
+    /// The generation that a clone is called after which waits: to rename one costs nothing on btrfs, and a transaction on ZFS.
+    pub(super) fn generation_of_spare(&self, overlay: &Entry, copy: u32) -> Result<u64> {
+        match self {
+            Self::Btrfs { .. } => Ok(0),
+            Self::Zfs(_) => Ok(overlay.generations(copy)?.last().map_or(1, |last| last + 1)),
+        }
+    }
+
+    /// It, by what the base is called now, where that may have changed.
+    pub(super) fn checked(self) -> Result<Self> {
+        match self {
+            Self::Zfs(origin) => origin.checked().map(Self::Zfs),
+            btrfs => Ok(btrfs),
+        }
+    }
+
+    /// Makes the clone.
+    pub(super) fn make(&self, clone: &CloneFile) -> Result<()> {
+        match self {
+            Self::Btrfs { scratch, root } => scratch.make(&clone.name, root.as_fd()),
+            Self::Zfs(origin) => ZfsClones::of_pool(origin.pool()).make(&clone.name, origin),
+        }
+    }
+
+    /// By what the clone is known whatever it is called, where that takes more than its name.
+    pub(super) fn guid(&self, clone: &CloneFile) -> Result<Option<Guid>> {
+        match self {
+            Self::Btrfs { .. } => Ok(None),
+            Self::Zfs(origin) => ZfsClones::of_pool(origin.pool()).guid(&clone.name),
+        }
+    }
+}
+
+/// The dataset of ZFS that the base is, or is a snapshot of; `None` if it is on another filesystem.
+///
+/// # Errors
+/// What is on ZFS, and no filesystem's root.
+pub(super) fn dataset_of(base: &Base) -> Result<Option<zfs::Dataset>> {
+    let path = base.path.as_path();
+    match base.kind {
+        BaseKind::Snapshot if !path.is_absolute() => {
+            let name = path.display().to_string();
+            let parsed = name.parse();
+            let dataset =
+                parsed.map_err(|_| Error::NotFound { what: "dataset", subject: name, hint: None })?;
+            Ok(Some(zfs::Dataset::by_name(dataset)))
+        }
+        BaseKind::Dir if zfs::is_on_zfs(path)? => zfs::Dataset::at(path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Writes down what the clones of an overlay are made of, and takes the snapshot if there is none yet; on btrfs, there is no need.
+pub(super) fn prepare(overlay: &Entry, record: &Record, random: u64) -> Result<()> {
+    let Some(dataset) = dataset_of(&record.base)? else { return Ok(()) };
+    let mut origin = match &record.base.version {
+        Some(version) => Origin::of_snapshot(&dataset, version)?,
+        None => {
+            let mark = format!("{}:{}:{random:016x}", overlay.home().id(), record.name);
+            Origin::to_be_taken(&dataset, mark, random)?
+        }
+    };
+    ZfsClones::of_pool(origin.pool()).prepare()?;
+    // Before it is there: whoever finds the file destroys it.
+    write_origin(overlay.dir(), &origin)?;
+    origin.take()?;
+    write_origin(overlay.dir(), &origin)
+}
+
+/// Destroys what was made for the clones of the overlay that was in `dir`.
+pub(super) fn discard_origin(dir: &Path) -> Result<()> {
+    match read_origin(dir) {
+        Ok(Some(origin)) => origin.destroy()?,
+        Ok(None) => return Ok(()),
+        // It was not on disk yet when the machine crashed.
+        Err(Error::Corrupt { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    super::remove(&dir.join(ORIGIN))
+}
+
+fn read_origin(dir: &Path) -> Result<Option<Origin>> {
+    let file = dir.join(ORIGIN);
+    let Some(text) = read_record(&file)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|error| Error::Corrupt {
+        what: "origin of an overlay's clones",
+        why: format!("{}: {error}", file.display()),
+        source: None,
+    })
+}
+
+fn write_origin(dir: &Path, origin: &Origin) -> Result<()> {
+    replace_file(&dir.join(ORIGIN), &serde_json::to_vec(origin).expect("its keys are texts"))
+}

@@ -1,0 +1,205 @@
+//! A disk of this machine that hangs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cowsnap::endpoint::btrfs::Dataset;
+use cowsnap::endpoint::peer::{Patience, Peer, Ssh};
+use cowsnap::endpoint::{Backend, History, SnapshotRequest, path};
+use cowsnap::exec::Silent;
+use cowsnap::exec::replicate::{Guard, Wanted, replicate};
+use cowsnap::exec::transfer::Place;
+use cowsnap::model::{PeerAddress, Version};
+
+use super::lab::{Lab, noise, options};
+use crate::ground::{self, Btrfs, ground, run};
+
+/// A filesystem that lets nobody write, nor end who tries; until the value is gone, or two minutes are over whatever becomes of the test.
+struct Frozen {
+    at: PathBuf,
+    thaws: Child,
+}
+
+impl Frozen {
+    fn new(at: &Path) -> Self {
+        let thaw = "sleep 120; exec 'fsfreeze', '-u', $ARGV[0]";
+        let thaws = Command::new("perl").args(["-e", thaw]).arg(at).spawn().unwrap();
+        run("fsfreeze", &["-f", at.to_str().unwrap()]);
+        Self { at: at.to_owned(), thaws }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.at).status();
+        let _ = self.thaws.kill();
+        let _ = self.thaws.wait();
+    }
+}
+
+/// How it ended, if it did within so long; killed otherwise.
+fn within(child: &mut Child, limit: Duration) -> Option<i32> {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    None
+}
+
+/// Waits until no process is left that was started with `state`.
+fn wait_for_all_of(state: &str) {
+    let is_of_it = |entry: std::fs::DirEntry| {
+        let said = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&said).contains(state)
+    };
+    for _ in 0..600 {
+        if !std::fs::read_dir("/proc").unwrap().flatten().any(is_of_it) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("a process has not ended");
+}
+
+#[test]
+fn a_disk_here_that_hangs_holds_up_no_other_target_and_the_program_ends() {
+    ground!("btrfs", "fsfreeze");
+    let (lab, other) = (Lab::new(), Btrfs::new());
+    let state = lab.source.outside().join("state");
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let from = text(lab.source.path().join("data"));
+    let (hangs, sound) = (text(lab.target.path().join("copy")), text(other.path().join("copy")));
+    lab.write("a", &noise(1, 1_000_000));
+    lab.snapshot("one");
+    lab.source.subvolume("data/in");
+    let inner = Dataset::at(&lab.source.path().join("data/in")).unwrap();
+    snapshot(&inner, "one");
+    let replicate = |more: &[&str]| {
+        let mut command = ground::cowsnap(&state);
+        command
+            .args(["replicate", "-r"])
+            .args(more)
+            .args([&from, &hangs, &sound])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    };
+    assert!(replicate(&[]).status().unwrap().success());
+    (0..30).for_each(|n| lab.write(&format!("b{n}"), &noise(n, 1_000_000)));
+    let two = lab.snapshot("two");
+    let inner_two = snapshot(&inner, "two");
+    let frozen = Frozen::new(&lab.target.path());
+    let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
+    let mut child = replicate(&["--stall", "2"]).stderr(said).spawn().unwrap();
+    let code = within(&mut child, Duration::from_secs(90));
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(state.to_str().unwrap());
+    let said = std::fs::read_to_string(lab.source.outside().join("said")).unwrap();
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("2 of 4 failed") && said.contains(&hangs), "{said}");
+    let there = path::named(Path::new(&sound)).unwrap();
+    assert!(said.contains("it hangs, and is left out for the rest of the run"), "{said}");
+    assert!(has(&there, &two) && has(&there.named_below(Path::new("in")).unwrap(), &inner_two));
+    // Once it is back, the same command brings it what it lacks.
+    assert!(replicate(&[]).status().unwrap().success());
+    assert!(has(&lab.to(), &two));
+}
+
+fn snapshot(dataset: &Dataset, name: &str) -> Version {
+    let request = SnapshotRequest::named(name.parse().unwrap());
+    Dataset::snapshot(std::slice::from_ref(dataset), &request).unwrap().versions[0].clone()
+}
+
+fn has(dataset: &impl History, version: &Version) -> bool {
+    dataset.inventory().unwrap().by_guid(version.id.guid).is_some()
+}
+
+/// The process that works there takes the few bytes at once, and says that it is there as long as it does not come back from the kernel.
+#[test]
+fn a_disk_here_that_hangs_is_left_out_also_once_it_has_taken_all() {
+    ground!("btrfs", "fsfreeze");
+    let (lab, other) = (Lab::new(), Btrfs::new());
+    let state = lab.source.outside().join("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let (hangs, sound) = (lab.target.path().join("copy"), other.path().join("copy"));
+    let program = [env!("CARGO_BIN_EXE_cowsnap"), "--state-dir", state.to_str().unwrap(), "serve"];
+    let patience = Patience {
+        stall: Some(Duration::from_secs(15)),
+        frame: Duration::from_secs(1),
+        ..Patience::default()
+    };
+    let ssh = Ssh { program: program.map(str::to_owned).to_vec(), patience, ..Ssh::default() };
+    let aside = |at: &Path| {
+        let address = PeerAddress::aside(at.to_str().unwrap()).unwrap();
+        Place::There(Peer::connect(&address, &ssh).unwrap())
+    };
+    let wanted = Wanted { intermediates: false, last: None, full_again: false, options: options() };
+    let bring = || {
+        let guard = Guard { state_dir: &state, wait: true };
+        let places = [aside(&hangs), aside(&sound)];
+        let outcomes = replicate(&Place::Here(lab.from()), &places, &wanted, guard, &Silent);
+        let hang = places.each_ref().map(Place::hangs);
+        (outcomes.into_iter().map(|outcome| outcome.map(drop)).collect::<Vec<_>>(), hang)
+    };
+    lab.write("a", b"1");
+    lab.snapshot("one");
+    let (outcomes, hang) = bring();
+    assert!(outcomes.iter().all(Result::is_ok) && hang == [false, false], "{outcomes:?}");
+    lab.write("a", b"2");
+    let two = lab.snapshot("two");
+    let frozen = Frozen::new(&lab.target.path());
+    let (outcomes, hang) = bring();
+    let arrived = has(&path::named(&sound).unwrap(), &two);
+    drop(frozen);
+    wait_for_all_of(state.to_str().unwrap());
+    assert!(outcomes[0].is_err() && outcomes[1].is_ok() && arrived, "{outcomes:?}");
+    assert_eq!(hang, [true, false]);
+}
+
+/// What died there is to be cleared away, which waits as long as the disk hangs: who does that is the process that works there.
+#[test]
+fn who_replicates_to_several_places_does_not_wait_for_a_disk_itself() {
+    ground!("btrfs", "fsfreeze");
+    let (lab, other) = (Lab::new(), Btrfs::new());
+    let state = lab.source.outside().join("state");
+    lab.write("a", b"1");
+    lab.snapshot("one");
+    let mut command = ground::cowsnap(&state);
+    command.arg("replicate").arg(lab.source.path().join("data"));
+    command.args([lab.target.path().join("copy"), other.path().join("copy")]).stdin(Stdio::null());
+    assert!(command.status().unwrap().success());
+    lab.snapshot("two");
+    std::fs::create_dir_all(lab.target.path().join(".cowsnap/staging/dead-1")).unwrap();
+    let frozen = Frozen::new(&lab.target.path());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let waits = |process: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
+    };
+    let is_serving = |process: &str| {
+        let said = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        said.contains(state.to_str().unwrap()) && said.contains("\0serve\0")
+    };
+    let one_serves_and_waits = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut names = all.filter_map(|entry| entry.file_name().into_string().ok());
+        names.any(|process| is_serving(&process) && waits(&process))
+    };
+    let begun = Instant::now();
+    while !one_serves_and_waits() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (found, itself) = (one_serves_and_waits(), waits(&child.id().to_string()));
+    let _ = child.kill();
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(state.to_str().unwrap());
+    assert!(found && !itself, "{found} {itself}");
+}

@@ -1,0 +1,451 @@
+//! Overlays of mode native on ZFS: what every mode promises, and what is ZFS' own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use cowsnap::endpoint::History;
+use cowsnap::endpoint::zfs::all_of_pool;
+
+use super::ground::{Pool, zfs, zpool};
+use super::lab::{dataset, exists, name, property, snap, snapshots};
+use crate::ground::{self, ground, waits};
+use crate::overlay::lab::{Lab, read, text, utf8};
+use crate::overlay::modes::{self, NATIVE_ZFS, assert_nothing_left};
+use crate::overlay::native::{self, create, spare};
+
+/// Each as a test of its own: what holds of clones whichever filesystem makes them.
+macro_rules! shared {
+    ($($test:ident: $check:path),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            ground!("zfs");
+            $check(NATIVE_ZFS);
+        })+
+    };
+}
+
+shared! {
+    a_tree_looks_like_its_base_takes_changes_and_gives_them_back:
+        modes::a_tree_looks_like_its_base_takes_changes_and_gives_them_back,
+    a_reader_never_sees_an_empty_tree_where_the_kernel_can: modes::a_reader_never_sees_an_empty_tree,
+    copies_are_apart: modes::copies_are_apart,
+    who_uses_it_is_named: modes::who_uses_it_is_named,
+    a_command_of_its_own_has_one: modes::a_command_of_its_own_has_one,
+    after_a_create_is_killed_at_any_step_the_next_one_works: modes::after_a_create_is_killed,
+    after_a_reset_is_killed_at_any_step_the_next_one_works: modes::after_a_reset_is_killed,
+    after_a_destroy_is_killed_at_any_step_it_is_finished: modes::after_a_destroy_is_killed,
+    kill_9_at_any_time_is_survived: modes::kill_9_at_any_time_is_survived,
+    a_snapshot_is_cloned_and_is_not_changed: native::of_a_snapshot,
+    a_clone_whose_file_was_lost_in_a_crash_goes_with_its_overlay: native::with_lost_files,
+    kill_9_of_a_create_leaves_nothing: native::killed_while_it_is_made,
+    kill_9_of_what_makes_clones_in_the_background_leaves_none: native::killed_in_the_background,
+}
+
+fn cowsnap(lab: &Lab, args: &[&str]) -> Output {
+    ground::cowsnap(&lab.home_dir().join("state")).args(args).output().expect("it runs")
+}
+
+fn ok(lab: &Lab, args: &[&str]) -> String {
+    let output = cowsnap(lab, args);
+    assert!(output.status.success(), "{args:?} {}", text(&output));
+    String::from_utf8(output.stdout).expect("utf-8")
+}
+
+fn refused(lab: &Lab, args: &[&str]) -> String {
+    let output = cowsnap(lab, args);
+    assert_eq!(output.status.code(), Some(3), "{args:?} {}", text(&output));
+    text(&output)
+}
+
+/// The dataset that shows at `dir`.
+fn shown_at(dir: &Path) -> String {
+    let mounts = cowsnap::sys::mount::mounts().expect("mountinfo");
+    let found = mounts.into_iter().rfind(|m| m.dir == dir).expect("something is mounted there");
+    found.source.into_os_string().into_string().expect("utf-8")
+}
+
+#[test]
+fn it_is_chosen_where_the_base_can_be_cloned_and_else_it_is_said_why_not() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let base = lab.base();
+    let made = create(&lab, utf8(&base), &[]);
+    let why = made["overlay"]["why"].to_string();
+    assert!(
+        made["overlay"]["mode"] == "native" && why.contains("on ZFS, which clones it in one call"),
+        "{made}"
+    );
+    lab.ok(&["destroy", "ci"]);
+    let at = lab.at("ci");
+    let volume = lab.pool().volume("disk", "64M");
+    zfs(&["snapshot", &format!("{volume}@s")]);
+    for (base, why) in [
+        (utf8(&base.join("dir")).to_owned(), "a plain directory inside the filesystem"),
+        (format!("{volume}@s"), "it is a volume"),
+    ] {
+        let said = lab.fails(6, &["create", "ci", "--base", &base, "--at", utf8(&at), "--mode", "native"]);
+        assert!(said.contains(why), "{said}");
+    }
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn it_is_taken_only_if_asked_for_where_it_can_not_be_made_or_would_be_in_somebodys_way() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let lab = Lab::new();
+    let (base, dir, at) = (pool.dataset("base"), pool.path("base"), lab.at("ci"));
+    zfs(&["snapshot", &format!("{base}@s")]);
+    let of_snapshot = format!("{base}@s");
+    let auto = |base: &str| {
+        text(&lab.run(&["--json", "create", "ci", "--base", base, "--at", utf8(&at), "--dry-run"]))
+    };
+    let is_native = |base: &str| assert!(auto(base).contains("clones it in one call"), "{}", auto(base));
+    let is_not = |base: &str, why: &str| {
+        let said = auto(base);
+        assert!(said.contains("not native: ") && said.contains(why), "{said}");
+    };
+    let asked = ["create", "ci", "--at", utf8(&at), "--mode", "native", "--base"];
+    is_native(utf8(&dir));
+    is_native(&of_snapshot);
+    assert!(!exists(&pool.full("cowsnap-overlays")), "nothing is made to see whether it can be");
+    let import = |more: &[&str]| {
+        zpool(&["export", &pool.name]);
+        let from = ["-o", "cachefile=none", "-d", utf8(pool.outside()), &pool.name];
+        zpool(&[&["import"], more, &from].concat());
+    };
+    import(&["-o", "readonly=on"]);
+    is_not(utf8(&dir), "is imported read-only");
+    is_not(&of_snapshot, "is imported read-only");
+    import(&[]);
+    // A replica: one of its own snapshots is in nobody's way.
+    zfs(&["set", "readonly=on", &base]);
+    is_not(utf8(&dir), "the base is set readonly=on");
+    is_native(&of_snapshot);
+    lab.ok(&[&asked[..], &[utf8(&dir)]].concat());
+    fs::write(at.join("file"), "written").expect("what was asked for is made, and can be written to");
+    lab.ok(&["destroy", "ci"]);
+    zfs(&["inherit", "readonly", &base]);
+    is_native(utf8(&dir));
+    zfs(&["set", "compression=lz4", &base]);
+    let copied = format!("zfs send -p {of_snapshot} | zfs receive {}", pool.full("replica"));
+    ground::run("sh", &["-c", &copied]);
+    is_not(utf8(&pool.path("replica")), "the base was received");
+    is_native(&format!("{}@s", pool.full("replica")));
+    // The folder is somebody's, be it that its mark came with a stream.
+    waits("the clones to go", || {
+        let _ = lab.home().sweep();
+        lab.home().trash().expect("listed").is_empty()
+    });
+    zfs(&["inherit", "cowsnap:overlay", &pool.full("cowsnap-overlays")]);
+    is_not(&of_snapshot, "/cowsnap-overlays is somebody's dataset");
+    let said = lab.fails(3, &[&asked[..], &[&of_snapshot]].concat());
+    assert!(said.contains("it is somebody's dataset"), "{said}");
+    assert!(exists(&pool.full("cowsnap-overlays")));
+}
+
+#[test]
+fn a_clone_waits_for_the_next_reset_under_the_name_that_it_will_have() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &[]);
+    let at = lab.at("ci");
+    for generation in 2..4 {
+        let waiting = spare(&lab);
+        assert!(waiting.contains(&format!(":ci:1:{generation}:")), "{waiting}");
+        lab.ok(&["reset", "ci"]);
+        assert!(shown_at(&at).ends_with(&waiting), "{} and not {waiting}", shown_at(&at));
+        fs::write(at.join("file"), "changed").expect("written");
+    }
+    // A reset that was killed took the number: the clone gets another name.
+    let waiting = spare(&lab);
+    fs::create_dir(lab.home_dir().join("overlays/ci/1/9")).expect("mkdir");
+    lab.ok(&["reset", "ci"]);
+    let (_, digits) = waiting.rsplit_once(':').expect("a name");
+    assert!(shown_at(&at).ends_with(&format!(":ci:1:10:{digits}")), "{}", shown_at(&at));
+    assert_eq!(read(at.join("file")), "base");
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn what_overlays_make_is_nobodys_dataset_and_no_snapshot_of_the_base() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let pool = &lab.pool().name;
+    create(&lab, utf8(&lab.base()), &["--copies", "2"]);
+    assert_eq!(snapshots(&lab.pool().full("base")).len(), 1, "the oracle sees it");
+    let seen: Vec<_> = all_of_pool(pool).expect("listed").iter().map(ToString::to_string).collect();
+    assert_eq!(seen, [pool.clone(), lab.pool().full("base")]);
+    let inside = dataset(pool).all_inside().expect("listed");
+    assert_eq!(inside.iter().map(ToString::to_string).collect::<Vec<_>>(), [lab.pool().full("base")]);
+    let base = dataset(&lab.pool().full("base"));
+    assert_eq!(base.inventory().expect("read").versions(), []);
+    let listed = ok(&lab, &["--json", "list", "-r", pool]);
+    assert!(!listed.contains("cowsnap-overlay"), "{listed}");
+    ok(&lab, &["doctor"]);
+    // Nor is one that has no clone yet, or none any more.
+    let digits = "0".repeat(32);
+    let taken = lab.pool().full(&format!("base@cowsnap-overlay:{digits}"));
+    zfs(&["snapshot", "-o", &format!("cowsnap:overlay=x:ci:{digits}"), &taken]);
+    assert_eq!(base.inventory().expect("read").versions(), []);
+    zfs(&["destroy", &taken]);
+    // What a user calls so is shown: it has no mark.
+    snap(&base, "cowsnap-overlay:mine");
+    assert_eq!(base.inventory().expect("read").versions().len(), 1);
+    let other = Pool::new();
+    other.dataset("cowsnap-overlays/mine");
+    assert_eq!(all_of_pool(&other.name).expect("listed").len(), 3);
+    // Also in a folder that is one.
+    lab.pool().dataset("cowsnap-overlays/mine");
+    assert_eq!(all_of_pool(pool).expect("listed").len(), 3);
+    zfs(&["destroy", &lab.pool().full("cowsnap-overlays/mine")]);
+    lab.ok(&["destroy", "ci"]);
+    zfs(&["destroy", &lab.pool().full("base@cowsnap-overlay:mine")]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn what_an_overlay_lies_on_stays_and_it_is_said_which_one_that_is() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let base = lab.pool().full("base");
+    for snapshot in ["one", "two"] {
+        ok(&lab, &["snapshot", &base, "--name", snapshot]);
+    }
+    let one = format!("{base}@one");
+    create(&lab, &one, &["--copies", "2"]);
+    let said = refused(&lab, &["destroy", &one]);
+    assert!(
+        said.contains("overlay ci lies on it") && said.contains("cowsnap overlay destroy 'ci'"),
+        "{said}"
+    );
+    let said = refused(&lab, &["destroy", "--snapshots", &base]);
+    assert!(said.contains("overlay ci lies on its snapshot one"), "{said}");
+    let said = ok(&lab, &["prune", &base, "--keep-last", "1", "--explain"]);
+    assert!(said.contains("cloned to overlay ci"), "{said}");
+    ok(&lab, &["prune", &base, "--keep-last", "1"]);
+    assert_eq!(snapshots(&base), ["one", "two"]);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+    ok(&lab, &["prune", &base, "--keep-last", "1"]);
+    assert_eq!(snapshots(&base), ["two"]);
+    // The snapshot that was taken for one is no reason to lose the others.
+    create(&lab, utf8(&lab.base()), &[]);
+    let said = refused(&lab, &["destroy", "--snapshots", &base]);
+    assert!(
+        said.contains("overlay ci lies on it") && said.contains("cowsnap overlay destroy 'ci'"),
+        "{said}"
+    );
+    assert_eq!(snapshots(&base).len(), 2);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+    assert_eq!(snapshots(&base), ["two"]);
+}
+
+#[test]
+fn a_clone_that_is_used_waits_for_its_last_user() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &[]);
+    let at = lab.at("ci");
+    let old = shown_at(&at);
+    let used = fs::File::open(at.join("file")).expect("opened");
+    lab.ok(&["reset", "ci", "--force"]);
+    spare(&lab);
+    let _ = lab.home().sweep();
+    assert!(exists(&old), "somebody has a file of it open");
+    assert_eq!(read(at.join("file")), "base");
+    drop(used);
+    waits("the old clone to go", || {
+        let _ = lab.home().sweep();
+        !exists(&old)
+    });
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn what_a_suite_made_in_a_clone_goes_with_it() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &[]);
+    let clone = shown_at(&lab.at("ci"));
+    zfs(&["create", &format!("{clone}/theirs")]);
+    zfs(&["snapshot", "-r", &format!("{clone}@theirs")]);
+    lab.ok(&["reset", "ci"]);
+    waits("the old clone to go", || {
+        let _ = lab.home().sweep();
+        !exists(&clone)
+    });
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_clone_that_was_promoted_keeps_the_history_that_it_has_been_given() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let base = lab.pool().full("base");
+    for name in ["one", "two", "three"] {
+        snap(&dataset(&base), name);
+    }
+    create(&lab, &format!("{base}@three"), &["--mode", "native"]);
+    let clone = shown_at(&lab.at("ci"));
+    ground::run("umount", &[utf8(&lab.home_dir().join("overlays/ci/base"))]);
+    let is_shown = || all_of_pool(&lab.pool().name).expect("listed").iter().any(|d| d.to_string() == clone);
+    assert!(!is_shown());
+    zfs(&["promote", &clone]);
+    assert!(is_shown(), "it has their history now");
+    assert_eq!(dataset(&clone).inventory().expect("read").versions().len(), 3);
+    for verb in ["reset", "destroy"] {
+        // Its base is not where it was: a reset may say so.
+        let done = lab.run(&[verb, "ci"]);
+        assert!(done.status.success() || verb == "reset", "{}", text(&done));
+        let _ = lab.home().sweep();
+        assert_eq!(snapshots(&clone), ["one", "two", "three"], "{verb}");
+    }
+    // Nobody waits for what sweeps in the background: who reaps is told.
+    let said = lab.fails(7, &["reap"]);
+    assert!(said.contains(&clone) && said.contains("it was promoted"), "{said}");
+    zfs(&["promote", &base]);
+    let reaped = lab.json(&["reap"]);
+    assert_eq!(reaped["stuck"], serde_json::json!([]), "{reaped}");
+    assert!(!exists(&clone));
+    assert_eq!(snapshots(&base), ["one", "two", "three"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_base_that_was_renamed_is_found_again_and_let_go() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &[]);
+    spare(&lab);
+    let (base, renamed) = (lab.pool().full("base"), lab.pool().full("renamed"));
+    ok(&lab, &["rename", &base, &renamed]);
+    lab.ok(&["destroy", "ci"]);
+    ok(&lab, &["rename", &renamed, &base]);
+    assert_nothing_left(&lab);
+    assert_eq!(snapshots(&base), [""; 0]);
+}
+
+#[test]
+fn modes_that_bind_trees_know_them_on_zfs_too() {
+    ground!("zfs");
+    for mode in ["copy", "reflink", "native"] {
+        let lab = NATIVE_ZFS.lab();
+        let at = lab.at("ci");
+        let output =
+            lab.run(&["create", "ci", "--base", utf8(&lab.base()), "--at", utf8(&at), "--mode", mode]);
+        if mode == "reflink" && !output.status.success() {
+            continue; // This ZFS shares no blocks.
+        }
+        assert!(output.status.success(), "{}", text(&output));
+        fs::write(at.join("file"), "changed").expect("written");
+        assert!(!lab.ok(&["list"]).contains("not mounted"), "{mode}");
+        lab.ok(&["reset", "ci"]);
+        assert_eq!(read(at.join("file")), "base", "{mode}");
+        lab.ok(&["destroy", "ci"]);
+        assert_nothing_left(&lab);
+    }
+}
+
+#[test]
+fn nothing_is_destroyed_that_is_not_what_was_made() {
+    ground!("zfs");
+    // What is called so, and what is marked so, too.
+    for is_marked in [false, true] {
+        let lab = NATIVE_ZFS.lab();
+        create(&lab, utf8(&lab.base()), &[]);
+        let waiting = lab.pool().full(&format!("cowsnap-overlays/{}", spare(&lab)));
+        let mark = format!("cowsnap:overlay={}", property(&waiting, "cowsnap:overlay"));
+        zfs(&["rename", &waiting, &lab.pool().full("aside")]);
+        zfs(&["create", "-o", if is_marked { &mark } else { "user:note=mine" }, &waiting]);
+        lab.ok(&["destroy", "ci"]);
+        waits("the trash to be empty", || {
+            let _ = lab.home().sweep();
+            lab.home().trash().expect("listed").is_empty()
+        });
+        assert!(exists(&waiting), "marked: {is_marked}");
+        zfs(&["destroy", &waiting]);
+        zfs(&["destroy", &lab.pool().full("aside")]);
+        assert_nothing_left(&lab);
+    }
+}
+
+#[test]
+fn a_clone_keeps_files_as_its_base_does() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let base = lab.pool().full("base");
+    for set in ["acltype=posix", "recordsize=16k", "atime=off", "compression=off"] {
+        zfs(&["set", set, &base]);
+    }
+    create(&lab, utf8(&lab.base()), &[]);
+    let clone = shown_at(&lab.at("ci"));
+    for what in ["acltype", "recordsize", "atime", "compression"] {
+        assert_eq!(property(&clone, what), property(&base, what), "{what}");
+    }
+    assert_eq!([property(&clone, "mountpoint"), property(&clone, "canmount")], ["none", "noauto"]);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn many_copies_are_made_reset_and_destroyed() {
+    ground!("zfs");
+    const COPIES: usize = 24;
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &["--copies", "24"]);
+    let file = |copy: usize| lab.at("ci").join(format!("{copy}/file"));
+    for copy in 1..=COPIES {
+        assert_eq!(read(file(copy)), "base");
+        fs::write(file(copy), "changed").expect("written");
+    }
+    lab.ok(&["reset", "ci"]);
+    assert!((1..=COPIES).all(|copy| read(file(copy)) == "base"));
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_durable_one_shows_again_with_its_changes() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &["--durable"]);
+    let at = lab.at("ci");
+    fs::write(at.join("file"), "kept").expect("written");
+    ground::run("umount", &[utf8(&at)]);
+    assert!(!at.join("file").exists());
+    lab.ok(&["mount", "ci"]);
+    assert_eq!(read(at.join("file")), "kept");
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn an_encrypted_base_is_cloned_with_its_key_and_else_it_is_said_what_is_lacking() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    let (key, secret) = (lab.pool().outside().join("key"), lab.pool().full("secret"));
+    fs::write(&key, [7; 32]).expect("written");
+    let location = format!("keylocation=file://{}", key.display());
+    let dir = lab.pool().outside().join("secret");
+    let at = format!("mountpoint={}", dir.display());
+    zfs(&["create", "-o", "encryption=on", "-o", "keyformat=raw", "-o", &location, "-o", &at, &secret]);
+    fs::write(dir.join("file"), "secret").expect("written");
+    snap(&dataset(&secret), "s");
+    let base = format!("{secret}@{}", name("s"));
+    create(&lab, &base, &["--mode", "native"]);
+    assert_eq!(read(lab.at("ci").join("file")), "secret");
+    lab.ok(&["reset", "ci"]);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+    zfs(&["unmount", &secret]);
+    zfs(&["unload-key", &secret]);
+    let at = lab.at("ci");
+    let said = lab.fails(6, &["create", "ci", "--base", &base, "--at", utf8(&at), "--mode", "native"]);
+    assert!(said.contains("its key is not loaded"), "{said}");
+}
