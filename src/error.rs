@@ -80,6 +80,9 @@ pub enum Error {
     /// A configuration that can not be used.
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    /// A service could not be stopped or started, or a snapshot not taken without it.
+    #[error(transparent)]
+    Quiesce(#[from] crate::quiesce::Error),
     /// An endpoint refused or failed.
     #[error(transparent)]
     Endpoint(#[from] crate::endpoint::Error),
@@ -199,6 +202,7 @@ impl Error {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
             Self::Config(error) => error.class(),
+            Self::Quiesce(error) => error.class(),
             Self::Container { source, .. } => match source.io_source() {
                 Some(io) => class_of_io(io),
                 None => source.class(),
@@ -216,6 +220,7 @@ impl Error {
         match self {
             Self::Endpoint(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Quiesce(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
             Self::Usage { hint, .. } | Self::Partial { hint, .. } | Self::Unproven { hint, .. } => {
                 hint.clone()

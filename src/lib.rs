@@ -9,6 +9,7 @@ pub mod exec;
 pub mod model;
 pub mod plan;
 pub mod pool;
+pub mod quiesce;
 pub mod stream;
 pub mod sys;
 

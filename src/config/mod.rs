@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 
 use crate::error::Class;
-use crate::model::quoted;
+use crate::model::{Quiesce, quoted};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 use crate::stream::container::ZfsFlags;
@@ -46,6 +46,8 @@ pub struct Job {
     pub not_atomic: bool,
     /// Of plain directories: copy what can not share blocks.
     pub copy: bool,
+    /// What is stopped for a snapshot; without it nothing is.
+    pub quiesce: Option<Quiesce>,
     /// Labels of its snapshots, beside `job`.
     pub labels: Vec<(String, String)>,
     /// When it is due.

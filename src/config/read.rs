@@ -14,6 +14,8 @@ use crate::model::{PeerAddress, Target};
 use crate::plan::retain::{Period, Retention};
 use crate::plan::schedule::Schedule;
 
+mod quiesce;
+
 type Text = Spanned<String>;
 type Texts = Spanned<Vec<Text>>;
 
@@ -36,6 +38,7 @@ struct RawJob {
     #[serde(default)]
     copy: bool,
     crash_consistent: Option<Spanned<bool>>,
+    quiesce: Option<Spanned<quiesce::RawQuiesce>>,
     #[serde(default)]
     labels: BTreeMap<Text, String>,
     schedule: Option<Text>,
@@ -179,11 +182,19 @@ impl Reader<'_> {
     }
 
     fn fields(&mut self, name: &str, span: &Range<usize>, raw: RawJob, zone: &TimeZone) -> Job {
-        match &raw.crash_consistent {
-            Some(stated) if *stated.get_ref() => {}
-            Some(stated) => self.problem(stated.span(), "crash_consistent", CRASH_CONSISTENT),
-            None => self.problem(span.clone(), "crash_consistent", format!("is missing: {CRASH_CONSISTENT}")),
+        match (&raw.crash_consistent, &raw.quiesce) {
+            (Some(stated), Some(_)) => {
+                let what = "contradicts quiesce, which stops what writes: leave one of them out";
+                self.problem(stated.span(), "crash_consistent", what);
+            }
+            (Some(stated), None) if *stated.get_ref() => {}
+            (Some(stated), None) => self.problem(stated.span(), "crash_consistent", CRASH_CONSISTENT),
+            (None, Some(_)) => {}
+            (None, None) => {
+                self.problem(span.clone(), "crash_consistent", format!("is missing: {CRASH_CONSISTENT}"));
+            }
         }
+        let quiesce = raw.quiesce.map(|raw| self.quiesce(raw));
         if let (Some(text), None, None) = (&raw.time_zone, &raw.schedule, &raw.retention) {
             self.problem(text.span(), "time_zone", "says nothing without schedule or retention");
         }
@@ -207,6 +218,7 @@ impl Reader<'_> {
             recursive: raw.recursive,
             not_atomic: raw.not_atomic,
             copy: raw.copy,
+            quiesce,
             labels: self.labels(raw.labels),
             schedule,
             zone,
@@ -345,7 +357,7 @@ impl Reader<'_> {
 }
 
 const CRASH_CONSISTENT: &str = "crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; \
-     this version knows nothing else";
+     [job.NAME.quiesce] names what is stopped instead";
 
 fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);

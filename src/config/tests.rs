@@ -178,7 +178,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "labels", "schedule", "time_zone", "retention", "target"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "labels", "schedule", "time_zone", "retention", "target"
     "#]],
     );
     check_job(
@@ -214,7 +214,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "hooks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "labels", "schedule", "time_zone", "retention", "target"
+        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "labels", "schedule", "time_zone", "retention", "target"
     "#]],
     );
 }
@@ -250,7 +250,7 @@ fn a_bad_value_is_told_what_a_good_one_is() {
     check(
         "[job.a]\ndatasets = [\n  \"tank/a\",\n  \"./b\",\n  \"ssh://h/tank\",\n  \"tank/a@b\",\n]\n",
         expect![[r#"
-            config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+            config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
             config.toml:4: job.a.datasets: "./b" is a relative path: a dataset is POOL/NAME, a directory is an absolute path
             config.toml:5: job.a.datasets: ssh://h/tank is on another machine, which takes its snapshots itself; here, POOL/NAME or an absolute path
             config.toml:6: job.a.datasets: "tank/a@b" names a snapshot where a dataset is needed
@@ -261,13 +261,13 @@ fn a_bad_value_is_told_what_a_good_one_is() {
         expect![[r#"
         config.toml:1: job.a b: a job's name is of letters, digits and _ . -, begins with a letter or digit, and is no longer than 64
         config.toml:2: job.a b.datasets: names nothing: ["POOL/NAME"] or ["/absolute/path"]
-        config.toml:3: job.a b.crash_consistent: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+        config.toml:3: job.a b.crash_consistent: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
     "#]],
     );
     check(
         "[job.a]\n",
         expect![[r#"
-        config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; this version knows nothing else
+        config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
         config.toml:1: job.a.datasets: is missing: ["POOL/NAME"] or ["/absolute/path"]
     "#]],
     );
@@ -341,4 +341,86 @@ fn two_policies_for_one_dataset_are_refused_as_each_would_destroy_what_the_other
         let config = load(&[("config.toml", &two(recursive, b))]);
         assert_eq!(config.expect("no contradiction").jobs.len(), 2);
     }
+}
+
+/// A whole job that stops something, with these lines in its table.
+fn check_quiesce(lines: &str, expected: Expect) {
+    check(&format!("[job.a]\ndatasets = [\"tank/a\"]\n[job.a.quiesce]\n{lines}\n"), expected);
+}
+
+#[test]
+fn what_is_stopped_is_a_process_or_what_commands_know() {
+    let text = r#"
+[job.a]
+datasets = ["tank/a"]
+[job.a.quiesce]
+stop_within = "15m"
+max_downtime = "30s"
+probe = { tcp = "127.0.0.1:8333" }
+[[job.a.quiesce.service]]
+pidfile = "/run/a.pid"
+start = ["/usr/bin/a", "-daemon"]
+[[job.a.quiesce.service]]
+status = ["/bin/s"]
+stop = ["/bin/p"]
+start = ["/bin/t"]
+"#;
+    let config = load(&[("config.toml", text)]).expect("a configuration");
+    let quiesce = config.jobs[0].quiesce.as_ref().expect("it is there");
+    let told: Vec<_> = quiesce.services.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["the process of /run/a.pid", "what /bin/t starts"]);
+    assert_eq!(
+        (
+            quiesce.stop_within.as_secs(),
+            quiesce.start_within.as_secs(),
+            quiesce.max_downtime.map(|t| t.as_secs())
+        ),
+        (900, 600, Some(30))
+    );
+    assert_eq!(quiesce.probe.as_ref().map(ToString::to_string).as_deref(), Some("127.0.0.1:8333"));
+}
+
+#[test]
+fn what_can_not_be_stopped_or_started_is_told() {
+    check_quiesce(
+        "",
+        expect![[r#"
+            config.toml:3: job.a.quiesce.service: is missing: a service is pidfile and start, or status, stop and start
+        "#]],
+    );
+    check_quiesce(
+        "stop_within = \"10\"\nprobe = { http = \"x\" }\n[[job.a.quiesce.service]]\npidfile = \"a.pid\"\nstart = [\"node\"]",
+        expect![[r#"
+            config.toml:4: job.a.quiesce.stop_within: a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m
+            config.toml:5: job.a.quiesce.probe: "x" is no address to get: http://HOST[:PORT][/PATH]
+            config.toml:7: job.a.quiesce.service.pidfile: "a.pid" is a relative path: an absolute one is needed
+            config.toml:8: job.a.quiesce.service.start: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
+        "#]],
+    );
+    check_quiesce(
+        "probe = { }\n[[job.a.quiesce.service]]\npidfile = \"/a.pid\"\n[[job.a.quiesce.service]]\nstop = [\"/a\"]\nstart = []",
+        expect![[r#"
+            config.toml:4: job.a.quiesce.probe: one of { http = "http://HOST:PORT/PATH" }, { tcp = "HOST:PORT" }, { command = ["/PROGRAM", "ARGUMENT"] }
+            config.toml:5: job.a.quiesce.service: a service is pidfile and start, or status, stop and start
+            config.toml:9: job.a.quiesce.service.start: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
+        "#]],
+    );
+    check_quiesce(
+        "[[job.a.quiesce.service]]\npidfile = \"/a\"\nstart = [\"/b\"]\n[[job.a.quiesce.service]]\npidfile = \"/a\"\nstart = [\"/b\"]",
+        expect![[r#"
+            config.toml:7: job.a.quiesce.service: is there twice
+        "#]],
+    );
+    check_quiesce(
+        "[[job.a.quiesce.service]]\nunit = \"a.service\"",
+        expect![[r#"
+            config.toml:5: job.a.quiesce.service: unknown field "unit", expected one of "pidfile", "status", "stop", "start"
+        "#]],
+    );
+    check(
+        "[job.a]\ndatasets = [\"tank/a\"]\ncrash_consistent = true\n[[job.a.quiesce.service]]\npidfile = \"/p\"\nstart = [\"/a\"]\n",
+        expect![[r#"
+            config.toml:3: job.a.crash_consistent: contradicts quiesce, which stops what writes: leave one of them out
+        "#]],
+    );
 }

@@ -1,7 +1,9 @@
 //! Values as people write them, on the command line and in the configuration alike. What is wrong is said with what would be right.
 
-use jiff::Span;
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span};
 
 use crate::pool::size;
 
@@ -27,6 +29,19 @@ pub fn span(text: &str) -> Result<Span, String> {
         Err(_) => Err("a time is a number and h, d, w, mo or y: 36h, 7d, 1y 6mo".into()),
     }
 }
+
+/// A time on a clock, of seconds to hours.
+///
+/// # Errors
+/// What a time is.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok()) {
+        Some(duration) if !duration.is_zero() && duration <= DAY => Ok(duration),
+        _ => Err("a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m".into()),
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How old a snapshot may be: `6m` would be six minutes, and who writes it means months.
 ///
@@ -111,5 +126,15 @@ mod tests {
             assert!(age(nothing).is_err(), "{nothing}");
         }
         assert!(span("6m").is_ok(), "for --every");
+    }
+
+    #[test]
+    fn a_time_on_a_clock_is_of_up_to_a_day() {
+        for (text, seconds) in [("30s", 30), ("10m", 600), ("1h30m", 5400), ("24h", 86400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for wrong in ["", "10", "0s", "-1s", "25h", "1d", "1mo", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 }

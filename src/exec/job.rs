@@ -1,41 +1,47 @@
 //! What a job needs of its datasets: to be the only one at work on them, and to know when it was done last.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::endpoint::{self, Prunable};
+use crate::endpoint::{self, Dataset, Prunable};
 use crate::{Error, Result};
 
 /// Held while a job is at work: no other one touches these datasets. The kernel lets go of it whatever ends the process.
 pub struct Locks(#[expect(dead_code, reason = "held, never read")] Vec<File>);
 
 impl Locks {
-    /// Takes one for each of `datasets`, below `state_dir`.
+    /// Takes one for each of `datasets`, below `state_dir`. Who names a dataset in another way meets the same lock.
     ///
     /// # Errors
     /// [`Error::Busy`] if another job has one of them; a directory that can not be written to.
-    pub fn take(state_dir: &Path, datasets: &[String]) -> Result<Self> {
+    pub fn take(state_dir: &Path, datasets: &[Dataset]) -> Result<Self> {
         let dir = state_dir.join("locks");
         std::fs::create_dir_all(&dir).map_err(Error::io("make", dir.display()))?;
-        let mut files = Vec::new();
-        for dataset in datasets {
-            let path = dir.join(format!("job-{}", &blake3::hash(dataset.as_bytes()).to_hex()[..32]));
+        // Who can open a lock can hold it.
+        let private = std::fs::set_permissions(&dir, Permissions::from_mode(0o700));
+        private.map_err(Error::io("close to others", dir.display()))?;
+        // Each once: a second time, it would wait for itself.
+        let all: BTreeMap<_, _> = datasets.iter().map(|dataset| (dataset.identity(), dataset)).collect();
+        let take = |(identity, dataset): (Vec<u8>, &Dataset)| {
+            let path = dir.join(format!("job-{}", &blake3::hash(&identity).to_hex()[..32]));
             let file = File::options().create(true).truncate(false).write(true).open(&path);
             let file = file.map_err(Error::io("open", path.display()))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => files.push(file),
+                Ok(()) => Ok(file),
                 Err(Errno::WOULDBLOCK) => {
                     let what = format!("run a job on {dataset}");
-                    return Err(Error::Busy { what, hint: "run it again when that is done" });
+                    Err(Error::Busy { what, hint: "run it again when that is done" })
                 }
-                Err(error) => return Err(Error::io("lock", path.display())(error.into())),
+                Err(error) => Err(Error::io("lock", path.display())(error.into())),
             }
-        }
-        Ok(Self(files))
+        };
+        Ok(Self(all.into_iter().map(take).collect::<Result<_>>()?))
     }
 }
 

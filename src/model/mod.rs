@@ -11,6 +11,7 @@ pub mod name;
 pub mod overlay;
 pub mod path_text;
 pub mod quoted;
+pub mod service;
 pub mod version;
 
 pub use address::{BadAddress, PeerAddress};
@@ -19,4 +20,5 @@ pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
 pub use path_text::PathText;
 pub use quoted::quoted;
+pub use service::{Probe, Quiesce, Service};
 pub use version::{Guid, Version, VersionKind, VersionRef};

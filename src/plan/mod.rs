@@ -5,6 +5,7 @@
 pub mod common;
 pub mod fan;
 pub mod overlay;
+pub mod quiesce;
 pub mod replicate;
 pub mod restore;
 pub mod retain;

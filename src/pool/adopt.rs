@@ -199,14 +199,16 @@ impl Work {
     }
 
     fn check_writers(&self) -> Result<()> {
-        let writers = tree::writers(&self.tree);
+        let failed = Error::io("look for writers of", self.adoption.dir.display());
+        // Without CAP_SYS_PTRACE, other users' processes are not seen.
+        let writers = sys::writers::find(&[self.tree.writable()]).map_err(failed)?.writers;
         let Some(first) = writers.first() else { return Ok(()) };
         let names: Vec<_> =
             writers.iter().map(|writer| format!("{} ({})", writer.name, writer.pid)).collect();
         Err(Error::Refused {
             op: "adopt",
             subject: self.adoption.dir.display().to_string(),
-            why: format!("it is being written to by {}: {}", names.join(", "), first.path.display()),
+            why: format!("it is being written to by {}: {}", names.join(", "), first.file.display()),
             hint: Some("stop the service and try again: a copy of a running one is corrupt".into()),
         })
     }

@@ -4,6 +4,7 @@
 pub mod apart;
 pub mod btrfs;
 pub mod child;
+pub mod clock;
 pub mod file;
 pub mod handle;
 pub mod interrupt;
@@ -13,3 +14,4 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;
+pub mod writers;

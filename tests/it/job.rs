@@ -198,6 +198,12 @@ fn a_job_at_work_is_skipped_when_due_and_exit_5_when_named() {
     rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::LockExclusive).expect("locked");
     let (_, said) = lab.ends(5, "job run node");
     assert!(said.contains("another process is about to run a job on FS/node"), "{said}");
+    // By another name it is the same dataset.
+    std::os::unix::fs::symlink(lab.fs.path().join("node"), lab.fs.outside().join("link")).expect("made");
+    let link = lab.fs.outside().join("link");
+    lab.write(&NODE.replace("[\"FS/node\"]", &format!("[\"{}\"]", link.display())));
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("another process is about to run a job on "), "{said}");
     // A job of another name, which is due: none of the snapshots is its own.
     lab.write(&NODE.replace("job.node", "job.again"));
     let skipped = lab.json(0, "job run --due");

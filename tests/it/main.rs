@@ -22,6 +22,7 @@ mod overlay_layer;
 mod peer;
 mod pool;
 mod prune;
+mod quiesce;
 mod receive;
 mod send;
 mod soak;

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Who may use whom, never back: (module, the modules below it). `Class` is the one word that all share.
-const BELOW: [(&str, &[&str]); 9] = [
+const BELOW: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("stream", &["model", "Class"]),
@@ -14,7 +14,8 @@ const BELOW: [(&str, &[&str]); 9] = [
     ("exec", &["plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("config", &["pool", "plan", "stream", "model", "Class"]),
-    ("error", &["config", "endpoint", "stream", "model", "plan", "sys", "Class"]),
+    ("quiesce", &["plan", "model", "sys", "error", "Class"]),
+    ("error", &["config", "quiesce", "endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 
 /// What may not stand where, and why.

@@ -7,8 +7,10 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::Context;
+use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
 
+mod quiesced;
 mod run;
 mod words;
 
@@ -34,6 +36,11 @@ enum Command {
     Explain(Explain),
     Init(Init),
     Run(run::Run),
+    Recover(quiesced::Recover),
+    /// Print the systemd unit that calls `cowsnap job recover` when the machine starts
+    Unit,
+    #[command(hide = true)]
+    Guard(quiesced::Guard),
 }
 
 /// Say what is wrong with the configuration; touches nothing that it names
@@ -87,6 +94,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Init(Init { kind }) => context.print(&json!({ "config": kind.example() }), kind.example()),
         Command::Check(Check {}) => check(&Config::load(&args.config)?, context),
         Command::Explain(Explain { jobs }) => explain(&Config::load(&args.config)?, &jobs, context),
+        Command::Recover(recover) => quiesced::recover(&recover, context),
+        Command::Unit => {
+            print_unit(include_str!("../../../packaging/systemd/cowsnap-recover.service"), context)
+        }
+        Command::Guard(guard) => quiesced::guard(&guard, context),
         Command::Run(run) => run::run(&run, &Config::load(&args.config)?, context),
     }
 }

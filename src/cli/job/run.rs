@@ -4,11 +4,14 @@ use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
+use crate::cli::job::quiesced::{self, Taken};
 use crate::cli::snapshot::{self, JOB_LABEL};
 use crate::cli::{Context, job::words, place, prune, replicate};
 use crate::config::{Config, Job};
+use crate::endpoint::Dataset;
 use crate::exec::job::{Locks, last_taken};
 use crate::model::Target;
+use crate::quiesce;
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
@@ -31,6 +34,9 @@ pub struct Run {
 /// Runs the subcommand.
 pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> {
     let mut work = Work::default();
+    if args.due && !args.dry_run {
+        work.failed = quiesced::make_up(context);
+    }
     for job in config.chosen(&args.jobs)? {
         if let Err(error) = interrupt::check() {
             work.failed.push((format!("job {}", job.name), Error::io("run", &job.name)(error)));
@@ -43,7 +49,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
         }
     }
     context.print(&json!({ "jobs": work.objects, "dry_run": args.dry_run }), &work.text)?;
-    work.outcome()
+    work.outcome(context)
 }
 
 /// The time that a run of `job` would be for, if one is due now.
@@ -60,6 +66,17 @@ fn due(job: &Job, context: &Context) -> Result<Option<Zoned>> {
     Ok(schedule.due(oldest, Timestamp::now()))
 }
 
+/// What a job is at work on: its datasets, and those inside that it takes along.
+pub(super) fn datasets(job: &Job, context: &Context) -> Result<Vec<Dataset>> {
+    let mut all = Vec::new();
+    for text in &job.datasets {
+        let dataset = place::existing(&Target::parse(text.as_ref())?, context)?;
+        let inside = if job.recursive { dataset.all_inside()? } else { Vec::new() };
+        all.extend([dataset].into_iter().chain(inside));
+    }
+    Ok(all)
+}
+
 /// What jobs did.
 #[derive(Default)]
 struct Work {
@@ -74,11 +91,11 @@ impl Work {
         if args.dry_run {
             return self.foresee(job, context);
         }
-        let _locks = match Locks::take(context.state_dir(), &job.datasets) {
+        let locks = datasets(job, context).and_then(|all| Locks::take(context.state_dir(), &all));
+        let _locks = match locks {
             Ok(locks) => locks,
             Err(error @ Error::Busy { .. }) if args.due => {
-                context.notice(format!("job {} is skipped: {error}", job.name));
-                return self.objects.push(json!({ "job": job.name, "skipped": error.to_string() }));
+                return self.skip(job, &error.to_string(), context);
             }
             Err(error) => return self.failed.push((format!("job {}", job.name), error)),
         };
@@ -88,14 +105,43 @@ impl Work {
             Ok(_) => {}
             Err(error) => return self.failed.push((format!("job {}", job.name), error)),
         }
-        match snapshot::perform(snapshot::Args::of_job(job, false), context) {
-            Ok((taken, text)) => {
-                self.say(&text);
-                self.n_done += 1;
-                self.afterwards(job, taken, context);
+        let subject = || format!("job {}", job.name);
+        match args.due.then(|| quiesced::rests_until(job, context)).transpose() {
+            Ok(None | Some(None)) => {}
+            Ok(Some(Some(time))) => {
+                let why =
+                    format!("its services were stopped for nothing last time; tried again after {time:.0}");
+                return self.skip(job, &why, context);
             }
-            Err(error) => self.failed.push((format!("job {}", job.name), error)),
+            Err(error) => return self.failed.push((subject(), error)),
         }
+        let taken = match &job.quiesce {
+            Some(quiesce) => quiesced::take(job, quiesce, context),
+            None => snapshot::perform(snapshot::Args::of_job(job, false), context)
+                .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() }),
+        };
+        match taken {
+            Ok(Taken { object, text, is_taken, failed }) => {
+                self.say(&text);
+                self.failed.extend(failed.into_iter().map(|error| (subject(), error)));
+                if is_taken {
+                    self.n_done += 1;
+                    self.afterwards(job, object, context);
+                } else {
+                    self.objects.push(object);
+                }
+            }
+            Err(Error::Quiesce(error)) if args.due && error.is_busy() => {
+                self.skip(job, &error.to_string(), context)
+            }
+            Err(error) => self.failed.push((subject(), error)),
+        }
+    }
+
+    /// There is another minute.
+    fn skip(&mut self, job: &Job, why: &str, context: &Context) {
+        context.notice(format!("job {} is skipped: {why}", job.name));
+        self.objects.push(json!({ "job": job.name, "skipped": why }));
     }
 
     /// Brings targets up before anything goes: what is to be brought is there then.
@@ -128,6 +174,11 @@ impl Work {
     fn foresee(&mut self, job: &Job, context: &Context) {
         match snapshot::perform(snapshot::Args::of_job(job, true), context) {
             Ok((mut value, text)) => {
+                if let Some(quiesce) = &job.quiesce {
+                    let first = words::stops(quiesce);
+                    self.say(&format!("first {first}"));
+                    value["first"] = first.into();
+                }
                 self.say(&text);
                 let then = words::afterwards(job);
                 then.iter().for_each(|sentence| self.say(&format!("then {sentence}")));
@@ -154,8 +205,17 @@ impl Work {
         }
     }
 
-    /// One failure alone, where nothing was done, is that failure; else some was done and some not.
-    fn outcome(mut self) -> Result<()> {
+    /// A service that is down is what has to be known, whatever else failed. One failure alone, where nothing was done, is that failure;
+    /// else some was done and some not.
+    fn outcome(mut self, context: &Context) -> Result<()> {
+        let is_down = |error: &Error| matches!(error, Error::Quiesce(quiesce::Error::NotStarted { .. }));
+        if let Some(nth) = self.failed.iter().position(|(_, error)| is_down(error)) {
+            let (_, down) = self.failed.remove(nth);
+            self.failed
+                .iter()
+                .for_each(|(what, error)| context.warn(format!("{what}: {}", with_causes(error))));
+            return Err(down);
+        }
         match (self.n_done, self.failed.len()) {
             (_, 0) => Ok(()),
             (0, 1) => Err(self.failed.remove(0).1),

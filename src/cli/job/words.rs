@@ -1,11 +1,14 @@
 //! What a job does, in words.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cli::job::N_NEXT;
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
+use crate::model::Quiesce;
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 
@@ -18,15 +21,46 @@ pub(super) fn explained(job: &Job, now: Timestamp) -> String {
 /// What happens when, in this order.
 pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
     let mut all = vec![when(job.schedule.as_ref(), now)];
+    all.extend(job.quiesce.as_ref().map(stops));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
     all.push(format!(
         "takes a snapshot of {}{inside}, with the label job={}",
         job.datasets.join(", "),
         job.name
     ));
-    all.push("stops nothing: the snapshot is what a power cut at that moment would have left".into());
+    all.push(match &job.quiesce {
+        None => "stops nothing: the snapshot is what a power cut at that moment would have left".into(),
+        Some(quiesce) => starts(quiesce),
+    });
     all.extend(afterwards(job));
     all
+}
+
+/// What comes before the snapshot.
+pub(super) fn stops(quiesce: &Quiesce) -> String {
+    let services: Vec<_> = quiesce.services.iter().map(ToString::to_string).collect();
+    let probe = quiesce.probe.as_ref().map(|probe| format!("if {probe} answers, ")).unwrap_or_default();
+    format!(
+        "{probe}stops {}, for which there is {}, and makes sure that nobody has a file there open for writing; else there is no snapshot",
+        services.join(", then "),
+        time(quiesce.stop_within)
+    )
+}
+
+/// `15m`
+fn time(time: Duration) -> String {
+    SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))
+}
+
+fn starts(quiesce: &Quiesce) -> String {
+    let last = if quiesce.services.len() > 1 { ", the last one first" } else { "" };
+    let probe =
+        quiesce.probe.as_ref().map(|probe| format!(", and waits until {probe} answers")).unwrap_or_default();
+    let max = quiesce
+        .max_downtime
+        .map(|max| format!("; more than {} without it is warned of", time(max)))
+        .unwrap_or_default();
+    format!("starts again what it stopped{last}, whatever has failed{probe}{max}")
 }
 
 /// What follows on the snapshot.

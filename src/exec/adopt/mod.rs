@@ -8,13 +8,11 @@ pub mod flags;
 pub mod journal;
 pub mod scan;
 pub mod verify;
-pub mod writers;
 
 pub use copy::copy;
 pub use journal::Journal;
 pub use scan::{Entry, Kind, Tree, scan};
 pub use verify::{unchanged, verify};
-pub use writers::{Writer, writers};
 
 /// Bytes read or written at a time.
 const CHUNK: usize = 1 << 20;

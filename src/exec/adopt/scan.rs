@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::endpoint::{Error, Result};
 use crate::sys::interrupt;
+use crate::sys::writers::Files;
 
 /// What kind of thing an [`Entry`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,15 @@ impl Tree {
         let mut seen = std::collections::HashSet::new();
         let files = self.entries.iter().filter(|entry| entry.kind == Kind::File);
         files.filter(move |entry| entry.links == 1 || seen.insert(entry.stamp.inode))
+    }
+
+    /// All in it that is no directory, to ask who writes to it.
+    pub fn writable(&self) -> Files {
+        let is_none = |entry: &&Entry| entry.kind != Kind::Directory;
+        Files::these(
+            self.device,
+            self.entries.iter().filter(is_none).map(|entry| entry.stamp.inode).collect(),
+        )
     }
 
     /// How many bytes its files have, holes included.

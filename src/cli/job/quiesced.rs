@@ -1,0 +1,195 @@
+//! A job's snapshot while its services are stopped, `cowsnap job recover`, and the guard.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::doctor::with_causes;
+use crate::cli::{Context, job::run, place, snapshot};
+use crate::config::Job;
+use crate::endpoint::History;
+use crate::model::Quiesce;
+use crate::quiesce::{self, Finished, Ground, Leases};
+use crate::{Error, Result};
+
+/// What came of a job's snapshot.
+pub(super) struct Taken {
+    /// Of the snapshot, with what was stopped; what was stopped alone if there is none.
+    pub object: Value,
+    /// To be printed.
+    pub text: String,
+    /// Whether there is a snapshot.
+    pub is_taken: bool,
+    /// What failed.
+    pub failed: Vec<Error>,
+}
+
+/// Takes it, with nothing of `quiesce` running.
+pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Taken> {
+    let roots = roots(job, context)?;
+    let ground =
+        Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
+    let take = || snapshot::perform(snapshot::Args::of_job(job, false), context);
+    let discard = |(object, _): (Value, String)| discard(&object, context);
+    let done: Finished<_, Error> =
+        quiesce::quiesced(ground, take, discard, &mut |step| tracing::info!(?step, job = job.name))?;
+    let mut told = told(quiesce, &done);
+    let Finished { snapshot, running, not_started, afterwards, downtime, .. } = done;
+    let (mut object, mut text, mut failed) = match snapshot {
+        Ok((object, text)) => (object, text, Vec::new()),
+        Err(error) => (json!({ "job": job.name }), String::new(), vec![error]),
+    };
+    let is_taken = failed.is_empty();
+    told["not_started"] = not_started.iter().map(ToString::to_string).collect();
+    for error in not_started {
+        match error {
+            // Its guard is there for it, and what it was late for has failed already.
+            Error::Quiesce(quiesce::Error::StillStopping { .. }) if !is_taken => {
+                context.warn(format!("job {}: {error}", job.name))
+            }
+            error => failed.push(error),
+        }
+    }
+    failed.extend(afterwards);
+    object["quiesce"] = told;
+    for (_, service) in
+        quiesce.services.iter().enumerate().filter(|(nth, _)| is_taken && !running.contains(nth))
+    {
+        text += &format!("\n{service} was down, and stays down");
+    }
+    if let Some(downtime) = downtime {
+        text += &format!("\n{} stopped for {} ms", names(quiesce, &running).join(", "), downtime.as_millis());
+        if let Some(max) = quiesce.max_downtime.filter(|&max| downtime > max) {
+            context
+                .warn(format!("job {}: stopped for {downtime:.1?}, and max_downtime is {max:?}", job.name));
+        }
+    }
+    Ok(Taken { object, text: text.trim_start_matches('\n').into(), is_taken, failed })
+}
+
+fn names(quiesce: &Quiesce, which: &[usize]) -> Vec<String> {
+    which.iter().map(|&nth| quiesce.services[nth].to_string()).collect()
+}
+
+fn told<S>(quiesce: &Quiesce, done: &Finished<S, Error>) -> Value {
+    let down: Vec<_> = (0..quiesce.services.len()).filter(|nth| !done.running.contains(nth)).collect();
+    let downtime = done.downtime;
+    json!({
+        "stopped": names(quiesce, &done.stopped), "was_down": names(quiesce, &down), "answers": done.answers,
+        "downtime_ms": downtime.map(|time| time.as_millis() as u64),
+        "is_within_max": downtime.zip(quiesce.max_downtime).map(|(time, max)| time <= max),
+    })
+}
+
+/// Destroys snapshots that were taken a moment ago.
+fn discard(taken: &Value, context: &Context) -> Result<()> {
+    for snapshot in taken["snapshots"].as_array().into_iter().flatten() {
+        let name = |key: &str| snapshot[key].as_str().unwrap_or_default().to_owned();
+        let (dataset, version) =
+            place::version(&OsString::from(format!("{}@{}", name("dataset"), name("name"))), context)?;
+        dataset.destroy(&version.id)?;
+    }
+    Ok(())
+}
+
+/// The directories in which nobody may write.
+fn roots(job: &Job, context: &Context) -> Result<Vec<PathBuf>> {
+    let mut roots = Vec::new();
+    for dataset in run::datasets(job, context)? {
+        if !dataset.exists()? {
+            continue;
+        }
+        let Some(root) = dataset.mountpoint()? else {
+            return Err(Error::Usage {
+                what: format!("{dataset} is mounted nowhere here, so nobody can say who writes to it"),
+                hint: Some(
+                    "mount it, or leave quiesce out of the job and state crash_consistent = true".into(),
+                ),
+            });
+        };
+        roots.push(root);
+    }
+    Ok(roots)
+}
+
+/// Start what a run had stopped that did not come to its end; for the machine's start, before the jobs
+#[derive(Debug, clap::Args)]
+pub(super) struct Recover {
+    /// Whose services; those of all jobs by default
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+}
+
+/// Wait for the end of the run that started this process, and start what it leaves stopped
+#[derive(Debug, clap::Args)]
+pub(super) struct Guard {
+    #[arg(value_name = "JOB")]
+    job: String,
+}
+
+pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
+    let known = Leases::open(context.state_dir())?.jobs()?;
+    if let Some(unknown) = args.jobs.iter().find(|job| !known.contains(job)) {
+        context.notice(format!("job {unknown} has left nothing stopped"));
+    }
+    let chosen: Vec<_> = known.iter().filter(|job| args.jobs.is_empty() || args.jobs.contains(job)).collect();
+    let (mut recovered, mut text, mut failed) = (Vec::new(), String::new(), Vec::new());
+    for job in chosen {
+        match quiesce::recover(context.state_dir(), job) {
+            Ok(None) => {}
+            Ok(Some(done)) => {
+                text += &format!("job {job}: {} runs\n", done.services.join(", "));
+                recovered.push(json!({ "job": job, "services": done.services }));
+            }
+            Err(error) => failed.push((job, Error::from(error))),
+        }
+    }
+    context.print(&json!({ "recovered": recovered }), text)?;
+    // A service that is down is what has to be known.
+    failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(quiesce::Error::NotStarted { .. })));
+    let last = failed.pop();
+    failed.into_iter().for_each(|(job, error)| context.warn(format!("job {job}: {}", with_causes(&error))));
+    last.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+pub(super) fn guard(args: &Guard, context: &Context) -> Result<()> {
+    if let Some(done) = quiesce::guard(context.state_dir(), &args.job, io::stdout())? {
+        context.warn(format!("the run of job {} has died: {} started", args.job, done.services.join(", ")));
+    }
+    Ok(())
+}
+
+/// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
+pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
+    let known = match Leases::open(context.state_dir()).and_then(|leases| leases.jobs()) {
+        Ok(known) => known,
+        Err(error) => return vec![("jobs".into(), error.into())],
+    };
+    let mut failed = Vec::new();
+    for job in known {
+        match quiesce::recover(context.state_dir(), &job) {
+            Ok(None) => {}
+            Err(error) if error.is_busy() => {}
+            Ok(Some(done)) => {
+                context.warn(format!("a run of job {job} has died: {} runs again", done.services.join(", ")))
+            }
+            Err(error) => failed.push((format!("job {job}"), error.into())),
+        }
+    }
+    failed
+}
+
+/// Until when a job that stopped its services for nothing lets them run: a minute, two, four, and so on up to six hours.
+pub(super) fn rests_until(job: &Job, context: &Context) -> Result<Option<Timestamp>> {
+    const MOST: Duration = Duration::from_secs(6 * 60 * 60);
+    let leases = Leases::open(context.state_dir())?;
+    let Some((n, at)) = leases.failures(&job.name).filter(|_| job.quiesce.is_some()) else { return Ok(None) };
+    let rest = Duration::from_secs(60 << n.saturating_sub(1).min(16)).min(MOST);
+    // One that is in the future was noted by a clock that was wrong.
+    let is_on = at.elapsed().is_ok_and(|gone| gone < rest);
+    Ok(Timestamp::try_from(at + rest).ok().filter(|_| is_on))
+}

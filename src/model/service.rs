@@ -1,0 +1,155 @@
+//! What is stopped for a snapshot, and how it is known to run.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What is stopped while a snapshot is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quiesce {
+    /// In the order in which they are stopped; started in reverse.
+    pub services: Vec<Service>,
+    /// How long each may take to stop.
+    pub stop_within: Duration,
+    /// How long each may take to start, and the probe to answer.
+    pub start_within: Duration,
+    /// What answers when all is well.
+    pub probe: Option<Probe>,
+    /// A longer time down is warned of.
+    pub max_downtime: Option<Duration>,
+}
+
+/// Something that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// A unit of systemd.
+    Unit {
+        /// With its type: `bitcoind.service`.
+        name: String,
+    },
+    /// A process that SIGTERM stops.
+    Process {
+        /// Holds its number while it runs.
+        pidfile: PathBuf,
+        /// A command that starts it.
+        start: Vec<String>,
+    },
+    /// Something that commands know.
+    Commands {
+        /// Ends with 0 while it runs, with 1 to 3 while it does not; anything else is an error.
+        status: Vec<String>,
+        /// Stops it.
+        stop: Vec<String>,
+        /// Starts it.
+        start: Vec<String>,
+    },
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit { name } => name.fmt(f),
+            Self::Process { pidfile, .. } => write!(f, "the process of {}", pidfile.display()),
+            Self::Commands { start, .. } => write!(f, "what {} starts", start.join(" ")),
+        }
+    }
+}
+
+/// What answers when all is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A GET that is answered with 2xx.
+    Http {
+        /// `HOST:PORT`.
+        address: String,
+        /// From the first `/` on.
+        path: String,
+    },
+    /// `HOST:PORT`, where somebody listens.
+    Tcp(String),
+    /// A command that ends with 0.
+    Command(Vec<String>),
+}
+
+impl Probe {
+    /// Of `http://HOST[:PORT][/PATH]`.
+    ///
+    /// # Errors
+    /// What is valid.
+    pub fn http(url: &str) -> Result<Self, String> {
+        let wrong = || format!("{url:?} is no address to get: http://HOST[:PORT][/PATH]");
+        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { host.to_owned() } else { format!("{host}:80") };
+        let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_graphic());
+        if host.is_empty() || host.starts_with(':') || host.contains('@') || !is_plain(rest) {
+            return Err(wrong());
+        }
+        Ok(Self::Http { address, path: if path.is_empty() { "/".into() } else { path.into() } })
+    }
+
+    /// Of `HOST:PORT`.
+    ///
+    /// # Errors
+    /// What is valid.
+    pub fn tcp(text: &str) -> Result<Self, String> {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text.into()))
+            }
+            _ => Err(format!("{text:?} is no address to connect to: HOST:PORT")),
+        }
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { address, path } => write!(f, "http://{address}{path}"),
+            Self::Tcp(address) => address.fmt(f),
+            Self::Command(command) => command.join(" ").fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_apart_or_refused() {
+        for (url, told) in [
+            ("http://127.0.0.1:20443/v2/info", "http://127.0.0.1:20443/v2/info"),
+            ("http://node", "http://node:80/"),
+            ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ] {
+            assert_eq!(Probe::http(url).map(|probe| probe.to_string()), Ok(told.into()));
+        }
+        for wrong in
+            ["https://a/", "a:80", "http://", "http://:80/", "http://u@h/", "http://a/\r\nX: y", "http://a b"]
+        {
+            assert!(Probe::http(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Probe::tcp("[::1]:22").map(|probe| probe.to_string()), Ok("[::1]:22".into()));
+        for wrong in ["a", ":22", "a:", "a:99999"] {
+            assert!(Probe::tcp(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Probe::Command(vec!["a".into(), "b".into()]).to_string(), "a b");
+    }
+
+    #[test]
+    fn a_service_is_called_by_what_stops_it() {
+        let start = || vec!["node".to_owned(), "-d".to_owned()];
+        let all = [
+            Service::Unit { name: "a.service".into() },
+            Service::Process { pidfile: "/run/a.pid".into(), start: start() },
+            Service::Commands { status: start(), stop: start(), start: start() },
+        ];
+        let told = all.map(|service| service.to_string());
+        assert_eq!(told, ["a.service", "the process of /run/a.pid", "what node -d starts"]);
+    }
+}

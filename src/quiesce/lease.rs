@@ -1,0 +1,304 @@
+//! The file that says which services are to be started again: there from before the first is stopped until they run.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Service;
+use crate::quiesce::process::Process;
+use crate::quiesce::{Error, Result};
+
+/// How far the stop of a service has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stopping {
+    /// It runs, or has stopped.
+    No,
+    /// It may be asked, a moment later; or it was, and says that it has not stopped.
+    Asked,
+    /// It was told to, and will, however long that takes.
+    Sent,
+}
+
+/// A service that is to be started again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Which, with all that is needed to start it.
+    pub service: Service,
+    /// Whether it may be stopping still.
+    pub stopping: Stopping,
+    /// The process that was told to stop: another one of the same pidfile was not.
+    pub process: Option<Process>,
+    /// Its start was begun, and nobody has seen it run since: it may be starting still.
+    pub starting: bool,
+    /// The command that starts it.
+    pub starter: Option<Process>,
+}
+
+impl Entry {
+    /// One that runs.
+    pub fn new(service: Service) -> Self {
+        Self { service, stopping: Stopping::No, process: None, starting: false, starter: None }
+    }
+}
+
+/// What is to be started again, whatever has become of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lease {
+    /// Whose job.
+    pub job: String,
+    /// In the order in which they are stopped.
+    pub services: Vec<Entry>,
+    /// How long each may take to stop.
+    pub stop_within: Duration,
+    /// How long each may take to start.
+    pub start_within: Duration,
+    /// Since which start of the machine: what was stopping or starting before another one is not any more.
+    pub boot: String,
+    /// Who is at it, to be woken if it is suspended.
+    pub run: Option<Process>,
+}
+
+impl Lease {
+    /// What is to be started again, in the order in which it was stopped.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|entry| &entry.service)
+    }
+}
+
+/// What a command that has a file of [`Leases::begin`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// It stops a service.
+    Stop,
+    /// It starts one.
+    Start,
+}
+
+/// The folder of all leases.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    dir: PathBuf,
+}
+
+/// Held by who may write or fulfil a job's lease, or stop and start a service; the kernel lets go of it with the process.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] File);
+
+impl Leases {
+    /// Those below `state_dir`.
+    ///
+    /// # Errors
+    /// A directory that can not be made.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let dir = state_dir.join("leases");
+        let services = dir.join("services");
+        fs::create_dir_all(&services).map_err(Error::io("make", services.display()))?;
+        // Who can open a lock can hold it.
+        let private = fs::set_permissions(&dir, Permissions::from_mode(0o700));
+        private.map_err(Error::io("close to others", dir.display()))?;
+        // It is there after a power cut, and what is made in it.
+        let made = File::open(state_dir).and_then(|dir| Ok(rustix::fs::fsync(dir.as_fd())?));
+        made.map_err(Error::io("sync", state_dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// Where that of `job` is.
+    pub fn path(&self, job: &str) -> PathBuf {
+        self.dir.join(format!("{job}.json"))
+    }
+
+    /// Where the guard of `job` says what goes wrong.
+    pub fn log(&self, job: &str) -> PathBuf {
+        self.dir.join(format!("{job}.log"))
+    }
+
+    /// That of a job. Waits for it if `waits`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if somebody has it and it is not waited for.
+    pub fn lock(&self, job: &str, waits: bool) -> Result<Lock> {
+        match locked(&self.dir.join(format!("{job}.lock")), waits)? {
+            Some(lock) => Ok(lock),
+            None => Err(Error::Busy { job: job.into() }),
+        }
+    }
+
+    /// Those of services, as one may be several jobs'. A lock that is waited for is waited for with the job's in hand, so who has services waits for no
+    /// job.
+    ///
+    /// # Errors
+    /// [`Error::Shared`] if somebody has one of them and it is not waited for.
+    pub fn lock_services<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a Service>,
+        waits: bool,
+    ) -> Result<Vec<Lock>> {
+        let dir = self.dir.join("services");
+        // Each once, or it would wait for itself; in one order, or two would wait for one another.
+        let all: BTreeMap<_, _> = services.into_iter().map(|service| (key(service), service)).collect();
+        let lock = |(key, service): (String, &Service)| match locked(&dir.join(key), waits)? {
+            Some(lock) => Ok(lock),
+            None => Err(Error::Shared { service: service.to_string() }),
+        };
+        all.into_iter().map(lock).collect()
+    }
+
+    /// A new file, locked for as long as anybody has it open: who stops or starts a service hands it down. `None` if there is no space for it: a service is
+    /// started nonetheless.
+    pub fn begin(&self, service: &Service, doing: Doing) -> Option<OwnedFd> {
+        let path = self.doing(service, doing);
+        // What was begun earlier keeps the old one.
+        let _ = fs::remove_file(&path);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(file)
+    }
+
+    /// Whether somebody has open what [`Leases::begin`] made last.
+    pub fn is_at(&self, service: &Service, doing: Doing) -> bool {
+        let Ok(file) = File::open(self.doing(service, doing)) else { return false };
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    }
+
+    fn doing(&self, service: &Service, doing: Doing) -> PathBuf {
+        let extension = match doing {
+            Doing::Stop => "stop",
+            Doing::Start => "start",
+        };
+        self.dir.join("services").join(key(service)).with_extension(extension)
+    }
+
+    /// How often in a row the services of `job` were stopped for nothing, and when last; `None` if they were not.
+    pub fn failures(&self, job: &str) -> Option<(u32, SystemTime)> {
+        let path = self.failed(job);
+        let n = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+        Some((n, path.metadata().and_then(|meta| meta.modified()).ok()?))
+    }
+
+    /// Notes that they were once more, or that there is a snapshot.
+    pub fn note(&self, job: &str, is_taken: bool) {
+        let n = self.failures(job).map_or(0, |(n, _)| n);
+        // On a full disk it is forgotten, and tried again sooner.
+        let _ = match is_taken {
+            true => fs::remove_file(self.failed(job)),
+            false => fs::write(self.failed(job), n.saturating_add(1).to_string()),
+        };
+    }
+
+    fn failed(&self, job: &str) -> PathBuf {
+        self.dir.join(format!("{job}.failed"))
+    }
+
+    /// The jobs that have one.
+    ///
+    /// # Errors
+    /// A directory that can not be read.
+    pub fn jobs(&self) -> Result<Vec<String>> {
+        let read = || Error::io("read", self.dir.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(read())? {
+            let name = entry.map_err(read())?.file_name();
+            found.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::to_owned));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// That of `job`, if there is one.
+    ///
+    /// # Errors
+    /// One that can not be read, or is none.
+    pub fn read(&self, job: &str) -> Result<Option<Lease>> {
+        let path = self.path(job);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(Error::io("read", path.display()))?,
+        };
+        let lease = serde_json::from_slice(&bytes);
+        lease.map(Some).map_err(|error| {
+            Error::io("read", path.display())(io::Error::new(io::ErrorKind::InvalidData, error))
+        })
+    }
+
+    /// Writes it, whole or not at all, and comes back when it is on the disk.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn write(&self, lease: &Lease) -> Result<()> {
+        let path = self.path(&lease.job);
+        let new = path.with_extension("new");
+        let bytes = serde_json::to_vec_pretty(lease).expect("texts and numbers");
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            self.sync()
+        });
+        written.map_err(Error::io("write", path.display()))
+    }
+
+    /// Takes it away; nothing if there is none.
+    ///
+    /// # Errors
+    /// A directory that can not be written to.
+    pub fn remove(&self, job: &str) -> Result<()> {
+        let path = self.path(job);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| self.sync()).map_err(Error::io("remove", path.display())),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(File::open(&self.dir)?.as_fd())?)
+    }
+}
+
+/// `None`: somebody has it, and it is not waited for.
+fn locked(path: &Path, waits: bool) -> Result<Option<Lock>> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(Error::io("open", path.display()))?;
+    let how = match waits {
+        true => FlockOperation::LockExclusive,
+        false => FlockOperation::NonBlockingLockExclusive,
+    };
+    loop {
+        match rustix::fs::flock(&file, how) {
+            Ok(()) => return Ok(Some(Lock(file))),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(Error::io("lock", path.display())(error.into())),
+        }
+    }
+}
+
+/// Whether it is one of these, whoever starts it how.
+pub fn is_among(service: &Service, others: &[Service]) -> bool {
+    others.iter().any(|other| key(other) == key(service))
+}
+
+/// By what it is told from others, whichever job names it.
+fn key(service: &Service) -> String {
+    let what = match service {
+        Service::Unit { name } => [&b"unit "[..], name.as_bytes()].concat(),
+        Service::Process { pidfile, .. } => {
+            let folder = pidfile.parent().and_then(|folder| folder.canonicalize().ok());
+            let name = pidfile.file_name().unwrap_or_default();
+            let path = folder.map_or_else(|| pidfile.clone(), |folder| folder.join(name));
+            [&b"pidfile "[..], path.as_os_str().as_bytes()].concat()
+        }
+        Service::Commands { start, .. } => format!("commands {}", start.join("\0")).into_bytes(),
+    };
+    format!("{}.lock", &blake3::hash(&what).to_hex()[..32])
+}

@@ -1,0 +1,219 @@
+//! A process, told from others that get its number later.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::quiesce::command;
+use crate::sys::clock;
+
+/// How much later than it was written a pidfile's process may have begun.
+const SLACK: f64 = 2.0;
+/// What the kernel counts in for programs (`USER_HZ`), whatever it counts in itself.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// The first line of a pidfile is no longer.
+const MAX_LINE: u64 = 64;
+
+/// One that was there once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pid: i32,
+    began: u64, // In ticks since the machine was started.
+    boot: String,
+}
+
+/// What is another one each time the machine starts.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+impl Process {
+    /// That of a number, if it is there.
+    pub fn of(pid: i32) -> Option<Self> {
+        let began = began(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        Some(Self { pid, began, boot: boot_id() })
+    }
+
+    /// The one that a pidfile's first line names, if it has not ended. Who can write the file decides what is stopped: of a file that is not root's, only a process
+    /// of the same user is believed.
+    ///
+    /// # Errors
+    /// A file that is none, or names what can not have written it; a process may run, or not, then.
+    pub fn of_pidfile(pidfile: &Path) -> Result<Option<(Self, OwnedFd)>, String> {
+        let told = |error: io::Error| format!("{}: {error}", pidfile.display());
+        let Some((line, meta)) = first_line(pidfile).map_err(told)? else { return Ok(None) };
+        if line.is_empty() {
+            return Ok(None); // For a moment while it is written.
+        }
+        let number = line.parse().ok().filter(|&number| number > 1).and_then(Pid::from_raw);
+        let pid = number.ok_or_else(|| format!("{} holds no process's number", pidfile.display()))?;
+        let Some(pidfd) = open(pid)? else { return Ok(None) };
+        let Some(process) = Self::of(pid.as_raw_nonzero().get()) else { return Ok(None) };
+        if !process.is_older(&meta).map_err(told)? {
+            return Ok(None);
+        }
+        let wrong = process.is_strange(&meta);
+        // What was read is of this process only if it is there still.
+        match has_ended(&pidfd)? {
+            true => Ok(None),
+            false => {
+                wrong.map_or(Ok(Some((process, pidfd))), |why| Err(format!("{}: {why}", pidfile.display())))
+            }
+        }
+    }
+
+    /// It, if it has not ended.
+    ///
+    /// # Errors
+    /// It can not be found out.
+    pub fn open(&self) -> Result<Option<OwnedFd>, String> {
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.boot == boot_id()) else { return Ok(None) };
+        let Some(pidfd) = open(pid)? else { return Ok(None) };
+        Ok((Self::of(self.pid).as_ref() == Some(self)).then_some(pidfd))
+    }
+
+    /// Whether a signal has suspended it.
+    pub fn is_suspended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
+    /// Whether the file was written since the machine was started.
+    fn is_older(&self, meta: &fs::Metadata) -> io::Result<bool> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        Ok(written(meta) + SLACK >= now - clock::since_boot()?.as_secs_f64())
+    }
+
+    /// Why it can not be the one that has written the file.
+    fn is_strange(&self, meta: &fs::Metadata) -> Option<String> {
+        let pid = self.pid;
+        let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+        if meta.uid() != 0 && owner != meta.uid() {
+            return Some(format!(
+                "a file of user {} names process {pid}, which is user {owner}'s",
+                meta.uid()
+            ));
+        }
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        if numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1) {
+            return Some(format!("process {pid} is a container's, which has numbers of its own"));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+        let began = now - clock::since_boot().ok()?.as_secs_f64() + self.began as f64 / TICKS_PER_SECOND;
+        (began > written(meta) + SLACK).then(|| {
+            format!("process {pid} began after the file was written: remove it if that is another one, or touch it if the clock was set")
+        })
+    }
+}
+
+fn written(meta: &fs::Metadata) -> f64 {
+    meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
+}
+
+/// Of a regular file: a pipe would be waited for.
+fn first_line(path: &Path) -> io::Result<Option<(String, fs::Metadata)>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => File::from(opened?),
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_LINE).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(Some((text.lines().next().unwrap_or_default().trim().to_owned(), meta)))
+}
+
+/// `None`: it has ended, or there is none.
+fn open(pid: Pid) -> Result<Option<OwnedFd>, String> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => Ok(None),
+        Err(error) => Err(format!("process {}: {error}", pid.as_raw_nonzero())),
+        Ok(pidfd) => Ok((!has_ended(&pidfd)?).then_some(pidfd)),
+    }
+}
+
+/// All of its threads have, though nobody may have waited for it. One whose first thread alone has ended goes on.
+fn has_ended(pidfd: &OwnedFd) -> Result<bool, String> {
+    command::ends(pidfd, Some(Instant::now()), false)
+}
+
+/// From `/proc/PID/stat`.
+fn began(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn lives(pidfile: &Path) -> bool {
+        Process::of_pidfile(pidfile).expect("found out").is_some()
+    }
+
+    #[test]
+    fn a_pidfile_names_its_process_and_no_other_that_has_got_its_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pidfile = folder.path().join("pid");
+        assert!(!lives(&pidfile));
+        fs::write(&pidfile, "\n").expect("written");
+        assert!(!lives(&pidfile));
+        fs::write(&pidfile, "-1").expect("written");
+        assert!(Process::of_pidfile(&pidfile).is_err());
+        let mut child = command::spawn(&["sleep".into(), "600".into()], false, None).expect("it starts");
+        fs::write(&pidfile, format!("{}\n/srv/data\n5432\n", child.id())).expect("written");
+        let (process, _) = Process::of_pidfile(&pidfile).expect("found out").expect("it is there");
+        assert!(process.open().expect("found out").is_some());
+        let made = |then: SystemTime| {
+            fs::File::options().write(true).open(&pidfile).and_then(|f| f.set_modified(then)).expect("set");
+        };
+        made(SystemTime::now() - Duration::from_secs(10));
+        let error = Process::of_pidfile(&pidfile).expect_err("it began after the file was written");
+        assert!(error.contains("began after"), "{error}");
+        made(UNIX_EPOCH);
+        assert!(!lives(&pidfile), "a file of before the machine was started");
+        made(SystemTime::now());
+        assert!(lives(&pidfile));
+        let other = Process { began: process.began + 1, ..process.clone() };
+        assert!(other.open().expect("found out").is_none(), "another process of that number");
+        child.kill().expect("killed");
+        while lives(&pidfile) {
+            std::thread::yield_now();
+        }
+        assert!(process.open().expect("found out").is_none(), "it is dead, though nobody has waited for it");
+        child.wait().expect("it has ended");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for_and_another_user_s_process_is_not_believed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pidfile = folder.path().join("pid");
+        rustix::fs::mknodat(rustix::fs::CWD, &pidfile, rustix::fs::FileType::Fifo, Mode::RUSR, 0)
+            .expect("made");
+        assert!(Process::of_pidfile(&pidfile).is_err());
+        fs::remove_file(&pidfile).expect("removed");
+        fs::write(&pidfile, std::process::id().to_string()).expect("written");
+        assert!(lives(&pidfile));
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        std::os::unix::fs::chown(&pidfile, Some(64321), None).expect("given away");
+        let error = Process::of_pidfile(&pidfile).expect_err("it is root's process");
+        assert!(error.contains("a file of user 64321"), "{error}");
+    }
+}

@@ -1,0 +1,566 @@
+//! Transactions with real services, and what makes up for one that died.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::model::{Quiesce, Service};
+use crate::plan::quiesce::{Machine, Outcome, Step};
+use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
+use crate::quiesce::process::{self, Process};
+use crate::quiesce::service::{self, Stop};
+use crate::quiesce::{Error, Finished, Lease, Leases, Result, World, command, probe, transact};
+use crate::sys::child;
+use crate::sys::interrupt::{self, Timely};
+use crate::sys::pipe::pipe;
+use crate::sys::writers::{self, Files, Found};
+
+/// How long a guard may take until it runs.
+const GUARD_READY: Duration = Duration::from_secs(60);
+/// How often a guard looks whether its run is suspended.
+const LOOKS: Duration = Duration::from_secs(1);
+/// How long a service that stops too late is waited for before its guard is left to it.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long after its command has ended a service may take to show that it runs, if nobody knows how the command ended.
+const SETTLES: Duration = Duration::from_secs(5);
+/// How long after the start, which is over, services are looked at once more.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Between two attempts to start.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where a transaction takes place.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground<'a> {
+    /// Where leases are.
+    pub state_dir: &'a Path,
+    /// Whose transaction it is.
+    pub job: &'a str,
+    /// What is stopped, and how.
+    pub quiesce: &'a Quiesce,
+    /// The directories in which nobody may have a file open for writing.
+    pub roots: &'a [PathBuf],
+    /// The program whose command `job guard` is the guard; else it is the running one.
+    pub program: Option<&'a Path>,
+}
+
+/// Stops the services, takes the snapshot, starts them again. `before` is told of each step. A snapshot is discarded if somebody wrote, or may have, while it was taken.
+///
+/// A lease that an earlier run left is fulfilled first.
+///
+/// # Errors
+/// Nothing was begun: the lease is somebody's. All else is in the answer.
+pub fn quiesced<S, E: From<Error>>(
+    ground: Ground<'_>,
+    snapshot: impl FnOnce() -> Result<S, E>,
+    discard: impl FnOnce(S) -> Result<(), E>,
+    before: &mut dyn FnMut(Step),
+) -> Result<Finished<S, E>, E> {
+    let leases = Leases::open(ground.state_dir)?;
+    let lock = leases.lock(ground.job, false)?;
+    if let Some(lease) = leases.read(ground.job)? {
+        let _services = leases.lock_services(lease.services(), false)?;
+        fulfil(&leases, lease, false, before)?;
+    }
+    let services = leases.lock_services(&ground.quiesce.services, false)?;
+    fulfil_others(&leases, ground, before)?;
+    let locks = (lock, services);
+    let (snapshot, discard) = (Some(snapshot), Some(discard));
+    let mut real = Real { ground, leases, lease: None, guard: None, snapshot, discard, _locks: locks };
+    let done = transact(&mut real, Machine::default(), before);
+    if done.snapshot.is_ok() || !done.stopped.is_empty() {
+        real.leases.note(ground.job, done.snapshot.is_ok());
+    }
+    let Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime } = done;
+    let snapshot = snapshot.map(|taken| taken.expect("what did not fail before was taken"));
+    Ok(Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime })
+}
+
+/// What another job's run left down is not down for good: it is started before it is looked at.
+fn fulfil_others(leases: &Leases, ground: Ground<'_>, before: &mut dyn FnMut(Step)) -> Result<()> {
+    let own = &ground.quiesce.services;
+    for job in leases.jobs()?.iter().filter(|job| *job != ground.job) {
+        let names_own = |lease: &Lease| lease.services().any(|service| is_among(service, own));
+        if !leases.read(job)?.is_some_and(|lease| names_own(&lease)) {
+            continue;
+        }
+        let _lock = leases.lock(job, false)?;
+        let Some(lease) = leases.read(job)? else { continue };
+        let _rest =
+            leases.lock_services(lease.services().filter(|service| !is_among(service, own)), false)?;
+        fulfil(leases, lease, false, before)?;
+    }
+    Ok(())
+}
+
+struct Real<'a, F, D> {
+    ground: Ground<'a>,
+    leases: Leases,
+    lease: Option<Lease>,
+    guard: Option<OwnedFd>, // Its end is this process's.
+    snapshot: Option<F>,
+    discard: Option<D>,
+    _locks: (Lock, Vec<Lock>), // After the guard, which waits for them.
+}
+
+impl<F, D> Real<'_, F, D> {
+    fn service(&self, nth: usize) -> &Service {
+        &self.ground.quiesce.services[nth]
+    }
+
+    /// What of its lease is about it.
+    fn entry(&self, nth: usize) -> usize {
+        let lease = self.lease.as_ref().expect("nothing is stopped without a lease");
+        let entry = lease.services().position(|service| service == self.service(nth));
+        entry.expect("what was stopped is in the lease")
+    }
+
+    fn runs(&self, nth: usize) -> Result<bool> {
+        let of = self.service(nth);
+        service::runs(of).map_err(|why| Error::Service { op: "look at", service: of.to_string(), why })
+    }
+
+    fn is_quiet(&self) -> Result<()> {
+        for nth in 0..self.ground.quiesce.services.len() {
+            if self.runs(nth)? {
+                let why = "it runs again: somebody has started it".to_owned();
+                return Err(Error::Service { op: "stop", service: self.service(nth).to_string(), why });
+            }
+        }
+        self.nobody_writes()
+    }
+
+    fn nobody_writes(&self) -> Result<()> {
+        let failed = || Error::io("look for writers of the datasets of job", self.ground.job);
+        let roots = self.ground.roots;
+        let files = roots.iter().map(|root| Files::below(root)).collect::<io::Result<Vec<_>>>();
+        let Found { writers, .. } = files.and_then(|files| writers::find(&files)).map_err(failed())?;
+        if !writers.is_empty() {
+            return Err(Error::Writers { writers });
+        }
+        // Not all who can write are processes with a descriptor: a loop device, an overlay of a container, a server of files.
+        for root in roots {
+            if let Some(file) = writers::any_below(root).map_err(failed())? {
+                return Err(Error::Unseen { file });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S, E, F, D> World for Real<'_, F, D>
+where
+    E: From<Error>,
+    F: FnOnce() -> Result<S, E>,
+    D: FnOnce(S) -> Result<(), E>,
+{
+    type Snapshot = S;
+    type Error = E;
+
+    fn look(&mut self) -> Result<Vec<usize>, E> {
+        let mut running = Vec::new();
+        for nth in 0..self.ground.quiesce.services.len() {
+            running.extend(self.runs(nth)?.then_some(nth));
+        }
+        // Nothing is to be stopped for a snapshot that could not be taken.
+        match self.nobody_writes() {
+            Ok(()) | Err(Error::Writers { .. } | Error::Unseen { .. }) => Ok(running),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), E> {
+        let Some(probe) = &self.ground.quiesce.probe else { return Ok(()) };
+        Ok(probe::ask(probe).map_err(|why| Error::Silent { probe: probe.to_string(), why })?)
+    }
+
+    fn lease(&mut self, running: &[usize]) -> Result<(), E> {
+        let entry = |&nth: &usize| Entry::new(self.service(nth).clone());
+        let lease = Lease {
+            job: self.ground.job.into(),
+            services: running.iter().map(entry).collect(),
+            stop_within: self.ground.quiesce.stop_within,
+            start_within: self.ground.quiesce.start_within,
+            boot: process::boot_id(),
+            run: i32::try_from(std::process::id()).ok().and_then(Process::of),
+        };
+        self.leases.write(&lease)?;
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    fn guard(&mut self) -> Result<(), E> {
+        let guarded = start_guard(self.ground, &self.leases);
+        self.guard = Some(guarded.map_err(|error| Error::Guard { why: error.to_string() })?);
+        Ok(())
+    }
+
+    fn stop(&mut self, nth: usize) -> Result<(), E> {
+        interrupt::check().map_err(Error::io("stop", self.service(nth)))?;
+        let (at, of) = (self.entry(nth), self.service(nth).clone());
+        let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
+        let told = |why| Error::Service { op: "stop", service: of.to_string(), why };
+        if let Service::Process { pidfile, .. } = &of {
+            let found = Process::of_pidfile(pidfile).map_err(told)?;
+            lease.services[at].process = found.map(|(process, _)| process);
+        }
+        lease.services[at].stopping = Stopping::Asked;
+        self.leases.write(lease)?;
+        let kept = self.leases.begin(&of, Doing::Stop);
+        let (within, process) = (self.ground.quiesce.stop_within, lease.services[at].process.clone());
+        // It is known in memory even if the disk is full.
+        let mut sent = || {
+            lease.services[at].stopping = Stopping::Sent;
+            let _ = self.leases.write(lease);
+        };
+        match service::stop(&of, process.as_ref(), within, kept, &mut sent) {
+            // Nobody has to wait for that any more: whoever runs it from here on is not stopping.
+            Ok(Stop::Down) => {
+                lease.services[at].stopping = Stopping::No;
+                let _ = self.leases.write(lease);
+                Ok(())
+            }
+            Ok(Stop::Late) => Err(Error::StopDeadline { service: of.to_string(), within }.into()),
+            Ok(Stop::Refused(why)) => {
+                lease.services[at].stopping = Stopping::Asked;
+                let _ = self.leases.write(lease);
+                Err(told(why).into())
+            }
+            Err(why) => Err(told(why).into()),
+        }
+    }
+
+    fn verify(&mut self) -> Result<(), E> {
+        self.is_quiet()?;
+        Ok(interrupt::check().map_err(Error::io("take a snapshot for job", self.ground.job))?)
+    }
+
+    fn confirm(&mut self) -> Result<(), E> {
+        Ok(self.is_quiet()?)
+    }
+
+    fn discard(&mut self, snapshot: S) -> Result<(), E> {
+        let discard = self.discard.take().expect("there is one snapshot in a transaction");
+        discard(snapshot)
+    }
+
+    fn snapshot(&mut self) -> Result<S, E> {
+        let snapshot = self.snapshot.take().expect("there is one snapshot in a transaction");
+        snapshot()
+    }
+
+    fn start(&mut self, nth: usize) -> Result<(), E> {
+        let at = self.entry(nth);
+        let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
+        let until = Instant::now() + GRACE;
+        let patience = Patience { sent: Some(until), asked: until, is_last: false };
+        Ok(start(&self.leases, lease, at, patience)?)
+    }
+
+    fn answer(&mut self) -> Result<(), (Outcome, E)> {
+        let Quiesce { probe, start_within, .. } = self.ground.quiesce;
+        let until = Instant::now() + *start_within;
+        let running: Vec<_> = self.lease.iter().flat_map(Lease::services).collect();
+        answers(
+            &running,
+            || {
+                probe.as_ref().map_or(Ok(()), |probe| {
+                    probe::ask(probe).map_err(|why| Error::Silent { probe: probe.to_string(), why })
+                })
+            },
+            until,
+        )
+        .map_err(|(outcome, error)| (outcome, error.into()))
+    }
+
+    fn settle(&mut self) -> Result<(), E> {
+        sleep(SETTLED);
+        let running: Vec<_> = self.lease.iter().flat_map(Lease::services).collect();
+        Ok(all_run(&running)?)
+    }
+
+    fn unlease(&mut self) -> Result<(), E> {
+        Ok(self.leases.remove(self.ground.job)?)
+    }
+
+    fn pause(&mut self) {
+        sleep(PAUSE);
+    }
+}
+
+/// Has a process of its own session wait for the end of this one, and answers what ends with this one.
+fn start_guard(ground: Ground<'_>, leases: &Leases) -> io::Result<OwnedFd> {
+    let ((its_end, mine), (ready, says_so)) = (pipe(4096)?, pipe(4096)?);
+    let log = File::options().create(true).append(true).open(leases.log(ground.job))?;
+    let mut command = Command::new(ground.program.unwrap_or(Path::new("/proc/self/exe")));
+    command.arg("--state-dir").arg(ground.state_dir.canonicalize()?).args(["job", "guard", ground.job]);
+    command.stdin(its_end).stdout(says_so).stderr(log).current_dir("/");
+    child::orphan(&mut command);
+    command.spawn()?.wait()?;
+    drop(command);
+    Timely::new(File::from(ready), Some(GUARD_READY)).read_exact(&mut [0])?;
+    Ok(mine)
+}
+
+/// Waits for the end of who started this process, and then starts what is to be started. Says when it waits.
+///
+/// # Errors
+/// What could not be started.
+pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Option<Recovered>> {
+    // Who ends the run, be it by a signal to all of its group, is to find the services running again.
+    interrupt::block_all_in_this_thread().map_err(Error::io("block", "signals"))?;
+    let leases = Leases::open(state_dir)?;
+    ready.write_all(b"!").and_then(|()| ready.flush()).map_err(Error::io("answer", "who is guarded"))?;
+    drop(ready);
+    // An error is an end, too.
+    while command::ends(io::stdin(), Some(Instant::now() + LOOKS), false) == Ok(false) {
+        wake(&leases, job);
+    }
+    make_up(&leases, job, true)
+}
+
+/// A run that somebody suspends while services are down goes on.
+fn wake(leases: &Leases, job: &str) {
+    let run = leases.read(job).ok().flatten().and_then(|lease| lease.run);
+    let suspended = run.filter(Process::is_suspended).map(|run| run.open());
+    if let Some(Ok(Some(run))) = suspended {
+        // It fails if it has ended, and then the pipe says so.
+        let _ = pidfd_send_signal(&run, Signal::CONT);
+    }
+}
+
+/// What was made up for.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// Whose run had died.
+    pub job: String,
+    /// What runs now.
+    pub services: Vec<String>,
+}
+
+/// Starts what a job that died had stopped. `None`: it has left nothing.
+///
+/// # Errors
+/// [`Error::Busy`]: it runs still, or its guard is at it; what could not be started.
+pub fn recover(state_dir: &Path, job: &str) -> Result<Option<Recovered>> {
+    make_up(&Leases::open(state_dir)?, job, false)
+}
+
+fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>> {
+    let _lock = leases.lock(job, waits)?;
+    let Some(lease) = leases.read(job)? else { return Ok(None) };
+    let _services = leases.lock_services(lease.services(), waits)?;
+    fulfil(leases, lease, waits, &mut |_| ()).map(Some)
+}
+
+/// A lease alone.
+struct Left<'a> {
+    leases: &'a Leases,
+    lease: Lease,
+    waits: bool,
+}
+
+/// Who guards `waits` for a process that was told to stop, however long it takes.
+fn fulfil(leases: &Leases, lease: Lease, waits: bool, before: &mut dyn FnMut(Step)) -> Result<Recovered> {
+    let services: Vec<_> = lease.services().map(ToString::to_string).collect();
+    let (job, all) = (lease.job.clone(), (0..services.len()).collect());
+    let done = transact(&mut Left { leases, lease, waits }, Machine::recovering(all), before);
+    match done.not_started.into_iter().chain(done.afterwards).next() {
+        Some(error) => Err(error),
+        None => Ok(Recovered { job, services }),
+    }
+}
+
+impl World for Left<'_> {
+    type Snapshot = ();
+    type Error = Error;
+
+    fn look(&mut self) -> Result<Vec<usize>> {
+        Ok((0..self.lease.services.len()).collect())
+    }
+
+    fn probe(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lease(&mut self, _running: &[usize]) -> Result<()> {
+        Ok(())
+    }
+
+    fn guard(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self, _nth: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn verify(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn confirm(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&mut self, (): ()) -> Result<()> {
+        Ok(())
+    }
+
+    fn start(&mut self, nth: usize) -> Result<()> {
+        let asked = Instant::now() + self.lease.stop_within;
+        let patience = Patience { sent: (!self.waits).then_some(asked), asked, is_last: true };
+        start(self.leases, &mut self.lease, nth, patience)
+    }
+
+    fn answer(&mut self) -> Result<(), (Outcome, Error)> {
+        let all: Vec<_> = self.lease.services().collect();
+        answers(&all, || Ok(()), Instant::now())
+    }
+
+    fn unlease(&mut self) -> Result<()> {
+        self.leases.remove(&self.lease.job)
+    }
+
+    fn pause(&mut self) {
+        sleep(PAUSE);
+    }
+}
+
+/// How long a service is waited for that may be stopping.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    sent: Option<Instant>, // It stops for certain; `None`: without end.
+    asked: Instant,
+    is_last: bool, // Nobody else waits for it afterwards.
+}
+
+/// Starts a service of a lease. It may be stopping still, or starting.
+fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> Result<()> {
+    let within = lease.start_within;
+    let entry = lease.services[nth].clone();
+    let service = &entry.service;
+    let failed = |why| Error::NotStarted { service: service.to_string(), why };
+    let is_unit = matches!(service, Service::Unit { .. }); // systemd puts a start behind a stop, and makes one of two.
+    if !is_unit {
+        let is_of_now = lease.boot == process::boot_id();
+        if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
+            return Ok(()); // It was not told to, or thinks nothing of it.
+        }
+        let runs = match is_of_now && !entry.starting {
+            true => service::known_to_run(service, within).map_err(failed)?,
+            false => comes_up(leases, &entry, within, is_of_now).map_err(failed)?,
+        };
+        if runs {
+            return Ok(());
+        }
+    }
+    let kept = leases.begin(service, Doing::Start);
+    lease.boot = process::boot_id();
+    let mut begun = |starter| {
+        let now = &mut lease.services[nth];
+        (now.stopping, now.process, now.starting, now.starter) = (Stopping::No, None, true, starter);
+        // If that can not be written, it is started nonetheless.
+        let _ = leases.write(lease);
+    };
+    begun(None);
+    let done = service::start(service, within, kept, &mut begun);
+    let goes_on = done.as_ref().is_err_and(|failed| failed.goes_on);
+    lease.services[nth].starting = goes_on || done.is_err() && leases.is_at(service, Doing::Start);
+    done.map_err(|error| failed(error.why))
+}
+
+/// Whether a service that may have been told to stop has: it may run again since. If nobody told it to, it has not to be waited for.
+///
+/// # Errors
+/// [`Error::StillStopping`].
+fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
+    let Entry { service, stopping, process, .. } = entry;
+    let until = match stopping {
+        Stopping::No => return Ok(true),
+        Stopping::Asked => Some(patience.asked),
+        Stopping::Sent => patience.sent,
+    };
+    let unknown = |why| Error::NotStarted { service: service.to_string(), why };
+    // What stops it could stop what is started now.
+    let is_over = service::eventually(until, false, || Ok(!leases.is_at(service, Doing::Stop)));
+    let is_down = is_over.map_err(unknown)?
+        && match (service, process) {
+            (Service::Process { .. }, Some(process)) => match process.open().map_err(unknown)? {
+                Some(pidfd) => command::ends(&pidfd, until, false).map_err(unknown)?,
+                None => true,
+            },
+            (Service::Process { .. }, None) => true, // There was none.
+            _ => service::is_down(service, until, false).map_err(unknown)?,
+        };
+    match stopping {
+        _ if is_down => Ok(true),
+        Stopping::Asked if patience.is_last => Ok(false),
+        _ => Err(Error::StillStopping { service: service.to_string() }),
+    }
+}
+
+/// Whether a service that somebody has begun to start runs in the end. If not, nobody is at it any more: two of one service would be worse than none.
+///
+/// # Errors
+/// Somebody is.
+fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -> Result<bool, String> {
+    let service = &entry.service;
+    let (mut runs, mut quiet_since) = (false, None);
+    // A command that has ended may have left something behind that takes its time, and has closed the file.
+    let settles = if is_of_now && entry.starter.is_some() { within } else { SETTLES.min(within / 2) };
+    let is_known = service::eventually(Some(Instant::now() + within + settles), false, || {
+        runs = service::runs(service) == Ok(true);
+        let goes_on = match &entry.starter {
+            Some(starter) => starter.open()?.is_some(),
+            None => false,
+        };
+        quiet_since = match goes_on || leases.is_at(service, Doing::Start) {
+            true => None,
+            false => quiet_since.or_else(|| Some(Instant::now())),
+        };
+        Ok(runs || quiet_since.is_some_and(|since| since.elapsed() >= settles))
+    });
+    match is_known? {
+        true => Ok(runs),
+        false => Err("its start was begun earlier, goes on still, and it does not run".into()),
+    }
+}
+
+/// That none of these is gone.
+fn all_run(services: &[&Service]) -> Result<()> {
+    match services.iter().find(|service| service::runs(service) == Ok(false)) {
+        None => Ok(()),
+        Some(service) => {
+            let why = "it ended again at once".to_owned();
+            Err(Error::NotStarted { service: service.to_string(), why })
+        }
+    }
+}
+
+/// Waits until `probe` answers, as long as these run.
+fn answers(
+    services: &[&Service],
+    probe: impl Fn() -> Result<()>,
+    until: Instant,
+) -> Result<(), (Outcome, Error)> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        all_run(services).map_err(|error| (Outcome::Failed, error))?;
+        let Err(error) = probe() else { return Ok(()) };
+        if command::left(until).is_zero() || interrupt::pending().is_some() {
+            return Err((Outcome::Silent, error));
+        }
+        sleep(pause.min(command::left(until)));
+        pause = (pause * 3 / 2).min(Duration::from_secs(2));
+    }
+}

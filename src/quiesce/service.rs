@@ -1,0 +1,241 @@
+//! Whether a service runs, how it is stopped, and how it is started.
+
+use std::os::fd::OwnedFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::model::Service;
+use crate::quiesce::process::Process;
+use crate::quiesce::{command, systemd};
+use crate::sys::interrupt;
+
+/// How long a question about a service may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether it runs.
+///
+/// # Errors
+/// It can not be found out.
+pub fn runs(service: &Service) -> Result<bool, String> {
+    match service {
+        Service::Unit { name } => systemd::runs(name),
+        Service::Process { pidfile, .. } => Ok(Process::of_pidfile(pidfile)?.is_some()),
+        Service::Commands { status, .. } => match command::run(status, PATIENCE, false)? {
+            None => Err(format!("{} took longer than {PATIENCE:?}", status.join(" "))),
+            Some(ended) => match ended.code() {
+                Some(0) => Ok(true),
+                Some(1..=3) => Ok(false),
+                _ => Err(format!(
+                    "{}: {ended}, which is neither 0 (it runs) nor 1 to 3 (it does not)",
+                    status.join(" ")
+                )),
+            },
+        },
+    }
+}
+
+/// How a stop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It is down.
+    Down,
+    /// It is not when its time is over.
+    Late,
+    /// The command that stops it says that it has not.
+    Refused(String),
+}
+
+/// Stops it, and waits until it is. Of a process, the one that is named. `sent` is called once it can not be taken back; a command has `kept` open.
+///
+/// # Errors
+/// It can not be stopped; a signal came.
+pub fn stop(
+    service: &Service,
+    process: Option<&Process>,
+    within: Duration,
+    kept: Option<OwnedFd>,
+    sent: &mut dyn FnMut(),
+) -> Result<Stop, String> {
+    let until = Some(Instant::now() + within);
+    let is_down = match service {
+        Service::Unit { name } => systemd::stop(name, within)?,
+        Service::Process { .. } => {
+            let Some(pidfd) = process.map(Process::open).transpose()?.flatten() else {
+                return Ok(Stop::Down);
+            };
+            match pidfd_send_signal(&pidfd, Signal::TERM) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(format!("SIGTERM: {error}")),
+            }
+            sent();
+            command::ends(&pidfd, until, true)?
+        }
+        Service::Commands { stop, .. } => match command::run_with(stop, within, true, kept, sent)? {
+            None => false,
+            Some(ended) if !ended.success() => {
+                return Ok(Stop::Refused(format!("{}: {ended}", stop.join(" "))));
+            }
+            Some(_) => is_down(service, until, true)?,
+        },
+    };
+    Ok(if is_down { Stop::Down } else { Stop::Late })
+}
+
+/// Waits until it does not run. `Ok(false)`: it does when the time is over, or nobody knows.
+///
+/// # Errors
+/// A signal came, if it is `interrupted` by them.
+pub fn is_down(service: &Service, until: Option<Instant>, interrupted: bool) -> Result<bool, String> {
+    eventually(until, interrupted, || Ok(runs(service) == Ok(false)))
+}
+
+/// Whether it runs. That can not be found out at any moment: a node that warms up has no answer yet.
+///
+/// # Errors
+/// It could not be found out in that time.
+pub fn known_to_run(service: &Service, within: Duration) -> Result<bool, String> {
+    let mut last = Ok(false);
+    eventually(Some(Instant::now() + within), false, || {
+        last = runs(service);
+        Ok(last.is_ok())
+    })?;
+    last
+}
+
+/// Why it does not run, and whether the command that starts it goes on.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// Why.
+    pub why: String,
+    /// It may run yet.
+    pub goes_on: bool,
+}
+
+/// Starts it, and waits until it runs. The command may end or stay; it has `kept` open, and is what `spawned` is told of.
+///
+/// # Errors
+/// It does not run.
+pub fn start(
+    service: &Service,
+    within: Duration,
+    kept: Option<OwnedFd>,
+    spawned: &mut dyn FnMut(Option<Process>),
+) -> Result<(), NotStarted> {
+    let over = |why| NotStarted { why, goes_on: false };
+    let start = match service {
+        Service::Unit { name } => return systemd::start(name, within).map_err(over),
+        Service::Process { start, .. } | Service::Commands { start, .. } => start,
+    };
+    let mut child = command::spawn(start, false, kept).map_err(over)?;
+    spawned(i32::try_from(child.id()).ok().and_then(Process::of));
+    let mut unknown = None;
+    let ended = eventually(Some(Instant::now() + within), false, || {
+        match runs(service) {
+            Ok(true) => return Ok(true),
+            Ok(false) => unknown = None,
+            Err(why) => unknown = Some(why),
+        }
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(ended) if !ended.success() => Err(format!("{}: {ended}", start.join(" "))),
+            _ => Ok(false),
+        }
+    });
+    let goes_on = matches!(child.try_wait(), Ok(None));
+    match ended {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let what = unknown
+                .map_or("it did not run".to_owned(), |why| format!("nobody knows whether it runs: {why}"));
+            Err(NotStarted {
+                why: format!("{} was called, and within {within:?} {what}", start.join(" ")),
+                goes_on,
+            })
+        }
+        Err(why) => Err(NotStarted { why, goes_on }),
+    }
+}
+
+/// Asks again and again, ever more seldom. `Ok(false)`: it is not so when the time is over.
+///
+/// # Errors
+/// It can not be found out; a signal came, if it is `interrupted` by them.
+pub fn eventually(
+    until: Option<Instant>,
+    interrupted: bool,
+    mut is_so: impl FnMut() -> Result<bool, String>,
+) -> Result<bool, String> {
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if is_so()? {
+            return Ok(true);
+        }
+        if interrupted {
+            interrupt::check().map_err(|error| error.to_string())?;
+        }
+        let left = until.map(command::left);
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+        sleep(left.map_or(pause, |left| left.min(pause)));
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_found_out_is_asked_again_and_is_no_no() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (up, told) = (folder.path().join("up"), folder.path().join("told"));
+        // 28 is what bitcoin-cli ends with while the node warms up.
+        let warms_up = format!("[ -e {} ] || {{ touch {0}; exit 28; }}; exit 0", up.display());
+        let status = Service::Commands {
+            status: ["sh", "-c", &warms_up].map(str::to_owned).to_vec(),
+            stop: vec!["true".into()],
+            start: vec!["touch".into(), told.display().to_string()],
+        };
+        assert!(runs(&status).is_err());
+        fs::remove_file(&up).expect("removed");
+        assert_eq!(known_to_run(&status, PATIENCE), Ok(true));
+        fs::remove_file(&up).expect("removed");
+        let mut starter = None;
+        start(&status, PATIENCE, None, &mut |process| starter = process).expect("it runs in the end");
+        assert!(starter.is_some());
+        let never = Service::Commands {
+            status: ["sh", "-c", "exit 28"].map(str::to_owned).to_vec(),
+            stop: vec!["true".into()],
+            start: vec!["true".into()],
+        };
+        assert!(known_to_run(&never, Duration::from_millis(30)).is_err());
+        assert_eq!(is_down(&never, Some(Instant::now()), false), Ok(false));
+    }
+
+    #[test]
+    fn a_status_that_is_neither_yes_nor_no_is_an_error() {
+        let status = |code: &str| Service::Commands {
+            status: ["sh", "-c", code].map(str::to_owned).to_vec(),
+            stop: vec!["true".into()],
+            start: vec!["true".into()],
+        };
+        assert_eq!(runs(&status("exit 0")), Ok(true));
+        assert_eq!(runs(&status("exit 3")), Ok(false));
+        assert!(runs(&status("exit 4")).is_err() && runs(&status("kill $$")).is_err());
+        let short = Duration::from_millis(30);
+        let mut n_sent = 0;
+        assert_eq!(stop(&status("exit 0"), None, short, None, &mut || n_sent += 1), Ok(Stop::Late));
+        assert_eq!(n_sent, 1);
+        let refuses = Service::Commands {
+            status: vec!["true".into()],
+            stop: vec!["false".into()],
+            start: vec!["true".into()],
+        };
+        assert!(matches!(stop(&refuses, None, PATIENCE, None, &mut || ()), Ok(Stop::Refused(_))));
+        assert!(start(&status("exit 3"), short, None, &mut |_| ()).is_err());
+    }
+}

@@ -1,0 +1,347 @@
+//! Whatever fails and whoever is killed wherever: what ran runs again, what was down stays down, and nothing is taken of what may be written to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::lease::Doing;
+use super::*;
+use crate::model::Service;
+use crate::plan::quiesce::TRIES;
+
+/// What happens at one of the operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    FailsBefore,
+    FailsAfter,
+    KilledBefore,
+    KilledAfter,
+}
+
+const FATES: [Fate; 4] = [Fate::FailsBefore, Fate::FailsAfter, Fate::KilledBefore, Fate::KilledAfter];
+
+/// A machine with services, of which operations fail, once or from then on.
+struct Fake {
+    ran: Vec<bool>,
+    runs: Vec<bool>,
+    is_verified: bool,
+    n_taken: usize,
+    lease: Option<Vec<usize>>,
+    has_guard: bool,
+    n_done: usize,
+    fates: Vec<(usize, Fate)>,
+}
+
+struct Killed;
+
+impl Fake {
+    fn new(ran: &[bool], fates: Vec<(usize, Fate)>) -> Self {
+        Self {
+            ran: ran.to_vec(),
+            runs: ran.to_vec(),
+            is_verified: false,
+            n_taken: 0,
+            lease: None,
+            has_guard: false,
+            n_done: 0,
+            fates,
+        }
+    }
+
+    fn does<T>(&mut self, effect: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
+        let nth = self.n_done;
+        self.n_done += 1;
+        let fate = self.fates.iter().find(|(at, _)| *at == nth).map(|(_, fate)| *fate);
+        match fate {
+            None => return effect(self),
+            Some(Fate::FailsBefore) => {}
+            Some(Fate::KilledBefore) => std::panic::resume_unwind(Box::new(Killed)),
+            Some(Fate::FailsAfter) => drop(effect(self)),
+            Some(Fate::KilledAfter) => {
+                let _ = effect(self);
+                std::panic::resume_unwind(Box::new(Killed));
+            }
+        }
+        Err(format!("operation {nth}"))
+    }
+}
+
+impl World for Fake {
+    type Snapshot = ();
+    type Error = String;
+
+    fn look(&mut self) -> Result<Vec<usize>, String> {
+        self.does(|fake| Ok((0..fake.runs.len()).filter(|&nth| fake.runs[nth]).collect()))
+    }
+
+    fn probe(&mut self) -> Result<(), String> {
+        self.does(|_| Ok(()))
+    }
+
+    fn lease(&mut self, running: &[usize]) -> Result<(), String> {
+        let running = running.to_vec();
+        self.does(|fake| {
+            fake.lease = Some(running);
+            Ok(())
+        })
+    }
+
+    fn guard(&mut self) -> Result<(), String> {
+        self.does(|fake| {
+            fake.has_guard = true;
+            Ok(())
+        })
+    }
+
+    fn stop(&mut self, nth: usize) -> Result<(), String> {
+        assert!(
+            self.has_guard && self.lease.as_ref().is_some_and(|lease| lease.contains(&nth)),
+            "a stop unguarded"
+        );
+        self.does(|fake| {
+            fake.runs[nth] = false;
+            Ok(())
+        })
+    }
+
+    fn verify(&mut self) -> Result<(), String> {
+        self.does(|fake| {
+            assert!(!fake.runs.contains(&true), "verified while something runs");
+            fake.is_verified = true;
+            Ok(())
+        })
+    }
+
+    fn snapshot(&mut self) -> Result<(), String> {
+        assert!(self.is_verified && !self.runs.contains(&true), "a snapshot of what is written to");
+        self.does(|fake| {
+            fake.n_taken += 1;
+            Ok(())
+        })
+    }
+
+    fn confirm(&mut self) -> Result<(), String> {
+        self.does(|fake| {
+            assert!(!fake.runs.contains(&true), "confirmed while something runs");
+            Ok(())
+        })
+    }
+
+    fn discard(&mut self, (): ()) -> Result<(), String> {
+        self.n_taken -= 1;
+        Ok(())
+    }
+
+    fn start(&mut self, nth: usize) -> Result<(), String> {
+        self.does(|fake| {
+            fake.runs[nth] = true;
+            Ok(())
+        })
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        self.does(|_| Ok(()))
+    }
+
+    fn answer(&mut self) -> Result<(), (Outcome, String)> {
+        let done = self.does(|_| Ok(()));
+        done.map_err(
+            |why| if self.runs == self.ran { (Outcome::Silent, why) } else { (Outcome::Failed, why) },
+        )
+    }
+
+    fn unlease(&mut self) -> Result<(), String> {
+        self.does(|fake| {
+            fake.lease = None;
+            Ok(())
+        })
+    }
+}
+
+/// Does it, and answers how it ended; `None` if it was killed.
+fn done(fake: &mut Fake, machine: Machine) -> Option<Finished<Option<()>, String>> {
+    let ended = catch_unwind(AssertUnwindSafe(|| transact(fake, machine, &mut |_| ())));
+    match ended {
+        Ok(finished) => Some(finished),
+        Err(cause) if cause.is::<Killed>() => None,
+        Err(cause) => std::panic::resume_unwind(cause),
+    }
+}
+
+/// The guard, if it is there, and `job recover` at boot, as long as the lease is there.
+fn recovered(fake: &mut Fake) {
+    for _ in 0..8 {
+        let Some(lease) = fake.lease.clone() else { break };
+        done(fake, Machine::recovering(lease));
+    }
+}
+
+fn check(ran: &[bool], fates: &[(usize, Fate)]) {
+    let mut fake = Fake::new(ran, fates.to_vec());
+    let finished = done(&mut fake, Machine::default());
+    let told = format!("{ran:?} {fates:?}");
+    if let Some(finished) = &finished {
+        assert_eq!(
+            finished.snapshot == Ok(Some(())),
+            fake.n_taken == 1 && finished.snapshot.is_ok(),
+            "{told}"
+        );
+        assert!(finished.not_started.is_empty() || fake.lease.is_some(), "{told}: a lease is lost");
+        if finished.not_started.is_empty() {
+            assert_eq!(fake.runs, ran, "{told}: it says that all is well");
+        }
+    }
+    recovered(&mut fake);
+    assert_eq!(fake.runs, ran, "{told}");
+    assert_eq!(fake.lease, None, "{told}");
+    assert!(fake.n_taken <= 1, "{told}");
+}
+
+#[test]
+fn whatever_fails_or_is_killed_once_or_twice_the_services_run_again() {
+    for ran in [&[true][..], &[true, true], &[true, false, true], &[false, false], &[]] {
+        for first in 0..18 {
+            for fate in FATES {
+                check(ran, &[(first, fate)]);
+                for second in first + 1..26 {
+                    for other in FATES {
+                        check(ran, &[(first, fate), (second, other)]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_start_that_fails_for_good_is_told_and_its_lease_stays() {
+    let start = 7; // look, probe, lease, guard, stop, verify, snapshot are before it is confirmed.
+    let fates: Vec<_> = (1..=TRIES).map(|nth| (start + nth, Fate::FailsBefore)).collect();
+    let mut fake = Fake::new(&[true], fates);
+    let finished = done(&mut fake, Machine::default()).expect("it is not killed");
+    assert_eq!((finished.stopped, finished.answers, finished.downtime), (vec![0], false, None));
+    assert_eq!((finished.snapshot, finished.not_started.len()), (Ok(Some(())), 1));
+    assert_eq!((fake.lease.clone(), &fake.runs), (Some(vec![0]), &vec![false]));
+    recovered(&mut fake);
+    assert_eq!((fake.lease, fake.runs), (None, vec![true]));
+}
+
+#[test]
+fn one_failed_start_of_several_is_told_of_that_service_alone() {
+    let mut fake = Fake::new(&[true], vec![(8, Fate::FailsBefore)]);
+    let finished = done(&mut fake, Machine::default()).expect("it is not killed");
+    assert_eq!((finished.not_started.len(), finished.running), (0, vec![0]), "the second attempt went well");
+    assert!(finished.downtime.is_some() && finished.afterwards.is_empty());
+    let mut down = Fake::new(&[false], vec![]);
+    let finished = done(&mut down, Machine::default()).expect("it is not killed");
+    assert_eq!((finished.downtime, finished.snapshot), (None, Ok(Some(()))));
+    assert_eq!((down.lease, down.has_guard), (None, false), "what is down needs no guard");
+}
+
+#[test]
+fn a_snapshot_during_which_somebody_wrote_is_given_up() {
+    let mut fake = Fake::new(&[true], vec![(7, Fate::FailsBefore)]);
+    let finished = done(&mut fake, Machine::default()).expect("it is not killed");
+    assert_eq!((finished.snapshot, fake.n_taken), (Err("operation 7".to_owned()), 0));
+    assert_eq!((fake.runs, fake.lease, finished.answers), (vec![true], None, true));
+}
+
+#[test]
+fn each_error_has_its_exit_code() {
+    let down = Error::NotStarted { service: "a".into(), why: "b".into() };
+    assert_eq!((down.class(), down.hint().is_some()), (Class::Internal, true));
+    let late = Error::StopDeadline { service: "a".into(), within: Duration::from_secs(600) };
+    assert_eq!((late.class(), late.hint()), (Class::Unreachable, None));
+    assert_eq!(late.to_string(), "a did not stop within 600s: there is no snapshot");
+    let writer = |pid| Writer { pid, name: "x".into(), file: "/f".into() };
+    let open = Error::Writers { writers: (1..=6).map(writer).collect() };
+    assert_eq!(open.class(), Class::Conflict);
+    assert!(open.to_string().ends_with("/f by x (5), and more"), "{open}");
+}
+
+#[test]
+fn a_lease_is_whole_or_not_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    assert_eq!(leases.jobs().expect("read"), [""; 0]);
+    let service = Service::Unit { name: "a.service".into() };
+    let lease = Lease {
+        job: "node.a".into(),
+        services: vec![lease::Entry { stopping: lease::Stopping::Asked, ..lease::Entry::new(service) }],
+        stop_within: Duration::from_millis(1500),
+        start_within: Duration::from_secs(600),
+        boot: "b".into(),
+        run: None,
+    };
+    leases.write(&lease).expect("written");
+    let read = leases.read("node.a").expect("read").expect("it is there");
+    assert_eq!(format!("{read:?}"), format!("{lease:?}"));
+    assert_eq!(leases.jobs().expect("read"), ["node.a"]);
+    let lock = leases.lock("node.a", false).expect("nobody has it");
+    assert!(matches!(leases.lock("node.a", false), Err(Error::Busy { .. })));
+    drop(lock);
+    leases.lock("node.a", true).expect("nobody has it");
+    leases.remove("node.a").expect("removed");
+    leases.remove("node.a").expect("it is gone already");
+    assert!(leases.read("node.a").expect("read").is_none());
+    std::fs::write(leases.path("b"), "{").expect("written");
+    assert_eq!(leases.read("b").expect_err("half a lease").class(), Class::Corrupt);
+}
+
+#[test]
+fn a_service_is_locked_once_whoever_names_it_and_a_job_may_name_it_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let there = folder.path().join("there");
+    std::fs::create_dir(&there).expect("made");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&there, &link).expect("made");
+    let process = |folder: &std::path::Path, word: &str| Service::Process {
+        pidfile: folder.join("pid"),
+        start: vec![word.to_owned()],
+    };
+    let unit = Service::Unit { name: "a.service".into() };
+    let (one, same) = (process(&there, "a"), process(&link, "b"));
+    let locks = leases.lock_services([&one, &unit, &same], false).expect("nobody has them");
+    assert_eq!(locks.len(), 2);
+    let error = leases.lock_services([&same], false).expect_err("it is locked");
+    assert!(error.is_busy() && error.class() == Class::Unreachable, "{error}");
+    let command = |word: &str| Service::Commands {
+        status: vec!["s".into()],
+        stop: vec!["t".into()],
+        start: vec![word.to_owned()],
+    };
+    assert_eq!(leases.lock_services([&command("a"), &command("b")], false).expect("free").len(), 2);
+    drop(locks);
+    assert_eq!(leases.lock_services([&same, &unit], true).expect("free").len(), 2);
+    assert_eq!(leases.jobs().expect("read"), [""; 0], "locks are no leases");
+}
+
+#[test]
+fn a_start_is_under_way_while_anybody_has_its_file_open_and_a_new_one_forgets_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let [a, b] = ["a.service", "b.service"].map(|name| Service::Unit { name: name.into() });
+    let begin = |service: &Service| leases.begin(service, Doing::Start).expect("made");
+    let is_at = |service: &Service| leases.is_at(service, Doing::Start);
+    assert!(!is_at(&a));
+    let first = begin(&a);
+    let other = first.try_clone().expect("cloned");
+    drop((first, begin(&b)));
+    assert_eq!((is_at(&a), is_at(&b), leases.is_at(&a, Doing::Stop)), (true, false, false));
+    drop(begin(&a));
+    assert!(!is_at(&a), "what was started earlier has the old file");
+    drop(other);
+}
+
+#[test]
+fn failures_are_counted_until_there_is_a_snapshot_and_nobody_else_reads_a_lease() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    assert!(leases.failures("a").is_none());
+    leases.note("a", false);
+    leases.note("a", false);
+    assert_eq!(leases.failures("a").map(|(n, _)| n), Some(2));
+    leases.note("a", true);
+    assert!(leases.failures("a").is_none());
+    let mode = std::fs::metadata(folder.path().join("leases")).expect("made").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+}

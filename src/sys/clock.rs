@@ -1,0 +1,14 @@
+//! The clock that processes' beginnings are told by.
+
+use std::io;
+use std::time::Duration;
+
+/// Since the machine was started, with the time that it slept. As `/proc/PID/stat` counts, also where `/proc/uptime` is a container's own.
+pub fn since_boot() -> io::Result<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec, which outlives it.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}

@@ -1,0 +1,285 @@
+//! A run that is killed, or fails, in the midst of a transaction.
+
+use std::cell::RefCell;
+
+use super::*;
+
+const DIES: &str = "COWSNAP_TEST_QUIESCE_DIES_BEFORE";
+const ROOT: &str = "COWSNAP_TEST_QUIESCE_ROOT";
+
+/// The transaction by the library, with the program as its guard.
+fn transaction(
+    root: &Path,
+    snapshot: impl FnOnce() -> cowsnap::Result<()>,
+    before: &mut dyn FnMut(cowsnap::plan::quiesce::Step),
+) -> cowsnap::Result<quiesce::Finished<(), cowsnap::Error>> {
+    let start = vec!["/bin/sh".into(), root.join("service").to_str().expect("utf-8").into()];
+    let wanted = Quiesce {
+        services: vec![Service::Process { pidfile: root.join("pid"), start }],
+        stop_within: Duration::from_millis(if root.join("impatient").exists() { 300 } else { 60_000 }),
+        start_within: Duration::from_secs(60),
+        probe: None,
+        max_downtime: None,
+    };
+    let (state, roots) = (root.join("state"), [root.join("mnt/node")]);
+    let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
+    let ground =
+        Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &roots, program: Some(program) };
+    let discard = |()| {
+        fs::write(root.join("discarded"), "").expect("written");
+        Ok(())
+    };
+    quiesce::quiesced(ground, snapshot, discard, before)
+}
+
+fn take(root: &Path) -> cowsnap::Result<()> {
+    let mut command = ground::cowsnap(&root.join("state"));
+    let status = command.arg("snapshot").arg(root.join("mnt/node")).stdout(Stdio::null()).status();
+    assert!(status.expect("the program starts").success());
+    Ok(())
+}
+
+/// Kills this process, with or without its guard, and does not come back.
+fn die(root: &Path, with_guard: bool) {
+    let guards = if with_guard { guards(&root.join("state")) } else { Vec::new() };
+    guards.into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+    kill(std::process::id() as i32, rustix::process::Signal::KILL);
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+#[ignore = "is started by a transaction that is killed"]
+fn dies() {
+    let Ok(dies) = std::env::var(DIES) else { return };
+    let (step, whom) = dies.split_once(' ').expect("a step and who dies");
+    let root = PathBuf::from(std::env::var_os(ROOT).expect("set"));
+    let with_guard = whom.starts_with("both");
+    let done = transaction(&root, || take(&root), &mut |before| {
+        let (root, n, step_is_stop) = (root.clone(), n_begun(&root), step == "Stop(0)");
+        match format!("{before:?}") == step {
+            true if whom.ends_with("meanwhile") => drop(std::thread::spawn(move || {
+                waits("it", || n_begun(&root) > n || (step_is_stop && root.join("ending").exists()));
+                die(&root, with_guard);
+            })),
+            true if whom == "sleeps" => kill(std::process::id() as i32, rustix::process::Signal::STOP),
+            true => die(&root, with_guard),
+            false => {}
+        }
+    });
+    done.expect("done");
+}
+
+impl Lab {
+    /// A transaction that is killed before that step, or as soon as the service is starting in it.
+    pub(super) fn dies(&self, step: &str, whom: &str) {
+        let output = self.killed(step, whom);
+        let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+        assert_eq!(signal, Some(9), "{step} {whom}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    fn killed(&self, step: &str, whom: &str) -> std::process::Output {
+        Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--ignored", "--exact", "quiesce::killed::dies"])
+            .env(DIES, format!("{step} {whom}"))
+            .env(ROOT, self.root())
+            .output()
+            .expect("this binary runs")
+    }
+
+    /// Waits until nothing is left to be done, with `job recover` if the guard is dead.
+    pub(super) fn runs_again(&self, told: &str) -> i32 {
+        waits(&format!("the lease's end: {told}"), || !self.lease().exists());
+        let pid = self.pid().unwrap_or_else(|| panic!("{told}: it is down"));
+        // A shell blocks them for a moment now and then.
+        waits(&format!("signals that are let through: {told}"), || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("SigBlk:\t0000000000000000\n")
+        });
+        pid
+    }
+}
+
+#[test]
+fn killed_at_any_step_with_or_without_its_guard_the_service_runs_afterwards() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    // The lease alone says what is to be started.
+    lab.write("nothing is configured any more");
+    let steps =
+        "Look Probe Lease Guard Stop(0) Verify Snapshot Confirm Start(0) Answer Settle Unlease".split(' ');
+    for (nth, step) in steps.enumerate() {
+        for whom in ["one", "both"] {
+            let (taken, begun) = (lab.n_snapshots(), lab.n_begun());
+            lab.dies(step, whom);
+            if whom == "both" || step == "Guard" {
+                let was_left = lab.lease().exists();
+                assert_eq!(was_left, nth >= 3, "{step}: the lease");
+                let (text, _) = lab.ends(0, "job recover");
+                assert_eq!(text.contains("runs"), was_left, "{step} {whom}: {text}");
+            }
+            lab.runs_again(&format!("{step} {whom}"));
+            assert_eq!(lab.n_snapshots() - taken, usize::from(nth > 6), "{step} {whom}");
+            assert_eq!(
+                lab.n_begun() - begun,
+                usize::from(nth > 4),
+                "{step} {whom}: how often it was started"
+            );
+        }
+    }
+    assert_eq!(lab.json(0, "job recover")["recovered"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn killed_while_the_service_starts_it_is_not_started_twice() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    fs::write(lab.root().join("late"), "").expect("written");
+    for (nth, whom) in ["one meanwhile", "both meanwhile", "one meanwhile"].into_iter().enumerate() {
+        if nth == 2 {
+            // As sudo does.
+            fs::write(lab.root().join("closes"), "").expect("written");
+        }
+        let begun = lab.n_begun();
+        lab.dies("Start(0)", whom);
+        if whom.starts_with("both") {
+            lab.ends(0, "job recover");
+        }
+        lab.runs_again(whom);
+        assert_eq!(lab.n_begun() - begun, 1, "{whom}");
+    }
+}
+
+#[test]
+fn killed_at_any_moment_the_service_runs_afterwards_once() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    let since = std::time::Instant::now();
+    lab.ends(0, "job run node");
+    let piece = since.elapsed() / 16;
+    for n in 0..20 {
+        let with_guard = n % 2 == 1;
+        let begun = lab.n_begun();
+        let mut run = ground::cowsnap(&lab.root().join("state"))
+            .args(["job", "run", "node"])
+            .env("COWSNAP_CONFIG", lab.root().join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        std::thread::sleep(piece * n);
+        if with_guard {
+            guards(&lab.root().join("state"))
+                .into_iter()
+                .for_each(|guard| kill(guard, rustix::process::Signal::KILL));
+        }
+        run.kill().and_then(|()| run.wait()).expect("killed");
+        waits("a recovery", || {
+            // It may have been killed before it had a guard.
+            if with_guard || guards(&lab.root().join("state")).is_empty() {
+                lab.runs("job recover");
+            }
+            !lab.lease().exists()
+        });
+        lab.runs_again(&format!("killed after {n} pieces of time"));
+        assert!(lab.n_begun() - begun <= 1, "killed after {n} pieces of time, it was started twice");
+    }
+}
+
+#[test]
+fn what_stops_late_is_started_when_it_has_stopped_however_it_is_stopped_and_whoever_is_killed() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    fs::write(lab.root().join("slow"), "").expect("written");
+    lab.write(
+        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.quiesce]\nstop_within = \"300ms\"\n[[job.node.quiesce.service]]\n\
+         status = [\"/bin/sh\", \"-c\", \"kill -0 $(cat ROOT/pid)\"]\n\
+         stop = [\"/bin/sh\", \"-c\", \"kill $(cat ROOT/pid)\"]\nstart = [\"/bin/sh\", \"ROOT/service\"]\n",
+    );
+    let before = lab.start();
+    lab.ends(5, "job run node");
+    let is_new = |before: i32| waits("the service", || lab.pid().is_some_and(|pid| pid != before));
+    is_new(before);
+    let before = lab.runs_again("commands");
+    // The run is killed while the process ends, which takes longer than it has.
+    fs::write(lab.root().join("impatient"), "").expect("written");
+    lab.forget_ends();
+    lab.dies("Stop(0)", "one meanwhile");
+    is_new(before);
+    lab.runs_again("a process");
+    assert_eq!(lab.n_begun(), 3);
+}
+
+#[test]
+fn what_was_stopping_before_the_machine_was_started_is_not_waited_for_and_what_is_due_is_not_all_that_is_made_up_for()
+ {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    fs::write(lab.root().join("slow"), "").expect("written");
+    lab.start();
+    lab.forget_ends();
+    lab.dies("Stop(0)", "both meanwhile");
+    lab.end_service();
+    // As if the machine had started since, and systemd the service.
+    let lease = fs::read_to_string(lab.lease()).expect("read");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
+    assert!(lease.contains(boot.trim()) && lease.contains("sent"), "{lease}");
+    fs::write(lab.lease(), lease.replace(boot.trim(), "another")).expect("written");
+    let pid = lab.start();
+    lab.ends(0, "job recover");
+    assert_eq!((lab.pid(), lab.lease().exists()), (Some(pid), false));
+    fs::remove_file(lab.root().join("slow")).expect("removed");
+    lab.dies("Snapshot", "both");
+    assert_eq!(lab.pid(), None);
+    // No job has a schedule.
+    let (_, said) = lab.ends(0, "job run --due");
+    assert!(said.contains("runs again"), "{said}");
+    assert!(lab.pid().is_some() && !lab.lease().exists());
+}
+
+#[test]
+fn a_snapshot_during_which_somebody_starts_the_service_is_given_up() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    let mut started = None;
+    let starts = || {
+        started = Some(lab.start());
+        Ok(())
+    };
+    let done = transaction(lab.root(), starts, &mut |_| ()).expect("begun");
+    assert!(done.snapshot.expect_err("it is not kept").to_string().contains("somebody has started it"));
+    assert!(lab.root().join("discarded").exists() && done.not_started.is_empty());
+    assert_eq!((lab.pid(), lab.lease().exists()), (started, false));
+}
+
+#[test]
+fn a_run_that_is_suspended_while_the_service_is_down_goes_on() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let before = lab.start();
+    let output = lab.killed("Snapshot", "sleeps");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(lab.runs_again("suspended") != before);
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
+fn a_snapshot_that_fails_leaves_the_service_running_and_no_guard() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let before = lab.start();
+    let steps = RefCell::new(Vec::new());
+    let fails = || Err(cowsnap::Error::Usage { what: "no".into(), hint: None });
+    let done = transaction(lab.root(), fails, &mut |step| steps.borrow_mut().push(format!("{step:?}")));
+    let done = done.expect("begun");
+    assert_eq!(done.snapshot.expect_err("it failed").to_string(), "no");
+    assert!(done.not_started.is_empty() && done.afterwards.is_empty());
+    let steps = steps.into_inner().join(" ");
+    assert_eq!(steps, "Look Probe Lease Guard Stop(0) Verify Snapshot Start(0) Answer Settle Unlease");
+    assert!(lab.pid().is_some_and(|pid| pid != before));
+    waits("the guard's end", || guards(&lab.root().join("state")).is_empty());
+}
