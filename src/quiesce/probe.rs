@@ -36,12 +36,12 @@ fn connect(address: &str) -> Result<TcpStream, String> {
 
 fn get(address: &str, path: &str) -> Result<(), String> {
     let mut stream = connect(address)?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: cowsnap\r\nConnection: close\r\n\r\n");
     let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| {
         stream.set_write_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: cowsnap\r\nConnection: close\r\n\r\n"
-        )
+        // At once: who answers before it has read everything may cut the connection.
+        stream.write_all(request.as_bytes())
     });
     asked.map_err(|error| error.to_string())?;
     let mut line = Vec::new();

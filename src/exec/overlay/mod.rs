@@ -4,7 +4,8 @@
 //! **Invariant:** what is made is written down before it is there, and what goes is written down until it is gone. A command that
 //! is killed anywhere leaves what [`reap()`] finds.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::overlay::survivors::{self, Counts, Survivor, Users};
@@ -163,6 +164,20 @@ fn still_used(record: &Record, users: &Users, op: &'static str) -> Error {
             quoted(&record.name)
         )),
     }
+}
+
+/// The directory at which a copy is to show, made anew where it is not there: below /run or /tmp it went with the machine. One at
+/// which a process was killed that showed something there can not be looked at, and is there.
+fn make_place(at: &Path) -> Result<()> {
+    match std::fs::create_dir_all(at) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && is_dead(at) => Ok(()),
+        other => other.map_err(Error::io("make directory", at.display())),
+    }
+}
+
+fn is_dead(at: &Path) -> bool {
+    let dead = [ErrorKind::NotConnected, ErrorKind::ConnectionAborted];
+    at.symlink_metadata().is_err_and(|error| dead.contains(&error.kind()))
 }
 
 /// The way to serve an overlay's mode.

@@ -1,6 +1,6 @@
 //! Overlays shown again after the machine was started anew.
 
-use super::{layers, lower, opened, run, server};
+use super::{layers, lower, make_place, opened, run, server};
 use crate::endpoint::overlay::{Home, Place};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName};
@@ -33,7 +33,7 @@ pub fn mount(home: &Home, name: &OverlayName) -> Result<Vec<Copy>> {
             });
         }
         server.take_down(&place)?;
-        std::fs::create_dir_all(copy.at()).map_err(Error::io("make directory", copy.at().display()))?;
+        make_place(copy.at())?;
         server.show(&place, &locked.generation(copy.number, copy.generation))?;
         shown.push(copy.clone());
     }

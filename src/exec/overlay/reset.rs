@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::room::{self, Room};
-use super::{Before, RESET, Step, Survivors, deal_with_users, is_full, layers, lower, opened, server};
+use super::{
+    Before, RESET, Step, Survivors, deal_with_users, is_full, layers, lower, make_place, opened, server,
+};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
 use crate::endpoint::{Error, Result};
@@ -136,8 +138,7 @@ impl Next<'_> {
         }
         before(Step::Swap)?;
         // Below /run or /tmp it went with the machine.
-        let at = self.copy.at();
-        std::fs::create_dir_all(at).map_err(Error::io("make directory", at.display()))?;
+        make_place(self.copy.at())?;
         let swapped = self.server.swap(&self.place(), &generation)?;
         Ok((generation, swapped))
     }

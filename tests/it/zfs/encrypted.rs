@@ -7,7 +7,7 @@ use cowsnap::endpoint::History;
 use cowsnap::endpoint::zfs::Dataset;
 
 use super::ground::{Pool, zfs};
-use super::lab::{create, dataset, exists, name, path, property, read, snap, snapshots, write};
+use super::lab::{create, dataset, exists, name, no_doctor, path, property, read, snap, snapshots, write};
 use crate::ground::{ground, run};
 
 /// A dataset that is encrypted with a key in a file, with one inside it that has the same key.
@@ -78,6 +78,7 @@ fn an_encrypted_dataset_goes_back_and_both_can_be_locked_and_unlocked_afterwards
 #[test]
 fn a_rollback_that_died_after_its_promotion_has_the_key_of_what_was_mounted() {
     ground!("zfs");
+    let _alone = no_doctor();
     let pool = Pool::new();
     let (a, inner) = encrypted(&pool);
     let first = a.version(&name("s 1")).expect("there");

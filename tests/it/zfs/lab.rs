@@ -1,10 +1,12 @@
 //! What the tests of the backend share: datasets whose names hold spaces and colons, and short ways to act on them.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use cowsnap::endpoint::zfs::Dataset;
 use cowsnap::endpoint::{Backend, SnapshotRequest};
 use cowsnap::model::{HoldTag, SnapshotName, Version};
+use rustix::fs::FlockOperation;
 
 use super::ground::{Pool, zfs};
 
@@ -68,4 +70,21 @@ pub fn exists(full: &str) -> bool {
         .args(["list", full])
         .output()
         .is_ok_and(|output| output.status.success())
+}
+
+/// While it is held, no `doctor --fix` of another test puts right what this one leaves half-done: the doctor sees all pools.
+pub fn no_doctor() -> File {
+    doctors_lock(FlockOperation::LockShared)
+}
+
+/// While it is held, no other test leaves a pool half-done: for one that calls `doctor --fix`.
+pub fn only_doctor() -> File {
+    doctors_lock(FlockOperation::LockExclusive)
+}
+
+fn doctors_lock(how: FlockOperation) -> File {
+    let path = std::env::temp_dir().join("doctor.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(path).expect("a file");
+    rustix::fs::flock(&file, how).expect("locked");
+    file
 }

@@ -6,7 +6,9 @@ use cowsnap::model::{Guid, Version, VersionKind};
 use serde_json::json;
 
 use super::ground::{Pool, zfs};
-use super::lab::{create, dataset, exists, name, path, property, read, snap, snapshots, tag, write};
+use super::lab::{
+    create, dataset, exists, name, no_doctor, only_doctor, path, property, read, snap, snapshots, tag, write,
+};
 use crate::ground::{ground, run};
 
 fn keep_as(text: &str) -> RollbackRequest {
@@ -298,6 +300,7 @@ fn prepared(pool: &Pool, within: &str) -> (Dataset, Version, Dataset) {
 #[test]
 fn a_rollback_that_died_is_undone_before_its_clone_and_completed_after_it() {
     ground!("zfs");
+    let _alone = no_doctor();
     let pool = Pool::new();
     for n in [2, 3, 5, 7] {
         let (a, s, inner) = prepared(&pool, &format!("died at {n}"));
@@ -337,6 +340,7 @@ fn a_rollback_that_died_is_undone_before_its_clone_and_completed_after_it() {
 #[test]
 fn the_machine_may_have_been_off_between_dying_and_settling() {
     ground!("zfs");
+    let _alone = no_doctor();
     let pool = Pool::new();
     for n in [4, 8] {
         let (a, s, inner) = prepared(&pool, &format!("off at {n}"));
@@ -364,6 +368,7 @@ fn the_machine_may_have_been_off_between_dying_and_settling() {
 #[test]
 fn a_snapshot_that_only_has_the_name_of_what_is_kept_is_left_alone() {
     ground!("zfs");
+    let _alone = no_doctor();
     let pool = Pool::new();
     let (a, s, _) = prepared(&pool, "a b");
     begin(&a, &s, 1);
@@ -375,6 +380,7 @@ fn a_snapshot_that_only_has_the_name_of_what_is_kept_is_left_alone() {
 #[test]
 fn what_anybody_may_write_on_a_dataset_is_not_acted_on() {
     ground!("zfs");
+    let _alone = only_doctor();
     let pool = Pool::new();
     let (victim, s, inner) = prepared(&pool, "victim");
     let user = create(&pool, "us er");
@@ -441,6 +447,7 @@ fn space_is_not_reserved_because_somebody_wrote_that_it_was() {
 #[test]
 fn whenever_the_program_is_killed_nothing_is_lost() {
     ground!("zfs");
+    let _alone = no_doctor();
     let pool = Pool::new();
     let start = |a: &Dataset| {
         crate::ground::cowsnap(&pool.outside().join("state"))

@@ -6,6 +6,7 @@ use cowsnap::endpoint::zfs::exchanges;
 use cowsnap::model::Guid;
 
 use super::super::ground::zfs;
+use super::super::lab::only_doctor;
 use super::{Lab, get, noise};
 use crate::ground::{ground, run};
 
@@ -104,6 +105,7 @@ fn a_full_stream_onto_a_dataset_is_refused_or_takes_its_place() {
 #[test]
 fn an_exchange_that_was_broken_off_is_completed_by_whoever_looks_for_the_dataset() {
     ground!("zfs");
+    let _alone = only_doctor();
     let lab = Lab::new();
     lab.write("f", b"text");
     let full = lab.send("full", &[&lab.snapshot("one")]);
