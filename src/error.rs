@@ -26,6 +26,19 @@ pub enum Class {
 }
 
 impl Class {
+    /// As it is written: `unreachable`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Usage => "usage",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::Unreachable => "unreachable",
+            Self::Denied => "denied",
+            Self::Partial => "partial",
+        }
+    }
+
     /// The program's exit code.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -298,6 +311,9 @@ mod tests {
         ];
         let codes: Vec<_> = all.iter().map(|class| class.exit_code()).collect();
         assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7]);
+        for class in all {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.name());
+        }
         assert_eq!(
             all.into_iter().filter(|class| class.is_transient()).collect::<Vec<_>>(),
             [Class::Unreachable]

@@ -259,7 +259,7 @@ fn report(error: &Error, context: &Context) {
 fn report_as_json(error: &Error, causes: Vec<String>) {
     let object = serde_json::json!({ "error": {
         "message": error.to_string(), "causes": causes, "hint": error.hint(),
-        "class": format!("{:?}", error.class()).to_lowercase(), "exit_code": error.class().exit_code(),
+        "class": error.class().name(), "exit_code": error.class().exit_code(),
     } });
     eprintln!("{object}");
 }

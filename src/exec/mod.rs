@@ -11,6 +11,7 @@ mod meter;
 pub mod overlay;
 pub mod prune;
 pub mod receive;
+pub mod record;
 pub mod replicate;
 pub mod restore;
 pub mod send;

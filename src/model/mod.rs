@@ -11,6 +11,7 @@ pub mod name;
 pub mod overlay;
 pub mod path_text;
 pub mod quoted;
+pub mod run;
 pub mod service;
 pub mod version;
 
@@ -20,5 +21,6 @@ pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
 pub use path_text::PathText;
 pub use quoted::quoted;
+pub use run::JobRecord;
 pub use service::{Probe, Quiesce, Service};
 pub use version::{Guid, Version, VersionKind, VersionRef};

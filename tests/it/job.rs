@@ -10,30 +10,30 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground};
 
 /// A filesystem, and the program with a configuration of its own.
-struct Lab {
-    fs: Btrfs,
-    config: PathBuf,
+pub struct Lab {
+    pub fs: Btrfs,
+    pub config: PathBuf,
 }
 
 impl Lab {
     /// `FS` in the text is the mount point.
-    fn new(config: &str) -> Self {
+    pub fn new(config: &str) -> Self {
         let fs = Btrfs::new();
         let lab = Self { config: fs.outside().join("config.toml"), fs };
         lab.write(config);
         lab
     }
 
-    fn write(&self, config: &str) {
+    pub fn write(&self, config: &str) {
         fs::write(&self.config, self.placed(config)).expect("written");
     }
 
-    fn placed(&self, text: &str) -> String {
+    pub fn placed(&self, text: &str) -> String {
         text.replace("FS", self.fs.path().to_str().expect("utf-8"))
     }
 
     /// Runs, expects that exit code, and answers what was printed and what was said.
-    fn ends(&self, code: i32, line: &str) -> (String, String) {
+    pub fn ends(&self, code: i32, line: &str) -> (String, String) {
         let output = ground::cowsnap(&self.fs.outside().join("state"))
             .args(line.split(' ').map(|word| self.placed(word)))
             .env("COWSNAP_CONFIG", &self.config)
@@ -46,12 +46,12 @@ impl Lab {
         (out.trim_end().replace(&place, "FS"), err.replace(&place, "FS"))
     }
 
-    fn json(&self, code: i32, line: &str) -> Value {
+    pub fn json(&self, code: i32, line: &str) -> Value {
         serde_json::from_str(&self.ends(code, &format!("{line} --json")).0).expect("one JSON object")
     }
 
     /// The names of a dataset's snapshots, and their labels.
-    fn snapshots(&self, dataset: &str) -> Vec<(String, Value)> {
+    pub fn snapshots(&self, dataset: &str) -> Vec<(String, Value)> {
         let list = self.json(0, &format!("list FS/{dataset}"));
         let snapshots = list["datasets"][0]["snapshots"].as_array().cloned().unwrap_or_default();
         snapshots
@@ -61,7 +61,7 @@ impl Lab {
     }
 }
 
-const NODE: &str = "
+pub const NODE: &str = "
 [job.node]
 datasets = [\"FS/node\"]
 crash_consistent = true

@@ -14,6 +14,7 @@ mod edges;
 mod faults;
 mod identity;
 mod job;
+mod know;
 mod lzc;
 mod names;
 mod overlay;

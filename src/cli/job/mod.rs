@@ -11,6 +11,7 @@ use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
 
 mod quiesced;
+mod recorded;
 mod run;
 mod words;
 

@@ -1,16 +1,20 @@
 //! `cowsnap job run`
 
+use std::time::Instant;
+
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
 use crate::cli::job::quiesced::{self, Taken};
+use crate::cli::job::recorded::{self, Recorder};
 use crate::cli::snapshot::{self, JOB_LABEL};
 use crate::cli::{Context, job::words, place, prune, replicate};
 use crate::config::{Config, Job};
 use crate::endpoint::Dataset;
 use crate::exec::job::{Locks, last_taken};
 use crate::model::Target;
+use crate::model::run::{Op, Subject};
 use crate::quiesce;
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -45,7 +49,8 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
         match args.due.then(|| due(job, context)).transpose() {
             Ok(Some(None)) => {}
             Ok(_) => work.job(job, args, context),
-            Err(error) => work.failed.push((format!("job {}", job.name), error)),
+            Err(error) if args.dry_run => work.failed.push((format!("job {}", job.name), error)),
+            Err(error) => work.not_begun(job, error, context),
         }
     }
     context.print(&json!({ "jobs": work.objects, "dry_run": args.dry_run }), &work.text)?;
@@ -97,15 +102,18 @@ impl Work {
             Err(error @ Error::Busy { .. }) if args.due => {
                 return self.skip(job, &error.to_string(), context);
             }
-            Err(error) => return self.failed.push((format!("job {}", job.name), error)),
+            Err(error @ Error::Busy { .. }) => {
+                recorded::skipped(job, &error.to_string(), context);
+                return self.failed.push((format!("job {}", job.name), error));
+            }
+            Err(error) => return self.not_begun(job, error, context),
         };
         // Another run may have done it since it was looked at.
         match args.due.then(|| due(job, context)).transpose() {
             Ok(Some(None)) => return,
             Ok(_) => {}
-            Err(error) => return self.failed.push((format!("job {}", job.name), error)),
+            Err(error) => return self.not_begun(job, error, context),
         }
-        let subject = || format!("job {}", job.name);
         match args.due.then(|| quiesced::rests_until(job, context)).transpose() {
             Ok(None | Some(None)) => {}
             Ok(Some(Some(time))) => {
@@ -113,8 +121,21 @@ impl Work {
                     format!("its services were stopped for nothing last time; tried again after {time:.0}");
                 return self.skip(job, &why, context);
             }
-            Err(error) => return self.failed.push((subject(), error)),
+            Err(error) => return self.not_begun(job, error, context),
         }
+        let n_failed = self.failed.len();
+        let mut recorder = Recorder::begin(job, context);
+        let is_run = self.all_of(job, args, &mut recorder, context);
+        match is_run {
+            true => recorder.end(&self.failed[n_failed..]),
+            false => recorder.never_was(),
+        }
+    }
+
+    /// Whether it was begun, and not left to another minute.
+    fn all_of(&mut self, job: &Job, args: &Run, recorder: &mut Recorder<'_>, context: &Context) -> bool {
+        let subject = || format!("job {}", job.name);
+        let start = Instant::now();
         let taken = match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, context),
             None => snapshot::perform(snapshot::Args::of_job(job, false), context)
@@ -123,48 +144,75 @@ impl Work {
         match taken {
             Ok(Taken { object, text, is_taken, failed }) => {
                 self.say(&text);
+                if job.quiesce.is_some() {
+                    recorder.note_quiesced(&object["quiesce"], start, &failed);
+                }
+                match failed.first() {
+                    Some(error) if !is_taken => recorder.note_each(Op::Snapshot, start, Some(error)),
+                    _ => recorder.note_taken(&object, start),
+                }
                 self.failed.extend(failed.into_iter().map(|error| (subject(), error)));
                 if is_taken {
                     self.n_done += 1;
-                    self.afterwards(job, object, context);
+                    self.afterwards(job, object, recorder, context);
                 } else {
                     self.objects.push(object);
                 }
             }
             Err(Error::Quiesce(error)) if args.due && error.is_busy() => {
-                self.skip(job, &error.to_string(), context)
+                self.skip(job, &error.to_string(), context);
+                return false;
             }
-            Err(error) => self.failed.push((subject(), error)),
+            Err(error) => {
+                if matches!(error, Error::Quiesce(_)) {
+                    recorder.note(Subject::of_job(Op::Quiesce), start, Some(&error));
+                }
+                recorder.note_each(Op::Snapshot, start, Some(&error));
+                self.failed.push((subject(), error));
+            }
         }
+        true
+    }
+
+    /// It failed before anything was done of it.
+    fn not_begun(&mut self, job: &Job, error: Error, context: &Context) {
+        recorded::not_begun(job, &error, context);
+        self.failed.push((format!("job {}", job.name), error));
     }
 
     /// There is another minute.
     fn skip(&mut self, job: &Job, why: &str, context: &Context) {
+        recorded::skipped(job, why, context);
         context.notice(format!("job {} is skipped: {why}", job.name));
         self.objects.push(json!({ "job": job.name, "skipped": why }));
     }
 
     /// Brings targets up before anything goes: what is to be brought is there then.
-    fn afterwards(&mut self, job: &Job, mut object: Value, context: &Context) {
+    fn afterwards(&mut self, job: &Job, mut object: Value, recorder: &mut Recorder<'_>, context: &Context) {
         object["job"] = job.name.clone().into();
         let mut replicated = Vec::new();
         for replica in &job.targets {
+            let start = Instant::now();
             let done = interrupt::check().map_err(Error::io("replicate to", &replica.to));
             let done = done
                 .and_then(|()| replicate::perform(replicate::Args::of_job(job, replica), context))
                 .unwrap_or_else(|error| (json!({}), String::new(), Err(error)));
             let (value, text, outcome) = done;
             self.say(&text);
+            let subject = Subject::to_target(&replica.dataset, &replica.to);
+            recorder.note_target(subject, start, &value, outcome.as_ref().err());
             replicated.extend(value["replicated"].as_array().cloned().unwrap_or_default());
             self.note(format!("job {}, {} to {}", job.name, replica.dataset, replica.to), outcome);
         }
         object["replicated"] = replicated.into();
         object["pruned"] = json!([]);
         if let Some(policy) = &job.retention {
+            let start = Instant::now();
             let done = interrupt::check().map_err(Error::io("prune", job.datasets.join(", ")));
             let done = done.map(|()| prune::of_job(job, policy, context));
             let (value, text, outcome) = done.unwrap_or_else(|error| (json!({}), String::new(), Err(error)));
             self.say(&text);
+            recorder.note_each(Op::Prune, start, outcome.as_ref().err());
             object["pruned"] = value["datasets"].as_array().cloned().unwrap_or_default().into();
             self.note(format!("job {}, retention", job.name), outcome);
         }

@@ -1,0 +1,167 @@
+//! What becomes of a job's runs is written down. What can not be written is warned of: no run fails of it.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::Error;
+use crate::cli::Context;
+use crate::cli::doctor::with_causes;
+use crate::config::Job;
+use crate::exec::record::{AtWork, Records};
+use crate::model::run::{Failure, Op, Outcome, Subject};
+
+/// A run that is at work, and what it has done so far.
+pub(super) struct Recorder<'a> {
+    job: &'a Job,
+    context: &'a Context,
+    began: Timestamp,
+    clock: Instant,
+    outcomes: Vec<Outcome>,
+    /// When its snapshots were taken.
+    taken: Option<Timestamp>,
+    _at_work: Option<AtWork>,
+}
+
+impl<'a> Recorder<'a> {
+    /// From now on the run is at work; if it is killed, the next one sees that.
+    pub(super) fn begin(job: &'a Job, context: &'a Context) -> Self {
+        let records = Records::of(context.state_dir());
+        let at_work = records.at_work(&job.name).unwrap_or_else(|error| {
+            warn(job, context, &error);
+            None
+        });
+        let began = Timestamp::now();
+        if at_work.is_some() {
+            change(job, context, |record| record.begin(began, std::process::id()));
+        }
+        Self {
+            job,
+            context,
+            began,
+            clock: Instant::now(),
+            outcomes: Vec::new(),
+            taken: None,
+            _at_work: at_work,
+        }
+    }
+
+    /// Something was done since `start`, or failed.
+    pub(super) fn note(&mut self, subject: Subject, start: Instant, error: Option<&Error>) -> &mut Outcome {
+        let outcome = Outcome::done(subject, Timestamp::now(), start.elapsed());
+        self.outcomes.push(Outcome { failure: error.map(failure), ..outcome });
+        self.outcomes.last_mut().expect("it was put there")
+    }
+
+    /// Its snapshots were taken; what was said of that is `told`.
+    pub(super) fn note_taken(&mut self, told: &Value, start: Instant) {
+        let taken = told["snapshots"].as_array().into_iter().flatten();
+        self.taken = taken.filter_map(|snapshot| snapshot["created"].as_str()?.parse().ok()).min();
+        self.note_each(Op::Snapshot, start, None);
+    }
+
+    /// The same was done for each dataset of the job.
+    pub(super) fn note_each(&mut self, op: Op, start: Instant, error: Option<&Error>) {
+        for dataset in &self.job.datasets {
+            self.note(Subject::of_dataset(op, dataset), start, error);
+        }
+    }
+
+    /// Services were stopped and started again; what was said of that is `told`.
+    pub(super) fn note_quiesced(&mut self, told: &Value, start: Instant, failed: &[Error]) {
+        let error = failed.iter().find(|error| matches!(error, Error::Quiesce(_)));
+        let outcome = self.note(Subject::of_job(Op::Quiesce), start, error);
+        outcome.downtime = told["downtime_ms"].as_u64().map(Duration::from_millis);
+    }
+
+    /// A dataset was brought to a target; what was said of that is `told`.
+    pub(super) fn note_target(
+        &mut self,
+        subject: Subject,
+        start: Instant,
+        told: &Value,
+        error: Option<&Error>,
+    ) {
+        let up_to = self.taken;
+        let outcome = self.note(subject, start, error);
+        let replicated = told["replicated"].as_array().into_iter().flatten();
+        let moved = replicated.flat_map(|one| one["moved"].as_array().into_iter().flatten());
+        outcome.bytes = moved.filter_map(|moved| moved["wire_bytes"].as_u64()).sum();
+        outcome.up_to = up_to.filter(|_| error.is_none());
+    }
+
+    /// It is left to another time, and nothing was done.
+    pub(super) fn never_was(self) {
+        change(self.job, self.context, |record| record.forget(self.began));
+    }
+
+    /// The run is over, and this failed of it.
+    pub(super) fn end(mut self, failed: &[(String, Error)]) {
+        let outcome = Outcome::done(Subject::of_job(Op::Run), Timestamp::now(), self.clock.elapsed());
+        self.outcomes.push(Outcome { failure: summed(failed), ..outcome });
+        let (job, began) = (self.job, self.began);
+        change(job, self.context, |record| {
+            record.end(began, self.outcomes, |subject| is_configured(job, subject));
+        });
+    }
+}
+
+/// A run was not begun, as something else is at work.
+pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
+    change(job, context, |record| record.skip(Timestamp::now(), why));
+}
+
+/// A run could not be begun.
+pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) {
+    let now = Timestamp::now();
+    let outcome = Outcome::done(Subject::of_job(Op::Run), now, Duration::ZERO);
+    let outcome = Outcome { failure: Some(failure(error)), ..outcome };
+    change(job, context, |record| {
+        record.end(now, vec![outcome], |subject| is_configured(job, subject));
+    });
+}
+
+fn change(job: &Job, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {
+    match Records::of(context.state_dir()).change(&job.name, Timestamp::now(), change) {
+        Ok(None) => {}
+        Ok(Some(damage)) => context.warn(format!("job {}: {damage}", job.name)),
+        Err(error) => warn(job, context, &error),
+    }
+}
+
+fn warn(job: &Job, context: &Context, error: &Error) {
+    let why = with_causes(error);
+    context.warn(format!("job {}: what becomes of this run is not written down: {why}", job.name));
+}
+
+fn is_configured(job: &Job, subject: &Subject) -> bool {
+    let has = |dataset: &Option<String>| dataset.as_ref().is_some_and(|name| job.datasets.contains(name));
+    match subject.op {
+        Op::Run => true,
+        Op::Quiesce => job.quiesce.is_some(),
+        Op::Snapshot => has(&subject.dataset),
+        Op::Prune => has(&subject.dataset) && job.retention.is_some(),
+        Op::Replicate => job.targets.iter().any(|target| {
+            subject.dataset.as_deref() == Some(&target.dataset)
+                && subject.target.as_deref() == Some(&target.to)
+        }),
+    }
+}
+
+fn failure(error: &Error) -> Failure {
+    Failure::new(error.class().name(), &with_causes(error))
+}
+
+/// One failure alone is that failure; several are partial.
+fn summed(failed: &[(String, Error)]) -> Option<Failure> {
+    let text = |(what, error): &(String, Error)| format!("{what}: {}", with_causes(error));
+    match failed {
+        [] => None,
+        [one] => Some(Failure::new(one.1.class().name(), &text(one))),
+        all => {
+            let texts: Vec<_> = all.iter().map(text).collect();
+            Some(Failure::new(crate::Class::Partial.name(), &texts.join("; ")))
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What became of a job's runs: what its snapshots can not tell ([FORMAT-runs](../../docs/FORMAT-runs.md)).
+//!
+//! **Invariant:** of bounded size whatever happens, and nothing about snapshots is decided by it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The version of the format that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// How many characters are kept of what went wrong.
+pub const MAX_TEXT: usize = 600;
+
+/// What a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// All of it.
+    Run,
+    /// Services are stopped, and started again.
+    Quiesce,
+    /// A snapshot of a dataset.
+    Snapshot,
+    /// A dataset is brought to a target.
+    Replicate,
+    /// Snapshots of a dataset go that no rule keeps.
+    Prune,
+}
+
+impl Op {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Quiesce => "quiesce",
+            Self::Snapshot => "snapshot",
+            Self::Replicate => "replicate",
+            Self::Prune => "prune",
+        }
+    }
+}
+
+/// What is done of what, to where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Subject {
+    /// What is done.
+    pub op: Op,
+    /// Of which dataset, as the configuration calls it; of the whole job without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+    /// To which target, as the configuration calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl Subject {
+    /// Of the whole job.
+    pub fn of_job(op: Op) -> Self {
+        Self { op, dataset: None, target: None }
+    }
+
+    /// Of one dataset.
+    pub fn of_dataset(op: Op, dataset: &str) -> Self {
+        Self { op, dataset: Some(dataset.into()), target: None }
+    }
+
+    /// Of one dataset to one target.
+    pub fn to_target(dataset: &str, target: &str) -> Self {
+        Self { op: Op::Replicate, dataset: Some(dataset.into()), target: Some(target.into()) }
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The class of the error, as the exit codes have it.
+    pub class: String,
+    /// What is said of it: up to [`MAX_TEXT`] characters.
+    pub text: String,
+}
+
+impl Failure {
+    /// One of that class; what is too long of its text is cut off.
+    pub fn new(class: impl Into<String>, text: &str) -> Self {
+        Self { class: class.into(), text: bounded(text) }
+    }
+}
+
+/// The first [`MAX_TEXT`] characters.
+fn bounded(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// What became of one thing that a run did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Of what.
+    pub subject: Subject,
+    /// When it was over.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// How many bytes travelled.
+    pub bytes: u64,
+    /// How long services were down for it.
+    pub downtime: Option<Duration>,
+    /// Of a target: when the snapshot was taken up to which it was brought.
+    pub up_to: Option<Timestamp>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+impl Outcome {
+    /// One that went well and moved nothing.
+    pub fn done(subject: Subject, at: Timestamp, took: Duration) -> Self {
+        Self { subject, at, took, bytes: 0, downtime: None, up_to: None, failure: None }
+    }
+}
+
+/// A failure, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// When it was over.
+    pub at: Timestamp,
+    /// Why.
+    #[serde(flatten)]
+    pub failure: Failure,
+}
+
+/// What became of all runs of one kind, of one subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Of what.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// How often it went well.
+    pub done: u64,
+    /// How often it failed.
+    pub failed: u64,
+    /// When it went well last.
+    pub last_success: Option<Timestamp>,
+    /// When it failed last, and why.
+    pub last_failure: Option<Failed>,
+    /// How long it took last time.
+    pub last_ms: u64,
+    /// How long it took in all.
+    pub total_ms: u64,
+    /// How many bytes travelled last time.
+    pub last_bytes: u64,
+    /// How many bytes travelled in all.
+    pub total_bytes: u64,
+    /// How long services were down last time that they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_downtime_ms: Option<u64>,
+    /// How long they were down in all.
+    #[serde(default)]
+    pub total_downtime_ms: u64,
+    /// Of a target: when the snapshot was taken up to which it was brought last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<Timestamp>,
+}
+
+impl Tally {
+    /// Nothing has happened.
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            done: 0,
+            failed: 0,
+            last_success: None,
+            last_failure: None,
+            last_ms: 0,
+            total_ms: 0,
+            last_bytes: 0,
+            total_bytes: 0,
+            last_downtime_ms: None,
+            total_downtime_ms: 0,
+            up_to: None,
+        }
+    }
+
+    fn add(&mut self, outcome: Outcome) {
+        let ms = milliseconds(outcome.took);
+        self.last_ms = ms;
+        self.total_ms = self.total_ms.saturating_add(ms);
+        self.last_bytes = outcome.bytes;
+        self.total_bytes = self.total_bytes.saturating_add(outcome.bytes);
+        if let Some(downtime) = outcome.downtime.map(milliseconds) {
+            self.last_downtime_ms = Some(downtime);
+            self.total_downtime_ms = self.total_downtime_ms.saturating_add(downtime);
+        }
+        match outcome.failure {
+            None => {
+                self.done = self.done.saturating_add(1);
+                self.last_success = Some(outcome.at);
+                self.up_to = outcome.up_to.or(self.up_to);
+            }
+            Some(failure) => {
+                self.failed = self.failed.saturating_add(1);
+                self.last_failure = Some(Failed { at: outcome.at, failure });
+            }
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A run that has begun and has not said that it is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Since when.
+    pub since: Timestamp,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// The last run that came to its end, or was seen not to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// When it began.
+    pub began: Timestamp,
+    /// When it was over; not known of one that was killed.
+    pub ended: Option<Timestamp>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// Runs that were not begun, as something else was at work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Skips {
+    /// How many.
+    pub n: u64,
+    /// The last one, and why.
+    pub last: Option<Skip>,
+}
+
+/// A run that was not begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// When it would have.
+    pub at: Timestamp,
+    /// Why not.
+    pub why: String,
+}
+
+/// All that is known of a job's runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    version: u32, // Invariant: VERSION.
+    /// Whose.
+    pub job: String,
+    /// Since when is counted.
+    pub since: Timestamp,
+    /// The run that has begun; it is at work if it holds its lock, and was killed if it does not.
+    pub running: Option<Running>,
+    /// The last one before it.
+    pub last_run: Option<LastRun>,
+    /// How many runs did not come to their end.
+    pub unended: u64,
+    /// What was not begun.
+    pub skipped: Skips,
+    /// What became of each thing, once.
+    pub tallies: Vec<Tally>,
+}
+
+/// The class of a run that did not say how it ended.
+pub const UNENDED: &str = "unended";
+
+impl JobRecord {
+    /// Nothing is known, from `now` on.
+    pub fn new(job: &str, now: Timestamp) -> Self {
+        Self {
+            version: VERSION,
+            job: job.into(),
+            since: now,
+            running: None,
+            last_run: None,
+            unended: 0,
+            skipped: Skips::default(),
+            tallies: vec![Tally::new(Subject::of_job(Op::Run))],
+        }
+    }
+
+    /// Whether it is what this version writes, of that job.
+    pub fn is_of(&self, job: &str) -> bool {
+        self.version == VERSION && self.job == job
+    }
+
+    /// The tally of `subject`, if there is one.
+    pub fn tally(&self, subject: &Subject) -> Option<&Tally> {
+        self.tallies.iter().find(|tally| tally.subject == *subject)
+    }
+
+    /// A run begins. If another one is said to be at work, it was killed: there is but one at a time.
+    pub fn begin(&mut self, now: Timestamp, pid: u32) {
+        self.note_killed();
+        self.running = Some(Running { since: now, pid });
+    }
+
+    fn note_killed(&mut self) {
+        let Some(killed) = self.running.take() else { return };
+        self.unended = self.unended.saturating_add(1);
+        let text = format!(
+            "process {} did not come to its end: it was killed, or the machine went down",
+            killed.pid
+        );
+        let failure = Some(Failure::new(UNENDED, &text));
+        self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
+    }
+
+    /// The run that began at `began` is over. What is not `known` any more is forgotten, so that this does not grow.
+    pub fn end(&mut self, began: Timestamp, outcomes: Vec<Outcome>, known: impl Fn(&Subject) -> bool) {
+        self.forget(began);
+        for outcome in outcomes {
+            if outcome.subject.op == Op::Run {
+                self.last_run =
+                    Some(LastRun { began, ended: Some(outcome.at), failure: outcome.failure.clone() });
+            }
+            self.tally_mut(&outcome.subject).add(outcome);
+        }
+        self.tallies.retain(|tally| tally.subject.op == Op::Run || known(&tally.subject));
+        self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
+    }
+
+    /// The run that began at `began` is at work no more; another one may be.
+    pub fn forget(&mut self, began: Timestamp) {
+        self.running.take_if(|running| running.since == began);
+    }
+
+    /// A run was not begun.
+    pub fn skip(&mut self, now: Timestamp, why: &str) {
+        self.skipped.n = self.skipped.n.saturating_add(1);
+        self.skipped.last = Some(Skip { at: now, why: bounded(why) });
+    }
+
+    fn tally_mut(&mut self, subject: &Subject) -> &mut Tally {
+        let at = self.tallies.iter().position(|tally| tally.subject == *subject).unwrap_or_else(|| {
+            self.tallies.push(Tally::new(subject.clone()));
+            self.tallies.len() - 1
+        });
+        &mut self.tallies[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn outcome(subject: Subject, second: i64, failed: bool) -> Outcome {
+        let failure = failed.then(|| Failure::new("unreachable", "no route"));
+        Outcome { bytes: 10, failure, ..Outcome::done(subject, at(second), Duration::from_millis(1500)) }
+    }
+
+    #[test]
+    fn what_went_well_and_what_failed_is_counted_apart_and_kept_beside_each_other() {
+        let mut record = JobRecord::new("node", at(0));
+        let target = Subject::to_target("tank/node", "vault/node");
+        for (second, failed) in [(10, false), (20, true)] {
+            record.begin(at(second - 1), 7);
+            assert!(record.running.is_some());
+            let all = vec![
+                Outcome { up_to: (!failed).then(|| at(second)), ..outcome(target.clone(), second, failed) },
+                outcome(Subject::of_job(Op::Run), second, failed),
+            ];
+            record.end(at(second - 1), all, |_| true);
+        }
+        let tally = record.tally(&target).unwrap();
+        assert_eq!(
+            (tally.done, tally.failed, tally.last_success, tally.up_to),
+            (1, 1, Some(at(10)), Some(at(10)))
+        );
+        assert_eq!(tally.last_failure.as_ref().map(|failed| failed.at), Some(at(20)));
+        assert_eq!((tally.total_ms, tally.total_bytes, record.running.as_ref()), (3000, 20, None));
+        let last = record.last_run.unwrap();
+        assert_eq!((last.began, last.ended), (at(19), Some(at(20))));
+        assert_eq!(last.failure.unwrap().class, "unreachable");
+    }
+
+    #[test]
+    fn a_run_that_was_killed_is_the_last_one_and_has_no_end() {
+        let mut record = JobRecord::new("node", at(0));
+        record.begin(at(1), 7);
+        record.begin(at(2), 8);
+        let last = record.last_run.as_ref().unwrap();
+        assert_eq!((last.began, last.ended, record.unended), (at(1), None, 1));
+        assert_eq!(last.failure.as_ref().unwrap().class, UNENDED);
+        assert_eq!(record.running.as_ref().map(|running| running.pid), Some(8));
+        record.end(at(2), vec![outcome(Subject::of_job(Op::Run), 3, false)], |_| true);
+        assert_eq!((record.last_run.unwrap().failure, record.unended), (None, 1));
+    }
+
+    #[test]
+    fn what_could_not_be_begun_says_nothing_of_the_run_that_is_at_work() {
+        let mut record = JobRecord::new("node", at(0));
+        record.begin(at(1), 7);
+        record.end(at(5), vec![outcome(Subject::of_job(Op::Run), 5, true)], |_| true);
+        assert_eq!((record.running.as_ref().map(|running| running.since), record.unended), (Some(at(1)), 0));
+        record.forget(at(5));
+        assert!(record.running.is_some());
+        record.forget(at(1));
+        assert!(record.running.is_none());
+    }
+
+    #[test]
+    fn it_does_not_grow_with_what_was_configured_once_nor_with_what_is_said() {
+        let mut record = JobRecord::new("node", at(0));
+        for n in 0..100 {
+            let target = Subject::to_target("tank/node", &format!("vault/{n}"));
+            record.end(at(n), vec![outcome(target.clone(), n, false)], |subject| *subject == target);
+        }
+        assert_eq!(record.tallies.len(), 2, "the run, and the last target");
+        record.skip(at(1), &"é".repeat(2 * MAX_TEXT));
+        assert_eq!(record.skipped.last.unwrap().why.chars().count(), MAX_TEXT + 1);
+        let long = Failure::new("x", &"é".repeat(2 * MAX_TEXT)).text;
+        assert!(long.ends_with('…') && long.chars().count() == MAX_TEXT + 1);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_another_version_or_job_is_none() {
+        let mut record = JobRecord::new("node", at(0));
+        record.end(at(1), vec![outcome(Subject::of_dataset(Op::Prune, "tank/node"), 2, true)], |_| true);
+        let text = serde_json::to_string(&record).unwrap();
+        let read: JobRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, record);
+        assert!(read.is_of("node") && !read.is_of("other"));
+        let newer: JobRecord = serde_json::from_str(&text.replace("\"version\":1", "\"version\":2")).unwrap();
+        assert!(!newer.is_of("node"));
+    }
+
+    #[test]
+    fn counters_stay_at_their_end() {
+        let mut tally = Tally::new(Subject::of_job(Op::Run));
+        (tally.done, tally.total_bytes) = (u64::MAX, u64::MAX);
+        tally.add(outcome(Subject::of_job(Op::Run), 1, false));
+        assert_eq!((tally.done, tally.total_bytes), (u64::MAX, u64::MAX));
+    }
+}

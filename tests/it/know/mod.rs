@@ -1,0 +1,3 @@
+//! What is known of jobs: the record of their runs.
+
+mod record;
