@@ -75,6 +75,7 @@ impl Class {
             _ if crate::sys::interrupt::is_interrupt(error) => Self::Unreachable,
             _ => match error.kind() {
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Corrupt,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => Self::Denied,
                 io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => {
                     Self::Unreachable
                 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::Context;
 use crate::exec::doctor::{self, Finding, Level};
 use crate::pool::{self, Pool, Registry};
+use crate::quiesce::{self, By, Left};
 use crate::sys::interrupt;
 use crate::{Error, Result, endpoint};
 
@@ -28,6 +29,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut findings = doctor::machine();
     findings.extend(pool::check(&registry)?);
     findings.extend(doctor::zfs()?);
+    findings.extend(left(context)?);
     // Each filesystem once, by whatever names it is called.
     let mut examined = of_pools(&registry)?;
     for dir in &args.dirs {
@@ -52,6 +54,27 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         0 => Ok(()),
         n => Err(unwell(n, &registry, findings.iter().any(|f| f.repair.is_some()) && !args.fix).into()),
     }
+}
+
+/// Services that were stopped for a snapshot, and that nobody may have started again.
+fn left(context: &Context) -> Result<Vec<Finding<'static>>> {
+    let found = |Left { job, services, by, path, since }| {
+        let services = if services.is_empty() { "what nobody can read".into() } else { services.join(", ") };
+        let (what, fix) = match by {
+            By::Run => return None,
+            By::Nobody => (
+                format!("job {job} has left {services} to be started again"),
+                format!("cowsnap job recover {job}"),
+            ),
+            By::Guard => (
+                format!("the guard of job {job} waits for {services} to stop, or to start"),
+                format!("if all runs as it should: cowsnap job recover --forget {job}"),
+            ),
+        };
+        let since = since.and_then(|since| jiff::Timestamp::try_from(since).ok());
+        Some(Finding { since, fix: Some(fix), ..Finding::problem(what, path.display()) })
+    };
+    Ok(quiesce::left(context.state_dir())?.into_iter().filter_map(found).collect())
 }
 
 /// The filesystems that are examined as pools.

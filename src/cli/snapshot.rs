@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::cli::{Context, place};
 use crate::config::Job;
 use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
-use crate::model::{HoldTag, SnapshotName, Target};
+use crate::exec::job::UNCONFIRMED;
+use crate::model::{HoldTag, SnapshotName, Target, VersionRef};
 use crate::{Error, Result};
 
 /// Take snapshots, of one dataset or of several back to back: all or none are kept
@@ -46,6 +47,9 @@ pub struct Args {
     /// Say what would be taken
     #[arg(long)]
     dry_run: bool,
+    /// Its name says that it may not be good.
+    #[arg(skip)]
+    is_unconfirmed: bool,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -70,7 +74,13 @@ impl Args {
             copy: job.copy,
             not_atomic: job.not_atomic,
             dry_run,
+            is_unconfirmed: false,
         }
+    }
+
+    /// Of which somebody has to say first that it is good: [`confirmed`].
+    pub(super) fn unconfirmed(self) -> Self {
+        Self { is_unconfirmed: true, ..self }
     }
 }
 
@@ -104,7 +114,8 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String)> 
         let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
         return Ok((json!({ "dry_run": true, "would_take": names }), text));
     }
-    let taken = take(&set, args.name, |name| SnapshotRequest {
+    let end = if args.is_unconfirmed { UNCONFIRMED } else { "" };
+    let taken = take(&set, args.name, end, |name| SnapshotRequest {
         name,
         labels: labels.clone(),
         holds: args.hold.clone(),
@@ -163,15 +174,31 @@ impl Gathered {
 fn take(
     set: &[Dataset],
     name: Option<SnapshotName>,
+    end: &str,
     request: impl Fn(SnapshotName) -> SnapshotRequest,
 ) -> Result<SnapshotSet> {
     if let Some(name) = name {
         return Ok(Backend::snapshot(set, &request(name))?);
     }
     for nth in 1.. {
-        match Backend::snapshot(set, &request(default_name(nth))) {
+        let name = format!("{}{end}", default_name(nth)).parse()?;
+        match Backend::snapshot(set, &request(name)) {
             Err(endpoint::Error::Exists { .. }) => {}
             other => return Ok(other?),
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+/// Gives a snapshot that is known to be good the name that it was to have, or the next one.
+pub(super) fn confirmed(dataset: &Dataset, version: &VersionRef) -> Result<SnapshotName> {
+    let name = version.name.as_str();
+    let wanted = name.strip_suffix(UNCONFIRMED).unwrap_or(name);
+    for nth in 1.. {
+        let new = if nth == 1 { wanted.parse()? } else { format!("{wanted}-{nth}").parse()? };
+        match dataset.rename_version(version, &new) {
+            Err(endpoint::Error::Exists { .. }) => {}
+            renamed => return Ok(renamed.map(|_| new)?),
         }
     }
     unreachable!("the numbers do not end")

@@ -45,7 +45,15 @@ impl Locks {
     }
 }
 
-/// When the newest snapshot of `dataset` was taken that has `label`; by the order of snapshots, not by the clock.
+/// What the name of a snapshot ends with of which nobody knows yet whether somebody wrote meanwhile.
+pub const UNCONFIRMED: &str = "-unconfirmed";
+
+/// Whether nobody knows yet that it is good.
+pub fn is_unconfirmed(details: &endpoint::Details) -> bool {
+    details.version.id.name.as_str().ends_with(UNCONFIRMED)
+}
+
+/// When the newest snapshot of `dataset` was taken that has `label` and is known to be good; by the order of snapshots, not by the clock.
 ///
 /// # Errors
 /// A dataset that can not be read.
@@ -53,5 +61,9 @@ pub fn last_taken(dataset: &impl Prunable, label: (&str, &str)) -> endpoint::Res
     let (key, value) = label;
     let has_it = |details: &endpoint::Details| details.labels.get(key).is_some_and(|found| found == value);
     let details = dataset.described()?;
-    Ok(details.iter().rev().find(|details| has_it(details)).map(|details| details.version.created))
+    Ok(details
+        .iter()
+        .rev()
+        .find(|details| has_it(details) && !is_unconfirmed(details))
+        .map(|details| details.version.created))
 }

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Service;
-use crate::quiesce::process::Process;
+use crate::quiesce::pidfile;
+use crate::quiesce::process::{self, Process};
 use crate::quiesce::{Error, Result};
 
 /// How far the stop of a service has come.
@@ -42,12 +43,16 @@ pub struct Entry {
     pub starting: bool,
     /// The command that starts it.
     pub starter: Option<Process>,
+    /// Since which start of the machine that is so: what was stopping or starting before another one is not any more.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl Entry {
     /// One that runs.
     pub fn new(service: Service) -> Self {
-        Self { service, stopping: Stopping::No, process: None, starting: false, starter: None }
+        let boot = process::boot_id();
+        Self { service, stopping: Stopping::No, process: None, starting: false, starter: None, boot }
     }
 }
 
@@ -62,10 +67,11 @@ pub struct Lease {
     pub stop_within: Duration,
     /// How long each may take to start.
     pub start_within: Duration,
-    /// Since which start of the machine: what was stopping or starting before another one is not any more.
-    pub boot: String,
     /// Who is at it, to be woken if it is suspended.
     pub run: Option<Process>,
+    /// The guard that is at it since, with the job's lock in its hand.
+    #[serde(default)]
+    pub guard: Option<Process>,
 }
 
 impl Lease {
@@ -145,7 +151,8 @@ impl Leases {
     ) -> Result<Vec<Lock>> {
         let dir = self.dir.join("services");
         // Each once, or it would wait for itself; in one order, or two would wait for one another.
-        let all: BTreeMap<_, _> = services.into_iter().map(|service| (key(service), service)).collect();
+        let named = |service| keys(service).into_iter().map(move |key| (key, service));
+        let all: BTreeMap<_, _> = services.into_iter().flat_map(named).collect();
         let lock = |(key, service): (String, &Service)| match locked(&dir.join(key), waits)? {
             Some(lock) => Ok(lock),
             None => Err(Error::Shared { service: service.to_string() }),
@@ -186,14 +193,20 @@ impl Leases {
         Some((n, path.metadata().and_then(|meta| meta.modified()).ok()?))
     }
 
-    /// Notes that they were once more, or that there is a snapshot.
-    pub fn note(&self, job: &str, is_taken: bool) {
+    /// Counts once more, before they are stopped: whoever is killed then has stopped them for nothing.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn count(&self, job: &str) -> Result<()> {
         let n = self.failures(job).map_or(0, |(n, _)| n);
-        // On a full disk it is forgotten, and tried again sooner.
-        let _ = match is_taken {
-            true => fs::remove_file(self.failed(job)),
-            false => fs::write(self.failed(job), n.saturating_add(1).to_string()),
-        };
+        let path = self.failed(job);
+        replace(&path, n.saturating_add(1).to_string().as_bytes()).map_err(Error::io("write", path.display()))
+    }
+
+    /// There is a snapshot.
+    pub fn forgive(&self, job: &str) {
+        // What can not be removed is counted further, and waited for longer.
+        let _ = fs::remove_file(self.failed(job));
     }
 
     fn failed(&self, job: &str) -> PathBuf {
@@ -237,14 +250,8 @@ impl Leases {
     /// A full disk, and the like.
     pub fn write(&self, lease: &Lease) -> Result<()> {
         let path = self.path(&lease.job);
-        let new = path.with_extension("new");
         let bytes = serde_json::to_vec_pretty(lease).expect("texts and numbers");
-        let written = File::create(&new).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            self.sync()
-        });
+        let written = replace(&path, &bytes).and_then(|()| self.sync());
         written.map_err(Error::io("write", path.display()))
     }
 
@@ -263,6 +270,16 @@ impl Leases {
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(File::open(&self.dir)?.as_fd())?)
     }
+}
+
+/// The file is the old one or the new one, whole.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// `None`: somebody has it, and it is not waited for.
@@ -285,20 +302,35 @@ fn locked(path: &Path, waits: bool) -> Result<Option<Lock>> {
 
 /// Whether it is one of these, whoever starts it how.
 pub fn is_among(service: &Service, others: &[Service]) -> bool {
-    others.iter().any(|other| key(other) == key(service))
+    let own = keys(service);
+    others.iter().any(|other| keys(other).iter().any(|key| own.contains(key)))
 }
 
-/// By what it is told from others, whichever job names it.
-fn key(service: &Service) -> String {
+/// By what it is told from others, whichever job names it. Of a pidfile that is a link, by each of its names: it may be gone while the service is down.
+fn keys(service: &Service) -> Vec<String> {
     let what = match service {
-        Service::Unit { name } => [&b"unit "[..], name.as_bytes()].concat(),
+        Service::Unit { name } => vec![[&b"unit "[..], name.as_bytes()].concat()],
         Service::Process { pidfile, .. } => {
-            let folder = pidfile.parent().and_then(|folder| folder.canonicalize().ok());
-            let name = pidfile.file_name().unwrap_or_default();
-            let path = folder.map_or_else(|| pidfile.clone(), |folder| folder.join(name));
-            [&b"pidfile "[..], path.as_os_str().as_bytes()].concat()
+            let names = pidfile::resolve(pidfile).names.into_iter();
+            names.map(|name| [&b"pidfile "[..], name.as_os_str().as_bytes()].concat()).collect()
         }
-        Service::Commands { start, .. } => format!("commands {}", start.join("\0")).into_bytes(),
+        Service::Commands { start, .. } => vec![format!("commands {}", start.join("\0")).into_bytes()],
     };
-    format!("{}.lock", &blake3::hash(&what).to_hex()[..32])
+    what.iter().map(|what| hashed(what)).collect()
+}
+
+/// Of what is done to it there is one file, whose name is the same before and after: that of the pidfile as it is given, in its true folder.
+fn key(service: &Service) -> String {
+    match service {
+        Service::Process { pidfile, .. } => {
+            let folder = pidfile.parent().map(|folder| pidfile::resolve(folder).path).unwrap_or_default();
+            let path = folder.join(pidfile.file_name().unwrap_or_default());
+            hashed(&[&b"pidfile "[..], path.as_os_str().as_bytes()].concat())
+        }
+        _ => keys(service).remove(0),
+    }
+}
+
+fn hashed(what: &[u8]) -> String {
+    format!("{}.lock", &blake3::hash(what).to_hex()[..32])
 }

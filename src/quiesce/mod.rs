@@ -12,6 +12,8 @@ use crate::sys::writers::Writer;
 
 mod command;
 mod lease;
+mod left;
+mod pidfile;
 mod probe;
 mod process;
 mod real;
@@ -21,7 +23,8 @@ mod systemd;
 mod tests;
 
 pub use lease::{Lease, Leases};
-pub use real::{Ground, Recovered, guard, quiesced, recover};
+pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
+pub use real::{Acts, Ground, Recovered, guard, quiesced, recover};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,14 @@ pub enum Error {
     /// Somebody would go on writing who can not be looked into.
     #[error("{} is open for writing by an unknown process, so there is no snapshot", file.display())]
     Unseen {
+        /// One of the files.
+        file: PathBuf,
+    },
+    /// This process would go on writing.
+    #[error(
+        "{} lies in the dataset, and this run has it open for writing: its state directory, or where its output goes", file.display()
+    )]
+    Own {
         /// One of the files.
         file: PathBuf,
     },
@@ -134,7 +145,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::NotStarted { .. } => Class::Internal,
-            Self::Writers { .. } | Self::Unseen { .. } => Class::Conflict,
+            Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } => Class::Conflict,
             Self::Io { source, .. } => class_of_io(source),
             _ => Class::Unreachable,
         }
@@ -144,6 +155,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotStarted { .. } => Some("cowsnap job recover tries it again".into()),
+            Self::Own { .. } => Some("have --state-dir, and the output, elsewhere".into()),
             _ => None,
         }
     }
@@ -169,6 +181,10 @@ pub trait World {
     fn verify(&mut self) -> Result<(), Self::Error>;
     /// Still nothing runs, and nobody writes.
     fn confirm(&mut self) -> Result<(), Self::Error>;
+    /// It counts from here on.
+    fn keep(&mut self, _snapshot: &mut Self::Snapshot) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// Gives up a snapshot while which somebody may have written.
     fn discard(&mut self, snapshot: Self::Snapshot) -> Result<(), Self::Error>;
     /// Takes the snapshot.
@@ -204,6 +220,8 @@ pub struct Finished<S, E> {
     pub afterwards: Vec<E>,
     /// From when the first was asked to stop to when all ran and answered, or ran if they do not answer; `None` if nothing was stopped, or some are down.
     pub downtime: Option<Duration>,
+    /// Of how many files the kernel was asked only before the stop, for want of time.
+    pub n_unasked: usize,
 }
 
 /// What was gathered on the way.
@@ -264,6 +282,7 @@ pub fn transact<W: World>(
         downtime: all.downtime.filter(|_| all.not_started.is_empty()),
         not_started: all.not_started,
         afterwards: all.afterwards,
+        n_unasked: 0,
     }
 }
 
@@ -311,7 +330,10 @@ impl<S, E> Gathered<S, E> {
     }
 
     fn confirmed<W: World<Snapshot = S, Error = E>>(&mut self, world: &mut W) -> Result<(), E> {
-        let done = world.confirm();
+        let mut done = world.confirm();
+        if let (Ok(()), Some(Ok(taken))) = (&done, &mut self.snapshot) {
+            done = world.keep(taken);
+        }
         if let (Err(_), Some(Ok(taken))) = (&done, self.snapshot.take_if(|_| done.is_err())) {
             self.afterwards.extend(world.discard(taken).err());
         }

@@ -1,26 +1,26 @@
 //! A process, told from others that get its number later.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::quiesce::command;
+use crate::quiesce::pidfile::{self, Said};
 use crate::sys::clock;
 
 /// How much later than it was written a pidfile's process may have begun.
 const SLACK: f64 = 2.0;
 /// What the kernel counts in for programs (`USER_HZ`), whatever it counts in itself.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// The first line of a pidfile is no longer.
-const MAX_LINE: u64 = 64;
+/// Of a process that is the kernel's own: `PF_KTHREAD`.
+const OF_THE_KERNEL: u64 = 0x0020_0000;
 
 /// One that was there once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub fn boot_id() -> String {
 impl Process {
     /// That of a number, if it is there.
     pub fn of(pid: i32) -> Option<Self> {
-        let began = began(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let began = field(pid, 22)?;
         Some(Self { pid, began, boot: boot_id() })
     }
 
@@ -49,18 +49,25 @@ impl Process {
     /// A file that is none, or names what can not have written it; a process may run, or not, then.
     pub fn of_pidfile(pidfile: &Path) -> Result<Option<(Self, OwnedFd)>, String> {
         let told = |error: io::Error| format!("{}: {error}", pidfile.display());
-        let Some((line, meta)) = first_line(pidfile).map_err(told)? else { return Ok(None) };
-        if line.is_empty() {
+        let Some(said) = pidfile::read(pidfile).map_err(told)? else { return Ok(None) };
+        if said.line.is_empty() {
             return Ok(None); // For a moment while it is written.
         }
-        let number = line.parse().ok().filter(|&number| number > 1).and_then(Pid::from_raw);
+        let number = said.line.parse().ok().filter(|&number| number > 1).and_then(Pid::from_raw);
         let pid = number.ok_or_else(|| format!("{} holds no process's number", pidfile.display()))?;
         let Some(pidfd) = open(pid)? else { return Ok(None) };
         let Some(process) = Self::of(pid.as_raw_nonzero().get()) else { return Ok(None) };
-        if !process.is_older(&meta).map_err(told)? {
-            return Ok(None);
+        if !is_of_this_boot(&said.meta).map_err(told)? {
+            // What is in memory did not outlive a start of the machine: its clock was wrong.
+            return match said.is_in_memory {
+                false => Ok(None),
+                true => Err(format!(
+                    "{} seems older than the machine's start: touch it if the clock was set",
+                    pidfile.display()
+                )),
+            };
         }
-        let wrong = process.is_strange(&meta);
+        let wrong = process.is_strange(&said);
         // What was read is of this process only if it is there still.
         match has_ended(&pidfd)? {
             true => Ok(None),
@@ -86,14 +93,8 @@ impl Process {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     }
 
-    /// Whether the file was written since the machine was started.
-    fn is_older(&self, meta: &fs::Metadata) -> io::Result<bool> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Ok(written(meta) + SLACK >= now - clock::since_boot()?.as_secs_f64())
-    }
-
     /// Why it can not be the one that has written the file.
-    fn is_strange(&self, meta: &fs::Metadata) -> Option<String> {
+    fn is_strange(&self, Said { meta, links, .. }: &Said) -> Option<String> {
         let pid = self.pid;
         let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         if meta.uid() != 0 && owner != meta.uid() {
@@ -101,6 +102,16 @@ impl Process {
                 "a file of user {} names process {pid}, which is user {owner}'s",
                 meta.uid()
             ));
+        }
+        // Who makes a link to another's pidfile decides what is stopped, too.
+        if let Some((link, user)) = links.iter().find(|(_, user)| *user != 0 && *user != owner) {
+            let link = link.display();
+            return Some(format!(
+                "{link}, a link of user {user}, leads to process {pid}, which is user {owner}'s"
+            ));
+        }
+        if field(pid, 9).is_some_and(|flags| flags & OF_THE_KERNEL != 0) {
+            return Some(format!("process {pid} is the kernel's own"));
         }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -119,21 +130,10 @@ fn written(meta: &fs::Metadata) -> f64 {
     meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9
 }
 
-/// Of a regular file: a pipe would be waited for.
-fn first_line(path: &Path) -> io::Result<Option<(String, fs::Metadata)>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        opened => File::from(opened?),
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_LINE).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(Some((text.lines().next().unwrap_or_default().trim().to_owned(), meta)))
+/// Whether the file was written since the machine was started, by what the clock says now.
+fn is_of_this_boot(meta: &fs::Metadata) -> io::Result<bool> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Ok(written(meta) + SLACK >= now - clock::since_boot()?.as_secs_f64())
 }
 
 /// `None`: it has ended, or there is none.
@@ -150,10 +150,11 @@ fn has_ended(pidfd: &OwnedFd) -> Result<bool, String> {
     command::ends(pidfd, Some(Instant::now()), false)
 }
 
-/// From `/proc/PID/stat`.
-fn began(stat: &str) -> Option<u64> {
+/// A number of `/proc/PID/stat`, as proc(5) counts its fields.
+fn field(pid: i32, nth: usize) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(19)?.parse().ok()
+    rest.split(' ').nth(nth - 3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -186,7 +187,12 @@ mod tests {
         let error = Process::of_pidfile(&pidfile).expect_err("it began after the file was written");
         assert!(error.contains("began after"), "{error}");
         made(UNIX_EPOCH);
-        assert!(!lives(&pidfile), "a file of before the machine was started");
+        let is_in_memory = pidfile::read(&pidfile).expect("read").expect("it is there").is_in_memory;
+        let old = Process::of_pidfile(&pidfile);
+        assert!(
+            matches!(old, Ok(None)) || is_in_memory && old.is_err(),
+            "a file of before the machine was started"
+        );
         made(SystemTime::now());
         assert!(lives(&pidfile));
         let other = Process { began: process.began + 1, ..process.clone() };
@@ -203,8 +209,8 @@ mod tests {
     fn what_is_no_file_is_not_waited_for_and_another_user_s_process_is_not_believed() {
         let folder = tempfile::tempdir().expect("a folder");
         let pidfile = folder.path().join("pid");
-        rustix::fs::mknodat(rustix::fs::CWD, &pidfile, rustix::fs::FileType::Fifo, Mode::RUSR, 0)
-            .expect("made");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &pidfile, kind, mode, 0).expect("made");
         assert!(Process::of_pidfile(&pidfile).is_err());
         fs::remove_file(&pidfile).expect("removed");
         fs::write(&pidfile, std::process::id().to_string()).expect("written");
@@ -215,5 +221,39 @@ mod tests {
         std::os::unix::fs::chown(&pidfile, Some(64321), None).expect("given away");
         let error = Process::of_pidfile(&pidfile).expect_err("it is root's process");
         assert!(error.contains("a file of user 64321"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_memory_is_not_older_than_the_machine_s_start_whatever_the_clock_says() {
+        let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+        let pidfile = folder.path().join("pid");
+        fs::write(&pidfile, std::process::id().to_string()).expect("written");
+        if !pidfile::read(&pidfile).expect("read").expect("it is there").is_in_memory {
+            return;
+        }
+        let file = fs::File::options().write(true).open(&pidfile).expect("opened");
+        file.set_modified(UNIX_EPOCH).expect("made older");
+        let error = Process::of_pidfile(&pidfile).expect_err("it may run");
+        assert!(error.contains("touch it if the clock was set"), "{error}");
+    }
+
+    #[test]
+    fn a_link_that_another_user_made_is_not_believed_nor_a_process_of_the_kernel_s_own() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (pidfile, link) = (folder.path().join("pid"), folder.path().join("link"));
+        fs::write(&pidfile, std::process::id().to_string()).expect("written");
+        std::os::unix::fs::symlink(&pidfile, &link).expect("made");
+        assert!(lives(&link));
+        std::os::unix::fs::lchown(&link, Some(64321), None).expect("given away");
+        let error = Process::of_pidfile(&link).expect_err("it is root's process");
+        assert!(error.contains("a link of user 64321"), "{error}");
+        if field(2, 9).is_some_and(|flags| flags & OF_THE_KERNEL != 0) {
+            fs::write(&pidfile, "2").expect("written");
+            let error = Process::of_pidfile(&pidfile).expect_err("it has no file");
+            assert!(error.contains("the kernel's own"), "{error}");
+        }
     }
 }

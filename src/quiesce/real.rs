@@ -19,7 +19,7 @@ use crate::quiesce::{Error, Finished, Lease, Leases, Result, World, command, pro
 use crate::sys::child;
 use crate::sys::interrupt::{self, Timely};
 use crate::sys::pipe::pipe;
-use crate::sys::writers::{self, Files, Found};
+use crate::sys::writers::{self, Asked, Found, Survey};
 
 /// How long a guard may take until it runs.
 const GUARD_READY: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const SETTLES: Duration = Duration::from_secs(5);
 /// How long after the start, which is over, services are looked at once more.
 const SETTLED: Duration = Duration::from_secs(1);
+/// How long the kernel is asked of files again while services are down, at most, each of the two times.
+const ASKING: Duration = Duration::from_secs(5);
 /// Between two attempts to start.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -49,18 +51,40 @@ pub struct Ground<'a> {
     pub program: Option<&'a Path>,
 }
 
+/// What is done while the services are down.
+pub trait Acts {
+    /// What taking a snapshot answers.
+    type Taken;
+    /// Why it fails.
+    type Error: From<Error>;
+    /// Takes the snapshot, which does not count yet.
+    ///
+    /// # Errors
+    /// There is none.
+    fn take(&mut self) -> Result<Self::Taken, Self::Error>;
+    /// Nobody wrote meanwhile: it counts.
+    ///
+    /// # Errors
+    /// It does not, and is discarded.
+    fn keep(&mut self, taken: &mut Self::Taken) -> Result<(), Self::Error>;
+    /// Gives it up.
+    ///
+    /// # Errors
+    /// It is there still, and does not count.
+    fn discard(&mut self, taken: Self::Taken) -> Result<(), Self::Error>;
+}
+
 /// Stops the services, takes the snapshot, starts them again. `before` is told of each step. A snapshot is discarded if somebody wrote, or may have, while it was taken.
 ///
 /// A lease that an earlier run left is fulfilled first.
 ///
 /// # Errors
 /// Nothing was begun: the lease is somebody's. All else is in the answer.
-pub fn quiesced<S, E: From<Error>>(
+pub fn quiesced<A: Acts>(
     ground: Ground<'_>,
-    snapshot: impl FnOnce() -> Result<S, E>,
-    discard: impl FnOnce(S) -> Result<(), E>,
+    acts: A,
     before: &mut dyn FnMut(Step),
-) -> Result<Finished<S, E>, E> {
+) -> Result<Finished<A::Taken, A::Error>, A::Error> {
     let leases = Leases::open(ground.state_dir)?;
     let lock = leases.lock(ground.job, false)?;
     if let Some(lease) = leases.read(ground.job)? {
@@ -70,15 +94,25 @@ pub fn quiesced<S, E: From<Error>>(
     let services = leases.lock_services(&ground.quiesce.services, false)?;
     fulfil_others(&leases, ground, before)?;
     let locks = (lock, services);
-    let (snapshot, discard) = (Some(snapshot), Some(discard));
-    let mut real = Real { ground, leases, lease: None, guard: None, snapshot, discard, _locks: locks };
+    let mut real = Real {
+        ground,
+        leases,
+        lease: None,
+        is_counted: false,
+        surveys: Vec::new(),
+        n_unasked: 0,
+        guard: None,
+        acts,
+        _locks: locks,
+    };
     let done = transact(&mut real, Machine::default(), before);
-    if done.snapshot.is_ok() || !done.stopped.is_empty() {
-        real.leases.note(ground.job, done.snapshot.is_ok());
+    if done.snapshot.is_ok() {
+        real.leases.forgive(ground.job);
     }
-    let Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime } = done;
+    let Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, .. } = done;
     let snapshot = snapshot.map(|taken| taken.expect("what did not fail before was taken"));
-    Ok(Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime })
+    let n_unasked = real.n_unasked;
+    Ok(Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, n_unasked })
 }
 
 /// What another job's run left down is not down for good: it is started before it is looked at.
@@ -98,17 +132,19 @@ fn fulfil_others(leases: &Leases, ground: Ground<'_>, before: &mut dyn FnMut(Ste
     Ok(())
 }
 
-struct Real<'a, F, D> {
+struct Real<'a, A> {
     ground: Ground<'a>,
     leases: Leases,
     lease: Option<Lease>,
+    is_counted: bool,
+    surveys: Vec<Survey>,
+    n_unasked: usize,
     guard: Option<OwnedFd>, // Its end is this process's.
-    snapshot: Option<F>,
-    discard: Option<D>,
+    acts: A,
     _locks: (Lock, Vec<Lock>), // After the guard, which waits for them.
 }
 
-impl<F, D> Real<'_, F, D> {
+impl<A> Real<'_, A> {
     fn service(&self, nth: usize) -> &Service {
         &self.ground.quiesce.services[nth]
     }
@@ -125,7 +161,7 @@ impl<F, D> Real<'_, F, D> {
         service::runs(of).map_err(|why| Error::Service { op: "look at", service: of.to_string(), why })
     }
 
-    fn is_quiet(&self) -> Result<()> {
+    fn is_quiet(&mut self) -> Result<()> {
         for nth in 0..self.ground.quiesce.services.len() {
             if self.runs(nth)? {
                 let why = "it runs again: somebody has started it".to_owned();
@@ -135,72 +171,94 @@ impl<F, D> Real<'_, F, D> {
         self.nobody_writes()
     }
 
-    fn nobody_writes(&self) -> Result<()> {
-        let failed = || Error::io("look for writers of the datasets of job", self.ground.job);
-        let roots = self.ground.roots;
-        let files = roots.iter().map(|root| Files::below(root)).collect::<io::Result<Vec<_>>>();
-        let Found { writers, .. } = files.and_then(|files| writers::find(&files)).map_err(failed())?;
+    fn failed(&self) -> impl FnOnce(io::Error) -> Error + use<A> {
+        Error::io("look for writers of the datasets of job", self.ground.job.to_owned())
+    }
+
+    /// Looks at all that there is while there is time for that, and finds what would keep the snapshot from being taken later for certain.
+    fn survey(&mut self) -> Result<()> {
+        let surveys = self.ground.roots.iter().map(|root| Survey::of(root)).collect::<io::Result<_>>();
+        self.surveys = surveys.map_err(self.failed())?;
+        let files: Vec<_> = self.surveys.iter().map(Survey::files).collect();
+        writers::find(&files).map_err(self.failed())?;
+        match writers::own(&files).map_err(self.failed())? {
+            Some(file) => Err(Error::Own { file }),
+            None => Ok(()),
+        }
+    }
+
+    /// Not all who can write are processes with a descriptor: a loop device, an overlay of a container, a server of files. So the kernel is asked, too.
+    fn nobody_writes(&mut self) -> Result<()> {
+        let files: Vec<_> = self.surveys.iter().map(Survey::files).collect();
+        let Found { writers, .. } = writers::find(&files).map_err(self.failed())?;
         if !writers.is_empty() {
             return Err(Error::Writers { writers });
         }
-        // Not all who can write are processes with a descriptor: a loop device, an overlay of a container, a server of files.
-        for root in roots {
-            if let Some(file) = writers::any_below(root).map_err(failed())? {
+        let until = Instant::now() + asking(self.ground.quiesce.max_downtime);
+        self.n_unasked = 0;
+        for nth in 0..self.surveys.len() {
+            let asked = self.surveys[nth].again(command::left(until));
+            let Asked { written, n_left } = asked.map_err(self.failed())?;
+            if let Some(file) = written {
                 return Err(Error::Unseen { file });
             }
+            self.n_unasked += n_left;
         }
         Ok(())
     }
 }
 
-impl<S, E, F, D> World for Real<'_, F, D>
-where
-    E: From<Error>,
-    F: FnOnce() -> Result<S, E>,
-    D: FnOnce(S) -> Result<(), E>,
-{
-    type Snapshot = S;
-    type Error = E;
+fn own() -> Option<Process> {
+    i32::try_from(std::process::id()).ok().and_then(Process::of)
+}
 
-    fn look(&mut self) -> Result<Vec<usize>, E> {
+/// How long the kernel may be asked of files while services are down, each of the two times.
+fn asking(max_downtime: Option<Duration>) -> Duration {
+    max_downtime.map_or(ASKING, |max| (max / 8).min(ASKING))
+}
+
+impl<A: Acts> World for Real<'_, A> {
+    type Snapshot = A::Taken;
+    type Error = A::Error;
+
+    fn look(&mut self) -> Result<Vec<usize>, A::Error> {
         let mut running = Vec::new();
         for nth in 0..self.ground.quiesce.services.len() {
             running.extend(self.runs(nth)?.then_some(nth));
         }
         // Nothing is to be stopped for a snapshot that could not be taken.
-        match self.nobody_writes() {
-            Ok(()) | Err(Error::Writers { .. } | Error::Unseen { .. }) => Ok(running),
-            Err(error) => Err(error.into()),
-        }
+        self.survey()?;
+        Ok(running)
     }
 
-    fn probe(&mut self) -> Result<(), E> {
+    fn probe(&mut self) -> Result<(), A::Error> {
         let Some(probe) = &self.ground.quiesce.probe else { return Ok(()) };
         Ok(probe::ask(probe).map_err(|why| Error::Silent { probe: probe.to_string(), why })?)
     }
 
-    fn lease(&mut self, running: &[usize]) -> Result<(), E> {
+    fn lease(&mut self, running: &[usize]) -> Result<(), A::Error> {
         let entry = |&nth: &usize| Entry::new(self.service(nth).clone());
         let lease = Lease {
             job: self.ground.job.into(),
             services: running.iter().map(entry).collect(),
             stop_within: self.ground.quiesce.stop_within,
             start_within: self.ground.quiesce.start_within,
-            boot: process::boot_id(),
-            run: i32::try_from(std::process::id()).ok().and_then(Process::of),
+            run: own(),
+            guard: None,
         };
         self.leases.write(&lease)?;
         self.lease = Some(lease);
         Ok(())
     }
 
-    fn guard(&mut self) -> Result<(), E> {
-        let guarded = start_guard(self.ground, &self.leases);
+    fn guard(&mut self) -> Result<(), A::Error> {
+        let Ground { state_dir, job, program, .. } = self.ground;
+        let guarded = start_guard(state_dir, job, program, &self.leases);
         self.guard = Some(guarded.map_err(|error| Error::Guard { why: error.to_string() })?);
         Ok(())
     }
 
-    fn stop(&mut self, nth: usize) -> Result<(), E> {
+    fn stop(&mut self, nth: usize) -> Result<(), A::Error> {
         interrupt::check().map_err(Error::io("stop", self.service(nth)))?;
         let (at, of) = (self.entry(nth), self.service(nth).clone());
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
@@ -210,6 +268,9 @@ where
             lease.services[at].process = found.map(|(process, _)| process);
         }
         lease.services[at].stopping = Stopping::Asked;
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.leases.count(self.ground.job)?;
+        }
         self.leases.write(lease)?;
         let kept = self.leases.begin(&of, Doing::Stop);
         let (within, process) = (self.ground.quiesce.stop_within, lease.services[at].process.clone());
@@ -235,26 +296,28 @@ where
         }
     }
 
-    fn verify(&mut self) -> Result<(), E> {
+    fn verify(&mut self) -> Result<(), A::Error> {
         self.is_quiet()?;
         Ok(interrupt::check().map_err(Error::io("take a snapshot for job", self.ground.job))?)
     }
 
-    fn confirm(&mut self) -> Result<(), E> {
+    fn confirm(&mut self) -> Result<(), A::Error> {
         Ok(self.is_quiet()?)
     }
 
-    fn discard(&mut self, snapshot: S) -> Result<(), E> {
-        let discard = self.discard.take().expect("there is one snapshot in a transaction");
-        discard(snapshot)
+    fn keep(&mut self, taken: &mut A::Taken) -> Result<(), A::Error> {
+        self.acts.keep(taken)
     }
 
-    fn snapshot(&mut self) -> Result<S, E> {
-        let snapshot = self.snapshot.take().expect("there is one snapshot in a transaction");
-        snapshot()
+    fn discard(&mut self, taken: A::Taken) -> Result<(), A::Error> {
+        self.acts.discard(taken)
     }
 
-    fn start(&mut self, nth: usize) -> Result<(), E> {
+    fn snapshot(&mut self) -> Result<A::Taken, A::Error> {
+        self.acts.take()
+    }
+
+    fn start(&mut self, nth: usize) -> Result<(), A::Error> {
         let at = self.entry(nth);
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
         let until = Instant::now() + GRACE;
@@ -262,7 +325,7 @@ where
         Ok(start(&self.leases, lease, at, patience)?)
     }
 
-    fn answer(&mut self) -> Result<(), (Outcome, E)> {
+    fn answer(&mut self) -> Result<(), (Outcome, A::Error)> {
         let Quiesce { probe, start_within, .. } = self.ground.quiesce;
         let until = Instant::now() + *start_within;
         let running: Vec<_> = self.lease.iter().flat_map(Lease::services).collect();
@@ -278,13 +341,13 @@ where
         .map_err(|(outcome, error)| (outcome, error.into()))
     }
 
-    fn settle(&mut self) -> Result<(), E> {
+    fn settle(&mut self) -> Result<(), A::Error> {
         sleep(SETTLED);
         let running: Vec<_> = self.lease.iter().flat_map(Lease::services).collect();
         Ok(all_run(&running)?)
     }
 
-    fn unlease(&mut self) -> Result<(), E> {
+    fn unlease(&mut self) -> Result<(), A::Error> {
         Ok(self.leases.remove(self.ground.job)?)
     }
 
@@ -294,11 +357,16 @@ where
 }
 
 /// Has a process of its own session wait for the end of this one, and answers what ends with this one.
-fn start_guard(ground: Ground<'_>, leases: &Leases) -> io::Result<OwnedFd> {
+pub(super) fn start_guard(
+    state_dir: &Path,
+    job: &str,
+    program: Option<&Path>,
+    leases: &Leases,
+) -> io::Result<OwnedFd> {
     let ((its_end, mine), (ready, says_so)) = (pipe(4096)?, pipe(4096)?);
-    let log = File::options().create(true).append(true).open(leases.log(ground.job))?;
-    let mut command = Command::new(ground.program.unwrap_or(Path::new("/proc/self/exe")));
-    command.arg("--state-dir").arg(ground.state_dir.canonicalize()?).args(["job", "guard", ground.job]);
+    let log = File::options().create(true).append(true).open(leases.log(job))?;
+    let mut command = Command::new(program.unwrap_or(Path::new("/proc/self/exe")));
+    command.arg("--state-dir").arg(state_dir.canonicalize()?).args(["job", "guard", job]);
     command.stdin(its_end).stdout(says_so).stderr(log).current_dir("/");
     child::orphan(&mut command);
     command.spawn()?.wait()?;
@@ -353,7 +421,12 @@ pub fn recover(state_dir: &Path, job: &str) -> Result<Option<Recovered>> {
 
 fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>> {
     let _lock = leases.lock(job, waits)?;
-    let Some(lease) = leases.read(job)? else { return Ok(None) };
+    let Some(mut lease) = leases.read(job)? else { return Ok(None) };
+    if waits {
+        lease.guard = own();
+        // Who can not read who it is can not have it forgotten.
+        let _ = leases.write(&lease);
+    }
     let _services = leases.lock_services(lease.services(), waits)?;
     fulfil(leases, lease, waits, &mut |_| ()).map(Some)
 }
@@ -452,7 +525,7 @@ fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> 
     let failed = |why| Error::NotStarted { service: service.to_string(), why };
     let is_unit = matches!(service, Service::Unit { .. }); // systemd puts a start behind a stop, and makes one of two.
     if !is_unit {
-        let is_of_now = lease.boot == process::boot_id();
+        let is_of_now = entry.boot == process::boot_id();
         if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
             return Ok(()); // It was not told to, or thinks nothing of it.
         }
@@ -465,9 +538,9 @@ fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> 
         }
     }
     let kept = leases.begin(service, Doing::Start);
-    lease.boot = process::boot_id();
     let mut begun = |starter| {
         let now = &mut lease.services[nth];
+        now.boot = process::boot_id();
         (now.stopping, now.process, now.starting, now.starter) = (Stopping::No, None, true, starter);
         // If that can not be written, it is started nonetheless.
         let _ = leases.write(lease);

@@ -24,6 +24,7 @@ struct Fake {
     runs: Vec<bool>,
     is_verified: bool,
     n_taken: usize,
+    n_kept: usize,
     lease: Option<Vec<usize>>,
     has_guard: bool,
     n_done: usize,
@@ -39,6 +40,7 @@ impl Fake {
             runs: ran.to_vec(),
             is_verified: false,
             n_taken: 0,
+            n_kept: 0,
             lease: None,
             has_guard: false,
             n_done: 0,
@@ -125,8 +127,16 @@ impl World for Fake {
         })
     }
 
+    fn keep(&mut self, (): &mut ()) -> Result<(), String> {
+        self.does(|fake| {
+            assert!(!fake.runs.contains(&true), "kept while something runs");
+            fake.n_kept += 1;
+            Ok(())
+        })
+    }
+
     fn discard(&mut self, (): ()) -> Result<(), String> {
-        self.n_taken -= 1;
+        (self.n_taken, self.n_kept) = (self.n_taken - 1, 0);
         Ok(())
     }
 
@@ -192,16 +202,19 @@ fn check(ran: &[bool], fates: &[(usize, Fate)]) {
     recovered(&mut fake);
     assert_eq!(fake.runs, ran, "{told}");
     assert_eq!(fake.lease, None, "{told}");
-    assert!(fake.n_taken <= 1, "{told}");
+    assert!(fake.n_taken <= 1 && fake.n_kept <= fake.n_taken, "{told}");
+    if let Some(Finished { snapshot: Ok(_), .. }) = finished {
+        assert_eq!(fake.n_kept, 1, "{told}: it does not count");
+    }
 }
 
 #[test]
 fn whatever_fails_or_is_killed_once_or_twice_the_services_run_again() {
     for ran in [&[true][..], &[true, true], &[true, false, true], &[false, false], &[]] {
-        for first in 0..18 {
+        for first in 0..19 {
             for fate in FATES {
                 check(ran, &[(first, fate)]);
-                for second in first + 1..26 {
+                for second in first + 1..27 {
                     for other in FATES {
                         check(ran, &[(first, fate), (second, other)]);
                     }
@@ -213,7 +226,7 @@ fn whatever_fails_or_is_killed_once_or_twice_the_services_run_again() {
 
 #[test]
 fn a_start_that_fails_for_good_is_told_and_its_lease_stays() {
-    let start = 7; // look, probe, lease, guard, stop, verify, snapshot are before it is confirmed.
+    let start = 8; // look, probe, lease, guard, stop, verify, snapshot, confirm are before it is kept.
     let fates: Vec<_> = (1..=TRIES).map(|nth| (start + nth, Fate::FailsBefore)).collect();
     let mut fake = Fake::new(&[true], fates);
     let finished = done(&mut fake, Machine::default()).expect("it is not killed");
@@ -226,7 +239,7 @@ fn a_start_that_fails_for_good_is_told_and_its_lease_stays() {
 
 #[test]
 fn one_failed_start_of_several_is_told_of_that_service_alone() {
-    let mut fake = Fake::new(&[true], vec![(8, Fate::FailsBefore)]);
+    let mut fake = Fake::new(&[true], vec![(9, Fate::FailsBefore)]);
     let finished = done(&mut fake, Machine::default()).expect("it is not killed");
     assert_eq!((finished.not_started.len(), finished.running), (0, vec![0]), "the second attempt went well");
     assert!(finished.downtime.is_some() && finished.afterwards.is_empty());
@@ -238,10 +251,12 @@ fn one_failed_start_of_several_is_told_of_that_service_alone() {
 
 #[test]
 fn a_snapshot_during_which_somebody_wrote_is_given_up() {
-    let mut fake = Fake::new(&[true], vec![(7, Fate::FailsBefore)]);
-    let finished = done(&mut fake, Machine::default()).expect("it is not killed");
-    assert_eq!((finished.snapshot, fake.n_taken), (Err("operation 7".to_owned()), 0));
-    assert_eq!((fake.runs, fake.lease, finished.answers), (vec![true], None, true));
+    for (nth, what) in [(7, "operation 7"), (8, "operation 8")] {
+        let mut fake = Fake::new(&[true], vec![(nth, Fate::FailsBefore)]);
+        let finished = done(&mut fake, Machine::default()).expect("it is not killed");
+        assert_eq!((finished.snapshot, fake.n_taken), (Err(what.to_owned()), 0));
+        assert_eq!((fake.runs, fake.lease, finished.answers), (vec![true], None, true));
+    }
 }
 
 #[test]
@@ -268,8 +283,8 @@ fn a_lease_is_whole_or_not_there() {
         services: vec![lease::Entry { stopping: lease::Stopping::Asked, ..lease::Entry::new(service) }],
         stop_within: Duration::from_millis(1500),
         start_within: Duration::from_secs(600),
-        boot: "b".into(),
         run: None,
+        guard: None,
     };
     leases.write(&lease).expect("written");
     let read = leases.read("node.a").expect("read").expect("it is there");
@@ -302,6 +317,11 @@ fn a_service_is_locked_once_whoever_names_it_and_a_job_may_name_it_twice() {
     let (one, same) = (process(&there, "a"), process(&link, "b"));
     let locks = leases.lock_services([&one, &unit, &same], false).expect("nobody has them");
     assert_eq!(locks.len(), 2);
+    // A pidfile that is a link is known by both names.
+    std::os::unix::fs::symlink(there.join("pid"), folder.path().join("other")).expect("made");
+    let linked = Service::Process { pidfile: folder.path().join("other"), start: vec!["c".into()] };
+    assert!(leases.lock_services([&linked], false).is_err_and(|error| error.is_busy()));
+    assert!(lease::is_among(&linked, &[one.clone()]) && !lease::is_among(&linked, &[unit.clone()]));
     let error = leases.lock_services([&same], false).expect_err("it is locked");
     assert!(error.is_busy() && error.class() == Class::Unreachable, "{error}");
     let command = |word: &str| Service::Commands {
@@ -337,11 +357,93 @@ fn failures_are_counted_until_there_is_a_snapshot_and_nobody_else_reads_a_lease(
     let folder = tempfile::tempdir().expect("a folder");
     let leases = Leases::open(folder.path()).expect("made");
     assert!(leases.failures("a").is_none());
-    leases.note("a", false);
-    leases.note("a", false);
+    leases.count("a").expect("written");
+    leases.count("a").expect("written");
     assert_eq!(leases.failures("a").map(|(n, _)| n), Some(2));
-    leases.note("a", true);
+    leases.forgive("a");
     assert!(leases.failures("a").is_none());
     let mode = std::fs::metadata(folder.path().join("leases")).expect("made").permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+}
+
+#[test]
+fn the_folder_of_a_pidfile_may_go_with_the_service() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let (run, var) = (folder.path().join("run"), folder.path().join("var"));
+    std::fs::create_dir_all(run.join("node")).expect("made");
+    std::os::unix::fs::symlink(&run, &var).expect("made");
+    let service =
+        |root: &std::path::Path| Service::Process { pidfile: root.join("node/pid"), start: vec!["a".into()] };
+    let begun = leases.begin(&service(&var), Doing::Stop).expect("made");
+    let locks = leases.lock_services([&service(&var)], false).expect("nobody has it");
+    std::fs::remove_dir(run.join("node")).expect("removed");
+    assert!(leases.is_at(&service(&var), Doing::Stop) && leases.is_at(&service(&run), Doing::Stop));
+    assert!(leases.lock_services([&service(&var)], false).is_err());
+    assert!(leases.lock_services([&service(&run)], false).is_err());
+    drop((begun, locks));
+}
+
+/// A service that runs as long as that file is there.
+fn file(path: &std::path::Path, stop: &str) -> Service {
+    let path = path.display().to_string();
+    let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect();
+    Service::Commands {
+        status: words(&["/usr/bin/test", "-e", &path]),
+        stop: words(&["/bin/sh", "-c", stop]),
+        start: words(&["/usr/bin/touch", &path]),
+    }
+}
+
+#[test]
+fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machine_was_started() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let [started, down] = ["started", "down"].map(|name| folder.path().join(name));
+    std::fs::write(&started, "").expect("the machine has started it");
+    let entry = |path: &std::path::Path, stopping| lease::Entry {
+        stopping,
+        boot: "another".into(),
+        ..lease::Entry::new(file(path, "true"))
+    };
+    let lease = Lease {
+        job: "node".into(),
+        services: vec![entry(&started, lease::Stopping::Sent), entry(&down, lease::Stopping::No)],
+        stop_within: Duration::from_millis(300),
+        start_within: Duration::from_secs(2),
+        run: None,
+        guard: None,
+    };
+    leases.write(&lease).expect("written");
+    recover(folder.path(), "node").expect("nothing is waited for").expect("there was a lease");
+    assert!(down.exists() && leases.read("node").expect("read").is_none());
+}
+
+#[test]
+fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(left(folder.path()).expect("there is nothing").is_empty());
+    let leases = Leases::open(folder.path()).expect("made");
+    let path = folder.path().join("up");
+    let lease = Lease {
+        job: "node".into(),
+        services: vec![lease::Entry::new(file(&path, "true"))],
+        stop_within: Duration::from_secs(1),
+        start_within: Duration::from_secs(1),
+        run: None,
+        guard: None,
+    };
+    leases.write(&lease).expect("written");
+    std::fs::write(leases.path("half"), "{").expect("written");
+    let all = left(folder.path()).expect("read");
+    let told: Vec<_> = all.iter().map(|left| (left.job.as_str(), left.services.len(), left.by)).collect();
+    assert_eq!(told, [("half", 0, By::Nobody), ("node", 1, By::Nobody)]);
+    let lock = leases.lock("node", false).expect("nobody has it");
+    assert_eq!(left(folder.path()).expect("read")[1].by, By::Run);
+    assert!(forget(folder.path(), "node").is_err_and(|error| error.is_busy()));
+    drop(lock);
+    let forgotten = forget(folder.path(), "node").expect("nobody is at it").expect("it was there");
+    assert_eq!((forgotten.services.len(), forgotten.had_guard, path.exists()), (1, false, false));
+    assert!(forget(folder.path(), "node").expect("nobody is at it").is_none());
+    assert!(forget(folder.path(), "half").expect("nobody is at it").is_some());
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground, waits};
 
 mod killed;
+mod left;
 
 /// A filesystem with the dataset `node`, and a service that writes to it.
 struct Lab {
@@ -280,6 +281,26 @@ fn commands_stop_and_start_what_has_no_pidfile() {
     assert!(lab.pid().is_some_and(|pid| pid != before));
 }
 
+/// No snapshot at all.
+struct Nothing;
+
+impl quiesce::Acts for Nothing {
+    type Taken = ();
+    type Error = quiesce::Error;
+
+    fn take(&mut self) -> quiesce::Result<()> {
+        Ok(())
+    }
+
+    fn keep(&mut self, (): &mut ()) -> quiesce::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&mut self, (): ()) -> quiesce::Result<()> {
+        Ok(())
+    }
+}
+
 /// Its first thread ends, and another one goes on.
 const HEADLESS: &str = "
 import ctypes, os, sys, threading, time
@@ -308,7 +329,7 @@ fn a_process_whose_first_thread_has_ended_runs() {
         max_downtime: None,
     };
     let ground = Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &[], program: None };
-    let done = quiesce::quiesced(ground, || Ok::<_, quiesce::Error>(()), |()| Ok(()), &mut |_| ());
+    let done = quiesce::quiesced(ground, Nothing, &mut |_| ());
     child.kill().and_then(|()| child.wait()).expect("killed");
     assert_eq!(done.expect("begun").running, [0]);
 }

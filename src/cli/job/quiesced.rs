@@ -9,11 +9,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
+use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
-use crate::endpoint::History;
+use crate::endpoint::{History, Prunable};
+use crate::exec::job::is_unconfirmed;
 use crate::model::Quiesce;
-use crate::quiesce::{self, Finished, Ground, Leases};
+use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
 
 /// What came of a job's snapshot.
@@ -33,11 +35,17 @@ pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Ta
     let roots = roots(job, context)?;
     let ground =
         Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
-    let take = || snapshot::perform(snapshot::Args::of_job(job, false), context);
-    let discard = |(object, _): (Value, String)| discard(&object, context);
-    let done: Finished<_, Error> =
-        quiesce::quiesced(ground, take, discard, &mut |step| tracing::info!(?step, job = job.name))?;
+    discard_unconfirmed(job, context)?;
+    let done: Finished<_, Error> = quiesce::quiesced(ground, Snapshots { job, context }, &mut |step| {
+        tracing::info!(?step, job = job.name)
+    })?;
     let mut told = told(quiesce, &done);
+    if done.n_unasked > 0 {
+        context.notice(format!(
+            "job {}: whether {} files are open for writing was asked of the kernel before the stop alone, for want of time; /proc was looked through",
+            job.name, done.n_unasked
+        ));
+    }
     let Finished { snapshot, running, not_started, afterwards, downtime, .. } = done;
     let (mut object, mut text, mut failed) = match snapshot {
         Ok((object, text)) => (object, text, Vec::new()),
@@ -82,16 +90,72 @@ fn told<S>(quiesce: &Quiesce, done: &Finished<S, Error>) -> Value {
         "stopped": names(quiesce, &done.stopped), "was_down": names(quiesce, &down), "answers": done.answers,
         "downtime_ms": downtime.map(|time| time.as_millis() as u64),
         "is_within_max": downtime.zip(quiesce.max_downtime).map(|(time, max)| time <= max),
+        "files_unasked": done.n_unasked,
     })
 }
 
-/// Destroys snapshots that were taken a moment ago.
-fn discard(taken: &Value, context: &Context) -> Result<()> {
-    for snapshot in taken["snapshots"].as_array().into_iter().flatten() {
-        let name = |key: &str| snapshot[key].as_str().unwrap_or_default().to_owned();
-        let (dataset, version) =
-            place::version(&OsString::from(format!("{}@{}", name("dataset"), name("name"))), context)?;
-        dataset.destroy(&version.id)?;
+/// A job's, each with what it is and what there is to print.
+struct Snapshots<'a> {
+    job: &'a Job,
+    context: &'a Context,
+}
+
+impl quiesce::Acts for Snapshots<'_> {
+    type Taken = (Value, String);
+    type Error = Error;
+
+    fn take(&mut self) -> Result<Self::Taken> {
+        snapshot::perform(snapshot::Args::of_job(self.job, false).unconfirmed(), self.context)
+    }
+
+    /// Gives them their names.
+    fn keep(&mut self, (object, text): &mut Self::Taken) -> Result<()> {
+        let mut names = Vec::new();
+        for taken in object["snapshots"].as_array_mut().into_iter().flatten() {
+            let (dataset, version) = place::version(&named(taken), self.context)?;
+            let new = snapshot::confirmed(&dataset, &version.id)?;
+            names.push(format!("{dataset}@{new}"));
+            taken["name"] = new.to_string().into();
+        }
+        *text = names.join("\n");
+        Ok(())
+    }
+
+    fn discard(&mut self, (object, _): Self::Taken) -> Result<()> {
+        for taken in object["snapshots"].as_array().into_iter().flatten() {
+            let (dataset, version) = place::version(&named(taken), self.context)?;
+            dataset.destroy(&version.id)?;
+        }
+        Ok(())
+    }
+}
+
+/// `TARGET@NAME`
+fn named(taken: &Value) -> OsString {
+    let text = |key: &str| taken[key].as_str().unwrap_or_default();
+    format!("{}@{}", text("dataset"), text("name")).into()
+}
+
+/// Destroys what a run that was killed has left, of which nobody knows whether it is good. One that is held is let be.
+fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
+    for dataset in run::datasets(job, context)? {
+        if !dataset.exists()? {
+            continue;
+        }
+        for details in dataset.described()?.iter().filter(|details| is_unconfirmed(details)) {
+            if details.labels.get(JOB_LABEL) != Some(&job.name) {
+                continue;
+            }
+            let what = format!("{dataset}@{}", details.version.id.name);
+            match dataset.destroy(&details.version.id) {
+                Ok(()) => context.notice(format!(
+                    "{what} is destroyed: its run was killed before it was known to be good"
+                )),
+                Err(error) => {
+                    context.warn(format!("{what} may not be good, and can not be destroyed: {error}"))
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -120,8 +184,11 @@ fn roots(job: &Job, context: &Context) -> Result<Vec<PathBuf>> {
 #[derive(Debug, clap::Args)]
 pub(super) struct Recover {
     /// Whose services; those of all jobs by default
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", required_if_eq("forget", "true"))]
     jobs: Vec<String>,
+    /// Start nothing, and forget that the services of these jobs were to be started; ends a guard that waits for them
+    #[arg(long)]
+    forget: bool,
 }
 
 /// Wait for the end of the run that started this process, and start what it leaves stopped
@@ -135,6 +202,9 @@ pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
     let known = Leases::open(context.state_dir())?.jobs()?;
     if let Some(unknown) = args.jobs.iter().find(|job| !known.contains(job)) {
         context.notice(format!("job {unknown} has left nothing stopped"));
+    }
+    if args.forget {
+        return forget(&args.jobs, context);
     }
     let chosen: Vec<_> = known.iter().filter(|job| args.jobs.is_empty() || args.jobs.contains(job)).collect();
     let (mut recovered, mut text, mut failed) = (Vec::new(), String::new(), Vec::new());
@@ -156,6 +226,24 @@ pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
     last.map_or(Ok(()), |(_, error)| Err(error))
 }
 
+/// Each on its own; the first that can not be forgotten is the error.
+fn forget(jobs: &[String], context: &Context) -> Result<()> {
+    let (mut forgotten, mut text, mut failed) = (Vec::new(), String::new(), None);
+    for job in jobs {
+        match quiesce::forget(context.state_dir(), job) {
+            Ok(None) => {}
+            Ok(Some(Forgotten { services, had_guard })) => {
+                let guard = if had_guard { "; its guard was ended" } else { "" };
+                text += &format!("job {job}: nobody starts {} any more{guard}\n", services.join(", "));
+                forgotten.push(json!({ "job": job, "services": services, "had_guard": had_guard }));
+            }
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    context.print(&json!({ "forgotten": forgotten }), text)?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
 pub(super) fn guard(args: &Guard, context: &Context) -> Result<()> {
     if let Some(done) = quiesce::guard(context.state_dir(), &args.job, io::stdout())? {
         context.warn(format!("the run of job {} has died: {} started", args.job, done.services.join(", ")));
@@ -163,21 +251,27 @@ pub(super) fn guard(args: &Guard, context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// How long services that runs have left down are waited for before what is due is done.
+const MAKING_UP: Duration = Duration::from_secs(10);
+
 /// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
 pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
-    let known = match Leases::open(context.state_dir()).and_then(|leases| leases.jobs()) {
-        Ok(known) => known,
+    let all = match quiesce::make_up_all(context.state_dir(), None, MAKING_UP) {
+        Ok(all) => all,
         Err(error) => return vec![("jobs".into(), error.into())],
     };
     let mut failed = Vec::new();
-    for job in known {
-        match quiesce::recover(context.state_dir(), &job) {
-            Ok(None) => {}
+    for (job, outcome) in all {
+        match outcome {
             Err(error) if error.is_busy() => {}
-            Ok(Some(done)) => {
-                context.warn(format!("a run of job {job} has died: {} runs again", done.services.join(", ")))
-            }
             Err(error) => failed.push((format!("job {job}"), error.into())),
+            Ok(MadeUp::Done(services)) => {
+                context.warn(format!("a run of job {job} has died: {} runs again", services.join(", ")))
+            }
+            Ok(MadeUp::UnderWay(services)) => context.warn(format!(
+                "a run of job {job} has died: a guard is at work to start {}",
+                services.join(", ")
+            )),
         }
     }
     failed

@@ -120,12 +120,9 @@ impl Tree {
     }
 
     /// All in it that is no directory, to ask who writes to it.
-    pub fn writable(&self) -> Files {
+    pub fn writable(&self) -> Files<'static> {
         let is_none = |entry: &&Entry| entry.kind != Kind::Directory;
-        Files::these(
-            self.device,
-            self.entries.iter().filter(is_none).map(|entry| entry.stamp.inode).collect(),
-        )
+        Files::these(self.device, self.entries.iter().filter(is_none).map(|entry| entry.stamp.inode))
     }
 
     /// How many bytes its files have, holes included.

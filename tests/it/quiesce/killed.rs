@@ -25,11 +25,31 @@ fn transaction(
     let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
     let ground =
         Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &roots, program: Some(program) };
-    let discard = |()| {
-        fs::write(root.join("discarded"), "").expect("written");
+    quiesce::quiesced(ground, Acts { snapshot: Some(snapshot), root }, before)
+}
+
+/// Takes a snapshot by that, and leaves a file if it is discarded.
+struct Acts<'a, F> {
+    snapshot: Option<F>,
+    root: &'a Path,
+}
+
+impl<F: FnOnce() -> cowsnap::Result<()>> quiesce::Acts for Acts<'_, F> {
+    type Taken = ();
+    type Error = cowsnap::Error;
+
+    fn take(&mut self) -> cowsnap::Result<()> {
+        self.snapshot.take().expect("there is one")()
+    }
+
+    fn keep(&mut self, (): &mut ()) -> cowsnap::Result<()> {
         Ok(())
-    };
-    quiesce::quiesced(ground, snapshot, discard, before)
+    }
+
+    fn discard(&mut self, (): ()) -> cowsnap::Result<()> {
+        fs::write(self.root.join("discarded"), "").expect("written");
+        Ok(())
+    }
 }
 
 fn take(root: &Path) -> cowsnap::Result<()> {

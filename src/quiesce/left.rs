@@ -1,0 +1,172 @@
+//! Leases that runs have left: what is done about them, and what is not.
+
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::quiesce::process::Process;
+use crate::quiesce::real::start_guard;
+use crate::quiesce::{Error, Lease, Leases, Result, command};
+
+/// How long a guard that was killed may take to end.
+const DYING: Duration = Duration::from_secs(10);
+/// A guard that nobody sees at work for so long has ended.
+const ABSENT: Duration = Duration::from_secs(5);
+
+/// Who sees to a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Nobody.
+    Nobody,
+    /// A guard, which waits for a service to stop, or starts it.
+    Guard,
+    /// A run, or `job recover`.
+    Run,
+}
+
+/// A lease that is there.
+#[derive(Debug, Clone)]
+pub struct Left {
+    /// Whose.
+    pub job: String,
+    /// What is to be started.
+    pub services: Vec<String>,
+    /// Who sees to it.
+    pub by: By,
+    /// Where it is.
+    pub path: PathBuf,
+    /// When it was written last.
+    pub since: Option<SystemTime>,
+}
+
+/// All that are there. One that can not be read has no services.
+///
+/// # Errors
+/// A directory that can not be read.
+pub fn left(state_dir: &Path) -> Result<Vec<Left>> {
+    if !state_dir.join("leases").exists() {
+        return Ok(Vec::new());
+    }
+    let leases = Leases::open(state_dir)?;
+    let mut all = Vec::new();
+    for job in leases.jobs()? {
+        let is_free = leases.lock(&job, false).is_ok();
+        let lease = match leases.read(&job) {
+            Ok(None) => continue, // It is over since.
+            read => read.ok().flatten(),
+        };
+        let by = match is_free {
+            true => By::Nobody,
+            false if lease.as_ref().is_some_and(|lease| guards(lease).is_some()) => By::Guard,
+            false => By::Run,
+        };
+        let services = lease.iter().flat_map(Lease::services).map(ToString::to_string).collect();
+        let path = leases.path(&job);
+        let since = path.metadata().and_then(|meta| meta.modified()).ok();
+        all.push(Left { job, services, by, path, since });
+    }
+    Ok(all)
+}
+
+/// The guard that has the job's lock.
+fn guards(lease: &Lease) -> Option<std::os::fd::OwnedFd> {
+    lease.guard.as_ref().and_then(|guard: &Process| guard.open().ok().flatten())
+}
+
+/// What nobody starts any more.
+#[derive(Debug, Clone)]
+pub struct Forgotten {
+    /// What was to be started.
+    pub services: Vec<String>,
+    /// Its guard was at it, and has been ended.
+    pub had_guard: bool,
+}
+
+/// Takes the lease of `job` away without starting anything; ends its guard, if that is at it. `None`: there is none.
+///
+/// # Errors
+/// [`Error::Busy`]: a run is at it, or `job recover`.
+pub fn forget(state_dir: &Path, job: &str) -> Result<Option<Forgotten>> {
+    let leases = Leases::open(state_dir)?;
+    let mut had_guard = false;
+    let _lock = match leases.lock(job, false) {
+        Err(Error::Busy { .. }) => {
+            let Some(guard) = leases.read(job)?.as_ref().and_then(guards) else {
+                return Err(Error::Busy { job: job.into() });
+            };
+            // Whoever is killed at whatever moment leaves what can be made up for.
+            let _ = pidfd_send_signal(&guard, Signal::KILL);
+            had_guard = true;
+            let until = Instant::now() + DYING;
+            command::ends(&guard, Some(until), false).map_err(|why| Error::Guard { why })?;
+            leases.lock(job, false)?
+        }
+        lock => lock?,
+    };
+    // One that can not be read is forgotten, too.
+    let lease = match leases.read(job) {
+        Ok(None) => return Ok(None),
+        read => read.ok().flatten(),
+    };
+    leases.remove(job)?;
+    let services = lease.iter().flat_map(Lease::services).map(ToString::to_string).collect();
+    Ok(Some(Forgotten { services, had_guard }))
+}
+
+/// What has come of a lease that somebody had left.
+#[derive(Debug)]
+pub enum MadeUp {
+    /// These run again.
+    Done(Vec<String>),
+    /// A guard is at it still.
+    UnderWay(Vec<String>),
+}
+
+/// Has a guard see to every lease that nobody sees to, all at once, and waits for them no longer than that: a service that does not stop, or does not start, is no
+/// reason to let others wait.
+pub fn make_up_all(
+    state_dir: &Path,
+    program: Option<&Path>,
+    within: Duration,
+) -> Result<Vec<(String, Result<MadeUp>)>> {
+    let leases = Leases::open(state_dir)?;
+    let (mut begun, mut done) = (Vec::new(), Vec::new());
+    for Left { job, services, .. } in left(state_dir)?.into_iter().filter(|left| left.by == By::Nobody) {
+        // One that can not be read is said to be so.
+        let guarded = leases.read(&job).and_then(|_| {
+            start_guard(state_dir, &job, program, &leases)
+                .map_err(|error| Error::Guard { why: error.to_string() })
+        });
+        match guarded {
+            Ok(_) => begun.push((job, services)), // It waits for nobody's end.
+            Err(error) => done.push((job, Err(error))),
+        }
+    }
+    let until = Instant::now() + within;
+    for (job, services) in begun {
+        let outcome = awaited(&leases, &job, services, until);
+        done.push((job, outcome));
+    }
+    Ok(done)
+}
+
+fn awaited(leases: &Leases, job: &str, services: Vec<String>, until: Instant) -> Result<MadeUp> {
+    let mut absent: Option<Instant> = None;
+    loop {
+        if !leases.path(job).exists() {
+            return Ok(MadeUp::Done(services));
+        }
+        let is_free = leases.lock(job, false).is_ok();
+        absent = if is_free { absent.or_else(|| Some(Instant::now())) } else { None };
+        if absent.is_some_and(|since| since.elapsed() > ABSENT) && leases.path(job).exists() {
+            let why = format!("{} says why", leases.log(job).display());
+            return Err(Error::NotStarted { service: services.join(", "), why });
+        }
+        if command::left(until).is_zero() {
+            return Ok(MadeUp::UnderWay(services));
+        }
+        sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,144 @@
+//! What runs leave: services that do not stop, snapshots of which nobody knows whether they are good, failures that count.
+
+use super::*;
+
+/// A job with one service that is a file, with a command that stops it.
+fn job(status: &str, stop: &str) -> String {
+    format!(
+        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.quiesce]\nstop_within = \"300ms\"\n\
+         [[job.node.quiesce.service]]\nstatus = [\"/bin/sh\", \"-c\", \"{status}\"]\n\
+         stop = [\"/bin/sh\", \"-c\", \"{stop}\"]\nstart = [\"/bin/touch\", \"ROOT/up\"]\n"
+    )
+}
+
+const IS_UP: &str = "[ -e ROOT/up ]";
+
+impl Lab {
+    fn guard(&self) -> Option<i32> {
+        guards(&self.root().join("state")).first().copied()
+    }
+
+    fn write_up(&self) {
+        fs::write(self.root().join("up"), "").expect("written");
+    }
+}
+
+#[test]
+fn a_service_that_never_stops_is_named_by_doctor_forgotten_by_recover_and_no_other_job_waits_for_it() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let other =
+        "[job.other]\ndatasets = [\"ROOT/mnt/logs\"]\ncrash_consistent = true\nschedule = \"* * * * *\"\n";
+    lab.write(&format!("{}{other}", job(IS_UP, "sleep 600")));
+    lab.ends(0, "create ROOT/mnt/logs");
+    lab.write_up();
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("did not stop within 300ms"), "{said}");
+    let named = |what: &str| {
+        let findings = lab.runs("doctor --json").1;
+        let findings: Value = serde_json::from_str(&findings).expect("one object");
+        let all = findings["findings"].as_array().expect("a list").iter();
+        all.filter(|finding| {
+            finding["place"].as_str().is_some_and(|place| place.ends_with("leases/node.json"))
+        })
+        .any(|finding| finding["what"].as_str().is_some_and(|said| said.contains(what)))
+    };
+    waits("the guard at the lease", || named("the guard of job node waits for what /bin/touch "));
+    lab.ends(5, "job recover");
+    // Its guard is killed, too: it is made up for in the background.
+    kill(lab.guard().expect("it waits"), rustix::process::Signal::KILL);
+    waits("the guard's end", || named("job node has left"));
+    let (_, said) = lab.ends(0, "job run --due");
+    assert!(said.contains("a guard is at work to start"), "{said}");
+    assert_eq!(
+        lab.json(0, "list ROOT/mnt/logs")["datasets"][0]["snapshots"].as_array().map(Vec::len),
+        Some(1)
+    );
+    assert!(lab.lease().exists() && lab.guard().is_some());
+    let (text, _) = lab.ends(0, "job recover --forget node");
+    assert!(
+        text.contains("nobody starts what /bin/touch ") && text.contains("its guard was ended"),
+        "{text}"
+    );
+    assert_eq!((lab.lease().exists(), lab.guard()), (false, None));
+    lab.ends(2, "job recover --forget");
+    lab.ends(0, "job recover --forget node");
+    lab.write(&job(IS_UP, "rm ROOT/up"));
+    lab.ends(0, "job run node");
+    assert!(!named(""), "nothing is left");
+}
+
+#[test]
+fn a_snapshot_has_its_name_once_nobody_has_written_and_one_that_was_left_before_does_not_count() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let program = env!("CARGO_BIN_EXE_cowsnap");
+    let status = format!("{program} --state-dir ROOT/other list --json ROOT/mnt/node >> ROOT/lists; {IS_UP}");
+    let scheduled = |status: &str| {
+        job(status, "rm ROOT/up")
+            .replace("[job.node.quiesce]\n", "schedule = \"0 0 1 1 *\"\n[job.node.quiesce]\n")
+    };
+    lab.write(&scheduled(IS_UP));
+    lab.write_up();
+    lab.ends(0, "snapshot ROOT/mnt/node --name 20200101T000000Z-unconfirmed --label job=node");
+    lab.ends(0, "snapshot ROOT/mnt/node --name 20200101T000000Z-unconfirmed-not --label job=other");
+    lab.write(&scheduled(&status));
+    let (_, said) = lab.ends(0, "job run --due");
+    assert!(said.contains("20200101T000000Z-unconfirmed is destroyed"), "{said}");
+    let lists = fs::read_to_string(lab.root().join("lists")).expect("it was asked");
+    let names = |list: &str| {
+        let list: Value = serde_json::from_str(list).expect("one object");
+        let all = list["datasets"][0]["snapshots"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|snapshot| snapshot["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let unconfirmed = lists.lines().flat_map(names).filter(|name| name.ends_with("Z-unconfirmed")).count();
+    assert!(unconfirmed > 0, "the second look found it already named: {lists}");
+    let last = names(&lab.ends(0, "list ROOT/mnt/node --json").0);
+    assert_eq!((last.len(), last[0].as_str()), (2, "20200101T000000Z-unconfirmed-not"));
+    assert!(last[1].starts_with("20") && last[1].ends_with('Z'), "{last:?}");
+    assert_eq!(lab.json(0, "job run --due")["jobs"], serde_json::json!([]), "it counts now");
+}
+
+#[test]
+fn a_run_that_is_killed_while_the_service_is_down_is_counted() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    lab.dies("Verify", "both");
+    lab.ends(0, "job recover");
+    assert_eq!(fs::read_to_string(lab.root().join("state/leases/node.failed")).expect("counted"), "1");
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    lab.write(&text.replace("datasets =", "schedule = \"0 0 1 1 *\"\ndatasets ="));
+    let skipped = lab.json(0, "job run --due");
+    let why = skipped["jobs"][0]["skipped"].as_str().expect("skipped");
+    assert!(why.contains("for nothing"), "{why}");
+    lab.ends(0, "job run node");
+    assert!(!lab.root().join("state/leases/node.failed").exists());
+}
+
+#[test]
+fn what_would_keep_the_snapshot_from_being_taken_for_certain_is_found_before_the_stop() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let before = lab.start();
+    let run = |state: &str, output: Stdio| {
+        let done = ground::cowsnap(&lab.root().join(state))
+            .args(["job", "run", "node"])
+            .env("COWSNAP_CONFIG", lab.root().join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the program starts");
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (code, said) = run("mnt/node/state", Stdio::null());
+    assert!(
+        code == Some(3) && said.contains("mnt/node/state/") && said.contains("lies in the dataset"),
+        "{said}"
+    );
+    let log = fs::File::create(lab.root().join("mnt/node/run.log")).expect("made");
+    let (code, said) = run("state", log.into());
+    assert!(code == Some(3) && said.contains("run.log lies in the dataset"), "{said}");
+    assert_eq!((lab.pid(), lab.n_begun(), lab.n_snapshots()), (Some(before), 1, 0));
+}
