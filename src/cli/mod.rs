@@ -19,6 +19,7 @@ mod create;
 mod destroy;
 mod diff;
 mod doctor;
+mod drill;
 mod failures;
 mod hold;
 mod holds;
@@ -83,6 +84,7 @@ enum Command {
     Destroy(destroy::Args),
     Diff(diff::Args),
     Doctor(doctor::Args),
+    Drill(drill::Args),
     Hold(hold::Args),
     Holds(holds::Args),
     Job(job::Args),
@@ -198,6 +200,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Destroy(args) => destroy::run(args, context),
         Command::Diff(args) => diff::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
+        Command::Drill(args) => drill::run(args, context),
         Command::Hold(args) => hold::run(args, context),
         Command::Holds(args) => holds::run(args, context),
         Command::Job(args) => job::run(args, context),

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
@@ -58,6 +59,27 @@ pub struct Job {
     pub retention: Option<Retention>,
     /// What is brought up to the datasets.
     pub targets: Vec<Replica>,
+    /// How a restore of it is rehearsed.
+    pub drill: Option<Drill>,
+}
+
+/// How it is found out whether a snapshot would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drill {
+    /// Says so by ending with 0: a program and its arguments.
+    pub command: Vec<String>,
+    /// A line that it has to say.
+    pub expect: Option<String>,
+    /// How long it may take.
+    pub within: Duration,
+    /// The target whose newest snapshot is taken; without it the job's own.
+    pub from: Option<String>,
+    /// Who it is run as; without it root.
+    pub user: Option<String>,
+    /// Whether it has the machine's network.
+    pub network: bool,
+    /// Directories that it finds empty, and may write to.
+    pub scratch: Vec<PathBuf>,
 }
 
 /// Another place that a dataset is brought to.

@@ -14,6 +14,7 @@ use crate::model::{PeerAddress, Target};
 use crate::plan::retain::{Period, Retention};
 use crate::plan::schedule::Schedule;
 
+mod drill;
 mod quiesce;
 
 type Text = Spanned<String>;
@@ -46,6 +47,7 @@ struct RawJob {
     retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     target: Vec<Spanned<RawTarget>>,
+    drill: Option<Spanned<drill::RawDrill>>,
 }
 
 #[derive(Deserialize)]
@@ -210,7 +212,8 @@ impl Reader<'_> {
             }
         };
         let retention = raw.retention.map(|raw| self.retention(raw));
-        let targets = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
+        let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
+        let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets));
         Job {
             name: name.into(),
             place: self.place(span),
@@ -224,6 +227,7 @@ impl Reader<'_> {
             zone,
             retention,
             targets,
+            drill,
         }
     }
 

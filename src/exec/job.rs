@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::endpoint::{self, Dataset, Prunable};
+use crate::model::Version;
 use crate::{Error, Result};
 
 /// Held while a job is at work: no other one touches these datasets. The kernel lets go of it whatever ends the process.
@@ -58,12 +59,20 @@ pub fn is_unconfirmed(details: &endpoint::Details) -> bool {
 /// # Errors
 /// A dataset that can not be read.
 pub fn last_taken(dataset: &impl Prunable, label: (&str, &str)) -> endpoint::Result<Option<Timestamp>> {
+    Ok(newest_taken(dataset, label)?.map(|version| version.created))
+}
+
+/// The newest snapshot of `dataset` that has `label`; by the order of snapshots, not by the clock.
+///
+/// # Errors
+/// A dataset that can not be read.
+pub fn newest_taken(dataset: &impl Prunable, label: (&str, &str)) -> endpoint::Result<Option<Version>> {
     let (key, value) = label;
     let has_it = |details: &endpoint::Details| details.labels.get(key).is_some_and(|found| found == value);
     let details = dataset.described()?;
     Ok(details
-        .iter()
+        .into_iter()
         .rev()
         .find(|details| has_it(details) && !is_unconfirmed(details))
-        .map(|details| details.version.created))
+        .map(|details| details.version))
 }

@@ -27,6 +27,8 @@ pub enum Op {
     Replicate,
     /// Snapshots of a dataset go that no rule keeps.
     Prune,
+    /// A restore is rehearsed, beside the runs.
+    Drill,
 }
 
 impl Op {
@@ -38,6 +40,7 @@ impl Op {
             Self::Snapshot => "snapshot",
             Self::Replicate => "replicate",
             Self::Prune => "prune",
+            Self::Drill => "drill",
         }
     }
 }
@@ -109,7 +112,7 @@ pub struct Outcome {
     pub bytes: u64,
     /// How long services were down for it.
     pub downtime: Option<Duration>,
-    /// Of a target: when the snapshot was taken up to which it was brought.
+    /// Of a target: when the snapshot was taken up to which it was brought. Of a rehearsal: when that one was taken.
     pub up_to: Option<Timestamp>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
@@ -313,6 +316,12 @@ impl JobRecord {
         );
         let failure = Some(Failure::new(UNENDED, &text));
         self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
+    }
+
+    /// Something was done that belongs to no run.
+    pub fn note(&mut self, outcome: Outcome) {
+        self.tally_mut(&outcome.subject).add(outcome);
+        self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
     }
 
     /// The run that began at `began` is over. What is not `known` any more is forgotten, so that this does not grow.

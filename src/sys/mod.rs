@@ -14,4 +14,5 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;
+pub mod sandbox;
 pub mod writers;

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::ground::{self, Btrfs, ground};
 
+mod drill;
+
 /// A filesystem, and the program with a configuration of its own.
 pub struct Lab {
     pub fs: Btrfs,

@@ -25,6 +25,7 @@ mod pool;
 mod prune;
 mod quiesce;
 mod receive;
+mod sandbox;
 mod send;
 mod soak;
 mod stream_btrfs;

@@ -11,8 +11,9 @@ use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
 
 mod quiesced;
-mod recorded;
+pub(super) mod recorded;
 mod run;
+pub(super) use run::datasets;
 mod words;
 
 /// A node's whole care in one file: what is snapshotted when, where it is brought, and what is kept

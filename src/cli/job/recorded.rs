@@ -112,6 +112,19 @@ pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
     change(job, context, |record| record.skip(Timestamp::now(), why));
 }
 
+/// A restore was rehearsed, or could not be: for `took`, of the snapshot that was taken at `of`.
+pub(in crate::cli) fn drilled(
+    job: &Job,
+    took: Duration,
+    of: Option<Timestamp>,
+    error: Option<&Error>,
+    context: &Context,
+) {
+    let outcome = Outcome::done(Subject::of_job(Op::Drill), Timestamp::now(), took);
+    let outcome = Outcome { failure: error.map(failure), up_to: of.filter(|_| error.is_none()), ..outcome };
+    change(job, context, |record| record.note(outcome));
+}
+
 /// A run could not be begun.
 pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) {
     let now = Timestamp::now();
@@ -140,6 +153,7 @@ fn is_configured(job: &Job, subject: &Subject) -> bool {
     match subject.op {
         Op::Run => true,
         Op::Quiesce => job.quiesce.is_some(),
+        Op::Drill => job.drill.is_some(),
         Op::Snapshot => has(&subject.dataset),
         Op::Prune => has(&subject.dataset) && job.retention.is_some(),
         Op::Replicate => job.targets.iter().any(|target| {

@@ -72,7 +72,7 @@ fn due(job: &Job, context: &Context) -> Result<Option<Zoned>> {
 }
 
 /// What a job is at work on: its datasets, and those inside that it takes along.
-pub(super) fn datasets(job: &Job, context: &Context) -> Result<Vec<Dataset>> {
+pub(in crate::cli) fn datasets(job: &Job, context: &Context) -> Result<Vec<Dataset>> {
     let mut all = Vec::new();
     for text in &job.datasets {
         let dataset = place::existing(&Target::parse(text.as_ref())?, context)?;

@@ -71,15 +71,20 @@ enum Command {
     },
 }
 
+/// Where overlays are kept: `given`, or else where it is customary.
+///
+/// # Errors
+/// A user without a home directory.
+pub(super) fn home_dir(given: Option<PathBuf>) -> Result<PathBuf> {
+    given.or_else(Home::default_dir).ok_or_else(|| Error::Usage {
+        what: "there is no home directory to keep overlays in".into(),
+        hint: Some("cowsnap overlay --home DIR …".into()),
+    })
+}
+
 /// Runs the subcommand; the exit code is another command's for `run` alone.
 pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
-    let dir = match args.home {
-        Some(dir) => dir,
-        None => Home::default_dir().ok_or_else(|| Error::Usage {
-            what: "there is no home directory to keep overlays in".into(),
-            hint: Some("cowsnap overlay --home DIR …".into()),
-        })?,
-    };
+    let dir = home_dir(args.home)?;
     let told = context.clone();
     plain::watch(move |at| progress::watch(&told, "copy to", at.display().to_string()));
     match args.command {
@@ -128,7 +133,7 @@ fn named_or_all(home: &Home, names: Vec<OverlayName>, all: bool) -> Result<Vec<O
 }
 
 /// What is not waited for.
-fn sweep_in_background(home: &Home, old: Vec<std::os::fd::OwnedFd>) {
+pub(super) fn sweep_in_background(home: &Home, old: Vec<std::os::fd::OwnedFd>) {
     let swept = std::env::current_exe()
         .map_err(EndpointError::io("find", "this program"))
         .and_then(|program| sweep::in_background(home, &program, old));

@@ -131,7 +131,7 @@ impl Reader<'_> {
     }
 
     /// A program and its arguments: no shell reads them, and nobody's PATH.
-    fn command(&mut self, key: &str, words: Texts) -> Option<Vec<String>> {
+    pub(super) fn command(&mut self, key: &str, words: Texts) -> Option<Vec<String>> {
         let span = words.span();
         let words: Vec<_> = words.into_inner().into_iter().map(Spanned::into_inner).collect();
         if !words.first().is_some_and(|program| Path::new(program).is_absolute()) {
@@ -150,7 +150,7 @@ impl Reader<'_> {
     }
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     match Path::new(text).is_absolute() {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is a relative path: an absolute one is needed")),

@@ -22,12 +22,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Those of the filesystem that holds `path`.
+    /// Those of the filesystem that holds `path`, or would: a dataset that was received need not be there, but for its snapshots.
     ///
     /// # Errors
     /// As [`Store::open_as_it_is`].
     pub fn of(path: &Path) -> Result<Self> {
-        Ok(Self { store: Store::open_as_it_is(path)? })
+        let there = path.ancestors().find(|dir| dir.exists()).unwrap_or(path);
+        Ok(Self { store: Store::open_as_it_is(there)? })
     }
 
     /// A place at which the filesystem is mounted: it stays what it is though the base may go.

@@ -17,6 +17,7 @@ use crate::model::quoted;
 pub mod create;
 pub mod destroy;
 pub mod diff;
+pub mod drill;
 pub mod layers;
 pub mod list;
 pub mod mount;

@@ -176,7 +176,7 @@ fn create_numbered(home: &Home, run: &Run) -> Result<(u32, Created)> {
 }
 
 /// Where a command's tree shows, in its own mount namespace.
-fn tree(entry: &Entry) -> PathBuf {
+pub(super) fn tree(entry: &Entry) -> PathBuf {
     entry.dir().join("tree")
 }
 

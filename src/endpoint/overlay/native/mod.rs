@@ -68,7 +68,12 @@ pub fn can_clone(base: &Base) -> Result<String, String> {
     if let Some(dataset) = clones::dataset_of(base).map_err(|error| error.to_string())? {
         return dataset.expect_clonable().map(|()| "ZFS".into()).map_err(|error| error.to_string());
     }
-    if !is_on_btrfs(path).unwrap_or(false) {
+    // One that was received need not be there, but for its snapshots.
+    let there = match base.kind {
+        BaseKind::Snapshot => path.ancestors().find(|dir| dir.exists()).unwrap_or(path),
+        _ => path,
+    };
+    if !is_on_btrfs(there).unwrap_or(false) {
         return Err("the base is neither on btrfs nor on ZFS".into());
     }
     if base.kind == BaseKind::Dir {

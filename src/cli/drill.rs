@@ -1,0 +1,240 @@
+//! `cowsnap drill`
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::job::recorded;
+use crate::cli::snapshot::JOB_LABEL;
+use crate::cli::{Context, job, overlay, place};
+use crate::config::{self, Config, Job};
+use crate::endpoint::overlay::Home;
+use crate::endpoint::{Dataset, Error as EndpointError, History};
+use crate::exec::job::newest_taken;
+use crate::exec::overlay::drill::{Drill, Drilled, Part, drill};
+use crate::exec::overlay::run::enter;
+use crate::model::{SnapshotName, Target, Version, VersionKind};
+use crate::sys::sandbox::{Ids, Sandbox};
+use crate::{Error, Result};
+
+/// Rehearse the restore of a job: its newest snapshot, put where the data is, for one command that says whether it is good
+///
+/// The snapshot shows in the place of the live data to that command alone, which has neither network nor the right to write elsewhere.
+/// Nothing of it is left, and the service goes on. Exit code 4 if the data is not good.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which jobs; all that have a drill by default
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+    /// The snapshot; the newest of the job by default
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<SnapshotName>,
+    /// Where the trees are kept that the command may write to
+    #[arg(long, env = "COWSNAP_OVERLAY_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The configuration; `conf.d/*.toml` in the same folder belongs to it
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// Say what would be rehearsed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    let chosen = config.chosen(&args.jobs)?;
+    let of = |job: &&Job| job.drill.is_some();
+    let jobs: Vec<_> = match args.jobs.as_slice() {
+        [] => chosen.into_iter().filter(of).collect(),
+        _ => match chosen.iter().find(|job| job.drill.is_none()) {
+            Some(job) => return Err(no_drill(job)),
+            None => chosen,
+        },
+    };
+    if jobs.is_empty() {
+        let hint = Some("cowsnap job init bitcoin shows [job.NAME.drill]".into());
+        return Err(Error::Usage { what: "no job has a drill".into(), hint });
+    }
+    // Before anything is mounted for it: nobody else is to see that.
+    if !args.dry_run {
+        enter()?;
+    }
+    let mut objects = Vec::new();
+    let mut text = String::new();
+    let mut failed = Vec::new();
+    for job in &jobs {
+        let error = match one(job, &args, context) {
+            Ok((value, line)) => {
+                text += &line;
+                let error = refuted(job, &value);
+                objects.push(value);
+                error
+            }
+            Err(error) => Some(error),
+        };
+        failed.extend(error.map(|error| (format!("job {}", job.name), error)));
+    }
+    context.print(&json!({ "drills": objects, "dry_run": args.dry_run }), &text)?;
+    outcome(jobs.len(), failed)
+}
+
+fn no_drill(job: &Job) -> Error {
+    Error::Usage {
+        what: format!("job {} has no drill", job.name),
+        hint: Some(format!("[job.{}.drill] with a command, in {}", job.name, job.place.file.display())),
+    }
+}
+
+/// What the data not being good is as an error.
+fn refuted(job: &Job, told: &Value) -> Option<Error> {
+    let why = told["failed"].as_str()?;
+    let what = format!("the restore of job {} from {}", job.name, told["snapshot"].as_str().unwrap_or("?"));
+    Some(match told["late"].as_bool() {
+        Some(true) => {
+            EndpointError::io("rehearse", what)(std::io::Error::new(std::io::ErrorKind::TimedOut, why)).into()
+        }
+        _ => EndpointError::Corrupt { what: "data", why: format!("{what}: {why}"), source: None }.into(),
+    })
+}
+
+/// Data that is not good is what has to be known, whatever else failed.
+fn outcome(n: usize, mut failed: Vec<(String, Error)>) -> Result<()> {
+    let is_bad = |error: &Error| error.class() == crate::Class::Corrupt;
+    match failed.len() {
+        0 => Ok(()),
+        1 if n == 1 => Err(failed.remove(0).1),
+        count => {
+            let why: Vec<_> = failed
+                .iter()
+                .map(|(what, error)| format!("{what}: {}", super::doctor::with_causes(error)))
+                .collect();
+            let why = why.join("; ");
+            match failed.iter().any(|(_, error)| is_bad(error)) {
+                true => Err(EndpointError::Corrupt { what: "data", why, source: None }.into()),
+                false => Err(Error::Partial { op: "rehearse", failed: count, of: n, why, hint: None }),
+            }
+        }
+    }
+}
+
+fn one(job: &Job, args: &Args, context: &Context) -> Result<(Value, String)> {
+    let settings = job.drill.as_ref().expect("it was looked at");
+    let began = Instant::now();
+    let note = |of, error: Option<&Error>| {
+        if !args.dry_run {
+            recorded::drilled(job, began.elapsed(), of, error, context);
+        }
+    };
+    let parts = parts(job, settings, args.snapshot.as_ref(), context);
+    let (taken, parts) = parts.inspect_err(|error| note(None, Some(error)))?;
+    let of: Vec<_> = parts.iter().map(|part| format!("{}@{}", part.dataset, part.version.name)).collect();
+    let mut value = json!({ "job": job.name, "snapshot": of[0], "parts": of });
+    if args.dry_run {
+        let shown: Vec<_> = parts
+            .iter()
+            .zip(&of)
+            .map(|(part, of)| format!("would show {of} at {}\n", part.at.display()))
+            .collect();
+        value["at"] = parts.iter().map(|part| part.at.display().to_string()).collect();
+        value["command"] = json!(settings.command);
+        return Ok((value, format!("{}would run {}\n", shown.concat(), settings.command.join(" "))));
+    }
+    let done = rehearsed(parts, settings, args).inspect_err(|error| note(None, Some(error)))?;
+    let line = told(&mut value, &done, &of[0]);
+    if done.failed.is_some() {
+        let last: Vec<_> = done.said.lines().rev().take(20).collect();
+        last.iter().rev().for_each(|line| context.notice(format!("  {line}")));
+    }
+    note(Some(taken), refuted(job, &value).as_ref());
+    Ok((value, line))
+}
+
+fn rehearsed(parts: Vec<Part>, settings: &config::Drill, args: &Args) -> Result<Drilled> {
+    let home = Home::open(&overlay::home_dir(args.home.clone())?)?;
+    let user = settings.user.as_deref().map(user).transpose()?;
+    let sandbox =
+        Sandbox { shown: Vec::new(), scratch: settings.scratch.clone(), network: settings.network, user };
+    let (command, expect) = (&settings.command, settings.expect.as_deref());
+    let done = drill(&home, Drill { parts, command, within: settings.within, expect, sandbox });
+    overlay::sweep_in_background(&home, Vec::new());
+    Ok(done?)
+}
+
+fn told(value: &mut Value, done: &Drilled, of: &str) -> String {
+    value["passed"] = done.failed.is_none().into();
+    value["failed"] = json!(done.failed);
+    value["late"] = done.is_late.into();
+    value["took_ms"] = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX).into();
+    value["modes"] = done.modes.iter().map(ToString::to_string).collect();
+    value["said"] = done.said.clone().into();
+    match &done.failed {
+        None => format!("{of} would do: its command passed in {:.1} s\n", done.took.as_secs_f64()),
+        Some(_) => String::new(),
+    }
+}
+
+fn user(name: &str) -> Result<Ids> {
+    let failed = Error::io("look up user", name);
+    Ids::of(name)
+        .map_err(failed)?
+        .ok_or_else(|| Error::Usage { what: format!("no user is called {name}"), hint: None })
+}
+
+/// What is put back for it, and where it shows: where the live data is, or else in a place of its own. Before it, when that was taken.
+fn parts(
+    job: &Job,
+    settings: &config::Drill,
+    name: Option<&SnapshotName>,
+    context: &Context,
+) -> Result<(Timestamp, Vec<Part>)> {
+    let own = job::datasets(job, context)?;
+    let first = own.first().expect("a job names a dataset");
+    if let Some(from) = &settings.from {
+        let replica = place::dataset(&Target::parse(from.as_ref())?, context)?;
+        let version = match name {
+            Some(name) => replica.version(name)?,
+            None => newest(&replica)?,
+        };
+        let part = Part { dataset: replica, version: version.id, at: shown_at(first, 0)? };
+        return Ok((version.created, vec![part]));
+    }
+    let newest = version(first, job, name)?;
+    let mut parts = Vec::new();
+    for (nth, dataset) in own.iter().enumerate() {
+        let version = if nth == 0 { newest.clone() } else { dataset.version(&newest.id.name)? };
+        parts.push(Part { dataset: dataset.clone(), version: version.id, at: shown_at(dataset, nth)? });
+    }
+    // Those inside others show in them.
+    parts.sort_by_key(|part| part.at.components().count());
+    Ok((newest.created, parts))
+}
+
+fn version(dataset: &Dataset, job: &Job, name: Option<&SnapshotName>) -> Result<Version> {
+    if let Some(name) = name {
+        return Ok(dataset.version(name)?);
+    }
+    let newest = newest_taken(dataset, (JOB_LABEL, &job.name))?;
+    newest.ok_or_else(|| {
+        let subject = format!("with the label {JOB_LABEL}={} of {dataset}", job.name);
+        let hint = Some(format!("cowsnap job run {}", job.name));
+        EndpointError::NotFound { what: "snapshot", subject, hint }.into()
+    })
+}
+
+/// Labels stay where they were given.
+fn newest(replica: &Dataset) -> Result<Version> {
+    let inventory = replica.inventory()?;
+    let newest = inventory.versions().iter().rfind(|version| version.kind == VersionKind::Snapshot);
+    newest.cloned().ok_or_else(|| {
+        let subject = format!("of {replica}");
+        EndpointError::NotFound { what: "snapshot", subject, hint: None }.into()
+    })
+}
+
+fn shown_at(dataset: &Dataset, nth: usize) -> Result<PathBuf> {
+    let own = || Path::new("/run/cowsnap/drill").join((nth + 1).to_string());
+    Ok(dataset.mountpoint()?.unwrap_or_else(own))
+}

@@ -1,0 +1,80 @@
+//! How a restore of a job is rehearsed.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::quiesce::absolute;
+use super::{Reader, Text, Texts};
+use crate::config::{Drill, Replica, value};
+
+/// How long a rehearsal may take, where nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrill {
+    command: Option<Texts>,
+    expect: Option<Text>,
+    within: Option<Text>,
+    from: Option<Text>,
+    user: Option<Text>,
+    #[serde(default)]
+    network: bool,
+    #[serde(default)]
+    scratch: Vec<Text>,
+}
+
+impl Reader<'_> {
+    pub(super) fn drill(
+        &mut self,
+        raw: Spanned<RawDrill>,
+        targets: &[Replica],
+        datasets: &[String],
+    ) -> Option<Drill> {
+        let span = raw.span();
+        let raw = raw.into_inner();
+        self.key.push("drill".into());
+        if raw.command.is_none() {
+            let what = "is missing: what says whether the data is good: [\"/usr/bin/sqlite3\", \"state.sqlite\", \"PRAGMA integrity_check\"]";
+            self.problem(span, "command", what);
+        }
+        let command = raw.command.and_then(|words| self.command("command", words));
+        let expect = raw.expect.and_then(|text| self.parsed("expect", text, line));
+        let within = raw.within.and_then(|text| self.parsed("within", text, value::duration));
+        let from = raw.from.and_then(|text| self.source_of_drill(text, targets, datasets));
+        let user = raw.user.and_then(|text| self.parsed("user", text, user));
+        let scratch =
+            raw.scratch.into_iter().filter_map(|text| self.parsed("scratch", text, absolute)).collect();
+        self.key.pop();
+        let within = within.unwrap_or(PATIENCE);
+        Some(Drill { command: command?, expect, within, from, user, network: raw.network, scratch })
+    }
+
+    fn source_of_drill(&mut self, text: Text, targets: &[Replica], datasets: &[String]) -> Option<String> {
+        let what = match text.get_ref() {
+            _ if datasets.len() > 1 => "a job of several datasets is rehearsed from its own snapshots",
+            to if to.starts_with("ssh://") => "a peer rehearses what it has by a job of its own",
+            to if !targets.iter().any(|replica| replica.to == *to) => {
+                "is none of the job's targets, as it stands there"
+            }
+            to => return Some(to.clone()),
+        };
+        self.problem(text.span(), "from", format!("{:?}: {what}", text.get_ref()));
+        None
+    }
+}
+
+fn line(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("is empty: every output has such a line, or none".into()),
+        line if line.contains('\n') => Err("is more than one line".into()),
+        line => Ok(line.into()),
+    }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    if is_name { Ok(text.into()) } else { Err(format!("{text:?} is no user's name")) }
+}

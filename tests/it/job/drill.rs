@@ -1,0 +1,166 @@
+//! `cowsnap drill`: the restore is rehearsed where the data is, and nothing is left of it.
+
+use std::fs;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal};
+
+use super::Lab;
+use crate::ground::{self, ground};
+
+/// A job whose snapshot holds "good", and whose data has gone on since.
+fn lab(drill: &str) -> Lab {
+    let lab = Lab::new(&configured(drill));
+    lab.ends(0, "create FS/node");
+    fs::write(lab.fs.path().join("node/f"), "good\n").expect("written");
+    lab.ends(0, "job run node");
+    assert_eq!(lab.tallied(), None);
+    fs::write(lab.fs.path().join("node/f"), "later\n").expect("written");
+    lab
+}
+
+fn configured(drill: &str) -> String {
+    format!(
+        "[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n[[job.node.target]]\nto = \"FS/replica\"\n[job.node.drill]\n{drill}\n"
+    )
+}
+
+fn script(text: &str) -> String {
+    format!("command = [\"/bin/sh\", \"-c\", '''{text}''']")
+}
+
+impl Lab {
+    fn drill(&self, code: i32) -> (String, String) {
+        let home = self.home();
+        self.ends(code, &format!("drill node --home {home}"))
+    }
+
+    /// How many drills are written down to have passed, and to have failed.
+    fn tallied(&self) -> Option<(u64, u64)> {
+        let record = fs::read(self.fs.outside().join("state/runs/node.json")).expect("there");
+        let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+        let tally = record["tallies"].as_array()?.iter().find(|tally| tally["op"] == "drill")?;
+        Some((tally["done"].as_u64()?, tally["failed"].as_u64()?))
+    }
+
+    fn home(&self) -> String {
+        self.fs.outside().join("overlays").to_str().expect("utf-8").to_owned()
+    }
+
+    fn assert_nothing_left(&self) {
+        let listed = self.json(0, &format!("overlay list --home {}", self.home()));
+        assert_eq!(listed["overlays"], serde_json::json!([]));
+        assert_eq!(fs::read_to_string(self.fs.path().join("node/f")).expect("there"), "later\n");
+    }
+}
+
+#[test]
+fn the_newest_snapshot_shows_where_the_data_is_and_nothing_is_changed_or_left() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab(&script(
+        "set -e; test $COWSNAP_DRILL_DIR = FS/node; grep -q good FS/node/f; echo mine > FS/node/f
+         echo lost > FS/other; echo lost > /etc/other && exit 9; ls /proc/[0-9]*/exe | wc -l; echo $COWSNAP_DRILL_SNAPSHOT",
+    ));
+    let told = lab.json(0, &format!("drill node --home {}", lab.home()));
+    let drill = &told["drills"][0];
+    let newest = &lab.snapshots("node")[0].0;
+    assert_eq!((&drill["passed"], &drill["snapshot"]), (&true.into(), &format!("FS/node@{newest}").into()));
+    assert!(drill["said"].as_str().is_some_and(|said| said.ends_with(&format!("{newest}\n"))), "{drill}");
+    assert_eq!(drill["modes"], serde_json::json!(["native"]));
+    assert!(!lab.fs.path().join("other").exists());
+    lab.assert_nothing_left();
+    let (said, _) = lab.ends(0, "drill node --dry-run");
+    assert!(
+        said.starts_with(&format!("would show FS/node@{newest} at FS/node\nwould run /bin/sh -c ")),
+        "{said}"
+    );
+    let (said, _) = lab.drill(0);
+    assert!(said.starts_with(&format!("FS/node@{newest} would do: its command passed in ")), "{said}");
+    assert_eq!(lab.tallied(), Some((2, 0)));
+}
+
+#[test]
+fn what_is_not_good_is_exit_4_and_what_is_not_done_in_time_is_exit_5() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab(&script("echo broken; exit 3"));
+    let (_, said) = lab.drill(4);
+    assert!(
+        said.contains("broken") && said.contains("exit status: 3") && said.contains("job node"),
+        "{said}"
+    );
+    lab.write(&configured(&format!("{}\nexpect = \"ok\"", script("echo not ok"))));
+    let (_, said) = lab.drill(4);
+    assert!(said.contains("no line of what it said is \"ok\""), "{said}");
+    lab.write(&configured(&format!("{}\nexpect = \"ok\"", script("echo ok"))));
+    lab.drill(0);
+    lab.write(&configured(&format!("{}\nwithin = \"200ms\"", script("sleep 1000 & sleep 1000"))));
+    let (_, said) = lab.drill(5);
+    assert!(said.contains("was not done after 200ms"), "{said}");
+    lab.write(&configured("command = [\"/no/such/program\"]"));
+    lab.drill(2);
+    assert_eq!(lab.tallied(), Some((1, 4)));
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn a_replica_is_rehearsed_in_the_place_of_the_data() {
+    ground!("btrfs", "loop", "root");
+    let check = script("test $COWSNAP_DRILL_DIR = FS/node && grep good FS/node/f");
+    let lab = lab(&format!("{check}\nfrom = \"FS/replica\"\nuser = \"daemon\""));
+    let told = lab.json(0, &format!("drill node --home {}", lab.home()));
+    let drill = &told["drills"][0];
+    assert!(drill["snapshot"].as_str().is_some_and(|of| of.starts_with("FS/replica@")), "{drill}");
+    assert_eq!(drill["modes"], serde_json::json!(["native"]));
+    lab.assert_nothing_left();
+    for (from, why) in [("FS/elsewhere", "none of the job's targets"), ("ssh://h/x", "by a job of its own")] {
+        lab.write(&configured(&format!("{check}\nfrom = \"{from}\"")));
+        let (_, said) = lab.drill(2);
+        assert!(said.contains(why) && said.contains("job.node.drill.from"), "{said}");
+    }
+}
+
+#[test]
+fn without_a_snapshot_or_a_drill_there_is_nothing_to_rehearse() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(&configured(&script("true")));
+    lab.ends(0, "create FS/node");
+    let (_, said) = lab.drill(2);
+    assert!(said.contains("label job=node") && said.contains("cowsnap job run node"), "{said}");
+    lab.write("[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n");
+    let (_, said) = lab.drill(2);
+    assert!(said.contains("job node has no drill"), "{said}");
+    lab.ends(2, "drill");
+}
+
+#[test]
+fn kill_9_in_the_midst_ends_the_command_and_the_next_drill_clears_away() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab(&script("echo $$ > $COWSNAP_DRILL_DIR/began; sleep 1000 & sleep 1000"));
+    let mut drill = ground::cowsnap(&lab.fs.outside().join("state"))
+        .args(["drill", "node", "--home", &lab.home()])
+        .env("COWSNAP_CONFIG", &lab.config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    // Its child is the command, in a process namespace of its own.
+    let command = || {
+        let own = drill.id();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
+        let id = children.split_whitespace().next()?.parse().ok()?;
+        let words = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+        words.starts_with("/bin/sh").then(|| Pid::from_raw(id))?
+    };
+    ground::waits("the command", || command().is_some());
+    let command = command().expect("it goes on for long");
+    let watched =
+        rustix::process::pidfd_open(command, rustix::process::PidfdFlags::empty()).expect("it runs");
+    rustix::process::kill_process(Pid::from_child(&drill), Signal::KILL).expect("killed");
+    drill.wait().expect("it ends");
+    let mut ended = [rustix::event::PollFd::new(&watched, rustix::event::PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut ended, Some(&patience)), Ok(1), "the command goes on");
+    lab.write(&configured(&script("true")));
+    lab.drill(0);
+    lab.assert_nothing_left();
+}
