@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{Class, Error, Result};
 
 mod adopt;
+mod check;
 mod clone;
 mod completions;
 mod create;
@@ -20,6 +21,7 @@ mod destroy;
 mod diff;
 mod doctor;
 mod drill;
+mod facts;
 mod failures;
 mod hold;
 mod holds;
@@ -43,6 +45,7 @@ mod rollback;
 mod send;
 mod serve;
 mod snapshot;
+mod status;
 mod stream;
 pub mod table;
 mod unmount;
@@ -78,6 +81,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adopt(adopt::Args),
+    Check(check::Args),
     Clone(clone::Args),
     Completions(completions::Args),
     Create(create::Args),
@@ -103,6 +107,7 @@ enum Command {
     Send(send::Args),
     Serve(serve::Args),
     Snapshot(snapshot::Args),
+    Status(status::Args),
     Stream(stream::Args),
     Unmount(unmount::Args),
     Verify(verify::Args),
@@ -169,6 +174,11 @@ fn halfway(n: usize, of: usize, done: &str, error: impl Into<Error>) -> Error {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && is_check() => {
+            let (code, text) = check::unreadable(&usage(&error));
+            println!("{text}");
+            return code;
+        }
         Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
             report_as_json(&usage(&error), Vec::new());
             return ExitCode::from(Class::Usage.exit_code());
@@ -191,6 +201,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     let done = match command {
+        Command::Check(args) => return check::run(&args, context),
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
@@ -217,6 +228,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Rollback(args) => rollback::run(args, context),
         Command::Send(args) => send::run(args, context),
         Command::Snapshot(args) => snapshot::run(args, context),
+        Command::Status(args) => status::run(&args, context),
         Command::Stream(args) => stream::run(args, context),
         Command::Unmount(args) => unmount::run(args, context),
         Command::Verify(args) => verify::run(args, context),
@@ -265,6 +277,19 @@ fn report_as_json(error: &Error, causes: Vec<String>) {
         "class": error.class().name(), "exit_code": error.class().exit_code(),
     } });
     eprintln!("{object}");
+}
+
+/// Whether `cowsnap check` is meant, whose exit codes are Nagios'.
+fn is_check() -> bool {
+    let mut words = std::env::args_os().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--state-dir" | "--log-format") => drop(words.next()),
+            Some(option) if option.starts_with('-') => {}
+            other => return other == Some("check"),
+        }
+    }
+    false
 }
 
 /// A command line that can not be read.

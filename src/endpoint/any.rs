@@ -366,6 +366,14 @@ impl Dataset {
         whichever!(self, dataset => dataset.partials())
     }
 
+    /// How many bytes can be written on its filesystem or pool, and of how many in all; quotas and nested datasets do not count.
+    ///
+    /// # Errors
+    /// A place that can not be read.
+    pub fn space(&self) -> Result<(u64, u64)> {
+        whichever!(self, dataset => dataset.space())
+    }
+
     /// Gives up what was received in part: there is nothing to go on with any more.
     ///
     /// # Errors

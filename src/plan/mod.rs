@@ -4,6 +4,7 @@
 
 pub mod common;
 pub mod fan;
+pub mod health;
 pub mod overlay;
 pub mod quiesce;
 pub mod replicate;

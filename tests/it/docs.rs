@@ -285,6 +285,7 @@ pages! {
     what_replication_shows_is_so: "docs/replication.md",
     what_retention_shows_is_so: "docs/retention.md",
     what_jobs_shows_is_so: "docs/jobs.md",
+    what_monitoring_shows_is_so: "docs/monitoring.md",
 }
 
 #[test]

@@ -320,6 +320,13 @@ impl Dataset {
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
+    /// How many bytes can be written there, and of how many in all.
+    pub(in crate::endpoint) fn space(&self) -> Result<(u64, u64)> {
+        let space = rustix::fs::fstatvfs(self.base.fd());
+        let space = space.map_err(Error::io("read the free space of", self))?;
+        Ok((space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize)))
+    }
+
     /// What goes back with it: nothing else.
     ///
     /// # Errors

@@ -305,6 +305,17 @@ impl Dataset {
         number(&self.get("available")?)
     }
 
+    /// How many bytes can be written there, and of how many in all: of its pool.
+    pub(in crate::endpoint) fn space(&self) -> Result<(u64, u64)> {
+        let pool = self.name().pool();
+        let get = |property: &str| {
+            let text = super::dataset::get(pool, property);
+            number(&text.map_err(|failure| failure.into_error("read the free space of", pool))?)
+        };
+        let free = get("available")?;
+        Ok((free, get("used")?.saturating_add(free)))
+    }
+
     /// How many bytes its quotas, and those of the datasets that it is in, leave it room for at best, whatever snapshots are destroyed:
     /// snapshots do not count towards its `refquota`.
     ///

@@ -1,3 +1,5 @@
-//! What is known of jobs: the record of their runs.
+//! What is known of jobs: the record of their runs, and those who tell of it.
 
+mod check;
 mod record;
+mod status;

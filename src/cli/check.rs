@@ -1,0 +1,207 @@
+//! `cowsnap check`: a plugin of Nagios, and of what speaks its language.
+
+use std::process::ExitCode;
+
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use serde_json::json;
+
+use crate::cli::doctor::with_causes;
+use crate::cli::facts::{self, All, Which};
+use crate::cli::table::printable_lines;
+use crate::cli::{Context, status};
+use crate::config::value;
+use crate::plan::health::{self, About, Facts, Finding, Limits, State};
+use crate::{Error, Result};
+
+/// Say in one line whether jobs are well, with the exit codes of Nagios: 0 ok, 1 warning, 2 critical, 3 unknown
+///
+/// What could not be looked at is unknown, never ok. Below the first line stands each finding, and behind | what is measured.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Warn of a newest snapshot that is older, instead of what the schedule says
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    warn_age: Option<Span>,
+    /// The same, critical
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    crit_age: Option<Span>,
+    /// Warn if less is free where a dataset or target is, of 100
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
+    warn_free: f64,
+    /// The same, critical
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    crit_free: f64,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|number| (0.0..=100.0).contains(number))
+        .ok_or_else(|| "a number of 0 to 100 is needed".into())
+}
+
+impl Args {
+    fn limits(&self) -> Limits {
+        Limits {
+            warn_age: self.warn_age.and_then(duration),
+            crit_age: self.crit_age.and_then(duration),
+            warn_free: self.warn_free,
+            crit_free: self.crit_free,
+        }
+    }
+}
+
+/// Days of 24 hours; months and years as they are from now on.
+fn duration(span: Span) -> Option<SignedDuration> {
+    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    span.to_duration(SpanRelativeTo::from(&now)).ok()
+}
+
+/// Runs the subcommand. Whatever keeps it from finding out is unknown.
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let done = facts::all(&args.which, false, context);
+    let (state, text, value) = match &done {
+        Ok(all) => {
+            let now = Timestamp::now();
+            let findings = judged(all, args, now);
+            let state = if all.facts.is_empty() { State::Unknown } else { health::worst(&findings) };
+            let jobs: Vec<_> = all.facts.iter().map(|facts| status::object(facts, now)).collect();
+            let text = report(state, all, &findings, &args.limits(), now);
+            (state, text, json!({ "state": state, "findings": findings, "jobs": jobs }))
+        }
+        Err(error) => {
+            let why = with_causes(error);
+            let value = json!({ "state": State::Unknown, "error": why, "findings": [], "jobs": [] });
+            (State::Unknown, format!("COWSNAP UNKNOWN - {}", plain(&why)), value)
+        }
+    };
+    context.print(&value, printable_lines(&text))?;
+    Ok(ExitCode::from(state.exit_code()))
+}
+
+/// What a line of arguments is that can not be read: unknown, as critical would be a lie.
+pub fn unreadable(error: &Error) -> (ExitCode, String) {
+    (ExitCode::from(State::Unknown.exit_code()), format!("COWSNAP UNKNOWN - {}", plain(&error.to_string())))
+}
+
+fn judged(all: &All, args: &Args, now: Timestamp) -> Vec<Finding> {
+    let limits = args.limits();
+    let mut findings: Vec<_> =
+        all.facts.iter().flat_map(|facts| health::findings(facts, &limits, now)).collect();
+    for job in &all.stopped {
+        findings.push(Finding {
+            state: State::Critical,
+            about: About::Failed,
+            job: job.clone(),
+            what: "it is not configured any more, and has left services stopped: cowsnap job recover".into(),
+        });
+    }
+    let of_machine = |state, about, what| Finding { state, about, job: "systemd".into(), what };
+    match facts::failed_units(args.which.timeout()) {
+        Err(why) => findings.push(of_machine(State::Unknown, About::Unseen, why)),
+        Ok(units) => findings.extend(
+            units.iter().map(|unit| of_machine(State::Critical, About::Failed, format!("{unit} has failed"))),
+        ),
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.state));
+    findings
+}
+
+/// The summary with what is measured, then a line for each finding.
+fn report(state: State, all: &All, findings: &[Finding], limits: &Limits, now: Timestamp) -> String {
+    let names = || all.facts.iter().map(|facts| facts.job.as_str()).collect::<Vec<_>>().join(", ");
+    let summary = match findings {
+        [] if all.facts.is_empty() => "no job is configured".to_owned(),
+        [] => format!("{} {} well", names(), if all.facts.len() == 1 { "is" } else { "are" }),
+        [one] => format!("{}: {}", one.job, one.what),
+        [first, rest @ ..] => format!("{}: {} (and {} more)", first.job, first.what, rest.len()),
+    };
+    let measured: Vec<_> = all.facts.iter().flat_map(|facts| measured(facts, limits, now)).collect();
+    let measured = if measured.is_empty() { String::new() } else { format!(" | {}", measured.join(" ")) };
+    let mut text = format!("COWSNAP {state} - {}{measured}\n", plain(&summary));
+    for finding in findings {
+        text += &format!("{}: {}: {}\n", finding.state, plain(&finding.job), plain(&finding.what));
+    }
+    text
+}
+
+/// `'label'=value;warn;crit`, one for each thing that has a number.
+fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
+    let mut all = Vec::new();
+    let job = &facts.job;
+    let age = |time: Timestamp| now.duration_since(time).as_secs().max(0);
+    let between = |last: Timestamp, patience| {
+        if limits.warn_age.is_some() || limits.crit_age.is_some() {
+            return [limits.warn_age, limits.crit_age].map(|limit| limit.map(|limit| limit.as_secs()));
+        }
+        let late = facts.schedule.as_ref().and_then(|schedule| health::lateness(last, schedule, patience));
+        [late.map(|(warn, _)| warn), late.map(|(_, crit)| crit)]
+            .map(|time| time.map(|time| time.duration_since(last).as_secs()))
+    };
+    let free = |all: &mut Vec<String>, name: &str, seen: &health::Seen| {
+        if let Some(percent) = seen.space.and_then(health::percent_free) {
+            let (warn, crit) = (limits.warn_free, limits.crit_free);
+            all.push(format!("{}={percent:.1}%;{warn}:;{crit}:;0;100", label(&[job, name, "free"])));
+        }
+        all.push(format!("{}={};0", label(&[job, name, "stuck"]), seen.stuck.len()));
+    };
+    for (name, seen) in &facts.datasets {
+        let Ok(seen) = seen else { continue };
+        if let Some(newest) = seen.newest {
+            let [warn, crit] = between(newest, 1).map(number);
+            all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(newest)));
+        }
+        free(&mut all, name, seen);
+    }
+    for target in &facts.targets {
+        let name = &target.to;
+        if let Some(up_to) = target.up_to {
+            let [warn, crit] = between(up_to, 2).map(number);
+            all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(up_to)));
+        }
+        if let Some(lag) = health::lag(target, facts) {
+            all.push(format!("{}={}s;;;0", label(&[job, name, "lag"]), lag.as_secs()));
+        }
+        if let Some(Ok(seen)) = &target.seen {
+            free(&mut all, name, seen);
+        }
+    }
+    all
+}
+
+fn number(limit: Option<i64>) -> String {
+    limit.map(|limit| limit.to_string()).unwrap_or_default()
+}
+
+/// One word to whoever reads it: no quote, no equals sign, nothing that ends a line.
+fn label(words: &[&str]) -> String {
+    let text = words.join(" ");
+    let text: String =
+        text.chars().map(|c| if c.is_control() || "'=|".contains(c) { '_' } else { c }).collect();
+    ["'", &text, "'"].concat()
+}
+
+/// Without what would end the text: a bar, or the end of a line.
+fn plain(text: &str) -> String {
+    text.replace('|', "/").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_name_holds_ends_neither_a_label_nor_the_text() {
+        assert_eq!(label(&["a'b", "c=d|e\nf", "age"]), "'a_b c_d_e_f age'");
+        assert_eq!(plain("a | b\nCOWSNAP OK\t- c"), "a / b COWSNAP OK - c");
+    }
+
+    #[test]
+    fn a_share_is_of_a_hundred() {
+        assert_eq!((percent("20"), percent("5.5%")), (Ok(20.0), Ok(5.5)));
+        for wrong in ["", "-1", "101", "NaN", "inf", "x"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What `status`, `check` and `metrics` look at: the datasets of jobs as they are now, and what was written down of their runs.
+//!
+//! **Invariant:** nothing is changed, and no job is kept waiting.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::cli::doctor::with_causes;
+use crate::cli::snapshot::JOB_LABEL;
+use crate::cli::{Context, place};
+use crate::config::{Config, Job};
+use crate::endpoint::{Dataset, History, Prunable};
+use crate::exec::record::Records;
+use crate::model::run::Subject;
+use crate::model::{self, JobRecord, VersionKind};
+use crate::plan::health::{self, Facts, Seen};
+use crate::quiesce::Leases;
+use crate::{Error, Result};
+
+/// Which jobs are meant.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Which jobs; all of them by default
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+    /// The configuration; `conf.d/*.toml` in the same folder belongs to it
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// How long a disk may take to answer, for all jobs together
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// What was seen of all jobs that are meant.
+pub struct All {
+    /// What was seen of each, by their names.
+    pub facts: Vec<Facts>,
+    /// Jobs of which there is a record, and no configuration any more.
+    pub stale: Vec<String>,
+    /// Jobs that are not configured any more, and have left services stopped.
+    pub stopped: Vec<String>,
+}
+
+/// Looks at the jobs that are meant, with `sizes` if they are wanted, which is slow. What does not answer in time is told as such.
+///
+/// # Errors
+/// A configuration that can not be used, or a job that is not in it.
+pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
+    let config = Config::load(&which.config)?;
+    let jobs: Vec<Job> = config.chosen(&which.jobs)?.into_iter().cloned().collect();
+    let until = Instant::now() + Duration::from_secs(which.timeout);
+    let waiting: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            let (job, context) = (job.clone(), context.clone());
+            within(until, move || of_job(&job, sizes, &context))
+        })
+        .collect();
+    let facts = jobs
+        .iter()
+        .zip(waiting)
+        .map(|(job, wait)| wait().unwrap_or_else(|| silent(job, which.timeout, context)))
+        .collect();
+    let is_unknown = |name: &String| config.jobs.iter().all(|job| job.name != *name);
+    let names_all = which.jobs.is_empty();
+    let stale = Records::of(context.state_dir()).jobs().unwrap_or_default();
+    let stopped = leases(context.state_dir()).and_then(|leases| leases.jobs().ok()).unwrap_or_default();
+    Ok(All {
+        facts,
+        stale: stale.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
+        stopped: stopped.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
+    })
+}
+
+/// Begins `work` in a thread of its own, as a disk that hangs lets nobody go; the answer waits for it until then.
+fn within<T: Send + 'static>(
+    until: Instant,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl FnOnce() -> Option<T> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(work()));
+    move || match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(done) => Some(done),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+    }
+}
+
+/// Of a job of which nothing was heard.
+fn silent(job: &Job, seconds: u64, context: &Context) -> Facts {
+    let why = format!("it did not answer within {seconds} s");
+    let (record, is_at_work) = record(job, context);
+    Facts {
+        job: job.name.clone(),
+        schedule: job.schedule.clone(),
+        datasets: job.datasets.iter().map(|name| (name.clone(), Err(why.clone()))).collect(),
+        targets: Vec::new(),
+        record,
+        is_at_work,
+        stopped: stopped(job, context),
+    }
+}
+
+fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
+    let (record, is_at_work) = record(job, context);
+    let look = |name: &String| {
+        (name.clone(), looked_at(name, Some(&job.name), sizes, context).map_err(|e| with_causes(&e)))
+    };
+    let known = record.as_ref().ok().and_then(Option::as_ref);
+    let targets = job.targets.iter().map(|target| of_target(&target.dataset, &target.to, known, context));
+    Facts {
+        job: job.name.clone(),
+        schedule: job.schedule.clone(),
+        datasets: job.datasets.iter().map(look).collect(),
+        targets: targets.collect(),
+        is_at_work,
+        stopped: stopped(job, context),
+        record,
+    }
+}
+
+fn record(job: &Job, context: &Context) -> (Result<Option<JobRecord>, String>, bool) {
+    match Records::of(context.state_dir()).read(&job.name) {
+        Ok(found) => match found.damage {
+            Some(damage) => (Err(format!("it is damaged: {damage}")), found.is_at_work),
+            None => (Ok(found.record), found.is_at_work),
+        },
+        Err(error) => (Err(with_causes(&error)), false),
+    }
+}
+
+/// None is made by looking.
+fn leases(state_dir: &Path) -> Option<Leases> {
+    state_dir.join("leases").exists().then(|| Leases::open(state_dir).ok()).flatten()
+}
+
+fn stopped(job: &Job, context: &Context) -> Result<Vec<String>, String> {
+    if !context.state_dir().join("leases").exists() {
+        return Ok(Vec::new());
+    }
+    let lease = Leases::open(context.state_dir()).and_then(|leases| leases.read(&job.name));
+    let lease = lease.map_err(|error| with_causes(&error.into()))?;
+    Ok(lease.iter().flat_map(|lease| lease.services().map(ToString::to_string)).collect())
+}
+
+fn opened(name: &str, context: &Context) -> Result<Dataset> {
+    place::dataset_as_it_is(&model::Target::parse(name.as_ref())?, context)
+}
+
+/// What there is of a dataset; of the snapshots those of `job` if one is named.
+fn looked_at(name: &str, job: Option<&str>, sizes: bool, context: &Context) -> Result<Seen> {
+    let dataset = opened(name, context)?;
+    // A replica is its snapshots; nothing of it need be live.
+    if job.is_some() {
+        dataset.expect_live()?;
+    }
+    let is_its = |labels: &std::collections::BTreeMap<String, String>| match job {
+        Some(job) => labels.get(JOB_LABEL).is_some_and(|label| label == job),
+        None => true,
+    };
+    let all = dataset.described()?;
+    let its = all.iter().filter(|details| is_its(&details.labels)).map(|details| details.version.created);
+    let created: Vec<Timestamp> = its.collect();
+    let (live, stuck): (Vec<_>, Vec<_>) = dataset.partials()?.into_iter().partition(|partial| partial.live);
+    Ok(Seen {
+        newest: created.last().copied(),
+        snapshots: created.len(),
+        stuck: stuck.into_iter().map(|partial| partial.name.to_string()).collect(),
+        live: live.len(),
+        space: dataset.space().ok(),
+        usage: if sizes { usage(&dataset)? } else { None },
+    })
+}
+
+/// What the newest snapshot refers to, and what only one snapshot each does.
+fn usage(dataset: &Dataset) -> Result<Option<(u64, u64)>> {
+    let listings = dataset.listings(false, true)?;
+    let all = || listings.iter().flat_map(|listing| &listing.details).filter_map(|details| details.usage);
+    let newest = all().next_back();
+    Ok(newest.map(|newest| (newest.referenced, all().map(|usage| usage.exclusive).sum())))
+}
+
+/// One that is here is looked at; of another machine's, what was written down is told.
+fn of_target(dataset: &str, to: &str, record: Option<&JobRecord>, context: &Context) -> health::Target {
+    let tally = record.and_then(|record| record.tally(&Subject::to_target(dataset, to)));
+    let noted = tally.and_then(|tally| tally.up_to);
+    let (seen, up_to) = match model::Target::parse(to.as_ref()) {
+        Ok(model::Target::Remote(_)) | Err(_) => (None, noted),
+        Ok(_) => {
+            let seen = looked_at(to, None, false, context).map_err(|error| with_causes(&error));
+            (Some(seen), in_common(dataset, to, context).unwrap_or(noted))
+        }
+    };
+    health::Target { dataset: dataset.into(), to: to.into(), seen, up_to }
+}
+
+/// When the newest snapshot was taken that both have.
+fn in_common(dataset: &str, to: &str, context: &Context) -> Result<Option<Timestamp>> {
+    let (here, there) = (opened(dataset, context)?.inventory()?, opened(to, context)?.inventory()?);
+    let snapshots = here.versions().iter().filter(|version| version.kind == VersionKind::Snapshot);
+    let common = snapshots.rev().find(|version| there.snapshot_of(version.id.guid).is_some());
+    Ok(common.map(|version| version.created))
+}
+
+/// The units of systemd that have to do with cowsnap and failed; none where there is no systemd.
+///
+/// # Errors
+/// What `systemctl` says, or that it says nothing.
+pub fn failed_units(seconds: u64) -> Result<Vec<String>, String> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(Vec::new());
+    }
+    let ask = || {
+        let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager", "cowsnap*"];
+        Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output()
+    };
+    let output = within(Instant::now() + Duration::from_secs(seconds), ask)();
+    let output = output.ok_or_else(|| format!("systemctl did not answer within {seconds} s"))?;
+    let output = output.map_err(|error| with_causes(&Error::io("run", "systemctl")(error)))?;
+    if !output.status.success() {
+        return Err(format!("systemctl: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+impl Which {
+    /// How long is waited.
+    pub fn timeout(&self) -> u64 {
+        self.timeout
+    }
+}

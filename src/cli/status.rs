@@ -1,0 +1,180 @@
+//! `cowsnap status`
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::cli::Context;
+use crate::cli::facts::{self, All, Which};
+use crate::cli::table::{Table, printable_lines, size};
+use crate::model::run::{Op, Subject};
+use crate::plan::health::{self, Facts, Limits, Verdict, roughly};
+use crate::sys::interrupt;
+
+/// Say how jobs are doing: when each ran last and runs next, what failed, and how old its targets are
+///
+/// Exit code 0 whatever there is to say; `cowsnap check` has one for each state.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// What snapshots take, too: slow, as all extents are looked at
+    #[arg(short, long)]
+    sizes: bool,
+    /// Say it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    watch: Option<u64>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let Some(seconds) = args.watch else { return show(args, context, "") };
+    // The cursor goes to the first line, and what was there before goes.
+    let clear = if std::io::stdout().is_terminal() && !context.json { "\u{1b}[H\u{1b}[2J" } else { "" };
+    loop {
+        show(args, context, clear)?;
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            if interrupt::check().is_err() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn show(args: &Args, context: &Context, before: &str) -> Result<()> {
+    let all = facts::all(&args.which, args.sizes, context)?;
+    let now = Timestamp::now();
+    let text = format!("{before}{}", text(&all, args.sizes, now));
+    let objects: Vec<_> = all.facts.iter().map(|facts| object(facts, now)).collect();
+    context.print(&json!({ "now": now, "jobs": objects, "stale": all.stale }), text)
+}
+
+fn text(all: &All, sizes: bool, now: Timestamp) -> String {
+    let mut columns = vec!["JOB", "VERDICT", "LAST", "NEXT", "TOOK", "DOWN", "SNAPSHOTS", "FREE"];
+    columns.extend(if sizes { &["REFERENCED", "EXCLUSIVE"][..] } else { &[] });
+    columns.push("TARGETS");
+    let mut table = Table::new(&columns);
+    let mut notes = String::new();
+    for facts in &all.facts {
+        let findings = health::findings(facts, &Limits::default(), now);
+        table.row(row(facts, health::verdict(&findings).0, sizes, now));
+        for finding in &findings {
+            notes += &format!("{}: {}: {}\n", finding.job, finding.state, finding.what);
+        }
+    }
+    for job in &all.stale {
+        notes += &format!("{job}: there is a record of its runs, and it is not configured any more\n");
+    }
+    for job in &all.stopped {
+        notes += &format!(
+            "{job}: it is not configured any more, and has left services stopped: cowsnap job recover\n"
+        );
+    }
+    if all.facts.is_empty() {
+        notes += "no job is configured\n";
+    }
+    let notes = printable_lines(&notes);
+    let gap = if notes.is_empty() || all.facts.is_empty() { "" } else { "\n" };
+    format!("{table}{gap}{notes}")
+}
+
+fn row(facts: &Facts, verdict: Verdict, sizes: bool, now: Timestamp) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let ago = |time: Timestamp| format!("{} ago", roughly(now.duration_since(time)));
+    let next = match health::next_run(facts, now) {
+        _ if facts.is_at_work => "at work".into(),
+        None => dash(),
+        Some(next) if next <= now => "now".into(),
+        Some(next) => format!("in {}", roughly(next.duration_since(now))),
+    };
+    let record = facts.record.as_ref().ok().and_then(Option::as_ref);
+    let tally = |op| record.and_then(|record| record.tally(&Subject::of_job(op)));
+    let took = |ms: u64| roughly_ms(ms);
+    let seen = || facts.datasets.iter().filter_map(|(_, seen)| seen.as_ref().ok());
+    let snapshots = seen().map(|seen| seen.snapshots).max();
+    let free = seen().filter_map(|seen| seen.space.and_then(health::percent_free));
+    let free = free.min_by(f64::total_cmp);
+    let mut cells = vec![
+        facts.job.clone(),
+        verdict.to_string(),
+        health::oldest_of_newest(facts).map_or_else(dash, ago),
+        next,
+        tally(Op::Run)
+            .filter(|tally| tally.done + tally.failed > 0)
+            .map_or_else(dash, |tally| took(tally.last_ms)),
+        tally(Op::Quiesce).and_then(|tally| tally.last_downtime_ms).map_or_else(dash, took),
+        snapshots.map_or_else(dash, |n| n.to_string()),
+        free.map_or_else(dash, |percent| format!("{percent:.0} %")),
+    ];
+    if sizes {
+        let usage = || seen().filter_map(|seen| seen.usage);
+        let told = |sum: u64| usage().next().map_or_else(dash, |_| size(sum));
+        cells.push(told(usage().map(|usage| usage.0).sum()));
+        cells.push(told(usage().map(|usage| usage.1).sum()));
+    }
+    cells.push(targets(facts, now));
+    cells
+}
+
+fn targets(facts: &Facts, now: Timestamp) -> String {
+    let told = |target: &health::Target| {
+        let to = &target.to;
+        match (target.up_to, health::lag(target, facts)) {
+            (None, _) => format!("{to}: never"),
+            (Some(_), Some(SignedDuration::ZERO)) => format!("{to}: all"),
+            (Some(up_to), _) => format!("{to}: as of {} ago", roughly(now.duration_since(up_to))),
+        }
+    };
+    match facts.targets.as_slice() {
+        [] => "-".into(),
+        all => all.iter().map(told).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// `320 ms`, `12 s`, `3 min`
+fn roughly_ms(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms"),
+        _ => roughly(SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
+    }
+}
+
+/// What `--json` says of a job.
+pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
+    let findings = health::findings(facts, &Limits::default(), now);
+    let (verdict, why) = health::verdict(&findings);
+    let datasets: Vec<_> = facts
+        .datasets
+        .iter()
+        .map(|(name, seen)| match seen {
+            Ok(seen) => json!({
+                "dataset": name, "newest": seen.newest, "snapshots": seen.snapshots, "stuck": seen.stuck,
+                "receiving": seen.live, "free_bytes": seen.space.map(|s| s.0), "size_bytes": seen.space.map(|s| s.1),
+                "referenced_bytes": seen.usage.map(|u| u.0), "exclusive_bytes": seen.usage.map(|u| u.1),
+            }),
+            Err(why) => json!({ "dataset": name, "error": why }),
+        })
+        .collect();
+    let targets: Vec<_> = facts
+        .targets
+        .iter()
+        .map(|target| {
+            json!({
+                "dataset": target.dataset, "to": target.to, "up_to": target.up_to, "is_looked_at": target.seen.is_some(),
+                "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()),
+                "error": target.seen.as_ref().and_then(|seen| seen.as_ref().err()),
+            })
+        })
+        .collect();
+    json!({
+        "job": facts.job, "verdict": verdict, "why": why, "findings": findings, "is_at_work": facts.is_at_work,
+        "last": health::oldest_of_newest(facts), "next": health::next_run(facts, now), "datasets": datasets,
+        "targets": targets, "record": facts.record.as_ref().ok(), "record_error": facts.record.as_ref().err(),
+        "stopped": facts.stopped.as_ref().ok(),
+    })
+}

@@ -1,0 +1,437 @@
+//! Whether a job is well: judged by what was seen of its datasets and written down of its runs.
+//!
+//! What could not be looked at is unknown, never well.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::model::JobRecord;
+use crate::model::run::{Op, Tally, UNENDED};
+use crate::plan::schedule::Schedule;
+
+#[cfg(test)]
+mod tests;
+
+/// What was seen of a job.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its name.
+    pub job: String,
+    /// When it is due.
+    pub schedule: Option<Schedule>,
+    /// What was seen of its datasets, or why nothing was.
+    pub datasets: Vec<(String, Result<Seen, String>)>,
+    /// Its targets.
+    pub targets: Vec<Target>,
+    /// What was written down of its runs; `None` if nothing was ever, or why it can not be read.
+    pub record: Result<Option<JobRecord>, String>,
+    /// Whether a run is at work.
+    pub is_at_work: bool,
+    /// Services that a run has left stopped, or why nobody knows.
+    pub stopped: Result<Vec<String>, String>,
+}
+
+/// What was seen of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Seen {
+    /// When its newest snapshot of this job was taken.
+    pub newest: Option<Timestamp>,
+    /// How many snapshots this job has taken that are there.
+    pub snapshots: usize,
+    /// The names of receives into it that nobody works on.
+    pub stuck: Vec<String>,
+    /// How many receives into it are being done.
+    pub live: usize,
+    /// Bytes that can be written where it is, and the size of that.
+    pub space: Option<(u64, u64)>,
+    /// Bytes that its newest snapshot refers to, and that would come back if any single one were destroyed, where that was asked for.
+    pub usage: Option<(u64, u64)>,
+}
+
+/// A target, as it was seen or as it was written down.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Which of the job's datasets.
+    pub dataset: String,
+    /// Where it is brought.
+    pub to: String,
+    /// Of one that is here: what is there; else it is on another machine.
+    pub seen: Option<Result<Seen, String>>,
+    /// When the newest snapshot was taken that it has in common with its source; of one that is not here as it was written down.
+    pub up_to: Option<Timestamp>,
+}
+
+/// How bad something is. The later ones outweigh the earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum State {
+    /// All is well.
+    Ok,
+    /// Somebody should look at it.
+    Warning,
+    /// It could not be looked at.
+    Unknown,
+    /// Somebody has to.
+    Critical,
+}
+
+impl State {
+    /// The exit code that Nagios knows it by.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Warning => 1,
+            Self::Critical => 2,
+            Self::Unknown => 3,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Unknown => "UNKNOWN",
+            Self::Critical => "CRITICAL",
+        })
+    }
+}
+
+/// What a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum About {
+    /// A snapshot or a replication that should be there by now.
+    Late,
+    /// Something that went wrong.
+    Failed,
+    /// What could not be looked at.
+    Unseen,
+    /// Space on a disk.
+    Space,
+    /// A receive that was begun and not finished.
+    Partial,
+}
+
+/// Something that is not well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub state: State,
+    /// Of what kind.
+    pub about: About,
+    /// Of which job.
+    pub job: String,
+    /// What it is.
+    pub what: String,
+}
+
+/// A job in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// It did what it was to do.
+    Ok,
+    /// It did not fail, and should have been done by now.
+    Late,
+    /// Something of it failed and was not made up for.
+    Failed,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "OK",
+            Self::Late => "LATE",
+            Self::Failed => "FAILED",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// From when on it is bad.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// A newest snapshot that is older; without it the schedule decides.
+    pub warn_age: Option<SignedDuration>,
+    /// The same, worse.
+    pub crit_age: Option<SignedDuration>,
+    /// Percent of a filesystem or pool that should be free.
+    pub warn_free: f64,
+    /// The same, worse.
+    pub crit_free: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { warn_age: None, crit_age: None, warn_free: 20.0, crit_free: 10.0 }
+    }
+}
+
+/// How long after its time a run may come without a word: a minute's cron, and a service that takes its time to stop.
+const GRACE: SignedDuration = SignedDuration::from_mins(15);
+
+/// How far ahead a clock may be.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// All that is not well of a job.
+pub fn findings(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<Finding> {
+    let mut found = Found { job: &facts.job, all: Vec::new() };
+    found.of_services(facts);
+    found.of_record(facts);
+    for (name, seen) in &facts.datasets {
+        match seen {
+            Err(why) => found.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
+            Ok(seen) => {
+                found.of_age(name, seen.newest, facts.schedule.as_ref(), limits, now);
+                found.of_place(name, seen, limits);
+            }
+        }
+    }
+    for target in &facts.targets {
+        found.of_target(target, facts, limits, now);
+    }
+    found.all.sort_by_key(|finding| std::cmp::Reverse(finding.state));
+    found.all
+}
+
+/// The worst of them.
+pub fn worst<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> State {
+    findings.into_iter().map(|finding| finding.state).max().unwrap_or(State::Ok)
+}
+
+/// A job in one word, and why. Disks and receives are not the job's own doing.
+pub fn verdict(findings: &[Finding]) -> (Verdict, Option<&str>) {
+    let first = |about| findings.iter().find(|finding| finding.about == about);
+    let order =
+        [(About::Failed, Verdict::Failed), (About::Late, Verdict::Late), (About::Unseen, Verdict::Unknown)];
+    let decided = order.into_iter().find_map(|(about, verdict)| first(about).map(|found| (verdict, found)));
+    match decided {
+        Some((verdict, finding)) => (verdict, Some(&finding.what)),
+        None => (Verdict::Ok, None),
+    }
+}
+
+/// When it is due next: at once if a run was missed; `None` without a schedule.
+pub fn next_run(facts: &Facts, now: Timestamp) -> Option<Timestamp> {
+    let schedule = facts.schedule.as_ref()?;
+    let newest = oldest_of_newest(facts);
+    match schedule.due(newest, now) {
+        Some(due) => Some(due.timestamp().max(now)),
+        None => schedule.next_after(now).map(|next| next.timestamp()),
+    }
+}
+
+/// When the job was done last for all of its datasets.
+pub fn oldest_of_newest(facts: &Facts) -> Option<Timestamp> {
+    let newest = facts.datasets.iter().map(|(_, seen)| seen.as_ref().ok().and_then(|seen| seen.newest));
+    newest.min().flatten()
+}
+
+/// How far a target is behind its source; nothing is known of one that was never reached.
+pub fn lag(target: &Target, facts: &Facts) -> Option<SignedDuration> {
+    let (_, seen) = facts.datasets.iter().find(|(name, _)| *name == target.dataset)?;
+    let newest = seen.as_ref().ok()?.newest?;
+    Some(newest.duration_since(target.up_to?).max(SignedDuration::ZERO))
+}
+
+/// `3 h`, `26 h`, `4 d`: as coarse as a person says it.
+pub fn roughly(time: SignedDuration) -> String {
+    let seconds = time.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+struct Found<'a> {
+    job: &'a str,
+    all: Vec<Finding>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, state: State, about: About, what: String) {
+        self.all.push(Finding { state, about, job: self.job.into(), what });
+    }
+
+    fn of_services(&mut self, facts: &Facts) {
+        match &facts.stopped {
+            Err(why) => {
+                self.add(State::Unknown, About::Unseen, format!("what is stopped can not be read: {why}"))
+            }
+            Ok(services) if !services.is_empty() && !facts.is_at_work => {
+                let services = services.join(", ");
+                let what = format!("{services} was stopped and not started again: cowsnap job recover");
+                self.add(State::Critical, About::Failed, what);
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn of_record(&mut self, facts: &Facts) {
+        let record = match &facts.record {
+            Err(why) => {
+                return self.add(State::Unknown, About::Unseen, format!("the record of its runs: {why}"));
+            }
+            Ok(None) => return,
+            Ok(Some(record)) => record,
+        };
+        if let Some(running) = record.running.as_ref().filter(|_| !facts.is_at_work) {
+            let what = format!("the run of {:.0} was killed", running.since);
+            return self.add(State::Warning, About::Failed, what);
+        }
+        let failing: Vec<_> = record.tallies.iter().filter(|tally| tally.subject.op != Op::Run).collect();
+        let n = self.all.len();
+        failing.into_iter().for_each(|tally| self.of_tally(tally));
+        // What no part of it explains.
+        let last = record.last_run.as_ref().and_then(|last| last.failure.as_ref());
+        if let Some(failure) = last.filter(|_| self.all.len() == n) {
+            let what = format!("the last run failed: {}", failure.text);
+            self.add(state_of(&failure.class), About::Failed, what);
+        }
+    }
+
+    fn of_tally(&mut self, tally: &Tally) {
+        let Some(failed) = &tally.last_failure else { return };
+        if tally.last_success.is_some_and(|success| success > failed.at) {
+            return;
+        }
+        let subject = &tally.subject;
+        let of = subject.dataset.as_deref().map(|dataset| format!(" of {dataset}")).unwrap_or_default();
+        let to = subject.target.as_deref().map(|target| format!(" to {target}")).unwrap_or_default();
+        let what =
+            format!("{}{of}{to} failed at {:.0}: {}", subject.op.name(), failed.at, failed.failure.text);
+        self.add(state_of(&failed.failure.class), About::Failed, what);
+    }
+
+    /// By the limits if they are set, else by the schedule.
+    fn of_age(
+        &mut self,
+        name: &str,
+        newest: Option<Timestamp>,
+        schedule: Option<&Schedule>,
+        limits: &Limits,
+        now: Timestamp,
+    ) {
+        let is_judged = schedule.is_some() || limits.warn_age.is_some() || limits.crit_age.is_some();
+        let Some(newest) = newest else {
+            if is_judged {
+                self.add(State::Critical, About::Late, format!("{name} has no snapshot of this job"));
+            }
+            return;
+        };
+        if newest > now + AHEAD {
+            let what =
+                format!("the newest snapshot of {name} is from the future, {newest:.0}: see to the clock");
+            return self.add(State::Warning, About::Late, what);
+        }
+        let age = now.duration_since(newest);
+        let what = format!("the last snapshot of {name} is {} old", roughly(age));
+        match age_state(newest, schedule, limits, 1, now) {
+            State::Ok => {}
+            state => self.add(state, About::Late, what),
+        }
+    }
+
+    fn of_place(&mut self, name: &str, seen: &Seen, limits: &Limits) {
+        if !seen.stuck.is_empty() {
+            let what = format!("{name} has a receive that nobody works on: {}", seen.stuck.join(", "));
+            self.add(State::Warning, About::Partial, what);
+        }
+        match seen.space.and_then(percent_free) {
+            None => {
+                let what = format!("{name}: nobody can say how much space is free");
+                self.add(State::Unknown, About::Unseen, what);
+            }
+            Some(percent) if percent < limits.warn_free.max(limits.crit_free) => {
+                let state = if percent < limits.crit_free { State::Critical } else { State::Warning };
+                self.add(state, About::Space, format!("{percent:.0} % is free where {name} is"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn of_target(&mut self, target: &Target, facts: &Facts, limits: &Limits, now: Timestamp) {
+        let Target { dataset, to, seen, up_to } = target;
+        match seen {
+            Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
+            Some(Ok(seen)) => self.of_place(to, seen, limits),
+            None => {}
+        }
+        let has_run = oldest_of_newest(facts).is_some();
+        match up_to {
+            // That there is no snapshot is said already.
+            None if !has_run => {}
+            None if seen.is_some() => {
+                let what = format!("{to} has nothing of {dataset}");
+                self.add(State::Critical, About::Late, what);
+            }
+            None => {
+                let what = format!("it is not known that {dataset} was ever brought to {to}");
+                self.add(State::Unknown, About::Unseen, what);
+            }
+            Some(up_to) => {
+                let state = age_state(*up_to, facts.schedule.as_ref(), limits, 2, now);
+                // One that has all that there is is not late: its source is.
+                let is_behind = lag(target, facts).is_none_or(|lag| !lag.is_zero());
+                if state != State::Ok && is_behind {
+                    let age = roughly(now.duration_since(*up_to));
+                    self.add(state, About::Late, format!("{to} has {dataset} as it was {age} ago"));
+                }
+            }
+        }
+    }
+}
+
+/// What a person has to decide is worse than what the next run may put right.
+fn state_of(class: &str) -> State {
+    match class {
+        "unreachable" | UNENDED => State::Warning,
+        _ => State::Critical,
+    }
+}
+
+/// Late by a quarter of the time between two runs is a warning, by a whole one critical; `patience` times as much, and never within [`GRACE`].
+fn age_state(
+    last: Timestamp,
+    schedule: Option<&Schedule>,
+    limits: &Limits,
+    patience: i32,
+    now: Timestamp,
+) -> State {
+    let age = now.duration_since(last);
+    if limits.crit_age.is_some_and(|limit| age > limit) {
+        return State::Critical;
+    }
+    if limits.warn_age.is_some_and(|limit| age > limit) {
+        return State::Warning;
+    }
+    if limits.warn_age.is_some() || limits.crit_age.is_some() {
+        return State::Ok;
+    }
+    match schedule.and_then(|schedule| lateness(last, schedule, patience)) {
+        Some((_, critical)) if now > critical => State::Critical,
+        Some((warning, _)) if now > warning => State::Warning,
+        _ => State::Ok,
+    }
+}
+
+/// From when on a next run would be late, and from when on far too late.
+pub fn lateness(last: Timestamp, schedule: &Schedule, patience: i32) -> Option<(Timestamp, Timestamp)> {
+    let due = schedule.next_after(last)?.timestamp();
+    let period = schedule.next_after(due)?.timestamp().duration_since(due);
+    let after = |time: SignedDuration| due.checked_add(time.max(GRACE) * patience).ok();
+    Some((after(period / 4)?, after(period.max(GRACE * 2))?))
+}
+
+/// How much of a size is free, of 100.
+pub fn percent_free((free, size): (u64, u64)) -> Option<f64> {
+    (size > 0).then(|| free as f64 * 100.0 / size as f64)
+}
