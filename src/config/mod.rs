@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use crate::error::Class;
-use crate::model::{Quiesce, quoted};
+use crate::model::{Flush, Quiesce, quoted};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 use crate::stream::container::ZfsFlags;
@@ -47,8 +47,10 @@ pub struct Job {
     pub not_atomic: bool,
     /// Of plain directories: copy what can not share blocks.
     pub copy: bool,
-    /// What is stopped for a snapshot; without it nothing is.
+    /// What is stopped for a snapshot, or told of it; without it nothing is.
     pub quiesce: Option<Quiesce>,
+    /// What writes down what it has in memory before a snapshot.
+    pub flush: Option<Flush>,
     /// Labels of its snapshots, beside `job`.
     pub labels: Vec<(String, String)>,
     /// When it is due.

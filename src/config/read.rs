@@ -15,6 +15,7 @@ use crate::plan::retain::{Period, Retention};
 use crate::plan::schedule::Schedule;
 
 mod drill;
+mod flush;
 mod quiesce;
 
 type Text = Spanned<String>;
@@ -40,6 +41,7 @@ struct RawJob {
     copy: bool,
     crash_consistent: Option<Spanned<bool>>,
     quiesce: Option<Spanned<quiesce::RawQuiesce>>,
+    flush: Option<Spanned<flush::RawFlush>>,
     #[serde(default)]
     labels: BTreeMap<Text, String>,
     schedule: Option<Text>,
@@ -184,19 +186,32 @@ impl Reader<'_> {
     }
 
     fn fields(&mut self, name: &str, span: &Range<usize>, raw: RawJob, zone: &TimeZone) -> Job {
-        match (&raw.crash_consistent, &raw.quiesce) {
-            (Some(stated), Some(_)) => {
+        match (&raw.crash_consistent, &raw.quiesce, &raw.flush) {
+            (Some(stated), Some(_), _) => {
                 let what = "contradicts quiesce, which stops what writes: leave one of them out";
                 self.problem(stated.span(), "crash_consistent", what);
             }
-            (Some(stated), None) if *stated.get_ref() => {}
-            (Some(stated), None) => self.problem(stated.span(), "crash_consistent", CRASH_CONSISTENT),
-            (None, Some(_)) => {}
-            (None, None) => {
+            (_, Some(_), Some(flush)) => {
+                let what =
+                    "contradicts quiesce: what is stopped has nothing in memory; leave one of them out";
+                self.problem(flush.span(), "flush", what);
+            }
+            (Some(stated), None, _) if *stated.get_ref() => {}
+            (Some(stated), None, _) => self.problem(stated.span(), "crash_consistent", CRASH_CONSISTENT),
+            (None, Some(_), None) | (None, None, Some(_)) => {}
+            (None, None, None) => {
                 self.problem(span.clone(), "crash_consistent", format!("is missing: {CRASH_CONSISTENT}"));
             }
         }
-        let quiesce = raw.quiesce.map(|raw| self.quiesce(raw));
+        let mut quiesce = raw.quiesce.map(|raw| self.quiesce(raw));
+        let flush = match raw.flush.and_then(|raw| self.flush(raw)) {
+            Some(flush::Told::Flush(flush)) => Some(flush),
+            Some(flush::Told::Hook(hook)) => {
+                quiesce = quiesce.or(Some(hook));
+                None
+            }
+            None => None,
+        };
         if let (Some(text), None, None) = (&raw.time_zone, &raw.schedule, &raw.retention) {
             self.problem(text.span(), "time_zone", "says nothing without schedule or retention");
         }
@@ -222,6 +237,7 @@ impl Reader<'_> {
             not_atomic: raw.not_atomic,
             copy: raw.copy,
             quiesce,
+            flush,
             labels: self.labels(raw.labels),
             schedule,
             zone,
@@ -361,7 +377,7 @@ impl Reader<'_> {
 }
 
 const CRASH_CONSISTENT: &str = "crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; \
-     [job.NAME.quiesce] names what is stopped instead";
+     [job.NAME.quiesce] names what is stopped instead, [job.NAME.flush] what is told to write down what it has in memory";
 
 fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);

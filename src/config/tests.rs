@@ -178,7 +178,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "labels", "schedule", "time_zone", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "retention", "target", "drill"
     "#]],
     );
     check_job(
@@ -214,7 +214,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "hooks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "labels", "schedule", "time_zone", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "retention", "target", "drill"
     "#]],
     );
 }
@@ -250,7 +250,7 @@ fn a_bad_value_is_told_what_a_good_one_is() {
     check(
         "[job.a]\ndatasets = [\n  \"tank/a\",\n  \"./b\",\n  \"ssh://h/tank\",\n  \"tank/a@b\",\n]\n",
         expect![[r#"
-            config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
+            config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead, [job.NAME.flush] what is told to write down what it has in memory
             config.toml:4: job.a.datasets: "./b" is a relative path: a dataset is POOL/NAME, a directory is an absolute path
             config.toml:5: job.a.datasets: ssh://h/tank is on another machine, which takes its snapshots itself; here, POOL/NAME or an absolute path
             config.toml:6: job.a.datasets: "tank/a@b" names a snapshot where a dataset is needed
@@ -261,13 +261,13 @@ fn a_bad_value_is_told_what_a_good_one_is() {
         expect![[r#"
         config.toml:1: job.a b: a job's name is of letters, digits and _ . -, begins with a letter or digit, and is no longer than 64
         config.toml:2: job.a b.datasets: names nothing: ["POOL/NAME"] or ["/absolute/path"]
-        config.toml:3: job.a b.crash_consistent: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
+        config.toml:3: job.a b.crash_consistent: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead, [job.NAME.flush] what is told to write down what it has in memory
     "#]],
     );
     check(
         "[job.a]\n",
         expect![[r#"
-        config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead
+        config.toml:1: job.a.crash_consistent: is missing: crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; [job.NAME.quiesce] names what is stopped instead, [job.NAME.flush] what is told to write down what it has in memory
         config.toml:1: job.a.datasets: is missing: ["POOL/NAME"] or ["/absolute/path"]
     "#]],
     );
@@ -361,6 +361,12 @@ probe = { tcp = "127.0.0.1:8333" }
 pidfile = "/run/a.pid"
 start = ["/usr/bin/a", "-daemon"]
 [[job.a.quiesce.service]]
+process = { exe = "/usr/bin/b", argument = "-datadir=/srv/b" }
+start = ["/usr/bin/b", "-daemon"]
+[[job.a.quiesce.service]]
+container = "c.1"
+engine = "docker"
+[[job.a.quiesce.service]]
 status = ["/bin/s"]
 stop = ["/bin/p"]
 start = ["/bin/t"]
@@ -368,7 +374,15 @@ start = ["/bin/t"]
     let config = load(&[("config.toml", text)]).expect("a configuration");
     let quiesce = config.jobs[0].quiesce.as_ref().expect("it is there");
     let told: Vec<_> = quiesce.services.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["the process of /run/a.pid", "what /bin/t starts"]);
+    assert_eq!(
+        told,
+        [
+            "the process of /run/a.pid",
+            "the process of /usr/bin/b -datadir=/srv/b",
+            "container c.1",
+            "what /bin/t starts"
+        ]
+    );
     assert_eq!(
         (
             quiesce.stop_within.as_secs(),
@@ -385,7 +399,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
     check_quiesce(
         "",
         expect![[r#"
-            config.toml:3: job.a.quiesce.service: is missing: a service is pidfile and start, or status, stop and start
+            config.toml:3: job.a.quiesce.service: is missing: a service is container and engine, or pidfile and start, or process and start, or status, stop and start
         "#]],
     );
     check_quiesce(
@@ -401,7 +415,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
         "probe = { }\n[[job.a.quiesce.service]]\npidfile = \"/a.pid\"\n[[job.a.quiesce.service]]\nstop = [\"/a\"]\nstart = []",
         expect![[r#"
             config.toml:4: job.a.quiesce.probe: one of { http = "http://HOST:PORT/PATH" }, { tcp = "HOST:PORT" }, { command = ["/PROGRAM", "ARGUMENT"] }
-            config.toml:5: job.a.quiesce.service: a service is pidfile and start, or status, stop and start
+            config.toml:5: job.a.quiesce.service: a service is container and engine, or pidfile and start, or process and start, or status, stop and start
             config.toml:9: job.a.quiesce.service.start: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
         "#]],
     );
@@ -414,7 +428,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
     check_quiesce(
         "[[job.a.quiesce.service]]\nunit = \"a.service\"",
         expect![[r#"
-            config.toml:5: job.a.quiesce.service: unknown field "unit", expected one of "pidfile", "status", "stop", "start"
+            config.toml:5: job.a.quiesce.service: unknown field "unit", expected one of "pidfile", "process", "container", "engine", "socket", "status", "stop", "start"
         "#]],
     );
     check(

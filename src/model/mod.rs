@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod digests;
+pub mod flush;
 pub mod ids;
 pub mod inventory;
 pub mod layer;
@@ -17,6 +18,7 @@ pub mod version;
 
 pub use address::{BadAddress, PeerAddress};
 pub use digests::{Digest, ReceivedStream, Recorded, SentStream, StreamDigest};
+pub use flush::{Flush, Flushed};
 pub use inventory::{Caps, Inventory, Partial};
 pub use name::{DatasetName, HoldTag, SnapshotName, SnapshotRef, Target};
 pub use path_text::PathText;

@@ -21,6 +21,13 @@ pub struct Quiesce {
     pub max_downtime: Option<Duration>,
 }
 
+impl Quiesce {
+    /// Whether nothing is stopped: what writes is told, and goes on.
+    pub fn goes_on(&self) -> bool {
+        self.services.iter().any(|service| matches!(service, Service::Hook { .. }))
+    }
+}
+
 /// Something that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +43,29 @@ pub enum Service {
         pidfile: PathBuf,
         /// A command that starts it.
         start: Vec<String>,
+    },
+    /// A process that SIGTERM stops, known by the program it runs.
+    Program {
+        /// Its file.
+        exe: PathBuf,
+        /// It was given that.
+        argument: Option<String>,
+        /// A command that starts it.
+        start: Vec<String>,
+    },
+    /// A container.
+    Container {
+        /// What its engine calls it.
+        name: String,
+        /// Where its engine is asked.
+        socket: PathBuf,
+    },
+    /// Something that goes on, and is told before a snapshot and after it.
+    Hook {
+        /// Tells it before.
+        before: Vec<String>,
+        /// Tells it after, whatever has happened; empty if nothing has to.
+        after: Vec<String>,
     },
     /// Something that commands know.
     Commands {
@@ -53,6 +83,12 @@ impl fmt::Display for Service {
         match self {
             Self::Unit { name } => name.fmt(f),
             Self::Process { pidfile, .. } => write!(f, "the process of {}", pidfile.display()),
+            Self::Program { exe, argument: None, .. } => write!(f, "the process of {}", exe.display()),
+            Self::Program { exe, argument: Some(argument), .. } => {
+                write!(f, "the process of {} {argument}", exe.display())
+            }
+            Self::Container { name, .. } => write!(f, "container {name}"),
+            Self::Hook { before, .. } => write!(f, "what {} tells", before.join(" ")),
             Self::Commands { start, .. } => write!(f, "what {} starts", start.join(" ")),
         }
     }

@@ -1,10 +1,13 @@
 //! Commands that stop, start and ask, each in a session of its own.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::sys::{child, interrupt};
@@ -66,8 +69,30 @@ pub fn run_with(
     kept: Option<OwnedFd>,
     spawned: &mut dyn FnMut(),
 ) -> Result<Option<ExitStatus>, String> {
-    let mut child = spawn(words, true, kept)?;
+    let child = spawn(words, true, kept)?;
     spawned();
+    awaited(child, within, interrupted)
+}
+
+/// As [`run`], with what it prints; a file holds that, so that nobody has to wait for who keeps it open.
+pub fn output(words: &[String], within: Duration) -> Result<Option<(ExitStatus, String)>, String> {
+    /// More is not read.
+    const MOST: u64 = 64 << 10;
+    let told = |error: std::io::Error| error.to_string();
+    let file = memfd_create("output", MemfdFlags::CLOEXEC).map_err(|error| told(error.into()))?;
+    let [program, arguments @ ..] = words else { return Err("there is no command".into()) };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).current_dir("/");
+    command.stdout(file.try_clone().map_err(told)?);
+    child::own_session(&mut command);
+    let child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+    let Some(status) = awaited(child, within, true)? else { return Ok(None) };
+    let (mut file, mut bytes) = (File::from(file), Vec::new());
+    file.rewind().and_then(|()| file.take(MOST).read_to_end(&mut bytes)).map_err(told)?;
+    Ok(Some((status, String::from_utf8_lossy(&bytes).into_owned())))
+}
+
+fn awaited(mut child: Child, within: Duration, interrupted: bool) -> Result<Option<ExitStatus>, String> {
     let until = Some(Instant::now() + within);
     let pid = Pid::from_child(&child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string())?;

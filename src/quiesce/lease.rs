@@ -314,6 +314,16 @@ fn keys(service: &Service) -> Vec<String> {
             let names = pidfile::resolve(pidfile).names.into_iter();
             names.map(|name| [&b"pidfile "[..], name.as_os_str().as_bytes()].concat()).collect()
         }
+        Service::Program { exe, argument, .. } => {
+            let exe = pidfile::resolve(exe).path;
+            let argument = argument.as_deref().unwrap_or_default().as_bytes();
+            vec![[&b"program "[..], exe.as_os_str().as_bytes(), b"\0", argument].concat()]
+        }
+        Service::Container { name, socket } => {
+            let socket = pidfile::resolve(socket).path;
+            vec![[&b"container "[..], socket.as_os_str().as_bytes(), b"\0", name.as_bytes()].concat()]
+        }
+        Service::Hook { before, .. } => vec![format!("hook {}", before.join("\0")).into_bytes()],
         Service::Commands { start, .. } => vec![format!("commands {}", start.join("\0")).into_bytes()],
     };
     what.iter().map(|what| hashed(what)).collect()

@@ -11,17 +11,22 @@ use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::sys::writers::Writer;
 
 mod command;
+mod container;
+mod flush;
+mod http;
 mod lease;
 mod left;
 mod pidfile;
 mod probe;
 mod process;
+mod program;
 mod real;
 mod service;
 mod systemd;
 #[cfg(test)]
 mod tests;
 
+pub use flush::flush;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
 pub use real::{Acts, Ground, Recovered, guard, quiesced, recover};
@@ -88,6 +93,14 @@ pub enum Error {
     Own {
         /// One of the files.
         file: PathBuf,
+    },
+    /// What is in memory alone could not be written down.
+    #[error("cannot flush {what}, so there is no snapshot: {why}")]
+    Flush {
+        /// Of what.
+        what: String,
+        /// What happened.
+        why: String,
     },
     /// Nobody would start the service if this process died.
     #[error("the guard that would start the service does not run: {why}")]

@@ -113,9 +113,7 @@ impl Process {
         if field(pid, 9).is_some_and(|flags| flags & OF_THE_KERNEL != 0) {
             return Some(format!("process {pid} is the kernel's own"));
         }
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        if numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1) {
+        if is_in_a_container(pid) {
             return Some(format!("process {pid} is a container's, which has numbers of its own"));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
@@ -150,8 +148,15 @@ fn has_ended(pidfd: &OwnedFd) -> Result<bool, String> {
     command::ends(pidfd, Some(Instant::now()), false)
 }
 
+/// Whether it has another number, too, where it thinks it is.
+pub(super) fn is_in_a_container(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
+}
+
 /// A number of `/proc/PID/stat`, as proc(5) counts its fields.
-fn field(pid: i32, nth: usize) -> Option<u64> {
+pub(super) fn field(pid: i32, nth: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     rest.split(' ').nth(nth - 3)?.parse().ok()

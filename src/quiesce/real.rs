@@ -162,6 +162,9 @@ impl<A> Real<'_, A> {
     }
 
     fn is_quiet(&mut self) -> Result<()> {
+        if self.ground.quiesce.goes_on() {
+            return Ok(());
+        }
         for nth in 0..self.ground.quiesce.services.len() {
             if self.runs(nth)? {
                 let why = "it runs again: somebody has started it".to_owned();
@@ -226,8 +229,14 @@ impl<A: Acts> World for Real<'_, A> {
         for nth in 0..self.ground.quiesce.services.len() {
             running.extend(self.runs(nth)?.then_some(nth));
         }
-        // Nothing is to be stopped for a snapshot that could not be taken.
-        self.survey()?;
+        // Nothing is to be stopped for a snapshot that could not be taken, nor if it could not be started again.
+        for &nth in &running {
+            let (of, op) = (self.service(nth), "stop");
+            service::process(of).map_err(|why| Error::Service { op, service: of.to_string(), why })?;
+        }
+        if !self.ground.quiesce.goes_on() {
+            self.survey()?;
+        }
         Ok(running)
     }
 
@@ -263,10 +272,7 @@ impl<A: Acts> World for Real<'_, A> {
         let (at, of) = (self.entry(nth), self.service(nth).clone());
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
         let told = |why| Error::Service { op: "stop", service: of.to_string(), why };
-        if let Service::Process { pidfile, .. } = &of {
-            let found = Process::of_pidfile(pidfile).map_err(told)?;
-            lease.services[at].process = found.map(|(process, _)| process);
-        }
+        lease.services[at].process = service::process(&of).map_err(told)?;
         lease.services[at].stopping = Stopping::Asked;
         if !std::mem::replace(&mut self.is_counted, true) {
             self.leases.count(self.ground.job)?;
@@ -533,7 +539,7 @@ fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> 
             true => service::known_to_run(service, within).map_err(failed)?,
             false => comes_up(leases, &entry, within, is_of_now).map_err(failed)?,
         };
-        if runs {
+        if runs && !matches!(service, Service::Hook { .. }) {
             return Ok(());
         }
     }
@@ -568,11 +574,14 @@ fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
     let is_over = service::eventually(until, false, || Ok(!leases.is_at(service, Doing::Stop)));
     let is_down = is_over.map_err(unknown)?
         && match (service, process) {
-            (Service::Process { .. }, Some(process)) => match process.open().map_err(unknown)? {
-                Some(pidfd) => command::ends(&pidfd, until, false).map_err(unknown)?,
-                None => true,
-            },
-            (Service::Process { .. }, None) => true, // There was none.
+            (Service::Process { .. } | Service::Program { .. }, Some(process)) => {
+                match process.open().map_err(unknown)? {
+                    Some(pidfd) => command::ends(&pidfd, until, false).map_err(unknown)?,
+                    None => true,
+                }
+            }
+            (Service::Process { .. } | Service::Program { .. }, None) => true, // There was none.
+            (Service::Hook { .. }, _) => true,
             _ => service::is_down(service, until, false).map_err(unknown)?,
         };
     match stopping {

@@ -8,7 +8,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
 use crate::quiesce::process::Process;
-use crate::quiesce::{command, systemd};
+use crate::quiesce::{command, container, program, systemd};
 use crate::sys::interrupt;
 
 /// How long a question about a service may take.
@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn runs(service: &Service) -> Result<bool, String> {
     match service {
         Service::Unit { name } => systemd::runs(name),
-        Service::Process { pidfile, .. } => Ok(Process::of_pidfile(pidfile)?.is_some()),
+        Service::Process { .. } | Service::Program { .. } => Ok(process(service)?.is_some()),
+        Service::Container { name, socket } => container::runs(socket, name),
+        Service::Hook { .. } => Ok(true),
         Service::Commands { status, .. } => match command::run(status, PATIENCE, false)? {
             None => Err(format!("{} took longer than {PATIENCE:?}", status.join(" "))),
             Some(ended) => match ended.code() {
@@ -33,6 +35,19 @@ pub fn runs(service: &Service) -> Result<bool, String> {
                 )),
             },
         },
+    }
+}
+
+/// The process that would be told to stop, of what is one.
+///
+/// # Errors
+/// It can not be found out; it could not be started again.
+pub fn process(service: &Service) -> Result<Option<Process>, String> {
+    match service {
+        Service::Process { pidfile, .. } => Ok(Process::of_pidfile(pidfile)?.map(|(process, _)| process)),
+        Service::Program { exe, argument, .. } => program::find(exe, argument.as_deref()),
+        Service::Container { name, socket } => container::process(socket, name),
+        Service::Unit { .. } | Service::Hook { .. } | Service::Commands { .. } => Ok(None),
     }
 }
 
@@ -61,7 +76,15 @@ pub fn stop(
     let until = Some(Instant::now() + within);
     let is_down = match service {
         Service::Unit { name } => systemd::stop(name, within)?,
-        Service::Process { .. } => {
+        Service::Container { name, socket } => return container::stop(socket, name, process, within, sent),
+        Service::Hook { before, .. } => {
+            return Ok(match command::run_with(before, within, true, kept, sent)? {
+                Some(ended) if ended.success() => Stop::Down,
+                Some(ended) => Stop::Refused(format!("{}: {ended}", before.join(" "))),
+                None => Stop::Refused(format!("{} took longer than {within:?}", before.join(" "))),
+            });
+        }
+        Service::Process { .. } | Service::Program { .. } => {
             let Some(pidfd) = process.map(Process::open).transpose()?.flatten() else {
                 return Ok(Stop::Down);
             };
@@ -126,7 +149,11 @@ pub fn start(
     let over = |why| NotStarted { why, goes_on: false };
     let start = match service {
         Service::Unit { name } => return systemd::start(name, within).map_err(over),
-        Service::Process { start, .. } | Service::Commands { start, .. } => start,
+        Service::Container { name, socket } => return container::start(socket, name, within).map_err(over),
+        Service::Hook { after, .. } => return tell(after, within).map_err(over),
+        Service::Process { start, .. } | Service::Program { start, .. } | Service::Commands { start, .. } => {
+            start
+        }
     };
     let mut child = command::spawn(start, false, kept).map_err(over)?;
     spawned(i32::try_from(child.id()).ok().and_then(Process::of));
@@ -154,6 +181,18 @@ pub fn start(
             })
         }
         Err(why) => Err(NotStarted { why, goes_on }),
+    }
+}
+
+/// Tells what goes on that the snapshot is over; nothing if it has not to be told.
+fn tell(after: &[String], within: Duration) -> Result<(), String> {
+    if after.is_empty() {
+        return Ok(());
+    }
+    match command::run(after, within, false)? {
+        Some(ended) if ended.success() => Ok(()),
+        Some(ended) => Err(format!("{}: {ended}", after.join(" "))),
+        None => Err(format!("{} took longer than {within:?}", after.join(" "))),
     }
 }
 

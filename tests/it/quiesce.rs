@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::ground::{self, Btrfs, ground, waits};
 
+mod container;
+mod flush;
 mod killed;
 mod left;
 

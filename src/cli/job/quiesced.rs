@@ -70,13 +70,22 @@ pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Ta
         text += &format!("\n{service} was down, and stays down");
     }
     if let Some(downtime) = downtime {
-        text += &format!("\n{} stopped for {} ms", names(quiesce, &running).join(", "), downtime.as_millis());
+        let what = if quiesce.goes_on() { "was told for" } else { "stopped for" };
+        text += &format!("\n{} {what} {} ms", names(quiesce, &running).join(", "), downtime.as_millis());
         if let Some(max) = quiesce.max_downtime.filter(|&max| downtime > max) {
             context
                 .warn(format!("job {}: stopped for {downtime:.1?}, and max_downtime is {max:?}", job.name));
         }
     }
     Ok(Taken { object, text: text.trim_start_matches('\n').into(), is_taken, failed })
+}
+
+/// Has a database write down what it has in memory, where the job says so.
+pub(super) fn flush(job: &Job, context: &Context) -> Result<()> {
+    match &job.flush {
+        Some(flush) => Ok(quiesce::flush(flush, &roots(job, context)?)?),
+        None => Ok(()),
+    }
 }
 
 fn names(quiesce: &Quiesce, which: &[usize]) -> Vec<String> {

@@ -138,7 +138,8 @@ impl Work {
         let start = Instant::now();
         let taken = match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, context),
-            None => snapshot::perform(snapshot::Args::of_job(job, false), context)
+            None => quiesced::flush(job, context)
+                .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
                 .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() }),
         };
         match taken {

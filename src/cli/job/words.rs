@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cli::job::N_NEXT;
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
-use crate::model::Quiesce;
+use crate::model::{Flush, Quiesce, Service};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 
@@ -22,6 +22,7 @@ pub(super) fn explained(job: &Job, now: Timestamp) -> String {
 pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
     let mut all = vec![when(job.schedule.as_ref(), now)];
     all.extend(job.quiesce.as_ref().map(stops));
+    all.extend(job.flush.as_ref().map(flushes));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
     all.push(format!(
         "takes a snapshot of {}{inside}, with the label job={}",
@@ -29,6 +30,9 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
         job.name
     ));
     all.push(match &job.quiesce {
+        None if job.flush.is_some() => {
+            "goes on: what is written after that is in the snapshot as a power cut would have left it".into()
+        }
         None => "stops nothing: the snapshot is what a power cut at that moment would have left".into(),
         Some(quiesce) => starts(quiesce),
     });
@@ -39,11 +43,27 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
 /// What comes before the snapshot.
 pub(super) fn stops(quiesce: &Quiesce) -> String {
     let services: Vec<_> = quiesce.services.iter().map(ToString::to_string).collect();
+    if let [Service::Hook { before, .. }] = quiesce.services.as_slice() {
+        return format!(
+            "calls {}, for which there is {}; if that fails there is no snapshot",
+            before.join(" "),
+            time(quiesce.stop_within)
+        );
+    }
     let probe = quiesce.probe.as_ref().map(|probe| format!("if {probe} answers, ")).unwrap_or_default();
     format!(
         "{probe}stops {}, for which there is {}, and makes sure that nobody has a file there open for writing; else there is no snapshot",
         services.join(", then "),
         time(quiesce.stop_within)
+    )
+}
+
+/// What comes before the snapshot where nothing is stopped.
+pub(super) fn flushes(flush: &Flush) -> String {
+    format!(
+        "brings {} to the disk, for which there is {}; if that fails there is no snapshot",
+        flush.what,
+        time(flush.within)
     )
 }
 
@@ -53,6 +73,12 @@ fn time(time: Duration) -> String {
 }
 
 fn starts(quiesce: &Quiesce) -> String {
+    if let [Service::Hook { after, .. }] = quiesce.services.as_slice() {
+        return match after.is_empty() {
+            true => "stops nothing, and looks for nobody who writes".into(),
+            false => format!("calls {}, whatever has failed", after.join(" ")),
+        };
+    }
     let last = if quiesce.services.len() > 1 { ", the last one first" } else { "" };
     let probe =
         quiesce.probe.as_ref().map(|probe| format!(", and waits until {probe} answers")).unwrap_or_default();

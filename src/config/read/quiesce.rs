@@ -29,9 +29,20 @@ pub(super) struct RawQuiesce {
 #[serde(deny_unknown_fields)]
 struct RawService {
     pidfile: Option<Text>,
+    process: Option<RawProcess>,
+    container: Option<Text>,
+    engine: Option<Text>,
+    socket: Option<Text>,
     status: Option<Texts>,
     stop: Option<Texts>,
     start: Option<Texts>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProcess {
+    exe: Text,
+    argument: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +53,7 @@ struct RawProbe {
     command: Option<Texts>,
 }
 
-const SERVICE: &str = "a service is pidfile and start, or status, stop and start";
+const SERVICE: &str = "a service is container and engine, or pidfile and start, or process and start, or status, stop and start";
 
 impl Reader<'_> {
     pub(super) fn quiesce(&mut self, raw: Spanned<RawQuiesce>) -> Quiesce {
@@ -78,10 +89,24 @@ impl Reader<'_> {
 
     fn service(&mut self, raw: Spanned<RawService>) -> Option<Service> {
         let span = raw.span();
-        let RawService { pidfile, status, stop, start } = raw.into_inner();
+        let RawService { pidfile, process, container, engine, socket, status, stop, start } =
+            raw.into_inner();
         self.key.push("service".into());
+        if let (Some(name), None, None, None, None, None) =
+            (&container, &pidfile, &process, &status, &stop, &start)
+        {
+            let service = self.container(name.clone(), engine, socket, &span);
+            self.key.pop();
+            return service;
+        }
+        let is_other = container.is_some() || engine.is_some() || socket.is_some();
         let start = start.and_then(|words| self.command("start", words));
         let service = match (pidfile, status, stop) {
+            _ if is_other => None,
+            (None, None, None) => {
+                process.zip(start).and_then(|(process, start)| self.program(process, start))
+            }
+            _ if process.is_some() => None,
             (Some(pidfile), None, None) => {
                 let pidfile = self.parsed("pidfile", pidfile, absolute);
                 pidfile.zip(start).map(|(pidfile, start)| Service::Process { pidfile, start })
@@ -101,6 +126,35 @@ impl Reader<'_> {
         }
         self.key.pop();
         service
+    }
+
+    fn program(&mut self, raw: RawProcess, start: Vec<String>) -> Option<Service> {
+        let exe = self.parsed("process.exe", raw.exe, absolute)?;
+        let argument = match raw.argument {
+            Some(text) => Some(self.parsed("process.argument", text, word)?),
+            None => None,
+        };
+        Some(Service::Program { exe, argument, start })
+    }
+
+    fn container(
+        &mut self,
+        name: Text,
+        engine: Option<Text>,
+        socket: Option<Text>,
+        span: &Range<usize>,
+    ) -> Option<Service> {
+        let name = self.parsed("container", name, container_name);
+        let Some(engine) = engine else {
+            self.problem(span.clone(), "engine", ENGINE);
+            return None;
+        };
+        let of_engine = self.parsed("engine", engine, engine_socket)?;
+        let socket = match socket {
+            Some(text) => self.parsed("socket", text, absolute)?,
+            None => of_engine,
+        };
+        Some(Service::Container { name: name?, socket })
     }
 
     fn has_said(&self, span: &Range<usize>) -> bool {
@@ -147,6 +201,33 @@ impl Reader<'_> {
             return None;
         }
         Some(words)
+    }
+}
+
+const ENGINE: &str = "is \"podman\" or \"docker\"";
+
+fn engine_socket(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "podman" => Ok("/run/podman/podman.sock".into()),
+        "docker" => Ok("/run/docker.sock".into()),
+        _ => Err(format!("{text:?}: {ENGINE}")),
+    }
+}
+
+/// As both engines have it.
+fn container_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let is_one = text.len() > 1 && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match is_one && text.chars().all(is_plain) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is no container's name: letters, digits and _ . -")),
+    }
+}
+
+fn word(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains('\0') {
+        true => Err("an argument is a text without NUL".into()),
+        false => Ok(text.into()),
     }
 }
 

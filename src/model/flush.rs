@@ -1,0 +1,41 @@
+//! What is asked to write down what it has in memory before a snapshot, and goes on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A database that brings its files up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flush {
+    /// Which.
+    pub what: Flushed,
+    /// How long it may take.
+    pub within: Duration,
+}
+
+/// What can be asked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flushed {
+    /// Databases of SQLite: each one's log is brought into it.
+    Sqlite(Vec<PathBuf>),
+    /// A server of PostgreSQL: a checkpoint.
+    Postgres {
+        /// As psql has it.
+        connection: String,
+        /// As whom psql is run.
+        user: String,
+    },
+}
+
+impl fmt::Display for Flushed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(files) => {
+                let all: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                write!(f, "the log of {}", all.join(", "))
+            }
+            Self::Postgres { connection, .. } if connection.is_empty() => write!(f, "PostgreSQL"),
+            Self::Postgres { connection, .. } => write!(f, "PostgreSQL at {connection}"),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Containers, by the engine that has them: Podman or Docker, which speak the same of them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::quiesce::http::{Answer, ask};
+use crate::quiesce::process::Process;
+use crate::quiesce::service::{Stop, eventually};
+
+/// Both know it.
+const VERSION: &str = "/v1.40";
+/// How long a question may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an engine is to wait until it kills. It is not to: who is late is waited for by the guard.
+const NEVER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// What a process ends with, as an engine tells it, that was ended by SIGKILL.
+const KILLED: i64 = 128 + 9;
+
+/// What is read of what an engine says of a container.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: State,
+    #[serde(default)]
+    host_config: HostConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    status: String,
+    #[serde(default)]
+    pid: i32,
+    #[serde(default)]
+    exit_code: i64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    #[serde(default)]
+    auto_remove: bool,
+}
+
+#[derive(Deserialize)]
+struct Complaint {
+    message: String,
+}
+
+impl Answer {
+    fn complaint(&self) -> String {
+        let said = serde_json::from_slice(&self.body).map(|Complaint { message }| message);
+        let said = said.unwrap_or_else(|_| String::from_utf8_lossy(&self.body).chars().take(200).collect());
+        format!("its engine answers {}: {}", self.status, said.trim())
+    }
+}
+
+fn inspect(socket: &Path, name: &str) -> Result<Inspected, String> {
+    let until = Instant::now() + PATIENCE;
+    let path = format!("{VERSION}/containers/{name}/json");
+    match ask(socket, "GET", &path, until, &mut || ())? {
+        None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
+        Some(Answer { status: 200, body }) => {
+            serde_json::from_slice(&body).map_err(|error| format!("{}: {error}", socket.display()))
+        }
+        Some(answer) => Err(answer.complaint()),
+    }
+}
+
+/// Whether it runs.
+///
+/// # Errors
+/// There is none of that name, or it is neither running nor not: it is paused, or being restarted.
+pub fn runs(socket: &Path, name: &str) -> Result<bool, String> {
+    match inspect(socket, name)?.state.status.as_str() {
+        "running" => Ok(true),
+        "exited" | "stopped" | "created" | "configured" | "initialized" | "dead" => Ok(false),
+        other => Err(format!("it is {other}")),
+    }
+}
+
+/// Its first process.
+///
+/// # Errors
+/// There is no container of that name, or one that is gone once it is stopped.
+pub fn process(socket: &Path, name: &str) -> Result<Option<Process>, String> {
+    let Inspected { state, host_config } = inspect(socket, name)?;
+    match host_config.auto_remove {
+        true => Err("it would be removed once it has stopped (--rm), and can not be started again".into()),
+        false => Ok((state.pid > 1).then(|| Process::of(state.pid)).flatten()),
+    }
+}
+
+/// Stops it by the signal that it wants, and waits until it has ended. It is not killed when the time is over.
+///
+/// # Errors
+/// The engine can not, or had to kill it; a signal came.
+pub fn stop(
+    socket: &Path,
+    name: &str,
+    process: Option<&Process>,
+    within: Duration,
+    sent: &mut dyn FnMut(),
+) -> Result<Stop, String> {
+    let until = Instant::now() + within;
+    let path = format!("{VERSION}/containers/{name}/stop?t={}", NEVER.as_secs());
+    match ask(socket, "POST", &path, until, sent)? {
+        None => return Ok(Stop::Late),
+        Some(Answer { status: 200..300 | 304, .. }) => {}
+        Some(answer) => return Ok(Stop::Refused(answer.complaint())),
+    }
+    let is_gone = || -> Result<bool, String> {
+        match process {
+            Some(process) => Ok(process.open()?.is_none()),
+            None => Ok(true),
+        }
+    };
+    if !eventually(Some(until), true, || Ok(runs(socket, name) == Ok(false) && is_gone()?))? {
+        return Ok(Stop::Late);
+    }
+    match inspect(socket, name)?.state.exit_code {
+        KILLED => Err("it was killed: what it had not written is lost".into()),
+        _ => Ok(Stop::Down),
+    }
+}
+
+/// Starts it, and waits until it runs.
+///
+/// # Errors
+/// It does not.
+pub fn start(socket: &Path, name: &str, within: Duration) -> Result<(), String> {
+    let until = Instant::now() + within;
+    let path = format!("{VERSION}/containers/{name}/start");
+    // The engine may be starting itself.
+    let mut last = "its engine does not answer".to_owned();
+    eventually(Some(until), false, || match ask(socket, "POST", &path, until, &mut || ()) {
+        Ok(Some(Answer { status: 200..300 | 304, .. })) => Ok(true),
+        Ok(Some(answer)) => Err(answer.complaint()),
+        Ok(None) => Ok(false),
+        Err(why) => {
+            last = why;
+            Ok(false)
+        }
+    })?;
+    match eventually(Some(until), false, || Ok(runs(socket, name) == Ok(true)))? {
+        true => Ok(()),
+        false => {
+            Err(format!("it does not run within {within:?}: {}", runs(socket, name).err().unwrap_or(last)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// An engine that answers these in turn, each with its status.
+    fn engine(folder: &Path, answers: Vec<(u16, String)>) -> (PathBuf, std::thread::JoinHandle<Vec<String>>) {
+        let socket = folder.join("socket");
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).expect("bound");
+        let serves = move || {
+            let serve = |(status, body): (u16, String)| {
+                let (mut stream, _) = listener.accept().expect("somebody asks");
+                let mut buffer = [0; 4096];
+                let n = stream.read(&mut buffer).expect("a question");
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).expect("answered");
+                let question = String::from_utf8_lossy(&buffer[..n]).into_owned();
+                question.lines().next().unwrap_or_default().to_owned()
+            };
+            answers.into_iter().map(serve).collect()
+        };
+        (socket, std::thread::spawn(serves))
+    }
+
+    fn state(status: &str, code: i64) -> (u16, String) {
+        (200, format!(r#"{{"Id":"a","State":{{"Status":"{status}","Pid":0,"ExitCode":{code}}}}}"#))
+    }
+
+    #[test]
+    fn what_an_engine_says_is_yes_or_no_or_neither() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ask = |answer| {
+            let (socket, engine) = engine(folder.path(), vec![answer]);
+            let said = runs(&socket, "node");
+            assert_eq!(engine.join().expect("asked"), ["GET /v1.40/containers/node/json HTTP/1.1"]);
+            said
+        };
+        assert_eq!(ask(state("running", 0)), Ok(true));
+        assert_eq!(ask(state("exited", 0)), Ok(false));
+        assert_eq!(ask(state("paused", 0)), Err("it is paused".into()));
+        let none = (404, r#"{"message":"no such container"}"#.to_owned());
+        assert_eq!(ask(none), Err("its engine answers 404: no such container".into()));
+        assert!(ask((200, "{".into())).is_err());
+        let removed = r#"{"State":{"Status":"running","Pid":1},"HostConfig":{"AutoRemove":true}}"#;
+        let (socket, engine) = engine(folder.path(), vec![(200, removed.into())]);
+        assert!(process(&socket, "node").is_err_and(|why| why.contains("--rm")));
+        engine.join().expect("asked");
+    }
+
+    #[test]
+    fn one_that_was_killed_has_not_stopped_well() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (code, expected) in [(0, true), (137, false)] {
+            let answers = vec![(204, String::new()), state("exited", code), state("exited", code)];
+            let (socket, engine) = engine(folder.path(), answers);
+            let mut n_sent = 0;
+            let done = stop(&socket, "node", None, Duration::from_secs(60), &mut || n_sent += 1);
+            assert_eq!((done == Ok(Stop::Down), n_sent), (expected, 1), "{done:?}");
+            assert!(
+                engine.join().expect("asked")[0].starts_with("POST /v1.40/containers/node/stop?t=2592000 ")
+            );
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What goes on while its snapshot is taken: databases that write down what they have in memory, and whatever a command tells.
+
+use super::*;
+
+#[test]
+fn the_log_of_a_real_sqlite_is_in_the_database_in_the_snapshot() {
+    ground!("btrfs", "sqlite3", "setpriv");
+    let lab = Lab::new("");
+    let dir = lab.root().join("mnt/node/a b");
+    fs::create_dir(&dir).expect("made");
+    let file = dir.join("x%?.db");
+    // Who has the database open keeps its log from being brought over when another one closes it.
+    let mut open = Command::new("sqlite3")
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = open.stdin.take().expect("piped");
+    let make = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(x); INSERT INTO t VALUES (7);\n.print made\n";
+    std::io::Write::write_all(&mut input, make.as_bytes()).expect("asked");
+    let log = dir.join("x%?.db-wal");
+    let length = || log.metadata().map_or(0, |meta| meta.len());
+    waits("a log", || length() > 0);
+    let config = |file: &Path| {
+        format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.flush]\nwithin = \"2s\"\nsqlite = [{:?}]\n",
+            file.display().to_string()
+        )
+    };
+    // As another user's, it is not to be made root's.
+    for path in [&dir, &file, &log, &dir.join("x%?.db-shm")] {
+        std::os::unix::fs::chown(path, Some(64321), Some(64321)).expect("given away");
+    }
+    lab.write(&config(&file));
+    let (text, _) = lab.ends(0, "job run node");
+    assert_eq!(length(), 0, "{text}");
+    assert!(lab.ends(0, "job explain").0.contains("brings the log of "));
+    // A reader that stays keeps the log where it is.
+    std::io::Write::write_all(&mut input, b"INSERT INTO t VALUES (8); BEGIN; SELECT * FROM t;\n")
+        .expect("asked");
+    waits("a log", || length() > 0);
+    let mut writer = Command::new("sqlite3");
+    let written = writer.arg(&file).arg("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES (9);").output();
+    assert!(written.expect("it starts").status.success());
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("reads or writes it all the time"), "{said}");
+    assert_eq!(lab.n_snapshots(), 1);
+    lab.write(&config(&lab.root().join("elsewhere.db")));
+    fs::write(lab.root().join("elsewhere.db"), "").expect("written");
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("lies in no dataset of the job"), "{said}");
+    drop(input);
+    open.wait().expect("it ends");
+}
+
+/// A server of PostgreSQL with its data in the dataset.
+struct Server<'a> {
+    lab: &'a Lab,
+    bin: PathBuf,
+}
+
+impl Server<'_> {
+    fn pg(&self, program: &str, words: &[&str]) -> std::process::Output {
+        let switch = ["--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
+        let mut command = Command::new("setpriv");
+        command.args(switch).arg(self.bin.join(program)).args(words.iter().map(|word| self.lab.placed(word)));
+        command.current_dir("/").stdin(Stdio::null()).output().expect("it starts")
+    }
+
+    fn must(&self, program: &str, words: &[&str]) -> String {
+        let output = self.pg(program, words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {words:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn start(&self, data: &str) {
+        let options =
+            "-c listen_addresses='' -c unix_socket_directories=ROOT/mnt/node/socket -c checkpoint_timeout=1d";
+        self.must("pg_ctl", &["start", "-w", "-s", "-D", data, "-l", "ROOT/mnt/node/log", "-o", options]);
+    }
+
+    fn asked(&self, question: &str) -> String {
+        self.must(
+            "psql",
+            &["-X", "-A", "-t", "-d", "host=ROOT/mnt/node/socket dbname=postgres", "-c", question],
+        )
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        for data in ["ROOT/mnt/node/data", "ROOT/mnt/copy/data"] {
+            self.pg("pg_ctl", &["stop", "-s", "-m", "immediate", "-D", data]);
+        }
+    }
+}
+
+#[test]
+fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint() {
+    ground!("btrfs", "pg_ctlcluster", "setpriv");
+    let lab = Lab::new("");
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("Debian's").flatten();
+    let bin = versions.map(|entry| entry.path().join("bin")).max().expect("a version");
+    let server = Server { lab: &lab, bin };
+    let open = |path: &Path| {
+        ground::run("chown", &["postgres:postgres", path.to_str().expect("utf-8")]);
+    };
+    // Who is not root has to come through.
+    ground::run("chmod", &["755", lab.placed("ROOT").as_str()]);
+    ["socket", "data"].iter().for_each(|name| {
+        let path = lab.root().join("mnt/node").join(name);
+        fs::create_dir(&path).expect("made");
+        open(&path);
+    });
+    open(&lab.root().join("mnt/node"));
+    server.must("initdb", &["-D", "ROOT/mnt/node/data", "-A", "trust", "-N"]);
+    server.start("ROOT/mnt/node/data");
+    server.asked("CREATE TABLE t AS SELECT generate_series(1, 1000) AS x");
+    let point = || server.asked("SELECT redo_lsn FROM pg_control_checkpoint()");
+    let before = point();
+    let config = "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.flush]\npostgres = { connection = \"host=ROOT/mnt/node/socket dbname=postgres\" }\n";
+    lab.write(config);
+    let done = lab.json(0, "job run node");
+    assert_ne!(point(), before, "there was no checkpoint");
+    let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name").to_owned();
+    // Its log elsewhere is not of the same instant.
+    server.asked("INSERT INTO t VALUES (1001)");
+    server.must("pg_ctl", &["stop", "-s", "-w", "-D", "ROOT/mnt/node/data"]);
+    let (here, there) = (lab.root().join("mnt/node/data/pg_wal"), lab.root().join("wal"));
+    ground::run("mv", &[&here, &there]);
+    std::os::unix::fs::symlink(&there, &here).expect("made");
+    server.start("ROOT/mnt/node/data");
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("lies in two datasets") || said.contains("lie in"), "{said}");
+    server.must("pg_ctl", &["stop", "-s", "-w", "-D", "ROOT/mnt/node/data"]);
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("cannot flush PostgreSQL"), "{said}");
+    assert_eq!(lab.n_snapshots(), 1);
+    lab.ends(0, &format!("clone ROOT/mnt/node@{name} ROOT/mnt/copy"));
+    let _ = fs::remove_file(lab.root().join("mnt/copy/data/postmaster.pid"));
+    server.start("ROOT/mnt/copy/data");
+    assert_eq!(server.asked("SELECT count(*) FROM t"), "1000");
+}
+
+#[test]
+fn a_command_is_called_before_the_snapshot_and_another_one_after_it_whatever_happens() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let before = lab.start();
+    let config = |first: &str| {
+        format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.flush]\nwithin = \"5s\"\n\
+             command = [\"/bin/sh\", \"-c\", \"echo before >> ROOT/order; {first}\"]\n\
+             after = [\"/bin/sh\", \"-c\", \"echo after >> ROOT/order; [ ! -e ROOT/fails ]\"]\n"
+        )
+    };
+    let order = || {
+        let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
+        let _ = fs::remove_file(lab.root().join("order"));
+        order.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    lab.write(&config("true"));
+    lab.ends(0, "job run node");
+    assert_eq!((order().as_str(), lab.n_snapshots(), lab.pid()), ("before after", 1, Some(before)));
+    let (said, _) = lab.ends(0, "job explain");
+    assert!(said.contains("calls /bin/sh -c echo before") && said.contains("whatever has failed"), "{said}");
+    lab.write(&config("exit 1"));
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("exit status: 1"), "{said}");
+    assert_eq!((order().as_str(), lab.n_snapshots()), ("before after", 1));
+    // The run kills itself in the midst: its guard calls the other one.
+    lab.write(&config("kill -9 $PPID"));
+    assert_eq!(lab.runs("job run node").0, None);
+    waits("the lease's end", || !lab.lease().exists());
+    assert_eq!((order().as_str(), lab.n_snapshots()), ("before after", 1));
+    fs::write(lab.root().join("fails"), "").expect("written");
+    lab.write(&config("true"));
+    let (_, said) = lab.ends(1, "job run node");
+    assert!(said.contains("exit status: 1"), "{said}");
+    assert_eq!(lab.n_snapshots(), 2);
+    fs::remove_file(lab.root().join("fails")).expect("removed");
+    waits("a recovery", || lab.runs("job recover").0 == Some(0) && !lab.lease().exists());
+}
+
+#[test]
+fn a_service_is_known_by_its_program() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let node = lab.root().join("node");
+    fs::copy("/bin/sleep", &node).expect("copied");
+    let service = |argument: &str| {
+        format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[[job.node.quiesce.service]]\n\
+             process = {{ exe = \"ROOT/node\"{argument} }}\nstart = [\"/bin/sh\", \"-c\", \"setsid ROOT/node 601 >/dev/null 2>&1 &\"]\n"
+        )
+    };
+    lab.write(&service(""));
+    let (text, _) = lab.ends(0, "job run node");
+    assert!(text.contains("was down, and stays down"), "{text}");
+    let other = Command::new(&node).arg("602").stdin(Stdio::null()).spawn().expect("it starts");
+    let (text, _) = lab.ends(0, "job run node");
+    assert!(text.contains("node stopped for "), "{text}");
+    let ended = |mut child: std::process::Child| child.wait().expect("it has ended");
+    assert!(!ended(other).success());
+    let other = Command::new(&node).arg("602").stdin(Stdio::null()).spawn().expect("it starts");
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("name an argument that one of them alone has"), "{said}");
+    lab.write(&service(", argument = \"601\""));
+    lab.ends(0, "job run node");
+    assert_eq!(lab.n_snapshots(), 3);
+    let mut other = other;
+    assert!(other.try_wait().expect("asked").is_none(), "another one was stopped");
+    other.kill().and_then(|()| other.wait()).expect("killed");
+    // The one that was started.
+    let pidof = ground::run("pidof", &[&node]).stdout;
+    let pid = String::from_utf8_lossy(&pidof).trim().parse().expect("one");
+    kill(pid, rustix::process::Signal::KILL);
+}
