@@ -10,6 +10,7 @@ use crate::cli::facts::{self, All, Which};
 use crate::cli::table::printable_lines;
 use crate::cli::{Context, status};
 use crate::config::value;
+use crate::model::run::{Op, Subject};
 use crate::plan::health::{self, About, Facts, Finding, Limits, State};
 use crate::{Error, Result};
 
@@ -154,6 +155,9 @@ fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
         }
         free(&mut all, name, seen);
     }
+    let record = facts.record.as_ref().ok().and_then(Option::as_ref);
+    let drill = record.and_then(|record| record.tally(&Subject::of_job(Op::Drill))?.last_success);
+    all.extend(drill.map(|last| format!("{}={}s;;;0", label(&[job, "drill", "age"]), age(last))));
     for target in &facts.targets {
         let name = &target.to;
         if let Some(up_to) = target.up_to {

@@ -37,7 +37,9 @@ pub struct Which {
 
 /// What was seen of all jobs that are meant.
 pub struct All {
-    /// What was seen of each, by their names.
+    /// The jobs, as they are configured.
+    pub jobs: Vec<Job>,
+    /// What was seen of each, in the same order.
     pub facts: Vec<Facts>,
     /// Jobs of which there is a record, and no configuration any more.
     pub stale: Vec<String>,
@@ -70,6 +72,7 @@ pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
     let stale = Records::of(context.state_dir()).jobs().unwrap_or_default();
     let stopped = leases(context.state_dir()).and_then(|leases| leases.jobs().ok()).unwrap_or_default();
     Ok(All {
+        jobs,
         facts,
         stale: stale.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
         stopped: stopped.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
@@ -100,6 +103,7 @@ fn silent(job: &Job, seconds: u64, context: &Context) -> Facts {
         targets: Vec::new(),
         record,
         is_at_work,
+        has_drill: job.drill.is_some(),
         stopped: stopped(job, context),
     }
 }
@@ -117,6 +121,7 @@ fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
         datasets: job.datasets.iter().map(look).collect(),
         targets: targets.collect(),
         is_at_work,
+        has_drill: job.drill.is_some(),
         stopped: stopped(job, context),
         record,
     }

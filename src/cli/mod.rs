@@ -28,6 +28,7 @@ mod holds;
 mod job;
 mod list;
 mod man;
+mod metrics;
 mod mount;
 pub mod output;
 mod overlay;
@@ -94,6 +95,7 @@ enum Command {
     Job(job::Args),
     List(list::Args),
     Man(man::Args),
+    Metrics(metrics::Args),
     Mount(mount::Args),
     Overlay(overlay::Args),
     Pool(pool::Args),
@@ -217,6 +219,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Job(args) => job::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
+        Command::Metrics(args) => metrics::run(&args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Pool(args) => pool::run(args, context),
         Command::Prune(args) => prune::run(*args, context),

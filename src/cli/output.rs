@@ -93,6 +93,51 @@ impl Output {
     }
 }
 
+/// Puts `bytes` in place of what is at `path`, whole or not at all, with these permission bits. Nobody who reads it sees a part.
+///
+/// # Errors
+/// A folder that is not there or not writable, a full disk.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let (file, at) = nameless(path).or_else(|_| temporary(path))?;
+    let written = (&file).write_all(bytes).and_then(|()| {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        sync(&file)?;
+        match &at {
+            Name::Temporary { temporary, path } => std::fs::rename(&temporary.0, path),
+            Name::Nameless(_) | Name::Already => put_in_place(&file, path),
+        }
+    });
+    written.map_err(Error::io("write", path.display()))?;
+    sync_folder(path)
+}
+
+/// Through a name of its own, as the kernel gives a nameless file none that is taken.
+fn put_in_place(file: &File, path: &Path) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let new = folder(path).join(name);
+    loop {
+        match link(file, &new) {
+            Ok(()) => break,
+            // Of a run that was killed here, or of one that is at it: then the later one's bytes are put in place, by whoever comes first.
+            Err(Errno::EXIST) => match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match std::fs::rename(&new, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            let _ = std::fs::remove_file(&new);
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
@@ -157,6 +202,24 @@ fn sync_folder(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_replaced_at_once_is_one_of_them_whole_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.prom");
+        std::fs::write(folder.path().join(".out.prom.new"), "left by who was killed").unwrap();
+        let texts = ["a".repeat(100_000), "b".repeat(50_000)];
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| (0..20).for_each(|_| replace(&path, text.as_bytes(), 0o644).unwrap()));
+            }
+        });
+        assert!(texts.contains(&std::fs::read_to_string(&path).unwrap()));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+        std::fs::create_dir(folder.path().join("dir")).unwrap();
+        assert!(replace(&folder.path().join("dir"), b"x", 0o644).is_err());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 2);
+    }
 
     #[test]
     fn a_temporary_name_goes_with_the_value_and_a_taken_name_is_a_conflict() {

@@ -145,6 +145,9 @@ pub struct Tally {
     pub done: u64,
     /// How often it failed.
     pub failed: u64,
+    /// How often it failed as bytes were not what they were; these are among [`Self::failed`].
+    #[serde(default)]
+    pub corrupt: u64,
     /// When it went well last.
     pub last_success: Option<Timestamp>,
     /// When it failed last, and why.
@@ -175,6 +178,7 @@ impl Tally {
             subject,
             done: 0,
             failed: 0,
+            corrupt: 0,
             last_success: None,
             last_failure: None,
             last_ms: 0,
@@ -205,6 +209,7 @@ impl Tally {
             }
             Some(failure) => {
                 self.failed = self.failed.saturating_add(1);
+                self.corrupt = self.corrupt.saturating_add(u64::from(failure.class == "corrupt"));
                 self.last_failure = Some(Failed { at: outcome.at, failure });
             }
         }
@@ -445,6 +450,16 @@ mod tests {
         assert!(read.is_of("node") && !read.is_of("other"));
         let newer: JobRecord = serde_json::from_str(&text.replace("\"version\":1", "\"version\":2")).unwrap();
         assert!(!newer.is_of("node"));
+    }
+
+    #[test]
+    fn bytes_that_are_not_what_they_were_are_counted_among_the_failures() {
+        let mut tally = Tally::new(Subject::of_job(Op::Run));
+        for class in ["corrupt", "conflict", "corrupt"] {
+            let failure = Some(Failure::new(class, "no"));
+            tally.add(Outcome { failure, ..outcome(Subject::of_job(Op::Run), 1, false) });
+        }
+        assert_eq!((tally.failed, tally.corrupt), (3, 2));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::model::JobRecord;
-use crate::model::run::{Op, Tally, UNENDED};
+use crate::model::run::{Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
 #[cfg(test)]
@@ -29,6 +29,8 @@ pub struct Facts {
     pub record: Result<Option<JobRecord>, String>,
     /// Whether a run is at work.
     pub is_at_work: bool,
+    /// Whether its restore is to be rehearsed.
+    pub has_drill: bool,
     /// Services that a run has left stopped, or why nobody knows.
     pub stopped: Result<Vec<String>, String>,
 }
@@ -114,6 +116,8 @@ pub enum About {
     Space,
     /// A receive that was begun and not finished.
     Partial,
+    /// A restore that should have been rehearsed by now.
+    Drill,
 }
 
 /// Something that is not well.
@@ -179,11 +183,15 @@ const GRACE: SignedDuration = SignedDuration::from_mins(15);
 /// How far ahead a clock may be.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
+/// How old the last restore that went well may be.
+const DRILL: SignedDuration = SignedDuration::from_hours(35 * 24);
+
 /// All that is not well of a job.
 pub fn findings(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<Finding> {
     let mut found = Found { job: &facts.job, all: Vec::new() };
     found.of_services(facts);
     found.of_record(facts);
+    found.of_drill(facts, now);
     for (name, seen) in &facts.datasets {
         match seen {
             Err(why) => found.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
@@ -309,6 +317,20 @@ impl Found<'_> {
         let what =
             format!("{}{of}{to} failed at {:.0}: {}", subject.op.name(), failed.at, failed.failure.text);
         self.add(state_of(&failed.failure.class), About::Failed, what);
+    }
+
+    /// One that failed is told by its tally.
+    fn of_drill(&mut self, facts: &Facts, now: Timestamp) {
+        let Ok(record) = &facts.record else { return };
+        let tally = record.as_ref().and_then(|record| record.tally(&Subject::of_job(Op::Drill)));
+        let last = tally.and_then(|tally| tally.last_success);
+        let what = match last.map(|last| now.duration_since(last)) {
+            _ if !facts.has_drill => return,
+            Some(age) if age <= DRILL => return,
+            Some(age) => format!("the last rehearsal of its restore that went well is {} old", roughly(age)),
+            None => "its restore was never rehearsed: cowsnap drill".into(),
+        };
+        self.add(State::Warning, About::Drill, what);
     }
 
     /// By the limits if they are set, else by the schedule.

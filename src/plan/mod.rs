@@ -5,6 +5,7 @@
 pub mod common;
 pub mod fan;
 pub mod health;
+pub mod metrics;
 pub mod overlay;
 pub mod quiesce;
 pub mod replicate;

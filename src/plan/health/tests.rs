@@ -23,6 +23,7 @@ fn nightly(newest: Option<&str>) -> Facts {
         targets: Vec::new(),
         record: Ok(None),
         is_at_work: false,
+        has_drill: false,
         stopped: Ok(Vec::new()),
     }
 }
@@ -167,6 +168,24 @@ fn a_failure_counts_until_the_same_goes_well() {
             CRITICAL Failed: prune of tank/node failed at 2026-11-20T02:03:00Z: bad
             FAILED, CRITICAL"#]],
     );
+}
+
+#[test]
+fn a_restore_that_was_not_rehearsed_for_long_is_a_warning_and_not_the_jobs_own_doing() {
+    let mut facts = nightly(Some("29T02:00"));
+    facts.has_drill = true;
+    check(
+        &facts,
+        "29T12:00",
+        expect![[r#"
+            WARNING Drill: its restore was never rehearsed: cowsnap drill
+            OK, WARNING"#]],
+    );
+    ended(&mut facts, Subject::of_job(Op::Drill), "01T02:00", None);
+    check(&facts, "29T12:00", expect!["OK, OK"]);
+    facts.datasets.clear();
+    let late = findings(&facts, &Limits::default(), at("30T00:00") + SignedDuration::from_hours(24 * 7));
+    assert_eq!(late[0].what, "the last rehearsal of its restore that went well is 35 d old");
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! `cowsnap metrics`
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::cli::facts::{self, Which};
+use crate::cli::{Context, output};
+use crate::config::Job;
+use crate::model::run::{Op, Subject};
+use crate::plan::metrics::{Family, Kind, Measured, exposition, families};
+
+/// Tell all that is measured of jobs in the text format of Prometheus, for node_exporter's textfile collector
+///
+/// Counters begin at 0 before a job has ever run, and no label names a snapshot.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Write it to this file, whole or not at all, for anybody to read; node_exporter wants its name to end in .prom
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let all = facts::all(&args.which, false, context)?;
+    let jobs = all.jobs.iter().zip(&all.facts);
+    let jobs: Vec<_> = jobs.map(|(job, facts)| Measured { facts, subjects: subjects(job) }).collect();
+    let families = families(&jobs, env!("CARGO_PKG_VERSION"), Timestamp::now());
+    match &args.output {
+        Some(path) => output::replace(path, exposition(&families).as_bytes(), 0o644),
+        None => context.print(&object(&families), exposition(&families)),
+    }
+}
+
+/// All that a job does.
+fn subjects(job: &Job) -> Vec<Subject> {
+    let each = |op: Op| job.datasets.iter().map(move |dataset| Subject::of_dataset(op, dataset));
+    let mut all = vec![Subject::of_job(Op::Run)];
+    all.extend(job.quiesce.as_ref().map(|_| Subject::of_job(Op::Quiesce)));
+    all.extend(each(Op::Snapshot));
+    all.extend(job.targets.iter().map(|target| Subject::to_target(&target.dataset, &target.to)));
+    all.extend(job.retention.iter().flat_map(|_| each(Op::Prune)));
+    all.extend(job.drill.as_ref().map(|_| Subject::of_job(Op::Drill)));
+    all
+}
+
+fn object(families: &[Family]) -> Value {
+    let told = |family: &Family| {
+        let samples = family.samples.iter().map(|(labels, number)| {
+            let labels: serde_json::Map<_, _> = labels
+                .iter()
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(key, value)| ((*key).to_owned(), value.clone().into()))
+                .collect();
+            json!({ "labels": labels, "value": number })
+        });
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        json!({ "name": family.name, "type": kind, "help": family.help, "samples": samples.collect::<Vec<_>>() })
+    };
+    json!({ "metrics": families.iter().map(told).collect::<Vec<_>>() })
+}
