@@ -109,6 +109,22 @@ pub trait Serve: Sync {
         generation.upper()
     }
 
+    /// What somebody made in what was changed of these copies that may be all that is left of something: snapshots of a clone, say.
+    ///
+    /// # Errors
+    /// What can not be looked at.
+    fn made_inside(&self, _: &Entry, _: &[&Copy]) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// Writes down that what was made there may go with the copies' changes, and answers what that is. Else it keeps those from going.
+    ///
+    /// # Errors
+    /// As [`Serve::made_inside`]; what can not be written.
+    fn give_up_inside(&self, _: &Entry, _: &[&Copy]) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// From now on nobody writes to what shows, and all that was written is in `generation`. What can still be undone
     /// by [`Serve::thaw`].
     ///

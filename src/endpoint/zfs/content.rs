@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::endpoint::details::Details;
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::lock::{Work, lock};
-use crate::endpoint::zfs::{intent, list, meta, noted, program, props};
+use crate::endpoint::zfs::{intent, meta, noted, pools, props};
 use crate::endpoint::{Error, Result, Verified};
 use crate::model::digests::remember;
 use crate::model::{Guid, SentStream, Version, VersionKind, VersionRef, quoted};
@@ -95,10 +95,7 @@ impl Dataset {
     /// # Errors
     /// What `zpool` says.
     pub fn pool_guid(&self) -> Result<Guid> {
-        let failed = |failure: program::Failure| failure.into_error("read the guid of", self.pool());
-        let text = program::zpool(&["get", "-Hp", "-o", "value", "guid", self.pool()]).map_err(failed)?;
-        let text = String::from_utf8_lossy(&text);
-        Ok(Guid::of_zfs(list::number(text.trim())?))
+        pools::guid_of(self.pool())
     }
 
     /// What tells it from every other dataset, on this machine and others, whatever it is called.

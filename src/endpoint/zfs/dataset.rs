@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::zfs::error::{self, Rights, above, failed};
-use crate::endpoint::zfs::overlays::{self, Hidden};
+use crate::endpoint::zfs::hidden::{self, Hidden};
 use crate::endpoint::zfs::{exchange, in_use, interrupted, list, mounted, place, program, was};
 use crate::endpoint::{DestroyDataset, Error, History, Result};
 use crate::model::{DatasetName, Inventory, SnapshotName, quoted};
@@ -248,18 +248,18 @@ impl Dataset {
             ));
         }
         if let Some(clone) = self.clones_of_hidden()?.first() {
-            let upon = overlays::told([clone.as_str()].into_iter()).concat();
-            let hint = Some(overlays::how_to_destroy(clone));
+            let upon = hidden::told([clone.as_str()].into_iter()).concat();
+            let hint = Some(hidden::how_to_destroy(clone));
             return Err(self.refused("destroy", format!("{upon} lies on it"), hint));
         }
         for version in versions.versions() {
             if let Some(clone) = self.clones_of(&version.id)?.first() {
-                let upon = overlays::told([clone.as_str()].into_iter()).concat();
-                let why = match overlays::overlay_of(clone) {
+                let upon = hidden::told([clone.as_str()].into_iter()).concat();
+                let why = match hidden::overlay_of(clone) {
                     Some(_) => format!("{upon} lies on its snapshot {}", version.id.name),
                     None => format!("{upon} is a clone of its snapshot {}", version.id.name),
                 };
-                return Err(self.refused("destroy", why, Some(overlays::how_to_destroy(clone))));
+                return Err(self.refused("destroy", why, Some(hidden::how_to_destroy(clone))));
             }
         }
         Ok(())

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use crate::endpoint::details::{Details, Listing, Usage};
 use crate::endpoint::zfs::dataset::Dataset;
+use crate::endpoint::zfs::hidden::{self, Hidden};
 use crate::endpoint::zfs::list::{number, rows, text};
 use crate::endpoint::zfs::lock::{Work, is_locked};
-use crate::endpoint::zfs::overlays::{self, Hidden};
 use crate::endpoint::zfs::{framed, interrupted, labels, program};
 use crate::endpoint::{Error, Result};
 use crate::model::{Caps, Guid, HoldTag, Inventory, Partial, SnapshotName, Version, VersionKind, VersionRef};
@@ -281,7 +281,7 @@ impl Row<'_> {
             labels: BTreeMap::new(),
             holds,
             verified: None,
-            clones: overlays::told(clones),
+            clones: hidden::told(clones),
             altered: false,
             was: None,
             writable: false,

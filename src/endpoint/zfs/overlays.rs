@@ -1,9 +1,10 @@
 //! Writable clones that are no datasets of anybody's: what overlays show (docs/FORMAT-overlay.md). They lie in a filesystem of their own,
 //! `POOL/cowsnap-overlays`, are mounted by overlays alone, and no listing shows them.
 //!
-//! **Invariant:** nothing is destroyed but what has its mark set on itself, and is still what was made, by its guid as far as that is known.
+//! **Invariant:** nothing is destroyed but what has its mark set on itself, and is still what was made, by its guid and its pool's as far as they
+//! are known; and nothing that somebody made in it, unless that was asked for by its guid ([`inside`](super::inside)).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -12,22 +13,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::zfs::dataset::{self, Dataset};
 use crate::endpoint::zfs::error::{failed, lzc};
-use crate::endpoint::zfs::{known, list, program, props};
+use crate::endpoint::zfs::inside::{self, Found, Inside};
+use crate::endpoint::zfs::{known, list, pools, program, props};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{MountSource, OverlayName};
+use crate::model::overlay::MountSource;
 use crate::model::{Guid, VersionRef, quoted};
 use crate::stream::container::ZfsKind;
 use crate::sys::lzc::{Errno, Kind, Prop};
 use crate::sys::mount::{self, Detached, Restrict};
 
 /// The filesystem of a pool that holds the clones.
-const FOLDER: &str = "cowsnap-overlays";
+pub(super) const FOLDER: &str = "cowsnap-overlays";
 /// What the snapshots are called that were taken for overlays, up to digits that are nobody else's.
-const SNAPSHOT: &str = "cowsnap-overlay:";
+pub(super) const SNAPSHOT: &str = "cowsnap-overlay:";
 /// The property that says what is an overlay's: on the folder, on each clone, on each snapshot that was taken for one.
-const MARK: &str = "cowsnap:overlay";
+pub(super) const MARK: &str = "cowsnap:overlay";
 /// What it says on the folder.
-const IS_FOLDER: &str = "folder";
+pub(super) const IS_FOLDER: &str = "folder";
+/// What keeps programs that take snapshots of everything from clones: zfs-auto-snapshot, and what goes by its word.
+const AUTO_SNAPSHOT: (&str, &str) = ("com.sun:auto-snapshot", "false");
 /// `canmount=noauto`
 const NOAUTO: u64 = 2;
 
@@ -45,6 +49,9 @@ const KEPT_AS: [&str; 10] = [
     "primarycache",
 ];
 
+/// How long ZFS may take to answer what is asked of it: a pool that hangs does not.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often, and after what pause, a clone is destroyed again that is busy: whoever has just let go of it may not be done.
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,6 +67,9 @@ pub struct Origin {
     mark: Option<String>,
     /// How its dataset keeps files.
     kept_as: BTreeMap<String, String>,
+    /// The guid of its pool: another one may have the name one day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pool: Option<Guid>,
 }
 
 impl Origin {
@@ -69,7 +79,8 @@ impl Origin {
     /// [`Error::NotFound`], [`Error::Reused`].
     pub fn of_snapshot(dataset: &Dataset, version: &VersionRef) -> Result<Self> {
         let snapshot = dataset.expect_snapshot(version, "clone")?;
-        Ok(Self { snapshot, guid: Some(version.guid), mark: None, kept_as: kept_as(dataset)? })
+        let pool = Some(dataset.pool_guid()?);
+        Ok(Self { snapshot, guid: Some(version.guid), mark: None, kept_as: kept_as(dataset)?, pool })
     }
 
     /// A snapshot of `dataset` that is to be taken, and marked so. `random` is in its name.
@@ -78,7 +89,8 @@ impl Origin {
     /// A dataset that can not be read.
     pub fn to_be_taken(dataset: &Dataset, mark: String, random: u64) -> Result<Self> {
         let snapshot = format!("{}@{SNAPSHOT}{random:016x}", dataset.name());
-        Ok(Self { snapshot, guid: None, mark: Some(mark), kept_as: kept_as(dataset)? })
+        let pool = Some(dataset.pool_guid()?);
+        Ok(Self { snapshot, guid: None, mark: Some(mark), kept_as: kept_as(dataset)?, pool })
     }
 
     /// Takes the snapshot, unless it is there already.
@@ -103,7 +115,8 @@ impl Origin {
             return Ok(Some(self.snapshot.clone()));
         }
         let args = ["list", "-Hp", "-t", "snapshot", "-r", "-o", "name,guid", self.pool()];
-        let text = program::zfs(&args).map_err(|failure| failure.into_error("list", self.pool()))?;
+        let text = program::zfs_within(&args, PATIENCE)
+            .map_err(|failure| failure.into_error("list", self.pool()))?;
         let has_guid = |guid: &str| list::number(guid).is_ok_and(|guid| Guid::of_zfs(guid) == meant);
         for [name, _] in list::rows::<2>(&text)?.into_iter().filter(|[_, guid]| has_guid(guid)) {
             // A replica in the same pool has the guid, and not the mark.
@@ -121,6 +134,7 @@ impl Origin {
     pub fn destroy(&self) -> Result<()> {
         let Some(mark) = &self.mark else { return Ok(()) };
         let lzc = with_pool(&self.snapshot)?;
+        expect_pool(self.pool(), self.pool)?;
         let Some(name) = self.present_name()? else { return Ok(()) };
         if !is_made_by_us(&name, mark, self.guid)? {
             return Ok(());
@@ -133,11 +147,17 @@ impl Origin {
         pool_of(&self.snapshot)
     }
 
+    /// The guid of that pool, if it was written down.
+    pub fn pool_guid(&self) -> Option<Guid> {
+        self.pool
+    }
+
     /// It, by what the snapshot is called now. One program is started for it, and another one if that is not what it was called.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is gone.
+    /// [`Error::NotFound`] if it is gone; [`Error::Refused`] if another pool has its pool's name.
     pub fn checked(self) -> Result<Self> {
+        expect_pool(self.pool(), self.pool)?;
         match self.present_name()? {
             Some(snapshot) => Ok(Self { snapshot, ..self }),
             None => Err(Error::NotFound {
@@ -155,6 +175,7 @@ impl Origin {
         });
         let own = [
             (MARK.to_owned(), Prop::Text(mark.to_owned())),
+            auto_snapshot(),
             ("canmount".to_owned(), Prop::Number(NOAUTO)),
             ("readonly".to_owned(), Prop::Number(0)),
         ];
@@ -183,6 +204,7 @@ impl Clones {
         if !lzc.exists(&self.folder) {
             let props = [
                 (MARK.to_owned(), Prop::Text(IS_FOLDER.to_owned())),
+                auto_snapshot(),
                 ("canmount".to_owned(), Prop::Number(0)),
                 ("mountpoint".to_owned(), Prop::Text("none".to_owned())),
             ];
@@ -285,11 +307,24 @@ impl Clones {
         }
     }
 
-    /// Destroys the clone `name` with what was made in it; one that is not there is gone. False: it is another one by its mark or guid, and stays.
+    /// What somebody made in these clones, with the clone that it is in; nothing of a clone that is not there.
     ///
     /// # Errors
-    /// [`Error::Refused`] while it is mounted anywhere, and if it was promoted; a pool that is not there.
-    pub fn destroy(&self, name: &str, guid: Option<Guid>) -> Result<bool> {
+    /// What `zfs` says.
+    pub fn inside(&self, names: &[String]) -> Result<Vec<Found>> {
+        let lzc = lzc(&self.folder)?;
+        let there: Vec<_> =
+            names.iter().map(|name| self.full(name)).filter(|full| lzc.exists(full)).collect();
+        let found = inside::of(&self.folder, &there)?.into_iter();
+        Ok(found.filter(|(_, inside)| !inside.as_ref().is_ok_and(Vec::is_empty)).collect())
+    }
+
+    /// Destroys the clone `name`, with what was made in it if that is among what is `given_up`; one that is not there is gone. False: it is
+    /// another one by its mark or guid, and stays.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] while it is mounted anywhere, if it was promoted, and if something else was made in it; a pool that is not there.
+    pub fn destroy(&self, name: &str, guid: Option<Guid>, given_up: &[Inside]) -> Result<bool> {
         let full = self.full(name);
         let lzc = with_pool(&full)?;
         if !lzc.exists(&full) {
@@ -307,7 +342,7 @@ impl Clones {
                 return Err(failed("destroy", &full, &[])(why));
             }
             if attempt == 1 {
-                destroy_inside(&full)?;
+                inside::destroy(&self.folder, &full, given_up)?;
             }
             std::thread::sleep(PAUSE);
         }
@@ -319,52 +354,36 @@ impl Clones {
     }
 }
 
-/// Destroys the snapshots and datasets that were made in a clone, as far as that can be done: what is in use stays, and so does the clone.
-///
-/// What is older than the clone was not made in it: a promoted one has the history of what it was cloned from.
-fn destroy_inside(clone: &str) -> Result<()> {
-    let args = ["list", "-Hp", "-o", "name,createtxg", "-t", "filesystem,volume,snapshot", "-r", clone];
-    let text = program::zfs(&args).map_err(|failure| failure.into_error("list", clone))?;
-    let made = made_in(clone, &list::rows::<2>(&text)?)?;
-    let lzc = lzc(clone)?;
-    for inside in made.iter().rev() {
-        let gone = match inside.contains('@') {
-            true => lzc.destroy_snapshots(std::slice::from_ref(inside), false),
-            false => lzc.destroy(inside),
-        };
-        if let Err(why) = gone {
-            tracing::warn!("{inside} stays: {why}");
-        }
-    }
-    Ok(())
-}
-
-/// Of names with their transactions, what was made in `clone`.
+/// That the pool called so is the one that was meant.
 ///
 /// # Errors
-/// [`Error::Refused`] if something older is in it.
-fn made_in(clone: &str, rows: &[[&str; 2]]) -> Result<Vec<String>> {
-    let own = rows.iter().find(|[name, _]| *name == clone).map(|[_, txg]| list::number(txg)).transpose()?;
-    let mut made = Vec::new();
-    for [name, txg] in rows.iter().filter(|[name, _]| *name != clone) {
-        let txg = list::number(txg)?;
-        if own.is_none_or(|own| txg <= own) {
-            return Err(Error::Refused {
-                op: "destroy",
-                subject: clone.to_owned(),
-                why: format!("it was promoted, or something was moved into it: {name} is older than it is"),
-                hint: Some("zfs promote DATASET gives the history back to what it was cloned from".into()),
-            });
-        }
-        made.push((*name).to_owned());
+/// [`Error::Refused`] if another one has the name now; [`Error::NotFound`] if none has.
+pub fn expect_pool(pool: &str, meant: Option<Guid>) -> Result<()> {
+    let Some(meant) = meant else { return Ok(()) };
+    with_pool(pool)?;
+    let found = pools::guid_of(pool)?;
+    match found == meant {
+        true => Ok(()),
+        false => Err(Error::Refused {
+            op: "use the pool",
+            subject: pool.to_owned(),
+            why: format!(
+                "it is another one than when the overlay was made: its guid is {found}, and was {meant}"
+            ),
+            hint: Some(format!("zpool import {meant} {}", quoted(pool))),
+        }),
     }
-    Ok(made)
+}
+
+fn auto_snapshot() -> (String, Prop) {
+    let (name, value) = AUTO_SNAPSHOT;
+    (name.to_owned(), Prop::Text(value.to_owned()))
 }
 
 /// Whether what is called so has this mark set on itself, and is what was made.
 fn is_made_by_us(full: &str, mark: &str, made: Option<Guid>) -> Result<bool> {
     let args = ["get", "-Hp", "-o", "property,value,source", &format!("guid,{MARK}"), full];
-    let text = program::zfs(&args).map_err(|failure| failure.into_error("read", full))?;
+    let text = program::zfs_within(&args, PATIENCE).map_err(|failure| failure.into_error("read", full))?;
     let is_ours = is_as_made(&text, mark, made);
     if !is_ours {
         tracing::warn!("{full} is not what was made under this name, and stays");
@@ -398,7 +417,7 @@ fn kept_as(dataset: &Dataset) -> Result<BTreeMap<String, String>> {
 
 fn listed(which: &[&str], name: &str) -> Result<Vec<String>> {
     let args = [&["list", "-Hp", "-o", "name"], which, &[name]].concat();
-    let text = program::zfs(&args).map_err(|failure| failure.into_error("list", name))?;
+    let text = program::zfs_within(&args, PATIENCE).map_err(|failure| failure.into_error("list", name))?;
     Ok(list::rows::<1>(&text)?.iter().map(|[name]| (*name).to_owned()).collect())
 }
 
@@ -420,225 +439,21 @@ fn pool_of(name: &str) -> &str {
 }
 
 /// What says on a clone whose it is, whichever generation it becomes: its home, its overlay, and digits of its own.
-fn mark_of(name: &str) -> String {
+pub(super) fn mark_of(name: &str) -> String {
     let digits = name.rsplit(':').next().unwrap_or_default();
     MountSource::parse_file_name(name)
         .map_or_else(|| name.to_owned(), |source| format!("{}:{}:{digits}", source.home, source.name))
-}
-
-/// The overlay whose clone is called `name`, if that is what such a one is called.
-pub(super) fn overlay_of(name: &str) -> Option<OverlayName> {
-    let last = name.strip_prefix(folder_of(name)?)?.strip_prefix('/')?;
-    MountSource::parse_file_name(last).map(|source| source.name)
-}
-
-/// What depends on a snapshot, as people know it: a clone that an overlay shows by the name of that.
-pub(super) fn told<'a>(clones: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let told =
-        |clone: &str| overlay_of(clone).map_or_else(|| clone.to_owned(), |name| format!("overlay {name}"));
-    clones.map(told).collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// What would take away what depends on a snapshot.
-pub(super) fn how_to_destroy(clone: &str) -> String {
-    match overlay_of(clone) {
-        Some(name) => format!("cowsnap overlay destroy {}", quoted(&name)),
-        None => format!("cowsnap destroy {}", quoted(clone)),
-    }
-}
-
-/// The folder that `name` is, or is in, if it is called as such a one.
-fn folder_of(name: &str) -> Option<&str> {
-    let (pool, rest) = name.split_once('/')?;
-    let is_folder = rest.split(['/', '@', '#']).next() == Some(FOLDER);
-    is_folder.then(|| &name[..pool.len() + 1 + FOLDER.len()])
-}
-
-fn is_called_as_a_base(name: &str) -> bool {
-    name.split_once('@').is_some_and(|(_, last)| last.starts_with(SNAPSHOT))
-}
-
-/// What no listing shows: what overlays made for themselves.
-#[derive(Debug, Default)]
-pub(super) struct Hidden {
-    names: HashSet<String>,
-}
-
-impl Hidden {
-    /// What of these is an overlay's, by its name and its own mark. Starts a program only if something is called so.
-    ///
-    /// # Errors
-    /// What `zfs` says.
-    pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let asked: BTreeSet<_> = names.flat_map(asked_for).collect();
-        if asked.is_empty() {
-            return Ok(Self::default());
-        }
-        let wanted = format!("{MARK},origin");
-        let mut args = vec!["get", "-Hp", "-s", "local,none", "-o", "name,property,value", &wanted];
-        args.extend(&asked);
-        match program::zfs(&args) {
-            Ok(text) => Ok(Self::read(&String::from_utf8_lossy(&text))),
-            // One of them went meanwhile.
-            Err(program::Failure::Said(_)) => {
-                let said = |name: &&str| {
-                    let mark = props::set_here(name, MARK).ok()??;
-                    let origin = dataset::get(name, "origin").ok()?;
-                    Some(format!("{name}\t{MARK}\t{mark}\n{name}\torigin\t{origin}\n"))
-                };
-                Ok(Self::read(&asked.iter().filter_map(said).collect::<String>()))
-            }
-            Err(failure) => Err(failure.into_error("read", FOLDER)),
-        }
-    }
-
-    /// Of lines of a name, a property and its value, what is marked as what it is called. What was promoted is no clone any more: it has
-    /// the history of what it was cloned from, and is shown.
-    fn read(text: &str) -> Self {
-        let row = |line: &'_ str| {
-            let (name, rest) = line.split_once('\t')?;
-            let (property, value) = rest.split_once('\t')?;
-            Some([name, property, value].map(str::to_owned))
-        };
-        let rows: Vec<_> = text.lines().filter_map(row).collect();
-        let was_promoted =
-            |name: &str| clone_of(name) == Some(name) && rows.iter().any(|row| *row == [name, "origin", "-"]);
-        let is_hidden = |[name, property, value]: &&[String; 3]| {
-            property == MARK && is_marked_as_called(name, value) && !was_promoted(name)
-        };
-        Self { names: rows.iter().filter(is_hidden).map(|[name, ..]| name.clone()).collect() }
-    }
-
-    /// Whether `name` is one of these, or is in one.
-    pub(super) fn has(&self, name: &str) -> bool {
-        let own = clone_of(name).or_else(|| folder_of(name)).unwrap_or(name);
-        self.names.contains(own)
-    }
-}
-
-fn is_marked_as_called(name: &str, mark: &str) -> bool {
-    match folder_of(name) {
-        Some(folder) if folder == name => mark == IS_FOLDER,
-        Some(_) => overlay_of(name).is_some() && mark == mark_of(name.rsplit('/').next().unwrap_or_default()),
-        None => is_called_as_a_base(name) && mark.rsplit(':').next() == name.rsplit(':').next(),
-    }
-}
-
-/// What has to be asked for its mark, to know of `name`.
-fn asked_for(name: &str) -> Option<&str> {
-    clone_of(name).or_else(|| folder_of(name)).or_else(|| is_called_as_a_base(name).then_some(name))
-}
-
-/// What directly in a folder `name` is, or is in.
-fn clone_of(name: &str) -> Option<&str> {
-    let folder = folder_of(name)?;
-    let rest = name[folder.len()..].strip_prefix('/')?;
-    let len = rest.find(['/', '@', '#']).unwrap_or(rest.len());
-    Some(&name[..folder.len() + 1 + len])
-}
-
-impl Dataset {
-    /// What was cloned from snapshots of it that were taken for overlays: no listing shows these.
-    pub(super) fn clones_of_hidden(&self) -> Result<Vec<String>> {
-        let name = self.name().as_str();
-        let args = ["list", "-Hp", "-t", "snapshot", "-d", "1", "-o", "name,clones", name];
-        let text = program::zfs(&args).map_err(|failure| failure.into_error("list", self))?;
-        let rows = list::rows::<2>(&text)?;
-        let hidden = Hidden::of(rows.iter().map(|[name, _]| *name).filter(|name| is_called_as_a_base(name)))?;
-        let clones =
-            rows.iter().filter(|[name, _]| hidden.has(name)).flat_map(|[_, clones]| clones.split(','));
-        Ok(clones.filter(|clone| !clone.is_empty() && *clone != "-").map(str::to_owned).collect())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CLONE: &str = "tank/cowsnap-overlays/cowsnap:0123456789abcdef:ci:1:7:00000000000000ff";
-
-    #[test]
-    fn a_clone_says_by_its_name_which_overlay_shows_it() {
-        let name = |text| overlay_of(text).map(|name| name.to_string());
-        assert_eq!(name(CLONE).as_deref(), Some("ci"));
-        let deep = CLONE.replace("tank/", "tank/x/");
-        for other in
-            ["tank", "tank/cowsnap-overlays", "tank/cowsnap-overlays/x", &deep, "tank/cowsnap-overlaysx/y"]
-        {
-            assert_eq!(name(other), None, "{other}");
-        }
-        assert_eq!(how_to_destroy(CLONE), "cowsnap overlay destroy 'ci'");
-        assert_eq!(how_to_destroy("tank/b"), "cowsnap destroy 'tank/b'");
-    }
-
-    #[test]
-    fn many_copies_are_one_overlay_that_depends_on_a_snapshot() {
-        let second = CLONE.replace(":1:7:", ":2:9:");
-        assert_eq!(told([CLONE, "tank/b", &second].into_iter()), ["overlay ci", "tank/b"]);
-    }
-
-    #[test]
-    fn what_is_marked_as_it_is_called_is_hidden_and_nothing_else() {
-        let base = "tank/a b@cowsnap-overlay:00000000000000ff";
-        let theirs = "tank/cowsnap-overlays/theirs";
-        let stolen = CLONE.replace(":7:00000000000000ff", ":7:00000000000000aa");
-        let promoted = CLONE.replace(":ci:", ":gone:");
-        let marks = [
-            ("tank/cowsnap-overlays", "folder"),
-            (CLONE, "0123456789abcdef:ci:00000000000000ff"),
-            (&promoted, "0123456789abcdef:gone:00000000000000ff"),
-            (base, "x:ci:00000000000000ff"),
-            (theirs, "folder"),
-            (&stolen, "0123456789abcdef:ci:00000000000000ff"),
-            ("other/cowsnap-overlays", "mine"),
-        ];
-        let lines = marks.map(|(name, mark)| {
-            let origin = if name == CLONE { "tank/a@s" } else { "-" };
-            format!("{name}\tcowsnap:overlay\t{mark}\n{name}\torigin\t{origin}\n")
-        });
-        let text = lines.concat() + "no line\n";
-        let hidden = Hidden::read(&text);
-        let inside = format!("{CLONE}@theirs");
-        for name in ["tank/cowsnap-overlays", CLONE, &inside, base] {
-            assert!(hidden.has(name), "{name}");
-        }
-        for name in [
-            "tank",
-            "tank/a b",
-            "other/cowsnap-overlays",
-            "tank/b@cowsnap-overlay:01",
-            "tank/cowsnap-overlays2",
-            theirs,
-            &stolen,
-            &promoted,
-            &format!("{promoted}@s"),
-        ] {
-            assert!(!hidden.has(name), "{name}");
-        }
-        assert!(!Hidden::default().has(CLONE), "nobody marked it");
-        assert_eq!(asked_for(&inside), Some(CLONE));
-        assert_eq!((asked_for("tank/a"), asked_for(base)), (None, Some(base)));
-    }
-
     #[test]
     fn the_mark_of_a_clone_is_the_same_whichever_generation_it_becomes() {
         let name = |generation| format!("cowsnap:0123456789abcdef:ci:1:{generation}:00000000000000ff");
         assert_eq!(mark_of(&name(0)), "0123456789abcdef:ci:00000000000000ff");
         assert_eq!(mark_of(&name(0)), mark_of(&name(7)));
-    }
-
-    #[test]
-    fn what_is_older_than_a_clone_was_not_made_in_it() {
-        let (snapshot, child) = (format!("{CLONE}@theirs"), format!("{CLONE}/theirs"));
-        let rows = [[CLONE, "100"], [&snapshot, "101"], [&child, "102"]];
-        assert_eq!(made_in(CLONE, &rows).expect("all newer"), [snapshot.clone(), child.clone()]);
-        for older in ["100", "99", "?"] {
-            assert!(
-                made_in(CLONE, &[[CLONE, "100"], [&child, "102"], [&snapshot, older]]).is_err(),
-                "{older}"
-            );
-        }
-        assert!(made_in(CLONE, &[[&snapshot, "101"]]).is_err(), "its own is not known");
     }
 
     #[test]
@@ -668,10 +483,12 @@ mod tests {
             guid: None,
             mark: None,
             kept_as: kept.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            pool: None,
         };
         let props: BTreeMap<_, _> = origin.props("m").into_iter().collect();
         let number = |name: &str| props.get(name).cloned();
         assert_eq!(number("cowsnap:overlay"), Some(Prop::Text("m".into())));
+        assert_eq!(number("com.sun:auto-snapshot"), Some(Prop::Text("false".into())));
         assert_eq!(number("acltype"), Some(Prop::Number(1)));
         assert_eq!(number("recordsize"), Some(Prop::Number(16384)));
         assert_eq!((number("canmount"), number("readonly")), (Some(Prop::Number(2)), Some(Prop::Number(0))));

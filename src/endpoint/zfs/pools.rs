@@ -1,10 +1,11 @@
 //! What there is of ZFS on this machine: pools, and the datasets of one or of all.
 
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::overlays::Hidden;
-use crate::endpoint::zfs::{error, program};
+use crate::endpoint::zfs::hidden::Hidden;
+use crate::endpoint::zfs::overlays::PATIENCE;
+use crate::endpoint::zfs::{error, list, program};
 use crate::endpoint::{Error, Result};
-use crate::model::DatasetName;
+use crate::model::{DatasetName, Guid};
 
 /// Whether ZFS can be worked with here.
 ///
@@ -17,6 +18,17 @@ pub fn available(subject: &str) -> Result<()> {
 /// Whether there is a pool of that name. Where there is no ZFS, there is none.
 pub fn has_pool(name: &str) -> bool {
     error::lzc(name).is_ok_and(|lzc| lzc.exists(name))
+}
+
+/// The guid of the pool `name`, which one that was split off another has for itself, though the guids of the datasets are the same.
+///
+/// # Errors
+/// What `zpool` says.
+pub(super) fn guid_of(name: &str) -> Result<Guid> {
+    let args = ["get", "-Hp", "-o", "value", "guid", name];
+    let text = program::zpool_within(&args, PATIENCE);
+    let text = text.map_err(|failure| failure.into_error("read the guid of", name))?;
+    Ok(Guid::of_zfs(list::number(&list::value(&text))?))
 }
 
 /// All filesystems and volumes of the pool `name`, the pool's own root first.

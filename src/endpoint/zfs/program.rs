@@ -6,7 +6,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::list::number;
 use crate::endpoint::{Error, Result};
@@ -88,6 +91,43 @@ pub(super) fn zpool<S: AsRef<OsStr>>(args: &[S]) -> Result<Vec<u8>, Failure> {
 
 fn printed<S: AsRef<OsStr>>(program: &'static str, args: &[S]) -> Result<Vec<u8>, Failure> {
     let output = command(program, args).output().map_err(|why| Failure::Missing(program, why))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(Failure::Said(words_of(&output))),
+    }
+}
+
+/// As [`zfs`], until a signal comes, and for no longer than `patience`: one that hangs with its pool is left behind.
+pub(super) fn zfs_within<S: AsRef<OsStr>>(args: &[S], patience: Duration) -> Result<Vec<u8>, Failure> {
+    within("zfs", command("zfs", args), patience)
+}
+
+/// As [`zfs_within`], of `zpool`.
+pub(super) fn zpool_within<S: AsRef<OsStr>>(args: &[S], patience: Duration) -> Result<Vec<u8>, Failure> {
+    within("zpool", command("zpool", args), patience)
+}
+
+fn within(program: &'static str, mut command: Command, patience: Duration) -> Result<Vec<u8>, Failure> {
+    let failed = |why| Failure::Missing(program, why);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+    let pidfd = pidfd.map_err(|why| failed(why.into()))?;
+    let (done, answer) = mpsc::channel();
+    // Whoever reads what it prints waits for it as long as it takes.
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let until = Instant::now() + patience;
+    let output = loop {
+        let why = match answer.recv_timeout(Duration::from_millis(50)) {
+            Ok(output) => break output.map_err(failed)?,
+            Err(_) => interrupt::check().err(),
+        };
+        let too_long =
+            || io::Error::new(io::ErrorKind::TimedOut, "it does not answer; zpool status says more");
+        if let Some(why) = why.or_else(|| (Instant::now() > until).then(too_long)) {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            return Err(failed(why));
+        }
+    };
     match output.status.success() {
         true => Ok(output.stdout),
         false => Err(Failure::Said(words_of(&output))),
@@ -215,6 +255,21 @@ mod tests {
         let failed = || Ok(running("echo 'no such pool' >&2; exit 1"));
         let failed = wait(waiting(), what, patience, failed).expect_err("it says so");
         assert_eq!(failed.class(), Class::Usage, "{failed}");
+    }
+
+    #[test]
+    fn who_only_asks_waits_for_no_pool_that_hangs() {
+        let of = |program: &str, patience| {
+            let mut command = Command::new("sh");
+            command.args(["-c", program]).stdin(Stdio::null());
+            within("zfs", command, patience)
+        };
+        let long = Duration::from_secs(60);
+        // More than a pipe holds.
+        assert_eq!(of("head -c 200000 /dev/zero", long).expect("it answers").len(), 200_000);
+        assert!(matches!(of("echo no >&2; exit 1", long), Err(Failure::Said(words)) if words == "no"));
+        let hangs = of("exec sleep 1000", Duration::from_millis(100)).expect_err("it hangs");
+        assert_eq!(hangs.into_error("list", "tank/a b").class(), Class::Unreachable);
     }
 
     #[test]

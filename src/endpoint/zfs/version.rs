@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::inventory::version;
 use crate::endpoint::zfs::list::{number, rows};
-use crate::endpoint::zfs::{mounted, overlays, program};
+use crate::endpoint::zfs::{hidden, mounted, program};
 use crate::endpoint::{Error, History, Result};
 use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionKind, VersionRef, quoted};
 use crate::sys::lzc::{Errno, Failed};
@@ -200,7 +200,7 @@ impl Dataset {
         if !tags.is_empty() {
             return Ok(Error::Held { subject, tags });
         }
-        if self.clones_of(version)?.iter().any(|clone| overlays::overlay_of(clone).is_some()) {
+        if self.clones_of(version)?.iter().any(|clone| hidden::overlay_of(clone).is_some()) {
             // Whoever lies on it has it mounted, too.
             return self.why_cloned(version);
         }
@@ -221,15 +221,15 @@ impl Dataset {
     fn why_cloned(&self, version: &VersionRef) -> Result<Error> {
         let clones = self.clones_of(version)?;
         let (of_overlays, others): (Vec<_>, Vec<_>) =
-            clones.iter().map(String::as_str).partition(|clone| overlays::overlay_of(clone).is_some());
-        let mut why: Vec<_> = overlays::told(of_overlays.into_iter())
+            clones.iter().map(String::as_str).partition(|clone| hidden::overlay_of(clone).is_some());
+        let mut why: Vec<_> = hidden::told(of_overlays.into_iter())
             .iter()
             .map(|overlay| format!("{overlay} lies on it"))
             .collect();
         if !others.is_empty() {
             why.push(format!("datasets were cloned from it: {}", others.join(", ")));
         }
-        let (why, hint) = (why.join("; "), clones.first().map(|clone| overlays::how_to_destroy(clone)));
+        let (why, hint) = (why.join("; "), clones.first().map(|clone| hidden::how_to_destroy(clone)));
         Ok(Error::Refused { op: "destroy", subject: self.at_name(&version.name), why, hint })
     }
 

@@ -2,17 +2,20 @@
 
 use std::fs;
 
-use super::{Before, Step, Survivors, deal_with_users, is_full, none, server};
+use super::{Before, Step, Survivors, deal_with_inside, deal_with_users, is_full, none, server};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Home, Locked, Place};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{OverlayName, Record, State};
 
+/// What is refused while somebody uses it.
+pub(super) const DESTROY: &str = "destroy overlay";
+
 /// Destroys an overlay with its changes, half-made ones too. Its files go when somebody sweeps; who used it, and was ended or is
 /// left with what it has, is answered.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is none; [`Error::Refused`] while somebody uses it.
+/// [`Error::NotFound`] if there is none; [`Error::Refused`] while somebody uses it, or has made something in it.
 pub fn destroy(
     home: &Home,
     name: &OverlayName,
@@ -27,7 +30,8 @@ pub fn destroy(
         Err(error) => return Err(error),
     };
     let copies: Vec<_> = record.copies.iter().collect();
-    let users = deal_with_users(&record, &copies, survivors, "destroy overlay")?;
+    deal_with_inside(&locked, &record, &copies, survivors, DESTROY)?;
+    let users = deal_with_users(&record, &copies, survivors, DESTROY)?;
     destroy_locked(locked, record, before)?;
     Ok(users)
 }
@@ -40,8 +44,11 @@ pub fn check(home: &Home, name: &OverlayName, survivors: Survivors) -> Result<()
     let Some(locked) = home.entry(name).lock()? else { return Err(none(home, name)) };
     let Ok(Some(record)) = locked.record() else { return Ok(()) };
     let copies: Vec<_> = record.copies.iter().collect();
+    if survivors != Survivors::Leave {
+        deal_with_inside(&locked, &record, &copies, survivors, DESTROY)?;
+    }
     match survivors {
-        Survivors::Refuse => deal_with_users(&record, &copies, survivors, "destroy overlay").map(drop),
+        Survivors::Refuse => deal_with_users(&record, &copies, survivors, DESTROY).map(drop),
         _ => Ok(()),
     }
 }

@@ -128,6 +128,42 @@ fn deal_with_users(
     Ok(all.survivors)
 }
 
+/// Deals with what somebody made in what would go with these copies, before anything of them is changed.
+///
+/// # Errors
+/// [`Error::Refused`], naming it, unless the users are left with what they have: who asks for that is told what goes.
+fn deal_with_inside(
+    entry: &Entry,
+    record: &Record,
+    copies: &[&Copy],
+    survivors: Survivors,
+    op: &'static str,
+) -> Result<()> {
+    let server = server(record)?;
+    if survivors == Survivors::Leave {
+        for name in server.give_up_inside(entry, copies)? {
+            tracing::warn!("{name} goes with overlay {}", record.name);
+        }
+        return Ok(());
+    }
+    let inside = server.made_inside(entry, copies)?;
+    if inside.is_empty() {
+        return Ok(());
+    }
+    let named = inside.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match inside.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let command = op.split(' ').next().unwrap_or(op);
+    Err(Error::Refused {
+        op,
+        subject: record.name.to_string(),
+        why: format!("somebody made {named}{more} in it, which would go with it"),
+        hint: Some(format!("cowsnap overlay {command} --force {}", quoted(&record.name))),
+    })
+}
+
 /// Who uses these copies.
 fn users_of(copies: &[&Copy], counts: Counts) -> Result<Users> {
     let mut all = Users::default();

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{destroy, opened, run, unhindered};
+use super::destroy::DESTROY;
+use super::{Survivors, deal_with_inside, destroy, opened, run, unhindered};
 use crate::endpoint::overlay::{Entry, Home, Locked, fuse, layer, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record};
@@ -81,6 +82,8 @@ fn reap_one(home: &Home, entry: &Entry, here: &Here) -> Result<Verdict> {
     if let Verdict::Reap(_) = decided {
         match found.record {
             Written::Record(record) => {
+                let copies: Vec<_> = record.copies.iter().collect();
+                deal_with_inside(&locked, &record, &copies, Survivors::Refuse, DESTROY)?;
                 run::end_what_was_left(&locked, &record)?;
                 destroy::destroy_locked(locked, *record, &mut unhindered)?;
             }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::room::{self, Room};
 use super::{
-    Before, RESET, Step, Survivors, deal_with_users, is_full, layers, lower, make_place, opened, server,
+    Before, RESET, Step, Survivors, deal_with_inside, deal_with_users, is_full, layers, lower, make_place,
+    opened, server,
 };
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
@@ -63,7 +64,9 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         layers::check_followed(&locked, &record)?;
     }
     layers::make_whole(&locked, &record)?;
-    let survivors = deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, RESET)?;
+    let these: Vec<_> = copies.iter().collect();
+    deal_with_inside(&locked, &record, &these, request.survivors, RESET)?;
+    let survivors = deal_with_users(&record, &these, request.survivors, RESET)?;
     // After a commit that was killed, only a generation that goes now says what the next one lies on.
     let relayered = request.layers.is_some() || written.as_ref() != Some(&record.layers);
     // Whoever destroys a layer asks under this lock for those that lie on it.
@@ -190,10 +193,14 @@ impl Next<'_> {
 /// # Errors
 /// As [`reset`].
 pub fn check(home: &Home, name: &OverlayName, request: &Request) -> Result<Vec<Copy>> {
-    let (_locked, record) = opened(home, name)?;
+    let (locked, record) = opened(home, name)?;
     let copies = asked_for(&record, request)?;
+    let these: Vec<_> = copies.iter().collect();
+    if request.survivors != Survivors::Leave {
+        deal_with_inside(&locked, &record, &these, request.survivors, RESET)?;
+    }
     if request.survivors == Survivors::Refuse {
-        deal_with_users(&record, &copies.iter().collect::<Vec<_>>(), request.survivors, RESET)?;
+        deal_with_users(&record, &these, request.survivors, RESET)?;
     }
     Ok(copies)
 }

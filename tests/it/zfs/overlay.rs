@@ -267,19 +267,49 @@ fn a_clone_that_is_used_waits_for_its_last_user() {
 }
 
 #[test]
-fn what_a_suite_made_in_a_clone_goes_with_it() {
+fn what_somebody_made_in_a_clone_goes_with_it_only_if_it_is_given_up() {
     ground!("zfs");
     let lab = NATIVE_ZFS.lab();
-    create(&lab, utf8(&lab.base()), &[]);
+    let made = create(&lab, utf8(&lab.base()), &[]);
+    assert_eq!(made["overlay"]["mode"], "native", "{made}");
     let clone = shown_at(&lab.at("ci"));
     zfs(&["create", &format!("{clone}/theirs")]);
     zfs(&["snapshot", "-r", &format!("{clone}@theirs")]);
-    lab.ok(&["reset", "ci"]);
+    let all = ["@theirs", "/theirs", "/theirs@theirs"].map(|inside| format!("{clone}{inside}"));
+    for args in [&["reset", "ci", "--kill"][..], &["destroy", "ci"]] {
+        let said = lab.fails(3, args);
+        assert!(all.iter().all(|name| said.contains(name)) && said.contains("--force"), "{args:?} {said}");
+    }
+    // Nor does it go with its owner.
+    let record = lab.home_dir().join("overlays/ci/overlay.json");
+    let dead = r#""owner":{"pid":4000000,"start":1,"boot":"another","namespace":1}"#;
+    fs::write(&record, read(&record).replace(r#""owner":null"#, dead)).expect("written");
+    let said = lab.fails(7, &["reap"]);
+    assert!(said.contains(&all[0]), "{said}");
+    assert!(all.iter().all(|name| exists(name)) && lab.names() == ["ci"]);
+    let said = text(&lab.run(&["reset", "ci", "--force"]));
+    assert!(all.iter().all(|name| said.contains(name)), "what goes is named: {said}");
     waits("the old clone to go", || {
         let _ = lab.home().sweep();
         !exists(&clone)
     });
+    // What is made after the last look at it stays too, with the clone; what is taken of a whole pool is nobody's.
+    let (clone, waiting) = (shown_at(&lab.at("ci")), spare(&lab));
+    zfs(&["snapshot", "-r", &format!("{}@daily", lab.pool().name)]);
+    lab.ok(&["reset", "ci"]);
+    waits("the clone to go that a snapshot of the pool was taken of", || {
+        let _ = lab.home().sweep();
+        !exists(&clone)
+    });
+    assert!(shown_at(&lab.at("ci")).ends_with(&waiting));
+    let late = format!("{}@late", lab.pool().full(&format!("cowsnap-overlays/{}", spare(&lab))));
+    zfs(&["snapshot", &late]);
     lab.ok(&["destroy", "ci"]);
+    let said = lab.fails(7, &["reap"]);
+    assert!(said.contains(&late) && said.contains("zfs destroy -r"), "{said}");
+    assert!(exists(&late));
+    zfs(&["destroy", &late]);
+    zfs(&["destroy", "-r", &format!("{}@daily", lab.pool().name)]);
     assert_nothing_left(&lab);
 }
 
@@ -287,7 +317,10 @@ fn what_a_suite_made_in_a_clone_goes_with_it() {
 fn a_clone_that_was_promoted_keeps_the_history_that_it_has_been_given() {
     ground!("zfs");
     let lab = NATIVE_ZFS.lab();
-    let base = lab.pool().full("base");
+    // Its base is a clone itself: it has an origin still when it has that one's history.
+    snap(&dataset(&lab.pool().full("base")), "zero");
+    let base = lab.pool().full("second");
+    zfs(&["clone", "-o", "mountpoint=none", &lab.pool().full("base@zero"), &base]);
     for name in ["one", "two", "three"] {
         snap(&dataset(&base), name);
     }
@@ -299,21 +332,78 @@ fn a_clone_that_was_promoted_keeps_the_history_that_it_has_been_given() {
     zfs(&["promote", &clone]);
     assert!(is_shown(), "it has their history now");
     assert_eq!(dataset(&clone).inventory().expect("read").versions().len(), 3);
-    for verb in ["reset", "destroy"] {
-        // Its base is not where it was: a reset may say so.
-        let done = lab.run(&[verb, "ci"]);
-        assert!(done.status.success() || verb == "reset", "{}", text(&done));
-        let _ = lab.home().sweep();
-        assert_eq!(snapshots(&clone), ["one", "two", "three"], "{verb}");
+    // What is younger than the clone is not worth less.
+    zfs(&["snapshot", &format!("{clone}@four")]);
+    for args in [&["reset", "ci"][..], &["destroy", "ci"]] {
+        let said = lab.fails(3, args);
+        assert!(said.contains(&clone) && said.contains("it was promoted"), "{args:?} {said}");
     }
+    lab.ok(&["destroy", "ci", "--force"]);
+    let _ = lab.home().sweep();
+    assert_eq!(snapshots(&clone), ["one", "two", "three", "four"]);
     // Nobody waits for what sweeps in the background: who reaps is told.
     let said = lab.fails(7, &["reap"]);
     assert!(said.contains(&clone) && said.contains("it was promoted"), "{said}");
+    zfs(&["destroy", &format!("{clone}@four")]);
     zfs(&["promote", &base]);
     let reaped = lab.json(&["reap"]);
     assert_eq!(reaped["stuck"], serde_json::json!([]), "{reaped}");
     assert!(!exists(&clone));
     assert_eq!(snapshots(&base), ["one", "two", "three"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn another_pool_of_that_name_is_left_alone() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &["--durable"]);
+    let (at, waiting) = (lab.at("ci"), lab.pool().full(&format!("cowsnap-overlays/{}", spare(&lab))));
+    let clone = shown_at(&at);
+    ground::run("umount", &[utf8(&at)]);
+    // Everything in it is the same as in the one that it was, as after zpool split.
+    zpool(&["reguid", &lab.pool().name]);
+    for args in [&["mount", "ci"][..], &["reset", "ci"]] {
+        let said = lab.fails(3, args);
+        assert!(said.contains("it is another one than when the overlay was made"), "{args:?} {said}");
+    }
+    assert!(lab.mounts().is_empty());
+    lab.ok(&["destroy", "ci"]);
+    let said = lab.fails(7, &["reap"]);
+    assert!(said.contains("it is another one than when the overlay was made"), "{said}");
+    assert!(exists(&clone) && exists(&waiting));
+    assert_eq!(snapshots(&lab.pool().full("base")).len(), 1);
+    // The way out that the page names.
+    for path in lab.home().trash().expect("listed") {
+        fs::remove_dir_all(path).expect("removed");
+    }
+    assert_nothing_left_in_home(&lab);
+}
+
+fn assert_nothing_left_in_home(lab: &Lab) {
+    assert_eq!((lab.names(), lab.mounts()), (vec![], vec![]));
+    assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+}
+
+#[test]
+fn what_is_listed_while_clones_come_and_go_is_no_failure() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &["--copies", "2"]);
+    snap(&dataset(&lab.pool().full("base")), "one");
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                lab.ok(&["reset", "ci"]);
+            }
+        });
+        let done: Vec<_> =
+            (0..6).map(|_| cowsnap(&lab, &["prune", "-r", &lab.pool().name, "--keep-last", "3"])).collect();
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.iter().for_each(|output| assert!(output.status.success(), "{}", text(output)));
+    });
+    lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }
 
@@ -373,6 +463,29 @@ fn nothing_is_destroyed_that_is_not_what_was_made() {
         zfs(&["destroy", &lab.pool().full("aside")]);
         assert_nothing_left(&lab);
     }
+    // Nor is it taken for one that nothing speaks of, once the generation is gone that named it.
+    let lab = NATIVE_ZFS.lab();
+    create(&lab, utf8(&lab.base()), &[]);
+    let clone = shown_at(&lab.at("ci"));
+    let mark = format!("cowsnap:overlay={}", property(&clone, "cowsnap:overlay"));
+    let used = fs::File::open(lab.at("ci").join("file")).expect("opened");
+    lab.ok(&["reset", "ci", "--force"]);
+    let home = lab.home();
+    let trash = home.lock_trash().expect("whoever destroys it gives up");
+    zfs(&["rename", &clone, &lab.pool().full("aside")]);
+    zfs(&["create", "-o", &mark, &clone]);
+    drop((used, trash));
+    for args in [&["sweep"][..], &["destroy", "ci"]] {
+        lab.ok(args);
+        waits("the trash to be empty", || {
+            let _ = lab.home().sweep();
+            lab.home().trash().expect("listed").is_empty()
+        });
+        assert!(exists(&clone), "{args:?}");
+    }
+    zfs(&["destroy", &clone]);
+    zfs(&["destroy", &lab.pool().full("aside")]);
+    assert_nothing_left(&lab);
 }
 
 #[test]
@@ -388,6 +501,7 @@ fn a_clone_keeps_files_as_its_base_does() {
     for what in ["acltype", "recordsize", "atime", "compression"] {
         assert_eq!(property(&clone, what), property(&base, what), "{what}");
     }
+    assert_eq!(property(&clone, "com.sun:auto-snapshot"), "false");
     assert_eq!([property(&clone, "mountpoint"), property(&clone, "canmount")], ["none", "noauto"]);
     lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);

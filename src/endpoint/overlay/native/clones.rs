@@ -9,6 +9,7 @@ use crate::endpoint::btrfs::scratch::Scratch;
 use crate::endpoint::btrfs::store::STORE_DIR;
 use crate::endpoint::overlay::{Entry, Place, shown};
 use crate::endpoint::record::{read_record, replace_file};
+use crate::endpoint::zfs::inside::{Found, Inside};
 use crate::endpoint::zfs::overlays::{Clones as ZfsClones, Origin};
 use crate::endpoint::{Dataset, Error, Result, zfs};
 use crate::model::overlay::{Base, BaseKind, Record};
@@ -39,7 +40,10 @@ impl Clones {
     /// Those that the overlay in the directory `dir` has, or had.
     pub(super) fn of_overlay(dir: &Path, record: &Record) -> Result<Self> {
         match read_origin(dir)? {
-            Some(origin) => Ok(Self::Zfs(ZfsClones::of_pool(origin.pool()))),
+            Some(origin) => {
+                zfs::overlays::expect_pool(origin.pool(), origin.pool_guid())?;
+                Ok(Self::Zfs(ZfsClones::of_pool(origin.pool())))
+            }
             None => Scratch::of(record.base.path.as_path()).map(Self::Btrfs),
         }
     }
@@ -66,11 +70,20 @@ impl Clones {
         }
     }
 
-    /// Destroys the clone; one that is not there is gone. False: another one is called so, and stays.
-    pub(super) fn destroy(&self, name: &str, guid: Option<Guid>) -> Result<bool> {
+    /// Destroys the clone, with what is `given_up` of what was made in it; one that is not there is gone. False: another one is called so,
+    /// and stays.
+    pub(super) fn destroy(&self, name: &str, guid: Option<Guid>, given_up: &[Inside]) -> Result<bool> {
         match self {
             Self::Btrfs(scratch) => scratch.destroy(name).map(|()| true),
-            Self::Zfs(clones) => clones.destroy(name, guid),
+            Self::Zfs(clones) => clones.destroy(name, guid, given_up),
+        }
+    }
+
+    /// What somebody made in these clones that may be all that is left of something; what a suite nests on btrfs is not.
+    pub(super) fn inside(&self, names: &[String]) -> Result<Vec<Found>> {
+        match self {
+            Self::Btrfs(_) => Ok(Vec::new()),
+            Self::Zfs(clones) => clones.inside(names),
         }
     }
 
@@ -111,6 +124,14 @@ impl Source {
         match self {
             Self::Btrfs { scratch, .. } => Ok(scratch.mounted_at()?.as_path().into()),
             Self::Zfs(origin) => Ok(Path::new(origin.pool()).into()),
+        }
+    }
+
+    /// The guid of the pool that it is in, on ZFS.
+    pub(super) fn pool(&self) -> Option<Guid> {
+        match self {
+            Self::Btrfs { .. } => None,
+            Self::Zfs(origin) => origin.pool_guid(),
         }
     }
 
@@ -196,13 +217,9 @@ pub(super) fn prepare(overlay: &Entry, record: &Record, random: u64) -> Result<(
 
 /// Destroys what was made for the clones of the overlay that was in `dir`.
 pub(super) fn discard_origin(dir: &Path) -> Result<()> {
-    match read_origin(dir) {
-        Ok(Some(origin)) => origin.destroy()?,
-        Ok(None) => return Ok(()),
-        // It was not on disk yet when the machine crashed.
-        Err(Error::Corrupt { .. }) => {}
-        Err(error) => return Err(error),
-    }
+    // It is synced before anything is made of it: one that can not be read was not lost in a crash.
+    let Some(origin) = read_origin(dir)? else { return Ok(()) };
+    origin.destroy()?;
     super::remove(&dir.join(ORIGIN))
 }
 

@@ -7,7 +7,9 @@
 //! On ZFS all clones of an overlay are of one snapshot: the base, or one that is taken of it when the overlay is made, and goes with it.
 
 mod clones;
+mod strays;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,9 @@ use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::record::{read_record, replace_file_unsynced, sync_folder};
+use crate::endpoint::zfs::inside::Found;
 use crate::endpoint::{Error, Result, btrfs, zfs};
-use crate::model::overlay::{Base, BaseKind, Mode, MountSource, Record, State};
+use crate::model::overlay::{Base, BaseKind, Copy, Mode, MountSource, Record, State};
 use crate::model::{Guid, PathText, quoted};
 use crate::sys::mount::Detached;
 use crate::sys::namespace;
@@ -44,10 +47,29 @@ struct CloneFile {
     /// Its guid, on ZFS, once that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guid: Option<Guid>,
+    /// That of its pool: another one may have the name one day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pool: Option<Guid>,
+}
+
+impl CloneFile {
+    /// The clones among which it is.
+    ///
+    /// # Errors
+    /// A filesystem that is not to be seen; [`Error::Refused`] if it is another pool that is called so now.
+    fn among(&self) -> Result<Clones> {
+        let clones = Clones::on(self.on.as_path())?;
+        if let Clones::Zfs(_) = clones {
+            zfs::overlays::expect_pool(&self.on.as_path().display().to_string(), self.pool)?;
+        }
+        Ok(clones)
+    }
 }
 
 /// The file in a generation's directory.
 const CLONE: &str = "clone";
+/// The file beside it that says what was made in the clone and may go with it.
+const GIVEN_UP: &str = "given-up";
 /// The file in a copy's directory that names the clone to be used next, and what it is called until that is there.
 const SPARE: &str = "spare";
 const SPARE_MAKING: &str = "spare.making";
@@ -131,7 +153,7 @@ impl Serve for Native {
     fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
         // After a start of the machine it is there, with its changes.
         let there = match read(&generation.dir().join(CLONE))? {
-            Some(clone) => Clones::on(clone.on.as_path())?.tree(place, &clone.name)?,
+            Some(clone) => clone.among()?.tree(place, &clone.name)?,
             None => None,
         };
         let tree = match there {
@@ -163,6 +185,31 @@ impl Serve for Native {
         found.unwrap_or_else(|| place.at().to_owned())
     }
 
+    fn made_inside(&self, overlay: &Entry, copies: &[&Copy]) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (_, (clone, inside)) in inside(overlay, copies)? {
+            names.extend(inside?.into_iter().map(|inside| format!("{clone}{}", inside.name)));
+        }
+        Ok(names)
+    }
+
+    fn give_up_inside(&self, overlay: &Entry, copies: &[&Copy]) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (dir, (clone, inside)) in inside(overlay, copies)? {
+            let inside = match inside {
+                Ok(inside) => inside,
+                Err(error) => {
+                    tracing::warn!("it stays when the overlay goes: {error}");
+                    continue;
+                }
+            };
+            let text = serde_json::to_vec(&inside).expect("its keys are texts");
+            replace_file_unsynced(&dir.join(GIVEN_UP), &text)?;
+            names.extend(inside.into_iter().map(|inside| format!("{clone}{}", inside.name)));
+        }
+        Ok(names)
+    }
+
     fn freeze(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
         Err(refused(place.record, "its changes are not kept apart from the base".into()))
     }
@@ -178,6 +225,29 @@ impl Serve for Native {
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
         base::let_go(overlay, record)
     }
+}
+
+/// The clones of these copies in which somebody made something, each with its generation's directory.
+fn inside(overlay: &Entry, copies: &[&Copy]) -> Result<Vec<(PathBuf, Found)>> {
+    let mut clones = BTreeMap::<PathBuf, Vec<(String, PathBuf)>>::new();
+    for copy in copies {
+        for number in overlay.generations(copy.number)? {
+            let dir = overlay.generation(copy.number, number).dir().to_owned();
+            let Some(CloneFile { on, name, .. }) = read(&dir.join(CLONE))? else { continue };
+            clones.entry(on.as_path().to_owned()).or_default().push((name, dir));
+        }
+    }
+    let mut found = Vec::new();
+    for (on, clones) in clones {
+        let names: Vec<_> = clones.iter().map(|(name, _)| name.clone()).collect();
+        // On a filesystem that is not to be seen, nothing is destroyed either.
+        let Ok(on) = Clones::on(&on) else { continue };
+        for (full, inside) in on.inside(&names)? {
+            let of_it = clones.iter().find(|(name, _)| full.rsplit('/').next() == Some(name));
+            found.extend(of_it.map(|(_, dir)| (dir.clone(), (full.clone(), inside))));
+        }
+    }
+    Ok(found)
 }
 
 /// Makes the clone of `generation`, or takes the spare one. What names it outlasts a crash of the machine if what is changed in it does.
@@ -202,7 +272,7 @@ fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> 
         return Ok(tree);
     }
     let name = name_of(place.overlay, place.copy.number, generation.number, random()?);
-    let mut clone = CloneFile { on: source.on()?, name, transaction: None, guid: None };
+    let mut clone = CloneFile { on: source.on()?, name, transaction: None, guid: None, pool: source.pool() };
     let source = source.checked()?;
     write(&generation.dir().join(CLONE), &clone)?;
     source.make(&clone)?;
@@ -216,7 +286,11 @@ fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> 
 /// A kill leaves the clone named somewhere: in the file of the spare, or, before it has another name, in that of the generation.
 fn take_spare(place: &Place<'_>, generation: &Generation, source: &Source) -> Result<Option<Detached>> {
     let file = copy_dir(place.overlay, place.copy.number).join(SPARE);
-    let Some(spare) = read(&file)? else { return Ok(None) };
+    let Some(spare) = read(&file)? else { return remove(&file).map(|()| None) };
+    // As long as one shows, its pool is there.
+    if !Native.is_shown(place)? {
+        spare.among()?;
+    }
     if spare.transaction != source.transaction()? {
         discard(place.overlay.home(), &file)?;
         return Ok(None);
@@ -276,7 +350,7 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
     }
     let transaction = source.transaction()?;
     let name = name_of(overlay, copy, source.generation_of_spare(overlay, copy)?, random()?);
-    let mut clone = CloneFile { on: source.on()?, name, transaction, guid: None };
+    let mut clone = CloneFile { on: source.on()?, name, transaction, guid: None, pool: source.pool() };
     write(&making, &clone)?;
     source.make(&clone)?;
     clone.guid = source.guid(&clone)?;
@@ -290,7 +364,7 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
     }
     match fs::rename(&making, &spare) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Clones::on(clone.on.as_path())?.destroy(&clone.name, clone.guid).map(drop)
+            clone.among()?.destroy(&clone.name, clone.guid, &[]).map(drop)
         }
         other => other.map_err(Error::io("rename", making.display())),
     }
@@ -304,8 +378,7 @@ pub fn without_spares(home: &Home) -> Result<Vec<(Entry, Record)>> {
     let mut lacking = Vec::new();
     for entry in home.entries()? {
         let Ok(Some(record)) = entry.record() else { continue };
-        let has_none =
-            |copy: &crate::model::overlay::Copy| !copy_dir(&entry, copy.number).join(SPARE).exists();
+        let has_none = |copy: &Copy| !copy_dir(&entry, copy.number).join(SPARE).exists();
         if record.mode == Mode::Native
             && record.state == State::Ready
             && !is_of_one_command(&record)
@@ -335,71 +408,54 @@ pub(super) fn destroy_clones_in(home: &Home, path: &Path) -> Result<()> {
         && let Ok(record) = serde_json::from_slice::<Record>(&text)
         && record.mode == Mode::Native
     {
-        destroy_strays(home, path, &record)?;
+        strays::destroy(home, path, &record)?;
     }
     discard(home, &path.join(CLONE))?;
-    clone_files(path).iter().try_for_each(|file| discard(home, file))?;
+    clone_files(path)?.iter().try_for_each(|file| discard(home, file))?;
     clones::discard_origin(path)
 }
 
-/// Destroys the clones of overlays of that name that nothing speaks of.
-fn destroy_strays(home: &Home, dir: &Path, record: &Record) -> Result<()> {
-    let Ok(scratch) = Clones::of_overlay(dir, record) else { return Ok(()) };
-    // Looked for in this order: whoever makes a clone writes its name down first.
-    let found = scratch.names()?;
-    // What the files in `dir` name goes by what they say of it.
-    let mut files = [clone_files(home.entry(&record.name).dir()), clone_files(dir)].concat();
-    files.extend(files.clone().iter().map(|file| foreign(file)));
-    let known: Vec<_> = files.iter().filter_map(|file| Some(read(file).ok()??.name)).collect();
-    let is_stray = |name: &&String| {
-        MountSource::parse_file_name(name)
-            .is_some_and(|source| source.home == home.id() && source.name == record.name)
-            && !known.contains(name)
-    };
-    found.iter().filter(is_stray).try_for_each(|name| scratch.destroy(name, None).map(drop))
+/// The files in an overlay's directory that name clones, whether they are there or not: in the order in which a name goes from one to
+/// another, so that whoever reads them so misses none.
+fn clone_files(overlay: &Path) -> Result<Vec<PathBuf>> {
+    let copies = numbered(overlay)?;
+    let waiting = |name| copies.iter().map(move |copy| copy.join(name));
+    let mut files: Vec<_> = waiting(SPARE_MAKING).chain(waiting(SPARE)).collect();
+    for copy in &copies {
+        files.extend(numbered(copy)?.into_iter().map(|generation| generation.join(CLONE)));
+    }
+    Ok(files)
 }
 
-/// The files in an overlay's directory that name clones, whether they are there or not.
-fn clone_files(overlay: &Path) -> Vec<PathBuf> {
-    let of_copy = |copy: PathBuf| {
-        let generations = numbered(&copy).into_iter().map(|generation| generation.join(CLONE));
-        [copy.join(SPARE), copy.join(SPARE_MAKING)].into_iter().chain(generations).collect::<Vec<_>>()
+fn numbered(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", dir.display()))?,
     };
-    numbered(overlay).into_iter().flat_map(of_copy).collect()
-}
-
-fn numbered(dir: &Path) -> Vec<PathBuf> {
-    let is_number = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u64>().is_ok())
-    };
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(is_number).collect()
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", dir.display()))?;
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Destroys the clone that `file` names, then the file.
 fn discard(home: &Home, file: &Path) -> Result<()> {
-    let clone = match read(file) {
-        // It was not on disk yet when the machine crashed.
-        Err(Error::Corrupt { .. }) => return remove(file),
-        other => other?,
-    };
-    let Some(clone) = clone else { return Ok(()) };
+    let Some(clone) = read(file)? else { return remove(file) };
     let is_ours = MountSource::parse_file_name(&clone.name).is_some_and(|source| source.home == home.id());
     if is_ours {
-        let gone = Clones::on(clone.on.as_path())?.destroy(&clone.name, clone.guid)?;
+        let given_up = read_record(&file.with_file_name(GIVEN_UP))?.unwrap_or_default();
+        // What can not be read says nothing.
+        let given_up: Vec<_> = serde_json::from_slice(&given_up).unwrap_or_default();
+        let gone = clone.among()?.destroy(&clone.name, clone.guid, &given_up)?;
         if !gone {
-            // Whoever comes again knows that it is not to go.
-            return fs::rename(file, foreign(file)).map_err(Error::io("rename", file.display()));
+            return strays::keep(home, file);
         }
     }
     remove(file)
-}
-
-/// Where the file goes of a clone whose name is another one's.
-fn foreign(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".foreign");
-    name.into()
 }
 
 fn name_of(overlay: &Entry, copy: u32, generation: u64, random: u64) -> String {
@@ -415,13 +471,19 @@ fn opened(place: &Place<'_>, clone: &CloneFile) -> Result<Detached> {
     Clones::on(clone.on.as_path())?.tree(place, &clone.name)?.ok_or_else(gone)
 }
 
+/// What a file says; `None` if there is none, or if it was not on disk yet when the machine crashed.
 fn read(file: &Path) -> Result<Option<CloneFile>> {
-    let Some(text) = read_record(file)? else { return Ok(None) };
+    let Some(text) = read_record(file)?.filter(|text| !is_lost(text)) else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|error| Error::Corrupt {
         what: "overlay clone",
         why: format!("{}: {error}", file.display()),
         source: None,
     })
+}
+
+/// What a crash leaves of a file that was not synced.
+fn is_lost(text: &[u8]) -> bool {
+    text.iter().all(|&byte| byte == 0)
 }
 
 fn write(file: &Path, clone: &CloneFile) -> Result<()> {
