@@ -82,8 +82,13 @@ fn lab(mode: Mode) -> Lab {
 }
 
 fn assert_whole(lab: &Lab, what: &str) {
-    // What is not needed for the reset itself is destroyed in the background.
+    // What is not needed for the reset itself is destroyed in the background; its space comes back once whoever does that has let go of
+    // the old mount, which is after its last name is gone.
     assert!(lab.sweep(), "{what}");
+    ground::waits("the space of the old tree to come back", || {
+        let found = rustix::fs::statvfs(lab.root()).expect("examined");
+        found.f_bavail * 2 > found.f_blocks
+    });
     let at = lab.root().join("mnt/ci");
     assert_eq!((read(at.join("file")), at.join("full").exists()), ("base".into(), false), "{what}");
     fs::write(at.join("file"), "changed").expect("there is space again");

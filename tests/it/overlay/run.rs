@@ -166,8 +166,14 @@ fn what_a_command_leaves_running_is_ended() {
 fn commands_at_the_same_time_have_numbers_of_their_own() {
     ground!("overlay");
     let lab = Lab::new();
-    let children: Vec<_> =
-        (0..6).map(|_| started(&lab, "echo ready; echo $COWSNAP_OVERLAY_WORKER; sleep 1")).collect();
+    // A number is free again once its command is over: none ends before all have one.
+    let all_run = lab.root().join("all run");
+    let script = format!(
+        "echo ready; echo $COWSNAP_OVERLAY_WORKER; while ! test -e '{}'; do sleep 0.1; done",
+        all_run.display()
+    );
+    let children: Vec<_> = (0..6).map(|_| started(&lab, &script)).collect();
+    fs::write(&all_run, "").expect("written");
     let mut numbers = Vec::new();
     for mut child in children {
         let mut rest = String::new();
@@ -223,6 +229,8 @@ fn an_ordinary_user_runs_a_command_in_a_user_namespace() {
 
 fn of_user(lab: &Lab, script: &str) -> Output {
     let program = env!("CARGO_BIN_EXE_cowsnap");
+    // What looked at it meanwhile made it its own.
+    ground::run("chown", &[USER, utf8(&lab.home_dir())]);
     Command::new("setpriv")
         .args(["--reuid", USER, "--regid", USER, "--clear-groups", program, "overlay", "--home"])
         .arg(lab.home_dir())
