@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::Context;
+use crate::endpoint::overlay::Home;
 use crate::exec::doctor::{self, Finding, Level};
 use crate::pool::{self, Pool, Registry};
 use crate::quiesce::{self, By, Left};
@@ -30,6 +31,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     findings.extend(pool::check(&registry)?);
     findings.extend(doctor::zfs()?);
     findings.extend(left(context)?);
+    if let Some(home) = overlay_home() {
+        findings.extend(doctor::overlays(&home)?);
+    }
     // Each filesystem once, by whatever names it is called.
     let mut examined = of_pools(&registry)?;
     for dir in &args.dirs {
@@ -75,6 +79,11 @@ fn left(context: &Context) -> Result<Vec<Finding<'static>>> {
         Some(Finding { since, fix: Some(fix), ..Finding::problem(what, path.display()) })
     };
     Ok(quiesce::left(context.state_dir())?.into_iter().filter_map(found).collect())
+}
+
+/// Where this user's overlays are.
+fn overlay_home() -> Option<PathBuf> {
+    std::env::var_os("COWSNAP_OVERLAY_HOME").map(PathBuf::from).or_else(Home::default_dir)
 }
 
 /// The filesystems that are examined as pools.

@@ -268,5 +268,7 @@ fn sweep_what_killed_tests_left() {
 pub fn cowsnap(state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cowsnap"));
     command.env("COWSNAP_STATE_DIR", state).env_remove("RUST_LOG");
+    // Whatever other overlays this machine has is nothing to a test.
+    command.env("COWSNAP_OVERLAY_HOME", state.join("overlays"));
     command
 }

@@ -62,7 +62,11 @@ enum Command {
     Reap(reap::Args),
     /// Empty the trash; started by the others in the background
     #[command(hide = true)]
-    Sweep,
+    Sweep {
+        /// Say what can not be destroyed
+        #[arg(long)]
+        report: bool,
+    },
     /// Serve an overlay of mode fuse; started by create and reset, with a socket as standard input
     #[command(hide = true)]
     Serve {
@@ -89,7 +93,11 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     plain::watch(move |at| progress::watch(&told, "copy to", at.display().to_string()));
     match args.command {
         Command::Run(args) => return run::run(args, &dir, context),
-        Command::Sweep => sweep::here(&dir)?,
+        Command::Sweep { report: true } => {
+            let stuck = sweep::reported(&dir)?;
+            context.print(&json!(stuck), json!(stuck).to_string())?;
+        }
+        Command::Sweep { report: false } => sweep::here(&dir)?,
         Command::Serve { dir } => {
             fuse::daemon::serve(&dir).map_err(EndpointError::io("serve", dir.display()))?;
         }

@@ -1,6 +1,5 @@
 //! `cowsnap overlay reap`
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -11,6 +10,7 @@ use crate::cli::Context;
 use crate::cli::failures::Failures;
 use crate::endpoint::Error as EndpointError;
 use crate::endpoint::overlay::Home;
+use crate::exec::overlay::sweep::Stuck;
 use crate::exec::overlay::{Reaping, reap, sweep};
 use crate::model::overlay::OverlayName;
 use crate::model::quoted;
@@ -28,8 +28,8 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let reaping = reap(&home, args.dry_run)?;
     let stuck = match args.dry_run {
-        true => BTreeMap::new(),
-        false => swept(&home, context)?,
+        true => Vec::new(),
+        false => swept(&home)?,
     };
     let would = if args.dry_run { "would reap" } else { "reaped" };
     let unmount = if args.dry_run { "would unmount" } else { "unmounted" };
@@ -45,7 +45,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let unmounted: Vec<_> = unmounted(&reaping).map(|dir| dir.display().to_string()).collect();
     let waiting: Vec<_> = stuck
         .iter()
-        .map(|(path, why)| json!({ "path": path.display().to_string(), "why": why.to_string() }))
+        .map(|stuck| json!({ "path": stuck.path.display().to_string(), "why": stuck.why }))
         .collect();
     let value = json!({
         "reaped": reaped, "kept": kept, "unmounted": unmounted, "stuck": waiting, "dry_run": args.dry_run,
@@ -55,14 +55,9 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
 }
 
 /// Destroys what waits for it, and answers what could not be.
-fn swept(home: &Home, context: &Context) -> Result<BTreeMap<PathBuf, EndpointError>> {
-    let stuck = match sweep::stuck(home) {
-        Err(error @ EndpointError::Refused { .. }) => {
-            context.warn(error.to_string());
-            BTreeMap::new()
-        }
-        other => other?,
-    };
+fn swept(home: &Home) -> Result<Vec<Stuck>> {
+    let program = std::env::current_exe().map_err(EndpointError::io("find", "this program"))?;
+    let stuck = sweep::stuck(home, &program, sweep::PATIENCE)?;
     // The clones for the next resets.
     sweep_in_background(home, Vec::new());
     Ok(stuck)
@@ -93,10 +88,13 @@ fn of_dead(name: &OverlayName, dir: &Path) -> String {
     format!("{}: its process is gone; {shown} shows it again", dir.display())
 }
 
-fn failures(reaping: Reaping, stuck: BTreeMap<PathBuf, EndpointError>) -> Result<()> {
+fn failures(reaping: Reaping, stuck: Vec<Stuck>) -> Result<()> {
     let mut failures = Failures::default();
     let of = reaping.failed.len() + reaping.reaped.len() + stuck.len();
     reaping.failed.into_iter().for_each(|(name, error)| failures.add(name, error));
-    stuck.into_iter().for_each(|(path, error)| failures.add(path.display(), error));
+    for Stuck { path, why, hint } in stuck {
+        let subject = "it".to_owned();
+        failures.add(path.display(), EndpointError::Refused { op: "destroy", subject, why, hint });
+    }
     failures.into_partial("reap", of)
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::overlay::files::look_like;
 use crate::endpoint::overlay::lock::{Lock, PATIENCE, is_still_at, lock_names, open_lock, wait_for};
+use crate::endpoint::overlay::private::{check_is_local, check_owner};
 use crate::endpoint::record::{read_damageable, read_record, replace_file, replace_file_unsynced};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{FORMAT, LayerId, Mode, MountSource, OverlayName, Record};
@@ -51,12 +52,15 @@ impl Home {
     /// The home at `dir`, made if there is none.
     ///
     /// # Errors
-    /// What the kernel says; [`Error::Corrupt`] for a `home.json` that is none; [`Error::Foreign`] for one of another format.
+    /// What the kernel says; [`Error::Corrupt`] for a `home.json` that is none; [`Error::Foreign`] for one of another format; [`Error::Denied`]
+    /// for one that is another's, or that others may write to, and for one to be made on a filesystem of several machines.
     pub fn open(dir: &Path) -> Result<Self> {
         if let Some(home) = Self::find(dir)? {
             return Ok(home);
         }
         make_dir(dir)?;
+        check_owner(dir)?;
+        check_is_local(dir)?;
         let dir = dir.canonicalize().map_err(Error::io("find", dir.display()))?;
         let _lock = lock_names(&dir)?;
         // Another one may have made it meanwhile.
@@ -87,6 +91,7 @@ impl Home {
         if record.format != FORMAT {
             return Err(foreign_format(&path, record.format));
         }
+        check_owner(dir)?;
         let dir = dir.canonicalize().map_err(Error::io("find", dir.display()))?;
         Ok(Some(Self { dir, id: record.id }))
     }
@@ -564,6 +569,23 @@ mod tests {
         assert!(matches!(Home::open(home.dir()), Err(Error::Foreign { .. })));
         fs::write(home.dir().join("home.json"), "").expect("written");
         assert!(matches!(Home::open(home.dir()), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn what_others_may_write_to_is_no_home() {
+        let (_folder, home) = home();
+        for mode in [0o720, 0o702, 0o777, 0o1777] {
+            fs::set_permissions(home.dir(), fs::Permissions::from_mode(mode)).expect("set");
+            let denied = Home::find(home.dir()).expect_err("hostile").to_string();
+            assert!(denied.contains("others may write to it"), "{denied}");
+        }
+        fs::set_permissions(home.dir(), fs::Permissions::from_mode(0o755)).expect("set");
+        assert!(Home::find(home.dir()).expect("fine").is_some());
+        let other = home.dir().join("other");
+        fs::create_dir(&other).expect("made");
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o777)).expect("set");
+        assert!(matches!(Home::open(&other), Err(Error::Denied { .. })));
+        assert_eq!(fs::read_dir(&other).expect("listed").count(), 0, "nothing is made in it");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod native;
 pub mod ours;
 pub mod owner;
 pub mod plain;
+mod private;
 pub mod probe;
 mod shown;
 pub mod survivors;

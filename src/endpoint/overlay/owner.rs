@@ -29,6 +29,17 @@ pub fn stat_of(pid: u32) -> Option<Stat> {
     Some(stat)
 }
 
+/// How many clock ticks a process has worked, with those that it waited for; `None` if it is gone.
+pub fn worked(pid: u32) -> Option<u64> {
+    ticks_worked(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The fields 14 to 17 of `/proc/PID/stat`.
+fn ticks_worked(stat: &str) -> Option<u64> {
+    let fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+    fields.skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
+}
+
 /// Clock ticks in a second, as `/proc` counts them on every architecture that this is built for.
 const TICKS: i64 = 100;
 

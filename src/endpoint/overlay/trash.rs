@@ -49,6 +49,18 @@ impl Home {
         Ok(Trash { home: self, _lock: lock })
     }
 
+    /// Whether somebody destroys what is in the trash now.
+    ///
+    /// # Errors
+    /// A trash that can not be locked.
+    pub fn is_swept(&self) -> Result<bool> {
+        match rustix::fs::flock(self.open_trash()?, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(Error::io("lock", self.dir().join("trash").display())(errno)),
+        }
+    }
+
     fn open_trash(&self) -> Result<File> {
         let trash = self.dir().join("trash");
         File::open(&trash).map_err(Error::io("open", trash.display()))

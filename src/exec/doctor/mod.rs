@@ -12,9 +12,11 @@ use serde::Serialize;
 
 use crate::Result;
 
+mod overlays;
 mod store;
 mod zfs;
 
+pub use overlays::overlays;
 pub use store::{filesystem, store};
 pub use zfs::zfs;
 

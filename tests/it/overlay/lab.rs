@@ -1,6 +1,7 @@
 //! A base, a home and a place for overlays, and the program on them. Whatever stays mounted goes with the test.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -90,7 +91,16 @@ impl Lab {
         self.root.join("home")
     }
 
+    /// What a user's test left is this process' own from now on: nobody uses another's.
+    fn own_home(&self) {
+        let own = rustix::process::geteuid().as_raw();
+        if fs::metadata(self.home_dir()).is_ok_and(|meta| meta.uid() != own) {
+            std::os::unix::fs::chown(self.home_dir(), Some(own), None).expect("root may");
+        }
+    }
+
     pub fn home(&self) -> Home {
+        self.own_home();
         Home::find(&self.home_dir()).expect("readable").expect("there")
     }
 
@@ -99,6 +109,7 @@ impl Lab {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
+        self.own_home();
         let mut command = ground::cowsnap(&self.folder.path().join("state"));
         command.arg("overlay").args(args).env("COWSNAP_OVERLAY_HOME", self.home_dir());
         command

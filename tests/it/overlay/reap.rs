@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use cowsnap::exec::overlay::sweep;
 use cowsnap::sys::mount::{self, Overlay, Restrict};
 
 use super::lab::{Lab, Process, read, utf8};
@@ -155,4 +156,92 @@ fn reaping_where_there_is_no_home_is_a_mistake_and_listing_is_not() {
     };
     assert_eq!((run("reap"), run("list")), (Some(2), Some(0)));
     assert!(!home.exists());
+}
+
+#[test]
+fn who_reaps_is_told_what_waits_though_another_destroys_it_or_hangs() {
+    ground!("overlay");
+    let lab = Lab::new();
+    lab.create("ci", &[]);
+    let waits = lab.home_dir().join("trash/4711");
+    fs::create_dir(&waits).expect("made");
+    let (home, soon) = (lab.home(), std::time::Duration::from_millis(300));
+    let stuck = |program: &std::path::Path| sweep::stuck(&home, program, soon).expect("it ends");
+    let cowsnap = std::path::Path::new(env!("CARGO_BIN_EXE_cowsnap"));
+    let named = |stuck: Vec<sweep::Stuck>, why: &str| {
+        assert!(stuck.len() == 1 && stuck[0].path == waits && stuck[0].why.contains(why), "{stuck:?}");
+    };
+    // A pool that hangs.
+    let hangs = lab.root().join("hangs");
+    fs::write(&hangs, "#!/bin/sh\nexec sleep 20\n").expect("written");
+    fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
+    named(stuck(&hangs), "has not got on");
+    // Another process.
+    let trash = home.lock_trash().expect("free");
+    named(stuck(cowsnap), "has not got on");
+    // Nobody waits on against a signal.
+    let mut reap = Process::new(lab.command(&["reap"]).stderr(std::process::Stdio::null()));
+    std::thread::sleep(soon);
+    let pid = rustix::process::Pid::from_child(&reap.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("sent");
+    assert!(!reap.0.wait().expect("ended").success() && waits.exists());
+    drop(trash);
+    // Those that were waited for no longer go on.
+    crate::ground::waits("it to go", || !waits.exists());
+    fs::create_dir(&waits).expect("made");
+    // What can not be destroyed is told by whoever does it.
+    let file = waits.join("file");
+    fs::write(&file, "").expect("written");
+    crate::ground::run("chattr", &["+i", utf8(&file)]);
+    let said = lab.fails(7, &["reap"]);
+    assert!(said.contains(utf8(&waits)) && said.contains("Operation not permitted"), "{said}");
+    // Not as long as somebody is trying.
+    crate::ground::waits("the doctor to tell", || doctor(&lab).contains("1 old trees of overlays wait"));
+    crate::ground::run("chattr", &["-i", utf8(&file)]);
+    assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+    assert!(!waits.exists());
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+fn doctor(lab: &Lab) -> String {
+    let mut command = crate::ground::cowsnap(&lab.root().join("state"));
+    let output = command.arg("doctor").env("COWSNAP_OVERLAY_HOME", lab.home_dir()).output();
+    super::lab::text(&output.expect("it runs"))
+}
+
+#[test]
+fn the_doctor_tells_what_is_wrong_with_overlays() {
+    ground!("overlay");
+    let lab = Lab::new();
+    lab.create("ci", &["--owner", "none"]);
+    let doctor = || doctor(&lab);
+    assert!(!doctor().contains("overlay ci"), "{}", doctor());
+    let record = lab.home_dir().join("overlays/ci/overlay.json");
+    let whole = read(&record);
+    fs::write(&record, whole.replace("\"ready\"", "\"making\"")).expect("written");
+    assert!(doctor().contains("problem: overlay ci: "), "{}", doctor());
+    fs::write(&record, "no JSON").expect("written");
+    assert!(doctor().contains("problem: the record of overlay ci can not be read"), "{}", doctor());
+    fs::write(&record, whole).expect("written");
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn another_users_home_is_used_by_nobody_else() {
+    ground!("overlay", "root");
+    let lab = Lab::new();
+    lab.create("ci", &[]);
+    let theirs = lab.root().join("theirs");
+    crate::ground::run("cp", &["-a", utf8(&lab.home_dir()), utf8(&theirs)]);
+    std::os::unix::fs::chown(&theirs, Some(64_321), None).expect("root may");
+    for args in
+        [&["list"][..], &["reap"], &["destroy", "ci"], &["create", "x", "--at", "/srv/x", "--base", "/srv"]]
+    {
+        let said = lab.fails(6, &[&["--home", utf8(&theirs)], args].concat());
+        assert!(said.contains("it belongs to user 64321"), "{args:?} {said}");
+    }
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
 }
