@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -86,10 +86,7 @@ fn within<T: Send + 'static>(
 ) -> impl FnOnce() -> Option<T> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || sender.send(work()));
-    move || match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        Ok(done) => Some(done),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-    }
+    move || receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
 }
 
 /// Of a job of which nothing was heard.

@@ -321,7 +321,10 @@ fn a_service_is_locked_once_whoever_names_it_and_a_job_may_name_it_twice() {
     std::os::unix::fs::symlink(there.join("pid"), folder.path().join("other")).expect("made");
     let linked = Service::Process { pidfile: folder.path().join("other"), start: vec!["c".into()] };
     assert!(leases.lock_services([&linked], false).is_err_and(|error| error.is_busy()));
-    assert!(lease::is_among(&linked, &[one.clone()]) && !lease::is_among(&linked, &[unit.clone()]));
+    assert!(
+        lease::is_among(&linked, std::slice::from_ref(&one))
+            && !lease::is_among(&linked, std::slice::from_ref(&unit))
+    );
     let error = leases.lock_services([&same], false).expect_err("it is locked");
     assert!(error.is_busy() && error.class() == Class::Unreachable, "{error}");
     let command = |word: &str| Service::Commands {
