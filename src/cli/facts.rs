@@ -95,7 +95,7 @@ fn silent(job: &Job, seconds: u64, context: &Context) -> Facts {
     let (record, is_at_work) = record(job, context);
     Facts {
         job: job.name.clone(),
-        schedule: job.schedule.clone(),
+        schedule: job.promised().cloned(),
         datasets: job.datasets.iter().map(|name| (name.clone(), Err(why.clone()))).collect(),
         targets: Vec::new(),
         record,
@@ -114,7 +114,7 @@ fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
     let targets = job.targets.iter().map(|target| of_target(&target.dataset, &target.to, known, context));
     Facts {
         job: job.name.clone(),
-        schedule: job.schedule.clone(),
+        schedule: job.promised().cloned(),
         datasets: job.datasets.iter().map(look).collect(),
         targets: targets.collect(),
         is_at_work,

@@ -15,6 +15,7 @@ use crate::error::Class;
 use crate::model::{Flush, Quiesce, quoted};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
+use crate::plan::trigger::{Combined, Trigger};
 use crate::stream::container::ZfsFlags;
 
 mod agree;
@@ -22,6 +23,8 @@ mod read;
 #[cfg(test)]
 mod tests;
 pub mod value;
+
+pub use read::is_name;
 
 /// All jobs of a machine.
 #[derive(Debug, Clone)]
@@ -55,6 +58,10 @@ pub struct Job {
     pub labels: Vec<(String, String)>,
     /// When it is due.
     pub schedule: Option<Schedule>,
+    /// What else makes it due.
+    pub trigger: Option<Trigger>,
+    /// What becomes of a run while another one is at work.
+    pub overlap: Overlap,
     /// Whose calendar it is.
     pub zone: TimeZone,
     /// What is kept; without it nothing is destroyed.
@@ -82,6 +89,15 @@ pub struct Drill {
     pub network: bool,
     /// Directories that it finds empty, and may write to.
     pub scratch: Vec<PathBuf>,
+}
+
+/// What becomes of a run while another one is at work on one of its datasets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlap {
+    /// It is left to another minute.
+    Skip,
+    /// It waits, so long at most.
+    Queue(Duration),
 }
 
 /// Another place that a dataset is brought to.
@@ -192,6 +208,14 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+impl Job {
+    /// Its schedule, if there is to be a run at each of its times: not where a threshold has to be reached, too.
+    pub fn promised(&self) -> Option<&Schedule> {
+        let is_due = self.trigger.as_ref().is_none_or(|trigger| trigger.combined == Combined::Either);
+        self.schedule.as_ref().filter(|_| is_due)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::plan::schedule::Schedule;
 mod drill;
 mod flush;
 mod quiesce;
+mod trigger;
 
 type Text = Spanned<String>;
 type Texts = Spanned<Vec<Text>>;
@@ -46,6 +47,9 @@ struct RawJob {
     labels: BTreeMap<Text, String>,
     schedule: Option<Text>,
     time_zone: Option<Text>,
+    trigger: Option<Spanned<trigger::RawTrigger>>,
+    overlap: Option<Text>,
+    queue_for: Option<Text>,
     retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     target: Vec<Spanned<RawTarget>>,
@@ -229,6 +233,7 @@ impl Reader<'_> {
         let retention = raw.retention.map(|raw| self.retention(raw));
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
         let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets));
+        let trigger = raw.trigger.map(|raw| self.trigger(raw, schedule.as_ref(), retention.as_ref()));
         Job {
             name: name.into(),
             place: self.place(span),
@@ -240,6 +245,8 @@ impl Reader<'_> {
             flush,
             labels: self.labels(raw.labels),
             schedule,
+            trigger,
+            overlap: self.overlap(raw.overlap, raw.queue_for),
             zone,
             retention,
             targets,
@@ -379,7 +386,8 @@ impl Reader<'_> {
 const CRASH_CONSISTENT: &str = "crash_consistent = true states that nothing is stopped, and that a snapshot may be what a power cut would have left; \
      [job.NAME.quiesce] names what is stopped instead, [job.NAME.flush] what is told to write down what it has in memory";
 
-fn is_name(text: &str) -> bool {
+/// Whether a job can be called so.
+pub fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     text.len() <= 64 && text.chars().all(allowed) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }

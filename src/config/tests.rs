@@ -2,6 +2,8 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
+mod trigger;
+
 /// What is read from files of these names and texts.
 fn load(files: &[(&str, &str)]) -> Result<Config, Error> {
     let folder = tempfile::tempdir().expect("a folder");
@@ -178,7 +180,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
     "#]],
     );
     check_job(
@@ -214,7 +216,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "hooks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
     "#]],
     );
 }
@@ -224,9 +226,9 @@ fn a_bad_value_is_told_what_a_good_one_is() {
     check_job(
         "time_zone = \"Berlin\"\nschedule = \"0 2 * *\"",
         expect![[r#"
-        config.toml:4: job.a.time_zone: "Berlin": no such zone is known; one is called CONTINENT/CITY, or UTC
-        config.toml:5: job.a.schedule: "0 2 * *" is no schedule (Invalid pattern: Pattern must have 5 fields when seconds are disallowed); valid are five fields (minute, hour, day, month, weekday) such as "0 2 * * *", "*/15 * * * *" or "30 4 * * SUN", or one of @hourly, @daily, @weekly, @monthly, @yearly
-    "#]],
+            config.toml:4: job.a.time_zone: "Berlin": no such zone is known; one is called CONTINENT/CITY, or UTC
+            config.toml:5: job.a.schedule: "0 2 * *" is no schedule (Invalid pattern: Pattern must have 5 fields when seconds are disallowed); valid are five fields (minute, hour, day, month, weekday) such as "0 2 * * *", "*/15 * * * *" or "30 4 * * SUN", or one of @hourly, @daily, @weekly, @monthly, @yearly, or "@every 15m"
+        "#]],
     );
     check_job(
         "[job.a.retention]\nlast = 0\ndaily = \"many\"\nwithin = \"6m\"\nnames = [\"a/b\"]\nlabels = [\"=x\"]",

@@ -41,6 +41,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time between two things, of minutes to a year.
+///
+/// # Errors
+/// What such a time is.
+pub fn interval(text: &str) -> Result<SignedDuration, String> {
+    let most = SignedDuration::from_hours(366 * 24);
+    match text.parse::<SignedDuration>() {
+        Ok(time) if time >= SignedDuration::from_mins(1) && time <= most && time.as_secs() % 60 == 0 => {
+            Ok(time)
+        }
+        _ => Err("a time here is a number and m or h, of 1m to 8784h: 15m, 6h, 36h".into()),
+    }
+}
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How old a snapshot may be: `6m` would be six minutes, and who writes it means months.
@@ -79,6 +93,17 @@ pub fn zone(text: &str) -> Result<TimeZone, String> {
 /// What a size is.
 pub fn bytes(text: &str) -> Result<u64, String> {
     size::parse(text).ok_or_else(|| "a size is a number and K, M, G or T: 20G".into())
+}
+
+/// As [`bytes`], and more than none.
+///
+/// # Errors
+/// What a size is.
+pub fn some_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("0 is always reached: leave the key out, and use schedule".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// Bytes per second that a transfer may take.

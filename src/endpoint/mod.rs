@@ -32,6 +32,7 @@ pub mod prunable;
 pub mod record;
 mod recorded;
 pub mod tree;
+mod written;
 pub mod zfs;
 
 pub use any::{Dataset, unmount};

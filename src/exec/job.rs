@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
@@ -11,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::endpoint::{self, Dataset, Prunable};
 use crate::model::Version;
+use crate::sys::interrupt;
 use crate::{Error, Result};
 
 /// Held while a job is at work: no other one touches these datasets. The kernel lets go of it whatever ends the process.
@@ -44,7 +47,39 @@ impl Locks {
         };
         Ok(Self(all.into_iter().map(take).collect::<Result<_>>()?))
     }
+
+    /// As [`Locks::take`], which has made their directory; waits up to `limit` for whoever has one. One run of `job` waits, no second one: there may be one every
+    /// minute.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if one waits already, or the time is over; an interruption.
+    pub fn wait(state_dir: &Path, job: &str, datasets: &[Dataset], limit: Duration) -> Result<Self> {
+        let path = state_dir.join("locks").join(format!("queue-{job}"));
+        let place = File::options().create(true).truncate(false).write(true).open(&path);
+        let place = place.map_err(Error::io("open", path.display()))?;
+        match rustix::fs::flock(&place, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let what = format!("run job {job}, and waits for its turn");
+                return Err(Error::Busy { what, hint: "run it again when that is done" });
+            }
+            Err(error) => return Err(Error::io("lock", path.display())(error.into())),
+        }
+        let begin = Instant::now();
+        loop {
+            match Self::take(state_dir, datasets) {
+                Err(Error::Busy { .. }) if begin.elapsed() < limit => {}
+                other => return other,
+            }
+            interrupt::check().map_err(Error::io("wait for the run of another job than", job))?;
+            // Who waits in the kernel hears no signal, and may wait for one lock with another in hand.
+            thread::sleep(PIECE.min(limit.saturating_sub(begin.elapsed())));
+        }
+    }
 }
+
+/// How often who waits looks again.
+const PIECE: Duration = Duration::from_millis(250);
 
 /// What the name of a snapshot ends with of which nobody knows yet whether somebody wrote meanwhile.
 pub const UNCONFIRMED: &str = "-unconfirmed";

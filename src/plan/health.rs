@@ -231,7 +231,7 @@ pub fn next_run(facts: &Facts, now: Timestamp) -> Option<Timestamp> {
     let newest = oldest_of_newest(facts);
     match schedule.due(newest, now) {
         Some(due) => Some(due.timestamp().max(now)),
-        None => schedule.next_after(now).map(|next| next.timestamp()),
+        None => schedule.next_after(newest.unwrap_or(now)).map(|next| next.timestamp()),
     }
 }
 

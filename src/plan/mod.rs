@@ -12,4 +12,5 @@ pub mod replicate;
 pub mod restore;
 pub mod retain;
 pub mod schedule;
+pub mod trigger;
 pub mod verify;

@@ -1,24 +1,33 @@
-//! When a job is due: a pattern of cron, by the wall clock of a named zone.
+//! When a job is due: a pattern of cron, by the wall clock of a named zone, or a time after its last run.
 //!
 //! **Where the clock is put forward**, a run at a time that is skipped comes as soon as the skipped hour is over. **Where it is put back**, a run at
 //! a time that comes twice comes the first time; a pattern for every hour or minute comes in both hours.
+//! `@every` knows no clock that is put anywhere.
 
 use std::fmt;
 
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit, Zoned};
+
+mod calendar;
 
 /// What of cron's patterns is known.
-pub const VALID: &str = "five fields (minute, hour, day, month, weekday) such as \"0 2 * * *\", \"*/15 * * * *\" or \"30 4 * * SUN\", or one of @hourly, @daily, @weekly, @monthly, @yearly";
+pub const VALID: &str = "five fields (minute, hour, day, month, weekday) such as \"0 2 * * *\", \"*/15 * * * *\" or \"30 4 * * SUN\", or one of @hourly, @daily, @weekly, @monthly, @yearly, or \"@every 15m\"";
 
 /// When something is to be done, for ever.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    cron: Cron,
+    times: Times,
     text: String,
     zone: TimeZone,
+}
+
+#[derive(Debug, Clone)]
+enum Times {
+    Cron(Box<Cron>),
+    Every(SignedDuration),
 }
 
 /// A text that says no time.
@@ -32,6 +41,14 @@ pub enum BadSchedule {
         /// What is wrong with it.
         why: String,
     },
+    /// No time between two runs.
+    #[error(
+        "{text:?} is no schedule: @every is followed by hours and minutes, of 1m to 8784h, a year, such as 15m or 1h30m"
+    )]
+    Every {
+        /// What was read.
+        text: String,
+    },
     /// A day that is in no year.
     #[error("{text:?} never comes: no year has such a day")]
     Never {
@@ -41,32 +58,49 @@ pub enum BadSchedule {
 }
 
 impl Schedule {
-    /// The times that look like `text` on the clocks of `zone`.
+    /// The times that look like `text` on the clocks of `zone`; or every so often, whatever clocks show.
     ///
     /// # Errors
     /// No pattern, or one that never comes.
     pub fn new(text: &str, zone: TimeZone) -> Result<Self, BadSchedule> {
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let why = |error: croner::errors::CronError| BadSchedule::Pattern {
-            text: text.into(),
-            why: error.to_string().trim_end_matches('.').to_owned(),
+        let times = match text.trim().strip_prefix("@every") {
+            Some(time) => Times::Every(every(time).ok_or_else(|| BadSchedule::Every { text: text.into() })?),
+            None => Times::Cron(Box::new(cron(text)?)),
         };
-        let cron = parser.parse(text).map_err(why)?;
-        let schedule = Self { cron, text: text.trim().into(), zone };
+        let schedule = Self { times, text: text.trim().into(), zone };
         match schedule.next_after(Timestamp::UNIX_EPOCH) {
             Some(_) => Ok(schedule),
             None => Err(BadSchedule::Never { text: text.into() }),
         }
     }
 
-    /// The first time after `time`; `None` only where no calendar goes.
+    /// The first time after `time`, which for `@every` is that of the last run; `None` only where no calendar goes.
     pub fn next_after(&self, time: Timestamp) -> Option<Zoned> {
-        self.cron.find_next_occurrence(&time.to_zoned(self.zone.clone()), false).ok()
+        let cron = match &self.times {
+            Times::Cron(cron) => cron,
+            Times::Every(time_between) => return self.after(time, *time_between),
+        };
+        cron.find_next_occurrence(&time.to_zoned(self.zone.clone()), false).ok()
     }
 
-    /// The first `n` times after `time`.
+    /// Counted from the minute in which `time` is: who is called every minute takes a snapshot some seconds into it, and would be a minute late each
+    /// time.
+    fn after(&self, time: Timestamp, time_between: SignedDuration) -> Option<Zoned> {
+        let minute = time.round(TimestampRound::new().smallest(Unit::Minute).mode(RoundMode::Floor)).ok()?;
+        Some(minute.checked_add(time_between).ok()?.to_zoned(self.zone.clone()))
+    }
+
+    /// How long after the last run it is due; `None` if clocks say when.
+    pub fn every(&self) -> Option<SignedDuration> {
+        match self.times {
+            Times::Every(time) => Some(time),
+            Times::Cron(_) => None,
+        }
+    }
+
+    /// The first `n` times after `time`; none of `@every`, where the last run says when.
     pub fn upcoming(&self, time: Timestamp, n: usize) -> Vec<Zoned> {
-        let first = self.next_after(time);
+        let first = self.next_after(time).filter(|_| self.every().is_none());
         std::iter::successors(first, |last| self.next_after(last.timestamp())).take(n).collect()
     }
 
@@ -81,7 +115,17 @@ impl Schedule {
 
     /// In words: `At 02:00.`
     pub fn describe(&self) -> String {
-        self.cron.describe()
+        match &self.times {
+            Times::Cron(cron) => cron.describe(),
+            Times::Every(time) => format!("{time:#} after the last snapshot"),
+        }
+    }
+
+    /// The same times as `OnCalendar=` of systemd has them, each line some of them; `None` where it has no words for them: `W`, `#` and `L` of a weekday,
+    /// and `@every`.
+    pub fn on_calendar(&self) -> Option<Vec<String>> {
+        let Times::Cron(cron) = &self.times else { return None };
+        calendar::lines(cron, &self.text, self.zone.iana_name())
     }
 
     /// The zone whose clocks are meant.
@@ -94,6 +138,25 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+fn cron(text: &str) -> Result<Cron, BadSchedule> {
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+    let why = |error: croner::errors::CronError| BadSchedule::Pattern {
+        text: text.into(),
+        why: error.to_string().trim_end_matches('.').to_owned(),
+    };
+    parser.parse(text).map_err(why)
+}
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+const YEAR: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+fn every(text: &str) -> Option<SignedDuration> {
+    let is_apart = text.starts_with(char::is_whitespace);
+    let time = text.trim().parse::<SignedDuration>().ok().filter(|_| is_apart)?;
+    let is_whole = time.as_secs() % 60 == 0 && time.subsec_nanos() == 0;
+    (is_whole && (MINUTE..=YEAR).contains(&time)).then_some(time)
 }
 
 #[cfg(test)]
@@ -191,6 +254,76 @@ mod tests {
         let last = Some(at("2026-10-25T02:30:04+02:00[Europe/Berlin]"));
         assert_eq!(nightly.due(last, at("2026-10-25T02:45+01:00[Europe/Berlin]")), None);
         assert!(nightly.due(last, at("2026-10-26T02:30[Europe/Berlin]")).is_some());
+    }
+
+    #[test]
+    fn every_so_often_is_counted_from_the_minute_of_the_last_run() {
+        let due = |text: &str, last: &str, now: &str| {
+            schedule(text).due(Some(at(last)), at(now)).map(|time| time.strftime("%H:%M:%S %Z").to_string())
+        };
+        let table = [
+            ("@every 15m", "10:00:03", "10:14:59", None),
+            ("@every 15m", "10:00:03", "10:15:00", Some("10:15:00 CET")),
+            ("@every 15m", "10:00:59", "10:15:00", Some("10:15:00 CET")),
+            ("@every 15m", "10:00:00", "13:00:00", Some("10:15:00 CET")),
+            ("@every 1m", "10:00:59", "10:01:00", Some("10:01:00 CET")),
+            ("@every 1m", "10:00:00", "10:00:59", None),
+            (" @every  1h30m ", "10:00:30", "11:29:59", None),
+            (" @every  1h30m ", "10:00:30", "11:30:00", Some("11:30:00 CET")),
+        ];
+        for (text, last, now, wanted) in table {
+            let of_day = |time: &str| format!("2026-11-21T{time}[Europe/Berlin]");
+            assert_eq!(due(text, &of_day(last), &of_day(now)).as_deref(), wanted, "{text} {last} {now}");
+        }
+        // Neither edge of summer time is an hour longer or shorter.
+        let edge = |last: &str, next: &str| {
+            let found = schedule("@every 4h").next_after(at(last)).expect("a time");
+            assert_eq!(found.timestamp(), at(next));
+        };
+        edge("2027-03-28T00:30:07[Europe/Berlin]", "2027-03-28T05:30[Europe/Berlin]");
+        edge("2026-10-25T00:30:07[Europe/Berlin]", "2026-10-25T03:30[Europe/Berlin]");
+        let every = schedule("@every 15m");
+        assert_eq!(every.due(None, at("2026-11-21T10:00[UTC]")).map(|time| time.to_string()), {
+            Some("2026-11-21T11:00:00+01:00[Europe/Berlin]".to_owned())
+        });
+        assert!(every.upcoming(Timestamp::UNIX_EPOCH, 3).is_empty() && every.on_calendar().is_none());
+        assert_eq!((every.describe().as_str(), every.to_string().as_str()), {
+            ("15m after the last snapshot", "@every 15m")
+        });
+        for wrong in [
+            "@every",
+            "@every15m",
+            "@every 15",
+            "@every 30s",
+            "@every 90s",
+            "@every 0m",
+            "@every -15m",
+            "@every 1d",
+            "@every 9000h",
+            "@every 15m 0 2 * * *",
+            "@every 999999999999999999h",
+        ] {
+            let error = Schedule::new(wrong, TimeZone::UTC).expect_err(wrong);
+            assert!(error.to_string().contains("is followed by hours and minutes"), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn who_is_called_every_minute_runs_every_so_often_and_no_later(
+            minutes in 1_i64..5000, delays in proptest::collection::vec(0_i64..60, 2..20),
+        ) {
+            let every = schedule(&format!("@every {minutes}m"));
+            let start = at("2026-10-24T22:00[UTC]");
+            let mut last = start.checked_add(SignedDuration::from_secs(delays[0])).expect("in range");
+            for (nth, delay) in (1..).zip(&delays[1..]) {
+                // The first call at which it is due.
+                let call = start + SignedDuration::from_mins(nth * minutes);
+                proptest::prop_assert!(every.due(Some(last), call - SignedDuration::from_secs(1)).is_none());
+                proptest::prop_assert!(every.due(Some(last), call).is_some());
+                last = call + SignedDuration::from_secs(*delay);
+            }
+        }
     }
 
     #[test]

@@ -9,11 +9,15 @@ use crate::Result;
 use crate::cli::Context;
 use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
+use crate::plan::schedule::Schedule;
 
+mod due;
 mod quiesced;
 pub(super) mod recorded;
+mod request;
 mod run;
 pub(super) use run::datasets;
+mod trigger_words;
 mod words;
 
 /// A node's whole care in one file: what is snapshotted when, where it is brought, and what is kept
@@ -38,6 +42,7 @@ enum Command {
     Explain(Explain),
     Init(Init),
     Run(run::Run),
+    Request(request::Request),
     Recover(quiesced::Recover),
     /// Print the systemd unit that calls `cowsnap job recover` when the machine starts
     Unit,
@@ -96,6 +101,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Init(Init { kind }) => context.print(&json!({ "config": kind.example() }), kind.example()),
         Command::Check(Check {}) => check(&Config::load(&args.config)?, context),
         Command::Explain(Explain { jobs }) => explain(&Config::load(&args.config)?, &jobs, context),
+        Command::Request(request) => request::run(&request, &args.config, context),
         Command::Recover(recover) => quiesced::recover(&recover, context),
         Command::Unit => {
             print_unit(include_str!("../../../packaging/systemd/cowsnap-recover.service"), context)
@@ -129,6 +135,7 @@ fn object(job: &Job, now: Timestamp) -> serde_json::Value {
     json!({
         "job": job.name, "file": job.place.file.display().to_string(), "line": job.place.line, "datasets": job.datasets,
         "recursive": job.recursive, "schedule": job.schedule.as_ref().map(ToString::to_string),
+        "on_calendar": job.schedule.as_ref().and_then(Schedule::on_calendar),
         "time_zone": words::zone(&job.zone), "next": next, "says": words::sentences(job, now),
         "targets": job.targets.iter().map(|t| json!({ "dataset": t.dataset, "to": t.to })).collect::<Vec<_>>(),
     })

@@ -1,20 +1,22 @@
 //! `cowsnap job run`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
+use crate::cli::job::due::{self, Due, Looked};
 use crate::cli::job::quiesced::{self, Taken};
 use crate::cli::job::recorded::{self, Recorder};
-use crate::cli::snapshot::{self, JOB_LABEL};
+use crate::cli::snapshot;
 use crate::cli::{Context, job::words, place, prune, replicate};
-use crate::config::{Config, Job};
+use crate::config::{Config, Job, Overlap};
 use crate::endpoint::Dataset;
-use crate::exec::job::{Locks, last_taken};
+use crate::exec::job::Locks;
+use crate::exec::request::Requests;
 use crate::model::Target;
 use crate::model::run::{Op, Subject};
+use crate::plan::retain::Retention;
 use crate::quiesce;
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -24,10 +26,10 @@ use crate::{Error, Result};
 /// What follows on the snapshot is tried in any case; what failed of it makes the exit code 7.
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// Which jobs; with --due all that have a schedule by default
+    /// Which jobs; with --due all by default
     #[arg(value_name = "JOB", required_unless_present = "due")]
     jobs: Vec<String>,
-    /// Only those that are due by their schedule; to be called every minute
+    /// Only those that are due by schedule or trigger, or were asked for; to be called every minute
     #[arg(long)]
     due: bool,
     /// Say what would be done
@@ -41,34 +43,43 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
     if args.due && !args.dry_run {
         work.failed = quiesced::make_up(context);
     }
+    if args.due && args.jobs.is_empty() {
+        let looked = due::warn_of_strangers(config, context);
+        work.failed.extend(looked.err().map(|error| ("requests".into(), error)));
+    }
+    let mut postponed = Vec::new();
     for job in config.chosen(&args.jobs)? {
-        if let Err(error) = interrupt::check() {
-            work.failed.push((format!("job {}", job.name), Error::io("run", &job.name)(error)));
+        if work.is_interrupted(job) {
             break;
         }
-        match args.due.then(|| due(job, context)).transpose() {
-            Ok(Some(None)) => {}
-            Ok(_) => work.job(job, args, context),
-            Err(error) if args.dry_run => work.failed.push((format!("job {}", job.name), error)),
-            Err(error) => work.not_begun(job, error, context),
+        let due = match args.due.then(|| due::look(job, context)).transpose() {
+            Ok(None) => None,
+            Ok(Some(looked)) => match work.looked(looked, job, args, context) {
+                Some(due) => Some(due),
+                None => continue,
+            },
+            Err(error) if args.dry_run => {
+                work.failed.push((format!("job {}", job.name), error));
+                continue;
+            }
+            Err(error) => {
+                work.not_begun(job, error, context);
+                continue;
+            }
+        };
+        if !work.job(job, due.as_ref(), args, Turn::First, context) {
+            postponed.push((job, due));
         }
+    }
+    // Who waits keeps no other job from its time.
+    for (job, due) in postponed {
+        if work.is_interrupted(job) {
+            break;
+        }
+        work.job(job, due.as_ref(), args, Turn::Last, context);
     }
     context.print(&json!({ "jobs": work.objects, "dry_run": args.dry_run }), &work.text)?;
     work.outcome(context)
-}
-
-/// The time that a run of `job` would be for, if one is due now.
-fn due(job: &Job, context: &Context) -> Result<Option<Zoned>> {
-    let Some(schedule) = &job.schedule else { return Ok(None) };
-    let mut oldest = None;
-    for text in &job.datasets {
-        let dataset = place::existing(&Target::parse(text.as_ref())?, context)?;
-        let Some(taken) = last_taken(&dataset, (JOB_LABEL, &job.name))? else {
-            return Ok(schedule.due(None, Timestamp::now()));
-        };
-        oldest = oldest.into_iter().chain([taken]).min();
-    }
-    Ok(schedule.due(oldest, Timestamp::now()))
 }
 
 /// What a job is at work on: its datasets, and those inside that it takes along.
@@ -82,6 +93,30 @@ pub(in crate::cli) fn datasets(job: &Job, context: &Context) -> Result<Vec<Datas
     Ok(all)
 }
 
+/// How long its run waits for another one; `None` if it does not.
+fn patience(job: &Job, due: Option<&Due>) -> Option<Duration> {
+    match job.overlap {
+        Overlap::Queue(limit) => Some(limit),
+        Overlap::Skip => due.filter(|due| due.is_emergency()).map(|_| Duration::from_secs(60 * 60)),
+    }
+}
+
+/// What is kept after its run.
+fn retention<'a>(job: &'a Job, due: Option<&Due>) -> Option<&'a Retention> {
+    let emergency = job.trigger.as_ref().and_then(|trigger| trigger.emergency.as_ref());
+    let emergency = emergency.filter(|_| due.is_some_and(Due::is_emergency));
+    emergency.and_then(|emergency| emergency.retention.as_ref()).or(job.retention.as_ref())
+}
+
+/// Which of two times a job is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Who would have to wait is passed over.
+    First,
+    /// Nothing else is left.
+    Last,
+}
+
 /// What jobs did.
 #[derive(Default)]
 struct Work {
@@ -92,28 +127,58 @@ struct Work {
 }
 
 impl Work {
-    fn job(&mut self, job: &Job, args: &Run, context: &Context) {
-        if args.dry_run {
-            return self.foresee(job, context);
-        }
-        let locks = datasets(job, context).and_then(|all| Locks::take(context.state_dir(), &all));
-        let _locks = match locks {
-            Ok(locks) => locks,
-            Err(error @ Error::Busy { .. }) if args.due => {
-                return self.skip(job, &error.to_string(), context);
+    fn is_interrupted(&mut self, job: &Job) -> bool {
+        let error = interrupt::check().err();
+        let is_one = error.is_some();
+        self.failed.extend(error.map(|e| (format!("job {}", job.name), Error::io("run", &job.name)(e))));
+        is_one
+    }
+
+    /// The run that is due; what could not be found out of that is told.
+    fn looked(&mut self, looked: Looked, job: &Job, args: &Run, context: &Context) -> Option<Due> {
+        for error in looked.failed {
+            match looked.due.is_none() && !args.dry_run {
+                true => self.not_begun(job, error, context),
+                false => self.failed.push((format!("job {}", job.name), error)),
             }
+        }
+        looked.due
+    }
+
+    /// Whether that was all; else it is to wait, when it is its turn again.
+    fn job(&mut self, job: &Job, due: Option<&Due>, args: &Run, turn: Turn, context: &Context) -> bool {
+        if args.dry_run {
+            self.foresee(job, due, context);
+            return true;
+        }
+        let limit = patience(job, due);
+        let locks = datasets(job, context).and_then(|all| match limit.filter(|_| turn == Turn::Last) {
+            Some(limit) => Locks::wait(context.state_dir(), &job.name, &all, limit),
+            None => Locks::take(context.state_dir(), &all),
+        });
+        match locks {
+            Ok(_locks) => self.undisturbed(job, due, args, context),
+            Err(Error::Busy { .. }) if turn == Turn::First && limit.is_some() => return false,
+            Err(error @ Error::Busy { .. }) if args.due => self.skip(job, &error.to_string(), context),
             Err(error @ Error::Busy { .. }) => {
                 recorded::skipped(job, &error.to_string(), context);
-                return self.failed.push((format!("job {}", job.name), error));
+                self.failed.push((format!("job {}", job.name), error));
             }
+            Err(error) => self.not_begun(job, error, context),
+        }
+        true
+    }
+
+    /// With nobody else at work on its datasets.
+    fn undisturbed(&mut self, job: &Job, due: Option<&Due>, args: &Run, context: &Context) {
+        let due = match due.map(|due| due::look_again(due, job, context)).transpose() {
+            Ok(None) => None,
+            Ok(Some(looked)) => match self.looked(looked, job, args, context) {
+                None => return,
+                due => due,
+            },
             Err(error) => return self.not_begun(job, error, context),
         };
-        // Another run may have done it since it was looked at.
-        match args.due.then(|| due(job, context)).transpose() {
-            Ok(Some(None)) => return,
-            Ok(_) => {}
-            Err(error) => return self.not_begun(job, error, context),
-        }
         match args.due.then(|| quiesced::rests_until(job, context)).transpose() {
             Ok(None | Some(None)) => {}
             Ok(Some(Some(time))) => {
@@ -123,9 +188,19 @@ impl Work {
             }
             Err(error) => return self.not_begun(job, error, context),
         }
+        if let Err(error) = Requests::below(context.state_dir()).take_aside(&job.name) {
+            return self.not_begun(job, error, context);
+        }
+        match &due {
+            Some(due) if due.is_emergency() => context.warn(format!("job {}: {}", job.name, due.because())),
+            Some(due) if due.is_remarkable() => {
+                context.notice(format!("job {} runs: {}", job.name, due.because()))
+            }
+            _ => {}
+        }
         let n_failed = self.failed.len();
         let mut recorder = Recorder::begin(job, context);
-        let is_run = self.all_of(job, args, &mut recorder, context);
+        let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
         match is_run {
             true => recorder.end(&self.failed[n_failed..]),
             false => recorder.never_was(),
@@ -133,7 +208,14 @@ impl Work {
     }
 
     /// Whether it was begun, and not left to another minute.
-    fn all_of(&mut self, job: &Job, args: &Run, recorder: &mut Recorder<'_>, context: &Context) -> bool {
+    fn all_of(
+        &mut self,
+        job: &Job,
+        due: Option<&Due>,
+        args: &Run,
+        recorder: &mut Recorder<'_>,
+        context: &Context,
+    ) -> bool {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
         let taken = match &job.quiesce {
@@ -143,7 +225,10 @@ impl Work {
                 .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() }),
         };
         match taken {
-            Ok(Taken { object, text, is_taken, failed }) => {
+            Ok(Taken { mut object, text, is_taken, failed }) => {
+                if let Some(due) = due {
+                    object["because"] = due.because().into();
+                }
                 self.say(&text);
                 if job.quiesce.is_some() {
                     recorder.note_quiesced(&object["quiesce"], start, &failed);
@@ -155,7 +240,9 @@ impl Work {
                 self.failed.extend(failed.into_iter().map(|error| (subject(), error)));
                 if is_taken {
                     self.n_done += 1;
-                    self.afterwards(job, object, recorder, context);
+                    let done = Requests::below(context.state_dir()).fulfil(&job.name);
+                    self.failed.extend(done.err().map(|error| (subject(), error)));
+                    self.afterwards(job, due, object, recorder, context);
                 } else {
                     self.objects.push(object);
                 }
@@ -189,7 +276,14 @@ impl Work {
     }
 
     /// Brings targets up before anything goes: what is to be brought is there then.
-    fn afterwards(&mut self, job: &Job, mut object: Value, recorder: &mut Recorder<'_>, context: &Context) {
+    fn afterwards(
+        &mut self,
+        job: &Job,
+        due: Option<&Due>,
+        mut object: Value,
+        recorder: &mut Recorder<'_>,
+        context: &Context,
+    ) {
         object["job"] = job.name.clone().into();
         let mut replicated = Vec::new();
         for replica in &job.targets {
@@ -207,7 +301,7 @@ impl Work {
         }
         object["replicated"] = replicated.into();
         object["pruned"] = json!([]);
-        if let Some(policy) = &job.retention {
+        if let Some(policy) = retention(job, due) {
             let start = Instant::now();
             let done = interrupt::check().map_err(Error::io("prune", job.datasets.join(", ")));
             let done = done.map(|()| prune::of_job(job, policy, context));
@@ -220,9 +314,12 @@ impl Work {
         self.objects.push(object);
     }
 
-    fn foresee(&mut self, job: &Job, context: &Context) {
+    fn foresee(&mut self, job: &Job, due: Option<&Due>, context: &Context) {
         match snapshot::perform(snapshot::Args::of_job(job, true), context) {
             Ok((mut value, text)) => {
+                if let Some(due) = due {
+                    value["because"] = due.because().into();
+                }
                 if let Some(quiesce) = &job.quiesce {
                     let first = words::stops(quiesce);
                     self.say(&format!("first {first}"));

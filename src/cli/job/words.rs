@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cli::job::N_NEXT;
+use crate::cli::job::{N_NEXT, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
 use crate::model::{Flush, Quiesce, Service};
@@ -20,7 +20,18 @@ pub(super) fn explained(job: &Job, now: Timestamp) -> String {
 
 /// What happens when, in this order.
 pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
-    let mut all = vec![when(job.schedule.as_ref(), now)];
+    let clock = job.schedule.as_ref().map(|schedule| when(schedule, now));
+    let mut all = match (&job.trigger, clock) {
+        (Some(trigger), clock) => trigger_words::when(clock, trigger),
+        (None, Some(clock)) => vec![clock],
+        (None, None) => vec!["runs when it is named or asked for: it has no schedule".into()],
+    };
+    let lines = job.schedule.as_ref().and_then(Schedule::on_calendar).unwrap_or_default();
+    all.extend(
+        (!lines.is_empty())
+            .then(|| format!("for systemd, that is OnCalendar={}", lines.join(" and OnCalendar="))),
+    );
+    all.extend(trigger_words::overlap(job.overlap));
     all.extend(job.quiesce.as_ref().map(stops));
     all.extend(job.flush.as_ref().map(flushes));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
@@ -68,7 +79,7 @@ pub(super) fn flushes(flush: &Flush) -> String {
 }
 
 /// `15m`
-fn time(time: Duration) -> String {
+pub(super) fn time(time: Duration) -> String {
     SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))
 }
 
@@ -109,10 +120,13 @@ pub(super) fn zone(zone: &TimeZone) -> String {
     zone.iana_name().unwrap_or("this machine's zone").to_owned()
 }
 
-fn when(schedule: Option<&Schedule>, now: Timestamp) -> String {
-    let Some(schedule) = schedule else {
-        return "runs when it is named: it has no schedule".into();
-    };
+fn when(schedule: &Schedule, now: Timestamp) -> String {
+    if schedule.every().is_some() {
+        return format!(
+            "is due {}, counted from its minute, whatever clocks show ({schedule})",
+            schedule.describe()
+        );
+    }
     let next = schedule.upcoming(now, N_NEXT);
     let next: Vec<_> = next.iter().map(|time| time.strftime("%Y-%m-%d %H:%M %:z").to_string()).collect();
     let (zone, described) = (zone(schedule.zone()), schedule.describe());
@@ -130,7 +144,7 @@ fn replica(replica: &Replica) -> String {
     format!("brings {to} up to {dataset}, with {which}{rate}")
 }
 
-fn kept(retention: &Retention) -> String {
+pub(super) fn kept(retention: &Retention) -> String {
     let mut all = Vec::new();
     match retention.last {
         0 => {}

@@ -20,6 +20,7 @@ pub mod set;
 pub mod staging;
 pub mod store;
 pub mod usage;
+mod written;
 
 pub use dataset::Dataset;
 pub use kept::{CHECKPOINT, Keeping, Kept};

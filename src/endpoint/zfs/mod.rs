@@ -46,6 +46,7 @@ mod send;
 mod set;
 mod version;
 mod was;
+mod written;
 
 pub use clone::{Mount, unmount};
 pub use conflict::Since;
