@@ -173,10 +173,19 @@ fn when_space_is_short_the_oldest_go_until_there_is_enough_and_its_quotas_count(
     // What its quotas never leave room for is not tried.
     for quota in ["quota", "refquota"] {
         zfs(&["set", &format!("{quota}=200M"), a]);
-        let (_, said) = shell.prune(3, &[a, "--keep-last", "1", "--by-space", "500M"]);
+        let (done, said) = shell.prune(3, &[a, "--keep-last", "1", "--by-space", "500M"]);
         assert!(said.contains("its quotas leave it no more than"), "{said}");
+        let done = &done["datasets"][0];
+        assert_eq!((&done["destroyed"], &done["snapshots"]), (&json!([]), &json!(2)), "{done}");
+        let why = done["stopped"].as_str().expect("JSON says why, too");
+        assert!(why.contains("its quotas leave it no more than"), "{why}");
         zfs(&["set", &format!("{quota}=none"), a]);
     }
+    // Nor what that of a dataset above it does not.
+    zfs(&["set", "quota=200M", &shell.pool.name]);
+    let (_, said) = shell.prune(3, &[a, "--keep-last", "1", "--by-space", "500M"]);
+    assert!(said.contains("its quotas leave it no more than"), "{said}");
+    zfs(&["set", "quota=none", &shell.pool.name]);
     assert_eq!(snapshots(a), ["d", "new"]);
 }
 

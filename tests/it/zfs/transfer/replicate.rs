@@ -93,6 +93,41 @@ fn what_was_sent_may_be_pruned_and_the_increment_still_goes() {
     }
 }
 
+/// A bookmark is enough to send from, and not to receive upon.
+#[test]
+fn to_go_back_the_old_source_needs_the_snapshot_that_both_had_and_else_takes_all() {
+    ground!("zfs");
+    let lab = Lab::new();
+    let back = |args: &[&str]| {
+        let command = [&["replicate", &lab.target, &lab.source], args].concat();
+        lab.command(&command).output().expect("it starts")
+    };
+    lab.write("f", &noise(1, 300_000));
+    let one = lab.snapshot("one");
+    lab.does(&["hold", "failover", &one]);
+    lab.does(&["replicate", &lab.source, &lab.target]);
+    lab.snapshot("two");
+    lab.does(&["prune", &lab.source, "--keep-last", "1"]);
+    assert_eq!(lab.snapshots(&lab.source), ["one", "two"], "what is held is there to go back upon");
+    lab.does(&["release", "failover", &one]);
+    lab.does(&["prune", &lab.source, "--keep-last", "1"]);
+    assert_eq!((lab.snapshots(&lab.source).as_slice(), lab.marks().len()), (&["two".to_owned()][..], 1));
+    zfs(&["snapshot", &format!("{}@three", lab.target)]);
+    let output = back(&[]);
+    let said = super::said(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("no version in common: the target has @two"), "{said}");
+    assert_eq!(lab.snapshots(&lab.source), ["two"], "nothing was done");
+    // What the page says: the old one stays under another name, until nobody wants what it alone has.
+    let aside = format!("{}-aside", lab.source);
+    lab.does(&["rename", &lab.source, &aside]);
+    let output = back(&[]);
+    assert!(output.status.success(), "{}", super::said(&output));
+    assert_eq!(lab.snapshots(&lab.source), ["three"]);
+    lab.assert_same("three");
+    assert_eq!(lab.snapshots(&aside), ["two"]);
+}
+
 /// A run that fails leaves the former bookmark, and no other.
 #[test]
 fn a_failed_transfer_moves_no_bookmark() {
