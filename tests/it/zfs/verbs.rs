@@ -4,8 +4,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::ground::ground;
-use crate::zfs::ground::{Pool, zfs};
+use super::lab::dataset;
+use crate::ground::{ground, run};
+use crate::zfs::ground::{Pool, zfs, zpool};
 
 /// The program, with a state directory of its own.
 struct Shell {
@@ -310,4 +311,24 @@ fn what_is_in_use_is_not_destroyed_and_keeps_its_snapshots() {
     assert_eq!(all, format!("{pool}@s\n{pool}/a b@s\n{pool}/disk@s\n"));
     shell.run(&["destroy", "--snapshots", "P/a b", "P/disk", "--dry-run"]);
     shell.run(&["destroy", "--snapshots", "P/a b", "P/disk"]);
+}
+
+/// What `zpool split` makes has the same datasets with the same guids: only its pool tells it apart.
+#[test]
+fn a_dataset_of_a_pool_that_was_split_off_is_in_another_place() {
+    ground!("zfs");
+    let pool = Pool::new();
+    let a = dataset(&pool.dataset("a"));
+    let [image, other, alt] = ["image", "other", "alt"].map(|name| pool.outside().join(name));
+    let [image, other, alt] = [&image, &other, &alt].map(|path| path.to_str().expect("utf-8"));
+    run("truncate", &["-s", "1G", other]);
+    zpool(&["attach", "-w", &pool.name, image, other]);
+    let split = format!("{}-split", pool.name);
+    zpool(&["split", "-R", alt, &pool.name, &split]);
+    let b = dataset(&format!("{split}/a"));
+    let guids = [&a, &b].map(|dataset| dataset.own_guid().expect("read"));
+    let places = [&a, &b].map(|dataset| dataset.place_id().expect("read"));
+    zpool(&["destroy", "-f", &split]);
+    assert_eq!(guids[0], guids[1]);
+    assert_ne!(places[0], places[1]);
 }
