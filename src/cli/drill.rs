@@ -8,14 +8,16 @@ use serde_json::{Value, json};
 
 use crate::cli::job::recorded;
 use crate::cli::snapshot::JOB_LABEL;
-use crate::cli::{Context, job, overlay, place};
+use crate::cli::{Context, overlay, place};
 use crate::config::{self, Config, Job};
 use crate::endpoint::overlay::Home;
 use crate::endpoint::{Dataset, Error as EndpointError, History};
-use crate::exec::job::newest_taken;
+use crate::exec::job::{UNCONFIRMED, newest_taken};
 use crate::exec::overlay::drill::{Drill, Drilled, Part, drill};
 use crate::exec::overlay::run::enter;
+use crate::exec::restore::nested_with;
 use crate::model::{SnapshotName, Target, Version, VersionKind};
+use crate::sys::interrupt;
 use crate::sys::sandbox::{Ids, Sandbox};
 use crate::{Error, Result};
 
@@ -66,6 +68,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let mut text = String::new();
     let mut failed = Vec::new();
     for job in &jobs {
+        if let Err(error) = interrupt::check() {
+            failed.push((format!("job {}", job.name), Error::io("rehearse", &job.name)(error)));
+            break;
+        }
         let error = match one(job, &args, context) {
             Ok((value, line)) => {
                 text += &line;
@@ -124,7 +130,8 @@ fn one(job: &Job, args: &Args, context: &Context) -> Result<(Value, String)> {
     let settings = job.drill.as_ref().expect("it was looked at");
     let began = Instant::now();
     let note = |of, error: Option<&Error>| {
-        if !args.dry_run {
+        let is_ended = matches!(error, Some(Error::Endpoint(EndpointError::Interrupted { .. })));
+        if !args.dry_run && !is_ended {
             recorded::drilled(job, began.elapsed(), of, error, context);
         }
     };
@@ -190,7 +197,8 @@ fn parts(
     name: Option<&SnapshotName>,
     context: &Context,
 ) -> Result<(Timestamp, Vec<Part>)> {
-    let own = job::datasets(job, context)?;
+    let live = |text: &String| place::existing(&Target::parse(text.as_ref())?, context);
+    let own = job.datasets.iter().map(live).collect::<Result<Vec<_>>>()?;
     let first = own.first().expect("a job names a dataset");
     if let Some(from) = &settings.from {
         let replica = place::dataset(&Target::parse(from.as_ref())?, context)?;
@@ -203,12 +211,19 @@ fn parts(
     }
     let newest = version(first, job, name)?;
     let mut parts = Vec::new();
-    for (nth, dataset) in own.iter().enumerate() {
-        let version = if nth == 0 { newest.clone() } else { dataset.version(&newest.id.name)? };
-        parts.push(Part { dataset: dataset.clone(), version: version.id, at: shown_at(dataset, nth)? });
+    for dataset in &own {
+        let version = dataset.version(&newest.id.name)?.id;
+        let at = shown_at(dataset, parts.len())?;
+        parts.push(Part { dataset: dataset.clone(), version, at });
+        // As a restore would: those that have no such snapshot were not there.
+        let nested = if job.recursive { nested_with(dataset, &newest.id.name)? } else { Vec::new() };
+        for (inside, version) in nested {
+            match shown_inside(&inside)? {
+                Some(at) => parts.push(Part { dataset: inside, version, at }),
+                None => context.notice(format!("job {}: {inside} is left out: it shows nowhere", job.name)),
+            }
+        }
     }
-    // Those inside others show in them.
-    parts.sort_by_key(|part| part.at.components().count());
     Ok((newest.created, parts))
 }
 
@@ -227,14 +242,31 @@ fn version(dataset: &Dataset, job: &Job, name: Option<&SnapshotName>) -> Result<
 /// Labels stay where they were given.
 fn newest(replica: &Dataset) -> Result<Version> {
     let inventory = replica.inventory()?;
-    let newest = inventory.versions().iter().rfind(|version| version.kind == VersionKind::Snapshot);
-    newest.cloned().ok_or_else(|| {
+    let is_good = |version: &&Version| {
+        version.kind == VersionKind::Snapshot && !version.id.name.as_str().ends_with(UNCONFIRMED)
+    };
+    inventory.versions().iter().rfind(is_good).cloned().ok_or_else(|| {
         let subject = format!("of {replica}");
         EndpointError::NotFound { what: "snapshot", subject, hint: None }.into()
     })
 }
 
+/// Where it shows, or else a place of its own.
 fn shown_at(dataset: &Dataset, nth: usize) -> Result<PathBuf> {
     let own = || Path::new("/run/cowsnap/drill").join((nth + 1).to_string());
-    Ok(dataset.mountpoint()?.unwrap_or_else(own))
+    Ok(shown_inside(dataset)?.unwrap_or_else(own))
+}
+
+/// Where it shows, if it does: a volume does not.
+fn shown_inside(dataset: &Dataset) -> Result<Option<PathBuf>> {
+    let Some(at) = dataset.mountpoint()? else { return Ok(None) };
+    let at = at.canonicalize().map_err(Error::io("find", at.display()))?;
+    if at.parent().is_none() {
+        let why =
+            "it is what the whole machine runs on, and nothing can take its place for one command".into();
+        let hint = Some("cowsnap clone SNAP NEW, and look at that".into());
+        let subject = dataset.to_string();
+        return Err(EndpointError::Refused { op: "rehearse the restore of", subject, why, hint }.into());
+    }
+    Ok(Some(at))
 }

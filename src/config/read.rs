@@ -232,7 +232,8 @@ impl Reader<'_> {
         };
         let retention = raw.retention.map(|raw| self.retention(raw));
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
-        let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets));
+        let recursive = raw.recursive;
+        let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets, recursive));
         let trigger = raw.trigger.map(|raw| self.trigger(raw, schedule.as_ref(), retention.as_ref()));
         Job {
             name: name.into(),

@@ -199,7 +199,10 @@ fn take_back(mut made: Vec<Dataset>, of: usize, error: Error) -> Error {
 }
 
 /// The datasets below `dataset` that have a snapshot called `name`; parents first.
-fn nested_with(dataset: &Dataset, name: &SnapshotName) -> Result<Vec<(Dataset, VersionRef)>> {
+///
+/// # Errors
+/// A dataset that can not be read.
+pub fn nested_with(dataset: &Dataset, name: &SnapshotName) -> Result<Vec<(Dataset, VersionRef)>> {
     let mut found = Vec::new();
     for other in dataset.all_inside()? {
         match other.version(name) {

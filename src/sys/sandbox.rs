@@ -2,27 +2,29 @@
 //!
 //! It keeps a rehearsal from doing harm by accident. It is no prison for who is root in it: block devices can be opened.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use rustix::fs::{CWD, Mode};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount,
     open_tree,
 };
-use rustix::process::Signal;
+use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::sys::namespace;
 
 /// Directories that are empty in each sandbox, and may be written to: those that programs take for granted.
-const SCRATCH: [(&CStr, u16); 4] =
-    [(c"/tmp", 0o1777), (c"/var/tmp", 0o1777), (c"/run", 0o755), (c"/dev/shm", 0o1777)];
+const SCRATCH: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 
 /// What writing to would change for the whole machine.
 const OF_THE_MACHINE: [&CStr; 2] = [c"/proc/sys", c"/proc/sysrq-trigger"];
@@ -54,9 +56,9 @@ impl Ids {
 /// What a command that is shut off may reach.
 #[derive(Debug, Default)]
 pub struct Sandbox {
-    /// Trees that may be written to, and where each shows, whatever is there else: those within others after these.
+    /// Trees that may be written to, and where each shows, whatever is there else. None at "/".
     pub shown: Vec<(PathBuf, PathBuf)>,
-    /// More directories that are empty, beside /tmp, /var/tmp, /run and /dev/shm. They must be there.
+    /// More directories that are empty, beside /tmp, /var/tmp, /run and /dev/shm.
     pub scratch: Vec<PathBuf>,
     /// Whether it has the machine's network. Else it has a loopback of its own.
     pub network: bool,
@@ -74,56 +76,126 @@ impl Sandbox {
         let mut inside = Inside::new(self)?;
         // SAFETY: between fork and exec, `shut_off` makes system calls alone, on texts that were made before, and allocates nothing.
         unsafe { command.pre_exec(move || inside.shut_off()) };
-        let own = rustix::fs::open(
-            c"/proc/self/ns/pid",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let own = rustix::fs::open(c"/proc/self/ns/pid", flags, Mode::empty())?;
         namespace::unshare(UnshareFlags::NEWPID)?;
         let child = command.spawn();
         // Else no other process could be started once the first one has ended.
-        rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-        child
+        match rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)) {
+            Ok(()) => child,
+            Err(error) => {
+                if let Ok(mut child) = child {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+                Err(error.into())
+            }
+        }
     }
 }
 
 /// What is done in the child, ready to be done without a heap.
 struct Inside {
-    shown: Vec<(CString, CString)>,
-    scratch: Vec<CString>,
-    /// Directories to be made where they are not there: those in which trees show.
-    dirs: Vec<CString>,
-    /// Filled in the child.
-    trees: Vec<OwnedFd>,
+    /// The process that starts it: readable once that is gone.
+    parent: OwnedFd,
+    /// Sockets at which services of the machine listen.
+    sockets: Vec<CString>,
+    /// What is mounted, those within others after these.
+    places: Vec<Place>,
+    /// What names servers' addresses, where that is hidden else, and the directories that it is in.
+    resolver: Option<(CString, Vec<CString>)>,
     network: bool,
     user: Option<Ids>,
 }
 
+/// Something that shows in the sandbox alone.
+struct Place {
+    at: CString,
+    /// Directories to be made where they are not there, the topmost first.
+    dirs: Vec<CString>,
+    what: What,
+}
+
+enum What {
+    /// A tree that is somewhere else; its mount, once it has been opened in the child.
+    Tree(CString, Option<OwnedFd>),
+    /// An empty directory in memory, of that mode, user and group.
+    Empty(u32, u32, u32),
+}
+
+impl Place {
+    fn new(at: &Path, what: What) -> io::Result<Self> {
+        Ok(Self { at: text(at)?, dirs: all_of(at)?, what })
+    }
+
+    /// One that is empty, and of whom what is there is of.
+    fn empty(at: &Path) -> io::Result<Self> {
+        let what = match at.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => What::Empty(meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            _ => What::Empty(0o755, 0, 0),
+        };
+        Self::new(at, what)
+    }
+
+    fn mount(&self) -> io::Result<()> {
+        make(&self.dirs);
+        let at = self.at.as_c_str();
+        match &self.what {
+            What::Tree(_, None) => Err(io::ErrorKind::NotFound.into()),
+            What::Tree(_, Some(tree)) => {
+                Ok(move_mount(tree, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+            }
+            &What::Empty(mode, uid, gid) => {
+                mount(c"none", at, c"tmpfs", MountFlags::NODEV | MountFlags::NOSUID, None)?;
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                rustix::fs::chown(at, Some(uid), Some(gid))?;
+                Ok(rustix::fs::chmod(at, Mode::from_raw_mode(mode))?)
+            }
+        }
+    }
+}
+
+/// The directory and all that it is in, the topmost first.
+fn all_of(dir: &Path) -> io::Result<Vec<CString>> {
+    let dirs: Vec<_> = dir.ancestors().filter(|dir| dir.parent().is_some()).collect();
+    dirs.into_iter().rev().map(text).collect()
+}
+
+/// Makes directories where they are not there. Whether that could be done is seen when something is to be mounted there.
+fn make(dirs: &[CString]) {
+    for dir in dirs {
+        let _ = rustix::fs::mkdir(dir.as_c_str(), Mode::from_raw_mode(0o755));
+    }
+}
+
+fn text(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
 impl Inside {
     fn new(sandbox: &Sandbox) -> io::Result<Self> {
-        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
-        let mut dirs = Vec::new();
-        for (_, at) in &sandbox.shown {
-            let all: Vec<_> = at.ancestors().filter(|dir| dir.parent().is_some()).collect();
-            dirs.extend(all.into_iter().rev().map(text).collect::<io::Result<Vec<_>>>()?);
+        let mut places = Vec::new();
+        for dir in SCRATCH.iter().map(Path::new).filter(|dir| dir.is_dir()) {
+            places.push(Place::empty(dir)?);
         }
-        Ok(Self {
-            shown: sandbox
-                .shown
-                .iter()
-                .map(|(tree, at)| Ok((text(tree)?, text(at)?)))
-                .collect::<io::Result<_>>()?,
-            scratch: sandbox.scratch.iter().map(|dir| text(dir)).collect::<io::Result<_>>()?,
-            dirs,
-            trees: Vec::with_capacity(sandbox.shown.len()),
-            network: sandbox.network,
-            user: sandbox.user.clone(),
-        })
+        for dir in &sandbox.scratch {
+            places.push(Place::empty(dir)?);
+        }
+        for (tree, at) in &sandbox.shown {
+            places.push(Place::new(at, What::Tree(text(tree)?, None))?);
+        }
+        // A stable sort: of two at one place, a tree is mounted last, and shows.
+        places.sort_by_key(|place| place.dirs.len());
+        let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        let resolver = if sandbox.network { resolver()? } else { None };
+        let user = sandbox.user.clone();
+        Ok(Self { parent, sockets: sockets()?, places, resolver, network: sandbox.network, user })
     }
 
     fn shut_off(&mut self) -> io::Result<()> {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        self.ends_with_its_parent()?;
         rustix::process::setsid()?;
+        let _ = rustix::process::umask(Mode::from_raw_mode(0o022));
         let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
         if !self.network {
             flags |= UnshareFlags::NEWNET;
@@ -136,26 +208,47 @@ impl Inside {
         }
         if let Some(user) = &self.user {
             become_user(user)?;
+            rustix::thread::set_no_new_privs(true)?;
+            // The kernel forgets it when a process becomes another user's.
+            self.ends_with_its_parent()?;
         }
         Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
     }
 
+    fn ends_with_its_parent(&self) -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Its number is none here: it is of another namespace.
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match rustix::event::poll(&mut [PollFd::new(&self.parent, PollFlags::IN)], Some(&now))? {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
     fn mounts(&mut self) -> io::Result<()> {
-        for (tree, _) in &self.shown {
-            self.trees.push(bind(tree)?);
+        for place in &mut self.places {
+            if let What::Tree(path, tree) = &mut place.what {
+                *tree = Some(bind(path)?);
+            }
+        }
+        let resolver = self.resolver.as_ref().and_then(|(file, _)| bind(file).ok());
+        for socket in &self.sockets {
+            match move_mount(&bind(c"/dev/null")?, c"", CWD, socket.as_c_str(), FROM_DESCRIPTOR) {
+                // It is gone by now, or can not be reached from here.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL | Errno::ACCESS | Errno::LOOP) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         only_read(CWD, c"/", libc::AT_RECURSIVE as u32)?;
-        let given = SCRATCH.into_iter().filter(|(dir, _)| rustix::fs::stat(*dir).is_ok());
-        for (dir, mode) in given.chain(self.scratch.iter().map(|dir| (dir.as_c_str(), 0o755))) {
-            mount(c"none", dir, c"tmpfs", MountFlags::NODEV | MountFlags::NOSUID, None)?;
-            rustix::fs::chmod(dir, Mode::from_raw_mode(mode.into()))?;
+        for place in &self.places {
+            place.mount()?;
         }
-        for dir in &self.dirs {
-            // Those that are there, or that nobody may make, are looked at when a tree is to show in them.
-            let _ = rustix::fs::mkdir(dir.as_c_str(), Mode::from_raw_mode(0o755));
-        }
-        for (tree, (_, at)) in self.trees.iter().zip(&self.shown) {
-            move_mount(tree, c"", CWD, at.as_c_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        if let (Some(tree), Some((at, dirs))) = (&resolver, &self.resolver) {
+            make(dirs);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            if rustix::fs::open(at.as_c_str(), flags, Mode::from_raw_mode(0o644)).is_ok() {
+                move_mount(tree, c"", CWD, at.as_c_str(), FROM_DESCRIPTOR)?;
+            }
         }
         let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
         mount(c"proc", c"/proc", c"proc", flags, None)?;
@@ -163,12 +256,42 @@ impl Inside {
             if rustix::fs::stat(path).is_ok() {
                 let tree = bind(path)?;
                 only_read(&tree, c"", libc::AT_EMPTY_PATH as u32)?;
-                move_mount(&tree, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+                move_mount(&tree, c"", CWD, path, FROM_DESCRIPTOR)?;
             }
         }
-        rustix::process::chdir(c"/")?;
-        Ok(())
+        Ok(rustix::process::chdir(c"/")?)
     }
+}
+
+const FROM_DESCRIPTOR: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+
+/// Where processes of this network namespace listen in the file system. A mount that is only read keeps nobody from talking to them.
+fn sockets() -> io::Result<Vec<CString>> {
+    let table = std::fs::read("/proc/net/unix")?;
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    // Num RefCount Protocol Flags Type St Inode Path
+    let path = |line: &[u8]| {
+        let start = line.iter().position(|&byte| byte == b'/')?;
+        line[start..].starts_with(b"/").then(|| line[start..].to_vec())
+    };
+    let mut found: Vec<_> = lines.filter_map(path).collect();
+    found.sort();
+    found.dedup();
+    let is_socket = |path: &Vec<u8>| {
+        let path = Path::new(OsStr::from_bytes(path));
+        path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket())
+    };
+    found.into_iter().filter(is_socket).map(|path| Ok(CString::new(path)?)).collect()
+}
+
+/// What /etc/resolv.conf stands for, where that lies in what is hidden.
+fn resolver() -> io::Result<Option<(CString, Vec<CString>)>> {
+    let Ok(path) = std::fs::canonicalize("/etc/resolv.conf") else { return Ok(None) };
+    if !SCRATCH.iter().any(|dir| path.starts_with(dir)) {
+        return Ok(None);
+    }
+    let dirs = path.parent().map_or(Ok(Vec::new()), all_of)?;
+    Ok(Some((text(&path)?, dirs)))
 }
 
 fn bind(path: &CStr) -> io::Result<OwnedFd> {

@@ -41,7 +41,7 @@ fn nothing_of_the_machine_can_be_written_to_and_what_is_shown_can() {
 #[test]
 fn there_is_no_other_process_and_no_network_but_its_own() {
     ground!("root");
-    let script = "ls -d /proc/[0-9]* | wc -l; cat /proc/net/dev | grep -c :; echo $$";
+    let script = "ls -d /proc/[0-9]* | wc -l; grep -c lo: /proc/net/dev; echo $$";
     let (text, _) = said(&Sandbox::default(), script);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[1..], ["1", "1"], "a loopback; the first process");
@@ -79,4 +79,46 @@ fn it_is_the_user_that_it_is_told_to_be() {
     let sandbox = Sandbox { user: Some(daemon), ..Sandbox::default() };
     let (text, _) = said(&sandbox, "id -u");
     assert_eq!(text, user);
+}
+
+#[test]
+fn services_of_the_machine_can_not_be_talked_to() {
+    ground!("root");
+    // Not below /tmp, which is hidden anyway.
+    let folder = tempfile::Builder::new().prefix("cowsnap-test-").tempdir_in("/var/lib").expect("a folder");
+    let path = folder.path().join("socket");
+    let _service = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    let script =
+        format!("test -c {0} && ! test -S {0} && ! touch {1}/x", path.display(), folder.path().display());
+    for network in [false, true] {
+        assert!(said(&Sandbox { network, ..Sandbox::default() }, &script).1, "network: {network}");
+    }
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+}
+
+#[test]
+fn what_is_empty_is_whose_it_was_wherever_it_is() {
+    ground!("root");
+    let folder = tempfile::Builder::new().prefix("cowsnap-test-").tempdir_in("/var/lib").expect("a folder");
+    let (tree, live) = (folder.path().join("tree"), folder.path().join("live"));
+    for dir in [&tree, &live] {
+        std::fs::create_dir_all(dir.join("logs")).expect("made");
+        std::fs::write(dir.join("logs/old"), "").expect("written");
+    }
+    let logs = live.join("logs");
+    ground::run("chown", &["daemon", logs.to_str().expect("utf-8")]);
+    let sandbox = Sandbox {
+        shown: vec![(tree, live.clone())],
+        scratch: vec![logs.clone(), "/run/app".into()],
+        user: Ids::of("daemon").expect("read"),
+        ..Sandbox::default()
+    };
+    let script = format!(
+        "test ! -e {0}/old && touch {0}/new && test -d /run/app && ! touch {1}/x",
+        logs.display(),
+        live.display()
+    );
+    assert!(said(&sandbox, &script).1);
+    assert!(!logs.join("new").exists());
 }

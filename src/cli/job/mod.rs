@@ -16,7 +16,6 @@ mod quiesced;
 pub(super) mod recorded;
 mod request;
 mod run;
-pub(super) use run::datasets;
 mod trigger_words;
 mod words;
 

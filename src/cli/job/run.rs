@@ -83,7 +83,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
 }
 
 /// What a job is at work on: its datasets, and those inside that it takes along.
-pub(in crate::cli) fn datasets(job: &Job, context: &Context) -> Result<Vec<Dataset>> {
+pub(super) fn datasets(job: &Job, context: &Context) -> Result<Vec<Dataset>> {
     let mut all = Vec::new();
     for text in &job.datasets {
         let dataset = place::existing(&Target::parse(text.as_ref())?, context)?;

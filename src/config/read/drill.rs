@@ -32,6 +32,7 @@ impl Reader<'_> {
         raw: Spanned<RawDrill>,
         targets: &[Replica],
         datasets: &[String],
+        recursive: bool,
     ) -> Option<Drill> {
         let span = raw.span();
         let raw = raw.into_inner();
@@ -43,7 +44,7 @@ impl Reader<'_> {
         let command = raw.command.and_then(|words| self.command("command", words));
         let expect = raw.expect.and_then(|text| self.parsed("expect", text, line));
         let within = raw.within.and_then(|text| self.parsed("within", text, value::duration));
-        let from = raw.from.and_then(|text| self.source_of_drill(text, targets, datasets));
+        let from = raw.from.and_then(|text| self.source_of_drill(text, targets, datasets, recursive));
         let user = raw.user.and_then(|text| self.parsed("user", text, user));
         let scratch =
             raw.scratch.into_iter().filter_map(|text| self.parsed("scratch", text, absolute)).collect();
@@ -52,9 +53,17 @@ impl Reader<'_> {
         Some(Drill { command: command?, expect, within, from, user, network: raw.network, scratch })
     }
 
-    fn source_of_drill(&mut self, text: Text, targets: &[Replica], datasets: &[String]) -> Option<String> {
+    fn source_of_drill(
+        &mut self,
+        text: Text,
+        targets: &[Replica],
+        datasets: &[String],
+        recursive: bool,
+    ) -> Option<String> {
         let what = match text.get_ref() {
-            _ if datasets.len() > 1 => "a job of several datasets is rehearsed from its own snapshots",
+            _ if datasets.len() > 1 || recursive => {
+                "a job of several datasets is rehearsed from its own snapshots"
+            }
             to if to.starts_with("ssh://") => "a peer rehearses what it has by a job of its own",
             to if !targets.iter().any(|replica| replica.to == *to) => {
                 "is none of the job's targets, as it stands there"

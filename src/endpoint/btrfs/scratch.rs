@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::endpoint::btrfs::Dataset;
 use crate::endpoint::btrfs::clone::reachable;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store, list, open_beneath};
 use crate::endpoint::{Error, Result};
@@ -22,13 +23,17 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Those of the filesystem that holds `path`, or would: a dataset that was received need not be there, but for its snapshots.
+    /// Those of the filesystem that holds `path`.
     ///
     /// # Errors
     /// As [`Store::open_as_it_is`].
     pub fn of(path: &Path) -> Result<Self> {
-        let there = path.ancestors().find(|dir| dir.exists()).unwrap_or(path);
-        Ok(Self { store: Store::open_as_it_is(there)? })
+        Ok(Self { store: Store::open_as_it_is(path)? })
+    }
+
+    /// Those of the filesystem of a dataset, which need not be there, but for its snapshots.
+    pub fn beside(dataset: &Dataset) -> Self {
+        Self { store: dataset.store().clone() }
     }
 
     /// A place at which the filesystem is mounted: it stays what it is though the base may go.

@@ -12,8 +12,9 @@ use crate::endpoint::overlay::{Home, base, owner};
 use crate::endpoint::{Dataset, Error, Result};
 use crate::model::VersionRef;
 use crate::model::overlay::{Mode, OverlayName};
-use crate::sys::interrupt;
+use crate::sys::mount::MountInfo;
 use crate::sys::sandbox::Sandbox;
+use crate::sys::{interrupt, mount};
 
 /// Where the command finds the first tree; `_2`, `_3` … behind it are the others'.
 pub const DIR: &str = "COWSNAP_DRILL_DIR";
@@ -24,6 +25,8 @@ pub const SNAPSHOT: &str = "COWSNAP_DRILL_SNAPSHOT";
 const KEPT: usize = 64 << 10;
 /// How often it is looked whether a signal has come.
 const TICK: Duration = Duration::from_millis(50);
+/// How long what was killed may take to end.
+const DYING: Duration = Duration::from_secs(30);
 
 /// One of the snapshots that are put back for it.
 #[derive(Debug, Clone)]
@@ -39,7 +42,7 @@ pub struct Part {
 /// What is rehearsed.
 #[derive(Debug)]
 pub struct Drill<'a> {
-    /// Datasets come before those within them.
+    /// In the order in which the command is told of them.
     pub parts: Vec<Part>,
     /// Says whether the data is good: a program and its arguments.
     pub command: &'a [String],
@@ -75,24 +78,69 @@ pub fn drill(home: &Home, mut drill: Drill<'_>) -> Result<Drilled> {
     let mut made = Made { home, names: Vec::new() };
     let mut modes = Vec::new();
     for part in &drill.parts {
-        let created = made.overlay_on(part)?;
-        modes.push(created.0);
-        drill.sandbox.shown.push((created.1, part.at.clone()));
+        check_interrupt(&drill)?;
+        let (mode, tree) = made.overlay_on(part)?;
+        modes.push(mode);
+        let shown = everywhere(&part.at).map_err(Error::io("read", "the table of mounts"))?;
+        for (within, at) in shown {
+            let tree = tree.join(within);
+            match tree.is_dir() {
+                true => drill.sandbox.shown.push((tree, at)),
+                // Of the live data alone. Nothing is what a restore would have there.
+                false => drill.sandbox.scratch.push(at),
+            }
+        }
     }
+    check_interrupt(&drill)?;
     let ran = ran(&drill);
-    made.away()?;
-    let Ran { status, took, said } = ran?;
+    // What came of it counts, whatever becomes of what it used.
+    let gone = made.away();
+    let Ran { status, took, said, has_said } = ran?;
+    if let Err(error) = gone {
+        tracing::warn!(%error, "what a drill used stays until the next reap");
+    }
+    let program = &drill.command[0];
     let failed = match status {
-        None => Some(format!("{} was not done after {:?}", drill.command[0], drill.within)),
-        Some(status) if !status.success() => Some(format!("{}: {status}", drill.command[0])),
-        Some(_) => drill.expect.and_then(|line| is_unsaid(line, &said)),
+        None => Some(format!("{program} was not done after {:?}", drill.within)),
+        Some(status) if !status.success() => Some(format!("{program}: {status}")),
+        Some(_) if !has_said => {
+            Some(format!("no line of what it said is {:?}", drill.expect.unwrap_or_default()))
+        }
+        Some(_) => None,
     };
     Ok(Drilled { failed, is_late: status.is_none(), took, said, modes })
 }
 
-fn is_unsaid(line: &str, said: &str) -> Option<String> {
-    let is_said = said.lines().any(|found| found.trim() == line.trim());
-    (!is_said).then(|| format!("no line of what it said is {line:?}"))
+fn check_interrupt(drill: &Drill<'_>) -> Result<()> {
+    let subject = || drill.command.first().cloned().unwrap_or_default();
+    interrupt::check().map_err(|_| Error::Interrupted { op: "rehearse with", subject: subject() })
+}
+
+/// Where the live data at `at` shows, there and elsewhere: what of it, and where.
+fn everywhere(at: &Path) -> std::io::Result<Vec<(PathBuf, PathBuf)>> {
+    Ok(shown_in(&mount::mounts()?, at))
+}
+
+fn shown_in(mounts: &[MountInfo], at: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut all = vec![(PathBuf::new(), at.to_owned())];
+    let Some(own) = mounts.iter().rev().find(|mount| at.starts_with(&mount.dir)) else { return all };
+    // What the data is called within its filesystem.
+    let Ok(within) = at.strip_prefix(&own.dir) else { return all };
+    let root = if within.as_os_str().is_empty() { own.root.clone() } else { own.root.join(within) };
+    for mount in mounts.iter().filter(|mount| mount.device == own.device && mount.kind == own.kind) {
+        if let Ok(rest) = root.strip_prefix(&mount.root) {
+            all.push((PathBuf::new(), joined(&mount.dir, rest)));
+        } else if let Ok(rest) = mount.root.strip_prefix(&root) {
+            all.push((rest.to_owned(), mount.dir.clone()));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|(_, at)| seen.insert(at.clone()));
+    all
+}
+
+fn joined(dir: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { dir.to_owned() } else { dir.join(rest) }
 }
 
 /// The overlays that a drill has. They go, however it ends.
@@ -160,6 +208,8 @@ struct Ran {
     status: Option<ExitStatus>,
     took: Duration,
     said: String,
+    /// Whether it said what it had to.
+    has_said: bool,
 }
 
 fn ran(drill: &Drill<'_>) -> Result<Ran> {
@@ -175,27 +225,32 @@ fn ran(drill: &Drill<'_>) -> Result<Ran> {
     let mut child = drill.sandbox.spawn(&mut command).map_err(failed)?;
     // Its ends of the pipe.
     drop(command);
-    let heard = std::thread::spawn(move || the_end_of(reader));
+    let (to, heard) = std::sync::mpsc::channel();
+    let expect = drill.expect.map(str::to_owned);
+    std::thread::spawn(move || to.send(Heard::of(reader, expect.as_deref())));
     let status = loop {
         match child.try_wait().map_err(failed)? {
             Some(status) => break Ok(Some(status)),
             None if began.elapsed() >= drill.within => break Ok(None),
             None => {}
         }
-        if let Err(error) = interrupt::check() {
-            tracing::debug!(%error, "the command is ended");
-            break Err(Error::Interrupted { op: "rehearse with", subject: program.clone() });
+        if let Err(error) = check_interrupt(drill) {
+            break Err(error);
         }
         std::thread::sleep(TICK);
     };
     if !matches!(status, Ok(Some(_))) {
-        // All that it has started goes with it.
+        // All that it has started goes with it, but for what waits for a disk that does not answer.
         let _ = child.kill();
-        child.wait().map_err(failed)?;
+        let killed = Instant::now();
+        while child.try_wait().map_err(failed)?.is_none() && killed.elapsed() < DYING {
+            std::thread::sleep(TICK);
+        }
     }
     let took = began.elapsed();
-    let said = heard.join().unwrap_or_default();
-    Ok(Ran { status: status?, took, said })
+    let heard = heard.recv_timeout(DYING).unwrap_or_default();
+    let has_said = drill.expect.is_none() || heard.has_said;
+    Ok(Ran { status: status?, took, said: heard.end(), has_said })
 }
 
 /// What the command is told: of this process' environment only what every program takes for granted.
@@ -215,14 +270,49 @@ fn environment(drill: &Drill<'_>) -> Vec<(String, std::ffi::OsString)> {
     all
 }
 
-fn the_end_of(mut from: impl Read) -> String {
-    let (mut kept, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
-    while let Ok(len @ 1..) = from.read(&mut buffer) {
-        kept.extend(&buffer[..len]);
-        let over = kept.len().saturating_sub(KEPT);
-        kept.drain(..over);
+/// What a command says.
+#[derive(Default)]
+struct Heard {
+    /// The end of it.
+    kept: VecDeque<u8>,
+    /// The line that has not ended yet, as far as it may be the one that counts.
+    line: Vec<u8>,
+    /// Whether one line was what it had to be.
+    has_said: bool,
+}
+
+impl Heard {
+    fn of(mut from: impl Read, expect: Option<&str>) -> Self {
+        let (mut heard, mut buffer) = (Self::default(), vec![0; 16 << 10]);
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            heard.more(&buffer[..len], expect);
+        }
+        heard.line_ends(expect);
+        heard
     }
-    String::from_utf8_lossy(kept.make_contiguous()).into_owned()
+
+    fn more(&mut self, bytes: &[u8], expect: Option<&str>) {
+        self.kept.extend(bytes);
+        let over = self.kept.len().saturating_sub(KEPT);
+        self.kept.drain(..over);
+        for &byte in bytes {
+            match byte {
+                b'\n' => self.line_ends(expect),
+                byte if self.line.len() < KEPT => self.line.push(byte),
+                // A longer one is no such line, whatever it begins with.
+                _ => self.line.fill(0),
+            }
+        }
+    }
+
+    fn line_ends(&mut self, expect: Option<&str>) {
+        let line = std::mem::take(&mut self.line);
+        self.has_said |= expect.is_some_and(|expect| line.trim_ascii() == expect.trim().as_bytes());
+    }
+
+    fn end(mut self) -> String {
+        String::from_utf8_lossy(self.kept.make_contiguous()).into_owned()
+    }
 }
 
 #[cfg(test)]
@@ -230,16 +320,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_what_is_said_is_kept() {
-        assert_eq!(the_end_of(&b"one\ntwo\n"[..]), "one\ntwo\n");
-        let long = [vec![b'a'; 3 * KEPT], b"end".to_vec()].concat();
-        let kept = the_end_of(&long[..]);
-        assert_eq!((kept.len(), kept.ends_with("aend")), (KEPT, true));
+    fn the_end_of_what_is_said_is_kept_and_every_line_counts() {
+        let heard = |said: &[u8]| {
+            let heard = Heard::of(said, Some("ok"));
+            let has_said = heard.has_said;
+            (has_said, heard.end())
+        };
+        assert_eq!(heard(b"one\ntwo\n"), (false, "one\ntwo\n".into()));
+        for said in [&b"a\n ok \nb\n"[..], b"ok", b"ok\r\n"] {
+            assert!(heard(said).0, "{said:?}");
+        }
+        assert!(!heard(b"not ok\nokay\n").0);
+        // It was said before the end that is kept, and what is kept begins within a line.
+        let (has_said, kept) = heard(&[&b"ok\n"[..], &vec![b'a'; 3 * KEPT], b"end"].concat());
+        assert_eq!((has_said, kept.len(), kept.ends_with("aend")), (true, KEPT, true));
+        let long = [&b"not "[..], &vec![b' '; 2 * KEPT], b"ok\n"].concat();
+        assert!(!heard(&long).0);
     }
 
     #[test]
-    fn a_line_has_to_be_said_as_it_is() {
-        assert_eq!(is_unsaid("ok", "a\n ok \nb\n"), None);
-        assert!(is_unsaid("ok", "not ok\n").is_some_and(|why| why.contains("\"ok\"")));
+    fn the_live_data_is_found_wherever_it_is_mounted() {
+        let mount = |dir: &str, root: &str, device: &str| MountInfo {
+            id: 0,
+            parent: 0,
+            groups: Vec::new(),
+            device: device.into(),
+            root: root.into(),
+            dir: dir.into(),
+            options: Vec::new(),
+            kind: "btrfs".into(),
+            source: PathBuf::new(),
+        };
+        let mounts = [
+            mount("/", "/@", "0:1"),
+            mount("/mnt/top", "/", "0:2"),
+            mount("/var/lib/node", "/@node", "0:2"),
+            mount("/var/lib/other", "/@nodes", "0:2"),
+            mount("/srv/blocks", "/@node/blocks", "0:2"),
+        ];
+        let expected = [("", "/mnt/top/@node"), ("", "/var/lib/node"), ("blocks", "/srv/blocks")];
+        let expected = expected.map(|(within, at)| (PathBuf::from(within), PathBuf::from(at)));
+        assert_eq!(shown_in(&mounts, Path::new("/mnt/top/@node")), expected);
+        let mut from_there = shown_in(&mounts, Path::new("/var/lib/node"));
+        from_there.sort_by(|a, b| a.1.cmp(&b.1));
+        let mut sorted = expected.to_vec();
+        sorted.sort_by(|a, b| a.1.cmp(&b.1));
+        assert_eq!(from_there, sorted);
     }
 }

@@ -1,9 +1,10 @@
 //! `cowsnap drill`: the restore is rehearsed where the data is, and nothing is left of it.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::Lab;
 use crate::ground::{self, ground};
@@ -133,34 +134,94 @@ fn without_a_snapshot_or_a_drill_there_is_nothing_to_rehearse() {
 }
 
 #[test]
+fn the_live_data_is_hidden_wherever_it_is_mounted() {
+    ground!("btrfs", "loop", "root");
+    let check = |at: &str| script(&format!("grep -q good {at}/f; grep -q good FS/node/f"));
+    let lab = lab(&check("FS/node"));
+    let bound = lab.fs.outside().join("bound");
+    fs::create_dir(&bound).expect("made");
+    let bound = bound.to_str().expect("utf-8");
+    ground::run("mount", &["--bind", &lab.placed("FS/node"), bound]);
+    lab.write(&configured(&check(bound)));
+    let (out, _) = lab.drill(0);
+    ground::run("umount", &[bound]);
+    assert!(out.contains("would do"), "{out}");
+}
+
+#[test]
+fn each_dataset_is_where_the_configuration_has_it_and_those_inside_show_in_it() {
+    ground!("btrfs", "loop", "root");
+    let text = "[job.node]\ndatasets = [\"FS/a/deeper\", \"FS/node\"]\nrecursive = true\ncrash_consistent = true\n[job.node.drill]\n";
+    let check = "test $COWSNAP_DRILL_DIR = FS/a/deeper && test $COWSNAP_DRILL_DIR_2 = FS/node && grep -q old FS/node/in/f && test ! -e FS/node/new/f";
+    let lab = Lab::new(&format!("{text}{}\n", script(check)));
+    fs::create_dir(lab.fs.path().join("a")).expect("made");
+    for dataset in ["a/deeper", "node", "node/in"] {
+        lab.ends(0, &format!("create FS/{dataset}"));
+    }
+    fs::write(lab.fs.path().join("node/in/f"), "old").expect("written");
+    lab.ends(0, "job run node");
+    fs::write(lab.fs.path().join("node/in/f"), "live").expect("written");
+    lab.ends(0, "create FS/node/new");
+    fs::write(lab.fs.path().join("node/new/f"), "live").expect("written");
+    let told = lab.json(0, &format!("drill node --home {}", lab.home()));
+    let drill = &told["drills"][0];
+    assert!(drill["snapshot"].as_str().is_some_and(|of| of.starts_with("FS/a/deeper@")), "{drill}");
+    assert_eq!(drill["parts"].as_array().map(Vec::len), Some(3), "{drill}");
+    lab.write(&format!("{text}from = \"FS/replica\"\n{}\n", script(check)));
+    lab.drill(2);
+}
+
+#[test]
+fn a_signal_ends_it_and_is_no_failure_of_the_data() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab(&script("sleep 1000"));
+    let (mut drill, _) = lab.begun("");
+    rustix::process::kill_process(Pid::from_child(&drill), Signal::TERM).expect("told");
+    assert_eq!(drill.wait().expect("it ends").code(), Some(5));
+    assert_eq!(lab.tallied(), None);
+    lab.assert_nothing_left();
+}
+
+#[test]
 fn kill_9_in_the_midst_ends_the_command_and_the_next_drill_clears_away() {
     ground!("btrfs", "loop", "root");
-    let lab = lab(&script("echo $$ > $COWSNAP_DRILL_DIR/began; sleep 1000 & sleep 1000"));
-    let mut drill = ground::cowsnap(&lab.fs.outside().join("state"))
-        .args(["drill", "node", "--home", &lab.home()])
-        .env("COWSNAP_CONFIG", &lab.config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    // Its child is the command, in a process namespace of its own.
-    let command = || {
-        let own = drill.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
-        let id = children.split_whitespace().next()?.parse().ok()?;
-        let words = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
-        words.starts_with("/bin/sh").then(|| Pid::from_raw(id))?
-    };
-    ground::waits("the command", || command().is_some());
-    let command = command().expect("it goes on for long");
-    let watched =
-        rustix::process::pidfd_open(command, rustix::process::PidfdFlags::empty()).expect("it runs");
-    rustix::process::kill_process(Pid::from_child(&drill), Signal::KILL).expect("killed");
-    drill.wait().expect("it ends");
-    let mut ended = [rustix::event::PollFd::new(&watched, rustix::event::PollFlags::IN)];
-    let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
-    assert_eq!(rustix::event::poll(&mut ended, Some(&patience)), Ok(1), "the command goes on");
-    lab.write(&configured(&script("true")));
-    lab.drill(0);
-    lab.assert_nothing_left();
+    for user in ["", "user = \"daemon\""] {
+        let lab = lab(&script("sleep 1000 & sleep 1000"));
+        let (mut drill, command) = lab.begun(user);
+        let watched = rustix::process::pidfd_open(command, PidfdFlags::empty()).expect("it runs");
+        rustix::process::kill_process(Pid::from_child(&drill), Signal::KILL).expect("killed");
+        drill.wait().expect("it ends");
+        let mut ended = [PollFd::new(&watched, PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut ended, Some(&patience)), Ok(1), "{user}: the command goes on");
+        lab.write(&configured(&script("true")));
+        lab.drill(0);
+        lab.assert_nothing_left();
+    }
+}
+
+impl Lab {
+    /// A drill whose command is at work, and that. `more` is put to its configuration.
+    fn begun(&self, more: &str) -> (Child, Pid) {
+        let text = fs::read_to_string(&self.config).expect("there");
+        fs::write(&self.config, format!("{text}{more}\n")).expect("written");
+        let drill = ground::cowsnap(&self.fs.outside().join("state"))
+            .args(["drill", "node", "--home", &self.home()])
+            .env("COWSNAP_CONFIG", &self.config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        // Its child is the command, in a process namespace of its own.
+        let command = || {
+            let own = drill.id();
+            let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
+            let id = children.split_whitespace().next()?.parse().ok()?;
+            let words = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+            words.starts_with("/bin/sh").then(|| Pid::from_raw(id))?
+        };
+        ground::waits("the command", || command().is_some());
+        let command = command().expect("it goes on for long");
+        (drill, command)
+    }
 }

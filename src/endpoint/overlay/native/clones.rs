@@ -110,14 +110,18 @@ impl Source {
             return Ok(Self::Zfs(origin));
         }
         let path = record.base.path.as_path();
-        let root = match &record.base.version {
-            Some(version) => match crate::endpoint::path::named(path)? {
-                Dataset::Btrfs(dataset) => dataset.open_version(version)?,
-                other => return Err(refused(record, format!("{other} is not on btrfs"))),
-            },
-            None => File::open(path).map_err(Error::io("open", path.display()))?.into(),
+        let Some(version) = &record.base.version else {
+            let root = File::open(path).map_err(Error::io("open", path.display()))?.into();
+            return Ok(Self::Btrfs { scratch: Scratch::of(path)?, root });
         };
-        Ok(Self::Btrfs { scratch: Scratch::of(path)?, root })
+        match crate::endpoint::path::named(path)? {
+            // One that was received need not be there, but for its snapshots.
+            Dataset::Btrfs(dataset) => {
+                let root = dataset.open_version(version)?;
+                Ok(Self::Btrfs { scratch: Scratch::beside(&dataset), root })
+            }
+            other => Err(refused(record, format!("{other} is not on btrfs"))),
+        }
     }
 
     pub(super) fn on(&self) -> Result<PathText> {
