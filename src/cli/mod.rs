@@ -3,12 +3,11 @@
 //! **Invariant:** `println!` and its kin stand nowhere else in the library.
 
 use std::error::Error as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing::level_filters::LevelFilter;
 
 use crate::{Class, Error, Result};
 
@@ -27,6 +26,7 @@ mod hold;
 mod holds;
 mod job;
 mod list;
+pub mod log;
 mod man;
 mod metrics;
 mod mount;
@@ -66,6 +66,9 @@ pub struct Cli {
     /// Print neither progress nor notices
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// How standard error is written: for people, or one JSON object a line
+    #[arg(long, global = true, env = "COWSNAP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: log::Format,
     /// Where pools are registered and mounted
     #[arg(
         long,
@@ -122,6 +125,8 @@ pub struct Context {
     pub json: bool,
     /// Print neither progress nor notices.
     pub quiet: bool,
+    /// How standard error is written.
+    pub log: log::Format,
     /// Where pools are registered and mounted.
     pub state_dir: PathBuf,
 }
@@ -153,13 +158,14 @@ impl Context {
 
     /// Tells a person what is not as it was asked for: on standard error, when quiet too.
     pub fn warn(&self, text: impl AsRef<str>) {
-        eprintln!("warning: {}", text.as_ref());
+        let text = text.as_ref();
+        eprintln!("{}", self.log.line("WARN", &format!("warning: {text}"), text));
     }
 
     /// Tells a person something that is not the result: on standard error, and not when quiet.
     pub fn notice(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", text.as_ref());
+            eprintln!("{}", self.log.line("INFO", text.as_ref(), text.as_ref()));
         }
     }
 }
@@ -190,8 +196,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
         }
     };
-    log_to_stderr(cli.verbose);
-    let context = Context { json: cli.json, quiet: cli.quiet, state_dir: cli.state_dir };
+    log::begin(cli.verbose, cli.log_format);
+    let context = Context { json: cli.json, quiet: cli.quiet, log: cli.log_format, state_dir: cli.state_dir };
     match dispatch(cli.command, &context) {
         Ok(code) => code,
         Err(error) => {
@@ -239,20 +245,6 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-fn log_to_stderr(verbose: u8) {
-    let to_stderr = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    // What RUST_LOG can say needs regular expressions, whose making costs a good part of a snapshot's time.
-    if std::env::var_os("RUST_LOG").is_some() {
-        return to_stderr.with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    }
-    let level = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
-    };
-    to_stderr.with_max_level(level).init();
-}
-
 /// `error: …`, then `caused by: …` lines, then at most one `hint: …`; as one JSON object on standard error with `--json`.
 fn report(error: &Error, context: &Context) {
     let mut causes = Vec::new();
@@ -261,7 +253,7 @@ fn report(error: &Error, context: &Context) {
         causes.push(cause.to_string());
         next = cause.source();
     }
-    if context.json {
+    if context.json || context.log == log::Format::Json {
         return report_as_json(error, causes);
     }
     let say = |text: String| eprintln!("{}", table::printable_lines(&text));

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Context;
+use crate::cli::log::Format;
 use crate::endpoint::tree::Watch;
 use crate::exec::{Event, Observe};
 
 /// Shows events to a person.
 pub struct Progress {
     shown: bool,
+    log: Format,
     state: Mutex<State>,
 }
 
@@ -40,9 +42,9 @@ pub fn say(line: &str) {
 impl Progress {
     /// A bar on standard error if that is a terminal; otherwise warnings only.
     pub fn new(context: &Context) -> Self {
-        let shown = std::io::stderr().is_terminal() && !context.quiet;
+        let shown = std::io::stderr().is_terminal() && !context.quiet && context.log == Format::Text;
         let state = State { bar: ProgressBar::hidden(), since: Instant::now() };
-        Self { shown, state: Mutex::new(state) }
+        Self { shown, log: context.log, state: Mutex::new(state) }
     }
 }
 
@@ -81,7 +83,10 @@ impl Observe for Progress {
                 state.bar.finish_and_clear();
                 *on_terminal() = None;
             }
-            Event::Warning { text } => state.bar.suspend(|| eprintln!("warning: {text}")),
+            Event::Warning { text } => {
+                let line = self.log.line("WARN", &format!("warning: {text}"), &text);
+                state.bar.suspend(|| eprintln!("{line}"));
+            }
             Event::Started { .. } | Event::Progress { .. } => {}
         }
     }

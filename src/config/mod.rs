@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use crate::error::Class;
-use crate::model::{Flush, Quiesce, quoted};
+use crate::model::{Flush, Notify, Quiesce, quoted};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 use crate::plan::trigger::{Combined, Trigger};
@@ -54,6 +54,8 @@ pub struct Job {
     pub quiesce: Option<Quiesce>,
     /// What writes down what it has in memory before a snapshot.
     pub flush: Option<Flush>,
+    /// Who is told of its runs.
+    pub notify: Option<Notify>,
     /// Labels of its snapshots, beside `job`.
     pub labels: Vec<(String, String)>,
     /// When it is due.

@@ -16,6 +16,7 @@ use crate::plan::schedule::Schedule;
 
 mod drill;
 mod flush;
+mod notify;
 mod quiesce;
 mod trigger;
 
@@ -26,6 +27,7 @@ type Texts = Spanned<Vec<Text>>;
 #[serde(deny_unknown_fields)]
 struct RawFile {
     time_zone: Option<Text>,
+    notify: Option<Spanned<notify::RawNotify>>,
     #[serde(default)]
     job: BTreeMap<Text, Spanned<RawJob>>,
 }
@@ -42,6 +44,7 @@ struct RawJob {
     copy: bool,
     crash_consistent: Option<Spanned<bool>>,
     quiesce: Option<Spanned<quiesce::RawQuiesce>>,
+    notify: Option<Spanned<notify::RawNotify>>,
     flush: Option<Spanned<flush::RawFlush>>,
     #[serde(default)]
     labels: BTreeMap<Text, String>,
@@ -96,6 +99,7 @@ struct RawTarget {
 pub(super) fn jobs(main: &Path, files: &[(&Path, &str)], problems: &mut Vec<Problem>) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut zone = TimeZone::UTC;
+    let mut notify = None;
     for (file, text) in files {
         let mut reader = Reader { file, text, key: Vec::new(), problems: &mut *problems };
         let raw = match toml::from_str::<RawFile>(text) {
@@ -109,10 +113,15 @@ pub(super) fn jobs(main: &Path, files: &[(&Path, &str)], problems: &mut Vec<Prob
         if *file == main {
             zone.clone_from(&of_file); // That of all jobs.
         }
-        let mut found = Vec::new();
+        let told = raw.notify.map(|raw| reader.notify(raw)).or_else(|| notify.clone());
+        if *file == main {
+            notify.clone_from(&told);
+        }
+        let mut found: Vec<Job> = Vec::new();
         for (name, raw) in raw.job {
             found.extend(reader.job(&name, raw, &of_file, &jobs));
         }
+        found.iter_mut().for_each(|job| job.notify = job.notify.take().or_else(|| told.clone()));
         jobs.extend(found);
     }
     jobs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -208,6 +217,7 @@ impl Reader<'_> {
             }
         }
         let mut quiesce = raw.quiesce.map(|raw| self.quiesce(raw));
+        let notify = raw.notify.map(|raw| self.notify(raw));
         let flush = match raw.flush.and_then(|raw| self.flush(raw)) {
             Some(flush::Told::Flush(flush)) => Some(flush),
             Some(flush::Told::Hook(hook)) => {
@@ -243,6 +253,7 @@ impl Reader<'_> {
             not_atomic: raw.not_atomic,
             copy: raw.copy,
             quiesce,
+            notify,
             flush,
             labels: self.labels(raw.labels),
             schedule,

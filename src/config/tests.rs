@@ -174,13 +174,13 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check(
         "[jobs.a]\n",
         expect![[r#"
-        config.toml:1: unknown field "jobs", expected "time_zone" or "job"
+        config.toml:1: unknown field "jobs", expected one of "time_zone", "notify", "job"
     "#]],
     );
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
     "#]],
     );
     check_job(
@@ -216,7 +216,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "hooks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
     "#]],
     );
 }

@@ -8,6 +8,7 @@ pub mod doctor;
 mod fan;
 pub mod job;
 mod meter;
+pub mod notify;
 pub mod number;
 pub mod overlay;
 pub mod prune;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::notify::is_new;
+
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
@@ -249,6 +251,15 @@ pub struct Skips {
     pub last: Option<Skip>,
 }
 
+/// A failure that somebody was told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When.
+    pub at: Timestamp,
+    /// Of which class it was.
+    pub class: String,
+}
+
 /// A run that was not begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
@@ -274,6 +285,9 @@ pub struct JobRecord {
     pub unended: u64,
     /// What was not begun.
     pub skipped: Skips,
+    /// The failure that somebody was told of last, until it goes well again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -292,6 +306,7 @@ impl JobRecord {
             last_run: None,
             unended: 0,
             skipped: Skips::default(),
+            told: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }
@@ -352,6 +367,20 @@ impl JobRecord {
     pub fn skip(&mut self, now: Timestamp, why: &str) {
         self.skipped.n = self.skipped.n.saturating_add(1);
         self.skipped.last = Some(Skip { at: now, why: bounded(why) });
+    }
+
+    /// Whether somebody is to be told of this end of a run now: of a failure once a day, and when it is another one.
+    pub fn tell(&mut self, now: Timestamp, failure: Option<&Failure>) -> bool {
+        let Some(failure) = failure else {
+            self.told = None;
+            return true;
+        };
+        let told = self.told.as_ref().map(|told| (told.class.as_str(), told.at.as_second()));
+        let is_new = is_new(told, &failure.class, now.as_second());
+        if is_new {
+            self.told = Some(Told { at: now, class: failure.class.clone() });
+        }
+        is_new
     }
 
     fn tally_mut(&mut self, subject: &Subject) -> &mut Tally {

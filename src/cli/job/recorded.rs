@@ -9,7 +9,9 @@ use crate::Error;
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
 use crate::config::Job;
+use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
+use crate::model::notify::{Message, News};
 use crate::model::run::{Failure, Op, Outcome, Subject};
 
 /// A run that is at work, and what it has done so far.
@@ -22,6 +24,7 @@ pub(super) struct Recorder<'a> {
     /// When its snapshots were taken.
     taken: Option<Timestamp>,
     _at_work: Option<AtWork>,
+    starting: Option<notify::Starting>,
 }
 
 impl<'a> Recorder<'a> {
@@ -44,6 +47,7 @@ impl<'a> Recorder<'a> {
             outcomes: Vec::new(),
             taken: None,
             _at_work: at_work,
+            starting: job.notify.as_ref().and_then(notify::start),
         }
     }
 
@@ -99,11 +103,14 @@ impl<'a> Recorder<'a> {
     /// The run is over, and this failed of it.
     pub(super) fn end(mut self, failed: &[(String, Error)]) {
         let outcome = Outcome::done(Subject::of_job(Op::Run), Timestamp::now(), self.clock.elapsed());
-        self.outcomes.push(Outcome { failure: summed(failed), ..outcome });
-        let (job, began) = (self.job, self.began);
-        change(job, self.context, |record| {
-            record.end(began, self.outcomes, |subject| is_configured(job, subject));
-        });
+        let outcome = Outcome {
+            failure: summed(failed),
+            bytes: self.outcomes.iter().map(|outcome| outcome.bytes).sum(),
+            downtime: self.outcomes.iter().find_map(|outcome| outcome.downtime),
+            ..outcome
+        };
+        self.outcomes.push(Outcome { bytes: 0, downtime: None, ..outcome.clone() });
+        ended(self.job, self.began, self.outcomes, self.starting, &outcome, self.context);
     }
 }
 
@@ -130,9 +137,46 @@ pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) {
     let now = Timestamp::now();
     let outcome = Outcome::done(Subject::of_job(Op::Run), now, Duration::ZERO);
     let outcome = Outcome { failure: Some(failure(error)), ..outcome };
+    ended(job, now, vec![outcome.clone()], None, &outcome, context);
+}
+
+/// Writes down what a run came to, and tells who is to know.
+fn ended(
+    job: &Job,
+    began: Timestamp,
+    outcomes: Vec<Outcome>,
+    starting: Option<notify::Starting>,
+    run: &Outcome,
+    context: &Context,
+) {
+    let (mut before, mut is_told) = (None, true);
     change(job, context, |record| {
-        record.end(now, vec![outcome], |subject| is_configured(job, subject));
+        before = record.last_run.as_ref().and_then(|last| last.failure.clone());
+        record.end(began, outcomes, |subject| is_configured(job, subject));
+        is_told = record.tell(run.at, run.failure.as_ref());
     });
+    let Some(notify) = &job.notify else { return };
+    let news = match (&run.failure, &before) {
+        (Some(_), _) => News::Failure,
+        (None, Some(_)) => News::Recovery,
+        (None, None) => News::Success,
+    };
+    // What is well again is well.
+    let is_wanted = notify.on.contains(&news) || news == News::Recovery && notify.on.contains(&News::Success);
+    let message = Message {
+        job: job.name.clone(),
+        host: notify::host(),
+        news,
+        failure: run.failure.clone().or(before),
+        began: format!("{began:.0}"),
+        ended: format!("{:.0}", run.at),
+        seconds: run.took.as_secs_f64(),
+        bytes: run.bytes,
+        downtime_ms: run.downtime.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+    };
+    for why in notify::tell(notify, starting, &message, is_told && is_wanted) {
+        context.warn(format!("job {}: {why}", job.name));
+    }
 }
 
 fn change(job: &Job, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cli::job::{N_NEXT, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
-use crate::model::{Flush, Quiesce, Service};
+use crate::model::{Flush, Notify, Quiesce, Service};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 
@@ -48,7 +48,22 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
         Some(quiesce) => starts(quiesce),
     });
     all.extend(afterwards(job));
+    all.extend(job.notify.as_ref().map(told));
     all
+}
+
+/// Who is told.
+fn told(notify: &Notify) -> String {
+    let on: Vec<_> = notify.on.iter().map(|news| news.name()).collect();
+    let mut all = Vec::new();
+    all.extend(
+        notify.command.as_ref().map(|words| format!("calls {} on {}", words.join(" "), on.join(", "))),
+    );
+    all.extend(notify.mail.as_ref().map(|mail| format!("writes to {mail} on {}", on.join(", "))));
+    // Who knows the whole address can say that all is well.
+    let host = |ping: &String| ping.split('/').nth(2).unwrap_or_default().to_owned();
+    all.extend(notify.ping.as_ref().map(|ping| format!("tells {} of each run", host(ping))));
+    all.join(", and ")
 }
 
 /// What comes before the snapshot.

@@ -1,6 +1,8 @@
 //! What is known of jobs: the record of their runs, and those who tell of it.
 
 mod check;
+mod log;
 mod metrics;
+mod notify;
 mod record;
 mod status;

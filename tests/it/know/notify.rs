@@ -1,0 +1,174 @@
+//! Who is told of runs, through the program: a listener of HTTP, a stand-in for sendmail, a command.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::ground::ground;
+use crate::job::{Lab, NODE};
+
+/// Answers each request with one of `answers` in turn, the last one for ever; tells the path and body of each.
+fn listener(answers: &'static [&'static str]) -> (u16, Receiver<(String, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("it has one").port();
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for (nth, stream) in listener.incoming().enumerate() {
+            let Ok(stream) = stream else { continue };
+            let mut reader = BufReader::new(stream);
+            let (mut first, mut len) = (String::new(), 0);
+            if reader.read_line(&mut first).is_err() {
+                continue;
+            }
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).expect("a header");
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    len = value.trim().parse().expect("a length");
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; len];
+            reader.read_exact(&mut body).expect("a body");
+            let answer = answers[nth.min(answers.len() - 1)];
+            let _ = reader.get_mut().write_all(
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
+            );
+            let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+            if sender.send((path, String::from_utf8_lossy(&body).into_owned())).is_err() {
+                return;
+            }
+        }
+    });
+    (port, receiver)
+}
+
+fn told(receiver: &Receiver<(String, String)>) -> (String, String) {
+    receiver.recv_timeout(Duration::from_secs(60)).expect("somebody is told")
+}
+
+/// A script that appends what it is told to `NAME.log`.
+fn script(lab: &Lab, name: &str, lines: &str) -> (PathBuf, PathBuf) {
+    let (path, log) = (lab.fs.outside().join(name), lab.fs.outside().join(format!("{name}.log")));
+    fs::write(&path, format!("#!/bin/sh\nexec >>{} 2>/dev/null\n{lines}\n", log.display())).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    (path, log)
+}
+
+fn read(path: &PathBuf) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn a_failure_is_told_once_its_end_too_and_each_run_is_pinged() {
+    ground!("btrfs", "curl");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let (port, pings) = listener(&["200 OK"]);
+    let (command, calls) =
+        script(&lab, "tell", "echo \"$1 $COWSNAP_JOB $COWSNAP_RESULT $COWSNAP_CLASS\"; cat | head -1");
+    let (sendmail, mails) = script(&lab, "sendmail", "echo \"arguments $*\"; cat");
+    let notify = format!(
+        "[notify]\nping = \"http://127.0.0.1:{port}/ping/1?x=y\"\nmail = \"root@localhost\"\nsendmail = \"{}\"\ncommand = [\"{}\", \"an argument\"]\n",
+        sendmail.display(),
+        command.display()
+    );
+    let good = format!("{notify}{NODE}");
+    let bad = good.replace("FS/replica", "FS/no/such/place");
+    lab.write(&good);
+    lab.ends(0, "job run node --dry-run");
+    lab.ends(0, "job run node");
+    assert_eq!(told(&pings).0, "/ping/1/start?x=y");
+    let (path, body) = told(&pings);
+    assert!(
+        path == "/ping/1?x=y" && body.contains("job node is done") && body.contains("bytes travelled"),
+        "{body}"
+    );
+    assert_eq!((read(&calls), read(&mails)), (String::new(), String::new()), "of a success nobody is told");
+    lab.write(&bad);
+    for nth in 0..2 {
+        lab.ends(7, "job run node");
+        told(&pings);
+        let (path, body) = told(&pings);
+        assert!(path == "/ping/1/fail?x=y" && body.contains("no/such/place"), "{path} {body}");
+        let call = read(&calls);
+        assert_eq!(call.lines().count(), 2, "run {nth}: a failure is told once\n{call}");
+        assert!(call.starts_with("an argument node failure "), "{call}");
+    }
+    let mail = read(&mails);
+    assert_eq!(mail.matches("Subject: cowsnap on ").count(), 1, "{mail}");
+    assert!(
+        mail.starts_with("arguments -t -oi\nTo: root@localhost\n") && mail.contains(": job node FAILED\n"),
+        "{mail}"
+    );
+    lab.write(&good);
+    lab.ends(0, "job run node");
+    assert!(read(&calls).contains("an argument node recovery "), "{}", read(&calls));
+    assert!(read(&mails).contains(": job node is well again\n"));
+    lab.ends(0, "job run node");
+    assert_eq!(read(&calls).lines().count(), 4, "of the next success nobody is told");
+    // What it was made of before it could be begun is told, too.
+    lab.write(&good.replace("FS/node", "FS/gone"));
+    lab.ends(2, "job run node");
+    assert!(read(&mails).contains("it failed (usage)"), "{}", read(&mails));
+}
+
+#[test]
+fn whoever_can_not_be_told_changes_nothing() {
+    ground!("btrfs", "curl");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let (port, pings) = listener(&["503 Service Unavailable", "200 OK", "404 Not Found"]);
+    let (failing, _) = script(&lab, "tell", "exec 2>&1; echo oh no >&2; exit 3");
+    let notify = format!(
+        "[job.node.notify]\nping = \"http://127.0.0.1:{port}/x\"\nmail = \"root\"\nsendmail = \"/no/such/program\"\ncommand = [\"{}\"]\non = [\"success\"]\n",
+        failing.display()
+    );
+    lab.write(&format!("{NODE}{notify}"));
+    let (out, said) = lab.ends(0, "job run node");
+    assert!(out.contains("FS/node@"), "{out}");
+    // It was tried again where the answer may be another one soon, and not where it is final.
+    let paths: Vec<_> = (0..3).map(|_| told(&pings).0).collect();
+    assert!(paths == ["/x/start", "/x/start", "/x"] || paths == ["/x/start", "/x", "/x/start"], "{paths:?}");
+    for why in ["ping: ", "command: exit status: 3", "mail: /no/such/program: "] {
+        assert!(said.contains(&format!("warning: job node: {why}")), "{why}: {said}");
+    }
+    assert_eq!(lab.json(0, "status")["jobs"][0]["verdict"], "OK");
+}
+
+#[test]
+fn what_is_no_address_is_told_before_the_night() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    for (wrong, why) in [
+        ("mail = \"a@b\\nBcc: c@d\"", "one address is needed"),
+        ("mail = \"a@b, c@d\"", "one address is needed"),
+        ("mail = \"-oQ/tmp\"", "one address is needed"),
+        ("ping = \"file:///etc/shadow\"", "an address is https://HOST/PATH"),
+        ("ping = \"http://x/{a,b}\"", "an address is https://HOST/PATH"),
+        ("command = [\"tell\"]", "absolute path"),
+        ("command = []", "absolute path"),
+        ("mail = \"root\"\non = [\"failures\"]", "none of failure, recovery, success"),
+        ("mail = \"root\"\non = []", "says nothing"),
+        ("ping = \"http://x/\"\non = [\"failure\"]", "a ping is told of all"),
+        ("on = [\"failure\"]", "tells nobody"),
+    ] {
+        fs::write(&config, format!("[notify]\n{wrong}\n")).expect("written");
+        let output = crate::ground::cowsnap(folder.path())
+            .args(["job", "check"])
+            .env("COWSNAP_CONFIG", &config)
+            .output();
+        let output = output.expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(2) && said.contains(why) && said.contains("notify"),
+            "{wrong}: {said}"
+        );
+    }
+}
