@@ -12,7 +12,7 @@ use crate::cli::{Context, overlay, place};
 use crate::config::{self, Config, Job};
 use crate::endpoint::overlay::Home;
 use crate::endpoint::{Dataset, Error as EndpointError, History};
-use crate::exec::job::{UNCONFIRMED, newest_taken};
+use crate::exec::job::newest_taken;
 use crate::exec::overlay::drill::{Drill, Drilled, Part, drill};
 use crate::exec::overlay::run::enter;
 use crate::exec::restore::nested_with;
@@ -242,9 +242,8 @@ fn version(dataset: &Dataset, job: &Job, name: Option<&SnapshotName>) -> Result<
 /// Labels stay where they were given.
 fn newest(replica: &Dataset) -> Result<Version> {
     let inventory = replica.inventory()?;
-    let is_good = |version: &&Version| {
-        version.kind == VersionKind::Snapshot && !version.id.name.as_str().ends_with(UNCONFIRMED)
-    };
+    let is_good =
+        |version: &&Version| version.kind == VersionKind::Snapshot && !version.id.name.is_unconfirmed();
     inventory.versions().iter().rfind(is_good).cloned().ok_or_else(|| {
         let subject = format!("of {replica}");
         EndpointError::NotFound { what: "snapshot", subject, hint: None }.into()

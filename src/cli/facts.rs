@@ -163,7 +163,9 @@ fn looked_at(name: &str, job: Option<&str>, sizes: bool, context: &Context) -> R
         Some(job) => labels.get(JOB_LABEL).is_some_and(|label| label == job),
         None => true,
     };
-    let all = dataset.described()?;
+    let mut all = dataset.described()?;
+    // Of these nobody knows yet whether they are good.
+    all.retain(|details| !details.version.id.name.is_unconfirmed());
     let its = all.iter().filter(|details| is_its(&details.labels)).map(|details| details.version.created);
     let created: Vec<Timestamp> = its.collect();
     let (live, stuck): (Vec<_>, Vec<_>) = dataset.partials()?.into_iter().partition(|partial| partial.live);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::{Context, place};
 use crate::config::Job;
 use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
-use crate::exec::job::UNCONFIRMED;
+use crate::model::name::UNCONFIRMED;
 use crate::model::{HoldTag, SnapshotName, Target, VersionRef};
 use crate::{Error, Result};
 

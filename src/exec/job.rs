@@ -81,14 +81,6 @@ impl Locks {
 /// How often who waits looks again.
 const PIECE: Duration = Duration::from_millis(250);
 
-/// What the name of a snapshot ends with of which nobody knows yet whether somebody wrote meanwhile.
-pub const UNCONFIRMED: &str = "-unconfirmed";
-
-/// Whether nobody knows yet that it is good.
-pub fn is_unconfirmed(details: &endpoint::Details) -> bool {
-    details.version.id.name.as_str().ends_with(UNCONFIRMED)
-}
-
 /// When the newest snapshot of `dataset` was taken that has `label` and is known to be good; by the order of snapshots, not by the clock.
 ///
 /// # Errors
@@ -108,6 +100,6 @@ pub fn newest_taken(dataset: &impl Prunable, label: (&str, &str)) -> endpoint::R
     Ok(details
         .into_iter()
         .rev()
-        .find(|details| has_it(details) && !is_unconfirmed(details))
+        .find(|details| has_it(details) && !details.version.id.name.is_unconfirmed())
         .map(|details| details.version))
 }

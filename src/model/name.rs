@@ -126,7 +126,15 @@ text_name! {
     HoldTag
 }
 
+/// What the name of a snapshot ends with of which nobody knows yet whether somebody wrote meanwhile.
+pub const UNCONFIRMED: &str = "-unconfirmed";
+
 impl SnapshotName {
+    /// Whether nobody knows yet that it is good: it is no reason for anything.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.as_str().ends_with(UNCONFIRMED)
+    }
+
     /// The name with `-N` behind it; its own end is cut off where that would be too long.
     #[must_use]
     pub fn numbered(&self, n: u32) -> Self {

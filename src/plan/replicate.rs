@@ -287,7 +287,7 @@ fn last<'a>(source: &'a Inventory, policy: &Policy) -> Result<&'a Version, Confl
             .by_name_and_kind(name, VersionKind::Snapshot)
             .ok_or_else(|| Conflict::Nothing(format!("the source has no snapshot @{name}"))),
         None => snapshots(source)
-            .next_back()
+            .rfind(|version| !version.id.name.is_unconfirmed())
             .ok_or_else(|| Conflict::Nothing("the source has no snapshot".into())),
     }
 }
@@ -394,7 +394,7 @@ fn wanted<'a>(
             && !there.has(version.id.guid)
     };
     let is_wanted = |version: &&Version| {
-        policy.intermediates
+        policy.intermediates && !version.id.name.is_unconfirmed()
             || version.id == last.id
             || resumed.is_some_and(|resumed| resumed.id == version.id)
     };

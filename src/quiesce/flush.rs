@@ -95,7 +95,7 @@ fn postgres(connection: &str, user: &str, roots: &[PathBuf], until: Instant) -> 
     let root = root_of(&data, roots)?;
     for place in lines.map(PathBuf::from).chain([data.join("pg_wal")]) {
         if root_of(&place, roots).as_ref() != Ok(&root) {
-            let why = "which are not of one instant: name it under quiesce, so that it is stopped";
+            let why = "which need not be of one instant: name it under quiesce, so that it is stopped";
             return Err(format!("{} and {} lie in two datasets, {why}", place.display(), data.display()));
         }
     }

@@ -67,6 +67,9 @@ pub struct Lease {
     pub stop_within: Duration,
     /// How long each may take to start.
     pub start_within: Duration,
+    /// Since which start of the machine, of services of which it is not said: it was written by a version that did not.
+    #[serde(default)]
+    pub boot: String,
     /// Who is at it, to be woken if it is suspended.
     pub run: Option<Process>,
     /// The guard that is at it since, with the job's lock in its hand.
@@ -238,10 +241,14 @@ impl Leases {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(Error::io("read", path.display()))?,
         };
-        let lease = serde_json::from_slice(&bytes);
-        lease.map(Some).map_err(|error| {
+        let lease = serde_json::from_slice::<Lease>(&bytes).map_err(|error| {
             Error::io("read", path.display())(io::Error::new(io::ErrorKind::InvalidData, error))
-        })
+        });
+        let mut lease = lease?;
+        for entry in lease.services.iter_mut().filter(|entry| entry.boot.is_empty()) {
+            entry.boot.clone_from(&lease.boot);
+        }
+        Ok(Some(lease))
     }
 
     /// Writes it, whole or not at all, and comes back when it is on the disk.

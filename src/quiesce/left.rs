@@ -6,9 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::model::Service;
 use crate::quiesce::process::Process;
 use crate::quiesce::real::start_guard;
-use crate::quiesce::{Error, Lease, Leases, Result, command};
+use crate::quiesce::{Error, Lease, Leases, Result, command, service};
 
 /// How long a guard that was killed may take to end.
 const DYING: Duration = Duration::from_secs(10);
@@ -80,6 +81,8 @@ fn guards(lease: &Lease) -> Option<std::os::fd::OwnedFd> {
 pub struct Forgotten {
     /// What was to be started.
     pub services: Vec<String>,
+    /// Those that do not run.
+    pub down: Vec<String>,
     /// Its guard was at it, and has been ended.
     pub had_guard: bool,
 }
@@ -110,9 +113,11 @@ pub fn forget(state_dir: &Path, job: &str) -> Result<Option<Forgotten>> {
         Ok(None) => return Ok(None),
         read => read.ok().flatten(),
     };
+    let is_down = |service: &&Service| service::runs(service) == Ok(false);
+    let down = lease.iter().flat_map(Lease::services).filter(is_down).map(ToString::to_string).collect();
     leases.remove(job)?;
     let services = lease.iter().flat_map(Lease::services).map(ToString::to_string).collect();
-    Ok(Some(Forgotten { services, had_guard }))
+    Ok(Some(Forgotten { services, down, had_guard }))
 }
 
 /// What has come of a lease that somebody had left.

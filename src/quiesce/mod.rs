@@ -66,6 +66,12 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// A service is down, and nobody is to start it any more.
+    #[error("{service} IS DOWN, and nobody starts it any more")]
+    GivenUp {
+        /// Which.
+        service: String,
+    },
     /// What should answer does not.
     #[error("{probe} does not answer: {why}")]
     Silent {
@@ -157,7 +163,7 @@ impl Error {
     /// What it means for whoever runs the program.
     pub fn class(&self) -> Class {
         match self {
-            Self::NotStarted { .. } => Class::Internal,
+            Self::NotStarted { .. } | Self::GivenUp { .. } => Class::Internal,
             Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } => Class::Conflict,
             Self::Io { source, .. } => class_of_io(source),
             _ => Class::Unreachable,

@@ -254,6 +254,7 @@ impl<A: Acts> World for Real<'_, A> {
             start_within: self.ground.quiesce.start_within,
             run: own(),
             guard: None,
+            boot: process::boot_id(),
         };
         self.leases.write(&lease)?;
         self.lease = Some(lease);
@@ -273,18 +274,18 @@ impl<A: Acts> World for Real<'_, A> {
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
         let told = |why| Error::Service { op: "stop", service: of.to_string(), why };
         lease.services[at].process = service::process(&of).map_err(told)?;
-        lease.services[at].stopping = Stopping::Asked;
-        if !std::mem::replace(&mut self.is_counted, true) {
-            self.leases.count(self.ground.job)?;
+        // Before it is told: whoever dies in between leaves one that is waited for, and not one that stops unseen.
+        lease.services[at].stopping = Stopping::Sent;
+        let is_first = !std::mem::replace(&mut self.is_counted, true);
+        let counted = if is_first { self.leases.count(self.ground.job) } else { Ok(()) };
+        if let Err(error) = counted.and_then(|()| self.leases.write(lease)) {
+            lease.services[at].stopping = Stopping::No;
+            return Err(error.into());
         }
-        self.leases.write(lease)?;
         let kept = self.leases.begin(&of, Doing::Stop);
         let (within, process) = (self.ground.quiesce.stop_within, lease.services[at].process.clone());
-        // It is known in memory even if the disk is full.
-        let mut sent = || {
-            lease.services[at].stopping = Stopping::Sent;
-            let _ = self.leases.write(lease);
-        };
+        let mut was_sent = false;
+        let mut sent = || was_sent = true;
         match service::stop(&of, process.as_ref(), within, kept, &mut sent) {
             // Nobody has to wait for that any more: whoever runs it from here on is not stopping.
             Ok(Stop::Down) => {
@@ -298,7 +299,13 @@ impl<A: Acts> World for Real<'_, A> {
                 let _ = self.leases.write(lease);
                 Err(told(why).into())
             }
-            Err(why) => Err(told(why).into()),
+            Err(why) => {
+                if !was_sent {
+                    lease.services[at].stopping = Stopping::Asked;
+                    let _ = self.leases.write(lease);
+                }
+                Err(told(why).into())
+            }
         }
     }
 
@@ -425,7 +432,7 @@ pub fn recover(state_dir: &Path, job: &str) -> Result<Option<Recovered>> {
     make_up(&Leases::open(state_dir)?, job, false)
 }
 
-fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>> {
+pub(super) fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>> {
     let _lock = leases.lock(job, waits)?;
     let Some(mut lease) = leases.read(job)? else { return Ok(None) };
     if waits {
@@ -441,14 +448,31 @@ fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>>
 struct Left<'a> {
     leases: &'a Leases,
     lease: Lease,
-    waits: bool,
+    waits: Waits,
+}
+
+/// How long a service is waited for that was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// A moment: others may be down that can be started at once.
+    Shortly,
+    /// As long as it had.
+    AsLong,
+    /// However long it takes.
+    WithoutEnd,
 }
 
 /// Who guards `waits` for a process that was told to stop, however long it takes.
 fn fulfil(leases: &Leases, lease: Lease, waits: bool, before: &mut dyn FnMut(Step)) -> Result<Recovered> {
     let services: Vec<_> = lease.services().map(ToString::to_string).collect();
-    let (job, all) = (lease.job.clone(), (0..services.len()).collect());
-    let done = transact(&mut Left { leases, lease, waits }, Machine::recovering(all), before);
+    let (job, all) = (lease.job.clone(), || (0..services.len()).collect());
+    let mut left = Left { leases, lease, waits: Waits::Shortly };
+    let mut done = transact(&mut left, Machine::recovering(all()), before);
+    // One that hangs keeps none of the others down.
+    if done.not_started.iter().any(|error| matches!(error, Error::StillStopping { .. })) {
+        left.waits = if waits { Waits::WithoutEnd } else { Waits::AsLong };
+        done = transact(&mut left, Machine::recovering(all()), before);
+    }
     match done.not_started.into_iter().chain(done.afterwards).next() {
         Some(error) => Err(error),
         None => Ok(Recovered { job, services }),
@@ -496,8 +520,12 @@ impl World for Left<'_> {
     }
 
     fn start(&mut self, nth: usize) -> Result<()> {
-        let asked = Instant::now() + self.lease.stop_within;
-        let patience = Patience { sent: (!self.waits).then_some(asked), asked, is_last: true };
+        let asked = match self.waits {
+            Waits::Shortly => Instant::now() + GRACE.min(self.lease.stop_within),
+            Waits::AsLong | Waits::WithoutEnd => Instant::now() + self.lease.stop_within,
+        };
+        let sent = (self.waits != Waits::WithoutEnd).then_some(asked);
+        let patience = Patience { sent, asked, is_last: self.waits != Waits::Shortly };
         start(self.leases, &mut self.lease, nth, patience)
     }
 
@@ -597,24 +625,26 @@ fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
 /// Somebody is.
 fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -> Result<bool, String> {
     let service = &entry.service;
-    let (mut runs, mut quiet_since) = (false, None);
+    let (mut runs, mut quiet_since) = (Ok(false), None);
     // A command that has ended may have left something behind that takes its time, and has closed the file.
     let settles = if is_of_now && entry.starter.is_some() { within } else { SETTLES.min(within / 2) };
     let is_known = service::eventually(Some(Instant::now() + within + settles), false, || {
-        runs = service::runs(service) == Ok(true);
+        runs = service::runs(service);
         let goes_on = match &entry.starter {
             Some(starter) => starter.open()?.is_some(),
             None => false,
         };
-        quiet_since = match goes_on || leases.is_at(service, Doing::Start) {
+        // Of what nobody knows whether it runs, nobody knows that it does not.
+        quiet_since = match goes_on || runs.is_err() || leases.is_at(service, Doing::Start) {
             true => None,
             false => quiet_since.or_else(|| Some(Instant::now())),
         };
-        Ok(runs || quiet_since.is_some_and(|since| since.elapsed() >= settles))
+        Ok(runs == Ok(true) || quiet_since.is_some_and(|since| since.elapsed() >= settles))
     });
-    match is_known? {
-        true => Ok(runs),
-        false => Err("its start was begun earlier, goes on still, and it does not run".into()),
+    match (is_known?, runs) {
+        (_, Err(why)) => Err(format!("nobody knows whether it runs: {why}")),
+        (true, runs) => runs,
+        (false, _) => Err("its start was begun earlier, goes on still, and it does not run".into()),
     }
 }
 

@@ -285,6 +285,7 @@ fn a_lease_is_whole_or_not_there() {
         start_within: Duration::from_secs(600),
         run: None,
         guard: None,
+        boot: String::new(),
     };
     leases.write(&lease).expect("written");
     let read = leases.read("node.a").expect("read").expect("it is there");
@@ -416,6 +417,7 @@ fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machin
         start_within: Duration::from_secs(2),
         run: None,
         guard: None,
+        boot: String::new(),
     };
     leases.write(&lease).expect("written");
     recover(folder.path(), "node").expect("nothing is waited for").expect("there was a lease");
@@ -435,6 +437,7 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
         start_within: Duration::from_secs(1),
         run: None,
         guard: None,
+        boot: String::new(),
     };
     leases.write(&lease).expect("written");
     std::fs::write(leases.path("half"), "{").expect("written");
@@ -449,4 +452,75 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
     assert_eq!((forgotten.services.len(), forgotten.had_guard, path.exists()), (1, false, false));
     assert!(forget(folder.path(), "node").expect("nobody is at it").is_none());
     assert!(forget(folder.path(), "half").expect("nobody is at it").is_some());
+}
+
+/// A lease of `services`, each that has stopped so far.
+fn lease_of(boot: &str, services: Vec<(Service, lease::Stopping)>) -> Lease {
+    let entry =
+        |(service, stopping)| lease::Entry { stopping, boot: boot.into(), ..lease::Entry::new(service) };
+    Lease {
+        job: "node".into(),
+        services: services.into_iter().map(entry).collect(),
+        stop_within: Duration::from_millis(300),
+        start_within: Duration::from_millis(300),
+        run: None,
+        guard: None,
+        boot: boot.into(),
+    }
+}
+
+#[test]
+fn what_nobody_knows_to_run_is_not_started_a_second_time_after_a_start_of_the_machine() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let started = folder.path().join("started");
+    // It warms up.
+    let service = Service::Commands {
+        status: ["/bin/sh", "-c", "exit 28"].map(str::to_owned).to_vec(),
+        stop: vec!["/bin/true".into()],
+        start: vec!["/usr/bin/touch".into(), started.display().to_string()],
+    };
+    leases.write(&lease_of("another", vec![(service, lease::Stopping::No)])).expect("written");
+    let error = recover(folder.path(), "node").expect_err("nobody knows");
+    assert!(error.to_string().contains("nobody knows whether it runs"), "{error}");
+    assert!(!started.exists() && leases.read("node").expect("read").is_some());
+}
+
+#[test]
+fn one_that_hangs_keeps_no_other_down_and_who_forgets_what_is_down_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let [down, hangs] = ["down", "hangs"].map(|name| folder.path().join(name));
+    std::fs::write(&hangs, "").expect("it runs, though it was told to stop");
+    let services =
+        vec![(file(&down, "true"), lease::Stopping::No), (file(&hangs, "true"), lease::Stopping::Sent)];
+    leases.write(&lease_of(&process::boot_id(), services)).expect("written");
+    // As the guard does, which waits for the other one without end.
+    let state = folder.path().to_owned();
+    let guard =
+        std::thread::spawn(move || real::make_up(&Leases::open(&state).expect("there"), "node", true));
+    service::eventually(None, false, || Ok(down.exists())).expect("it is started");
+    assert!(leases.read("node").expect("read").is_some() && !guard.is_finished());
+    std::fs::remove_file(&hangs).expect("it has stopped");
+    guard.join().expect("it ends").expect("all run").expect("there was a lease");
+    assert!(hangs.exists() && down.exists());
+    let services = vec![(file(&down, "true"), lease::Stopping::No)];
+    leases.write(&lease_of(&process::boot_id(), services)).expect("written");
+    std::fs::remove_file(&down).expect("it ends");
+    let forgotten = forget(folder.path(), "node").expect("nobody is at it").expect("it was there");
+    assert_eq!(forgotten.down, [file(&down, "true").to_string()]);
+}
+
+#[test]
+fn a_lease_of_an_earlier_version_is_of_the_start_of_the_machine_that_it_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let old = r#"{"job":"node","services":[{"service":{"unit":{"name":"a.service"}},"stopping":"sent","process":null,
+        "starting":false,"starter":null}],"stop_within":{"secs":1,"nanos":0},"start_within":{"secs":1,"nanos":0},"boot":"then","run":null}"#;
+    std::fs::write(leases.path("node"), old).expect("written");
+    let lease = leases.read("node").expect("read").expect("there");
+    assert_eq!(
+        (lease.services[0].boot.as_str(), lease.services[0].stopping),
+        ("then", lease::Stopping::Sent)
+    );
 }

@@ -13,7 +13,6 @@ use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
 use crate::endpoint::{History, Prunable};
-use crate::exec::job::is_unconfirmed;
 use crate::model::Quiesce;
 use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
@@ -35,7 +34,6 @@ pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Ta
     let roots = roots(job, context)?;
     let ground =
         Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
-    discard_unconfirmed(job, context)?;
     let done: Finished<_, Error> = quiesce::quiesced(ground, Snapshots { job, context }, &mut |step| {
         tracing::info!(?step, job = job.name)
     })?;
@@ -146,12 +144,13 @@ fn named(taken: &Value) -> OsString {
 }
 
 /// Destroys what a run that was killed has left, of which nobody knows whether it is good. One that is held is let be.
-fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
+pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
     for dataset in run::datasets(job, context)? {
         if !dataset.exists()? {
             continue;
         }
-        for details in dataset.described()?.iter().filter(|details| is_unconfirmed(details)) {
+        for details in dataset.described()?.iter().filter(|details| details.version.id.name.is_unconfirmed())
+        {
             if details.labels.get(JOB_LABEL) != Some(&job.name) {
                 continue;
             }
@@ -241,10 +240,15 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
     for job in jobs {
         match quiesce::forget(context.state_dir(), job) {
             Ok(None) => {}
-            Ok(Some(Forgotten { services, had_guard })) => {
+            Ok(Some(Forgotten { services, down, had_guard })) => {
                 let guard = if had_guard { "; its guard was ended" } else { "" };
                 text += &format!("job {job}: nobody starts {} any more{guard}\n", services.join(", "));
-                forgotten.push(json!({ "job": job, "services": services, "had_guard": had_guard }));
+                forgotten
+                    .push(json!({ "job": job, "services": services, "down": down, "had_guard": had_guard }));
+                // Whoever forgets one that is down has to know it.
+                if !down.is_empty() {
+                    failed.get_or_insert(quiesce::Error::GivenUp { service: down.join(", ") });
+                }
             }
             Err(error) => drop(failed.get_or_insert(error)),
         }

@@ -218,12 +218,12 @@ impl Work {
     ) -> bool {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
-        let taken = match &job.quiesce {
+        let taken = quiesced::discard_unconfirmed(job, context).and_then(|()| match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, context),
             None => quiesced::flush(job, context)
                 .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
                 .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() }),
-        };
+        });
         match taken {
             Ok(Taken { mut object, text, is_taken, failed }) => {
                 if let Some(due) = due {

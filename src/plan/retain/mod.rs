@@ -48,7 +48,10 @@ pub fn retain<'a>(
     now: &Zoned,
 ) -> Vec<Verdict<'a>> {
     let snapshots = inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot);
-    let mut verdicts: Vec<_> = snapshots
+    let (unconfirmed, good): (Vec<_>, Vec<_>) =
+        snapshots.partition(|version| version.id.name.is_unconfirmed());
+    let mut verdicts: Vec<_> = good
+        .into_iter()
         .map(|version| Verdict {
             version,
             kept_by: protections(version, inventory, around, now.timestamp()),
@@ -63,6 +66,13 @@ pub fn retain<'a>(
     keep_buckets(&mut verdicts, policy, now);
     keep_by_word(&mut verdicts, policy, around);
     keep_young(&mut verdicts, policy.min_age, now);
+    // They take the place of none, and are their job's to destroy: a run may be about to confirm them.
+    verdicts.extend(unconfirmed.into_iter().map(|version| {
+        let mut kept_by = protections(version, inventory, around, now.timestamp());
+        kept_by.push(Reason::Unconfirmed);
+        Verdict { version, kept_by, missed: Vec::new() }
+    }));
+    verdicts.sort_by_key(|verdict| verdict.version.order);
     verdicts
 }
 

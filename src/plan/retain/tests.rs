@@ -647,6 +647,7 @@ fn every_reason_has_a_word_that_does_not_change_and_a_text() {
         (Reason::Cloned(&base), "cloned", "cloned to tank/b"),
         (Reason::Writable, "writable", "it was made writable"),
         (Reason::Future, "future", "from the future"),
+        (Reason::Unconfirmed, "unconfirmed", "not known to be good yet"),
         (Reason::Young, "min-age", "younger than min-age"),
         (Reason::Last(2), "last", "last 2"),
         (Reason::Within, "within", "within"),

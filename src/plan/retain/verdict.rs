@@ -54,6 +54,8 @@ pub enum Reason<'a> {
     Writable,
     /// By its clock it is not made yet. Nobody can say how old it is.
     Future,
+    /// Nobody knows yet whether it is good.
+    Unconfirmed,
     /// It is younger than the least age.
     Young,
     /// It is one of the newest; the newest is the first.
@@ -79,6 +81,7 @@ impl Reason<'_> {
             Self::Below(_) => "below",
             Self::Writable => "writable",
             Self::Future => "future",
+            Self::Unconfirmed => "unconfirmed",
             Self::Young => "min-age",
             Self::Last(_) => "last",
             Self::Within => "within",
@@ -99,6 +102,7 @@ impl fmt::Display for Reason<'_> {
             Self::Below(users) => write!(f, "below {}", join(users)),
             Self::Writable => f.write_str("it was made writable"),
             Self::Future => f.write_str("from the future"),
+            Self::Unconfirmed => f.write_str("not known to be good yet"),
             Self::Young => f.write_str("younger than min-age"),
             Self::Last(nth) => write!(f, "last {nth}"),
             Self::Within => f.write_str("within"),

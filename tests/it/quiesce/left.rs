@@ -82,6 +82,18 @@ fn a_snapshot_has_its_name_once_nobody_has_written_and_one_that_was_left_before_
     lab.write_up();
     lab.ends(0, "snapshot ROOT/mnt/node --name 20200101T000000Z-unconfirmed --label job=node");
     lab.ends(0, "snapshot ROOT/mnt/node --name 20200101T000000Z-unconfirmed-not --label job=other");
+    // It is the newest to nobody, and keeps none from being kept.
+    lab.ends(0, "snapshot ROOT/mnt/node --name 20200102T000000Z-unconfirmed --label job=other");
+    let kept = lab.json(0, "prune ROOT/mnt/node --keep-last 1 --dry-run --explain");
+    let kept = kept.to_string();
+    assert!(kept.contains("unconfirmed") && kept.contains("newest"), "{kept}");
+    lab.ends(0, "replicate ROOT/mnt/node ROOT/mnt/replica");
+    let replicas = lab.ends(0, "list ROOT/mnt/replica").0;
+    assert!(
+        replicas.contains("20200101T000000Z-unconfirmed-not") && !replicas.contains("20200102"),
+        "{replicas}"
+    );
+    lab.ends(0, "destroy ROOT/mnt/node@20200102T000000Z-unconfirmed");
     lab.write(&scheduled(&status));
     let (_, said) = lab.ends(0, "job run --due");
     assert!(said.contains("20200101T000000Z-unconfirmed is destroyed"), "{said}");
@@ -109,6 +121,9 @@ fn a_run_that_is_killed_while_the_service_is_down_is_counted() {
     assert_eq!(fs::read_to_string(lab.root().join("state/leases/node.failed")).expect("counted"), "1");
     let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
     lab.write(&text.replace("datasets =", "schedule = \"0 0 1 1 *\"\ndatasets ="));
+    // As if it were this moment, however slow the machine is.
+    let failed = fs::File::options().write(true).open(lab.root().join("state/leases/node.failed"));
+    failed.and_then(|file| file.set_modified(std::time::SystemTime::now())).expect("made younger");
     let skipped = lab.json(0, "job run --due");
     let why = skipped["jobs"][0]["skipped"].as_str().expect("skipped");
     assert!(why.contains("for nothing"), "{why}");
