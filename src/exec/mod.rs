@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod announced;
 pub mod doctor;
 mod fan;
+pub mod install;
 pub mod job;
 mod meter;
 pub mod notify;

@@ -14,6 +14,7 @@ mod edges;
 mod faults;
 mod identity;
 mod job;
+mod job_install;
 mod job_when;
 mod know;
 mod lzc;

@@ -12,6 +12,7 @@ use crate::config::{Config, Job};
 use crate::plan::schedule::Schedule;
 
 mod due;
+mod install;
 mod quiesced;
 pub(super) mod recorded;
 mod request;
@@ -42,6 +43,8 @@ enum Command {
     Init(Init),
     Run(run::Run),
     Request(request::Request),
+    Install(install::Install),
+    Uninstall(install::Uninstall),
     Recover(quiesced::Recover),
     /// Print the systemd unit that calls `cowsnap job recover` when the machine starts
     Unit,
@@ -100,6 +103,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Init(Init { kind }) => context.print(&json!({ "config": kind.example() }), kind.example()),
         Command::Check(Check {}) => check(&Config::load(&args.config)?, context),
         Command::Explain(Explain { jobs }) => explain(&Config::load(&args.config)?, &jobs, context),
+        Command::Install(install) => install::install(&install, &args.config, context),
+        Command::Uninstall(uninstall) => install::uninstall(&uninstall, context),
         Command::Request(request) => request::run(&request, &args.config, context),
         Command::Recover(recover) => quiesced::recover(&recover, context),
         Command::Unit => {

@@ -1,0 +1,122 @@
+//! `cowsnap job install` and `uninstall`: what systemd and cron read of what is written, and that nothing else is touched.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::ground::{self, ground};
+
+const TWO: &str = "[job.node]\ndatasets = [\"tank/a\"]\ncrash_consistent = true\nschedule = \"@hourly\"\n[job.\"b-2.x\"]\ndatasets = [\"tank/b\"]\ncrash_consistent = true\n";
+
+/// Runs the program with its configuration and state below `folder`.
+fn cowsnap(folder: &Path, code: i32, line: &str) -> (String, String) {
+    let output = ground::cowsnap(&folder.join("state"))
+        .args(line.split(' '))
+        .env("COWSNAP_CONFIG", folder.join("config.toml"))
+        .current_dir(folder)
+        .output()
+        .expect("the program starts");
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(code), "{line}\n{out}{err}");
+    (out, err)
+}
+
+/// Every file and link below a folder.
+fn all_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("read").map(|entry| entry.expect("an entry")) {
+        match entry.file_type().expect("a type").is_dir() {
+            true => found.extend(all_below(&entry.path())),
+            false => found.push(entry.file_name().into_string().expect("utf-8")),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn says(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn systemd_takes_the_units_that_are_written_and_uninstall_takes_these_away() {
+    ground!("systemd-analyze");
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("config.toml"), TWO).expect("written");
+    let (foreseen, _) = cowsnap(folder, 0, "job install --systemd --dir units --dry-run");
+    assert!(
+        foreseen.contains("would be written") && foreseen.contains("    OnCalendar=minutely"),
+        "{foreseen}"
+    );
+    assert!(!folder.join("units").exists());
+    cowsnap(folder, 0, "job install --systemd --dir units");
+    let units = folder.join("units");
+    let names = [
+        "cowsnap-job@.service",
+        "cowsnap-job@.timer",
+        "cowsnap-job@b-2.x.timer",
+        "cowsnap-job@node.timer",
+        "cowsnap-recover.service",
+        "cowsnap-recover.service",
+    ];
+    assert_eq!(all_below(&units), names);
+    for name in ["cowsnap-job@node.service", "cowsnap-job@b-2.x.timer", "cowsnap-recover.service"] {
+        let output = Command::new("systemd-analyze")
+            .args(["verify", "--man=no", name])
+            .current_dir(&units)
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", units.display()))
+            .output()
+            .expect("systemd-analyze starts");
+        let said = says(&output);
+        let ours: Vec<_> = said.lines().filter(|line| line.contains("cowsnap")).collect();
+        assert!(output.status.success() && ours.is_empty(), "{name}: {said}");
+    }
+    // Again, with other jobs: what is there stays, what is no more goes.
+    fs::write(folder.join("config.toml"), TWO.replace("job.node", "job.other")).expect("written");
+    let (again, _) = cowsnap(folder, 0, "job install --systemd --dir units");
+    assert!(
+        again.contains("cowsnap-job@.service: unchanged") && again.contains("@node.timer: removed"),
+        "{again}"
+    );
+    // What is somebody else's stays, and no configuration is needed.
+    fs::write(units.join("cowsnap-mine.service"), "").expect("written");
+    fs::remove_file(folder.join("config.toml")).expect("removed");
+    cowsnap(folder, 0, "job uninstall --systemd --dir units");
+    assert_eq!(all_below(&units), ["cowsnap-mine.service"]);
+    let (nothing, said) = cowsnap(folder, 0, "job uninstall --systemd --dir units");
+    assert!(nothing.is_empty() && said.contains("nothing of cowsnap job install"), "{said}");
+}
+
+#[test]
+fn cron_takes_the_file_that_is_written_and_one_of_somebody_else_is_not_replaced() {
+    ground!("crontab");
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("config.toml"), TWO).expect("written");
+    cowsnap(folder, 0, "job install --cron --dir cron");
+    let file = folder.join("cron/cowsnap-jobs");
+    // A user's table has no column for the user; cron takes that word for the command then.
+    let output = Command::new("crontab").arg("-n").arg(&file).output().expect("crontab starts");
+    assert!(output.status.success(), "{}", says(&output));
+    let text = fs::read_to_string(&file).expect("read");
+    let lines: Vec<_> = text.lines().filter(|line| line.contains(" root ")).collect();
+    assert_eq!(lines.len(), 2);
+    // What cron would call, as a shell reads it.
+    let minute = lines[1].strip_prefix("* * * * * root ").expect("every minute");
+    let output = Command::new("sh").args(["-c", minute]).output().expect("a shell");
+    assert!(says(&output).contains("tank/a"), "{}", says(&output));
+    fs::write(&file, "# mine\n").expect("written");
+    let (_, said) = cowsnap(folder, 3, "job install --cron --dir cron");
+    assert!(said.contains("it was not made by cowsnap job install"), "{said}");
+    cowsnap(folder, 0, "job uninstall --cron --dir cron");
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "# mine\n");
+    // Neither reads every path as it is.
+    let odd = folder.join("per%cent");
+    fs::create_dir(&odd).expect("made");
+    fs::write(odd.join("config.toml"), TWO).expect("written");
+    let (_, said) = cowsnap(&odd, 2, "job install --cron --dir cron");
+    assert!(said.contains("letters, digits and"), "{said}");
+    assert!(!odd.join("cron").exists());
+}
