@@ -49,7 +49,10 @@ pub fn begin(verbose: u8, format: Format) {
     };
     // What RUST_LOG can say needs regular expressions, whose making costs a good part of a snapshot's time.
     let filter = std::env::var_os("RUST_LOG").map(|_| tracing_subscriber::EnvFilter::from_default_env());
-    let to_stderr = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let to_stderr = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match (format, filter) {
         (Format::Text, Some(filter)) => to_stderr.with_env_filter(filter).init(),
         (Format::Text, None) => to_stderr.with_max_level(level).init(),

@@ -159,13 +159,13 @@ impl Context {
     /// Tells a person what is not as it was asked for: on standard error, when quiet too.
     pub fn warn(&self, text: impl AsRef<str>) {
         let text = text.as_ref();
-        eprintln!("{}", self.log.line("WARN", &format!("warning: {text}"), text));
+        say(self.log.line("WARN", &format!("warning: {text}"), text));
     }
 
     /// Tells a person something that is not the result: on standard error, and not when quiet.
     pub fn notice(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", self.log.line("INFO", text.as_ref(), text.as_ref()));
+            say(self.log.line("INFO", text.as_ref(), text.as_ref()));
         }
     }
 }
@@ -256,7 +256,7 @@ fn report(error: &Error, context: &Context) {
     if context.json || context.log == log::Format::Json {
         return report_as_json(error, causes);
     }
-    let say = |text: String| eprintln!("{}", table::printable_lines(&text));
+    let say = |text: String| say(table::printable_lines(&text));
     say(format!("error: {error}"));
     for cause in causes {
         say(format!("caused by: {cause}"));
@@ -271,7 +271,7 @@ fn report_as_json(error: &Error, causes: Vec<String>) {
         "message": error.to_string(), "causes": causes, "hint": error.hint(),
         "class": error.class().name(), "exit_code": error.class().exit_code(),
     } });
-    eprintln!("{object}");
+    say(object);
 }
 
 /// Whether `cowsnap check` is meant, whose exit codes are Nagios'.
@@ -285,6 +285,11 @@ fn is_check() -> bool {
         }
     }
     false
+}
+
+/// A line on standard error. Where that can not be written, as a log's disk is full or whoever read it is gone, the work goes on.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A command line that can not be read.

@@ -34,8 +34,8 @@ fn on_terminal() -> MutexGuard<'static, Option<ProgressBar>> {
 /// Says a line on standard error, above the bar if there is one.
 pub fn say(line: &str) {
     match &*on_terminal() {
-        Some(bar) => bar.suspend(|| eprintln!("{line}")),
-        None => eprintln!("{line}"),
+        Some(bar) => bar.suspend(|| crate::cli::say(line)),
+        None => crate::cli::say(line),
     }
 }
 
@@ -85,7 +85,7 @@ impl Observe for Progress {
             }
             Event::Warning { text } => {
                 let line = self.log.line("WARN", &format!("warning: {text}"), &text);
-                state.bar.suspend(|| eprintln!("{line}"));
+                state.bar.suspend(|| crate::cli::say(line));
             }
             Event::Started { .. } | Event::Progress { .. } => {}
         }

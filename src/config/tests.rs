@@ -401,7 +401,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
     check_quiesce(
         "",
         expect![[r#"
-            config.toml:3: job.a.quiesce.service: is missing: a service is container and engine, or pidfile and start, or process and start, or status, stop and start
+            config.toml:3: job.a.quiesce.service: is missing: a service is unit, or container and engine, or pidfile and start, or process and start, or status, stop and start
         "#]],
     );
     check_quiesce(
@@ -417,7 +417,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
         "probe = { }\n[[job.a.quiesce.service]]\npidfile = \"/a.pid\"\n[[job.a.quiesce.service]]\nstop = [\"/a\"]\nstart = []",
         expect![[r#"
             config.toml:4: job.a.quiesce.probe: one of { http = "http://HOST:PORT/PATH" }, { tcp = "HOST:PORT" }, { command = ["/PROGRAM", "ARGUMENT"] }
-            config.toml:5: job.a.quiesce.service: a service is container and engine, or pidfile and start, or process and start, or status, stop and start
+            config.toml:5: job.a.quiesce.service: a service is unit, or container and engine, or pidfile and start, or process and start, or status, stop and start
             config.toml:9: job.a.quiesce.service.start: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
         "#]],
     );
@@ -428,9 +428,24 @@ fn what_can_not_be_stopped_or_started_is_told() {
         "#]],
     );
     check_quiesce(
-        "[[job.a.quiesce.service]]\nunit = \"a.service\"",
+        "[[job.a.quiesce.service]]\nunit = \"a.service\"\nstart = [\"/b\"]",
         expect![[r#"
-            config.toml:5: job.a.quiesce.service: unknown field "unit", expected one of "pidfile", "process", "container", "engine", "socket", "status", "stop", "start"
+            config.toml:4: job.a.quiesce.service: a service is unit, or container and engine, or pidfile and start, or process and start, or status, stop and start
+        "#]],
+    );
+    let units =
+        ["a", "a.scope", "a*.service", "a@.service", "a@b.service", "/srv/a.service", ".service", "@.timer"];
+    let text = units.map(|name| format!("[[job.a.quiesce.service]]\nunit = \"{name}\"\n")).concat();
+    check_quiesce(
+        &text,
+        expect![[r#"
+            config.toml:5: job.a.quiesce.service.unit: "a" is no unit that can be stopped and started: it ends with one of .service, .socket, .timer, .path
+            config.toml:7: job.a.quiesce.service.unit: "a.scope" is no unit that can be stopped and started: it ends with one of .service, .socket, .timer, .path
+            config.toml:9: job.a.quiesce.service.unit: "a*.service" is no unit's name: `systemd-escape` makes one of a path, and no pattern is read
+            config.toml:11: job.a.quiesce.service.unit: "a@.service" is a template: an instance of it is "a@NAME.service"
+            config.toml:15: job.a.quiesce.service.unit: "/srv/a.service" is no unit's name: `systemd-escape` makes one of a path, and no pattern is read
+            config.toml:17: job.a.quiesce.service.unit: ".service" is no unit's name: `systemd-escape` makes one of a path, and no pattern is read
+            config.toml:19: job.a.quiesce.service.unit: "@.timer" is no unit's name
         "#]],
     );
     check(

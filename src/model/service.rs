@@ -78,6 +78,48 @@ pub enum Service {
     },
 }
 
+/// Of systemd's types of units, those that can be stopped and started again.
+const TYPES: [&str; 4] = ["service", "socket", "timer", "path"];
+/// What systemd allows.
+const MAX_UNIT: usize = 255;
+
+impl Service {
+    /// The unit of that name, with its type.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_unit(name: &str) -> Result<Self, String> {
+        let types = || TYPES.map(|kind| format!(".{kind}")).join(", ");
+        let Some((stem, kind)) = name.rsplit_once('.').filter(|(_, kind)| TYPES.contains(kind)) else {
+            return Err(format!(
+                "{name:?} is no unit that can be stopped and started: it ends with one of {}",
+                types()
+            ));
+        };
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if stem.is_empty() || !stem.chars().all(is_allowed) || name.len() > MAX_UNIT {
+            return Err(format!(
+                "{name:?} is no unit's name: `systemd-escape` makes one of a path, and no pattern is read"
+            ));
+        }
+        match stem.split_once('@') {
+            Some(("", _)) => Err(format!("{name:?} is no unit's name")),
+            Some((of, "")) => {
+                Err(format!("{name:?} is a template: an instance of it is \"{of}@NAME.{kind}\""))
+            }
+            _ => Ok(Self::Unit { name: name.into() }),
+        }
+    }
+
+    /// Its name, if it is a unit.
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::Unit { name } => Some(name),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -22,6 +22,10 @@ const KILLED: i64 = 128 + 9;
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    name: String,
     state: State,
     #[serde(default)]
     host_config: HostConfig,
@@ -35,6 +39,19 @@ struct State {
     pid: i32,
     #[serde(default)]
     exit_code: i64,
+}
+
+impl Inspected {
+    /// An engine takes the beginning of an id, too: of another container.
+    fn expect_name(&self, name: &str) -> Result<(), String> {
+        let found = self.name.trim_start_matches('/');
+        match found.is_empty() || found == name || self.id == name {
+            true => Ok(()),
+            false => {
+                Err(format!("no container is called {name}: its engine takes that for the id of {found}"))
+            }
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -60,10 +77,12 @@ impl Answer {
 fn inspect(socket: &Path, name: &str) -> Result<Inspected, String> {
     let until = Instant::now() + PATIENCE;
     let path = format!("{VERSION}/containers/{name}/json");
-    match ask(socket, "GET", &path, until, &mut || ())? {
+    match ask(socket, "GET", &path, until, false, &mut || ())? {
         None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
         Some(Answer { status: 200, body }) => {
-            serde_json::from_slice(&body).map_err(|error| format!("{}: {error}", socket.display()))
+            let found = serde_json::from_slice(&body);
+            let found: Inspected = found.map_err(|error| format!("{}: {error}", socket.display()))?;
+            found.expect_name(name).map(|()| found)
         }
         Some(answer) => Err(answer.complaint()),
     }
@@ -86,7 +105,7 @@ pub fn runs(socket: &Path, name: &str) -> Result<bool, String> {
 /// # Errors
 /// There is no container of that name, or one that is gone once it is stopped.
 pub fn process(socket: &Path, name: &str) -> Result<Option<Process>, String> {
-    let Inspected { state, host_config } = inspect(socket, name)?;
+    let Inspected { state, host_config, .. } = inspect(socket, name)?;
     match host_config.auto_remove {
         true => Err("it would be removed once it has stopped (--rm), and can not be started again".into()),
         false => Ok((state.pid > 1).then(|| Process::of(state.pid)).flatten()),
@@ -106,7 +125,7 @@ pub fn stop(
 ) -> Result<Stop, String> {
     let until = Instant::now() + within;
     let path = format!("{VERSION}/containers/{name}/stop?t={}", NEVER.as_secs());
-    match ask(socket, "POST", &path, until, sent)? {
+    match ask(socket, "POST", &path, until, true, sent)? {
         None => return Ok(Stop::Late),
         Some(Answer { status: 200..300 | 304, .. }) => {}
         Some(answer) => return Ok(Stop::Refused(answer.complaint())),
@@ -135,7 +154,7 @@ pub fn start(socket: &Path, name: &str, within: Duration) -> Result<(), String> 
     let path = format!("{VERSION}/containers/{name}/start");
     // The engine may be starting itself.
     let mut last = "its engine does not answer".to_owned();
-    eventually(Some(until), false, || match ask(socket, "POST", &path, until, &mut || ()) {
+    eventually(Some(until), false, || match ask(socket, "POST", &path, until, false, &mut || ()) {
         Ok(Some(Answer { status: 200..300 | 304, .. })) => Ok(true),
         Ok(Some(answer)) => Err(answer.complaint()),
         Ok(None) => Ok(false),
@@ -197,6 +216,16 @@ mod tests {
         assert_eq!(ask(state("running", 0)), Ok(true));
         assert_eq!(ask(state("exited", 0)), Ok(false));
         assert_eq!(ask(state("paused", 0)), Err("it is paused".into()));
+        let named = |name: &str| {
+            (
+                200,
+                format!(
+                    r#"{{"Id":"node5","Name":"{name}","State":{{"Status":"running","Pid":7,"ExitCode":0}}}}"#
+                ),
+            )
+        };
+        assert_eq!(ask(named("/node")), Ok(true));
+        assert!(ask(named("/other")).is_err_and(|why| why.contains("for the id of other")));
         let none = (404, r#"{"message":"no such container"}"#.to_owned());
         assert_eq!(ask(none), Err("its engine answers 404: no such container".into()));
         assert!(ask((200, "{".into())).is_err());

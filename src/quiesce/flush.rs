@@ -31,11 +31,13 @@ fn root_of(path: &Path, roots: &[PathBuf]) -> Result<PathBuf, String> {
     let told = |error: std::io::Error| format!("{}: {error}", path.display());
     let path = path.canonicalize().map_err(told)?;
     let is_below = |root: &&PathBuf| root.canonicalize().is_ok_and(|root| path.starts_with(root));
-    roots
-        .iter()
-        .find(is_below)
-        .cloned()
-        .ok_or_else(|| format!("{} lies in no dataset of the job", path.display()))
+    let none = || format!("{} lies in no dataset of the job", path.display());
+    let root = roots.iter().filter(is_below).max_by_key(|root| root.components().count()).ok_or_else(none)?;
+    // A dataset within it, or what else is mounted there, is not in its snapshot.
+    match path.metadata().map_err(told)?.dev() == root.metadata().map_err(told)?.dev() {
+        true => Ok(root.clone()),
+        false => Err(none()),
+    }
 }
 
 /// Brings its log into the database. As the owner of the file: what root makes beside it, its owner could not write to.
@@ -115,5 +117,19 @@ fn said(switches: bool, user: &[String], words: &[&str], within: Duration) -> Re
         None => Err(format!("{} took longer than {within:?}", words[0])),
         Some((status, said)) if status.success() => Ok(said),
         Some((status, _)) => Err(format!("{}: {status}", words[0])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_within_a_dataset_lies_in_none() {
+        let root = || vec![PathBuf::from("/")];
+        assert_eq!(root_of(Path::new("/"), &root()), Ok(PathBuf::from("/")));
+        assert!(root_of(Path::new("/proc/self"), &root()).is_err());
+        let both = [PathBuf::from("/"), PathBuf::from("/proc")];
+        assert_eq!(root_of(Path::new("/proc/version"), &both), Ok(PathBuf::from("/proc")));
     }
 }

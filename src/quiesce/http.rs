@@ -25,7 +25,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Asks; `sent` is called once the question can not be taken back. `None`: there is no answer when the time is over.
+/// Asks, and ends at a signal if it may be `interrupted`; `sent` is called once the question can not be taken back. `None`: there is no answer when the time is over.
 ///
 /// # Errors
 /// Nobody listens, or what comes is no answer; a signal.
@@ -34,6 +34,7 @@ pub fn ask(
     method: &str,
     path: &str,
     until: Instant,
+    interrupted: bool,
     sent: &mut dyn FnMut(),
 ) -> Result<Option<Answer>, String> {
     let told = |error: io::Error| format!("{}: {error}", socket.display());
@@ -45,29 +46,33 @@ pub fn ask(
     stream.write_all(request.as_bytes()).map_err(told)?;
     sent();
     stream.set_read_timeout(Some(PIECE)).map_err(told)?;
-    match answer(BufReader::new(Patient { stream, until })) {
+    match answer(BufReader::new(Patient { stream, until, interrupted })) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
         answer => answer.map(Some).map_err(told),
     }
 }
 
-/// Reads until the time is over, or a signal comes.
+/// Reads until the time is over, or a signal comes where that counts.
 struct Patient {
     stream: UnixStream,
     until: Instant,
+    interrupted: bool,
 }
 
 impl Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            interrupt::check()?;
+            if self.interrupted {
+                interrupt::check()?;
+            }
+            // Before each: who sends a byte now and then is not listened to for ever.
+            if command::left(self.until).is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             match self.stream.read(buffer) {
                 Err(error)
                     if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => {}
                 read => return read,
-            }
-            if command::left(self.until).is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }
@@ -182,10 +187,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
         let soon = || Instant::now() + Duration::from_millis(1);
-        assert!(ask(&socket, "GET", "/", soon(), &mut || ()).is_err());
+        assert!(ask(&socket, "GET", "/", soon(), true, &mut || ()).is_err());
         let _listener = UnixListener::bind(&socket).expect("bound");
         let mut n_sent = 0;
-        assert_eq!(ask(&socket, "GET", "/", soon(), &mut || n_sent += 1), Ok(None));
+        assert_eq!(ask(&socket, "GET", "/", soon(), true, &mut || n_sent += 1), Ok(None));
         assert_eq!(n_sent, 1);
     }
 }

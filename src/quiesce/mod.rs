@@ -25,11 +25,13 @@ mod service;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod units;
 
 pub use flush::flush;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
 pub use real::{Acts, Ground, Recovered, guard, quiesced, recover};
+pub use systemd::Trouble;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,14 @@ pub enum Error {
         service: String,
         /// What happened.
         why: String,
+    },
+    /// A unit is not to be stopped, or can not be.
+    #[error("cannot stop {unit}: {why}")]
+    Unit {
+        /// Which.
+        unit: String,
+        /// What is wrong.
+        why: Trouble,
     },
     /// A service is down that ran before.
     #[error("{service} IS DOWN: cannot start it: {why}")]
@@ -164,6 +174,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::NotStarted { .. } | Self::GivenUp { .. } => Class::Internal,
+            Self::Unit { why, .. } => why.class,
             Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } => Class::Conflict,
             Self::Io { source, .. } => class_of_io(source),
             _ => Class::Unreachable,

@@ -1,7 +1,7 @@
 //! Transactions with real services, and what makes up for one that died.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
 use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
-use crate::quiesce::{Error, Finished, Lease, Leases, Result, World, command, probe, transact};
+use crate::quiesce::{Error, Finished, Lease, Leases, Result, World, command, probe, transact, units};
 use crate::sys::child;
 use crate::sys::interrupt::{self, Timely};
 use crate::sys::pipe::pipe;
@@ -102,6 +102,7 @@ pub fn quiesced<A: Acts>(
         surveys: Vec::new(),
         n_unasked: 0,
         guard: None,
+        marks: Vec::new(),
         acts,
         _locks: locks,
     };
@@ -140,6 +141,7 @@ struct Real<'a, A> {
     surveys: Vec<Survey>,
     n_unasked: usize,
     guard: Option<OwnedFd>, // Its end is this process's.
+    marks: Vec<Vec<u8>>,
     acts: A,
     _locks: (Lock, Vec<Lock>), // After the guard, which waits for them.
 }
@@ -225,6 +227,7 @@ impl<A: Acts> World for Real<'_, A> {
     type Error = A::Error;
 
     fn look(&mut self) -> Result<Vec<usize>, A::Error> {
+        units::check(&self.ground.quiesce.services)?;
         let mut running = Vec::new();
         for nth in 0..self.ground.quiesce.services.len() {
             running.extend(self.runs(nth)?.then_some(nth));
@@ -264,7 +267,9 @@ impl<A: Acts> World for Real<'_, A> {
     fn guard(&mut self) -> Result<(), A::Error> {
         let Ground { state_dir, job, program, .. } = self.ground;
         let guarded = start_guard(state_dir, job, program, &self.leases);
-        self.guard = Some(guarded.map_err(|error| Error::Guard { why: error.to_string() })?);
+        let (guard, why) = guarded.map_err(|error| Error::Guard { why: error.to_string() })?;
+        self.guard = Some(guard);
+        units::warn_of_its_place(job, &why);
         Ok(())
     }
 
@@ -299,6 +304,11 @@ impl<A: Acts> World for Real<'_, A> {
                 let _ = self.leases.write(lease);
                 Err(told(why).into())
             }
+            Ok(Stop::NotAsked(why)) => {
+                lease.services[at].stopping = Stopping::No;
+                let _ = self.leases.write(lease);
+                Err(Error::Unit { unit: of.to_string(), why }.into())
+            }
             Err(why) => {
                 if !was_sent {
                     lease.services[at].stopping = Stopping::Asked;
@@ -310,11 +320,13 @@ impl<A: Acts> World for Real<'_, A> {
     }
 
     fn verify(&mut self) -> Result<(), A::Error> {
+        self.marks = units::marks(&self.ground.quiesce.services)?;
         self.is_quiet()?;
         Ok(interrupt::check().map_err(Error::io("take a snapshot for job", self.ground.job))?)
     }
 
     fn confirm(&mut self) -> Result<(), A::Error> {
+        units::have_not_run(&self.ground.quiesce.services, &self.marks)?;
         Ok(self.is_quiet()?)
     }
 
@@ -369,13 +381,13 @@ impl<A: Acts> World for Real<'_, A> {
     }
 }
 
-/// Has a process of its own session wait for the end of this one, and answers what ends with this one.
+/// Has a process of its own session wait for the end of this one, and answers what ends with this one, and why the guard is in no scope of its own.
 pub(super) fn start_guard(
     state_dir: &Path,
     job: &str,
     program: Option<&Path>,
     leases: &Leases,
-) -> io::Result<OwnedFd> {
+) -> io::Result<(OwnedFd, String)> {
     let ((its_end, mine), (ready, says_so)) = (pipe(4096)?, pipe(4096)?);
     let log = File::options().create(true).append(true).open(leases.log(job))?;
     let mut command = Command::new(program.unwrap_or(Path::new("/proc/self/exe")));
@@ -384,8 +396,7 @@ pub(super) fn start_guard(
     child::orphan(&mut command);
     command.spawn()?.wait()?;
     drop(command);
-    Timely::new(File::from(ready), Some(GUARD_READY)).read_exact(&mut [0])?;
-    Ok(mine)
+    Ok((mine, units::heard(Timely::new(File::from(ready), Some(GUARD_READY)))?))
 }
 
 /// Waits for the end of who started this process, and then starts what is to be started. Says when it waits.
@@ -396,7 +407,8 @@ pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Optio
     // Who ends the run, be it by a signal to all of its group, is to find the services running again.
     interrupt::block_all_in_this_thread().map_err(Error::io("block", "signals"))?;
     let leases = Leases::open(state_dir)?;
-    ready.write_all(b"!").and_then(|()| ready.flush()).map_err(Error::io("answer", "who is guarded"))?;
+    let told = ready.write_all(units::leave(job).as_bytes()).and_then(|()| ready.flush());
+    told.map_err(Error::io("answer", "who is guarded"))?;
     drop(ready);
     // An error is an end, too.
     while command::ends(io::stdin(), Some(Instant::now() + LOOKS), false) == Ok(false) {
@@ -556,20 +568,20 @@ fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> 
     let within = lease.start_within;
     let entry = lease.services[nth].clone();
     let service = &entry.service;
+    if let Service::Unit { name } = service {
+        return units::start(name, service, within, patience.sent);
+    }
     let failed = |why| Error::NotStarted { service: service.to_string(), why };
-    let is_unit = matches!(service, Service::Unit { .. }); // systemd puts a start behind a stop, and makes one of two.
-    if !is_unit {
-        let is_of_now = entry.boot == process::boot_id();
-        if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
-            return Ok(()); // It was not told to, or thinks nothing of it.
-        }
-        let runs = match is_of_now && !entry.starting {
-            true => service::known_to_run(service, within).map_err(failed)?,
-            false => comes_up(leases, &entry, within, is_of_now).map_err(failed)?,
-        };
-        if runs && !matches!(service, Service::Hook { .. }) {
-            return Ok(());
-        }
+    let is_of_now = entry.boot == process::boot_id();
+    if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
+        return Ok(()); // It was not told to, or thinks nothing of it.
+    }
+    let runs = match is_of_now && !entry.starting {
+        true => service::known_to_run(service, within).map_err(failed)?,
+        false => comes_up(leases, &entry, within, is_of_now).map_err(failed)?,
+    };
+    if runs && !matches!(service, Service::Hook { .. }) {
+        return Ok(());
     }
     let kept = leases.begin(service, Doing::Start);
     let mut begun = |starter| {
@@ -650,7 +662,7 @@ fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -
 
 /// That none of these is gone.
 fn all_run(services: &[&Service]) -> Result<()> {
-    match services.iter().find(|service| service::runs(service) == Ok(false)) {
+    match services.iter().find(|service| service::has_ended(service)) {
         None => Ok(()),
         Some(service) => {
             let why = "it ended again at once".to_owned();

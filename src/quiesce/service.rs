@@ -8,7 +8,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
 use crate::quiesce::process::Process;
-use crate::quiesce::{command, container, program, systemd};
+use crate::quiesce::systemd::{self, Trouble};
+use crate::quiesce::{command, container, program};
 use crate::sys::interrupt;
 
 /// How long a question about a service may take.
@@ -51,6 +52,25 @@ pub fn process(service: &Service) -> Result<Option<Process>, String> {
     }
 }
 
+/// Whether it is gone, or goes again and again.
+pub fn has_ended(service: &Service) -> bool {
+    match service {
+        Service::Unit { name } => systemd::has_ended(name),
+        _ => runs(service) == Ok(false),
+    }
+}
+
+/// Of what is down, what is another one if it has run since; nothing where that is not known.
+///
+/// # Errors
+/// It can not be found out.
+pub fn mark(service: &Service) -> Result<Vec<u8>, String> {
+    match service {
+        Service::Unit { name } => systemd::invocation(name),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// How a stop ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -58,8 +78,10 @@ pub enum Stop {
     Down,
     /// It is not when its time is over.
     Late,
-    /// The command that stops it says that it has not.
+    /// It says why it has not, or the command that stops it does.
     Refused(String),
+    /// It could not be told to.
+    NotAsked(Trouble),
 }
 
 /// Stops it, and waits until it is. Of a process, the one that is named. `sent` is called once it can not be taken back; a command has `kept` open.
@@ -75,7 +97,17 @@ pub fn stop(
 ) -> Result<Stop, String> {
     let until = Some(Instant::now() + within);
     let is_down = match service {
-        Service::Unit { name } => systemd::stop(name, within)?,
+        Service::Unit { name } => {
+            if let Err(trouble) = systemd::ask_to_stop(name) {
+                return Ok(Stop::NotAsked(trouble));
+            }
+            sent();
+            let is_down = is_down(service, until, true)?;
+            if let (false, Err(why)) = (is_down, systemd::left_behind(name)) {
+                return Ok(Stop::Refused(why));
+            }
+            is_down
+        }
         Service::Container { name, socket } => return container::stop(socket, name, process, within, sent),
         Service::Hook { before, .. } => {
             return Ok(match command::run_with(before, within, true, kept, sent)? {
@@ -136,7 +168,7 @@ pub struct NotStarted {
     pub goes_on: bool,
 }
 
-/// Starts it, and waits until it runs. The command may end or stay; it has `kept` open, and is what `spawned` is told of.
+/// Starts it, and waits until it runs; of a unit, which is told to start elsewhere, the latter alone. The command may end or stay; it has `kept` open, and is what `spawned` is told of.
 ///
 /// # Errors
 /// It does not run.
@@ -148,7 +180,7 @@ pub fn start(
 ) -> Result<(), NotStarted> {
     let over = |why| NotStarted { why, goes_on: false };
     let start = match service {
-        Service::Unit { name } => return systemd::start(name, within).map_err(over),
+        Service::Unit { name } => return systemd::comes_up(name, within).map_err(over),
         Service::Container { name, socket } => return container::start(socket, name, within).map_err(over),
         Service::Hook { after, .. } => return tell(after, within).map_err(over),
         Service::Process { start, .. } | Service::Program { start, .. } | Service::Commands { start, .. } => {

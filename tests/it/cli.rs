@@ -193,3 +193,18 @@ fn a_name_of_no_embedded_pool_is_for_zfs_to_know() {
         assert!(said.contains("zfs: ") && said.contains("cowsnap pool create"), "{said}");
     }
 }
+
+#[test]
+fn what_can_not_be_said_stops_nothing() {
+    let state = tempfile::tempdir().expect("a folder");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("there");
+    for words in [&["-vv", "list", "no-such-pool/a"][..], &["--json", "list", "no-such-pool/a"]] {
+        let status = Command::new(env!("CARGO_BIN_EXE_cowsnap"))
+            .args(words)
+            .env("COWSNAP_STATE_DIR", state.path())
+            .stderr(full.try_clone().expect("another descriptor"))
+            .status()
+            .expect("the program starts");
+        assert!(matches!(status.code(), Some(2 | 6)), "{words:?}: {status}");
+    }
+}

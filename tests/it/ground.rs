@@ -52,6 +52,11 @@ pub fn lacking(what: &str) -> Option<String> {
             let is_missing = !Path::new("/dev/zfs").exists() && !run_ok("modprobe", &["zfs"]);
             is_missing.then(|| "the kernel has no zfs (scripts/test --vm has)".into())
         }),
+        "systemd" => lacking("root").or_else(|| {
+            let is_there =
+                Path::new("/run/systemd/private").exists() && Path::new("/run/systemd/system").is_dir();
+            (!is_there).then(|| "systemd has not started this machine (scripts/test --vm has one)".into())
+        }),
         "userns" => {
             let args = ["--reuid", "64321", "--regid", "64321", "--clear-groups", "unshare", "-U", "true"];
             (!run_ok("setpriv", &args)).then(|| "an ordinary user gets no user namespace".into())

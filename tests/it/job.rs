@@ -99,7 +99,17 @@ fn every_example_passes_the_check_and_is_explained() {
                 format!("{}\n", key.unwrap_or(line))
             })
             .collect();
-        for text in [&example, &uncommented] {
+        // So is what is to stand instead of `crash_consistent`.
+        let stopped: String = example
+            .replacen("\ncrash_consistent = true\n", "\n", 1)
+            .lines()
+            .map(|line| {
+                let key = line.strip_prefix('#').filter(|line| !line.starts_with(' '));
+                format!("{}\n", key.unwrap_or(line))
+            })
+            .collect();
+        assert!(stopped.contains("\nunit = \""), "{kind}");
+        for text in [&example, &stopped, &uncommented] {
             fs::write(&config, text).expect("written");
             let checked = run(&["job", "check"]);
             assert!(

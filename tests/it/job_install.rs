@@ -106,7 +106,7 @@ fn cron_takes_the_file_that_is_written_and_one_of_somebody_else_is_not_replaced(
     // What cron would call, as a shell reads it.
     let minute = lines[1].strip_prefix("* * * * * root ").expect("every minute");
     let output = Command::new("sh").args(["-c", minute]).output().expect("a shell");
-    assert!(says(&output).contains("tank/a"), "{}", says(&output));
+    assert!(says(&output).contains("is called tank"), "{}", says(&output));
     fs::write(&file, "# mine\n").expect("written");
     let (_, said) = cowsnap(folder, 3, "job install --cron --dir cron");
     assert!(said.contains("it was not made by cowsnap job install"), "{said}");

@@ -32,6 +32,7 @@ mod send;
 mod soak;
 mod stream_btrfs;
 mod stream_zfs;
+mod systemd;
 mod tidy;
 mod tree;
 mod tree_compare;

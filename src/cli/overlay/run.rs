@@ -109,7 +109,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
         // Standard output is the command's.
         let kept = ran.kept.as_ref().map(|kept| kept.display().to_string());
         let value = json!({ "overlay": value_of(&ran.record), "exit_code": exit_code(ran.status), "ended": ran.ended, "kept": kept });
-        eprintln!("{value}");
+        crate::cli::say(value);
     }
     end_as(ran.status)
 }

@@ -28,6 +28,7 @@ pub(super) struct RawQuiesce {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawService {
+    unit: Option<Text>,
     pidfile: Option<Text>,
     process: Option<RawProcess>,
     container: Option<Text>,
@@ -53,7 +54,7 @@ struct RawProbe {
     command: Option<Texts>,
 }
 
-const SERVICE: &str = "a service is container and engine, or pidfile and start, or process and start, or status, stop and start";
+const SERVICE: &str = "a service is unit, or container and engine, or pidfile and start, or process and start, or status, stop and start";
 
 impl Reader<'_> {
     pub(super) fn quiesce(&mut self, raw: Spanned<RawQuiesce>) -> Quiesce {
@@ -89,17 +90,25 @@ impl Reader<'_> {
 
     fn service(&mut self, raw: Spanned<RawService>) -> Option<Service> {
         let span = raw.span();
-        let RawService { pidfile, process, container, engine, socket, status, stop, start } =
+        let RawService { unit, pidfile, process, container, engine, socket, status, stop, start } =
             raw.into_inner();
         self.key.push("service".into());
-        if let (Some(name), None, None, None, None, None) =
-            (&container, &pidfile, &process, &status, &stop, &start)
+        let is_other = container.is_some() || engine.is_some() || socket.is_some();
+        if let (Some(name), None, None, None, None, None, false) =
+            (&unit, &pidfile, &process, &status, &stop, &start, is_other)
+        {
+            let service = self.parsed("unit", name.clone(), Service::of_unit);
+            self.key.pop();
+            return service;
+        }
+        if let (Some(name), None, None, None, None, None, None) =
+            (&container, &unit, &pidfile, &process, &status, &stop, &start)
         {
             let service = self.container(name.clone(), engine, socket, &span);
             self.key.pop();
             return service;
         }
-        let is_other = container.is_some() || engine.is_some() || socket.is_some();
+        let is_other = is_other || unit.is_some();
         let start = start.and_then(|words| self.command("start", words));
         let service = match (pidfile, status, stop) {
             _ if is_other => None,
