@@ -17,6 +17,8 @@ const INSIDE: &str = r#"exec 9>>/data/log; trap '[ -e /data/slow ] && sleep 3; e
 
 struct Engine<'a> {
     lab: &'a Lab,
+    /// Podman takes no path of more than 50 characters for it.
+    run: tempfile::TempDir,
     service: Option<Child>,
 }
 
@@ -32,7 +34,8 @@ impl<'a> Engine<'a> {
         });
         let tar = root.join("image.tar").display().to_string();
         ground::run("tar", &["-C", &root.join("inside").display().to_string(), "-cf", &tar, "."]);
-        let mut engine = Self { lab, service: None };
+        let run = tempfile::Builder::new().prefix("cowsnap-").tempdir_in("/run").expect("a folder");
+        let mut engine = Self { lab, run, service: None };
         engine.podman(&["import", &tar, "node-image"]);
         let volume = lab.placed("ROOT/mnt/node:/data");
         let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--cgroups=disabled"];
@@ -45,11 +48,12 @@ impl<'a> Engine<'a> {
 
     fn command(&self, words: &[&str]) -> Command {
         let root = self.lab.root();
-        let storage = ["--root", "ROOT/storage", "--runroot", "ROOT/run", "--storage-driver", "vfs"];
+        let storage = ["--root", "ROOT/storage", "--storage-driver", "vfs"];
         let how = ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--tmpdir", "ROOT/tmp"];
         let mut command = Command::new("unshare");
         command.args(["-m", "--propagation", "private", "sh", "-c", ENGINE, "sh", "podman"]);
-        command.args(storage.iter().chain(&how).map(|word| self.lab.placed(word))).args(words);
+        command.args(storage.iter().chain(&how).map(|word| self.lab.placed(word)));
+        command.arg("--runroot").arg(self.run.path()).args(words);
         command.current_dir(root).stdin(Stdio::null());
         command
     }
