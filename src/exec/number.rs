@@ -176,10 +176,10 @@ fn get(address: &str, path: &str, until: Instant) -> Result<Vec<u8>, Wrong> {
 fn answer(mut stream: TcpStream, until: Instant) -> Result<Vec<u8>, Wrong> {
     let (mut bytes, mut piece) = (Vec::new(), [0; 16 << 10]);
     loop {
-        if let Some(answer) = Answer::parse(&bytes)? {
-            if let Some(body) = answer.body(false)? {
-                return Ok(body);
-            }
+        if let Some(answer) = Answer::parse(&bytes)?
+            && let Some(body) = answer.body(false)?
+        {
+            return Ok(body);
         }
         readable(&stream, until)?;
         match stream.read(&mut piece).map_err(|error| away(error.to_string()))? {
@@ -368,7 +368,7 @@ mod tests {
         let pid = std::fs::read_to_string(pid).expect("it began");
         let is_dead = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-            stat.is_ok_and(|stat| !stat.contains(") Z ")) == false
+            !stat.is_ok_and(|stat| !stat.contains(") Z "))
         };
         let until = Instant::now() + Duration::from_secs(20);
         while !is_dead() {
