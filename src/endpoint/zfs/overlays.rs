@@ -2,7 +2,7 @@
 //! `POOL/cowsnap-overlays`, are mounted by overlays alone, and no listing shows them.
 //!
 //! **Invariant:** nothing is destroyed but what has its mark set on itself, and is still what was made, by its guid and its pool's as far as they
-//! are known; and nothing that somebody made in it, unless that was asked for by its guid ([`inside`](super::inside)).
+//! are known; and nothing that somebody made in it, unless that was asked for by its guid ([`inside`]).
 
 use std::collections::BTreeMap;
 use std::io;
