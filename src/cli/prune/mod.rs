@@ -104,6 +104,7 @@ impl Work {
         for (found, details) in datasets.into_iter().zip(described) {
             match self.seen(&found, details, context) {
                 Ok(seen) => self.read.push((found.dataset, seen)),
+                Err(error) if found.has_gone(&error) => self.errors.n -= 1,
                 Err(error) => self.errors.push(found.dataset.to_string(), error),
             }
         }
@@ -433,6 +434,15 @@ struct Found {
     /// What was named, that it is or is inside.
     root: Dataset,
     bases: Rc<Vec<Base>>,
+}
+
+impl Found {
+    /// Whether `error` says no more than that somebody has destroyed it since what was named was listed, as clones of overlays are.
+    fn has_gone(&self, error: &Error) -> bool {
+        let is_not_there = |subject: &str| *subject == self.dataset.to_string();
+        self.dataset != self.root
+            && matches!(error, Error::Endpoint(endpoint::Error::NotFound { subject, .. }) if is_not_there(subject))
+    }
 }
 
 /// Another place, and what there is, read before anything is destroyed.
