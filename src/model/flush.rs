@@ -39,3 +39,28 @@ impl fmt::Display for Flushed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_called_by_its_files_or_its_server() {
+        let postgres =
+            |connection: &str| Flushed::Postgres { connection: connection.into(), user: "postgres".into() };
+        let all = [
+            Flushed::Sqlite(vec!["/srv/a.db".into()]),
+            Flushed::Sqlite(vec!["/srv/a.db".into(), "/srv/b.db".into()]),
+            postgres(""),
+            postgres("host=/run port=5433"),
+        ];
+        let told = all.map(|flushed| flushed.to_string());
+        let expected = [
+            "the log of /srv/a.db",
+            "the log of /srv/a.db, /srv/b.db",
+            "PostgreSQL",
+            "PostgreSQL at host=/run port=5433",
+        ];
+        assert_eq!(told, expected);
+    }
+}

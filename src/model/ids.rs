@@ -49,7 +49,7 @@ fn moved(id: u32, from: u32, to: u32, count: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{inside, map as parsed, outside};
+    use super::{Ids, inside, map as parsed, outside};
 
     #[test]
     fn ids_go_out_and_come_back() {
@@ -61,5 +61,24 @@ mod tests {
         assert_eq!((outside(&map, 65_537), inside(&map, 0), inside(&map, 1001)), (None, None, None));
         assert_eq!(outside(&[[0, u32::MAX, 2]], 1), None);
         assert_eq!((parsed("0 0"), parsed("0 0 x"), parsed("")), (None, None, Some(vec![])));
+    }
+
+    #[test]
+    fn maps_are_read_of_users_and_groups_or_not_at_all() {
+        let ids = Ids::parse("0 1000 1\n", "0 100 1\n1 100000 65536\n").expect("maps");
+        assert_eq!((ids.users, ids.groups), (vec![[0, 1000, 1]], vec![[0, 100, 1], [1, 100_000, 65_536]]));
+        for (users, groups) in [("0 0", "0 0 1"), ("0 0 1", "0 0 -1"), ("0 0 1", "0 0 4294967296")] {
+            assert_eq!(Ids::parse(users, groups), None, "{users:?} {groups:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_all_ids_has_them_as_they_are() {
+        let all = Ids::all();
+        for id in [0, 1000, u32::MAX - 1] {
+            assert_eq!((outside(&all.users, id), inside(&all.groups, id)), (Some(id), Some(id)));
+        }
+        // That one is nobody's: it says "no id" to the kernel.
+        assert_eq!((outside(&all.users, u32::MAX), inside(&all.groups, u32::MAX)), (None, None));
     }
 }

@@ -164,6 +164,8 @@ pub fn curl_config(url: &str, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
 
     fn message(text: &str) -> Message {
@@ -215,5 +217,81 @@ mod tests {
         assert!(is_new(None, "usage", 0) && is_new(Some(("corrupt", 0)), "usage", 1));
         assert!(!is_new(Some(("usage", 0)), "usage", day - 1) && is_new(Some(("usage", 0)), "usage", day));
         assert!(is_new(Some(("usage", 1000)), "usage", 0), "the clock was ahead");
+    }
+
+    #[test]
+    fn what_is_said_depends_on_what_it_came_to() {
+        let said = |news, bytes, downtime_ms| {
+            let message = Message {
+                news,
+                bytes,
+                downtime_ms,
+                host: "h".into(),
+                failure: (news != News::Success).then(|| Failure::new("unreachable", "no route")),
+                ..message("")
+            };
+            message.body()
+        };
+        expect![[r#"
+            cowsnap on h: job node FAILED
+
+            began a, ended b
+            it failed (unreachable): no route
+
+            cowsnap status says more.
+        "#]]
+        .assert_eq(&said(News::Failure, 0, None));
+        expect![[r#"
+            cowsnap on h: job node is well again
+
+            began a, ended b
+            the run before it had failed (unreachable): no route
+            3 bytes travelled
+
+            cowsnap status says more.
+        "#]]
+        .assert_eq(&said(News::Recovery, 3, None));
+        expect![[r#"
+            cowsnap on h: job node is done
+
+            began a, ended b
+            services were down for 250 ms
+
+            cowsnap status says more.
+        "#]]
+        .assert_eq(&said(News::Success, 0, Some(250)));
+    }
+
+    #[test]
+    fn a_command_finds_all_of_it_in_its_environment() {
+        let told = |message: &Message| {
+            let pairs = message.environment().into_iter();
+            pairs.map(|(key, value)| format!("{key}={value}\n")).collect::<String>()
+        };
+        expect![[r#"
+            COWSNAP_JOB=node
+            COWSNAP_HOST=host  Bcc: x@y
+            COWSNAP_RESULT=failure
+            COWSNAP_CLASS=conflict
+            COWSNAP_MESSAGE=a b
+            COWSNAP_BEGAN=a
+            COWSNAP_ENDED=b
+            COWSNAP_SECONDS=1.500
+            COWSNAP_BYTES=3
+            COWSNAP_DOWNTIME_MS=
+        "#]]
+        .assert_eq(&told(&message("a\nb")));
+        let well = Message { news: News::Success, failure: None, downtime_ms: Some(250), ..message("") };
+        let told = told(&well);
+        for line in ["COWSNAP_RESULT=success\n", "COWSNAP_CLASS=\n", "COWSNAP_DOWNTIME_MS=250\n"] {
+            assert!(told.contains(line), "{told}");
+        }
+    }
+
+    #[test]
+    fn news_are_called_as_they_are_written() {
+        for news in News::ALL {
+            assert_eq!(serde_json::to_string(&news).expect("text"), format!("{:?}", news.name()));
+        }
     }
 }

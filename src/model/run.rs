@@ -498,4 +498,48 @@ mod tests {
         tally.add(outcome(Subject::of_job(Op::Run), 1, false));
         assert_eq!((tally.done, tally.total_bytes), (u64::MAX, u64::MAX));
     }
+
+    #[test]
+    fn what_is_done_is_called_as_it_is_written() {
+        for op in [Op::Run, Op::Quiesce, Op::Snapshot, Op::Replicate, Op::Prune, Op::Drill] {
+            assert_eq!(serde_json::to_string(&op).unwrap(), format!("{:?}", op.name()));
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_no_run_is_counted_and_is_not_the_last_run() {
+        let mut record = JobRecord::new("node", at(0));
+        record.begin(at(1), 7);
+        let drill = Subject::of_job(Op::Drill);
+        record.note(outcome(drill.clone(), 2, true));
+        record.note(outcome(drill.clone(), 3, false));
+        let tally = record.tally(&drill).unwrap();
+        assert_eq!((tally.done, tally.failed, tally.last_success), (1, 1, Some(at(3))));
+        assert!(record.running.is_some() && record.last_run.is_none());
+        assert_eq!(record.tallies[0].subject, Subject::of_job(Op::Run));
+    }
+
+    #[test]
+    fn downtime_is_summed_and_the_last_one_stays_until_there_is_another() {
+        let mut tally = Tally::new(Subject::of_job(Op::Quiesce));
+        for down in [Some(300), Some(200), None] {
+            let downtime = down.map(Duration::from_millis);
+            tally.add(Outcome { downtime, ..outcome(Subject::of_job(Op::Quiesce), 1, false) });
+        }
+        assert_eq!((tally.last_downtime_ms, tally.total_downtime_ms), (Some(200), 500));
+        assert_eq!(milliseconds(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_failure_is_told_again_when_it_is_another_and_after_it_went_well() {
+        let mut record = JobRecord::new("node", at(0));
+        let failure = |class| Some(Failure::new(class, "no"));
+        let told: Vec<_> = [(0, "usage"), (60, "usage"), (120, "corrupt"), (180, "corrupt")]
+            .map(|(second, class)| record.tell(at(second), failure(class).as_ref()))
+            .into();
+        assert_eq!(told, [true, false, true, false]);
+        assert_eq!(record.told, Some(Told { at: at(120), class: "corrupt".into() }));
+        assert!(record.tell(at(240), None) && record.told.is_none());
+        assert!(record.tell(at(300), failure("corrupt").as_ref()));
+    }
 }

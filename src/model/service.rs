@@ -219,15 +219,74 @@ mod tests {
         assert_eq!(Probe::Command(vec!["a".into(), "b".into()]).to_string(), "a b");
     }
 
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    fn hook() -> Service {
+        Service::Hook { before: words("db pause"), after: words("db resume") }
+    }
+
     #[test]
     fn a_service_is_called_by_what_stops_it() {
-        let start = || vec!["node".to_owned(), "-d".to_owned()];
-        let all = [
-            Service::Unit { name: "a.service".into() },
-            Service::Process { pidfile: "/run/a.pid".into(), start: start() },
-            Service::Commands { status: start(), stop: start(), start: start() },
+        let start = || words("node -d");
+        let program = |argument: Option<&str>| Service::Program {
+            exe: "/usr/bin/node".into(),
+            argument: argument.map(str::to_owned),
+            start: start(),
+        };
+        let table = [
+            (Service::Unit { name: "a.service".into() }, "a.service"),
+            (Service::Process { pidfile: "/run/a.pid".into(), start: start() }, "the process of /run/a.pid"),
+            (program(None), "the process of /usr/bin/node"),
+            (program(Some("-conf=/etc/a")), "the process of /usr/bin/node -conf=/etc/a"),
+            (Service::Container { name: "node".into(), socket: "/run/docker.sock".into() }, "container node"),
+            (hook(), "what db pause tells"),
+            (Service::Commands { status: start(), stop: start(), start: start() }, "what node -d starts"),
         ];
-        let told = all.map(|service| service.to_string());
-        assert_eq!(told, ["a.service", "the process of /run/a.pid", "what node -d starts"]);
+        for (service, told) in table {
+            assert_eq!(service.to_string(), told);
+        }
+    }
+
+    #[test]
+    fn a_unit_is_one_that_can_be_stopped_and_started_again() {
+        for name in ["node.service", "a-b_c:d.e.timer", "node@main.service", "x\\x2d1.socket", "p.path"] {
+            let unit = Service::of_unit(name).expect(name);
+            assert_eq!((unit.unit(), unit.to_string().as_str()), (Some(name), name));
+        }
+        let long = format!("{}.service", "n".repeat(MAX_UNIT - ".service".len() + 1));
+        for (name, why) in [
+            ("node", "it ends with one of .service, .socket, .timer, .path"),
+            ("node.mount", "it ends with one of .service"),
+            (".service", "is no unit's name: `systemd-escape`"),
+            ("*.service", "no pattern is read"),
+            ("a b.service", "is no unit's name"),
+            ("/etc/a.service", "is no unit's name"),
+            (&long, "is no unit's name"),
+            ("@a.service", "\"@a.service\" is no unit's name"),
+            ("node@.service", "is a template: an instance of it is \"node@NAME.service\""),
+        ] {
+            let error = Service::of_unit(name).expect_err(name);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_told_and_not_stopped_goes_on() {
+        let unit = || Service::Unit { name: "a.service".into() };
+        let goes_on = |services| {
+            let within = Duration::from_secs(1);
+            let quiesce = Quiesce {
+                services,
+                stop_within: within,
+                start_within: within,
+                probe: None,
+                max_downtime: None,
+            };
+            quiesce.goes_on()
+        };
+        assert_eq!((goes_on(vec![hook()]), goes_on(vec![unit()]), goes_on(Vec::new())), (true, false, false));
+        assert_eq!((hook().unit(), unit().unit()), (None, Some("a.service")));
     }
 }

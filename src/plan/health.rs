@@ -11,9 +11,6 @@ use crate::model::JobRecord;
 use crate::model::run::{Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
-#[cfg(test)]
-mod tests;
-
 /// What was seen of a job.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -457,3 +454,6 @@ pub fn lateness(last: Timestamp, schedule: &Schedule, patience: i32) -> Option<(
 pub fn percent_free((free, size): (u64, u64)) -> Option<f64> {
     (size > 0).then(|| free as f64 * 100.0 / size as f64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -228,3 +228,6 @@ impl Collected {
 fn seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -383,4 +383,42 @@ mod tests {
         assert_eq!(policy.needs(Some(at(LAST)), now), Needs { written: Some(100), number: true });
         assert_eq!(policy.needs(Some(at(LAST)), at("2026-11-20T02:05:00Z")), Needs::default());
     }
+
+    #[test]
+    fn who_says_the_number_is_called_by_how_it_is_asked() {
+        let http = |pointer: &str| Ask::Http {
+            address: "127.0.0.1:20443".into(),
+            path: "/v2/info".into(),
+            pointer: pointer.into(),
+        };
+        let command = Ask::Command(vec!["/usr/bin/height".into(), "-q".into()]);
+        let told = [command, http(""), http("/chain/height")].map(|ask| {
+            let source = Source { ask, within: std::time::Duration::from_secs(1) };
+            source.to_string()
+        });
+        let expected = [
+            "the number that /usr/bin/height -q prints",
+            "the number at http://127.0.0.1:20443/v2/info",
+            "chain.height at http://127.0.0.1:20443/v2/info",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_was_asked_for_is_a_reason_in_words_too() {
+        let due = Due { reasons: vec![Reason::Requested], is_emergency: false };
+        assert_eq!(due.to_string(), "it was asked for");
+    }
+
+    #[test]
+    fn thresholds_are_none_only_if_nothing_is_enough() {
+        assert!(Thresholds::default().is_empty());
+        for thresholds in [
+            Thresholds { written: Some(0), ..Thresholds::default() },
+            Thresholds { age: Some(SignedDuration::ZERO), ..Thresholds::default() },
+            Thresholds { number: Some(0), ..Thresholds::default() },
+        ] {
+            assert!(!thresholds.is_empty(), "{thresholds:?}");
+        }
+    }
 }
