@@ -455,3 +455,37 @@ fn what_can_not_be_stopped_or_started_is_told() {
         "#]],
     );
 }
+
+#[test]
+fn what_is_frozen_is_named_by_where_it_is_mounted() {
+    let flush = |lines: &str| format!("[job.a]\ndatasets = [\"tank/a\"]\n[job.a.flush]\n{lines}\n");
+    let config = load(&[("config.toml", &flush("within = \"5s\"\nfsfreeze = [\"/mnt/a\", \"/mnt/b\"]"))]);
+    let config = config.expect("a configuration");
+    let quiesce = config.jobs[0].quiesce.as_ref().expect("it is there");
+    assert_eq!(quiesce.frozen(), [Path::new("/mnt/a"), Path::new("/mnt/b")]);
+    assert_eq!((quiesce.stop_within.as_secs(), quiesce.goes_on()), (5, true));
+    check(
+        &flush("fsfreeze = []"),
+        expect![[r#"
+            config.toml:4: job.a.flush.fsfreeze: names no filesystem: ["/mnt/of/a/disk"]
+        "#]],
+    );
+    check(
+        &flush("fsfreeze = [\"/a\", \"/a\"]"),
+        expect![[r#"
+            config.toml:4: job.a.flush.fsfreeze: is there twice
+        "#]],
+    );
+    check(
+        &flush("fsfreeze = [\"a\"]"),
+        expect![[r#"
+            config.toml:4: job.a.flush.fsfreeze: "a" is a relative path: an absolute one is needed
+        "#]],
+    );
+    check(
+        &flush("fsfreeze = [\"/a\"]\nafter = [\"/b\"]"),
+        expect![[r#"
+            config.toml:3: job.a.flush: one of sqlite = ["/path/of/a.db"], postgres = { connection = "port=5432" }, fsfreeze = ["/mnt/of/a/disk"], command = ["/PROGRAM", "ARGUMENT"] with after
+        "#]],
+    );
+}

@@ -1,7 +1,7 @@
 //! What is stopped for a snapshot, and how it is known to run.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,16 @@ pub struct Quiesce {
 impl Quiesce {
     /// Whether nothing is stopped: what writes is told, and goes on.
     pub fn goes_on(&self) -> bool {
-        self.services.iter().any(|service| matches!(service, Service::Hook { .. }))
+        self.services.iter().any(|service| matches!(service, Service::Hook { .. } | Service::Frozen { .. }))
+    }
+
+    /// Where the filesystems are mounted to which nobody writes meanwhile.
+    pub fn frozen(&self) -> Vec<&Path> {
+        let place = |service| match service {
+            &Service::Frozen { ref place } => Some(place.as_path()),
+            _ => None,
+        };
+        self.services.iter().filter_map(place).collect()
     }
 }
 
@@ -66,6 +75,11 @@ pub enum Service {
         before: Vec<String>,
         /// Tells it after, whatever has happened; empty if nothing has to.
         after: Vec<String>,
+    },
+    /// A filesystem that goes on, and is written to by nobody while the snapshot is taken.
+    Frozen {
+        /// Where it is mounted.
+        place: PathBuf,
     },
     /// Something that commands know.
     Commands {
@@ -131,6 +145,7 @@ impl fmt::Display for Service {
             }
             Self::Container { name, .. } => write!(f, "container {name}"),
             Self::Hook { before, .. } => write!(f, "what {} tells", before.join(" ")),
+            Self::Frozen { place } => write!(f, "the filesystem at {}", place.display()),
             Self::Commands { start, .. } => write!(f, "what {} starts", start.join(" ")),
         }
     }
@@ -242,6 +257,7 @@ mod tests {
             (program(Some("-conf=/etc/a")), "the process of /usr/bin/node -conf=/etc/a"),
             (Service::Container { name: "node".into(), socket: "/run/docker.sock".into() }, "container node"),
             (hook(), "what db pause tells"),
+            (Service::Frozen { place: "/mnt/a".into() }, "the filesystem at /mnt/a"),
             (Service::Commands { status: start(), stop: start(), start: start() }, "what node -d starts"),
         ];
         for (service, told) in table {
@@ -284,9 +300,14 @@ mod tests {
                 probe: None,
                 max_downtime: None,
             };
-            quiesce.goes_on()
+            let frozen = quiesce.frozen().into_iter().map(Path::to_owned).collect::<Vec<_>>();
+            (quiesce.goes_on(), frozen)
         };
-        assert_eq!((goes_on(vec![hook()]), goes_on(vec![unit()]), goes_on(Vec::new())), (true, false, false));
+        let none = Vec::<PathBuf>::new;
+        assert_eq!(goes_on(vec![hook()]), (true, none()));
+        assert_eq!((goes_on(vec![unit()]), goes_on(Vec::new())), ((false, none()), (false, none())));
+        let frozen = || Service::Frozen { place: "/mnt/a".into() };
+        assert_eq!(goes_on(vec![frozen()]), (true, vec!["/mnt/a".into()]));
         assert_eq!((hook().unit(), unit().unit()), (None, Some("a.service")));
     }
 }

@@ -26,7 +26,7 @@ pub enum Stopping {
     No,
     /// It may be asked, a moment later; or it was, and says that it has not stopped.
     Asked,
-    /// It was told to, and will, however long that takes.
+    /// It was told to, and will, however long that takes. Of a filesystem: it may be frozen.
     Sent,
 }
 
@@ -46,13 +46,17 @@ pub struct Entry {
     /// Since which start of the machine that is so: what was stopping or starting before another one is not any more.
     #[serde(default)]
     pub boot: String,
+    /// Of a filesystem that is frozen: the number of its device, whatever is mounted at its place since.
+    #[serde(default)]
+    pub device: Option<u64>,
 }
 
 impl Entry {
     /// One that runs.
     pub fn new(service: Service) -> Self {
         let boot = process::boot_id();
-        Self { service, stopping: Stopping::No, process: None, starting: false, starter: None, boot }
+        let (stopping, process, starting, starter, device) = (Stopping::No, None, false, None, None);
+        Self { service, stopping, process, starting, starter, boot, device }
     }
 }
 
@@ -329,6 +333,10 @@ fn keys(service: &Service) -> Vec<String> {
         Service::Container { name, socket } => {
             let socket = pidfile::resolve(socket).path;
             vec![[&b"container "[..], socket.as_os_str().as_bytes(), b"\0", name.as_bytes()].concat()]
+        }
+        Service::Frozen { place } => {
+            let place = pidfile::resolve(place).path;
+            vec![[&b"frozen "[..], place.as_os_str().as_bytes()].concat()]
         }
         Service::Hook { before, .. } => vec![format!("hook {}", before.join("\0")).into_bytes()],
         Service::Commands { start, .. } => vec![format!("commands {}", start.join("\0")).into_bytes()],

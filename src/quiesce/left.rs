@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
+use crate::quiesce::guard::start_guard;
 use crate::quiesce::process::Process;
-use crate::quiesce::real::start_guard;
 use crate::quiesce::{Error, Lease, Leases, Result, command, service};
 
 /// How long a guard that was killed may take to end.

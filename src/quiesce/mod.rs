@@ -13,6 +13,8 @@ use crate::sys::writers::Writer;
 mod command;
 mod container;
 mod flush;
+mod frozen;
+mod guard;
 mod http;
 mod lease;
 mod left;
@@ -28,9 +30,11 @@ mod tests;
 mod units;
 
 pub use flush::flush;
+pub use frozen::freeze;
+pub use guard::{Recovered, guard, recover};
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
-pub use real::{Acts, Ground, Recovered, guard, quiesced, recover};
+pub use real::{Acts, Ground, quiesced};
 pub use systemd::Trouble;
 
 /// What can go wrong.
@@ -75,6 +79,20 @@ pub enum Error {
         service: String,
         /// What happened.
         why: String,
+    },
+    /// A filesystem is frozen to which everybody could write before.
+    #[error("{} IS FROZEN: cannot thaw it: {why}", place.display())]
+    NotThawed {
+        /// Where it is mounted.
+        place: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// A filesystem was frozen by somebody else.
+    #[error("{} is frozen already, by somebody else", place.display())]
+    Frozen {
+        /// Where it is mounted.
+        place: PathBuf,
     },
     /// A service is down, and nobody is to start it any more.
     #[error("{service} IS DOWN, and nobody starts it any more")]
@@ -170,12 +188,19 @@ impl Error {
         matches!(self, Self::Busy { .. } | Self::Shared { .. })
     }
 
+    /// Whether something is down, or stands still, that ran before: of all that can be told, this has to be.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::NotStarted { .. } | Self::NotThawed { .. })
+    }
+
     /// What it means for whoever runs the program.
     pub fn class(&self) -> Class {
         match self {
-            Self::NotStarted { .. } | Self::GivenUp { .. } => Class::Internal,
+            Self::NotStarted { .. } | Self::NotThawed { .. } | Self::GivenUp { .. } => Class::Internal,
             Self::Unit { why, .. } => why.class,
-            Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } => Class::Conflict,
+            Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } | Self::Frozen { .. } => {
+                Class::Conflict
+            }
             Self::Io { source, .. } => class_of_io(source),
             _ => Class::Unreachable,
         }
@@ -184,7 +209,9 @@ impl Error {
     /// The command that would help.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotStarted { .. } => Some("cowsnap job recover tries it again".into()),
+            Self::NotStarted { .. } | Self::NotThawed { .. } => {
+                Some("cowsnap job recover tries it again".into())
+            }
             Self::Own { .. } => Some("have --state-dir, and the output, elsewhere".into()),
             _ => None,
         }

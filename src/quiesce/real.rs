@@ -1,32 +1,25 @@
 //! Transactions with real services, and what makes up for one that died.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
-
 use crate::model::{Quiesce, Service};
 use crate::plan::quiesce::{Machine, Outcome, Step};
+use crate::quiesce::guard::{fulfil, start_guard};
 use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
 use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
-use crate::quiesce::{Error, Finished, Lease, Leases, Result, World, command, probe, transact, units};
-use crate::sys::child;
-use crate::sys::interrupt::{self, Timely};
-use crate::sys::pipe::pipe;
+use crate::quiesce::{
+    Error, Finished, Lease, Leases, Result, World, command, frozen, probe, transact, units,
+};
+use crate::sys::interrupt;
 use crate::sys::writers::{self, Asked, Found, Survey};
 
-/// How long a guard may take until it runs.
-const GUARD_READY: Duration = Duration::from_secs(60);
-/// How often a guard looks whether its run is suspended.
-const LOOKS: Duration = Duration::from_secs(1);
 /// How long a service that stops too late is waited for before its guard is left to it.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long after its command has ended a service may take to show that it runs, if nobody knows how the command ended.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How long after the start, which is over, services are looked at once more.
@@ -34,7 +27,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// How long the kernel is asked of files again while services are down, at most, each of the two times.
 const ASKING: Duration = Duration::from_secs(5);
 /// Between two attempts to start.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a transaction takes place.
 #[derive(Debug, Clone, Copy)]
@@ -163,9 +156,39 @@ impl<A> Real<'_, A> {
         service::runs(of).map_err(|why| Error::Service { op: "look at", service: of.to_string(), why })
     }
 
+    /// The number of the device of a filesystem that is to be frozen.
+    fn device(&self, place: &Path) -> Result<u64> {
+        let Ground { roots, state_dir, .. } = self.ground;
+        let what = format!("the filesystem at {}", place.display());
+        frozen::check(place, roots, state_dir).map_err(|why| Error::Flush { what, why })
+    }
+
+    /// Stops a service of the lease, as far as that can be told.
+    fn told_to_stop(&self, at: usize, kept: Option<OwnedFd>, sent: &mut dyn FnMut()) -> Result<Stop, String> {
+        let Entry { service, process, device, .. } = &self.lease.as_ref().expect("a lease").services[at];
+        let within = self.ground.quiesce.stop_within;
+        match (service, device) {
+            (Service::Frozen { place }, Some(device)) => {
+                sent();
+                frozen::begin(self.ground.program, place, *device, within, kept)
+            }
+            _ => service::stop(service, process.as_ref(), within, kept, sent),
+        }
+    }
+
+    /// What was frozen is so still.
+    fn is_frozen(&self) -> Result<()> {
+        for entry in self.lease.iter().flat_map(|lease| &lease.services) {
+            let (Service::Frozen { place }, Some(device)) = (&entry.service, entry.device) else { continue };
+            let what = entry.service.to_string();
+            frozen::is_held(place, device).map_err(|why| Error::Flush { what, why })?;
+        }
+        Ok(())
+    }
+
     fn is_quiet(&mut self) -> Result<()> {
         if self.ground.quiesce.goes_on() {
-            return Ok(());
+            return self.is_frozen();
         }
         for nth in 0..self.ground.quiesce.services.len() {
             if self.runs(nth)? {
@@ -213,7 +236,7 @@ impl<A> Real<'_, A> {
     }
 }
 
-fn own() -> Option<Process> {
+pub(super) fn own() -> Option<Process> {
     i32::try_from(std::process::id()).ok().and_then(Process::of)
 }
 
@@ -236,6 +259,9 @@ impl<A: Acts> World for Real<'_, A> {
         for &nth in &running {
             let (of, op) = (self.service(nth), "stop");
             service::process(of).map_err(|why| Error::Service { op, service: of.to_string(), why })?;
+        }
+        for place in self.ground.quiesce.frozen() {
+            self.device(place)?;
         }
         if !self.ground.quiesce.goes_on() {
             self.survey()?;
@@ -276,9 +302,15 @@ impl<A: Acts> World for Real<'_, A> {
     fn stop(&mut self, nth: usize) -> Result<(), A::Error> {
         interrupt::check().map_err(Error::io("stop", self.service(nth)))?;
         let (at, of) = (self.entry(nth), self.service(nth).clone());
+        let device = match &of {
+            Service::Frozen { place } => Some(self.device(place)?),
+            _ => None,
+        };
+        let op = if device.is_some() { "freeze" } else { "stop" };
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
-        let told = |why| Error::Service { op: "stop", service: of.to_string(), why };
+        let told = |why| Error::Service { op, service: of.to_string(), why };
         lease.services[at].process = service::process(&of).map_err(told)?;
+        lease.services[at].device = device;
         // Before it is told: whoever dies in between leaves one that is waited for, and not one that stops unseen.
         lease.services[at].stopping = Stopping::Sent;
         let is_first = !std::mem::replace(&mut self.is_counted, true);
@@ -288,10 +320,12 @@ impl<A: Acts> World for Real<'_, A> {
             return Err(error.into());
         }
         let kept = self.leases.begin(&of, Doing::Stop);
-        let (within, process) = (self.ground.quiesce.stop_within, lease.services[at].process.clone());
+        let within = self.ground.quiesce.stop_within;
         let mut was_sent = false;
-        let mut sent = || was_sent = true;
-        match service::stop(&of, process.as_ref(), within, kept, &mut sent) {
+        let done = self.told_to_stop(at, kept, &mut || was_sent = true);
+        let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
+        match done {
+            Ok(Stop::Down) if device.is_some() => Ok(()),
             // Nobody has to wait for that any more: whoever runs it from here on is not stopping.
             Ok(Stop::Down) => {
                 lease.services[at].stopping = Stopping::No;
@@ -299,6 +333,11 @@ impl<A: Acts> World for Real<'_, A> {
                 Ok(())
             }
             Ok(Stop::Late) => Err(Error::StopDeadline { service: of.to_string(), within }.into()),
+            Ok(Stop::NotBegun(why)) => {
+                lease.services[at].stopping = Stopping::No;
+                let _ = self.leases.write(lease);
+                Err(told(why).into())
+            }
             Ok(Stop::Refused(why)) => {
                 lease.services[at].stopping = Stopping::Asked;
                 let _ = self.leases.write(lease);
@@ -381,195 +420,29 @@ impl<A: Acts> World for Real<'_, A> {
     }
 }
 
-/// Has a process of its own session wait for the end of this one, and answers what ends with this one, and why the guard is in no scope of its own.
-pub(super) fn start_guard(
-    state_dir: &Path,
-    job: &str,
-    program: Option<&Path>,
-    leases: &Leases,
-) -> io::Result<(OwnedFd, String)> {
-    let ((its_end, mine), (ready, says_so)) = (pipe(4096)?, pipe(4096)?);
-    let log = File::options().create(true).append(true).open(leases.log(job))?;
-    let mut command = Command::new(program.unwrap_or(Path::new("/proc/self/exe")));
-    command.arg("--state-dir").arg(state_dir.canonicalize()?).args(["job", "guard", job]);
-    command.stdin(its_end).stdout(says_so).stderr(log).current_dir("/");
-    child::orphan(&mut command);
-    command.spawn()?.wait()?;
-    drop(command);
-    Ok((mine, units::heard(Timely::new(File::from(ready), Some(GUARD_READY)))?))
-}
-
-/// Waits for the end of who started this process, and then starts what is to be started. Says when it waits.
-///
-/// # Errors
-/// What could not be started.
-pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Option<Recovered>> {
-    // Who ends the run, be it by a signal to all of its group, is to find the services running again.
-    interrupt::block_all_in_this_thread().map_err(Error::io("block", "signals"))?;
-    let leases = Leases::open(state_dir)?;
-    let told = ready.write_all(units::leave(job).as_bytes()).and_then(|()| ready.flush());
-    told.map_err(Error::io("answer", "who is guarded"))?;
-    drop(ready);
-    // An error is an end, too.
-    while command::ends(io::stdin(), Some(Instant::now() + LOOKS), false) == Ok(false) {
-        wake(&leases, job);
-    }
-    make_up(&leases, job, true)
-}
-
-/// A run that somebody suspends while services are down goes on.
-fn wake(leases: &Leases, job: &str) {
-    let run = leases.read(job).ok().flatten().and_then(|lease| lease.run);
-    let suspended = run.filter(Process::is_suspended).map(|run| run.open());
-    if let Some(Ok(Some(run))) = suspended {
-        // It fails if it has ended, and then the pipe says so.
-        let _ = pidfd_send_signal(&run, Signal::CONT);
-    }
-}
-
-/// What was made up for.
-#[derive(Debug, Clone)]
-pub struct Recovered {
-    /// Whose run had died.
-    pub job: String,
-    /// What runs now.
-    pub services: Vec<String>,
-}
-
-/// Starts what a job that died had stopped. `None`: it has left nothing.
-///
-/// # Errors
-/// [`Error::Busy`]: it runs still, or its guard is at it; what could not be started.
-pub fn recover(state_dir: &Path, job: &str) -> Result<Option<Recovered>> {
-    make_up(&Leases::open(state_dir)?, job, false)
-}
-
-pub(super) fn make_up(leases: &Leases, job: &str, waits: bool) -> Result<Option<Recovered>> {
-    let _lock = leases.lock(job, waits)?;
-    let Some(mut lease) = leases.read(job)? else { return Ok(None) };
-    if waits {
-        lease.guard = own();
-        // Who can not read who it is can not have it forgotten.
-        let _ = leases.write(&lease);
-    }
-    let _services = leases.lock_services(lease.services(), waits)?;
-    fulfil(leases, lease, waits, &mut |_| ()).map(Some)
-}
-
-/// A lease alone.
-struct Left<'a> {
-    leases: &'a Leases,
-    lease: Lease,
-    waits: Waits,
-}
-
-/// How long a service is waited for that was told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    /// A moment: others may be down that can be started at once.
-    Shortly,
-    /// As long as it had.
-    AsLong,
-    /// However long it takes.
-    WithoutEnd,
-}
-
-/// Who guards `waits` for a process that was told to stop, however long it takes.
-fn fulfil(leases: &Leases, lease: Lease, waits: bool, before: &mut dyn FnMut(Step)) -> Result<Recovered> {
-    let services: Vec<_> = lease.services().map(ToString::to_string).collect();
-    let (job, all) = (lease.job.clone(), || (0..services.len()).collect());
-    let mut left = Left { leases, lease, waits: Waits::Shortly };
-    let mut done = transact(&mut left, Machine::recovering(all()), before);
-    // One that hangs keeps none of the others down.
-    if done.not_started.iter().any(|error| matches!(error, Error::StillStopping { .. })) {
-        left.waits = if waits { Waits::WithoutEnd } else { Waits::AsLong };
-        done = transact(&mut left, Machine::recovering(all()), before);
-    }
-    match done.not_started.into_iter().chain(done.afterwards).next() {
-        Some(error) => Err(error),
-        None => Ok(Recovered { job, services }),
-    }
-}
-
-impl World for Left<'_> {
-    type Snapshot = ();
-    type Error = Error;
-
-    fn look(&mut self) -> Result<Vec<usize>> {
-        Ok((0..self.lease.services.len()).collect())
-    }
-
-    fn probe(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn lease(&mut self, _running: &[usize]) -> Result<()> {
-        Ok(())
-    }
-
-    fn guard(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn stop(&mut self, _nth: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn verify(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn confirm(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn discard(&mut self, (): ()) -> Result<()> {
-        Ok(())
-    }
-
-    fn start(&mut self, nth: usize) -> Result<()> {
-        let asked = match self.waits {
-            Waits::Shortly => Instant::now() + GRACE.min(self.lease.stop_within),
-            Waits::AsLong | Waits::WithoutEnd => Instant::now() + self.lease.stop_within,
-        };
-        let sent = (self.waits != Waits::WithoutEnd).then_some(asked);
-        let patience = Patience { sent, asked, is_last: self.waits != Waits::Shortly };
-        start(self.leases, &mut self.lease, nth, patience)
-    }
-
-    fn answer(&mut self) -> Result<(), (Outcome, Error)> {
-        let all: Vec<_> = self.lease.services().collect();
-        answers(&all, || Ok(()), Instant::now())
-    }
-
-    fn unlease(&mut self) -> Result<()> {
-        self.leases.remove(&self.lease.job)
-    }
-
-    fn pause(&mut self) {
-        sleep(PAUSE);
-    }
-}
-
 /// How long a service is waited for that may be stopping.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
-    sent: Option<Instant>, // It stops for certain; `None`: without end.
-    asked: Instant,
-    is_last: bool, // Nobody else waits for it afterwards.
+pub(super) struct Patience {
+    pub sent: Option<Instant>, // It stops for certain; `None`: without end.
+    pub asked: Instant,
+    pub is_last: bool, // Nobody else waits for it afterwards.
 }
 
 /// Starts a service of a lease. It may be stopping still, or starting.
-fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> Result<()> {
+pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Patience) -> Result<()> {
     let within = lease.start_within;
     let entry = lease.services[nth].clone();
     let service = &entry.service;
     if let Service::Unit { name } = service {
         return units::start(name, service, within, patience.sent);
+    }
+    if let Service::Frozen { place } = service {
+        stops(leases, &entry, patience)?;
+        frozen::end(&entry, place)?;
+        lease.services[nth].stopping = Stopping::No;
+        // Who thaws it once more does nothing.
+        let _ = leases.write(lease);
+        return Ok(());
     }
     let failed = |why| Error::NotStarted { service: service.to_string(), why };
     let is_of_now = entry.boot == process::boot_id();
@@ -621,7 +494,7 @@ fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
                 }
             }
             (Service::Process { .. } | Service::Program { .. }, None) => true, // There was none.
-            (Service::Hook { .. }, _) => true,
+            (Service::Hook { .. } | Service::Frozen { .. }, _) => true,
             _ => service::is_down(service, until, false).map_err(unknown)?,
         };
     match stopping {
@@ -672,7 +545,7 @@ fn all_run(services: &[&Service]) -> Result<()> {
 }
 
 /// Waits until `probe` answers, as long as these run.
-fn answers(
+pub(super) fn answers(
     services: &[&Service],
     probe: impl Fn() -> Result<()>,
     until: Instant,

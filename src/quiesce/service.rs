@@ -24,7 +24,7 @@ pub fn runs(service: &Service) -> Result<bool, String> {
         Service::Unit { name } => systemd::runs(name),
         Service::Process { .. } | Service::Program { .. } => Ok(process(service)?.is_some()),
         Service::Container { name, socket } => container::runs(socket, name),
-        Service::Hook { .. } => Ok(true),
+        Service::Hook { .. } | Service::Frozen { .. } => Ok(true),
         Service::Commands { status, .. } => match command::run(status, PATIENCE, false)? {
             None => Err(format!("{} took longer than {PATIENCE:?}", status.join(" "))),
             Some(ended) => match ended.code() {
@@ -48,7 +48,9 @@ pub fn process(service: &Service) -> Result<Option<Process>, String> {
         Service::Process { pidfile, .. } => Ok(Process::of_pidfile(pidfile)?.map(|(process, _)| process)),
         Service::Program { exe, argument, .. } => program::find(exe, argument.as_deref()),
         Service::Container { name, socket } => container::process(socket, name),
-        Service::Unit { .. } | Service::Hook { .. } | Service::Commands { .. } => Ok(None),
+        Service::Unit { .. } | Service::Hook { .. } | Service::Frozen { .. } | Service::Commands { .. } => {
+            Ok(None)
+        }
     }
 }
 
@@ -82,6 +84,8 @@ pub enum Stop {
     Refused(String),
     /// It could not be told to.
     NotAsked(Trouble),
+    /// Nothing was done to it, and so nothing is to be undone.
+    NotBegun(String),
 }
 
 /// Stops it, and waits until it is. Of a process, the one that is named. `sent` is called once it can not be taken back; a command has `kept` open.
@@ -116,6 +120,7 @@ pub fn stop(
                 None => Stop::Refused(format!("{} took longer than {within:?}", before.join(" "))),
             });
         }
+        Service::Frozen { .. } => return Ok(Stop::NotBegun("it is frozen elsewhere".into())),
         Service::Process { .. } | Service::Program { .. } => {
             let Some(pidfd) = process.map(Process::open).transpose()?.flatten() else {
                 return Ok(Stop::Down);
@@ -183,6 +188,7 @@ pub fn start(
         Service::Unit { name } => return systemd::comes_up(name, within).map_err(over),
         Service::Container { name, socket } => return container::start(socket, name, within).map_err(over),
         Service::Hook { after, .. } => return tell(after, within).map_err(over),
+        Service::Frozen { .. } => return Ok(()),
         Service::Process { start, .. } | Service::Program { start, .. } | Service::Commands { start, .. } => {
             start
         }

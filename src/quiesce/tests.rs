@@ -498,7 +498,7 @@ fn one_that_hangs_keeps_no_other_down_and_who_forgets_what_is_down_is_told() {
     // As the guard does, which waits for the other one without end.
     let state = folder.path().to_owned();
     let guard =
-        std::thread::spawn(move || real::make_up(&Leases::open(&state).expect("there"), "node", true));
+        std::thread::spawn(move || guard::make_up(&Leases::open(&state).expect("there"), "node", true));
     service::eventually(None, false, || Ok(down.exists())).expect("it is started");
     assert!(leases.read("node").expect("read").is_some() && !guard.is_finished());
     std::fs::remove_file(&hangs).expect("it has stopped");

@@ -71,6 +71,13 @@ pub struct Status {
 }
 
 impl Status {
+    /// The device number of the filesystem that holds the backing file, as `stat` gives it.
+    pub fn filesystem(&self) -> u64 {
+        let (major, minor) =
+            ((self.device >> 8) & 0xfff, (self.device & 0xff) | ((self.device >> 12) & 0xf_ff00));
+        rustix::fs::makedev(major as u32, minor as u32)
+    }
+
     /// Whether the device shows all of the file with that device and inode number (as `stat` gives them).
     pub fn shows(&self, st_dev: u64, st_ino: u64) -> bool {
         // The kernel encodes dev_t as 12 bits major, 20 bits minor: what the low 32 bits of glibc's form are too.

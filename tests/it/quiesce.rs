@@ -13,6 +13,7 @@ use crate::ground::{self, Btrfs, ground, waits};
 
 mod container;
 mod flush;
+mod freeze;
 mod killed;
 mod left;
 

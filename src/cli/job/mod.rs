@@ -50,6 +50,8 @@ enum Command {
     Unit,
     #[command(hide = true)]
     Guard(quiesced::Guard),
+    #[command(hide = true)]
+    Freeze(quiesced::Freeze),
 }
 
 /// Say what is wrong with the configuration; touches nothing that it names
@@ -111,6 +113,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             print_unit(include_str!("../../../packaging/systemd/cowsnap-recover.service"), context)
         }
         Command::Guard(guard) => quiesced::guard(&guard, context),
+        Command::Freeze(freeze) => quiesced::freeze(&freeze),
         Command::Run(run) => run::run(&run, &Config::load(&args.config)?, context),
     }
 }

@@ -68,7 +68,11 @@ pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Ta
         text += &format!("\n{service} was down, and stays down");
     }
     if let Some(downtime) = downtime {
-        let what = if quiesce.goes_on() { "was told for" } else { "stopped for" };
+        let what = match quiesce.goes_on() {
+            true if quiesce.frozen().is_empty() => "was told for",
+            true => "was frozen for",
+            false => "stopped for",
+        };
         text += &format!("\n{} {what} {} ms", names(quiesce, &running).join(", "), downtime.as_millis());
         if let Some(max) = quiesce.max_downtime.filter(|&max| downtime > max) {
             context
@@ -206,6 +210,19 @@ pub(super) struct Guard {
     job: String,
 }
 
+/// Freeze the filesystem that is mounted there, if that is its device; a process of its own can be left to itself where a disk does not answer
+#[derive(Debug, clap::Args)]
+pub(super) struct Freeze {
+    #[arg(value_name = "DIR")]
+    place: PathBuf,
+    #[arg(value_name = "NUMBER")]
+    device: u64,
+}
+
+pub(super) fn freeze(args: &Freeze) -> Result<()> {
+    Ok(quiesce::freeze(&args.place, args.device)?)
+}
+
 pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
     let known = Leases::open(context.state_dir())?.jobs()?;
     if let Some(unknown) = args.jobs.iter().find(|job| !known.contains(job)) {
@@ -228,7 +245,7 @@ pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
     }
     context.print(&json!({ "recovered": recovered }), text)?;
     // A service that is down is what has to be known.
-    failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(quiesce::Error::NotStarted { .. })));
+    failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();
     failed.into_iter().for_each(|(job, error)| context.warn(format!("job {job}: {}", with_causes(&error))));
     last.map_or(Ok(()), |(_, error)| Err(error))

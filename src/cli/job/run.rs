@@ -17,7 +17,6 @@ use crate::exec::request::Requests;
 use crate::model::Target;
 use crate::model::run::{Op, Subject};
 use crate::plan::retain::Retention;
-use crate::quiesce;
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
@@ -354,7 +353,7 @@ impl Work {
     /// A service that is down is what has to be known, whatever else failed. One failure alone, where nothing was done, is that failure;
     /// else some was done and some not.
     fn outcome(mut self, context: &Context) -> Result<()> {
-        let is_down = |error: &Error| matches!(error, Error::Quiesce(quiesce::Error::NotStarted { .. }));
+        let is_down = |error: &Error| matches!(error, Error::Quiesce(error) if error.is_down());
         if let Some(nth) = self.failed.iter().position(|(_, error)| is_down(error)) {
             let (_, down) = self.failed.remove(nth);
             self.failed

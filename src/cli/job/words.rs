@@ -76,6 +76,13 @@ pub(super) fn stops(quiesce: &Quiesce) -> String {
             time(quiesce.stop_within)
         );
     }
+    if quiesce.goes_on() {
+        return format!(
+            "freezes {}, for which there is {} each; if that fails there is no snapshot",
+            services.join(", then "),
+            time(quiesce.stop_within)
+        );
+    }
     let probe = quiesce.probe.as_ref().map(|probe| format!("if {probe} answers, ")).unwrap_or_default();
     format!(
         "{probe}stops {}, for which there is {}, and makes sure that nobody has a file there open for writing; else there is no snapshot",
@@ -104,6 +111,10 @@ fn starts(quiesce: &Quiesce) -> String {
             true => "stops nothing, and looks for nobody who writes".into(),
             false => format!("calls {}, whatever has failed", after.join(" ")),
         };
+    }
+    if quiesce.goes_on() {
+        let most = time(quiesce.stop_within + quiesce.start_within);
+        return format!("thaws what it froze, whatever has failed, after {most} at the latest");
     }
     let last = if quiesce.services.len() > 1 { ", the last one first" } else { "" };
     let probe =

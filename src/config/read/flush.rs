@@ -21,7 +21,7 @@ pub(super) struct RawFlush {
     postgres: Option<RawPostgres>,
     command: Option<Texts>,
     after: Option<Texts>,
-    fsfreeze: Option<Spanned<bool>>,
+    fsfreeze: Option<Texts>,
     within: Option<Text>,
 }
 
@@ -36,12 +36,11 @@ struct RawPostgres {
 pub(super) enum Told {
     /// A database is asked.
     Flush(Flush),
-    /// A command is called, and another one whatever happens.
+    /// A command is called, and another one whatever happens; or a filesystem is frozen, and thawed.
     Hook(Quiesce),
 }
 
-const FLUSH: &str = "one of sqlite = [\"/path/of/a.db\"], postgres = { connection = \"port=5432\" }, command = [\"/PROGRAM\", \"ARGUMENT\"] with after";
-const FREEZE: &str = "can not be: btrfs and ZFS take no snapshot of what is frozen, or freeze nothing, and need not, for theirs are of one instant";
+const FLUSH: &str = "one of sqlite = [\"/path/of/a.db\"], postgres = { connection = \"port=5432\" }, fsfreeze = [\"/mnt/of/a/disk\"], command = [\"/PROGRAM\", \"ARGUMENT\"] with after";
 
 impl Reader<'_> {
     pub(super) fn flush(&mut self, raw: Spanned<RawFlush>) -> Option<Told> {
@@ -49,21 +48,21 @@ impl Reader<'_> {
         let RawFlush { sqlite, postgres, command, after, fsfreeze, within } = raw.into_inner();
         self.key.push("flush".into());
         let within = within.and_then(|text| self.parsed("within", text, value::duration)).unwrap_or(PATIENCE);
-        let is_frozen = fsfreeze.is_some();
-        if let Some(freeze) = fsfreeze {
-            self.problem(freeze.span(), "fsfreeze", FREEZE);
-        }
-        let told = match (sqlite, postgres, command, after) {
-            _ if is_frozen => None,
-            (Some(files), None, None, None) => self.files(files).map(Flushed::Sqlite),
-            (None, Some(raw), None, None) => self.server(raw),
-            (None, None, Some(before), after) => {
+        let told = match (sqlite, postgres, fsfreeze, command, after) {
+            (Some(files), None, None, None, None) => self.files(files).map(Flushed::Sqlite),
+            (None, Some(raw), None, None, None) => self.server(raw),
+            (None, None, Some(places), None, None) => {
+                let frozen = self.frozen(places);
+                self.key.pop();
+                return frozen.map(|services| Told::Hook(told(services, within)));
+            }
+            (None, None, None, Some(before), after) => {
                 let before = self.command("command", before);
                 let after = after.map(|words| self.command("after", words));
                 let hook =
                     before.map(|before| Service::Hook { before, after: after.flatten().unwrap_or_default() });
                 self.key.pop();
-                return hook.map(|hook| Told::Hook(told(hook, within)));
+                return hook.map(|hook| Told::Hook(told(vec![hook], within)));
             }
             _ => {
                 self.problem(span, "", FLUSH);
@@ -84,6 +83,25 @@ impl Reader<'_> {
         texts.into_iter().map(|text| self.parsed("sqlite", text, absolute)).collect()
     }
 
+    /// Places where something is mounted.
+    fn frozen(&mut self, texts: Texts) -> Option<Vec<Service>> {
+        let span = texts.span();
+        let mut services = Vec::new();
+        for text in texts.into_inner() {
+            let span = text.span();
+            let service = Service::Frozen { place: self.parsed("fsfreeze", text, absolute)? };
+            if services.contains(&service) {
+                self.problem(span, "fsfreeze", "is there twice");
+            }
+            services.push(service);
+        }
+        if services.is_empty() {
+            self.problem(span, "fsfreeze", "names no filesystem: [\"/mnt/of/a/disk\"]");
+            return None;
+        }
+        Some(services)
+    }
+
     fn server(&mut self, raw: RawPostgres) -> Option<Flushed> {
         let RawPostgres { connection, user } = raw;
         let connection = match connection {
@@ -98,14 +116,8 @@ impl Reader<'_> {
     }
 }
 
-fn told(hook: Service, within: Duration) -> Quiesce {
-    Quiesce {
-        services: vec![hook],
-        stop_within: within,
-        start_within: within,
-        probe: None,
-        max_downtime: None,
-    }
+fn told(services: Vec<Service>, within: Duration) -> Quiesce {
+    Quiesce { services, stop_within: within, start_within: within, probe: None, max_downtime: None }
 }
 
 fn connects(text: &str) -> Result<String, String> {

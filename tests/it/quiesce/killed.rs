@@ -14,10 +14,15 @@ fn transaction(
     before: &mut dyn FnMut(cowsnap::plan::quiesce::Step),
 ) -> cowsnap::Result<quiesce::Finished<(), cowsnap::Error>> {
     let start = vec!["/bin/sh".into(), root.join("service").to_str().expect("utf-8").into()];
+    let inner = root.join("inner");
+    let (service, within) = match inner.exists() {
+        true => (Service::Frozen { place: inner }, 5_000),
+        false => (Service::Process { pidfile: root.join("pid"), start }, 60_000),
+    };
     let wanted = Quiesce {
-        services: vec![Service::Process { pidfile: root.join("pid"), start }],
-        stop_within: Duration::from_millis(if root.join("impatient").exists() { 300 } else { 60_000 }),
-        start_within: Duration::from_secs(60),
+        services: vec![service],
+        stop_within: Duration::from_millis(if root.join("impatient").exists() { 300 } else { within }),
+        start_within: Duration::from_millis(within),
         probe: None,
         max_downtime: None,
     };
@@ -302,4 +307,41 @@ fn a_snapshot_that_fails_leaves_the_service_running_and_no_guard() {
     assert_eq!(steps, "Look Probe Lease Guard Stop(0) Verify Snapshot Start(0) Answer Settle Unlease");
     assert!(lab.pid().is_some_and(|pid| pid != before));
     waits("the guard's end", || guards(&lab.root().join("state")).is_empty());
+}
+
+#[test]
+fn killed_at_any_step_nothing_is_frozen_afterwards() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = freeze::Inner::within(&lab);
+    for step in ["Guard", "Stop(0)", "Verify", "Snapshot", "Confirm", "Start(0)", "Settle"] {
+        for whom in ["one", "both"] {
+            lab.dies(step, whom);
+            if whom == "both" || step == "Guard" {
+                // Before the first and after the last of these it is not.
+                let is_frozen = ["Verify", "Snapshot", "Confirm", "Start(0)"].contains(&step);
+                assert_eq!(inner.is_thawed(), !is_frozen, "{step} {whom}");
+                lab.ends(0, "job recover");
+            }
+            waits(&format!("the lease's end: {step}"), || !lab.lease().exists());
+            assert!(inner.is_thawed(), "{step} {whom}");
+        }
+    }
+    lab.ends(0, "job run node");
+}
+
+#[test]
+fn a_run_that_waits_for_what_it_has_frozen_is_helped_by_its_guard_and_has_no_snapshot() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = freeze::Inner::within(&lab);
+    let hangs = || {
+        assert!(!inner.is_thawed());
+        fs::write(lab.root().join("inner/file"), "held back until then")
+            .map_err(|source| cowsnap::Error::Usage { what: source.to_string(), hint: None })
+    };
+    let done = transaction(lab.root(), hangs, &mut |_| ()).expect("begun");
+    let error = done.snapshot.expect_err("it is not kept").to_string();
+    assert!(error.contains("somebody has thawed it meanwhile"), "{error}");
+    assert!(lab.root().join("discarded").exists() && !lab.lease().exists() && inner.is_thawed());
 }
