@@ -72,6 +72,23 @@ pub struct Job {
     pub targets: Vec<Replica>,
     /// How a restore of it is rehearsed.
     pub drill: Option<Drill>,
+    /// What is called at which moment of its runs.
+    pub hooks: Option<Hooks>,
+}
+
+/// What is called at which moment of a run: of each a program's absolute path and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before anything is stopped; if it fails there is no snapshot.
+    pub before_snapshot: Option<Vec<String>>,
+    /// Once there is a snapshot, and what was stopped runs.
+    pub after_snapshot: Option<Vec<String>>,
+    /// Once all targets were tried.
+    pub after_replication: Option<Vec<String>>,
+    /// Last of all, if something failed.
+    pub on_failure: Option<Vec<String>>,
+    /// How long each may take.
+    pub within: Duration,
 }
 
 /// How it is found out whether a snapshot would do.

@@ -16,6 +16,7 @@ use crate::plan::schedule::Schedule;
 
 mod drill;
 mod flush;
+mod hooks;
 mod notify;
 mod quiesce;
 mod trigger;
@@ -57,6 +58,7 @@ struct RawJob {
     #[serde(default)]
     target: Vec<Spanned<RawTarget>>,
     drill: Option<Spanned<drill::RawDrill>>,
+    hooks: Option<Spanned<hooks::RawHooks>>,
 }
 
 #[derive(Deserialize)]
@@ -244,6 +246,7 @@ impl Reader<'_> {
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
         let recursive = raw.recursive;
         let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets, recursive));
+        let hooks = raw.hooks.map(|raw| self.hooks(raw, !targets.is_empty()));
         let trigger = raw.trigger.map(|raw| self.trigger(raw, schedule.as_ref(), retention.as_ref()));
         Job {
             name: name.into(),
@@ -263,6 +266,7 @@ impl Reader<'_> {
             retention,
             targets,
             drill,
+            hooks,
         }
     }
 

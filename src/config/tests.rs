@@ -180,7 +180,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks"
     "#]],
     );
     check_job(
@@ -214,9 +214,9 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     "#]],
     );
     check_job(
-        "hooks = []",
+        "checks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "hooks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill"
+        config.toml:4: job.a: unknown field "checks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks"
     "#]],
     );
 }
@@ -486,6 +486,42 @@ fn what_is_frozen_is_named_by_where_it_is_mounted() {
         &flush("fsfreeze = [\"/a\"]\nafter = [\"/b\"]"),
         expect![[r#"
             config.toml:3: job.a.flush: one of sqlite = ["/path/of/a.db"], postgres = { connection = "port=5432" }, fsfreeze = ["/mnt/of/a/disk"], command = ["/PROGRAM", "ARGUMENT"] with after
+        "#]],
+    );
+}
+
+#[test]
+fn hooks_are_commands_each_at_its_moment() {
+    let config = load(&[(
+        "config.toml",
+        &job(
+            "[job.a.hooks]\nbefore_snapshot = [\"/bin/a\", \"b\"]\non_failure = [\"/bin/c\"]\nwithin = \"3s\"",
+        ),
+    )]);
+    let hooks = config.expect("a configuration").jobs[0].hooks.clone().expect("they are there");
+    let words = |all: &[&str]| Some(all.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    assert_eq!(
+        (hooks.before_snapshot, hooks.after_snapshot, hooks.on_failure, hooks.within.as_secs()),
+        (words(&["/bin/a", "b"]), None, words(&["/bin/c"]), 3)
+    );
+    check_job(
+        "[job.a.hooks]\nbefore_snapshot = [\"a\"]\nafter_replication = [\"/bin/b\"]\nwithin = \"3\"\n",
+        expect![[r#"
+            config.toml:5: job.a.hooks.before_snapshot: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
+            config.toml:6: job.a.hooks.after_replication: says nothing without a target
+            config.toml:7: job.a.hooks.within: a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m
+        "#]],
+    );
+    check_job(
+        "[job.a.hooks]\nwithin = \"3s\"",
+        expect![[r#"
+            config.toml:4: job.a.hooks: calls nothing: at least one of before_snapshot, after_snapshot, after_replication, on_failure
+        "#]],
+    );
+    check_job(
+        "[job.a.hooks]\nafter = [\"/a\"]",
+        expect![[r#"
+            config.toml:5: job.a.hooks: unknown field "after", expected one of "before_snapshot", "after_snapshot", "after_replication", "on_failure", "within"
         "#]],
     );
 }

@@ -61,6 +61,23 @@ pub fn run(words: &[String], within: Duration, interrupted: bool) -> Result<Opti
     run_with(words, within, interrupted, None, &mut || ())
 }
 
+/// As [`run`], with this added to its environment. What it prints goes where this process tells its errors.
+pub fn run_told(
+    words: &[String],
+    environment: &[(String, String)],
+    within: Duration,
+    interrupted: bool,
+) -> Result<Option<ExitStatus>, String> {
+    let [program, arguments @ ..] = words else { return Err("there is no command".into()) };
+    let mut command = Command::new(program);
+    let told = rustix::stdio::stderr().try_clone_to_owned().map_err(|error| error.to_string())?;
+    command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(told);
+    command.current_dir("/");
+    child::own_session(&mut command);
+    let child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+    awaited(child, within, interrupted)
+}
+
 /// As [`run`]; it, and what it starts, has `kept` open, and `spawned` is called when it has begun.
 pub fn run_with(
     words: &[String],

@@ -15,6 +15,7 @@ mod container;
 mod flush;
 mod frozen;
 mod guard;
+mod hook;
 mod http;
 mod lease;
 mod left;
@@ -32,6 +33,7 @@ mod units;
 pub use flush::flush;
 pub use frozen::freeze;
 pub use guard::{Recovered, guard, recover};
+pub use hook::call;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
 pub use real::{Acts, Ground, quiesced};
@@ -133,6 +135,16 @@ pub enum Error {
     Flush {
         /// Of what.
         what: String,
+        /// What happened.
+        why: String,
+    },
+    /// What a job calls before or after does not do as it should.
+    #[error("{hook} fails: {command}: {why}")]
+    Hook {
+        /// Which.
+        hook: &'static str,
+        /// What was called.
+        command: String,
         /// What happened.
         why: String,
     },

@@ -14,6 +14,7 @@ use crate::ground::{self, Btrfs, ground, waits};
 mod container;
 mod flush;
 mod freeze;
+mod hooks;
 mod killed;
 mod left;
 

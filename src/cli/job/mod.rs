@@ -12,6 +12,7 @@ use crate::config::{Config, Job};
 use crate::plan::schedule::Schedule;
 
 mod due;
+mod hooks;
 mod install;
 mod quiesced;
 pub(super) mod recorded;

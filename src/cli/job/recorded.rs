@@ -212,7 +212,7 @@ fn failure(error: &Error) -> Failure {
 }
 
 /// One failure alone is that failure; several are partial.
-fn summed(failed: &[(String, Error)]) -> Option<Failure> {
+pub(super) fn summed(failed: &[(String, Error)]) -> Option<Failure> {
     let text = |(what, error): &(String, Error)| format!("{what}: {}", with_causes(error));
     match failed {
         [] => None,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
 use crate::cli::job::due::{self, Due, Looked};
+use crate::cli::job::hooks::{self, Moment};
 use crate::cli::job::quiesced::{self, Taken};
 use crate::cli::job::recorded::{self, Recorder};
 use crate::cli::snapshot;
@@ -200,6 +201,9 @@ impl Work {
         let n_failed = self.failed.len();
         let mut recorder = Recorder::begin(job, context);
         let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
+        if is_run && self.failed.len() > n_failed {
+            self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
+        }
         match is_run {
             true => recorder.end(&self.failed[n_failed..]),
             false => recorder.never_was(),
@@ -217,7 +221,9 @@ impl Work {
     ) -> bool {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
-        let taken = quiesced::discard_unconfirmed(job, context).and_then(|()| match &job.quiesce {
+        let called = quiesced::discard_unconfirmed(job, context)
+            .and_then(|()| hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context));
+        let taken = called.and_then(|()| match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, context),
             None => quiesced::flush(job, context)
                 .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
@@ -236,8 +242,10 @@ impl Work {
                     Some(error) if !is_taken => recorder.note_each(Op::Snapshot, start, Some(error)),
                     _ => recorder.note_taken(&object, start),
                 }
+                let n_failed = self.failed.len();
                 self.failed.extend(failed.into_iter().map(|error| (subject(), error)));
                 if is_taken {
+                    self.call(Moment::AfterSnapshot, job, &object, n_failed, context);
                     self.n_done += 1;
                     let done = Requests::below(context.state_dir()).fulfil(&job.name);
                     self.failed.extend(done.err().map(|error| (subject(), error)));
@@ -261,10 +269,18 @@ impl Work {
         true
     }
 
+    /// Calls what the job has for that moment; what failed of the run begins at `n_failed`, and this, too, is a failure of it alone.
+    fn call(&mut self, moment: Moment, job: &Job, taken: &Value, n_failed: usize, context: &Context) {
+        let done = hooks::call(moment, job, taken, &self.failed[n_failed..], context);
+        self.failed.extend(done.err().map(|error| (format!("job {}", job.name), error)));
+    }
+
     /// It failed before anything was done of it.
     fn not_begun(&mut self, job: &Job, error: Error, context: &Context) {
         recorded::not_begun(job, &error, context);
+        let n_failed = self.failed.len();
         self.failed.push((format!("job {}", job.name), error));
+        self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
     }
 
     /// There is another minute.
@@ -284,6 +300,7 @@ impl Work {
         context: &Context,
     ) {
         object["job"] = job.name.clone().into();
+        let n_failed = self.failed.len();
         let mut replicated = Vec::new();
         for replica in &job.targets {
             let start = Instant::now();
@@ -299,6 +316,9 @@ impl Work {
             self.note(format!("job {}, {} to {}", job.name, replica.dataset, replica.to), outcome);
         }
         object["replicated"] = replicated.into();
+        if !job.targets.is_empty() {
+            self.call(Moment::AfterReplication, job, &object, n_failed, context);
+        }
         object["pruned"] = json!([]);
         if let Some(policy) = retention(job, due) {
             let start = Instant::now();
@@ -319,10 +339,11 @@ impl Work {
                 if let Some(due) = due {
                     value["because"] = due.because().into();
                 }
-                if let Some(quiesce) = &job.quiesce {
-                    let first = words::stops(quiesce);
-                    self.say(&format!("first {first}"));
-                    value["first"] = first.into();
+                let first = words::before(job).into_iter().chain(job.quiesce.as_ref().map(words::stops));
+                let first: Vec<_> = first.collect();
+                first.iter().for_each(|sentence| self.say(&format!("first {sentence}")));
+                if !first.is_empty() {
+                    value["first"] = first.join("; then ").into();
                 }
                 self.say(&text);
                 let then = words::afterwards(job);

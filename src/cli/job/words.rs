@@ -32,6 +32,7 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
             .then(|| format!("for systemd, that is OnCalendar={}", lines.join(" and OnCalendar="))),
     );
     all.extend(trigger_words::overlap(job.overlap));
+    all.extend(before(job));
     all.extend(job.quiesce.as_ref().map(stops));
     all.extend(job.flush.as_ref().map(flushes));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
@@ -48,6 +49,12 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
         Some(quiesce) => starts(quiesce),
     });
     all.extend(afterwards(job));
+    all.extend(
+        job.hooks
+            .as_ref()
+            .and_then(|hooks| hooks.on_failure.as_ref())
+            .map(|words| format!("calls {} if something failed", words.join(" "))),
+    );
     all.extend(job.notify.as_ref().map(told));
     all
 }
@@ -64,6 +71,16 @@ fn told(notify: &Notify) -> String {
     let host = |ping: &String| ping.split('/').nth(2).unwrap_or_default().to_owned();
     all.extend(notify.ping.as_ref().map(|ping| format!("tells {} of each run", host(ping))));
     all.join(", and ")
+}
+
+/// What is called first of all.
+pub(super) fn before(job: &Job) -> Option<String> {
+    let hooks = job.hooks.as_ref()?;
+    let words = hooks.before_snapshot.as_ref()?.join(" ");
+    let within = time(hooks.within);
+    Some(format!(
+        "calls {words}, for which there is {within}; if that fails nothing is stopped, and there is no snapshot"
+    ))
 }
 
 /// What comes before the snapshot.
@@ -128,7 +145,15 @@ fn starts(quiesce: &Quiesce) -> String {
 
 /// What follows on the snapshot.
 pub(super) fn afterwards(job: &Job) -> Vec<String> {
-    let mut all: Vec<_> = job.targets.iter().map(replica).collect();
+    let hook = |command: Option<&Vec<String>>, when: &str| {
+        let within = job.hooks.as_ref().map(|hooks| time(hooks.within)).unwrap_or_default();
+        command.map(|words| format!("calls {} {when}, for which there is {within}", words.join(" ")))
+    };
+    let hooks = job.hooks.as_ref();
+    let mut all = Vec::new();
+    all.extend(hook(hooks.and_then(|hooks| hooks.after_snapshot.as_ref()), "once there is the snapshot"));
+    all.extend(job.targets.iter().map(replica));
+    all.extend(hook(hooks.and_then(|hooks| hooks.after_replication.as_ref()), "once each target was tried"));
     all.push(match &job.retention {
         None => "destroys nothing".into(),
         Some(retention) => format!(

@@ -1,0 +1,98 @@
+//! What a job calls before and after its snapshot, and when something failed.
+
+use super::*;
+
+/// A job with a service, a target, and hooks that say what they see; `extra` comes first in each.
+fn config(before: &str, after: &str) -> String {
+    let see = "echo $COWSNAP_HOOK $COWSNAP_JOB $COWSNAP_RESULT $COWSNAP_CLASS ${COWSNAP_SNAPSHOT##*/} $(cat ROOT/pid) >> ROOT/order";
+    let hook = |name: &str, line: &str| format!("{name} = [\"/bin/sh\", \"-c\", \"{see}; {line}\"]\n");
+    let hooks = [
+        hook("before_snapshot", before),
+        hook("after_snapshot", after),
+        hook("after_replication", "true"),
+        hook("on_failure", "true"),
+    ]
+    .concat();
+    format!(
+        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[[job.node.quiesce.service]]\npidfile = \"ROOT/pid\"\n\
+         start = [\"/bin/sh\", \"ROOT/service\"]\n[[job.node.target]]\nto = \"ROOT/mnt/copy\"\n[job.node.hooks]\nwithin = \"3s\"\n{hooks}"
+    )
+}
+
+#[test]
+fn hooks_are_called_while_the_service_runs_and_what_fails_of_them_costs_no_snapshot_that_is_there() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let order = || {
+        let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
+        let _ = fs::remove_file(lab.root().join("order"));
+        order.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = lab.start();
+    lab.write(&config("true", "true"));
+    let done = lab.json(0, "job run node");
+    let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name").to_owned();
+    let second = lab.pid().expect("it runs");
+    assert_eq!(
+        order(),
+        [
+            format!("before_snapshot node success {first}"),
+            format!("after_snapshot node success node@{name} {second}"),
+            format!("after_replication node success node@{name} {second}"),
+        ]
+    );
+    // Nothing is stopped, and nothing taken.
+    lab.write(&config("exit 9", "true"));
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("before_snapshot fails: /bin/sh") && said.contains("exit status: 9"), "{said}");
+    assert_eq!((lab.pid(), lab.n_snapshots(), lab.n_begun()), (Some(second), 1, 2));
+    let called = order();
+    assert_eq!(called[1..], [format!("on_failure node failure unreachable {second}")], "{called:?}");
+    // What follows on the snapshot is done nonetheless.
+    lab.write(&config("true", "echo too long; sleep 600"));
+    let (_, said) = lab.ends(7, "job run node");
+    assert!(said.contains("after_snapshot fails") && said.contains("it took longer than 3s"), "{said}");
+    assert!(said.contains("too long\n"), "what it prints: {said}");
+    assert_eq!(lab.n_snapshots(), 2);
+    let replicas = lab.json(0, "list ROOT/mnt/copy");
+    assert_eq!(replicas["datasets"][0]["snapshots"].as_array().map(Vec::len), Some(2));
+    let called = order();
+    assert!(called[2].starts_with("after_replication node success"), "{called:?}");
+    assert!(called[3].starts_with("on_failure node failure unreachable"), "{called:?}");
+    // A target that fails is told of.
+    lab.write(&config("true", "true").replace("ROOT/mnt/copy", "ROOT/none/copy"));
+    lab.ends(7, "job run node");
+    let called = order();
+    assert!(called[2].starts_with("after_replication node failure usage "), "{called:?}");
+    assert_eq!(called.len(), 4);
+    // A run that can not be begun is a failure.
+    lab.write(&config("true", "true").replace("[\"ROOT/mnt/node\"]", "[\"ROOT/mnt/none\"]"));
+    assert_ne!(lab.runs("job run node").0, Some(0));
+    let called = order();
+    assert!(called.len() == 1 && called[0].starts_with("on_failure node failure "), "{called:?}");
+}
+
+#[test]
+fn what_is_called_when_is_explained_and_foreseen() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.write(&config("true", "true"));
+    let (explained, _) = lab.ends(0, "job explain");
+    let all = [
+        "if that fails nothing is stopped, and there is no snapshot",
+        "once there is the snapshot, for which there is 3s",
+        "once each target was tried",
+        "if something failed",
+    ];
+    let places: Vec<_> = all
+        .iter()
+        .map(|what| explained.find(what).unwrap_or_else(|| panic!("{what}: {explained}")))
+        .collect();
+    assert!(places.is_sorted(), "{explained}");
+    let (foreseen, _) = lab.ends(0, "job run node --dry-run");
+    assert!(
+        foreseen.contains("first calls /bin/sh") && foreseen.contains("then calls /bin/sh"),
+        "{foreseen}"
+    );
+    assert!(!lab.root().join("order").exists(), "it was called");
+}
