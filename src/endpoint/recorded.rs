@@ -61,6 +61,17 @@ impl Dataset {
         }
     }
 
+    /// As [`Dataset::open_content`], of a plain directory's snapshot too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_tree(&self, version: &VersionRef) -> Result<OwnedFd> {
+        match self {
+            Self::Tree(dataset) => dataset.open_snapshot(version),
+            _ => self.open_content(version),
+        }
+    }
+
     /// A number that is another one once the content of `version` was changed, which somebody may do who makes it writable; `None` while it
     /// is: what is changed then is seen only later.
     ///

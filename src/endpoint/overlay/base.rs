@@ -1,6 +1,7 @@
 //! What overlays lie on: made out when one is made, and reached as a directory afterwards.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -107,6 +108,19 @@ fn mounted_snapshot(overlay: &Entry, base: &Base) -> Result<PathBuf> {
     })?;
     dataset(base.path.as_path())?.mount(version, &dir)?.keep();
     Ok(dir)
+}
+
+/// Opens the root of the snapshot that is the base, which need not be mounted anywhere.
+///
+/// # Errors
+/// As [`reach`]; [`Error::Denied`] without the right to mount, where that is needed.
+pub fn open_snapshot(base: &Base) -> Result<OwnedFd> {
+    let none = || Error::NotFound {
+        what: "snapshot",
+        subject: base.path.as_path().display().to_string(),
+        hint: None,
+    };
+    dataset(base.path.as_path())?.open_tree(base.version.as_ref().ok_or_else(none)?)
 }
 
 /// The dataset that a record names: by its name on ZFS, else by its path.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::endpoint::overlay::Home;
+use crate::endpoint::overlay::layer::Layer;
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Base, BaseKind, Xattrs};
 use crate::model::quoted;
@@ -29,21 +30,83 @@ const PATIENCE: Duration = Duration::from_millis(250);
 pub struct Files {
     /// The largest regular file that was found, and its size in bytes.
     pub largest: Option<(PathBuf, u64)>,
-    /// False if there was no time to look at all of them.
+    /// False if there was no time to look at all of them, or if some of it can not be looked at.
     pub all: bool,
+}
+
+/// A tree below an overlay's changes: what is written to is copied from there.
+#[derive(Debug)]
+pub struct Below {
+    /// What people call it.
+    label: PathBuf,
+    /// The path by which this process reaches it.
+    dir: PathBuf,
+    /// Keeps that path.
+    _opened: Option<OwnedFd>,
+}
+
+impl Below {
+    /// The tree of a base that is a directory or a snapshot, which need not be mounted anywhere; `None` of any other, or if this
+    /// process can not come at it.
+    pub fn of_base(base: &Base) -> Option<Self> {
+        let label = base.path.as_path().to_owned();
+        match base.kind {
+            BaseKind::Dir => Some(Self { dir: label.clone(), label, _opened: None }),
+            BaseKind::Snapshot => {
+                let opened = super::base::open_snapshot(base)
+                    .inspect_err(|error| tracing::debug!(%error, "the base's files can not be looked at"))
+                    .ok()?;
+                let label = snapshot_label(&label, base);
+                let dir = format!("/proc/self/fd/{}", opened.as_raw_fd()).into();
+                Some(Self { label, dir, _opened: Some(opened) })
+            }
+            BaseKind::Image | BaseKind::None => None,
+        }
+    }
+
+    /// The tree of a layer.
+    pub fn of_layer(layer: &Layer) -> Self {
+        Self { label: layer.label().into(), dir: layer.tree_dir(), _opened: None }
+    }
+
+    /// Its largest file, as people call it.
+    pub fn largest_file(&self) -> Files {
+        let files = largest_file(&self.dir);
+        let named = |(path, len): (PathBuf, u64)| {
+            let within = path.strip_prefix(&self.dir).map(Path::to_owned).unwrap_or(path);
+            (self.label.join(within), len)
+        };
+        Files { largest: files.largest.map(named), all: files.all }
+    }
+
+    /// Whether its files can share blocks with the home's; `None` if there is none to try it with.
+    pub fn can_reflink(&self, home: &Home) -> Result<Option<bool>> {
+        can_reflink(&self.dir, home)
+    }
+}
+
+fn snapshot_label(of: &Path, base: &Base) -> PathBuf {
+    let name = base.version.as_ref().map(|version| format!("@{}", version.name)).unwrap_or_default();
+    let mut label = of.as_os_str().to_owned();
+    label.push(name);
+    label.into()
 }
 
 /// The largest file at or below `dir`, on its filesystem; looked for during a quarter of a second.
 pub fn largest_file(dir: &Path) -> Files {
     let until = Instant::now() + PATIENCE;
     let mut files = Files { largest: None, all: true };
-    let Ok(device) = fs::metadata(dir).map(|meta| meta.dev()) else { return files };
+    let Ok(device) = fs::metadata(dir).map(|meta| meta.dev()) else { return Files { all: false, ..files } };
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
         if Instant::now() > until {
             return Files { all: false, ..files };
         }
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let Ok(entries) = fs::read_dir(&folder) else {
+            files.all = false;
+            continue;
+        };
+        for entry in entries.flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() && meta.dev() == device {
                 folders.push(entry.path());
@@ -78,18 +141,15 @@ pub fn somebody_elses(dir: &Path) -> Option<PathBuf> {
     fs::metadata(dir).is_ok_and(|meta| is_foreign(&meta)).then(|| dir.to_owned())
 }
 
-/// Whether files of the base can share blocks with the home's; `None` if there is no file to try it with, or no directory.
+/// Whether files of the base can share blocks with the home's; `None` if that is not known.
 pub fn can_reflink_base(base: &Base, home: &Home) -> Result<Option<bool>> {
-    match base.kind {
-        BaseKind::Dir => can_reflink(base.path.as_path(), home),
-        _ => Ok(None),
-    }
+    Below::of_base(base).map_or(Ok(None), |below| below.can_reflink(home))
 }
 
-/// Whether a file of `dir` can share its blocks with one in `home`; `None` if there is no file to try it with.
+/// Whether a file of `dir` can share its blocks with one in `home`; `None` if there is no file to try it with, or none that this
+/// process may read.
 pub fn can_reflink(dir: &Path, home: &Home) -> Result<Option<bool>> {
-    let Some(sample) = some_file(dir) else { return Ok(None) };
-    let Ok(from) = File::open(&sample) else { return Ok(None) };
+    let Some(from) = some_file(dir) else { return Ok(None) };
     let len = from.metadata().map_or(0, |meta| meta.len());
     let to = nameless(&home.dir().join("trash")).map_err(Error::io("write in", home.dir().display()))?;
     // A length of zero is all of it.
@@ -102,15 +162,18 @@ fn nameless(dir: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(dir, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?.into())
 }
 
-/// Some regular file below `dir` that is not empty, searched for among a few thousand.
-fn some_file(dir: &Path) -> Option<PathBuf> {
+/// Some regular file below `dir` that is not empty and can be read, searched for among a few thousand.
+fn some_file(dir: &Path) -> Option<File> {
     let mut folders = vec![dir.to_owned()];
     let mut seen = 0;
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_file() && meta.len() > 0 {
-                return Some(entry.path());
+            if meta.is_file()
+                && meta.len() > 0
+                && let Ok(file) = File::open(entry.path())
+            {
+                return Some(file);
             }
             if meta.is_dir() {
                 folders.push(entry.path());
@@ -217,10 +280,11 @@ mod tests {
         assert_eq!(largest_file(dir), Files { largest: None, all: true });
         fs::create_dir_all(dir.join("a/b")).expect("made");
         fs::write(dir.join("a/empty"), "").expect("written");
-        assert_eq!(some_file(dir), None);
+        assert!(some_file(dir).is_none());
         fs::write(dir.join("a/b/large"), vec![0; 5000]).expect("written");
         fs::write(dir.join("small"), "x").expect("written");
         assert_eq!(largest_file(dir).largest, Some((dir.join("a/b/large"), 5000)));
-        assert!(some_file(dir).is_some_and(|path| path.metadata().is_ok_and(|meta| meta.len() > 0)));
+        assert!(some_file(dir).is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)));
+        assert_eq!(largest_file(&dir.join("none")), Files { largest: None, all: false });
     }
 }

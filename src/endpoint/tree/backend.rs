@@ -16,6 +16,7 @@ use crate::endpoint::tree::taking::{TREE, take};
 use crate::endpoint::{Backend, Error, Result, RollbackRequest, RolledBack, SnapshotRequest, SnapshotSet};
 use crate::model::{VersionRef, quoted};
 use crate::sys::mount::{self, Restrict};
+use std::os::fd::OwnedFd;
 
 impl Backend for Dataset {
     type Mount = Mount;
@@ -59,9 +60,7 @@ impl Backend for Dataset {
     }
 
     fn mount(&self, version: &VersionRef, dir: &Path) -> Result<Mount> {
-        let home = self.home()?.ok_or_else(|| self.no_such(&version.name))?;
-        let (found, _) = self.expect_in(&home, version)?;
-        let tree = self.open_tree(&found, version)?;
+        let tree = self.open_snapshot(version)?;
         let denied = |error: std::io::Error| not_allowed(error, "mount", &self.at_name(&version.name));
         let bound = mount::bind(tree.as_fd()).map_err(denied)?;
         let restrict = Restrict { readonly: true, nodev: true, nosuid: true, noexec: false };
@@ -77,6 +76,16 @@ impl Backend for Dataset {
 }
 
 impl Dataset {
+    /// Opens the root of a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`](crate::endpoint::Error::Reused).
+    pub fn open_snapshot(&self, version: &VersionRef) -> Result<OwnedFd> {
+        let home = self.home()?.ok_or_else(|| self.no_such(&version.name))?;
+        let (found, _) = self.expect_in(&home, version)?;
+        self.open_tree(&found, version)
+    }
+
     fn is_there(&self) -> Error {
         Error::Exists { what: "directory", subject: self.to_string(), hint: None }
     }

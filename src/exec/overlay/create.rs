@@ -88,7 +88,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
     let at = resolve(&new.at)?;
     check_apart(home, new, &at)?;
     let mut warnings = check_base(home, new, &at)?;
-    let choice = choose_mode(home, new)?;
+    let (choice, reflink) = choose_mode(home, new)?;
     let copies = (1..=new.copies).map(|number| {
         let at = place_of_copy(&at, number, new.copies);
         Copy { number, at: at.as_path().into(), generation: 1 }
@@ -103,10 +103,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
     if matches!(choice.mode, Mode::Reflink | Mode::Copy | Mode::Recreate) && probe::may_mount().is_err() {
         more.insert(overlay::EXCHANGED.into(), true.into());
     }
-    if choice.mode == Mode::Kernel
-        && xattrs == Xattrs::Trusted
-        && probe::can_reflink_base(&new.base, home)? == Some(false)
-    {
+    if choice.mode == Mode::Kernel && xattrs == Xattrs::Trusted && reflink == Some(false) {
         // A change of mode or owner then copies no data.
         more.insert("metacopy".into(), true.into());
     }
@@ -171,33 +168,36 @@ fn to_be_made_whole(home: &Home, layers: &[LayerId], mode: Mode) -> Result<Vec<S
     Ok(warnings)
 }
 
-fn choose_mode(home: &Home, new: &New) -> Result<Choice> {
+/// The mode, and whether what lies below can share blocks with the home's files as far as that is known.
+fn choose_mode(home: &Home, new: &New) -> Result<(Choice, Option<bool>)> {
     let layers = new.layers.iter().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
-    let facts = Facts {
-        layers: !layers.is_empty(),
-        blocks: layers.iter().any(|layer| layer.record().blocks),
-        ..facts(home, &new.base, false)?
-    };
-    choose::choose(&facts, new.mode).map_err(|no_mode| Error::Denied {
+    let facts = facts(home, new, &layers)?;
+    let choice = choose::choose(&facts, new.mode).map_err(|no_mode| Error::Denied {
         op: "make overlay",
         subject: new.name.to_string(),
         lacking: no_mode.to_string(),
         hint: facts.no_mount.filter(|_| new.mode != Some(Mode::Fuse)).map(|_| {
             "run it as root; an ordinary user: cowsnap overlay run …, or all of the work within unshare -rm".into()
         }),
-    })
+    })?;
+    Ok((choice, facts.reflink))
 }
 
 /// What a mode is chosen by.
-pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts> {
+fn facts(home: &Home, new: &New, layers: &[Layer]) -> Result<Facts> {
+    let base = &new.base;
     let served = Mode::ALL.into_iter().filter(|&mode| overlay::served(mode).is_some()).collect();
-    let reflink = probe::can_reflink_base(base, home)?;
-    let files = match (base.kind, reflink) {
-        (BaseKind::Dir, Some(false)) => probe::largest_file(base.path.as_path()),
-        (BaseKind::Dir | BaseKind::None, _) => probe::Files { largest: None, all: true },
-        _ => probe::Files { largest: None, all: reflink == Some(true) },
-    };
     let native = overlay::native::can_clone(base);
+    let against_native = native.as_ref().ok().and_then(|_| overlay::native::against(base));
+    let takes_clone = native.is_ok() && against_native.is_none() && layers.is_empty();
+    let copies_up = match new.mode {
+        None => !takes_clone,
+        Some(mode) => matches!(mode, Mode::Kernel | Mode::Squashfs | Mode::Erofs),
+    };
+    let copied = match copies_up {
+        true => copied(home, base, layers)?,
+        false => Copied { reflink: None, files: probe::Files { largest: None, all: true } },
+    };
     Ok(Facts {
         base: base.kind,
         image: match base.kind {
@@ -205,17 +205,49 @@ pub(super) fn facts(home: &Home, base: &Base, one_command: bool) -> Result<Facts
             _ => None,
         },
         served,
-        against_native: native.as_ref().ok().and_then(|_| overlay::native::against(base)),
         native,
+        against_native,
         no_mount: probe::may_mount().err(),
-        layers: false,
-        blocks: false,
-        one_command,
-        reflink,
-        largest: files.largest.map(|(path, size)| (path.display().to_string(), size)),
-        looked_at_all: files.all,
+        layers: !layers.is_empty(),
+        blocks: layers.iter().any(|layer| layer.record().blocks),
+        reflink: copied.reflink,
+        largest: copied.files.largest.map(|(path, size)| (path.display().to_string(), size)),
+        looked_at_all: copied.files.all,
         no_fuse: overlay::fuse::probe::unusable(),
     })
+}
+
+/// What a first write through overlayfs would copy.
+struct Copied {
+    /// Whether blocks are shared instead; `None` if that is not known.
+    reflink: Option<bool>,
+    /// The files of the trees that share none, as far as is known.
+    files: probe::Files,
+}
+
+/// Looks at all that lies below: the largest file may be a layer's.
+fn copied(home: &Home, base: &Base, layers: &[Layer]) -> Result<Copied> {
+    let of_base = probe::Below::of_base(base);
+    let mut files = probe::Files { largest: None, all: of_base.is_some() || base.kind == BaseKind::None };
+    let mut shared = Vec::new();
+    for below in of_base.into_iter().chain(layers.iter().map(probe::Below::of_layer)) {
+        let shares = below.can_reflink(home)?;
+        if shares != Some(true) {
+            let found = below.largest_file();
+            if found == (probe::Files { largest: None, all: true }) {
+                continue;
+            }
+            let larger = [files.largest.take(), found.largest].into_iter().flatten();
+            files.largest = larger.max_by_key(|(_, len)| *len);
+            files.all &= found.all;
+        }
+        shared.push(shares);
+    }
+    let reflink = match shared.contains(&Some(false)) {
+        true => Some(false),
+        false => Some(true).filter(|_| files.all && !shared.is_empty() && !shared.contains(&None)),
+    };
+    Ok(Copied { reflink, files })
 }
 
 /// Nothing of the home is a place, as it would be taken for part of it; but an overlay may show in its own directory.

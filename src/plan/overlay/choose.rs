@@ -24,13 +24,12 @@ pub struct Facts {
     pub layers: bool,
     /// Whether one of these holds files of which only blocks are there.
     pub blocks: bool,
-    /// Whether the overlay is of one command, which may have namespaces of its own.
-    pub one_command: bool,
-    /// Whether files of the base can share blocks with the home's; `None` if there is no file to try it with.
+    /// Whether files of the base and of the layers can share blocks with the home's; `None` if there is none to try it with, or
+    /// none that can be tried.
     pub reflink: Option<bool>,
-    /// The largest file of the base: its path for people, and its size in bytes.
+    /// The largest file of the base and of the layers: its path for people, and its size in bytes.
     pub largest: Option<(String, u64)>,
-    /// False if the base was too large to look at all of its files.
+    /// False if there are too many files to look at all of them, or if some can not be looked at.
     pub looked_at_all: bool,
     /// Why `/dev/fuse` can not be used; `None` if it can.
     pub no_fuse: Option<String>,
@@ -123,7 +122,7 @@ fn reason(facts: &Facts, mode: Mode) -> String {
             "overlayfs can be mounted, and a first write to a file shares its blocks with the base".into()
         }
         Mode::Kernel if !copies_whole_files(facts) => {
-            "overlayfs can be mounted, and the base has no large files that a first write would copy".into()
+            "overlayfs can be mounted, and there are no large files that a first write would copy".into()
         }
         Mode::Kernel => "overlayfs can be mounted".into(),
         Mode::Fuse if facts.blocks => {
@@ -140,7 +139,7 @@ fn reason(facts: &Facts, mode: Mode) -> String {
 
 /// Whether a first write through overlayfs may copy a large file.
 fn copies_whole_files(facts: &Facts) -> bool {
-    facts.reflink == Some(false)
+    facts.reflink != Some(true)
         && (facts.largest.as_ref().is_some_and(|(_, size)| *size >= EXPENSIVE_COPY) || !facts.looked_at_all)
 }
 
@@ -159,12 +158,15 @@ fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
         None => "there may be large ones".into(),
     };
     let seen = if facts.looked_at_all { "" } else { " (not all files were looked at)" };
-    let why = match mode {
-        Mode::Kernel => "base and home share no blocks",
-        _ => "an image shares no blocks",
+    let (copies, why) = match (mode, facts.reflink) {
+        (Mode::Kernel, Some(false)) => ("copies", "as what it lies on and the home share no blocks"),
+        (Mode::Kernel, _) => {
+            ("may copy", "as it is not known whether what it lies on shares blocks with the home")
+        }
+        _ => ("copies", "as an image shares no blocks"),
     };
     let but = if mode == Mode::Kernel { "; on btrfs or XFS it would cost nothing" } else { "" };
-    vec![format!("the first write to a file copies all of it, as {why}: {largest}{seen}{but}")]
+    vec![format!("the first write to a file {copies} all of it, {why}: {largest}{seen}{but}")]
 }
 
 #[cfg(test)]
@@ -180,7 +182,6 @@ mod tests {
             native: Err("the base is neither on btrfs nor on ZFS".into()),
             against_native: None,
             no_mount: None,
-            one_command: false,
             reflink: Some(true),
             largest: Some(("db".into(), 3 << 30)),
             looked_at_all: true,
@@ -284,7 +285,7 @@ mod tests {
             &small,
             None,
             expect![
-                "kernel: overlayfs can be mounted, and the base has no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
+                "kernel: overlayfs can be mounted, and there are no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
             ],
         );
         let empty = Facts { reflink: None, largest: None, ..facts() };
@@ -292,7 +293,7 @@ mod tests {
             &empty,
             None,
             expect![
-                "kernel: overlayfs can be mounted, and the base has no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
+                "kernel: overlayfs can be mounted, and there are no large files that a first write would copy; not native: the base is neither on btrfs nor on ZFS"
             ],
         );
     }
@@ -313,7 +314,7 @@ mod tests {
             None,
             expect![[r#"
             kernel: overlayfs can be mounted; not native: the base is neither on btrfs nor on ZFS; not fuse: there is no /dev/fuse
-            warning: the first write to a file copies all of it, as base and home share no blocks: db has 3072 MiB; on btrfs or XFS it would cost nothing"#]],
+            warning: the first write to a file copies all of it, as what it lies on and the home share no blocks: db has 3072 MiB; on btrfs or XFS it would cost nothing"#]],
         );
         let unseen = Facts { looked_at_all: false, largest: None, ..no_fuse };
         check(
@@ -321,7 +322,34 @@ mod tests {
             Some(Mode::Kernel),
             expect![[r#"
             kernel: kernel was asked for
-            warning: the first write to a file copies all of it, as base and home share no blocks: there may be large ones (not all files were looked at); on btrfs or XFS it would cost nothing"#]],
+            warning: the first write to a file copies all of it, as what it lies on and the home share no blocks: there may be large ones (not all files were looked at); on btrfs or XFS it would cost nothing"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_of_large_files_is_not_taken_for_cheap() {
+        let unknown = Facts { reflink: None, ..facts() };
+        check(
+            &unknown,
+            None,
+            expect![
+                "fuse: a first write to a large file copies only the blocks it touches; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+        check(
+            &unknown,
+            Some(Mode::Kernel),
+            expect![[r#"
+            kernel: kernel was asked for
+            warning: the first write to a file may copy all of it, as it is not known whether what it lies on shares blocks with the home: db has 3072 MiB; on btrfs or XFS it would cost nothing"#]],
+        );
+        let unseen = Facts { looked_at_all: false, largest: None, ..unknown };
+        check(
+            &unseen,
+            Some(Mode::Kernel),
+            expect![[r#"
+            kernel: kernel was asked for
+            warning: the first write to a file may copy all of it, as it is not known whether what it lies on shares blocks with the home: there may be large ones (not all files were looked at); on btrfs or XFS it would cost nothing"#]],
         );
     }
 

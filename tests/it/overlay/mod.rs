@@ -1,5 +1,6 @@
 //! Overlays through the program: made, reset, destroyed, run, reaped, and killed at every step.
 
+mod below;
 mod denied;
 mod faults;
 mod full;
