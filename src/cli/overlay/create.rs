@@ -49,7 +49,7 @@ pub struct Args {
     /// Sync changes, so that they outlast a crash of the machine; the owner is none then unless one is said
     #[arg(long)]
     durable: bool,
-    /// If it is there already, with this base, mode and place: reset it
+    /// If it is there already, with this base, mode, place and durability: reset it; it is the owner's then who is said
     #[arg(long, conflicts_with = "dry_run")]
     or_reset: bool,
     /// Say what would be made
@@ -61,8 +61,8 @@ pub struct Args {
 ///
 /// # Errors
 /// It is another one than would be made; somebody uses it.
-fn reset_instead(home: &Home, new: &New) -> Result<Option<Record>> {
-    let Some(record) = home.entry(&new.name).record()? else { return Ok(None) };
+fn reset_instead(home: &Home, new: &New, owner_is_said: bool) -> Result<Option<Record>> {
+    let Some(mut record) = home.entry(&new.name).record()? else { return Ok(None) };
     let at = overlay::create::resolve(&new.at)?;
     let of = record.copies.len() as u32;
     let is_there = |copy: &Copy| copy.at() == place_of_copy(&at, copy.number, of);
@@ -71,6 +71,8 @@ fn reset_instead(home: &Home, new: &New) -> Result<Option<Record>> {
         ("mode", new.mode.is_some_and(|mode| mode != record.mode)),
         ("number of copies", of != new.copies),
         ("place", !record.copies.iter().all(is_there)),
+        // One that outlasts a crash does for whoever does not ask for that.
+        ("durability", new.durable && record.options.volatile),
         ("command", record.options.more.get(COMMAND) != new.more.get(COMMAND)),
     ];
     if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
@@ -86,6 +88,9 @@ fn reset_instead(home: &Home, new: &New) -> Result<Option<Record>> {
     let request = Request { copies: None, layers, survivors: Survivors::Refuse };
     let done = overlay::reset(home, &new.name, &request, &mut unhindered)?;
     sweep_in_background(home, done.old);
+    if owner_is_said {
+        record = overlay::give(home, &new.name, new.owner.clone())?;
+    }
     Ok(Some(record))
 }
 
@@ -105,6 +110,7 @@ fn mode(args: &Args) -> Result<Option<Mode>> {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let mode = mode(&args)?;
     let more = args.command.map(|command| (COMMAND.to_owned(), command.into())).into_iter().collect();
+    let owner_is_said = args.owner.is_some();
     let (base, layers) =
         args.base.map_or_else(|| Ok((empty(), Vec::new())), |base| base::parse(&base, dir, context))?;
     let new = New {
@@ -130,7 +136,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let reaping = overlay::reap(&home, false)?;
     super::reap::notices(&reaping, context);
     if args.or_reset
-        && let Some(record) = reset_instead(&home, &new)?
+        && let Some(record) = reset_instead(&home, &new, owner_is_said)?
     {
         context.notice(format!("it was there, in mode {}: reset", record.mode));
         return print(&record, &[], context);

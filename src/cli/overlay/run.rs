@@ -77,7 +77,7 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
         cpus: args.cpu.map_or_else(Vec::new, |cpus| cpus.0),
     };
     let mut tell = |created: &Created| {
-        tracing::info!(mode = %created.record.mode, why = created.record.why.join("; "), "overlay");
+        context.notice(format!("mode {}: {}", created.record.mode, created.record.why.join("; ")));
         for warning in &created.warnings {
             context.warn(warning);
         }

@@ -1,11 +1,12 @@
 //! Who still uses a tree that is to go: processes with files of it open or mapped, or with their directories in it.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::Serialize;
@@ -160,13 +161,14 @@ fn name_of(pid: u32) -> String {
     String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
 }
 
-/// How long a killed process is waited for.
+/// How long killed processes are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Kills these processes and waits until they are gone.
 ///
 /// # Errors
-/// [`Error::Refused`] for a process that this one descends from; [`Error::Denied`] for one that may not be killed.
+/// [`Error::Refused`] for a process that this one descends from, and for those that are not gone after some seconds: the kernel
+/// ends none that waits for a disk or for a server; [`Error::Denied`] for one that may not be killed.
 pub fn kill(survivors: &[Survivor]) -> Result<()> {
     let ancestors = ancestors();
     if let Some(own) = survivors.iter().find(|survivor| ancestors.contains(&survivor.pid)) {
@@ -177,35 +179,56 @@ pub fn kill(survivors: &[Survivor]) -> Result<()> {
             hint: Some("cd /".into()),
         });
     }
+    let mut killed = Vec::new();
     for survivor in survivors {
-        kill_one(survivor)?;
+        killed.extend(kill_one(survivor)?.map(|fd| (survivor, fd)));
     }
-    Ok(())
+    let until = Instant::now() + PATIENCE;
+    killed.retain(|(_, fd)| !ends(fd, until));
+    match killed.first() {
+        None => Ok(()),
+        Some((first, _)) => {
+            let left: Vec<_> = killed.iter().map(|(one, _)| format!("{} ({})", one.name, one.pid)).collect();
+            Err(Error::Refused {
+                op: "kill",
+                subject: left.join(", "),
+                why: "it was sent SIGKILL and is not gone: it waits for a disk or a server, where the kernel ends nobody".into(),
+                hint: Some(format!("cat /proc/{}/wchan says for what; then the same command again", first.pid)),
+            })
+        }
+    }
 }
 
-fn kill_one(survivor: &Survivor) -> Result<()> {
+/// Sends the signal; `None` if the process is gone already.
+fn kill_one(survivor: &Survivor) -> Result<Option<OwnedFd>> {
     let subject = || format!("{} ({})", survivor.name, survivor.pid);
-    let Some(pid) = Pid::from_raw(survivor.pid as i32) else { return Ok(()) };
+    let Some(pid) = Pid::from_raw(survivor.pid as i32) else { return Ok(None) };
     let gone = |errno| errno == rustix::io::Errno::SRCH;
     let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Err(errno) if gone(errno) => return Ok(()),
+        Err(errno) if gone(errno) => return Ok(None),
         other => other.map_err(Error::io("kill", subject()))?,
     };
     // The id may have been given to another process since it was found.
     if name_of(survivor.pid) != survivor.name {
-        return Ok(());
+        return Ok(None);
     }
     match rustix::process::pidfd_send_signal(&fd, Signal::KILL) {
-        Err(errno) if gone(errno) => return Ok(()),
-        other => other.map_err(Error::io("kill", subject()))?,
+        Err(errno) if gone(errno) => Ok(None),
+        other => other.map_err(Error::io("kill", subject())).map(|()| Some(fd)),
     }
-    let until = Instant::now() + PATIENCE;
-    let is_there =
-        || Path::new(&format!("/proc/{}/fd", survivor.pid)).read_dir().is_ok_and(|d| d.count() > 0);
-    while is_there() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
+}
+
+/// Waits until the process has ended: it has nothing open then, though nobody may have asked yet how it ended.
+fn ends(fd: &OwnedFd, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) | Err(_) => return false,
+            Ok(_) => return true,
+        }
     }
-    Ok(())
 }
 
 /// The ids of the processes that this one descends from.

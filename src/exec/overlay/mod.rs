@@ -34,7 +34,7 @@ pub use destroy::destroy;
 pub use diff::diff;
 pub use list::{Listed, list};
 pub use reap::{Reaping, reap};
-pub use reset::{Reset, reset};
+pub use reset::{Reset, give, reset};
 
 /// What is about to be done. Tests end the work, or the process, before each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

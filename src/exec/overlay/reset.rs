@@ -11,7 +11,7 @@ use super::{
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{Copy, LayerId, OverlayName, Record};
+use crate::model::overlay::{Copy, LayerId, OverlayName, Owner, Record};
 
 /// What to reset, and to what.
 #[derive(Debug, Clone)]
@@ -103,6 +103,19 @@ pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Be
         locked.generation(copy.number, copy.generation).forget_layers()?;
     }
     Ok(done)
+}
+
+/// Makes the overlay another one's from now on, or nobody's; what is written down of it then.
+///
+/// # Errors
+/// As [`opened`]; a record that can not be written.
+pub fn give(home: &Home, name: &OverlayName, owner: Option<Owner>) -> Result<Record> {
+    let (locked, mut record) = opened(home, name)?;
+    if record.owner != owner {
+        record.owner = owner;
+        locked.write(&record)?;
+    }
+    Ok(record)
 }
 
 /// A copy that is about to show another generation.

@@ -421,10 +421,30 @@ fn a_first_step_makes_it_or_gives_it_back() {
         let said = text(&output);
         assert!(output.status.code() == Some(3) && said.contains(&format!("another {what} than")), "{said}");
     }
+    let durable = text(&create(&["--durable"]));
+    assert!(durable.contains("another durability than"), "{durable}");
+    let owner = Process::new(Command::new("sleep").arg("600"));
+    let of = || lab.json(&["list", "ci"])["overlays"][0]["owner"]["pid"].clone();
+    assert!(create(&["--owner", &owner.pid().to_string()]).status.success());
+    assert_eq!(of(), owner.pid());
+    let unsaid =
+        lab.command(&["create", "ci", "--base", utf8(&lab.base()), "--at", utf8(&at), "--or-reset"]).output();
+    assert!(unsaid.expect("it runs").status.success());
+    assert_eq!(of(), owner.pid(), "whose it is stays unless that is said");
+    assert!(create(&[]).status.success());
+    assert!(of().is_null());
+    fs::write(at.join("file"), "changed").expect("written");
     let user = Process::new(Command::new("sleep").arg("600").current_dir(&at));
     assert_eq!(create(&[]).status.code(), Some(3));
     drop(user);
     assert_eq!(read(at.join("file")), "changed", "refused, and reset all the same");
+    lab.ok(&["destroy", "ci"]);
+    // What outlasts a crash does for whoever does not ask for that, and for who does.
+    for more in [&["--durable"][..], &["--durable"], &[]] {
+        let output = create(more);
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(lab.json(&["list", "ci"])["overlays"][0]["durable"], true);
+    }
     lab.ok(&["destroy", "ci"]);
     lab.assert_nothing_left();
 }

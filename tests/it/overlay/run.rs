@@ -242,6 +242,19 @@ fn of_user(lab: &Lab, script: &str) -> Output {
 }
 
 #[test]
+fn which_mode_a_command_has_and_why_is_said() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let output = run(&lab, &["--mode", "kernel"], "true");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "mode kernel: kernel was asked for\n");
+    let base = lab.base();
+    let quiet = lab.command(&["run", "-q", "--base", super::lab::utf8(&base), "--", "true"]).output();
+    let quiet = quiet.expect("it runs");
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{}", text(&quiet));
+    lab.assert_nothing_left();
+}
+
+#[test]
 fn of_what_failed_commands_changed_the_newest_are_kept() {
     ground!("overlay");
     let lab = Lab::new();

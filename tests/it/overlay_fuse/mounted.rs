@@ -12,6 +12,7 @@ use cowsnap::endpoint::overlay::fuse::{Layers, Lower, Options, Tree};
 use cowsnap::sys::mount::Restrict;
 
 use crate::ground::ground;
+use crate::overlay::lab::{Lab, Process};
 
 use super::core::{Ground, blocks_only};
 use super::ops::{Dice, Op, apply, dump};
@@ -108,6 +109,37 @@ fn what_takes_long_keeps_nobody_else_waiting() {
     assert_eq!(copied.join().expect("it ends"), Ok(4096));
     looker.join().expect("it ends");
     looked.expect("names are looked up meanwhile");
+    mounted.unmount().expect("unmount");
+}
+
+/// Whoever waits for an answer of a filesystem that has his request is not ended by a signal.
+#[test]
+fn a_process_that_can_not_be_killed_is_not_said_to_be() {
+    ground!("fuse", "overlay", "root");
+    let (ground, lab) = (Ground::new(), Lab::new());
+    let mounted = show(&ground, &ground.layers(), Options::default(), true);
+    let overlay = lab.create("ci", &["--mode", "kernel"]);
+    let handle = mounted.handle();
+    let frozen = handle.tree().freeze();
+    let script = format!("echo there > there; exec mkdir '{}'", ground.path("mnt/made").display());
+    let mut user = Process::new(Command::new("sh").args(["-c", &script]).current_dir(&overlay));
+    let of_user =
+        |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", user.pid())).unwrap_or_default();
+    // mkdir or mkdirat, on x86-64 and on others.
+    let asks = || {
+        of_user("comm") == "mkdir\n"
+            && ["83 ", "258 ", "34 "].iter().any(|n| of_user("syscall").starts_with(n))
+    };
+    crate::ground::waits("it to ask", asks);
+    let said = lab.fails(3, &["reset", "--kill", "ci"]);
+    assert!(said.contains(&format!("mkdir ({})", user.pid())) && said.contains("is not gone"), "{said}");
+    assert!(overlay.join("there").exists(), "it was reset all the same: {said}");
+    drop(frozen);
+    user.0.wait().expect("it ends by the signal that waits for it");
+    lab.ok(&["reset", "--kill", "ci"]);
+    assert!(!overlay.join("there").exists());
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
     mounted.unmount().expect("unmount");
 }
 
