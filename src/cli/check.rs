@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
 use crate::cli::facts::{self, All, Which};
 use crate::cli::table::printable_lines;
-use crate::cli::{Context, status};
+use crate::cli::{Context, status, watched};
 use crate::config::value;
 use crate::model::run::{Op, Subject};
 use crate::plan::health::{self, About, Facts, Finding, Limits, State};
@@ -60,25 +60,45 @@ fn duration(span: Span) -> Option<SignedDuration> {
 }
 
 /// Runs the subcommand. Whatever keeps it from finding out is unknown.
+///
+/// # Errors
+/// Standard output that can not be written to.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    const MOST: u8 = 3; // More is no state: it died of something.
+    let seconds = args.which.timeout();
+    let why = match watched::in_time(seconds, context, || looked(args, context)) {
+        Ok(Some(code)) if code <= MOST => return Ok(ExitCode::from(code)),
+        Ok(Some(code)) => format!("who was to find out ended with {code}"),
+        Ok(None) => watched::silence(seconds),
+        Err(error) => with_causes(&error),
+    };
+    let (state, text, value) = unknown(&why);
+    context.print(&value, printable_lines(&text))?;
+    Ok(ExitCode::from(state.exit_code()))
+}
+
+/// Looks, prints, and answers the exit code.
+fn looked(args: &Args, context: &Context) -> Result<u8> {
+    let units = facts::failed_units(args.which.timeout());
     let done = facts::all(&args.which, false, context);
     let (state, text, value) = match &done {
         Ok(all) => {
             let now = Timestamp::now();
-            let findings = judged(all, args, now);
+            let findings = judged(all, units(), args, now);
             let state = if all.facts.is_empty() { State::Unknown } else { health::worst(&findings) };
             let jobs: Vec<_> = all.facts.iter().map(|facts| status::object(facts, now)).collect();
             let text = report(state, all, &findings, &args.limits(), now);
             (state, text, json!({ "state": state, "findings": findings, "jobs": jobs }))
         }
-        Err(error) => {
-            let why = with_causes(error);
-            let value = json!({ "state": State::Unknown, "error": why, "findings": [], "jobs": [] });
-            (State::Unknown, format!("COWSNAP UNKNOWN - {}", plain(&why)), value)
-        }
+        Err(error) => unknown(&with_causes(error)),
     };
     context.print(&value, printable_lines(&text))?;
-    Ok(ExitCode::from(state.exit_code()))
+    Ok(state.exit_code())
+}
+
+fn unknown(why: &str) -> (State, String, Value) {
+    let value = json!({ "state": State::Unknown, "error": why, "findings": [], "jobs": [] });
+    (State::Unknown, format!("COWSNAP UNKNOWN - {}", plain(why)), value)
 }
 
 /// What a line of arguments is that can not be read: unknown, as critical would be a lie.
@@ -86,7 +106,7 @@ pub fn unreadable(error: &Error) -> (ExitCode, String) {
     (ExitCode::from(State::Unknown.exit_code()), format!("COWSNAP UNKNOWN - {}", plain(&error.to_string())))
 }
 
-fn judged(all: &All, args: &Args, now: Timestamp) -> Vec<Finding> {
+fn judged(all: &All, units: Result<Vec<String>, String>, args: &Args, now: Timestamp) -> Vec<Finding> {
     let limits = args.limits();
     let mut findings: Vec<_> =
         all.facts.iter().flat_map(|facts| health::findings(facts, &limits, now)).collect();
@@ -99,7 +119,7 @@ fn judged(all: &All, args: &Args, now: Timestamp) -> Vec<Finding> {
         });
     }
     let of_machine = |state, about, what| Finding { state, about, job: "systemd".into(), what };
-    match facts::failed_units(args.which.timeout()) {
+    match units {
         Err(why) => findings.push(of_machine(State::Unknown, About::Unseen, why)),
         Ok(units) => findings.extend(
             units.iter().map(|unit| of_machine(State::Critical, About::Failed, format!("{unit} has failed"))),
@@ -136,7 +156,7 @@ fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
         if limits.warn_age.is_some() || limits.crit_age.is_some() {
             return [limits.warn_age, limits.crit_age].map(|limit| limit.map(|limit| limit.as_secs()));
         }
-        let late = facts.schedule.as_ref().and_then(|schedule| health::lateness(last, schedule, patience));
+        let late = health::lateness(last, &facts.promise, patience);
         [late.map(|(warn, _)| warn), late.map(|(_, crit)| crit)]
             .map(|time| time.map(|time| time.duration_since(last).as_secs()))
     };
@@ -147,20 +167,24 @@ fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
         }
         all.push(format!("{}={};0", label(&[job, name, "stuck"]), seen.stuck.len()));
     };
-    for (name, seen) in &facts.datasets {
+    let datasets = facts.datasets.iter().map(|(name, seen)| (name, seen, false));
+    let nested = facts.nested.iter().map(|(name, seen)| (name, seen, true));
+    for (name, seen, is_nested) in datasets.chain(nested) {
         let Ok(seen) = seen else { continue };
         if let Some(newest) = seen.newest {
             let [warn, crit] = between(newest, 1).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(newest)));
         }
-        free(&mut all, name, seen);
+        if !is_nested {
+            free(&mut all, name, seen);
+        }
     }
     let record = facts.record.as_ref().ok().and_then(Option::as_ref);
     let drill = record.and_then(|record| record.tally(&Subject::of_job(Op::Drill))?.last_success);
     all.extend(drill.map(|last| format!("{}={}s;;;0", label(&[job, "drill", "age"]), age(last))));
     for target in &facts.targets {
         let name = &target.to;
-        if let Some(up_to) = target.up_to {
+        if let Some(up_to) = target.known_up_to() {
             let [warn, crit] = between(up_to, 2).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(up_to)));
         }

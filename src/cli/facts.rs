@@ -13,11 +13,13 @@ use crate::cli::doctor::with_causes;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, place};
 use crate::config::{Config, Job};
-use crate::endpoint::{Dataset, History, Prunable};
+use crate::endpoint::{self, Dataset, History, Prunable};
 use crate::exec::record::Records;
+use crate::exec::replicate::{mark_for, mark_for_peer};
 use crate::model::run::Subject;
-use crate::model::{self, JobRecord, VersionKind};
-use crate::plan::health::{self, Facts, Seen};
+use crate::model::{self, JobRecord, PeerAddress, Version, VersionKind};
+use crate::plan::common::kept;
+use crate::plan::health::{self, Base, Facts, Seen};
 use crate::quiesce::Leases;
 use crate::{Error, Result};
 
@@ -55,17 +57,19 @@ pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
     let config = Config::load(&which.config)?;
     let jobs: Vec<Job> = config.chosen(&which.jobs)?.into_iter().cloned().collect();
     let until = Instant::now() + Duration::from_secs(which.timeout);
-    let waiting: Vec<_> = jobs
+    let begun: Vec<_> = jobs
         .iter()
         .map(|job| {
-            let (job, context) = (job.clone(), context.clone());
-            within(until, move || of_job(&job, sizes, &context))
+            let (its, there) = (job.clone(), context.clone());
+            let seen = within(until, move || of_job(&its, sizes, &there));
+            let (its, there) = (job.clone(), context.clone());
+            (seen, within(until, move || noted(&its, &there)))
         })
         .collect();
     let facts = jobs
         .iter()
-        .zip(waiting)
-        .map(|(job, wait)| wait().unwrap_or_else(|| silent(job, which.timeout, context)))
+        .zip(begun)
+        .map(|(job, (seen, noted))| seen().unwrap_or_else(|| silent(job, which.timeout, noted())))
         .collect();
     let is_unknown = |name: &String| config.jobs.iter().all(|job| job.name != *name);
     let names_all = which.jobs.is_empty();
@@ -89,24 +93,41 @@ fn within<T: Send + 'static>(
     move || receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
 }
 
-/// Of a job of which nothing was heard.
-fn silent(job: &Job, seconds: u64, context: &Context) -> Facts {
+/// Of a job of whose datasets nothing was heard; of what was written down of it, that may be so, too.
+fn silent(job: &Job, seconds: u64, noted: Option<Noted>) -> Facts {
     let why = format!("it did not answer within {seconds} s");
-    let (record, is_at_work) = record(job, context);
+    let Noted { record, is_at_work, stopped } = noted.unwrap_or_else(|| Noted {
+        record: Err(why.clone()),
+        is_at_work: false,
+        stopped: Err(why.clone()),
+    });
     Facts {
         job: job.name.clone(),
-        schedule: job.promised().cloned(),
+        promise: job.promised(),
         datasets: job.datasets.iter().map(|name| (name.clone(), Err(why.clone()))).collect(),
+        nested: Vec::new(),
         targets: Vec::new(),
         record,
         is_at_work,
         has_drill: job.drill.is_some(),
-        stopped: stopped(job, context),
+        stopped,
     }
 }
 
-fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
+/// What was written down of a job.
+struct Noted {
+    record: Result<Option<JobRecord>, String>,
+    is_at_work: bool,
+    stopped: Result<Vec<String>, String>,
+}
+
+fn noted(job: &Job, context: &Context) -> Noted {
     let (record, is_at_work) = record(job, context);
+    Noted { record, is_at_work, stopped: stopped(job, context) }
+}
+
+fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
+    let Noted { record, is_at_work, stopped } = noted(job, context);
     let look = |name: &String| {
         (name.clone(), looked_at(name, Some(&job.name), sizes, context).map_err(|e| with_causes(&e)))
     };
@@ -114,12 +135,13 @@ fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
     let targets = job.targets.iter().map(|target| of_target(&target.dataset, &target.to, known, context));
     Facts {
         job: job.name.clone(),
-        schedule: job.promised().cloned(),
+        promise: job.promised(),
         datasets: job.datasets.iter().map(look).collect(),
+        nested: if job.recursive { nested(job, context) } else { Vec::new() },
         targets: targets.collect(),
         is_at_work,
         has_drill: job.drill.is_some(),
-        stopped: stopped(job, context),
+        stopped,
         record,
     }
 }
@@ -152,9 +174,37 @@ fn opened(name: &str, context: &Context) -> Result<Dataset> {
     place::dataset_as_it_is(&model::Target::parse(name.as_ref())?, context)
 }
 
-/// What there is of a dataset; of the snapshots those of `job` if one is named.
+/// What is inside of its datasets. Of one that can not be opened that is said already.
+fn nested(job: &Job, context: &Context) -> Vec<(String, Result<Seen, String>)> {
+    let mut all = Vec::new();
+    for name in &job.datasets {
+        let Ok(dataset) = opened(name, context) else { continue };
+        match dataset.all_inside() {
+            Err(error) => all.push((format!("what is inside {name}"), Err(with_causes(&error.into())))),
+            Ok(inside) => all.extend(inside.iter().filter_map(|inside| {
+                let inside = inside.counterpart(&dataset, &dataset); // Called as it is from here.
+                // Of one that was destroyed, what is left is its history.
+                let seen = match inside.exists() {
+                    Ok(false) => return None,
+                    Ok(true) => seen(&inside, Some(&job.name), false),
+                    Err(error) => Err(error.into()),
+                };
+                Some((inside.to_string(), seen.map_err(|error| with_causes(&error))))
+            })),
+        }
+    }
+    all.retain(|(name, _)| !job.datasets.contains(name));
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.dedup_by(|a, b| a.0 == b.0);
+    all
+}
+
 fn looked_at(name: &str, job: Option<&str>, sizes: bool, context: &Context) -> Result<Seen> {
-    let dataset = opened(name, context)?;
+    seen(&opened(name, context)?, job, sizes)
+}
+
+/// What there is of a dataset; of the snapshots those of `job` if one is named.
+fn seen(dataset: &Dataset, job: Option<&str>, sizes: bool) -> Result<Seen> {
     // A replica is its snapshots; nothing of it need be live.
     if job.is_some() {
         dataset.expect_live()?;
@@ -175,7 +225,7 @@ fn looked_at(name: &str, job: Option<&str>, sizes: bool, context: &Context) -> R
         stuck: stuck.into_iter().map(|partial| partial.name.to_string()).collect(),
         live: live.len(),
         space: dataset.space().ok(),
-        usage: if sizes { usage(&dataset)? } else { None },
+        usage: if sizes { usage(dataset)? } else { None },
     })
 }
 
@@ -187,42 +237,88 @@ fn usage(dataset: &Dataset) -> Result<Option<(u64, u64)>> {
     Ok(newest.map(|newest| (newest.referenced, all().map(|usage| usage.exclusive).sum())))
 }
 
-/// One that is here is looked at; of another machine's, what was written down is told.
+/// One that is here is looked at; of another machine's, what was written down is told, and what is kept for it.
 fn of_target(dataset: &str, to: &str, record: Option<&JobRecord>, context: &Context) -> health::Target {
     let tally = record.and_then(|record| record.tally(&Subject::to_target(dataset, to)));
     let noted = tally.and_then(|tally| tally.up_to);
-    let (seen, up_to) = match model::Target::parse(to.as_ref()) {
-        Ok(model::Target::Remote(_)) | Err(_) => (None, noted),
+    let told = |error: Error| with_causes(&error);
+    let (seen, found) = match model::Target::parse(to.as_ref()) {
+        Err(error) => (None, Err(told(error.into()))),
+        Ok(model::Target::Remote(address)) => {
+            let address = address.parse::<PeerAddress>().map_err(|error| error.to_string());
+            let base = address.and_then(|it| kept_for(dataset, &it, noted, context).map_err(told));
+            (None, base.map(|base| (noted, base)))
+        }
         Ok(_) => {
-            let seen = looked_at(to, None, false, context).map_err(|error| with_causes(&error));
-            (Some(seen), in_common(dataset, to, context).unwrap_or(noted))
+            let seen = looked_at(to, None, false, context).map_err(told);
+            let found = match &seen {
+                Err(why) => Err(why.clone()),
+                Ok(_) => in_common(dataset, to, noted.is_some(), context).map_err(told),
+            };
+            (Some(seen), found)
         }
     };
-    health::Target { dataset: dataset.into(), to: to.into(), seen, up_to }
+    let base = found.as_ref().ok().and_then(|(_, base)| *base);
+    let up_to = found.map(|(up_to, _)| up_to);
+    health::Target { dataset: dataset.into(), to: to.into(), seen, up_to, base }
 }
 
-/// When the newest snapshot was taken that both have.
-fn in_common(dataset: &str, to: &str, context: &Context) -> Result<Option<Timestamp>> {
-    let (here, there) = (opened(dataset, context)?.inventory()?, opened(to, context)?.inventory()?);
-    let snapshots = here.versions().iter().filter(|version| version.kind == VersionKind::Snapshot);
-    let common = snapshots.rev().find(|version| there.snapshot_of(version.id.guid).is_some());
-    Ok(common.map(|version| version.created))
+/// When the newest version was taken that both have, which the next increment builds upon, and what has become of that. Who `was_brought` something, has
+/// something, and has nothing in common, has lost it.
+fn in_common(
+    dataset: &str,
+    to: &str,
+    was_brought: bool,
+    context: &Context,
+) -> Result<(Option<Timestamp>, Option<Base>)> {
+    let target = opened(to, context)?;
+    let here = opened(dataset, context)?.inventory()?;
+    let there = match target.inventory() {
+        Err(endpoint::Error::NotFound { .. }) => return Ok((None, None)),
+        there => there?,
+    };
+    let common = here.versions().iter().rev().find(|version| there.snapshot_of(version.id.guid).is_some());
+    let has_any = there.versions().iter().any(|version| version.kind == VersionKind::Snapshot);
+    let is_kept = |base: &Version| kept(&here, &mark_for(&target)).any(|guid| guid == base.id.guid);
+    let base = match common {
+        Some(base) if is_kept(base) => Some(Base::Held),
+        Some(_) => Some(Base::Unheld),
+        None => Some(Base::Lost).filter(|_| was_brought && has_any),
+    };
+    Ok((common.map(|version| version.created), base))
 }
 
-/// The units of systemd that have to do with cowsnap and failed; none where there is no systemd.
+/// What has become of what a target on another machine was brought up to, as far as its source knows.
+fn kept_for(
+    dataset: &str,
+    address: &PeerAddress,
+    up_to: Option<Timestamp>,
+    context: &Context,
+) -> Result<Option<Base>> {
+    let Some(up_to) = up_to else { return Ok(None) };
+    let here = opened(dataset, context)?.inventory()?;
+    let is_there = || here.versions().iter().any(|version| version.created == up_to);
+    Ok(Some(match kept(&here, &mark_for_peer(address)).next() {
+        Some(_) => Base::Held,
+        None if is_there() => Base::Unheld,
+        None => Base::Lost,
+    }))
+}
+
+/// Asks for the units of systemd that have to do with cowsnap and failed, none where there is no systemd; the answer is waited for so many seconds from now on.
 ///
-/// # Errors
-/// What `systemctl` says, or that it says nothing.
-pub fn failed_units(seconds: u64) -> Result<Vec<String>, String> {
+/// It is an error what `systemctl` says, or that it says nothing.
+pub fn failed_units(seconds: u64) -> impl FnOnce() -> Result<Vec<String>, String> {
+    let answer = within(Instant::now() + Duration::from_secs(seconds), ask_for_failed_units);
+    move || answer().unwrap_or_else(|| Err(format!("systemctl did not answer within {seconds} s")))
+}
+
+fn ask_for_failed_units() -> Result<Vec<String>, String> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(Vec::new());
     }
-    let ask = || {
-        let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager", "cowsnap*"];
-        Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output()
-    };
-    let output = within(Instant::now() + Duration::from_secs(seconds), ask)();
-    let output = output.ok_or_else(|| format!("systemctl did not answer within {seconds} s"))?;
+    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager", "cowsnap*"];
+    let output = Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output();
     let output = output.map_err(|error| with_causes(&Error::io("run", "systemctl")(error)))?;
     if !output.status.success() {
         return Err(format!("systemctl: {}", String::from_utf8_lossy(&output.stderr).trim()));

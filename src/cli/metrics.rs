@@ -1,13 +1,14 @@
 //! `cowsnap metrics`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::cli::facts::{self, Which};
-use crate::cli::{Context, output};
+use crate::cli::{Context, output, watched};
 use crate::config::Job;
 use crate::model::run::{Op, Subject};
 use crate::plan::metrics::{Family, Kind, Measured, exposition, families};
@@ -25,7 +26,11 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: &Args, context: &Context) -> Result<()> {
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    watched::or_late(args.which.timeout(), context, || told(args, context))
+}
+
+fn told(args: &Args, context: &Context) -> Result<()> {
     let all = facts::all(&args.which, false, context)?;
     let jobs = all.jobs.iter().zip(&all.facts);
     let jobs: Vec<_> = jobs.map(|(job, facts)| Measured { facts, subjects: subjects(job) }).collect();

@@ -51,6 +51,7 @@ mod stream;
 pub mod table;
 mod unmount;
 mod verify;
+mod watched;
 
 /// Copy-on-write snapshots of data directories: taken in milliseconds, shipped as what changed, proven by blake3,
 /// restored by mounting.
@@ -210,6 +211,8 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     let done = match command {
         Command::Check(args) => return check::run(&args, context),
+        Command::Metrics(args) => return metrics::run(&args, context),
+        Command::Status(args) => return status::run(&args, context),
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
@@ -225,7 +228,6 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Job(args) => job::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
-        Command::Metrics(args) => metrics::run(&args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Pool(args) => pool::run(args, context),
         Command::Prune(args) => prune::run(*args, context),
@@ -237,7 +239,6 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Rollback(args) => rollback::run(args, context),
         Command::Send(args) => send::run(args, context),
         Command::Snapshot(args) => snapshot::run(args, context),
-        Command::Status(args) => status::run(&args, context),
         Command::Stream(args) => stream::run(args, context),
         Command::Unmount(args) => unmount::run(args, context),
         Command::Verify(args) => verify::run(args, context),

@@ -1,15 +1,16 @@
 //! `cowsnap status`
 
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::cli::Context;
 use crate::cli::facts::{self, All, Which};
 use crate::cli::table::{Table, printable_lines, size};
+use crate::cli::{Context, watched};
 use crate::model::run::{Op, Subject};
 use crate::plan::health::{self, Facts, Limits, Verdict, roughly};
 use crate::sys::interrupt;
@@ -30,16 +31,22 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let Some(seconds) = args.watch else { return show(args, context, "") };
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let looked =
+        |before: &str| watched::or_late(args.which.timeout(), context, || show(args, context, before));
+    let Some(seconds) = args.watch else { return looked("") };
     // The cursor goes to the first line, and what was there before goes.
     let clear = if std::io::stdout().is_terminal() && !context.json { "\u{1b}[H\u{1b}[2J" } else { "" };
     loop {
-        show(args, context, clear)?;
+        match looked(clear) {
+            _ if interrupt::check().is_err() => return Ok(ExitCode::SUCCESS),
+            Ok(code) if code == ExitCode::SUCCESS => {}
+            other => return other,
+        }
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
             if interrupt::check().is_err() {
-                return Ok(());
+                return Ok(ExitCode::SUCCESS);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -124,10 +131,11 @@ fn row(facts: &Facts, verdict: Verdict, sizes: bool, now: Timestamp) -> Vec<Stri
 fn targets(facts: &Facts, now: Timestamp) -> String {
     let told = |target: &health::Target| {
         let to = &target.to;
-        match (target.up_to, health::lag(target, facts)) {
-            (None, _) => format!("{to}: never"),
-            (Some(_), Some(SignedDuration::ZERO)) => format!("{to}: all"),
-            (Some(up_to), _) => format!("{to}: as of {} ago", roughly(now.duration_since(up_to))),
+        match (&target.up_to, health::lag(target, facts)) {
+            (Err(_), _) => format!("{to}: not known"),
+            (Ok(None), _) => format!("{to}: never"),
+            (Ok(Some(_)), Some(SignedDuration::ZERO)) => format!("{to}: all"),
+            (Ok(Some(up_to)), _) => format!("{to}: as of {} ago", roughly(now.duration_since(*up_to))),
         }
     };
     match facts.targets.as_slice() {
@@ -148,26 +156,27 @@ fn roughly_ms(ms: u64) -> String {
 pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
     let findings = health::findings(facts, &Limits::default(), now);
     let (verdict, why) = health::verdict(&findings);
-    let datasets: Vec<_> = facts
-        .datasets
-        .iter()
-        .map(|(name, seen)| match seen {
+    let told = |is_nested: bool| {
+        move |(name, seen): &(String, Result<health::Seen, String>)| match seen {
             Ok(seen) => json!({
-                "dataset": name, "newest": seen.newest, "snapshots": seen.snapshots, "stuck": seen.stuck,
+                "dataset": name, "is_nested": is_nested, "newest": seen.newest, "snapshots": seen.snapshots, "stuck": seen.stuck,
                 "receiving": seen.live, "free_bytes": seen.space.map(|s| s.0), "size_bytes": seen.space.map(|s| s.1),
                 "referenced_bytes": seen.usage.map(|u| u.0), "exclusive_bytes": seen.usage.map(|u| u.1),
             }),
-            Err(why) => json!({ "dataset": name, "error": why }),
-        })
-        .collect();
+            Err(why) => json!({ "dataset": name, "is_nested": is_nested, "error": why }),
+        }
+    };
+    let nested = facts.nested.iter().map(told(true));
+    let datasets: Vec<_> = facts.datasets.iter().map(told(false)).chain(nested).collect();
     let targets: Vec<_> = facts
         .targets
         .iter()
         .map(|target| {
+            let error = target.seen.as_ref().and_then(|seen| seen.as_ref().err());
             json!({
-                "dataset": target.dataset, "to": target.to, "up_to": target.up_to, "is_looked_at": target.seen.is_some(),
-                "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()),
-                "error": target.seen.as_ref().and_then(|seen| seen.as_ref().err()),
+                "dataset": target.dataset, "to": target.to, "up_to": target.known_up_to(), "is_looked_at": target.seen.is_some(),
+                "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()), "base": target.base,
+                "error": error.or(target.up_to.as_ref().err()),
             })
         })
         .collect();

@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Class;
 use crate::model::{Flush, Notify, Quiesce, quoted};
+use crate::plan::health::Promise;
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 use crate::plan::trigger::{Combined, Trigger};
@@ -231,10 +232,15 @@ impl Error {
 }
 
 impl Job {
-    /// Its schedule, if there is to be a run at each of its times: not where a threshold has to be reached, too.
-    pub fn promised(&self) -> Option<&Schedule> {
-        let is_due = self.trigger.as_ref().is_none_or(|trigger| trigger.combined == Combined::Either);
-        self.schedule.as_ref().filter(|_| is_due)
+    /// When there is to be a run: at each time of its schedule, but not where a threshold has to be reached, too; and before its snapshot is older
+    /// than a trigger allows.
+    pub fn promised(&self) -> Promise {
+        let trigger = self.trigger.as_ref();
+        let is_due = trigger.is_none_or(|trigger| trigger.combined == Combined::Either);
+        Promise {
+            schedule: self.schedule.clone().filter(|_| is_due),
+            age: trigger.and_then(|trigger| trigger.most_age(self.schedule.is_some())),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
@@ -114,8 +114,17 @@ impl Records {
     /// A directory that can not be written to.
     pub fn at_work(&self, job: &str) -> Result<Option<AtWork>> {
         self.make()?;
-        let path = self.file(job, "lock");
-        Ok(lock(&path, FlockOperation::NonBlockingLockExclusive)?.map(AtWork))
+        let (path, until) = (self.file(job, "lock"), Instant::now() + PATIENCE);
+        loop {
+            if let Some(lock) = lock(&path, FlockOperation::NonBlockingLockExclusive)? {
+                return Ok(Some(AtWork(lock)));
+            }
+            // Whoever only looks shares it for a moment; a run does not.
+            if lock(&path, FlockOperation::NonBlockingLockShared)?.is_none() || Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn is_at_work(&self, job: &str) -> Result<bool> {
@@ -162,11 +171,11 @@ impl Records {
 
     fn lock_to_write(&self, job: &str) -> Result<File> {
         let path = self.file(job, "write");
-        let until = std::time::Instant::now() + PATIENCE;
+        let until = Instant::now() + PATIENCE;
         loop {
             match lock(&path, FlockOperation::NonBlockingLockExclusive)? {
                 Some(lock) => return Ok(lock),
-                None if std::time::Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+                None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
                 None => {
                     let what = format!("write the record of job {job}");
                     return Err(Error::Busy { what, hint: "see whether that process is suspended" });
@@ -251,6 +260,23 @@ mod tests {
         assert_eq!(records.read("node").unwrap().record.unwrap().skipped.n, 1);
         drop(lock);
         assert!(!records.read("node").unwrap().is_at_work);
+    }
+
+    #[test]
+    fn whoever_looks_is_not_taken_for_a_run() {
+        let (_dir, records) = records();
+        drop(records.at_work("node").unwrap());
+        let path = records.file("node", "lock");
+        // As a look has it, and for longer than any.
+        let look = lock(&path, FlockOperation::NonBlockingLockShared).unwrap().expect("nobody is");
+        let looking = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(look);
+        });
+        let at_work = records.at_work("node").unwrap();
+        looking.join().unwrap();
+        assert!(at_work.is_some());
+        assert!(records.at_work("node").unwrap().is_none());
     }
 
     #[test]

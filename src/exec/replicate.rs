@@ -13,7 +13,7 @@ use crate::exec::fan::{alike, fan, told};
 use crate::exec::sent::note_moved;
 use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
-use crate::model::{HoldTag, Inventory, Partial, SnapshotName, VersionRef};
+use crate::model::{HoldTag, Inventory, Partial, PeerAddress, SnapshotName, VersionRef};
 use crate::plan::fan::{Turn, turns};
 use crate::plan::replicate::{Plan, Policy, Step, held_instead, replicate as plan};
 use crate::stream::container::Backend;
@@ -396,6 +396,11 @@ fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
 /// The tag with which the names of the bookmarks begin that mark what `target`, on this machine, has of a source.
 pub fn mark_for(target: &Dataset) -> HoldTag {
     cursor("to", &Place::Here(target.clone()))
+}
+
+/// The tag by which a source keeps what the target at `address`, on another machine, has of it; the names of its bookmarks begin with it.
+pub fn mark_for_peer(address: &PeerAddress) -> HoldTag {
+    tag("to", &address.to_string(), "")
 }
 
 /// The tag by which the last version is kept that both sides have: readable, and another one for each place.

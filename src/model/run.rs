@@ -150,6 +150,9 @@ pub struct Tally {
     /// How often it failed as bytes were not what they were; these are among [`Self::failed`].
     #[serde(default)]
     pub corrupt: u64,
+    /// How often it failed since it went well last, whatever clocks say; not known of records from before this was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_a_row: Option<u64>,
     /// When it went well last.
     pub last_success: Option<Timestamp>,
     /// When it failed last, and why.
@@ -181,6 +184,7 @@ impl Tally {
             done: 0,
             failed: 0,
             corrupt: 0,
+            in_a_row: Some(0),
             last_success: None,
             last_failure: None,
             last_ms: 0,
@@ -190,6 +194,15 @@ impl Tally {
             last_downtime_ms: None,
             total_downtime_ms: 0,
             up_to: None,
+        }
+    }
+
+    /// Whether it failed last. Of what was written before that was counted, the times say so.
+    pub fn is_failing(&self) -> bool {
+        let is_later = |failed: &Failed| self.last_success.is_none_or(|success| success <= failed.at);
+        match self.in_a_row {
+            Some(n) => n > 0,
+            None => self.last_failure.as_ref().is_some_and(is_later),
         }
     }
 
@@ -206,11 +219,13 @@ impl Tally {
         match outcome.failure {
             None => {
                 self.done = self.done.saturating_add(1);
+                self.in_a_row = Some(0);
                 self.last_success = Some(outcome.at);
                 self.up_to = outcome.up_to.or(self.up_to);
             }
             Some(failure) => {
                 self.failed = self.failed.saturating_add(1);
+                self.in_a_row = Some(self.in_a_row.unwrap_or(0).saturating_add(1));
                 self.corrupt = self.corrupt.saturating_add(u64::from(failure.class == "corrupt"));
                 self.last_failure = Some(Failed { at: outcome.at, failure });
             }
@@ -541,5 +556,35 @@ mod tests {
         assert_eq!(record.told, Some(Told { at: at(120), class: "corrupt".into() }));
         assert!(record.tell(at(240), None) && record.told.is_none());
         assert!(record.tell(at(300), failure("corrupt").as_ref()));
+    }
+
+    #[test]
+    fn what_failed_last_is_known_whatever_the_clock_said() {
+        let subject = || Subject::of_job(Op::Drill);
+        let mut tally = Tally::new(subject());
+        assert!(!tally.is_failing());
+        // It went well while the clock was ahead by a year, and failed when it was right again.
+        tally.add(outcome(subject(), 31_536_000, false));
+        tally.add(outcome(subject(), 10, true));
+        tally.add(outcome(subject(), 20, true));
+        assert_eq!((tally.is_failing(), tally.in_a_row), (true, Some(2)));
+        tally.add(outcome(subject(), 5, false));
+        assert_eq!((tally.is_failing(), tally.in_a_row), (false, Some(0)));
+        // What was written before failures in a row were counted.
+        for (success, failure, expected) in [
+            (None, Some(2), true),
+            (Some(1), Some(2), true),
+            (Some(3), Some(2), false),
+            (Some(3), None, false),
+        ] {
+            let failed = |second| Failed { at: at(second), failure: Failure::new("usage", "no") };
+            let old = Tally {
+                in_a_row: None,
+                last_success: success.map(at),
+                last_failure: failure.map(failed),
+                ..Tally::new(subject())
+            };
+            assert_eq!(old.is_failing(), expected, "{success:?} {failure:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What two places have in common, by identity alone: names and clocks say nothing.
 
-use crate::model::{HoldTag, Inventory, Version, VersionKind};
+use crate::model::{Guid, HoldTag, Inventory, Version, VersionKind};
 
 /// The snapshots of `here` that the next increment between the two may start from, whichever of them sends: of those that `there` has as
 /// snapshots too the newest by the order of each side, and the newest of which `there` has a snapshot or a bookmark.
@@ -27,11 +27,21 @@ pub fn is_marked(here: &Inventory, there: &Inventory, mark: &HoldTag) -> bool {
     let order = |version: &&Version| there.snapshot_of(version.id.guid).map(|theirs| theirs.order);
     let known = here.versions().iter().filter(|version| order(version).is_some());
     let Some(newest) = known.max_by_key(order) else { return false };
-    let is_mark = |version: &&Version| {
+    marks(here, mark).any(|version| version.id.guid == newest.id.guid)
+}
+
+/// The bookmarks of `here` whose names begin with `mark` and `:`.
+fn marks<'a>(here: &'a Inventory, mark: &HoldTag) -> impl Iterator<Item = &'a Version> {
+    here.versions().iter().filter(move |version| {
         let rest = version.id.name.as_str().strip_prefix(mark.as_str());
         version.kind == VersionKind::Bookmark && rest.is_some_and(|rest| rest.starts_with(':'))
-    };
-    here.versions().iter().filter(is_mark).any(|version| version.id.guid == newest.id.guid)
+    })
+}
+
+/// The guids of what `here` keeps for the target of `tag`, by a hold or a bookmark.
+pub fn kept<'a>(here: &'a Inventory, tag: &HoldTag) -> impl Iterator<Item = Guid> {
+    let held = here.holds().iter().filter(move |(_, by)| by == tag).map(|(version, _)| version.guid);
+    held.chain(marks(here, tag).map(|version| version.id.guid))
 }
 
 #[cfg(test)]
@@ -108,5 +118,21 @@ mod tests {
         }
         let other: HoldTag = "other".parse().expect("a tag");
         assert!(!is_marked(&marked("abc", "b"), &inventory("ab"), &other));
+    }
+
+    #[test]
+    fn what_is_kept_for_a_target_is_held_or_marked_by_its_tag() {
+        let [tag, other]: [HoldTag; 2] = ["t", "other"].map(|tag| tag.parse().expect("a tag"));
+        let here = marked("abc", "b");
+        let held = here.versions().iter().find(|version| version.id.name.as_str() == "c");
+        let held = held.expect("it is there").id.clone();
+        let here = Inventory::new(
+            "d",
+            here.versions().to_vec(),
+            vec![(held.clone(), tag.clone()), (held, other.clone())],
+        );
+        let of = |tag| kept(&here, tag).map(|guid| char::from(guid.0[0])).collect::<String>();
+        assert_eq!((of(&tag).as_str(), of(&other).as_str()), ("cb", "c"));
+        assert_eq!(kept(&inventory("abc"), &tag).count(), 0);
     }
 }

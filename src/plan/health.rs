@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::model::JobRecord;
-use crate::model::run::{Op, Subject, Tally, UNENDED};
+use crate::model::run::{Failure, LastRun, Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
 /// What was seen of a job.
@@ -17,9 +17,11 @@ pub struct Facts {
     /// Its name.
     pub job: String,
     /// When it is due.
-    pub schedule: Option<Schedule>,
+    pub promise: Promise,
     /// What was seen of its datasets, or why nothing was.
     pub datasets: Vec<(String, Result<Seen, String>)>,
+    /// Likewise, of those inside that it takes along.
+    pub nested: Vec<(String, Result<Seen, String>)>,
     /// Its targets.
     pub targets: Vec<Target>,
     /// What was written down of its runs; `None` if nothing was ever, or why it can not be read.
@@ -30,6 +32,15 @@ pub struct Facts {
     pub has_drill: bool,
     /// Services that a run has left stopped, or why nobody knows.
     pub stopped: Result<Vec<String>, String>,
+}
+
+/// When there is to be a snapshot. Without either, nobody said so, and none is late.
+#[derive(Debug, Clone, Default)]
+pub struct Promise {
+    /// At each of its times.
+    pub schedule: Option<Schedule>,
+    /// Before the last one is older.
+    pub age: Option<SignedDuration>,
 }
 
 /// What was seen of a dataset.
@@ -58,8 +69,29 @@ pub struct Target {
     pub to: String,
     /// Of one that is here: what is there; else it is on another machine.
     pub seen: Option<Result<Seen, String>>,
-    /// When the newest snapshot was taken that it has in common with its source; of one that is not here as it was written down.
-    pub up_to: Option<Timestamp>,
+    /// When the newest snapshot was taken that it has in common with its source, or why nobody knows; of one that is not here as it was written down.
+    pub up_to: Result<Option<Timestamp>, String>,
+    /// What has become of what the next increment builds upon; `None` where there has been nothing yet, or nobody knows.
+    pub base: Option<Base>,
+}
+
+impl Target {
+    /// When the newest snapshot was taken that it has, as far as that is known.
+    pub fn known_up_to(&self) -> Option<Timestamp> {
+        self.up_to.as_ref().ok().copied().flatten()
+    }
+}
+
+/// What has become of the version that the next increment to a target builds upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Base {
+    /// A hold or a bookmark keeps it at the source: it does not expire.
+    Held,
+    /// It is there, and nothing keeps it.
+    Unheld,
+    /// It is gone.
+    Lost,
 }
 
 /// How bad something is. The later ones outweigh the earlier ones.
@@ -113,6 +145,8 @@ pub enum About {
     Space,
     /// A receive that was begun and not finished.
     Partial,
+    /// What the next increment to a target builds upon.
+    Base,
     /// A restore that should have been rehearsed by now.
     Drill,
 }
@@ -193,10 +227,14 @@ pub fn findings(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<Finding> 
         match seen {
             Err(why) => found.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
             Ok(seen) => {
-                found.of_age(name, seen.newest, facts.schedule.as_ref(), limits, now);
-                found.of_place(name, seen, limits);
+                found.of_age(name, seen.newest, &facts.promise, limits, now);
+                found.of_receives(name, seen);
+                found.of_space(name, seen, limits);
             }
         }
+    }
+    for (name, seen) in &facts.nested {
+        found.of_nested(name, seen.as_ref(), facts, limits, now);
     }
     for target in &facts.targets {
         found.of_target(target, facts, limits, now);
@@ -210,26 +248,35 @@ pub fn worst<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> State {
     findings.into_iter().map(|finding| finding.state).max().unwrap_or(State::Ok)
 }
 
-/// A job in one word, and why. Disks and receives are not the job's own doing.
+/// A job in one word, and why. Disks and receives are not the job's own doing; a base that is gone fails the next replication.
 pub fn verdict(findings: &[Finding]) -> (Verdict, Option<&str>) {
-    let first = |about| findings.iter().find(|finding| finding.about == about);
-    let order =
-        [(About::Failed, Verdict::Failed), (About::Late, Verdict::Late), (About::Unseen, Verdict::Unknown)];
-    let decided = order.into_iter().find_map(|(about, verdict)| first(about).map(|found| (verdict, found)));
+    let of = |about| move |finding: &&Finding| finding.about == about;
+    let is_lost = |finding: &&Finding| finding.about == About::Base && finding.state == State::Critical;
+    let first = |is_meant: &dyn Fn(&&Finding) -> bool| findings.iter().find(is_meant);
+    let order = [
+        (first(&of(About::Failed)), Verdict::Failed),
+        (first(&is_lost), Verdict::Failed),
+        (first(&of(About::Late)), Verdict::Late),
+        (first(&of(About::Unseen)), Verdict::Unknown),
+    ];
+    let decided = order.into_iter().find_map(|(found, verdict)| Some((verdict, found?)));
     match decided {
         Some((verdict, finding)) => (verdict, Some(&finding.what)),
         None => (Verdict::Ok, None),
     }
 }
 
-/// When it is due next: at once if a run was missed; `None` without a schedule.
+/// When it is due next: at once if a run was missed; `None` where nothing is promised.
 pub fn next_run(facts: &Facts, now: Timestamp) -> Option<Timestamp> {
-    let schedule = facts.schedule.as_ref()?;
+    let Promise { schedule, age } = &facts.promise;
     let newest = oldest_of_newest(facts);
-    match schedule.due(newest, now) {
+    let by_schedule = schedule.as_ref().and_then(|schedule| match schedule.due(newest, now) {
         Some(due) => Some(due.timestamp().max(now)),
         None => schedule.next_after(newest.unwrap_or(now)).map(|next| next.timestamp()),
-    }
+    });
+    let due = |age: &SignedDuration| newest.filter(|&last| last <= now)?.checked_add(*age).ok();
+    let by_age = age.as_ref().map(|age| due(age).map_or(now, |due| due.max(now)));
+    by_schedule.into_iter().chain(by_age).min()
 }
 
 /// When the job was done last for all of its datasets.
@@ -242,7 +289,7 @@ pub fn oldest_of_newest(facts: &Facts) -> Option<Timestamp> {
 pub fn lag(target: &Target, facts: &Facts) -> Option<SignedDuration> {
     let (_, seen) = facts.datasets.iter().find(|(name, _)| *name == target.dataset)?;
     let newest = seen.as_ref().ok()?.newest?;
-    Some(newest.duration_since(target.up_to?).max(SignedDuration::ZERO))
+    Some(newest.duration_since(target.known_up_to()?).max(SignedDuration::ZERO))
 }
 
 /// `3 h`, `26 h`, `4 d`: as coarse as a person says it.
@@ -289,15 +336,13 @@ impl Found<'_> {
             Ok(Some(record)) => record,
         };
         if let Some(running) = record.running.as_ref().filter(|_| !facts.is_at_work) {
-            let what = format!("the run of {:.0} was killed", running.since);
-            return self.add(State::Warning, About::Failed, what);
+            self.add(State::Warning, About::Failed, format!("the run of {:.0} was killed", running.since));
         }
-        let failing: Vec<_> = record.tallies.iter().filter(|tally| tally.subject.op != Op::Run).collect();
-        let n = self.all.len();
-        failing.into_iter().for_each(|tally| self.of_tally(tally));
-        // What no part of it explains.
-        let last = record.last_run.as_ref().and_then(|last| last.failure.as_ref());
-        if let Some(failure) = last.filter(|_| self.all.len() == n) {
+        let of_run = |tally: &&Tally| tally.subject.op != Op::Run && tally.is_failing();
+        record.tallies.iter().filter(of_run).for_each(|tally| self.of_tally(tally));
+        if let Some(last) = &record.last_run
+            && let Some(failure) = last.failure.as_ref().filter(|failure| !is_told(record, last, failure))
+        {
             let what = format!("the last run failed: {}", failure.text);
             self.add(state_of(&failure.class), About::Failed, what);
         }
@@ -305,9 +350,6 @@ impl Found<'_> {
 
     fn of_tally(&mut self, tally: &Tally) {
         let Some(failed) = &tally.last_failure else { return };
-        if tally.last_success.is_some_and(|success| success > failed.at) {
-            return;
-        }
         let subject = &tally.subject;
         let of = subject.dataset.as_deref().map(|dataset| format!(" of {dataset}")).unwrap_or_default();
         let to = subject.target.as_deref().map(|target| format!(" to {target}")).unwrap_or_default();
@@ -323,6 +365,10 @@ impl Found<'_> {
         let last = tally.and_then(|tally| tally.last_success);
         let what = match last.map(|last| now.duration_since(last)) {
             _ if !facts.has_drill => return,
+            // A clock that was ahead has told nothing.
+            Some(age) if age < -AHEAD => {
+                "the last rehearsal of its restore is from the future: see to the clock".into()
+            }
             Some(age) if age <= DRILL => return,
             Some(age) => format!("the last rehearsal of its restore that went well is {} old", roughly(age)),
             None => "its restore was never rehearsed: cowsnap drill".into(),
@@ -330,40 +376,68 @@ impl Found<'_> {
         self.add(State::Warning, About::Drill, what);
     }
 
-    /// By the limits if they are set, else by the schedule.
+    /// By the limits if they are set, else by what is promised.
     fn of_age(
         &mut self,
         name: &str,
         newest: Option<Timestamp>,
-        schedule: Option<&Schedule>,
+        promise: &Promise,
         limits: &Limits,
         now: Timestamp,
     ) {
-        let is_judged = schedule.is_some() || limits.warn_age.is_some() || limits.crit_age.is_some();
         let Some(newest) = newest else {
-            if is_judged {
-                self.add(State::Critical, About::Late, format!("{name} has no snapshot of this job"));
-            }
-            return;
+            return self.add(State::Critical, About::Late, format!("{name} has no snapshot of this job"));
         };
-        if newest > now + AHEAD {
-            let what =
-                format!("the newest snapshot of {name} is from the future, {newest:.0}: see to the clock");
-            return self.add(State::Warning, About::Late, what);
+        if self.is_ahead(&format!("the newest snapshot of {name}"), newest, now) {
+            return;
         }
         let age = now.duration_since(newest);
         let what = format!("the last snapshot of {name} is {} old", roughly(age));
-        match age_state(newest, schedule, limits, 1, now) {
+        match age_state(newest, promise, limits, 1, now) {
             State::Ok => {}
             state => self.add(state, About::Late, what),
         }
     }
 
-    fn of_place(&mut self, name: &str, seen: &Seen, limits: &Limits) {
+    fn is_ahead(&mut self, whose: &str, time: Timestamp, now: Timestamp) -> bool {
+        let is_ahead = time > now + AHEAD;
+        if is_ahead {
+            let what = format!("{whose} is from the future, {time:.0}: see to the clock");
+            self.add(State::Warning, About::Late, what);
+        }
+        is_ahead
+    }
+
+    /// What was made since the last run is in the next one. The space is that of what it is inside of.
+    fn of_nested(
+        &mut self,
+        name: &str,
+        seen: Result<&Seen, &String>,
+        facts: &Facts,
+        limits: &Limits,
+        now: Timestamp,
+    ) {
+        match seen {
+            Err(why) => self.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
+            Ok(Seen { newest: None, .. }) => {
+                let what = format!("{name}, which is taken along, has no snapshot of this job yet");
+                self.add(State::Warning, About::Late, what);
+            }
+            Ok(seen) => {
+                self.of_age(name, seen.newest, &facts.promise, limits, now);
+                self.of_receives(name, seen);
+            }
+        }
+    }
+
+    fn of_receives(&mut self, name: &str, seen: &Seen) {
         if !seen.stuck.is_empty() {
             let what = format!("{name} has a receive that nobody works on: {}", seen.stuck.join(", "));
             self.add(State::Warning, About::Partial, what);
         }
+    }
+
+    fn of_space(&mut self, name: &str, seen: &Seen, limits: &Limits) {
         match seen.space.and_then(percent_free) {
             None => {
                 let what = format!("{name}: nobody can say how much space is free");
@@ -378,26 +452,38 @@ impl Found<'_> {
     }
 
     fn of_target(&mut self, target: &Target, facts: &Facts, limits: &Limits, now: Timestamp) {
-        let Target { dataset, to, seen, up_to } = target;
+        let Target { dataset, to, seen, up_to, base } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
-            Some(Ok(seen)) => self.of_place(to, seen, limits),
+            Some(Ok(seen)) => {
+                self.of_receives(to, seen);
+                self.of_space(to, seen, limits);
+            }
             None => {}
+        }
+        // A run that is at work may be about to hold it.
+        if !facts.is_at_work {
+            self.of_base(dataset, to, *base);
         }
         let has_run = oldest_of_newest(facts).is_some();
         match up_to {
-            // That there is no snapshot is said already.
-            None if !has_run => {}
-            None if seen.is_some() => {
+            Err(why) => {
+                let what = format!("what {to} has of {dataset} can not be looked at: {why}");
+                self.add(State::Unknown, About::Unseen, what);
+            }
+            // That there is no snapshot is said already, and so is that the base is gone.
+            Ok(None) if !has_run || *base == Some(Base::Lost) => {}
+            Ok(None) if seen.is_some() => {
                 let what = format!("{to} has nothing of {dataset}");
                 self.add(State::Critical, About::Late, what);
             }
-            None => {
+            Ok(None) => {
                 let what = format!("it is not known that {dataset} was ever brought to {to}");
                 self.add(State::Unknown, About::Unseen, what);
             }
-            Some(up_to) => {
-                let state = age_state(*up_to, facts.schedule.as_ref(), limits, 2, now);
+            Ok(Some(up_to)) if self.is_ahead(&format!("what {to} has of {dataset}"), *up_to, now) => {}
+            Ok(Some(up_to)) => {
+                let state = age_state(*up_to, &facts.promise, limits, 2, now);
                 // One that has all that there is is not late: its source is.
                 let is_behind = lag(target, facts).is_none_or(|lag| !lag.is_zero());
                 if state != State::Ok && is_behind {
@@ -407,6 +493,32 @@ impl Found<'_> {
             }
         }
     }
+
+    fn of_base(&mut self, dataset: &str, to: &str, base: Option<Base>) {
+        match base {
+            None | Some(Base::Held) => {}
+            Some(Base::Unheld) => {
+                let what = format!(
+                    "nothing keeps what the next increment of {dataset} to {to} builds upon: the next replication does"
+                );
+                self.add(State::Warning, About::Base, what);
+            }
+            Some(Base::Lost) => {
+                let what =
+                    format!("base lost: {dataset} has nothing more that an increment to {to} can build upon");
+                self.add(State::Critical, About::Base, what);
+            }
+        }
+    }
+}
+
+/// Whether failures of its parts tell why the `last` run failed: one of the same class, or several of one that failed of several.
+fn is_told(record: &JobRecord, last: &LastRun, failure: &Failure) -> bool {
+    let is_part = |tally: &&Tally| !matches!(tally.subject.op, Op::Run | Op::Drill) && tally.is_failing();
+    let parts = record.tallies.iter().filter(is_part).filter_map(|tally| tally.last_failure.as_ref());
+    let of_it: Vec<_> = parts.filter(|failed| failed.at >= last.began).collect();
+    of_it.iter().any(|failed| failed.failure.class == failure.class)
+        || failure.class == "partial" && of_it.len() > 1
 }
 
 /// What a person has to decide is worse than what the next run may put right.
@@ -418,13 +530,7 @@ fn state_of(class: &str) -> State {
 }
 
 /// Late by a quarter of the time between two runs is a warning, by a whole one critical; `patience` times as much, and never within [`GRACE`].
-fn age_state(
-    last: Timestamp,
-    schedule: Option<&Schedule>,
-    limits: &Limits,
-    patience: i32,
-    now: Timestamp,
-) -> State {
+fn age_state(last: Timestamp, promise: &Promise, limits: &Limits, patience: i32, now: Timestamp) -> State {
     let age = now.duration_since(last);
     if limits.crit_age.is_some_and(|limit| age > limit) {
         return State::Critical;
@@ -435,19 +541,26 @@ fn age_state(
     if limits.warn_age.is_some() || limits.crit_age.is_some() {
         return State::Ok;
     }
-    match schedule.and_then(|schedule| lateness(last, schedule, patience)) {
+    match lateness(last, promise, patience) {
         Some((_, critical)) if now > critical => State::Critical,
         Some((warning, _)) if now > warning => State::Warning,
         _ => State::Ok,
     }
 }
 
-/// From when on a next run would be late, and from when on far too late.
-pub fn lateness(last: Timestamp, schedule: &Schedule, patience: i32) -> Option<(Timestamp, Timestamp)> {
-    let due = schedule.next_after(last)?.timestamp();
-    let period = schedule.next_after(due)?.timestamp().duration_since(due);
-    let after = |time: SignedDuration| due.checked_add(time.max(GRACE) * patience).ok();
-    Some((after(period / 4)?, after(period.max(GRACE * 2))?))
+/// From when on a next run would be late, and from when on far too late: by the schedule or the age, whichever is first.
+pub fn lateness(last: Timestamp, promise: &Promise, patience: i32) -> Option<(Timestamp, Timestamp)> {
+    let by_schedule = promise.schedule.as_ref().and_then(|schedule| {
+        let due = schedule.next_after(last)?.timestamp();
+        Some((due, schedule.next_after(due)?.timestamp().duration_since(due)))
+    });
+    let by_age = promise.age.and_then(|age| Some((last.checked_add(age).ok()?, age)));
+    let late = |(due, period): (Timestamp, SignedDuration)| {
+        let after = |time: SignedDuration| due.checked_add(time.max(GRACE) * patience).ok();
+        Some((after(period / 4)?, after(period.max(GRACE * 2))?))
+    };
+    let all = || [by_schedule, by_age].into_iter().flatten().filter_map(late);
+    Some((all().map(|(warning, _)| warning).min()?, all().map(|(_, critical)| critical).min()?))
 }
 
 /// How much of a size is free, of 100.

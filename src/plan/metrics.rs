@@ -184,7 +184,7 @@ impl Collected {
 
     fn of_places(&mut self, facts: &Facts) {
         let labels = |place: &str| vec![("job_name", facts.job.clone()), ("dataset", place.to_owned())];
-        for (name, seen) in &facts.datasets {
+        for (name, seen) in facts.datasets.iter().chain(&facts.nested) {
             self.of_place(&labels(name), seen.as_ref().ok());
             let Ok(seen) = seen else { continue };
             self.add("cowsnap_snapshots", labels(name), seen.snapshots as f64);
@@ -204,7 +204,7 @@ impl Collected {
             if let Some(lag) = health::lag(target, facts) {
                 self.add(LAG.0, labels.clone(), lag.as_secs_f64());
             }
-            if let Some(up_to) = target.up_to {
+            if let Some(up_to) = target.known_up_to() {
                 self.add("cowsnap_target_up_to_timestamp_seconds", labels, seconds(up_to));
             }
         }

@@ -220,6 +220,16 @@ impl Policy<'_> {
 }
 
 impl Trigger {
+    /// How old the last snapshot gets at most before the job is due; `None` where that alone never makes it due. With a schedule, and both
+    /// wanted, only an emergency does.
+    pub fn most_age(&self, has_schedule: bool) -> Option<SignedDuration> {
+        let counts = !has_schedule || self.combined == Combined::Either;
+        let usual = self.thresholds.age.filter(|_| counts).map(|age| age.max(self.at_most_every));
+        let emergency = self.emergency.as_ref();
+        let emergency = emergency.and_then(|it| it.thresholds.age.map(|age| age.max(it.at_most_every)));
+        [usual, emergency].into_iter().flatten().min()
+    }
+
     /// Its emergency, where that may be one now.
     fn emergency(&self, last: Timestamp, now: Timestamp) -> Option<&Emergency> {
         self.emergency.as_ref().filter(|emergency| since(last, now) >= emergency.at_most_every)
@@ -420,5 +430,25 @@ mod tests {
         ] {
             assert!(!thresholds.is_empty(), "{thresholds:?}");
         }
+    }
+
+    #[test]
+    fn an_age_is_promised_where_it_alone_is_enough() {
+        let most = |combined, usual, emergency: Option<i64>, has_schedule| {
+            let mut trigger = trigger(combined);
+            trigger.thresholds.age = usual;
+            trigger.emergency.as_mut().expect("as it was made").thresholds.age = emergency.map(hours);
+            trigger.most_age(has_schedule)
+        };
+        let both = Combined::Both(None);
+        assert_eq!(most(Combined::Either, Some(hours(48)), None, true), Some(hours(48)));
+        assert_eq!(most(both, Some(hours(48)), None, true), None);
+        assert_eq!(most(both, Some(hours(48)), None, false), Some(hours(48)));
+        assert_eq!(most(both, Some(hours(48)), Some(96), true), Some(hours(96)));
+        assert_eq!(most(Combined::Either, Some(hours(48)), Some(24), false), Some(hours(24)));
+        // There is none more often than that.
+        let minute = Some(SignedDuration::from_mins(1));
+        assert_eq!(most(Combined::Either, minute, None, false), Some(hours(1)));
+        assert_eq!(most(Combined::Either, None, None, false), None);
     }
 }

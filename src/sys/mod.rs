@@ -6,6 +6,7 @@ pub mod btrfs;
 pub mod child;
 pub mod clock;
 pub mod file;
+pub mod forked;
 pub mod freeze;
 pub mod handle;
 pub mod interrupt;

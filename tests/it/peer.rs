@@ -1,7 +1,7 @@
 //! Peers: `cowsnap serve` on the other side of a connection, transfers, and what becomes of them when they are cut.
 
 mod fan;
-mod hung;
+pub mod hung;
 pub mod lab;
 pub mod program;
 mod resume;

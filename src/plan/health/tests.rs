@@ -12,14 +12,19 @@ fn at(time: &str) -> Timestamp {
     format!("2026-11-{time}:00Z").parse().expect("as it was made")
 }
 
+fn of_schedule(text: &str) -> Promise {
+    Promise { schedule: Some(Schedule::new(text, TimeZone::UTC).expect("as it was made")), age: None }
+}
+
 /// A job of every night at two, with one dataset that has room.
 fn nightly(newest: Option<&str>) -> Facts {
     let seen =
         Seen { newest: newest.map(at), snapshots: 3, space: Some((50 * GIB, 100 * GIB)), ..Seen::default() };
     Facts {
         job: "node".into(),
-        schedule: Some(Schedule::new("0 2 * * *", TimeZone::UTC).expect("as it was made")),
+        promise: of_schedule("0 2 * * *"),
         datasets: vec![("tank/node".into(), Ok(seen))],
+        nested: Vec::new(),
         targets: Vec::new(),
         record: Ok(None),
         is_at_work: false,
@@ -75,7 +80,7 @@ fn a_job_is_late_when_its_time_is_over_by_a_quarter_and_far_too_late_by_a_whole(
 #[test]
 fn every_minute_has_a_quarter_of_an_hour() {
     let mut facts = nightly(Some("20T02:00"));
-    facts.schedule = Some(Schedule::new("* * * * *", TimeZone::UTC).expect("as it was made"));
+    facts.promise = of_schedule("* * * * *");
     check(&facts, "20T02:15", expect!["OK, OK"]);
     check(
         &facts,
@@ -102,9 +107,15 @@ fn no_snapshot_is_critical_and_one_of_the_future_tells_of_the_clock() {
             WARNING Late: the newest snapshot of tank/node is from the future, 2026-11-25T02:00:00Z: see to the clock
             LATE, WARNING"#]],
     );
-    let mut unscheduled = nightly(None);
-    unscheduled.schedule = None;
-    check(&unscheduled, "20T12:00", expect!["OK, OK"]);
+    // Nobody said when: it has protected nothing nonetheless.
+    check(
+        &Facts { promise: Promise::default(), ..nightly(None) },
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Late: tank/node has no snapshot of this job
+            LATE, CRITICAL"#]],
+    );
+    check(&Facts { promise: Promise::default(), ..nightly(Some("01T02:00")) }, "20T12:00", expect!["OK, OK"]);
 }
 
 #[test]
@@ -206,6 +217,7 @@ fn a_run_that_failed_as_a_whole_was_killed_or_left_services_stopped_is_told() {
         "20T12:00",
         expect![[r#"
             CRITICAL Failed: node.service was stopped and not started again: cowsnap job recover
+            CRITICAL Failed: the last run failed: no such pool
             WARNING Failed: the run of 2026-11-20T03:00:00Z was killed
             FAILED, CRITICAL"#]],
     );
@@ -221,7 +233,8 @@ fn a_target_is_judged_by_what_it_has_and_not_for_a_source_that_is_late() {
         dataset: "tank/node".into(),
         to: "vault/node".into(),
         seen,
-        up_to: up_to.map(at),
+        up_to: Ok(up_to.map(at)),
+        base: None,
     };
     let room = Seen { space: Some((GIB, 20 * GIB)), stuck: vec!["x".into()], ..Seen::default() };
     facts.targets = vec![target(Some(Ok(room)), Some("20T02:00"))];
@@ -278,4 +291,193 @@ fn of_several_states_the_worst_counts_and_unknown_outweighs_a_warning() {
     assert_eq!(worst(&[of(State::Critical), of(State::Unknown)]), State::Critical);
     let codes = [State::Ok, State::Warning, State::Critical, State::Unknown].map(State::exit_code);
     assert_eq!(codes, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_snapshot_that_a_trigger_promises_by_its_age_is_late_without_a_schedule() {
+    let mut facts = nightly(Some("20T02:00"));
+    facts.promise = Promise { schedule: None, age: Some(SignedDuration::from_hours(8)) };
+    check(&facts, "20T11:59", expect!["OK, OK"]);
+    check(
+        &facts,
+        "20T12:01",
+        expect![[r#"
+            WARNING Late: the last snapshot of tank/node is 10 h old
+            LATE, WARNING"#]],
+    );
+    check(
+        &facts,
+        "20T18:01",
+        expect![[r#"
+            CRITICAL Late: the last snapshot of tank/node is 16 h old
+            LATE, CRITICAL"#]],
+    );
+    // With a schedule too, what is first counts.
+    facts.promise.schedule = of_schedule("0 2 * * *").schedule;
+    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:01"))), State::Warning);
+    facts.promise.age = Some(SignedDuration::from_hours(100));
+    assert_eq!(worst(&findings(&facts, &Limits::default(), at("21T08:01"))), State::Warning);
+}
+
+#[test]
+fn a_run_that_was_killed_hides_no_failure_that_is_worse() {
+    let mut facts = nightly(Some("20T02:00"));
+    let target = Subject::to_target("tank/node", "vault/node");
+    ended(&mut facts, target, "20T02:01", Some(("conflict", "diverged")));
+    facts.record.as_mut().expect("as it was made").as_mut().expect("as it was made").begin(at("20T03:00"), 7);
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Failed: replicate of tank/node to vault/node failed at 2026-11-20T02:01:00Z: diverged
+            WARNING Failed: the run of 2026-11-20T03:00:00Z was killed
+            FAILED, CRITICAL"#]],
+    );
+}
+
+/// A run that began at `began` came to `failures`, of a target each, and to `run`.
+fn run_ended(facts: &mut Facts, began: &str, failures: &[(&str, &str)], run: &str) {
+    let outcome = |subject, class: &str| {
+        let failure = Some(Failure::new(class, "no"));
+        Outcome { failure, ..Outcome::done(subject, at(began), Duration::ZERO) }
+    };
+    let targets = failures.iter().map(|(to, class)| outcome(Subject::to_target("tank/node", to), class));
+    let all = targets.chain([outcome(Subject::of_job(Op::Run), run)]).collect();
+    let record = facts.record.as_mut().expect("as it was made");
+    record.get_or_insert_with(|| JobRecord::new("node", at("01T00:00"))).end(at(began), all, |_| true);
+}
+
+#[test]
+fn a_failure_of_long_ago_does_not_explain_that_of_the_last_run() {
+    let mut facts = nightly(Some("20T02:00"));
+    run_ended(&mut facts, "19T02:00", &[("ssh://b/v", "unreachable")], "unreachable");
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            WARNING Failed: replicate of tank/node to ssh://b/v failed at 2026-11-19T02:00:00Z: no
+            FAILED, WARNING"#]],
+    );
+    run_ended(&mut facts, "20T02:00", &[], "denied");
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Failed: the last run failed: no
+            WARNING Failed: replicate of tank/node to ssh://b/v failed at 2026-11-19T02:00:00Z: no
+            FAILED, CRITICAL"#]],
+    );
+    // What failed of several things is told by each of them, and by itself if there is but one.
+    run_ended(
+        &mut facts,
+        "20T03:00",
+        &[("ssh://b/v", "unreachable"), ("ssh://c/v", "unreachable")],
+        "partial",
+    );
+    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:00"))), State::Warning);
+    run_ended(&mut facts, "20T04:00", &[("ssh://b/v", "unreachable")], "partial");
+    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:00"))), State::Critical);
+}
+
+#[test]
+fn a_clock_that_was_ahead_hides_nothing() {
+    let mut facts = nightly(Some("20T02:00"));
+    let target = Subject::to_target("tank/node", "ssh://b/v");
+    ended(&mut facts, target.clone(), "29T02:00", None);
+    ended(&mut facts, target, "20T02:00", Some(("unreachable", "no route")));
+    facts.has_drill = true;
+    ended(&mut facts, Subject::of_job(Op::Drill), "29T02:00", None);
+    facts.targets = vec![Target {
+        dataset: "tank/node".into(),
+        to: "ssh://b/v".into(),
+        seen: None,
+        up_to: Ok(Some(at("29T02:00"))),
+        base: Some(Base::Held),
+    }];
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            WARNING Failed: replicate of tank/node to ssh://b/v failed at 2026-11-20T02:00:00Z: no route
+            WARNING Drill: the last rehearsal of its restore is from the future: see to the clock
+            WARNING Late: what ssh://b/v has of tank/node is from the future, 2026-11-29T02:00:00Z: see to the clock
+            FAILED, WARNING"#]],
+    );
+}
+
+#[test]
+fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_told() {
+    let mut facts = nightly(Some("20T02:00"));
+    let room = Seen { space: Some((50 * GIB, 100 * GIB)), ..Seen::default() };
+    let mut with = |up_to, base| {
+        let (dataset, to) = ("tank/node".into(), "vault/node".into());
+        facts.targets = vec![Target { dataset, to, seen: Some(Ok(room.clone())), up_to, base }];
+        facts.clone()
+    };
+    check(
+        &with(Err("an input/output error".into()), None),
+        "20T12:00",
+        expect![[r#"
+            UNKNOWN Unseen: what vault/node has of tank/node can not be looked at: an input/output error
+            UNKNOWN, UNKNOWN"#]],
+    );
+    check(&with(Ok(Some(at("20T02:00"))), Some(Base::Held)), "20T12:00", expect!["OK, OK"]);
+    check(
+        &with(Ok(Some(at("20T02:00"))), Some(Base::Unheld)),
+        "20T12:00",
+        expect![[r#"
+            WARNING Base: nothing keeps what the next increment of tank/node to vault/node builds upon: the next replication does
+            OK, WARNING"#]],
+    );
+    let lost = with(Ok(None), Some(Base::Lost));
+    check(
+        &lost,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Base: base lost: tank/node has nothing more that an increment to vault/node can build upon
+            FAILED, CRITICAL"#]],
+    );
+    check(&Facts { is_at_work: true, ..lost }, "20T12:00", expect!["OK, OK"]);
+}
+
+#[test]
+fn datasets_inside_are_judged_too_and_are_not_when_the_job_was_done_last() {
+    let mut facts = nightly(Some("20T02:00"));
+    let seen = |newest: Option<&str>, stuck: &[&str]| {
+        let stuck = stuck.iter().map(ToString::to_string).collect();
+        Ok(Seen { newest: newest.map(at), stuck, ..Seen::default() })
+    };
+    facts.nested = vec![
+        ("tank/node/a".into(), seen(Some("20T02:00"), &[])),
+        ("tank/node/b".into(), seen(Some("18T02:00"), &["x"])),
+        ("tank/node/c".into(), seen(None, &[])),
+        ("tank/node/d".into(), Err("denied".into())),
+    ];
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Late: the last snapshot of tank/node/b is 2 d old
+            UNKNOWN Unseen: tank/node/d: denied
+            WARNING Partial: tank/node/b has a receive that nobody works on: x
+            WARNING Late: tank/node/c, which is taken along, has no snapshot of this job yet
+            LATE, CRITICAL"#]],
+    );
+    assert_eq!(next_run(&facts, at("20T12:00")), Some(at("21T02:00")));
+}
+
+#[test]
+fn what_is_due_next_by_its_age_is_known_too() {
+    let by_age = |newest, schedule| {
+        let promise = Promise { schedule, age: Some(SignedDuration::from_hours(8)) };
+        next_run(&Facts { promise, ..nightly(newest) }, at("20T03:00"))
+    };
+    assert_eq!(by_age(Some("20T02:00"), None), Some(at("20T10:00")));
+    assert_eq!(by_age(Some("19T02:00"), None), Some(at("20T03:00")));
+    assert_eq!(
+        (by_age(None, None), by_age(Some("25T02:00"), None)),
+        (Some(at("20T03:00")), Some(at("20T03:00")))
+    );
+    assert_eq!(by_age(Some("20T02:00"), of_schedule("0 4 * * *").schedule), Some(at("20T04:00")));
+    assert_eq!(next_run(&Facts { promise: Promise::default(), ..nightly(None) }, at("20T03:00")), None);
 }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::model::JobRecord;
 use crate::model::run::{Failure, Outcome};
-use crate::plan::health::Target;
+use crate::plan::health::{Promise, Target};
 use crate::plan::schedule::Schedule;
 
 const NOW: &str = "2026-11-20T12:00:00Z";
@@ -20,8 +20,9 @@ fn at(time: &str) -> Timestamp {
 fn job(name: &str) -> Facts {
     Facts {
         job: name.into(),
-        schedule: Some(Schedule::new("0 2 * * *", TimeZone::UTC).expect("as it was made")),
+        promise: Promise { schedule: Schedule::new("0 2 * * *", TimeZone::UTC).ok(), age: None },
         datasets: vec![("tank/node".into(), Ok(Seen::default()))],
+        nested: Vec::new(),
         targets: Vec::new(),
         record: Ok(None),
         is_at_work: false,
@@ -195,11 +196,13 @@ fn what_was_seen_of_places_is_told_of_each() {
         dataset: "tank/node".into(),
         to: to.into(),
         seen,
-        up_to: up_to.map(at),
+        up_to: Ok(up_to.map(at)),
+        base: None,
     };
     let vault = Seen { space: Some((0, 7)), ..Seen::default() };
     let facts = Facts {
         datasets: vec![("tank/node".into(), Ok(here)), ("tank/keys".into(), Err("gone".into()))],
+        nested: vec![("tank/node/index".into(), Ok(Seen { snapshots: 2, ..Seen::default() }))],
         targets: vec![
             target("vault/node", Some(Ok(vault)), Some("01:30")),
             target("vault/lost", Some(Err("gone".into())), None),
@@ -215,12 +218,16 @@ fn what_was_seen_of_places_is_told_of_each() {
         expect![[r#"
             cowsnap_dataset_readable{job_name="node",dataset="tank/node"} 1
             cowsnap_dataset_readable{job_name="node",dataset="tank/keys"} 0
+            cowsnap_dataset_readable{job_name="node",dataset="tank/node/index"} 1
             cowsnap_dataset_readable{job_name="node",dataset="tank/node",target="vault/node"} 1
             cowsnap_dataset_readable{job_name="node",dataset="tank/node",target="vault/lost"} 0
             cowsnap_newest_snapshot_timestamp_seconds{job_name="node",dataset="tank/node"} 1795140000
             cowsnap_snapshots{job_name="node",dataset="tank/node"} 14
+            cowsnap_snapshots{job_name="node",dataset="tank/node/index"} 2
             cowsnap_partial_receives{job_name="node",dataset="tank/node",state="stuck"} 1
             cowsnap_partial_receives{job_name="node",dataset="tank/node",state="live"} 2
+            cowsnap_partial_receives{job_name="node",dataset="tank/node/index",state="stuck"} 0
+            cowsnap_partial_receives{job_name="node",dataset="tank/node/index",state="live"} 0
             cowsnap_partial_receives{job_name="node",dataset="tank/node",target="vault/node",state="stuck"} 0
             cowsnap_partial_receives{job_name="node",dataset="tank/node",target="vault/node",state="live"} 0
             cowsnap_free_bytes{job_name="node",dataset="tank/node"} 30
@@ -266,7 +273,7 @@ fn a_job_is_told_as_check_has_it() {
             cowsnap_job_services_stopped{job_name="node"} 2
         "#]],
     );
-    facts.schedule = None;
+    facts.promise = Promise::default();
     facts.is_at_work = false;
     facts.stopped = Err("denied".into());
     check(
@@ -296,7 +303,7 @@ fn what_can_not_be_read_is_not_told_as_0() {
 
 #[test]
 fn all_of_it_is_text_that_prometheus_reads() {
-    let facts = Facts { datasets: Vec::new(), schedule: None, ..job("no\"de\\\n") };
+    let facts = Facts { datasets: Vec::new(), promise: Promise::default(), ..job("no\"de\\\n") };
     expect![[r##"
         # HELP cowsnap_build_info Always 1; its label is the version.
         # TYPE cowsnap_build_info gauge
@@ -333,7 +340,8 @@ fn a_dataset_that_is_brought_to_one_place_by_two_names_is_told_once() {
         dataset: "tank/node".into(),
         to: "vault/node".into(),
         seen: None,
-        up_to: Some(at(up_to)),
+        up_to: Ok(Some(at(up_to))),
+        base: None,
     };
     facts.targets = vec![target("01:00"), target("02:00")];
     check(

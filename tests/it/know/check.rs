@@ -1,9 +1,12 @@
 //! `cowsnap check`, through the program.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::ground::ground;
+use crate::ground::{self, ground};
 use crate::job::{Lab, NODE};
+use crate::peer::hung::{Frozen, wait_for_all_of, within};
 
 /// (label, value, warning, critical) of what is measured on the first line, read as Nagios reads it.
 fn measured(text: &str) -> Vec<(String, String, String, String)> {
@@ -122,4 +125,123 @@ fn services_that_a_run_left_stopped_are_critical_whoever_wrote_the_lease() {
     lab.ends(0, "check node");
     fs::write(leases.join("node.json"), "{").expect("written");
     assert!(lab.ends(3, "check node").0.contains("what is stopped can not be read"));
+}
+
+const RECURSIVE: &str = "
+[job.node]
+datasets = [\"FS/node\"]
+recursive = true
+not_atomic = true
+crash_consistent = true
+schedule = \"0 0 1 1 *\"
+";
+
+#[test]
+fn datasets_inside_that_a_job_takes_along_are_looked_at() {
+    ground!("btrfs");
+    let lab = Lab::new(RECURSIVE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "create FS/node/index");
+    lab.ends(0, "job run node");
+    let (said, _) = lab.ends(0, "check");
+    assert!(measured(&said).iter().any(|one| one.0.ends_with("node/index age")), "{said}");
+    let objects = lab.json(0, "check");
+    assert_eq!(objects["jobs"][0]["datasets"][1]["is_nested"], true, "{objects}");
+    lab.ends(0, "create FS/node/new");
+    let (said, _) = lab.ends(1, "check");
+    assert!(said.contains("FS/node/new, which is taken along, has no snapshot of this job yet"), "{said}");
+    lab.ends(0, "job run node");
+    lab.ends(0, "check");
+}
+
+#[test]
+fn a_job_that_nobody_calls_and_that_never_ran_is_critical() {
+    ground!("btrfs");
+    let lab = Lab::new("[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n");
+    lab.ends(0, "create FS/node");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("FS/node has no snapshot of this job"), "{said}");
+    lab.ends(0, "job run node");
+    lab.ends(0, "check");
+}
+
+#[test]
+fn a_trigger_s_age_is_a_promise() {
+    ground!("btrfs");
+    let lab = Lab::new(
+        "[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n[job.node.trigger]\nage = \"8h\"\n",
+    );
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let (said, _) = lab.ends(0, "check");
+    let age = measured(&said).into_iter().find(|one| one.0.ends_with("node age")).expect("an age");
+    assert_eq!((age.2.as_str(), age.3.as_str()), ("36000", "57600"), "{said}");
+    assert!(lab.json(0, "status")["jobs"][0]["next"].is_string());
+}
+
+#[test]
+fn what_the_next_increment_builds_upon_is_held_or_free_to_go_or_lost() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let base = |code| lab.json(code, "check")["jobs"][0]["targets"][0]["base"].clone();
+    assert_eq!(base(0), "held");
+    let list = lab.json(0, "list FS/node");
+    let snapshot = &list["datasets"][0]["snapshots"][0];
+    let name = format!("FS/node@{}", snapshot["name"].as_str().expect("a name"));
+    for tag in snapshot["holds"].as_array().expect("tags") {
+        lab.ends(0, &format!("release {} {name}", tag.as_str().expect("a tag")));
+    }
+    assert_eq!(base(1), "unheld");
+    let (said, _) = lab.ends(1, "check");
+    assert!(said.contains("nothing keeps what the next increment of FS/node to FS/replica builds"), "{said}");
+    lab.ends(0, &format!("destroy {name}"));
+    assert_eq!(base(2), "lost");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("base lost: FS/node has nothing more"), "{said}");
+}
+
+#[test]
+fn what_hangs_is_unknown_in_time() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let path = lab.fs.outside().join("state/runs/node.json");
+    fs::remove_file(&path).expect("removed");
+    // Nobody ever writes to it.
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+    let (said, _) = lab.ends(3, "check --timeout 1");
+    assert!(said.contains("the record of its runs: it did not answer within 1 s"), "{said}");
+    // Before any job is known, too.
+    fs::remove_file(&lab.config).expect("removed");
+    rustix::fs::mknodat(rustix::fs::CWD, &lab.config, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .expect("made");
+    let (said, _) = lab.ends(3, "check --timeout 1");
+    assert_eq!(said, "COWSNAP UNKNOWN - nothing was heard within 1 s: a disk hangs");
+    let (_, said) = lab.ends(5, "status --timeout 1");
+    assert!(said.contains("nothing was heard within 1 s"), "{said}");
+}
+
+#[test]
+fn whoever_can_not_be_ended_holds_nobody() {
+    ground!("btrfs", "fsfreeze");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    let state = lab.fs.outside().join("state");
+    let frozen = Frozen::new(&lab.fs.path());
+    // Who writes to it waits, and no signal ends that.
+    let mut child = ground::cowsnap(&state)
+        .args(["metrics", "--timeout", "1", "--output"])
+        .arg(lab.fs.path().join("x.prom"))
+        .env("COWSNAP_CONFIG", &lab.config)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let code = within(&mut child, Duration::from_secs(60));
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(state.to_str().expect("utf-8"));
+    assert_eq!(code, Some(5));
 }

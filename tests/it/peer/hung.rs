@@ -16,13 +16,13 @@ use super::lab::{Lab, noise, options};
 use crate::ground::{self, Btrfs, ground, run};
 
 /// A filesystem that lets nobody write, nor end who tries; until the value is gone, or two minutes are over whatever becomes of the test.
-struct Frozen {
+pub struct Frozen {
     at: PathBuf,
     thaws: Child,
 }
 
 impl Frozen {
-    fn new(at: &Path) -> Self {
+    pub fn new(at: &Path) -> Self {
         let thaw = "sleep 120; exec 'fsfreeze', '-u', $ARGV[0]";
         let thaws = Command::new("perl").args(["-e", thaw]).arg(at).spawn().unwrap();
         run("fsfreeze", &["-f", at.to_str().unwrap()]);
@@ -39,7 +39,7 @@ impl Drop for Frozen {
 }
 
 /// How it ended, if it did within so long; killed otherwise.
-fn within(child: &mut Child, limit: Duration) -> Option<i32> {
+pub fn within(child: &mut Child, limit: Duration) -> Option<i32> {
     let begun = Instant::now();
     while begun.elapsed() < limit {
         if let Some(status) = child.try_wait().unwrap() {
@@ -52,7 +52,7 @@ fn within(child: &mut Child, limit: Duration) -> Option<i32> {
 }
 
 /// Waits until no process is left that was started with `state`.
-fn wait_for_all_of(state: &str) {
+pub fn wait_for_all_of(state: &str) {
     let is_of_it = |entry: std::fs::DirEntry| {
         let said = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&said).contains(state)
