@@ -153,7 +153,7 @@ fn request(
         clone_sources: sources.collect::<Result<_>>()?,
         stream_version: args.proto.unwrap_or(0),
         compressed: args.compressed_data,
-        zfs: SendOptions { flags: args.zfs_flags, resume: None },
+        zfs: SendOptions { flags: args.zfs_flags, ..SendOptions::default() },
         version,
     })
 }

@@ -23,9 +23,12 @@ pub struct Args {
     /// Only on this dataset or directory and below it; may be given several times
     #[arg(long, value_name = "TARGET")]
     under: Vec<Under>,
-    /// Nothing may be destroyed, and no hold released but those of replication itself
+    /// Nothing may be destroyed, no hold released but those of replication itself, and no date made up that retention would go by
     #[arg(long)]
     append_only: bool,
+    /// ZFS: what is encrypted may be sent readable if the client asks for that; a key without --allow, --under and --append-only may have it anyway
+    #[arg(long)]
+    allow_plaintext: bool,
     /// btrfs: so much of a stream may have to come again after it was broken off
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::replicate::interval)]
     checkpoint: u64,
@@ -40,8 +43,13 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             hint: Some("cowsnap replicate TARGET ssh://HOST/TARGET starts it there".into()),
         });
     }
-    let verbs = if args.allow.is_empty() { Verb::ALL.to_vec() } else { args.allow };
-    let rights = Rights { verbs, under: args.under, append_only: args.append_only };
+    let is_bounded = !args.allow.is_empty() || !args.under.is_empty() || args.append_only;
+    let rights = Rights {
+        verbs: if args.allow.is_empty() { Verb::ALL.to_vec() } else { args.allow },
+        under: args.under,
+        append_only: args.append_only,
+        plaintext: args.allow_plaintext || !is_bounded,
+    };
     // How long a transfer may stand still is for the client to say.
     let patience = Patience { stall: None, ..Patience::default() };
     let line = line(patience)?;

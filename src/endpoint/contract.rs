@@ -2,7 +2,9 @@
 //!
 //! It panics with the broken promise. It is public so that a backend outside this crate can be held to it.
 
-use crate::endpoint::{Backend, Error, History, RollbackRequest, SnapshotRequest};
+use crate::endpoint::{
+    Backend, Endpoint, Error, History, ReceiveRequest, RollbackRequest, SendRequest, SnapshotRequest,
+};
 use crate::model::{HoldTag, Inventory, SnapshotName, Version};
 
 /// What the suite needs to stand on: fresh datasets and a way to look at their content.
@@ -37,6 +39,53 @@ pub fn check<G: Ground>(ground: &G) {
     a_reference_acts_on_identity_and_not_on_a_name(ground);
     a_clone_goes_its_own_way(ground);
     going_back_loses_nothing(ground);
+}
+
+/// Runs the suite of those that send and receive.
+///
+/// # Panics
+/// On the first promise that is broken.
+pub fn check_replica<G: Ground>(ground: &G)
+where
+    G::Backend: Endpoint,
+{
+    a_replica_is_as_old_as_its_source(ground);
+}
+
+fn a_replica_is_as_old_as_its_source<G: Ground>(ground: &G)
+where
+    G::Backend: Endpoint,
+{
+    let (source, target) = (ground.create("as-old"), ground.absent("replica"));
+    ground.write(&source, "f", b"one");
+    let versions = [take(&source, "one"), take(&source, "two")];
+    // Until the clock of the coarsest filesystem says something else.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let mut base = None;
+    for version in &versions {
+        let sent = SendRequest {
+            version: version.id.clone(),
+            base,
+            clone_sources: Vec::new(),
+            stream_version: 0,
+            compressed: false,
+            zfs: Default::default(),
+        };
+        let mut out = source.send(&sent).expect("sent");
+        let request = ReceiveRequest {
+            guid: Some(version.id.guid),
+            base: sent.base.map(|base| base.guid),
+            properties: out.properties,
+            stream: out.zfs,
+            created: Some(version.created),
+            ..ReceiveRequest::named(version.id.name.clone())
+        };
+        let received = target.receive(&request, &mut out.stream).expect("received");
+        assert_eq!(received.created, version.created, "what was answered");
+        base = Some(version.id.clone());
+    }
+    let created = |versions: &[Version]| versions.iter().map(|version| version.created).collect::<Vec<_>>();
+    assert_eq!(created(inventory(&target).versions()), created(&versions), "what is listed");
 }
 
 fn name(text: &str) -> SnapshotName {

@@ -451,5 +451,6 @@ mod tests {
     #[test]
     fn the_fake_keeps_the_contract() {
         contract::check(&InMemory(FakeStore::default()));
+        contract::check_replica(&InMemory(FakeStore::default()));
     }
 }

@@ -5,10 +5,11 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Class;
-use crate::model::{Digest, Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
+use crate::model::{Dates, Digest, Guid, HoldTag, Inventory, SnapshotName, Version, VersionRef, quoted};
 use crate::stream::container::ZfsStream;
 use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
@@ -199,6 +200,10 @@ pub struct ReceiveRequest {
     pub stream: Option<ZfsStream>,
     /// What its container says of the dataset that it was sent from.
     pub place: Option<Digest>,
+    /// When its source was made, as far as whoever sends it says.
+    pub created: Option<Timestamp>,
+    /// Between when that may be, if whoever says so is not believed.
+    pub dates: Option<Dates>,
     /// Whether each byte of it is verified before it can be read.
     pub is_verified: bool,
     /// What only ZFS is asked.
@@ -219,6 +224,8 @@ impl ReceiveRequest {
             properties: BTreeMap::new(),
             stream: None,
             place: None,
+            created: None,
+            dates: None,
             is_verified: false,
             zfs: zfs::ReceiveOptions::default(),
             keep: None,
@@ -258,7 +265,7 @@ pub struct Verified {
     /// The stream's length in bytes.
     pub len: u64,
     /// When it was checked.
-    pub at: jiff::Timestamp,
+    pub at: Timestamp,
     /// If that stream was the rest of one that had been broken off: how what came before it was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,

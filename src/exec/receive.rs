@@ -10,7 +10,7 @@ use crate::endpoint::{self, Arrived, Dataset, Earlier, ReceiveRequest, Verified,
 use crate::exec::announced::{self, Announced};
 use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
-use crate::model::{Guid, SnapshotName, Version};
+use crate::model::{Dates, Guid, SnapshotName, Version};
 use crate::stream::container::{self, Backend, Sealed};
 use crate::stream::reader::Reader;
 use crate::sys::interrupt::{self, Bell};
@@ -54,6 +54,7 @@ pub struct Incoming {
     bell: Option<Bell>,
     kept: Option<btrfs::Kept>,
     keep_every: Option<u64>,
+    dates: Option<Dates>,
 }
 
 enum Body {
@@ -122,6 +123,7 @@ impl Incoming {
             bell: None,
             kept: None,
             keep_every: None,
+            dates: None,
         })
     }
 
@@ -137,7 +139,8 @@ impl Incoming {
         let announced = Announced::by_raw(kind, &first, source, name)?;
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
         let options = Default::default();
-        Ok(Self { announced, body, source: source.into(), options, bell: None, kept: None, keep_every: None })
+        let (source, bell, kept) = (source.into(), None, None);
+        Ok(Self { announced, body, source, options, bell, kept, keep_every: None, dates: None })
     }
 
     /// What it says that it is.
@@ -155,6 +158,12 @@ impl Incoming {
     #[must_use]
     pub fn keeping(self, every: u64) -> Self {
         Self { keep_every: Some(every), ..self }
+    }
+
+    /// Believing no date but these.
+    #[must_use]
+    pub fn dated(self, dates: Dates) -> Self {
+        Self { dates: Some(dates), ..self }
     }
 
     /// With the bell that ends its input's wait for more.
@@ -195,14 +204,18 @@ impl Incoming {
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
         self.expect_for(target)?;
-        let Self { announced, body, source, options, bell, kept, keep_every } = self;
+        let Self { announced, body, source, options, bell, kept, keep_every, dates } = self;
         let keep = match &body {
             Body::Container(reader) => {
                 keep_every.map(|every| btrfs::Keeping { marks: reader.marks(), every })
             }
             Body::Raw(_) => None,
         };
-        let request = ReceiveRequest { bell, keep, ..request(&announced, &body, options) };
+        let (created, undue) = created(&announced, dates);
+        if let Some(text) = undue {
+            observe.observe(Event::Warning { text });
+        }
+        let request = ReceiveRequest { bell, keep, created, dates, ..request(&announced, &body, options) };
         let subject = format!("{target}@{}", request.name);
         observe.observe(Event::Started { op: "receive", subject: subject.clone(), total: None });
         let (arrived, checked) = match body {
@@ -229,6 +242,22 @@ impl Incoming {
     }
 }
 
+/// When it was made, as far as that is believed, and what is to be said if it is not. What ZFS makes of a stream has the date that is in it:
+/// there it is refused, where the stream itself is read.
+fn created(announced: &Announced, dates: Option<Dates>) -> (Option<Timestamp>, Option<String>) {
+    let (Some(said), Some(dates)) = (announced.created, dates) else { return (announced.created, None) };
+    match dates.check(said) {
+        Err(undue) if announced.backend == Backend::Btrfs => {
+            let text = format!(
+                "@{}: {undue}; it is dated when it was received, as this key can only add",
+                announced.snapshot
+            );
+            (Some(Timestamp::now()), Some(text))
+        }
+        _ => (Some(said), None),
+    }
+}
+
 fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> ReceiveRequest {
     let header = match body {
         Body::Container(reader) => Some(reader.header()),
@@ -241,6 +270,8 @@ fn request(announced: &Announced, body: &Body, options: zfs::ReceiveOptions) -> 
         properties: header.map(|header| header.properties.clone()).unwrap_or_default(),
         stream: header.and_then(|header| header.zfs.clone()),
         place: header.and_then(|header| header.place),
+        created: announced.created,
+        dates: None,
         is_verified: header.is_some(),
         zfs: options,
         keep: None,

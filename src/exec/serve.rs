@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use jiff::Timestamp;
+
 use crate::endpoint::content::Reading;
 use crate::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::peer::{Line, Reason, Rights};
@@ -12,7 +14,7 @@ use crate::exec::sent::note_sent;
 use crate::exec::transfer::{Leaving, Transfer};
 use crate::exec::verify::{Shelf, recorded_here};
 use crate::exec::{Event, Observe, Silent};
-use crate::model::{Guid, Target, VersionRef};
+use crate::model::{Dates, Guid, Target, VersionRef};
 use crate::stream::wire::Kind;
 use crate::{Error, Result};
 
@@ -142,7 +144,7 @@ impl Server<'_> {
             unreachable!("only called for it");
         };
         let what = Transfer { version: version.clone(), base: base.clone(), token: token.clone() };
-        let leaving = Leaving::new(dataset, &what, *level, *zfs_flags)?;
+        let leaving = Leaving::new(dataset, &what, *level, *zfs_flags)?.readable(self.rights.plaintext);
         let estimate = OnceLock::new();
         let observe = |event: Event| {
             if let Event::Started { total: Some(total), .. } = event {
@@ -210,6 +212,10 @@ impl Server<'_> {
             None => Incoming::open(data, "the stream", name)?,
         }
         .keeping(self.keep_every);
+        let incoming = match self.rights.append_only {
+            true => incoming.dated(dates_of(dataset)?),
+            false => incoming,
+        };
         let announced = incoming.announced();
         if !announced.container || (announced.guid, announced.base) != (version.guid, base) {
             return Err(corrupt(format!("{version} was announced, and another stream came")));
@@ -295,6 +301,15 @@ fn expect_few_holds(dataset: &Dataset, version: &VersionRef) -> Result<()> {
             hint: Some("cowsnap holds, there, shows them".into()),
         }
         .into()),
+    }
+}
+
+/// Between when the next version of `dataset` may say that it was made: retention on this side goes by it.
+fn dates_of(dataset: &Dataset) -> Result<Dates> {
+    let now = Timestamp::now();
+    match dataset.inventory() {
+        Err(endpoint::Error::NotFound { .. }) => Ok(Dates::upon(&[], now)),
+        inventory => Ok(Dates::upon(inventory?.versions(), now)),
     }
 }
 

@@ -281,6 +281,12 @@ impl<'a> Leaving<'a> {
         Ok(Self { from, inventory: from.inventory()?, backend: from.backend("send")?, request, packing })
     }
 
+    /// As it is, if what it holds may go out readable; else only so that nobody reads it on the way who has no key.
+    pub fn readable(mut self, may_be: bool) -> Self {
+        self.request.zfs.sealed = !may_be;
+        self
+    }
+
     /// Sends it, or what comes behind `behind`.
     ///
     /// # Errors
@@ -320,7 +326,7 @@ fn request(from: &Dataset, what: &Transfer, flags: Option<ZfsFlags>) -> Result<S
             clone_sources: Vec::new(),
             stream_version: 0,
             compressed: false,
-            zfs: zfs::SendOptions { flags, resume: None },
+            zfs: zfs::SendOptions { flags, ..zfs::SendOptions::default() },
         });
     };
     let mut rest = from.to_resume(token)?;

@@ -3,6 +3,7 @@
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod address;
+pub mod dates;
 pub mod digests;
 pub mod flush;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod service;
 pub mod version;
 
 pub use address::{BadAddress, PeerAddress};
+pub use dates::{Dates, Undue};
 pub use digests::{Digest, ReceivedStream, Recorded, SentStream, StreamDigest};
 pub use flush::{Flush, Flushed};
 pub use inventory::{Caps, Inventory, Partial};

@@ -609,6 +609,7 @@ impl contract::Ground for OnBtrfs {
 fn btrfs_keeps_the_contract() {
     ground!("btrfs");
     contract::check(&OnBtrfs(Btrfs::new()));
+    contract::check_replica(&OnBtrfs(Btrfs::new()));
 }
 
 /// Each by itself, together with all others, and as a prune reads it: the same, whatever lies between them or was put there by hand.

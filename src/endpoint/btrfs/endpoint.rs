@@ -92,6 +92,7 @@ impl Dataset {
                 let upon = upon.flatten();
                 let whole = |digest| Verified { grounded: !ungrounded, from, upon, ..digest };
                 meta.verified = verified(stream).map(whole);
+                meta.created = request.created;
             }),
             // What the stream itself says can not be done will be no better next time; a line, a disk or a sender may.
             Err(error @ (Error::Corrupt { what: "btrfs stream", .. } | Error::Exists { .. })) => {
@@ -132,7 +133,7 @@ impl Dataset {
         let keeper = request.keep.clone().map(|keeping| Keeper::new(staged, keeping, number, offset));
         let mut here = Here { dataset: self, staged, request, keeper, origins };
         let applied = apply(&mut stream, &mut here, staged.name(), midway)?;
-        seal(&applied)?;
+        seal(&applied, request.created)?;
         Ok(here.origins)
     }
 

@@ -107,12 +107,14 @@ pub struct Rights {
     pub under: Vec<Under>,
     /// Nothing that is there may go: whatever the verbs say, nothing is destroyed, and no hold but replication's own is released.
     pub append_only: bool,
+    /// What is encrypted may go out readable, if that is asked for and the key is loaded.
+    pub plaintext: bool,
 }
 
 impl Default for Rights {
     /// All of it, as for somebody with a shell.
     fn default() -> Self {
-        Self { verbs: Verb::ALL.to_vec(), under: Vec::new(), append_only: false }
+        Self { verbs: Verb::ALL.to_vec(), under: Vec::new(), append_only: false, plaintext: true }
     }
 }
 
@@ -210,7 +212,7 @@ mod tests {
 
     fn rights(verbs: &[Verb], under: &[&str], append_only: bool) -> Rights {
         let under = under.iter().map(|text| text.parse().unwrap()).collect();
-        Rights { verbs: verbs.to_vec(), under, append_only }
+        Rights { verbs: verbs.to_vec(), under, append_only, plaintext: false }
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(super) fn cross_check(target: &Dataset, request: &ReceiveRequest, said: &Sai
     if announced != is {
         return Err(corrupt(format!("it was announced as {} and is {}", words(announced), words(is))));
     }
+    check_date(target, request, said.begin)?;
     let Some(header) = &request.stream else { return Ok(()) };
     let announced = shown(header.kind, header.features, header.flags.raw, header.resumes);
     let is = shown(kind(said.begin), said.begin.features.bits(), said.is_raw(), said.resumes);
@@ -84,6 +85,21 @@ pub(super) fn cross_check(target: &Dataset, request: &ReceiveRequest, said: &Sai
         true => Ok(()),
         false => Err(corrupt(format!("it was announced as {announced} and is {is}"))),
     }
+}
+
+/// The date of what arrives is the one in the stream, whatever its container says.
+fn check_date(target: &Dataset, request: &ReceiveRequest, begin: &Begin) -> Result<()> {
+    let Some(dates) = &request.dates else { return Ok(()) };
+    let created =
+        begin.created().ok_or_else(|| corrupt(format!("{} seconds are no date", begin.creation)))?;
+    dates.check(created).map_err(|undue| Error::Refused {
+        op: "receive",
+        subject: target.at_name(&request.name),
+        why: format!("{undue}, and retention here goes by that"),
+        hint: Some(
+            "compare the clocks of both machines; a key that is not --append-only can bring it".into(),
+        ),
+    })
 }
 
 fn shown(
@@ -339,6 +355,26 @@ mod tests {
         assert!(check(&request(), &begin(3), at).ends_with("from object 5 offset 8 on"));
         let more = Begin { features: begin(3).features.with(Feature::Zstd), ..begin(3) };
         assert!(check(&request(), &more, None).starts_with("Corrupt"));
+    }
+
+    #[test]
+    fn a_date_that_is_made_up_is_refused_where_the_stream_says_it() {
+        let at = |seconds| jiff::Timestamp::from_second(seconds).expect("a time");
+        let begin = Begin { creation: 1_000_000, ..begin(3) };
+        let id = crate::model::VersionRef { guid: Guid::of_zfs(3), name: "b".parse().expect("a name") };
+        let there =
+            |seconds| Version { id: id.clone(), kind: VersionKind::Snapshot, order: 1, created: at(seconds) };
+        for (newest, now, expected) in [
+            (999_000, 1_000_500, "is so"),
+            (1_000_200, 1_000_500, "is so"),
+            (1_002_000, 1_003_000, "before the newest"),
+            (1, 990_000, "here it is"),
+        ] {
+            let dates = Some(crate::model::Dates::upon(&[there(newest)], at(now)));
+            let said = check(&ReceiveRequest { dates, ..request() }, &begin, None);
+            assert!(said.contains(expected), "{newest} {now}: {said}");
+        }
+        assert_eq!(check(&request(), &begin, None), "is so", "who may do anything is believed");
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Dataset {
             0 => None,
             guid => Some(self.found_base(&inventory, guid)?),
         };
-        let zfs = SendOptions { flags: None, resume: Some(token.to_owned()) };
+        let zfs = SendOptions { resume: Some(token.to_owned()), ..SendOptions::default() };
         Ok(SendRequest {
             version,
             base,
@@ -203,7 +203,7 @@ impl Dataset {
         request: &SendRequest,
         based_on: Option<&Self>,
     ) -> Result<(ZfsFlags, ZfsFlags, Option<Token>)> {
-        let (asked, base) = (request.zfs.flags, based_on.into_iter().zip(&request.base));
+        let (asked, base) = (&request.zfs, based_on.into_iter().zip(&request.base));
         let Some(token) = &request.zfs.resume else {
             let (chosen, default) = flags::choose(self, asked, &base.collect::<Vec<_>>())?;
             return Ok((chosen, default, None));
@@ -288,7 +288,10 @@ mod tests {
             clone_sources: Vec::new(),
             stream_version: 0,
             compressed: false,
-            zfs: SendOptions { flags: flags.map(|flags| flags.parse().expect("flags")), resume: None },
+            zfs: SendOptions {
+                flags: flags.map(|flags| flags.parse().expect("flags")),
+                ..SendOptions::default()
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 //! What was asked for is compared, not what the BEGIN record says: large blocks may be asked for and not occur yet.
 
 use crate::endpoint::zfs::dataset::Dataset;
-use crate::endpoint::zfs::{program, props};
+use crate::endpoint::zfs::{SendOptions, program, props};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, VersionRef, quoted};
 use crate::stream::container::ZfsFlags;
@@ -36,10 +36,10 @@ impl Dataset {
 /// by default. And what the default is.
 ///
 /// # Errors
-/// [`Error::Refused`] if what is asked can not be, or is not how they were sent.
+/// [`Error::Refused`] if what is asked can not be, or is not how they were sent; [`Error::Denied`] if it would go out readable and must not.
 pub(super) fn choose(
     dataset: &Dataset,
-    asked: Option<ZfsFlags>,
+    asked: &SendOptions,
     of: &[(&Dataset, &VersionRef)],
 ) -> Result<(ZfsFlags, ZfsFlags)> {
     let default = default_of(dataset.is_encrypted()?);
@@ -47,11 +47,24 @@ pub(super) fn choose(
     for (its, version) in of {
         sent = sent.or(sent_as(its, version)?);
     }
-    let chosen = decide(default, asked, sent).map_err(|why| {
+    if default.raw && is_forbidden(asked) {
+        return Err(Error::Denied {
+            op: "send",
+            subject: dataset.to_string(),
+            lacking: "it is encrypted, and this key may not have it readable".into(),
+            hint: Some("leave out --zfs-flags: it comes raw, and stays encrypted; --allow-plaintext of cowsnap serve, there, would allow it".into()),
+        });
+    }
+    let chosen = decide(default, asked.flags, sent).map_err(|why| {
         let hint = sent.map(|sent| format!("send it as {sent}, or in full: without --from"));
         dataset.refused("send", why, hint)
     })?;
     Ok((chosen, default))
+}
+
+/// Whether what is encrypted would go out readable, and must not. What nobody asks for [is not done](decide) anyway.
+fn is_forbidden(asked: &SendOptions) -> bool {
+    asked.sealed && asked.flags.is_some_and(|flags| !flags.raw)
 }
 
 fn decide(default: ZfsFlags, asked: Option<ZfsFlags>, sent: Option<ZfsFlags>) -> Result<ZfsFlags, String> {
@@ -175,6 +188,28 @@ mod tests {
             encrypted, asked "plain", base "plain": plain
             encrypted, asked "raw+embedded", base "": refused: a raw stream has no embedded blocks
         "#]].assert_eq(&table);
+    }
+
+    #[test]
+    fn whoever_may_not_read_has_it_raw_or_not_at_all() {
+        for (sealed, flags, forbidden) in [
+            (true, "plain", true),
+            (true, OPEN, true),
+            (true, RAW, false),
+            (true, "", false),
+            (false, "plain", false),
+        ] {
+            let flags = (!flags.is_empty()).then(|| flags.parse().expect("flags"));
+            let asked = SendOptions { flags, sealed, ..SendOptions::default() };
+            assert_eq!(is_forbidden(&asked), forbidden, "{asked:?}");
+        }
+        let encrypted = RAW.parse().expect("flags");
+        for sent in [None, Some(encrypted), Some(OPEN.parse().expect("flags"))] {
+            assert!(
+                decide(encrypted, None, sent).map_or(true, |chosen| chosen.raw),
+                "by itself nothing goes"
+            );
+        }
     }
 
     #[test]

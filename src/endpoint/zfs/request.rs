@@ -12,6 +12,8 @@ pub struct SendOptions {
     pub flags: Option<ZfsFlags>,
     /// The token of a receive that was broken off: only what it lacks is sent.
     pub resume: Option<String>,
+    /// Nothing that is encrypted goes out readable, whatever is asked.
+    pub sealed: bool,
 }
 
 /// How to receive.

@@ -196,13 +196,18 @@ struct ReceivedSubvolArgs {
     reserved: [u64; 16],
 }
 
-/// Records that the subvolume was received from `uuid` at its `stransid`. The subvolume must be writable.
-pub fn set_received_subvol(subvolume: BorrowedFd<'_>, uuid: [u8; 16], stransid: u64) -> io::Result<()> {
+/// Records that the subvolume was received from `uuid`, which was made at `stime`, at its `stransid`. The subvolume must be writable.
+pub fn set_received_subvol(
+    subvolume: BorrowedFd<'_>,
+    uuid: [u8; 16],
+    stransid: u64,
+    stime: Timespec,
+) -> io::Result<()> {
     let mut args = ReceivedSubvolArgs {
         uuid,
         stransid,
         rtransid: 0,
-        stime: Timespec::default(),
+        stime,
         rtime: Timespec::default(),
         flags: 0,
         reserved: [0; 16],

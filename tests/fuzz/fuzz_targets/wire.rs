@@ -34,7 +34,7 @@ fn frames(mut input: &[u8]) {
 fn message(json: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<Request>(json) {
         let under: Under = "tank/backups".parse().expect("a constant");
-        let rights = Rights { verbs: Verb::ALL.to_vec(), under: vec![under], append_only: true };
+        let rights = Rights { verbs: Verb::ALL.to_vec(), under: vec![under], append_only: true, plaintext: false };
         if rights.check(&request).is_ok() {
             assert!(!matches!(request, Request::Destroy { .. }));
             let inside = |target: &str| target == "tank/backups" || target.starts_with("tank/backups/");

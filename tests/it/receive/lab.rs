@@ -62,7 +62,7 @@ impl Shelf {
 
     pub fn receive(&mut self, stream: impl Read, name: &str) -> Result<PathBuf> {
         let applied = self.apply(stream)?;
-        seal(&applied)?;
+        seal(&applied, None)?;
         fs::rename(self.staged(), self.path.join(name)).expect("renames");
         Ok(self.path.join(name))
     }

@@ -61,6 +61,7 @@ impl contract::Ground for OnZfs {
 fn zfs_keeps_the_contract() {
     ground!("zfs");
     contract::check(&OnZfs(Pool::new()));
+    contract::check_replica(&OnZfs(Pool::new()));
 }
 
 #[test]

@@ -93,6 +93,32 @@ fn what_was_sent_may_be_pruned_and_the_increment_still_goes() {
     }
 }
 
+/// Whoever has a key to take streams out gets what is encrypted as it lies on disk, whatever is asked.
+#[test]
+fn a_key_to_send_gives_nothing_encrypted_away_readable() {
+    ground!("zfs");
+    let lab = super::raw::encrypted();
+    lab.write("secret", b"text");
+    lab.snapshot("one");
+    let remote = |rights: &str| format!("'{}' serve {rights}", env!("CARGO_BIN_EXE_cowsnap"));
+    let from = format!("ssh://there/{}", lab.source);
+    let open = format!("{} 2", lab.target);
+    let readable = ["--zfs-flags", "large-blocks+compressed", &from, &open];
+    for rights in ["--allow send", "--append-only", "--allow send,list --checkpoint 1M"] {
+        let refused = lab.by(&remote(rights), &readable).output().expect("it starts");
+        let said = super::said(&refused);
+        assert!(
+            refused.status.code() == Some(6) && said.contains("may not have it readable"),
+            "{rights}: {said}"
+        );
+        assert!(!super::super::lab::exists(&open), "{rights}");
+    }
+    assert_eq!(lab.moves(lab.by(&remote("--allow send"), &[&from, &lab.target])).len(), 1);
+    assert_eq!(super::get(&lab.target, "keystatus"), "unavailable");
+    assert_eq!(lab.moves(lab.by(&remote("--allow send --allow-plaintext"), &readable)).len(), 1);
+    assert_eq!(super::get(&open, "encryption"), "off");
+}
+
 /// A bookmark is enough to send from, and not to receive upon.
 #[test]
 fn to_go_back_the_old_source_needs_the_snapshot_that_both_had_and_else_takes_all() {
