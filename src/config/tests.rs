@@ -363,7 +363,7 @@ probe = { tcp = "127.0.0.1:8333" }
 pidfile = "/run/a.pid"
 start = ["/usr/bin/a", "-daemon"]
 [[job.a.quiesce.service]]
-process = { exe = "/usr/bin/b", argument = "-datadir=/srv/b" }
+process = { exe = "/usr/bin/b", argument = "-datadir=/srv/b", user = "b" }
 start = ["/usr/bin/b", "-daemon"]
 [[job.a.quiesce.service]]
 container = "c.1"

@@ -59,6 +59,9 @@ pub enum Service {
         exe: PathBuf,
         /// It was given that.
         argument: Option<String>,
+        /// Whose it is; anybody's if that is not said.
+        #[serde(default)]
+        user: Option<String>,
         /// A command that starts it.
         start: Vec<String>,
     },
@@ -248,6 +251,7 @@ mod tests {
         let program = |argument: Option<&str>| Service::Program {
             exe: "/usr/bin/node".into(),
             argument: argument.map(str::to_owned),
+            user: None,
             start: start(),
         };
         let table = [

@@ -13,7 +13,7 @@ use crate::quiesce::service::{Stop, eventually};
 const VERSION: &str = "/v1.40";
 /// How long a question may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an engine is to wait until it kills. It is not to: who is late is waited for by the guard.
+/// How long Podman is to wait until it kills. It is not to: who is late is waited for by the guard. It takes no -1.
 const NEVER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What a process ends with, as an engine tells it, that was ended by SIGKILL.
 const KILLED: i64 = 128 + 9;
@@ -22,7 +22,6 @@ const KILLED: i64 = 128 + 9;
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
-    #[serde(default)]
     id: String,
     #[serde(default)]
     name: String,
@@ -75,17 +74,41 @@ impl Answer {
 }
 
 fn inspect(socket: &Path, name: &str) -> Result<Inspected, String> {
-    let until = Instant::now() + PATIENCE;
     let path = format!("{VERSION}/containers/{name}/json");
-    match ask(socket, "GET", &path, until, false, &mut || ())? {
+    let found: Inspected = get(socket, &path)?;
+    found.expect_name(name).map(|()| found)
+}
+
+fn get<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, String> {
+    let until = Instant::now() + PATIENCE;
+    match ask(socket, "GET", path, until, false, &mut || ())? {
         None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
         Some(Answer { status: 200, body }) => {
-            let found = serde_json::from_slice(&body);
-            let found: Inspected = found.map_err(|error| format!("{}: {error}", socket.display()))?;
-            found.expect_name(name).map(|()| found)
+            serde_json::from_slice(&body).map_err(|error| format!("{}: {error}", socket.display()))
         }
         Some(answer) => Err(answer.complaint()),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Engine {
+    #[serde(default)]
+    components: Vec<Component>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    #[serde(default)]
+    name: String,
+}
+
+/// What an engine is told of when it is to kill: never. Docker before 25 kills also when who asked is gone, unless it is told -1.
+fn patience(socket: &Path) -> Result<String, String> {
+    let engine: Engine = get(socket, &format!("{VERSION}/version"))?;
+    let is_podman = engine.components.iter().any(|component| component.name.contains("Podman"));
+    Ok(if is_podman { NEVER.as_secs().to_string() } else { "-1".into() })
 }
 
 /// Whether it runs.
@@ -124,7 +147,9 @@ pub fn stop(
     sent: &mut dyn FnMut(),
 ) -> Result<Stop, String> {
     let until = Instant::now() + within;
-    let path = format!("{VERSION}/containers/{name}/stop?t={}", NEVER.as_secs());
+    // By its id: a name that is nobody's any more could be the beginning of another one's.
+    let id = inspect(socket, name)?.id;
+    let path = format!("{VERSION}/containers/{id}/stop?t={}", patience(socket)?);
     match ask(socket, "POST", &path, until, true, sent)? {
         None => return Ok(Stop::Late),
         Some(Answer { status: 200..300 | 304, .. }) => {}
@@ -151,16 +176,25 @@ pub fn stop(
 /// It does not.
 pub fn start(socket: &Path, name: &str, within: Duration) -> Result<(), String> {
     let until = Instant::now() + within;
-    let path = format!("{VERSION}/containers/{name}/start");
     // The engine may be starting itself.
     let mut last = "its engine does not answer".to_owned();
-    eventually(Some(until), false, || match ask(socket, "POST", &path, until, false, &mut || ()) {
-        Ok(Some(Answer { status: 200..300 | 304, .. })) => Ok(true),
-        Ok(Some(answer)) => Err(answer.complaint()),
-        Ok(None) => Ok(false),
-        Err(why) => {
-            last = why;
-            Ok(false)
+    let mut path = None;
+    eventually(Some(until), false, || {
+        if path.is_none() {
+            match inspect(socket, name) {
+                Ok(found) => path = Some(format!("{VERSION}/containers/{}/start", found.id)),
+                Err(why) => last = why,
+            }
+        }
+        let Some(path) = &path else { return Ok(false) };
+        match ask(socket, "POST", path, until, false, &mut || ()) {
+            Ok(Some(Answer { status: 200..300 | 304, .. })) => Ok(true),
+            Ok(Some(answer)) => Err(answer.complaint()),
+            Ok(None) => Ok(false),
+            Err(why) => {
+                last = why;
+                Ok(false)
+            }
         }
     })?;
     match eventually(Some(until), false, || Ok(runs(socket, name) == Ok(true)))? {
@@ -180,7 +214,10 @@ mod tests {
     use super::*;
 
     /// An engine that answers these in turn, each with its status.
-    fn engine(folder: &Path, answers: Vec<(u16, String)>) -> (PathBuf, std::thread::JoinHandle<Vec<String>>) {
+    fn engine_of(
+        folder: &Path,
+        answers: Vec<(u16, String)>,
+    ) -> (PathBuf, std::thread::JoinHandle<Vec<String>>) {
         let socket = folder.join("socket");
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("bound");
@@ -208,7 +245,7 @@ mod tests {
     fn what_an_engine_says_is_yes_or_no_or_neither() {
         let folder = tempfile::tempdir().expect("a folder");
         let ask = |answer| {
-            let (socket, engine) = engine(folder.path(), vec![answer]);
+            let (socket, engine) = engine_of(folder.path(), vec![answer]);
             let said = runs(&socket, "node");
             assert_eq!(engine.join().expect("asked"), ["GET /v1.40/containers/node/json HTTP/1.1"]);
             said
@@ -229,8 +266,8 @@ mod tests {
         let none = (404, r#"{"message":"no such container"}"#.to_owned());
         assert_eq!(ask(none), Err("its engine answers 404: no such container".into()));
         assert!(ask((200, "{".into())).is_err());
-        let removed = r#"{"State":{"Status":"running","Pid":1},"HostConfig":{"AutoRemove":true}}"#;
-        let (socket, engine) = engine(folder.path(), vec![(200, removed.into())]);
+        let removed = r#"{"Id":"a","State":{"Status":"running","Pid":1},"HostConfig":{"AutoRemove":true}}"#;
+        let (socket, engine) = engine_of(folder.path(), vec![(200, removed.into())]);
         assert!(process(&socket, "node").is_err_and(|why| why.contains("--rm")));
         engine.join().expect("asked");
     }
@@ -239,14 +276,31 @@ mod tests {
     fn one_that_was_killed_has_not_stopped_well() {
         let folder = tempfile::tempdir().expect("a folder");
         for (code, expected) in [(0, true), (137, false)] {
-            let answers = vec![(204, String::new()), state("exited", code), state("exited", code)];
-            let (socket, engine) = engine(folder.path(), answers);
+            let version = |name: &str| (200, format!(r#"{{"Components":[{{"Name":"{name}"}}]}}"#));
+            let (engine_name, t) = if code == 0 { ("Podman Engine", "2592000") } else { ("Engine", "-1") };
+            let ended = || state("exited", code);
+            let answers =
+                vec![state("running", 0), version(engine_name), (204, String::new()), ended(), ended()];
+            let (socket, engine) = engine_of(folder.path(), answers);
             let mut n_sent = 0;
             let done = stop(&socket, "node", None, Duration::from_secs(60), &mut || n_sent += 1);
             assert_eq!((done == Ok(Stop::Down), n_sent), (expected, 1), "{done:?}");
-            assert!(
-                engine.join().expect("asked")[0].starts_with("POST /v1.40/containers/node/stop?t=2592000 ")
-            );
+            let asked = engine.join().expect("asked");
+            assert!(asked[2].starts_with(&format!("POST /v1.40/containers/a/stop?t={t} ")), "{asked:?}");
         }
+    }
+
+    #[test]
+    fn one_is_started_by_its_own_id_and_no_other_one_whose_id_begins_like_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let answers = vec![state("exited", 0), (204, String::new()), state("running", 0)];
+        let (socket, engine) = engine_of(folder.path(), answers);
+        start(&socket, "node", Duration::from_secs(60)).expect("it runs");
+        assert!(engine.join().expect("asked")[1].starts_with("POST /v1.40/containers/a/start "));
+        let other = r#"{"Id":"node5","Name":"/other","State":{"Status":"exited"}}"#;
+        let (socket, engine) = engine_of(folder.path(), vec![(200, other.into()); 3]);
+        let error = start(&socket, "node", Duration::ZERO).expect_err("it is another one");
+        assert!(error.contains("for the id of other"), "{error}");
+        assert!(engine.join().expect("asked").iter().all(|asked| asked.starts_with("GET ")));
     }
 }

@@ -38,7 +38,7 @@ pub fn ask(
     sent: &mut dyn FnMut(),
 ) -> Result<Option<Answer>, String> {
     let told = |error: io::Error| format!("{}: {error}", socket.display());
-    let mut stream = UnixStream::connect(socket).map_err(told)?;
+    let Some(mut stream) = connected(socket, until, interrupted).map_err(told)? else { return Ok(None) };
     stream.set_write_timeout(Some(Duration::from_secs(10))).map_err(told)?;
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: engine\r\nUser-Agent: cowsnap\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -49,6 +49,24 @@ pub fn ask(
     match answer(BufReader::new(Patient { stream, until, interrupted })) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
         answer => answer.map(Some).map_err(told),
+    }
+}
+
+/// Who listens may be stuck, with more that want to ask than it lets wait. `None`: the time is over.
+fn connected(socket: &Path, until: Instant, interrupted: bool) -> io::Result<Option<UnixStream>> {
+    loop {
+        match crate::sys::socket::connect(socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            connected => return connected.map(Some),
+        }
+        if interrupted {
+            interrupt::check()?;
+        }
+        let left = command::left(until);
+        if left.is_zero() {
+            return Ok(None);
+        }
+        std::thread::sleep(left.min(PIECE));
     }
 }
 
@@ -192,5 +210,28 @@ mod tests {
         let mut n_sent = 0;
         assert_eq!(ask(&socket, "GET", "/", soon(), true, &mut || n_sent += 1), Ok(None));
         assert_eq!(n_sent, 1);
+        // As many wait as may, and nobody is let in.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = crate::sys::socket::connect(&socket) {
+            waiting.push(stream);
+        }
+        assert_eq!(ask(&socket, "GET", "/", soon(), true, &mut || n_sent += 1), Ok(None));
+        assert_eq!(n_sent, 1, "nothing was asked");
+    }
+
+    #[test]
+    fn a_socket_s_path_is_no_longer_than_the_kernel_takes_and_is_connected_to() {
+        use crate::sys::socket::connect;
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        assert!(connect(&folder.path().join("x".repeat(108))).is_err());
+        assert_eq!(connect(&socket).expect_err("none").kind(), io::ErrorKind::NotFound);
+        let listener = UnixListener::bind(&socket).expect("bound");
+        let mut stream = connect(&socket).expect("connected");
+        stream.write_all(b"hello").expect("written");
+        drop(stream);
+        let mut heard = String::new();
+        listener.accept().expect("it waits").0.read_to_string(&mut heard).expect("read");
+        assert_eq!(heard, "hello");
     }
 }

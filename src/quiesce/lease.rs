@@ -49,14 +49,17 @@ pub struct Entry {
     /// Of a filesystem that is frozen: the number of its device, whatever is mounted at its place since.
     #[serde(default)]
     pub device: Option<u64>,
+    /// When it was told to stop, as [`process::now`] counts: what has begun earlier and is there still is what it has left, and not the service.
+    #[serde(default)]
+    pub since: Option<u64>,
 }
 
 impl Entry {
     /// One that runs.
     pub fn new(service: Service) -> Self {
         let boot = process::boot_id();
-        let (stopping, process, starting, starter, device) = (Stopping::No, None, false, None, None);
-        Self { service, stopping, process, starting, starter, boot, device }
+        let (stopping, process, starting, starter) = (Stopping::No, None, false, None);
+        Self { service, stopping, process, starting, starter, boot, device: None, since: None }
     }
 }
 
@@ -116,12 +119,18 @@ impl Leases {
         let dir = state_dir.join("leases");
         let services = dir.join("services");
         fs::create_dir_all(&services).map_err(Error::io("make", services.display()))?;
-        // Who can open a lock can hold it.
-        let private = fs::set_permissions(&dir, Permissions::from_mode(0o700));
-        private.map_err(Error::io("close to others", dir.display()))?;
+        // Who can open a lock can hold it. What can only be read, as a disk that had errors, is not to keep anything down.
+        let is_private = dir.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o7777 == 0o700);
+        if !is_private {
+            let private = fs::set_permissions(&dir, Permissions::from_mode(0o700));
+            private.map_err(Error::io("close to others", dir.display()))?;
+        }
         // It is there after a power cut, and what is made in it.
         let made = File::open(state_dir).and_then(|dir| Ok(rustix::fs::fsync(dir.as_fd())?));
-        made.map_err(Error::io("sync", state_dir.display()))?;
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            made => made.map_err(Error::io("sync", state_dir.display()))?,
+        }
         Ok(Self { dir })
     }
 
@@ -144,6 +153,12 @@ impl Leases {
             Some(lock) => Ok(lock),
             None => Err(Error::Busy { job: job.into() }),
         }
+    }
+
+    /// Whether somebody has that of a job. Who only looks is in nobody's way for longer than [`Leases::lock`] waits.
+    pub fn is_locked(&self, job: &str) -> bool {
+        let Ok(file) = File::open(self.dir.join(format!("{job}.lock"))) else { return false };
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 
     /// Those of services, as one may be several jobs'. A lock that is waited for is waited for with the job's in hand, so who has services waits for no
@@ -293,18 +308,29 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
+/// How often, and how long after one another, a lock is tried that somebody may only be looking at.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(10);
+
 /// `None`: somebody has it, and it is not waited for.
 fn locked(path: &Path, waits: bool) -> Result<Option<Lock>> {
-    let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(Error::io("open", path.display()))?;
+    // To be read is enough, where nothing can be written.
+    let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    let file = File::from(file.map_err(|error| Error::io("open", path.display())(error.into()))?);
     let how = match waits {
         true => FlockOperation::LockExclusive,
         false => FlockOperation::NonBlockingLockExclusive,
     };
+    let mut n_tries = 0;
     loop {
         match rustix::fs::flock(&file, how) {
             Ok(()) => return Ok(Some(Lock(file))),
             Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if n_tries < LOOKS => {
+                n_tries += 1;
+                std::thread::sleep(LOOK);
+            }
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(Error::io("lock", path.display())(error.into())),
         }

@@ -53,7 +53,7 @@ pub fn left(state_dir: &Path) -> Result<Vec<Left>> {
     let leases = Leases::open(state_dir)?;
     let mut all = Vec::new();
     for job in leases.jobs()? {
-        let is_free = leases.lock(&job, false).is_ok();
+        let is_free = !leases.is_locked(&job);
         let lease = match leases.read(&job) {
             Ok(None) => continue, // It is over since.
             read => read.ok().flatten(),
@@ -85,6 +85,8 @@ pub struct Forgotten {
     pub down: Vec<String>,
     /// Its guard was at it, and has been ended.
     pub had_guard: bool,
+    /// Why nobody knows what was to be started.
+    pub unreadable: Option<String>,
 }
 
 /// Takes the lease of `job` away without starting anything; ends its guard, if that is at it. `None`: there is none.
@@ -109,15 +111,16 @@ pub fn forget(state_dir: &Path, job: &str) -> Result<Option<Forgotten>> {
         lock => lock?,
     };
     // One that can not be read is forgotten, too.
-    let lease = match leases.read(job) {
+    let (lease, unreadable) = match leases.read(job) {
         Ok(None) => return Ok(None),
-        read => read.ok().flatten(),
+        Ok(lease) => (lease, None),
+        Err(error) => (None, Some(error.told())),
     };
     let is_down = |service: &&Service| service::runs(service) == Ok(false);
     let down = lease.iter().flat_map(Lease::services).filter(is_down).map(ToString::to_string).collect();
     leases.remove(job)?;
     let services = lease.iter().flat_map(Lease::services).map(ToString::to_string).collect();
-    Ok(Some(Forgotten { services, down, had_guard }))
+    Ok(Some(Forgotten { services, down, had_guard, unreadable }))
 }
 
 /// What has come of a lease that somebody had left.
@@ -163,7 +166,7 @@ fn awaited(leases: &Leases, job: &str, services: Vec<String>, until: Instant) ->
         if !leases.path(job).exists() {
             return Ok(MadeUp::Done(services));
         }
-        let is_free = leases.lock(job, false).is_ok();
+        let is_free = !leases.is_locked(job);
         absent = if is_free { absent.or_else(|| Some(Instant::now())) } else { None };
         if absent.is_some_and(|since| since.elapsed() > ABSENT) && leases.path(job).exists() {
             let why = format!("{} says why", leases.log(job).display());

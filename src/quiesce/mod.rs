@@ -195,6 +195,14 @@ impl Error {
         move |source| Self::Io { op, subject, source }
     }
 
+    /// In one line, with its cause.
+    fn told(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether somebody else is at work with what is needed.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Busy { .. } | Self::Shared { .. })

@@ -35,7 +35,17 @@ pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// In ticks since the machine was started, rounded down.
+pub fn now() -> Option<u64> {
+    Some((clock::since_boot().ok()?.as_secs_f64() * TICKS_PER_SECOND) as u64)
+}
+
 impl Process {
+    /// Whether it has begun at that tick or later.
+    pub fn is_since(&self, tick: u64) -> bool {
+        self.began >= tick
+    }
+
     /// That of a number, if it is there.
     pub fn of(pid: i32) -> Option<Self> {
         let began = field(pid, 22)?;

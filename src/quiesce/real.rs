@@ -114,8 +114,14 @@ fn fulfil_others(leases: &Leases, ground: Ground<'_>, before: &mut dyn FnMut(Ste
     let own = &ground.quiesce.services;
     for job in leases.jobs()?.iter().filter(|job| *job != ground.job) {
         let names_own = |lease: &Lease| lease.services().any(|service| is_among(service, own));
-        if !leases.read(job)?.is_some_and(|lease| names_own(&lease)) {
-            continue;
+        match leases.read(job) {
+            Ok(Some(lease)) if names_own(&lease) => {}
+            Ok(_) => continue,
+            // What it names is down as if nobody had stopped it, and stays so: that is told by whoever is to start it.
+            Err(error) => {
+                tracing::warn!(job, error = error.told(), "cannot tell what a run of it has left stopped");
+                continue;
+            }
         }
         let _lock = leases.lock(job, false)?;
         let Some(lease) = leases.read(job)? else { continue };
@@ -311,6 +317,7 @@ impl<A: Acts> World for Real<'_, A> {
         let told = |why| Error::Service { op, service: of.to_string(), why };
         lease.services[at].process = service::process(&of).map_err(told)?;
         lease.services[at].device = device;
+        lease.services[at].since = process::now();
         // Before it is told: whoever dies in between leaves one that is waited for, and not one that stops unseen.
         lease.services[at].stopping = Stopping::Sent;
         let is_first = !std::mem::replace(&mut self.is_counted, true);
@@ -449,8 +456,9 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
     if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
         return Ok(()); // It was not told to, or thinks nothing of it.
     }
+    let since = entry.since.filter(|_| is_of_now);
     let runs = match is_of_now && !entry.starting {
-        true => service::known_to_run(service, within).map_err(failed)?,
+        true => service::known_to_run(service, since, within).map_err(failed)?,
         false => comes_up(leases, &entry, within, is_of_now).map_err(failed)?,
     };
     if runs && !matches!(service, Service::Hook { .. }) {
@@ -465,7 +473,7 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
         let _ = leases.write(lease);
     };
     begun(None);
-    let done = service::start(service, within, kept, &mut begun);
+    let done = service::start(service, since, within, kept, &mut begun);
     let goes_on = done.as_ref().is_err_and(|failed| failed.goes_on);
     lease.services[nth].starting = goes_on || done.is_err() && leases.is_at(service, Doing::Start);
     done.map_err(|error| failed(error.why))
@@ -483,8 +491,14 @@ fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
         Stopping::Sent => patience.sent,
     };
     let unknown = |why| Error::NotStarted { service: service.to_string(), why };
+    let is_left = || Ok(!leases.is_at(service, Doing::Stop));
+    if let Service::Hook { .. } = service {
+        // What it has left running may have the file for ever: who was told of a snapshot is to hear that it is over.
+        service::eventually(Some(patience.asked), false, is_left).map_err(unknown)?;
+        return Ok(true);
+    }
     // What stops it could stop what is started now.
-    let is_over = service::eventually(until, false, || Ok(!leases.is_at(service, Doing::Stop)));
+    let is_over = service::eventually(until, false, is_left);
     let is_down = is_over.map_err(unknown)?
         && match (service, process) {
             (Service::Process { .. } | Service::Program { .. }, Some(process)) => {
@@ -495,6 +509,13 @@ fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
             }
             (Service::Process { .. } | Service::Program { .. }, None) => true, // There was none.
             (Service::Hook { .. } | Service::Frozen { .. }, _) => true,
+            // One that runs as another process was stopped, and somebody has started it since.
+            (Service::Container { .. }, Some(process)) => service::eventually(until, false, || {
+                let is_gone = process.open()?.is_none();
+                let is_other = || service::process(service).ok().flatten().is_some_and(|now| now != *process);
+                Ok(is_gone && (service::runs(service) == Ok(false) || is_other()))
+            })
+            .map_err(unknown)?,
             _ => service::is_down(service, until, false).map_err(unknown)?,
         };
     match stopping {
@@ -514,7 +535,7 @@ fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -
     // A command that has ended may have left something behind that takes its time, and has closed the file.
     let settles = if is_of_now && entry.starter.is_some() { within } else { SETTLES.min(within / 2) };
     let is_known = service::eventually(Some(Instant::now() + within + settles), false, || {
-        runs = service::runs(service);
+        runs = service::runs_since(service, entry.since.filter(|_| is_of_now));
         let goes_on = match &entry.starter {
             Some(starter) => starter.open()?.is_some(),
             None => false,

@@ -20,9 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// It can not be found out.
 pub fn runs(service: &Service) -> Result<bool, String> {
+    runs_since(service, None)
+}
+
+/// As [`runs`]; of a program, processes alone that have begun since that tick: what it has left running is not it.
+///
+/// # Errors
+/// It can not be found out.
+pub fn runs_since(service: &Service, since: Option<u64>) -> Result<bool, String> {
     match service {
         Service::Unit { name } => systemd::runs(name),
-        Service::Process { .. } | Service::Program { .. } => Ok(process(service)?.is_some()),
+        Service::Process { .. } => Ok(process(service)?.is_some()),
+        Service::Program { exe, argument, user, .. } => {
+            Ok(program::find(exe, argument.as_deref(), user.as_deref(), since)?.is_some())
+        }
         Service::Container { name, socket } => container::runs(socket, name),
         Service::Hook { .. } | Service::Frozen { .. } => Ok(true),
         Service::Commands { status, .. } => match command::run(status, PATIENCE, false)? {
@@ -46,7 +57,9 @@ pub fn runs(service: &Service) -> Result<bool, String> {
 pub fn process(service: &Service) -> Result<Option<Process>, String> {
     match service {
         Service::Process { pidfile, .. } => Ok(Process::of_pidfile(pidfile)?.map(|(process, _)| process)),
-        Service::Program { exe, argument, .. } => program::find(exe, argument.as_deref()),
+        Service::Program { exe, argument, user, .. } => {
+            program::find(exe, argument.as_deref(), user.as_deref(), None)
+        }
         Service::Container { name, socket } => container::process(socket, name),
         Service::Unit { .. } | Service::Hook { .. } | Service::Frozen { .. } | Service::Commands { .. } => {
             Ok(None)
@@ -130,7 +143,9 @@ pub fn stop(
                 Err(error) => return Err(format!("SIGTERM: {error}")),
             }
             sent();
-            command::ends(&pidfd, until, true)?
+            // What it has begun itself, and leaves running, may write still.
+            let is_over = || !matches!(service, Service::Program { .. }) || runs(service) == Ok(false);
+            command::ends(&pidfd, until, true)? && eventually(until, true, || Ok(is_over()))?
         }
         Service::Commands { stop, .. } => match command::run_with(stop, within, true, kept, sent)? {
             None => false,
@@ -155,10 +170,10 @@ pub fn is_down(service: &Service, until: Option<Instant>, interrupted: bool) -> 
 ///
 /// # Errors
 /// It could not be found out in that time.
-pub fn known_to_run(service: &Service, within: Duration) -> Result<bool, String> {
+pub fn known_to_run(service: &Service, since: Option<u64>, within: Duration) -> Result<bool, String> {
     let mut last = Ok(false);
     eventually(Some(Instant::now() + within), false, || {
-        last = runs(service);
+        last = runs_since(service, since);
         Ok(last.is_ok())
     })?;
     last
@@ -179,6 +194,7 @@ pub struct NotStarted {
 /// It does not run.
 pub fn start(
     service: &Service,
+    since: Option<u64>,
     within: Duration,
     kept: Option<OwnedFd>,
     spawned: &mut dyn FnMut(Option<Process>),
@@ -197,7 +213,7 @@ pub fn start(
     spawned(i32::try_from(child.id()).ok().and_then(Process::of));
     let mut unknown = None;
     let ended = eventually(Some(Instant::now() + within), false, || {
-        match runs(service) {
+        match runs_since(service, since) {
             Ok(true) => return Ok(true),
             Ok(false) => unknown = None,
             Err(why) => unknown = Some(why),
@@ -279,17 +295,17 @@ mod tests {
         };
         assert!(runs(&status).is_err());
         fs::remove_file(&up).expect("removed");
-        assert_eq!(known_to_run(&status, PATIENCE), Ok(true));
+        assert_eq!(known_to_run(&status, None, PATIENCE), Ok(true));
         fs::remove_file(&up).expect("removed");
         let mut starter = None;
-        start(&status, PATIENCE, None, &mut |process| starter = process).expect("it runs in the end");
+        start(&status, None, PATIENCE, None, &mut |process| starter = process).expect("it runs in the end");
         assert!(starter.is_some());
         let never = Service::Commands {
             status: ["sh", "-c", "exit 28"].map(str::to_owned).to_vec(),
             stop: vec!["true".into()],
             start: vec!["true".into()],
         };
-        assert!(known_to_run(&never, Duration::from_millis(30)).is_err());
+        assert!(known_to_run(&never, None, Duration::from_millis(30)).is_err());
         assert_eq!(is_down(&never, Some(Instant::now()), false), Ok(false));
     }
 
@@ -313,6 +329,6 @@ mod tests {
             start: vec!["true".into()],
         };
         assert!(matches!(stop(&refuses, None, PATIENCE, None, &mut || ()), Ok(Stop::Refused(_))));
-        assert!(start(&status("exit 3"), short, None, &mut |_| ()).is_err());
+        assert!(start(&status("exit 3"), None, short, None, &mut |_| ()).is_err());
     }
 }

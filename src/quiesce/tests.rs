@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::lease::Doing;
+use super::process::Process;
 use super::*;
 use crate::model::Service;
 use crate::plan::quiesce::TRIES;
@@ -451,7 +452,8 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
     let forgotten = forget(folder.path(), "node").expect("nobody is at it").expect("it was there");
     assert_eq!((forgotten.services.len(), forgotten.had_guard, path.exists()), (1, false, false));
     assert!(forget(folder.path(), "node").expect("nobody is at it").is_none());
-    assert!(forget(folder.path(), "half").expect("nobody is at it").is_some());
+    let half = forget(folder.path(), "half").expect("nobody is at it").expect("it was there");
+    assert!(half.unreadable.is_some_and(|why| why.contains("half.json")));
 }
 
 /// A lease of `services`, each that has stopped so far.
@@ -523,4 +525,62 @@ fn a_lease_of_an_earlier_version_is_of_the_start_of_the_machine_that_it_says() {
         (lease.services[0].boot.as_str(), lease.services[0].stopping),
         ("then", lease::Stopping::Sent)
     );
+}
+
+#[test]
+fn who_looks_at_leases_keeps_nobody_from_their_locks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    std::fs::write(leases.path("node"), "{").expect("written");
+    drop(leases.lock("node", false).expect("nobody has it"));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(left(folder.path()).expect("read").len(), 1);
+            }
+        });
+        let all: Vec<_> = (0..500).map(|_| leases.lock("node", false).is_ok()).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(all.iter().all(|is_locked| *is_locked));
+    });
+}
+
+/// An engine that says of each container that it runs as this process, as often as it is asked.
+fn engine_of_what_runs(socket: &std::path::Path) {
+    use std::io::{Read, Write};
+    let listener = std::os::unix::net::UnixListener::bind(socket).expect("bound");
+    let body =
+        format!(r#"{{"Id":"a","Name":"/node","State":{{"Status":"running","Pid":{}}}}}"#, std::process::id());
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("somebody asks");
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_container_that_was_late_and_that_somebody_has_started_since_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let socket = folder.path().join("engine");
+    engine_of_what_runs(&socket);
+    let container = || Service::Container { name: "node".into(), socket: socket.clone() };
+    let of = |pid: u32| i32::try_from(pid).ok().and_then(Process::of).expect("it is there");
+    let mut child = command::spawn(&["sleep".into(), "600".into()], false, None).expect("it starts");
+    let told = |process| {
+        let mut lease = lease_of(&process::boot_id(), vec![(container(), lease::Stopping::Sent)]);
+        lease.services[0].process = Some(process);
+        leases.write(&lease).expect("written");
+    };
+    told(of(child.id()));
+    let error = recover(folder.path(), "node").expect_err("its process has not ended");
+    assert!(matches!(error, Error::StillStopping { .. }), "{error}");
+    child.kill().and_then(|()| child.wait()).expect("killed");
+    recover(folder.path(), "node").expect("it runs as another process").expect("there was a lease");
+    told(of(std::process::id()));
+    assert!(recover(folder.path(), "node").is_err(), "it runs as the one that was told to stop");
 }

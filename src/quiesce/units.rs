@@ -56,7 +56,7 @@ pub fn start(name: &str, service: &Service, within: Duration, sent: Option<Insta
     if !systemd::has_stopped(name, sent).map_err(failed)? {
         return Err(Error::StillStopping { service: service.to_string() });
     }
-    service::start(service, within, None, &mut |_| ()).map_err(|error| failed(error.why))
+    service::start(service, None, within, None, &mut |_| ()).map_err(|error| failed(error.why))
 }
 
 /// Has a guard leave the unit that its run belongs to; a line that says why it has not, or is empty.

@@ -17,4 +17,5 @@ pub mod mount;
 pub mod namespace;
 pub mod pipe;
 pub mod sandbox;
+pub mod socket;
 pub mod writers;

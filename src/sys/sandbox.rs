@@ -51,6 +51,11 @@ impl Ids {
         let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
         Ok(Some(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups, home: user.dir }))
     }
+
+    /// The user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
 }
 
 /// What a command that is shut off may reach.

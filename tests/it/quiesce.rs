@@ -17,6 +17,7 @@ mod freeze;
 mod hooks;
 mod killed;
 mod left;
+mod table;
 
 /// A filesystem with the dataset `node`, and a service that writes to it.
 struct Lab {
@@ -336,6 +337,32 @@ fn a_process_whose_first_thread_has_ended_runs() {
     let done = quiesce::quiesced(ground, Nothing, &mut |_| ());
     child.kill().and_then(|()| child.wait()).expect("killed");
     assert_eq!(done.expect("begun").running, [0]);
+}
+
+/// As before, with a file open for writing.
+const HEADLESS_WRITER: &str = "
+import ctypes, os, sys, threading, time
+file = open(sys.argv[1], 'w')
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+#[test]
+fn a_process_whose_first_thread_has_ended_is_seen_to_write() {
+    ground!("python3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, data) = (folder.path().join("headless"), folder.path().join("data"));
+    fs::write(&script, HEADLESS_WRITER).expect("written");
+    fs::create_dir(&data).expect("made");
+    fs::write(data.join("file"), "").expect("written");
+    let survey = cowsnap::sys::writers::Survey::of(&data).expect("read");
+    let mut child = Command::new("python3").args([&script, &data.join("file")]).spawn().expect("it starts");
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    waits("the end of its first thread", || stat().contains(") Z "));
+    let found = cowsnap::sys::writers::find(&[survey.files()]);
+    child.kill().and_then(|()| child.wait()).expect("killed");
+    let writers: Vec<_> = found.expect("/proc is read").writers.iter().map(|writer| writer.pid).collect();
+    assert_eq!(writers, [child.id()]);
 }
 
 #[test]

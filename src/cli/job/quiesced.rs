@@ -12,8 +12,9 @@ use crate::cli::doctor::with_causes;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
-use crate::endpoint::{History, Prunable};
+use crate::endpoint::{Details, History, Prunable};
 use crate::model::Quiesce;
+use crate::model::name::UNCONFIRMED;
 use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
 
@@ -147,18 +148,31 @@ fn named(taken: &Value) -> OsString {
     format!("{}@{}", text("dataset"), text("name")).into()
 }
 
-/// Destroys what a run that was killed has left, of which nobody knows whether it is good. One that is held is let be.
+/// Destroys what a run that was killed has left, of which nobody knows whether it is good. One that is held is let be. Of those of one instant all are good if one of
+/// them has its name: they get theirs, too.
 pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
+    let mut all = Vec::new();
     for dataset in run::datasets(job, context)? {
-        if !dataset.exists()? {
-            continue;
+        if dataset.exists()? {
+            let mut taken = dataset.described()?;
+            taken.retain(|details| details.labels.get(JOB_LABEL) == Some(&job.name));
+            all.push((dataset, taken));
         }
-        for details in dataset.described()?.iter().filter(|details| details.version.id.name.is_unconfirmed())
-        {
-            if details.labels.get(JOB_LABEL) != Some(&job.name) {
+    }
+    for (dataset, taken) in &all {
+        for details in taken.iter().filter(|details| details.version.id.name.is_unconfirmed()) {
+            let what = format!("{dataset}@{}", details.version.id.name);
+            let others = all.iter().filter(|(other, _)| other != dataset);
+            if others.flat_map(|(_, taken)| taken).any(|other| is_of_one_run(details, other)) {
+                match snapshot::confirmed(dataset, &details.version.id) {
+                    Ok(new) => context
+                        .notice(format!("{what} is good, as others of its run are: it is now called {new}")),
+                    Err(error) => {
+                        context.warn(format!("{what} is good, and can not be given its name: {error}"))
+                    }
+                }
                 continue;
             }
-            let what = format!("{dataset}@{}", details.version.id.name);
             match dataset.destroy(&details.version.id) {
                 Ok(()) => context.notice(format!(
                     "{what} is destroyed: its run was killed before it was known to be good"
@@ -170,6 +184,12 @@ pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether `confirmed` is one of those that were taken with `unconfirmed`, and has its name since. They were all called so by the same second and number.
+fn is_of_one_run(unconfirmed: &Details, confirmed: &Details) -> bool {
+    let name = unconfirmed.version.id.name.as_str();
+    name.strip_suffix(UNCONFIRMED) == Some(confirmed.version.id.name.as_str())
 }
 
 /// The directories in which nobody may write.
@@ -257,11 +277,17 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
     for job in jobs {
         match quiesce::forget(context.state_dir(), job) {
             Ok(None) => {}
-            Ok(Some(Forgotten { services, down, had_guard })) => {
+            Ok(Some(Forgotten { services, down, had_guard, unreadable })) => {
                 let guard = if had_guard { "; its guard was ended" } else { "" };
-                text += &format!("job {job}: nobody starts {} any more{guard}\n", services.join(", "));
-                forgotten
-                    .push(json!({ "job": job, "services": services, "down": down, "had_guard": had_guard }));
+                text += &match &unreadable {
+                    None => format!("job {job}: nobody starts {} any more{guard}\n", services.join(", ")),
+                    Some(why) => format!(
+                        "job {job}: its lease is gone, and nobody knows what it would have had started{guard}: see that all runs ({why})\n"
+                    ),
+                };
+                forgotten.push(json!({
+                    "job": job, "services": services, "down": down, "had_guard": had_guard, "unreadable": unreadable,
+                }));
                 // Whoever forgets one that is down has to know it.
                 if !down.is_empty() {
                     failed.get_or_insert(quiesce::Error::GivenUp { service: down.join(", ") });

@@ -83,7 +83,7 @@ fn line(text: &str) -> Result<String, String> {
     }
 }
 
-fn user(text: &str) -> Result<String, String> {
+pub(super) fn user(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     if is_name { Ok(text.into()) } else { Err(format!("{text:?} is no user's name")) }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::drill::user;
 use super::{Reader, Text, Texts};
 use crate::config::value;
 use crate::model::{Probe, Quiesce, Service};
@@ -44,6 +45,7 @@ struct RawService {
 struct RawProcess {
     exe: Text,
     argument: Option<Text>,
+    user: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -143,7 +145,11 @@ impl Reader<'_> {
             Some(text) => Some(self.parsed("process.argument", text, word)?),
             None => None,
         };
-        Some(Service::Program { exe, argument, start })
+        let user = match raw.user {
+            Some(text) => Some(self.parsed("process.user", text, user)?),
+            None => None,
+        };
+        Some(Service::Program { exe, argument, user, start })
     }
 
     fn container(

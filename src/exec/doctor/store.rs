@@ -13,6 +13,7 @@ use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::btrfs::{CHECKPOINT, meta};
 use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
+use crate::model::name::UNCONFIRMED;
 
 /// Examines the store of the filesystem that holds `path`.
 ///
@@ -21,6 +22,7 @@ use crate::endpoint::{Error, Result};
 pub fn store(path: &Path) -> Result<Vec<Finding<'static>>> {
     let store = Store::open_as_it_is(path)?;
     let mut found = dead_staging(&store);
+    found.extend(unconfirmed(&store));
     // While an operation runs, what is said about a snapshot may be there before the snapshot is.
     if entries(&folder(&store).join("staging")).is_empty() {
         found.extend(stray_meta(&store));
@@ -111,6 +113,16 @@ fn forget(store: &Store, name: &OsStr) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Snapshots of runs that were killed before it was known that nobody wrote meanwhile, or are at work.
+fn unconfirmed(store: &Store) -> Vec<Finding<'static>> {
+    let homes = entries(&folder(store).join("datasets")).into_iter();
+    let all = homes
+        .flat_map(|home| entries(&home.join("snap")))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(UNCONFIRMED)));
+    let what = "a snapshot of which nobody knows yet whether it is good: the next run of its job destroys it";
+    all.map(|path| Finding::note(what, shown(store, &path)).since_change_of(&path)).collect()
 }
 
 /// What is said about snapshots that do not exist: somebody destroyed them with another tool, or was killed before it was taken away. It

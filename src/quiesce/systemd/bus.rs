@@ -152,7 +152,7 @@ impl Bus {
     }
 
     fn at(path: &str) -> Result<Self, Trouble> {
-        let mut stream = UnixStream::connect(path)?;
+        let mut stream = crate::sys::socket::connect(path.as_ref())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         // Who this is, the kernel says; the number is that in digits, each of them as a byte in hexadecimal.

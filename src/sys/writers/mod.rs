@@ -79,11 +79,7 @@ pub fn find(files: &[Files<'_>]) -> io::Result<Found> {
             continue;
         }
         let process = entry.path();
-        let file = match open(&process, files) {
-            Ok(None) => mapped(&process, files),
-            open => open,
-        };
-        match unless_gone(file) {
+        match unless_gone(writes_to(&process, files)) {
             Ok(Some(Some(file))) => {
                 let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
                 found.writers.push(Writer { pid, name: name.trim_end().into(), file });
@@ -94,6 +90,27 @@ pub fn find(files: &[Files<'_>]) -> io::Result<Found> {
         }
     }
     Ok(found)
+}
+
+/// One of these that it can write to. Of one whose first thread has ended, the others tell.
+fn writes_to(process: &Path, files: &[Files<'_>]) -> io::Result<Option<PathBuf>> {
+    let of = |process: &Path| match open(process, files)? {
+        None => mapped(process, files),
+        open => Ok(open),
+    };
+    let found = of(process)?;
+    let stat = || fs::read_to_string(process.join("stat")).unwrap_or_default();
+    if found.is_some() || !stat().rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) {
+        return Ok(found);
+    }
+    for thread in fs::read_dir(process.join("task"))? {
+        // Each has a folder of its own there as if it were a process, with all that one has.
+        let thread = Path::new("/proc").join(thread?.file_name());
+        if let Some(Some(file)) = unless_gone(of(&thread))? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// One of these that this process itself has open for writing, or in memory so.

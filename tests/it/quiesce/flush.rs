@@ -185,6 +185,64 @@ fn a_command_is_called_before_the_snapshot_and_another_one_after_it_whatever_hap
 }
 
 #[test]
+fn what_a_command_leaves_running_keeps_the_other_one_from_nothing() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    for (end, code) in [("exit 0", 0), ("exit 1", 5)] {
+        lab.write(&format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.flush]\nwithin = \"5s\"\n\
+             command = [\"/bin/sh\", \"-c\", \"setsid sleep 600 2>/dev/null & echo $! > ROOT/left; {end}\"]\n\
+             after = [\"/bin/sh\", \"-c\", \"echo after >> ROOT/order\"]\n"
+        ));
+        let (found, _, said) = lab.runs("job run node");
+        let left = fs::read_to_string(lab.root().join("left")).expect("it was called");
+        let is_left = alive(&lab.root().join("left")).is_some();
+        kill(left.trim().parse().expect("a number"), rustix::process::Signal::KILL);
+        assert!(is_left, "nothing was left: {said}");
+        assert_eq!((found, lab.lease().exists()), (Some(code), false), "{said}");
+        assert_eq!(fs::read_to_string(lab.root().join("order")).expect("it was called"), "after\n");
+        fs::remove_file(lab.root().join("order")).expect("removed");
+    }
+}
+
+/// Run by a copy of the shell: a worker that outlives it, until there is a file `enough`.
+const LINGERS: &str = r#"
+cd "$(dirname "$0")" || exit 1
+(trap "" TERM; while [ ! -e enough ]; do sleep 0.1; done) &
+trap "exit 0" TERM
+echo $$ > main
+while :; do sleep 0.1; done
+"#;
+
+#[test]
+fn a_worker_that_outlives_its_process_is_not_taken_for_it() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    fs::copy("/bin/sh", lab.root().join("node")).expect("copied");
+    fs::write(lab.root().join("lingers"), LINGERS).expect("written");
+    let start = "setsid ROOT/node ROOT/lingers >/dev/null 2>&1 &";
+    lab.write(&format!(
+        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.quiesce]\nstop_within = \"1s\"\n\
+         [[job.node.quiesce.service]]\nprocess = {{ exe = \"ROOT/node\" }}\nstart = [\"/bin/sh\", \"-c\", \"{start}\"]\n"
+    ));
+    ground::run("sh", &["-c", &lab.placed(start)]);
+    let main = || alive(&lab.root().join("main"));
+    waits("the service", || main().is_some());
+    let before = main();
+    let (found, _, said) = lab.runs("job run node");
+    let after = main();
+    fs::write(lab.root().join("enough"), "").expect("written");
+    waits("the lease's end", || !lab.lease().exists());
+    let (again, _, twice) = lab.runs("job run node");
+    let last = main();
+    last.into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+    assert!(found == Some(5) && said.contains("did not stop within 1s"), "{found:?}: {said}");
+    assert!(after.is_some() && after != before, "it is down: {said}");
+    assert!(again == Some(0) && last != after, "{again:?}: {twice}");
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
 fn a_service_is_known_by_its_program() {
     ground!("btrfs");
     let lab = Lab::new("");

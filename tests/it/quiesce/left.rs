@@ -157,3 +157,67 @@ fn what_would_keep_the_snapshot_from_being_taken_for_certain_is_found_before_the
     assert!(code == Some(3) && said.contains("run.log lies in the dataset"), "{said}");
     assert_eq!((lab.pid(), lab.n_begun(), lab.n_snapshots()), (Some(before), 1, 0));
 }
+
+#[test]
+fn a_lease_that_nobody_can_read_keeps_no_other_job_from_its_snapshot_and_can_be_forgotten() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let before = lab.start();
+    lab.ends(0, "job recover");
+    fs::write(lab.root().join("state/leases/other.json"), "{ half").expect("written");
+    let (_, said) = lab.ends(0, "job run node");
+    assert!(said.contains("cannot tell what a run of it has left stopped"), "{said}");
+    assert!(lab.n_snapshots() == 1 && lab.pid().is_some_and(|pid| pid != before));
+    lab.ends(4, "job recover");
+    let (text, _) = lab.ends(0, "job recover --forget other");
+    assert!(text.contains("job other: its lease is gone, and nobody knows what"), "{text}");
+    lab.ends(0, "job recover");
+}
+
+#[test]
+fn what_is_left_down_is_started_though_nothing_can_be_written() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let state = lab.root().join("state");
+    fs::create_dir(&state).expect("made");
+    let state = state.to_str().expect("utf-8");
+    ground::run("mount", &["-t", "tmpfs", "tmpfs", state]);
+    lab.start();
+    lab.dies("Snapshot", "both");
+    assert_eq!(lab.pid(), None);
+    ground::run("mount", &["-o", "remount,ro", state]);
+    let (_, said) = lab.ends(6, "job recover");
+    assert!(said.contains("cannot remove") && said.contains("leases/node.json"), "{said}");
+    assert!(lab.pid().is_some(), "{said}");
+    ground::run("mount", &["-o", "remount,rw", state]);
+    lab.ends(0, "job recover");
+    assert!(!lab.lease().exists());
+}
+
+#[test]
+fn of_several_snapshots_of_an_instant_all_are_good_if_one_has_its_name() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create ROOT/mnt/logs");
+    lab.write(
+        &job(IS_UP, "rm ROOT/up").replace("[\"ROOT/mnt/node\"]", "[\"ROOT/mnt/node\", \"ROOT/mnt/logs\"]"),
+    );
+    lab.write_up();
+    // As a run leaves it that is killed while it names them.
+    lab.ends(0, "snapshot ROOT/mnt/node --name 20200101T000000Z --label job=node");
+    lab.ends(0, "snapshot ROOT/mnt/logs --name 20200101T000000Z-unconfirmed --label job=node");
+    lab.ends(0, "snapshot ROOT/mnt/logs --name 20200102T000000Z-unconfirmed --label job=node");
+    let findings = lab.runs("doctor ROOT/mnt --json").1;
+    let findings: Value = serde_json::from_str(&findings).expect("one object");
+    let places = findings["findings"].as_array().expect("a list").iter();
+    let named =
+        places.filter(|one| one["place"].as_str().is_some_and(|place| place.contains("-unconfirmed")));
+    assert_eq!(named.count(), 2, "{findings}");
+    let (_, said) = lab.ends(0, "job run node");
+    assert!(said.contains("logs@20200101T000000Z-unconfirmed is good"), "{said}");
+    assert!(said.contains("logs@20200102T000000Z-unconfirmed is destroyed"), "{said}");
+    let list = lab.json(0, "list ROOT/mnt/logs");
+    let names = list["datasets"][0]["snapshots"].as_array().expect("a list").iter();
+    let names: Vec<_> = names.map(|snapshot| snapshot["name"].as_str().expect("a name")).collect();
+    assert_eq!((names.len(), names[0]), (2, "20200101T000000Z"), "{names:?}");
+}

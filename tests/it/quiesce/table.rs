@@ -1,0 +1,67 @@
+//! What is left of the table of failures: a configuration that is changed, disks that are full, and who is told.
+
+use super::*;
+
+#[test]
+fn a_configuration_that_is_changed_while_its_job_runs_changes_nothing_of_that_run() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let job = |stop: &str| {
+        let stop = format!("rm ROOT/up; {stop}");
+        format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[[job.node.target]]\nto = \"ROOT/mnt/copy\"\n[[job.node.quiesce.service]]\n\
+             status = [\"/bin/test\", \"-e\", \"ROOT/up\"]\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\nstart = [\"/bin/touch\", \"ROOT/up\"]\n"
+        )
+    };
+    let is_up = || lab.root().join("up").exists();
+    fs::write(lab.root().join("up"), "").expect("written");
+    // No configuration at all, and then one of which the job is gone.
+    for (nth, change) in
+        ["echo nonsense > ROOT/config.toml", "cp ROOT/other.toml ROOT/config.toml"].iter().enumerate()
+    {
+        let other = "[job.other]\ndatasets = [\"ROOT/mnt/logs\"]\ncrash_consistent = true\n";
+        fs::write(lab.root().join("other.toml"), lab.placed(other)).expect("written");
+        lab.write(&job(change));
+        lab.ends(0, "job run node");
+        assert!(is_up() && !lab.lease().exists(), "{change}");
+        assert_eq!(lab.n_snapshots(), nth + 1);
+        let replicas = lab.json(0, "list ROOT/mnt/copy");
+        assert_eq!(replicas["datasets"][0]["snapshots"].as_array().map(Vec::len), Some(nth + 1));
+        lab.ends(2, "job run node");
+    }
+}
+
+#[test]
+fn a_target_whose_disk_is_full_costs_neither_the_service_nor_the_snapshot() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let small = Btrfs::with("110M", &[], "");
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let target = format!("[[job.node.target]]\nto = {:?}\n", small.path().join("copy").display().to_string());
+    lab.write(&format!("{text}\n{target}"));
+    fs::write(lab.root().join("mnt/node/zeros"), vec![0; 160 << 20]).expect("written");
+    let before = lab.start();
+    let (_, said) = lab.ends(7, "job run node");
+    assert!(said.contains("No space left"), "{said}");
+    assert!(lab.pid().is_some_and(|pid| pid != before) && !lab.lease().exists());
+    assert_eq!(lab.n_snapshots(), 1);
+    let (code, listed, _) = lab.runs(&format!("list {}", small.path().join("copy").display()));
+    assert!(code != Some(0) || !listed.contains('@'), "half of it counts: {listed}");
+}
+
+#[test]
+fn who_is_to_know_is_told_that_a_service_does_not_start() {
+    ground!("btrfs");
+    let lab = Lab::new("start_within = \"5s\"");
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let tells = "echo $COWSNAP_RESULT $COWSNAP_CLASS: $COWSNAP_MESSAGE >> ROOT/told";
+    lab.write(&format!("{text}\n[job.node.notify]\ncommand = [\"/bin/sh\", \"-c\", \"{tells}\"]\n"));
+    lab.start();
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.ends(1, "job run node");
+    let told = fs::read_to_string(lab.root().join("told")).expect("somebody was told");
+    assert!(told.starts_with("failure internal: ") && told.contains("IS DOWN"), "{told}");
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    waits("a recovery", || lab.runs("job recover").0 == Some(0) && !lab.lease().exists());
+    assert!(lab.pid().is_some());
+}
