@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::{Error, Result};
 
@@ -36,11 +37,17 @@ impl Requests {
     pub fn add(&self, job: &str) -> Result<bool> {
         fs::create_dir_all(&self.dir).map_err(Error::io("make", self.dir.display()))?;
         let path = self.path(job);
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let is_new = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)) {
-            Ok(_) => true,
-            Err(rustix::io::Errno::EXIST) if is_file(&path)? => false,
-            Err(error) => return Err(Error::io("make", path.display())(error.into())),
+        let is_new = loop {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)) {
+                Ok(_) => break true,
+                Err(error) => match fs::symlink_metadata(&path) {
+                    Ok(meta) if error == Errno::EXIST && meta.is_file() => break false,
+                    // A run has taken it aside in between: that one may be too late for whoever asks now.
+                    Err(gone) if error == Errno::EXIST && gone.kind() == io::ErrorKind::NotFound => {}
+                    _ => return Err(Error::io("make", path.display())(error.into())),
+                },
+            }
         };
         self.sync().map_err(Error::io("sync", self.dir.display()))?;
         Ok(!is_new)
@@ -63,10 +70,27 @@ impl Requests {
         if !is_file(&path)? {
             return Ok(());
         }
+        self.make_room(job)?;
         match fs::rename(&path, self.aside(job)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             renamed => renamed.map_err(Error::io("rename", path.display())),
         }
+    }
+
+    /// What is no request, and has the name of what is taken aside, gets another name: no file can be put in a directory's place.
+    fn make_room(&self, job: &str) -> Result<()> {
+        let aside = self.aside(job);
+        if is_file(&aside)? || !is_there(&aside)? {
+            return Ok(());
+        }
+        let mut other = (0..).map(|n: u32| self.dir.join(format!(".no-request.{n}.{job}")));
+        let free = loop {
+            match other.next() {
+                Some(path) if is_there(&path)? => {}
+                free => break free.expect("numbers do not end"),
+            }
+        };
+        fs::rename(&aside, free).map_err(Error::io("rename", aside.display()))
     }
 
     /// There is a snapshot: what was taken aside is done.
@@ -75,6 +99,9 @@ impl Requests {
     /// A directory that can not be written to.
     pub fn fulfil(&self, job: &str) -> Result<()> {
         let path = self.aside(job);
+        if !is_file(&path)? {
+            return Ok(());
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(Error::io("remove", path.display())),
@@ -119,6 +146,14 @@ fn is_file(path: &Path) -> Result<bool> {
     }
 }
 
+fn is_there(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("look at", path.display())(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +192,44 @@ mod tests {
             requests.take_aside(job).expect("nothing to take");
             assert!(requests.add(job).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_in_the_place_of_what_is_taken_aside_stops_no_job_and_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let requests = Requests::below(folder.path());
+        for n in 0..2 {
+            requests.add("a").expect("made");
+            fs::create_dir(requests.aside("a")).expect("made");
+            fs::write(requests.aside("a").join("file"), "").expect("written");
+            requests.take_aside("a").expect("taken");
+            assert!(requests.is_open("a").expect("it is read"));
+            requests.fulfil("a").expect("done");
+            assert!(!requests.is_open("a").expect("it is read"));
+            let kept = folder.path().join(format!("requests/.no-request.{n}.a/file"));
+            assert!(kept.exists(), "{}", kept.display());
+        }
+        // Where nothing was asked for, it is in nobody's way.
+        fs::create_dir(requests.aside("a")).expect("made");
+        requests.take_aside("a").expect("nothing is there");
+        requests.fulfil("a").expect("nothing is there");
+    }
+
+    #[test]
+    fn who_asks_while_another_request_is_taken_aside_is_heard() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let requests = Requests::below(folder.path());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    requests.take_aside("a").expect("taken");
+                    requests.fulfil("a").expect("done");
+                }
+            });
+            let all: Vec<_> = (0..2000).map(|_| requests.add("a").map(drop)).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(all.iter().all(Result::is_ok), "{:?}", all.iter().find(|one| one.is_err()));
+        });
     }
 }

@@ -1,11 +1,12 @@
 //! Whether something answers.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::model::Probe;
 use crate::quiesce::command;
+use crate::sys::resolve::resolve;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ pub fn ask(probe: &Probe) -> Result<(), String> {
 
 fn connect(address: &str) -> Result<TcpStream, String> {
     let mut last = "the name has no address".to_owned();
-    for address in address.to_socket_addrs().map_err(|error| error.to_string())? {
+    for address in resolve(address, PATIENCE).map_err(|error| error.to_string())? {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error.to_string(),

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;
+pub mod resolve;
 pub mod sandbox;
 pub mod socket;
 pub mod writers;

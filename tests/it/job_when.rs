@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use crate::ground::{self, ground};
+use crate::ground::{self, Btrfs, ground};
 use crate::job::Lab;
+use crate::peer::hung::{Frozen, wait_for_all_of, within};
 
 const PLAIN: &str = "[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n";
 
@@ -249,6 +250,37 @@ fn a_number_makes_a_job_due_and_what_is_none_is_told_and_never_0() {
         explained.contains(sentence) && explained.contains("; but from then on only when "),
         "{explained}"
     );
+}
+
+#[test]
+fn a_command_for_a_number_that_nothing_ends_keeps_no_other_job_from_its_run() {
+    ground!("btrfs", "fsfreeze");
+    let (lab, other) = (Lab::new(""), Btrfs::new());
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "create FS/second");
+    let line = format!("exec echo 5 > {}", other.path().join("x").display());
+    let number = format!(
+        "number = {{ command = [\"/bin/sh\", \"-c\", \"{line}\"], within = \"1s\" }}\nat_least = 1\nat_most_every = \"1m\""
+    );
+    lab.write(PLAIN);
+    lab.ends(0, "job run node");
+    grow_old(&lab, "node", 7200);
+    let second = PLAIN.replace("job.node", "job.second").replace("FS/node", "FS/second");
+    lab.write(&format!("{}{second}schedule = \"@every 1h\"\n", triggered(&number, "")));
+    let state = lab.fs.outside().join("state");
+    let frozen = Frozen::new(&other.path());
+    let mut child = ground::cowsnap(&state)
+        .args(["job", "run", "--due"])
+        .env("COWSNAP_CONFIG", &lab.config)
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let code = within(&mut child, std::time::Duration::from_secs(60));
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(other.path().to_str().expect("utf-8"));
+    assert_eq!(code, Some(7));
+    assert_eq!((lab.snapshots("node").len(), lab.snapshots("second").len()), (1, 1));
 }
 
 #[test]
