@@ -1,26 +1,44 @@
 //! People and services are told of a job's runs. What fails of that is said, and changes nothing else.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::model::notify::{Message, News, Notify, curl_config, ping_url};
 
-/// How long a program may take that tells somebody.
+/// How long the programs may take that tell somebody, all together.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long what was killed may take to end.
 const DYING: Duration = Duration::from_secs(2);
 
+/// How often they are looked at.
+const PIECE: Duration = Duration::from_millis(10);
+
 /// The program that calls addresses: it can be ended while it looks up a name.
 const CURL: &str = "curl";
 
+/// How much is kept of what a program says.
+const MOST_SAID: usize = 4096;
+
+/// How much of it is told.
+const MOST_TOLD: usize = 400;
+
 /// A start that is being told, while the run goes on.
 #[derive(Debug)]
-pub struct Starting(Result<Child, String>);
+pub struct Starting(Result<Telling, String>);
+
+/// What came of telling somebody.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// What failed of it.
+    pub failed: Vec<String>,
+    /// Whether the command or the mail went well.
+    pub is_told: bool,
+}
 
 /// What this machine is called.
 pub fn host() -> String {
@@ -34,99 +52,144 @@ pub fn start(notify: &Notify) -> Option<Starting> {
     Some(Starting(call(&ping_url(ping, "start"), "")))
 }
 
-/// Tells all that are to know; `is_told` says whether the command and the mail are. Answers what failed of it.
-pub fn tell(notify: &Notify, starting: Option<Starting>, message: &Message, is_told: bool) -> Vec<String> {
+/// Tells all that are to know at once; `tells_people` says whether the command and the mail are.
+pub fn tell(notify: &Notify, starting: Option<Starting>, message: &Message, tells_people: bool) -> Heard {
     // What is told of the start is told first.
-    let started = starting.map_or(Ok(()), |Starting(child)| child.and_then(ended)).map_err(of("ping"));
-    let mut done = vec![started];
+    let mut done = all_ended(starting.into_iter().map(|Starting(telling)| ("ping", telling)).collect());
+    let mut all = Vec::new();
     if let Some(ping) = &notify.ping {
         let which = if message.news == News::Failure { "fail" } else { "" };
-        done.push(call(&ping_url(ping, which), &message.body()).and_then(ended).map_err(of("ping")));
+        all.push(("ping", call(&ping_url(ping, which), &message.body())));
     }
-    if is_told {
+    if tells_people {
         if let Some([program, arguments @ ..]) = notify.command.as_deref() {
             let mut command = Command::new(program);
             command.args(arguments).envs(message.environment());
-            done.push(run(command, &message.body()).and_then(ended).map_err(of("command")));
+            all.push(("command", Telling::begin(command, &message.body(), false)));
         }
         if let Some(to) = &notify.mail {
             let mut command = Command::new(&notify.sendmail);
             command.args(["-t", "-oi"]);
-            done.push(run(command, &message.mail(to)).and_then(ended).map_err(of("mail")));
+            all.push(("mail", Telling::begin(command, &message.mail(to), false)));
         }
     }
-    done.into_iter().filter_map(Result::err).collect()
+    done.extend(all_ended(all));
+    Heard {
+        is_told: done.iter().any(|(what, done)| *what != "ping" && done.is_ok()),
+        failed: done
+            .into_iter()
+            .filter_map(|(what, done)| Some(format!("{what}: {}", done.err()?)))
+            .collect(),
+    }
 }
 
-fn of(what: &'static str) -> impl Fn(String) -> String {
-    move |why| format!("{what}: {why}")
-}
-
-/// Twice more where nobody answers, or too much is asked of who does.
-fn call(url: &str, body: &str) -> Result<Child, String> {
+/// Twice more where nobody answers, or too much is asked of who does. An answer from elsewhere is none: it is not gone after.
+fn call(url: &str, body: &str) -> Result<Telling, String> {
     let mut curl = Command::new(CURL);
     // First of all, root's own ~/.curlrc is not read.
-    curl.args([
-        "--disable",
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--proto",
-        "=http,https",
-        "--output",
-        "/dev/null",
-    ]);
+    curl.args(["--disable", "--silent", "--show-error", "--fail"]);
+    curl.args(["--proto", "=http,https", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{stderr}\\n%{http_code}"]);
     curl.args(["--connect-timeout", "5", "--max-time", "8", "--retry", "2", "--retry-delay", "1"]);
     curl.args(["--retry-connrefused", "--config", "-"]);
-    run(curl, &curl_config(url, body))
+    Telling::begin(curl, &curl_config(url, body), true)
 }
 
-/// Starts it, in a group of its own, with `input` as what it reads.
-fn run(mut command: Command, input: &str) -> Result<Child, String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    command.process_group(0).current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
-    let mut stdin = child.stdin.take().expect("it is a pipe");
-    // Less than a pipe holds: nobody is waited for. Who does not read it need not.
-    match stdin.write_all(input.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("{program}: {error}")),
-        _ => Ok(child),
+/// A program at work that tells somebody.
+#[derive(Debug)]
+struct Telling {
+    child: Child,
+    said: Vec<u8>,
+    ended: Option<ExitStatus>,
+    is_call: bool,
+}
+
+impl Telling {
+    /// Starts it, in a group of its own, with `input` as what it reads. The last line that a call says is the answer's code.
+    fn begin(mut command: Command, input: &str, is_call: bool) -> Result<Self, String> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let of_it = |error: io::Error| format!("{program}: {error}");
+        command.process_group(0).current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(of_it)?;
+        let stderr = child.stderr.as_ref().expect("it is a pipe");
+        rustix::io::ioctl_fionbio(stderr, true).map_err(|error| of_it(error.into()))?;
+        let mut stdin = child.stdin.take().expect("it is a pipe");
+        // Less than a pipe holds: nobody is waited for. Who does not read it need not.
+        match stdin.write_all(input.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(of_it(error)),
+            _ => Ok(Self { child, said: Vec::new(), ended: None, is_call }),
+        }
     }
-}
 
-/// Waits for its end, kills it when it takes too long, and says why it failed.
-fn ended(mut child: Child) -> Result<(), String> {
-    let group = Pid::from_child(&child);
-    let until = Instant::now() + PATIENCE;
-    let status = loop {
-        match child.try_wait().map_err(|error| error.to_string())? {
-            Some(status) => break status,
-            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
-            None => {
-                let _ = kill_process_group(group, Signal::KILL);
-                let dead = Instant::now() + DYING;
-                while child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < dead {
-                    std::thread::sleep(Duration::from_millis(10));
+    /// Takes what it says, so that it can go on, and sees whether it has ended.
+    fn look(&mut self) -> io::Result<bool> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait()?;
+        }
+        // After that, all that it said is there. What it has started may have the pipe still, and say more.
+        let Some(stderr) = self.child.stderr.as_mut() else { return Ok(self.ended.is_some()) };
+        let mut piece = [0; 4096];
+        for _ in 0..64 {
+            match stderr.read(&mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => {
+                    let room = MOST_SAID.saturating_sub(self.said.len()).min(n);
+                    self.said.extend_from_slice(&piece[..room]);
                 }
-                return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
             }
         }
-    };
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!("{status}{}", said(&mut child))),
+        Ok(self.ended.is_some())
+    }
+
+    /// What came of it.
+    fn outcome(&self) -> Result<(), String> {
+        let Some(status) = self.ended else {
+            return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
+        };
+        let said = String::from_utf8_lossy(&self.said);
+        let (said, code) = match said.trim_end().rsplit_once('\n') {
+            Some((said, code)) if self.is_call => (said.to_owned(), code.to_owned()),
+            _ => (said.to_string(), String::new()),
+        };
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said: String = said.chars().take(MOST_TOLD).collect();
+        match status.success() {
+            false if said.is_empty() => Err(status.to_string()),
+            false => Err(format!("{status}: {said}")),
+            true if self.is_call && !code.starts_with('2') => Err(format!("the answer is {code}")),
+            true => Ok(()),
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let dead = Instant::now() + DYING;
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < dead {
+            std::thread::sleep(PIECE);
+        }
     }
 }
 
-/// The beginning of what it said, as far as that is there: what it has started may have the pipe still.
-fn said(child: &mut Child) -> String {
-    use std::io::Read;
-    let Some(stderr) = child.stderr.as_mut() else { return String::new() };
-    let mut bytes = [0; 400];
-    let is_set = rustix::io::ioctl_fionbio(&*stderr, true);
-    let n = is_set.ok().and_then(|()| stderr.read(&mut bytes).ok()).unwrap_or(0);
-    let text = String::from_utf8_lossy(&bytes[..n]);
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.is_empty() { text } else { format!(": {text}") }
+/// Waits for the ends of all at once, and kills those that take too long.
+fn all_ended(all: Vec<(&'static str, Result<Telling, String>)>) -> Vec<(&'static str, Result<(), String>)> {
+    let until = Instant::now() + PATIENCE;
+    let mut all = all;
+    loop {
+        // All of them: none is to wait until another one lets it say what it has to.
+        let looked = all.iter_mut().filter_map(|(_, telling)| telling.as_mut().ok());
+        let n_at_work = looked.filter_map(|telling| telling.look().ok()).filter(|is_over| !is_over).count();
+        if n_at_work == 0 || Instant::now() >= until {
+            break;
+        }
+        std::thread::sleep(PIECE);
+    }
+    let outcome = |telling: Result<Telling, String>| {
+        let mut telling = telling?;
+        if telling.ended.is_none() {
+            telling.kill();
+        }
+        telling.outcome()
+    };
+    all.into_iter().map(|(what, telling)| (what, outcome(telling))).collect()
 }

@@ -385,17 +385,14 @@ impl JobRecord {
     }
 
     /// Whether somebody is to be told of this end of a run now: of a failure once a day, and when it is another one.
-    pub fn tell(&mut self, now: Timestamp, failure: Option<&Failure>) -> bool {
-        let Some(failure) = failure else {
-            self.told = None;
-            return true;
-        };
+    pub fn is_news(&self, now: Timestamp, failure: Option<&Failure>) -> bool {
         let told = self.told.as_ref().map(|told| (told.class.as_str(), told.at.as_second()));
-        let is_new = is_new(told, &failure.class, now.as_second());
-        if is_new {
-            self.told = Some(Told { at: now, class: failure.class.clone() });
-        }
-        is_new
+        failure.is_none_or(|failure| is_new(told, &failure.class, now.as_second()))
+    }
+
+    /// Somebody was told of a failure, or it went well: of the next failure somebody is told then.
+    pub fn was_told(&mut self, now: Timestamp, failure: Option<&Failure>) {
+        self.told = failure.map(|failure| Told { at: now, class: failure.class.clone() });
     }
 
     fn tally_mut(&mut self, subject: &Subject) -> &mut Tally {
@@ -546,16 +543,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_again_when_it_is_another_and_after_it_went_well() {
+    fn a_failure_is_told_until_somebody_was_and_when_it_is_another_and_after_it_went_well() {
         let mut record = JobRecord::new("node", at(0));
         let failure = |class| Some(Failure::new(class, "no"));
-        let told: Vec<_> = [(0, "usage"), (60, "usage"), (120, "corrupt"), (180, "corrupt")]
-            .map(|(second, class)| record.tell(at(second), failure(class).as_ref()))
-            .into();
-        assert_eq!(told, [true, false, true, false]);
-        assert_eq!(record.told, Some(Told { at: at(120), class: "corrupt".into() }));
-        assert!(record.tell(at(240), None) && record.told.is_none());
-        assert!(record.tell(at(300), failure("corrupt").as_ref()));
+        let is_news = |record: &JobRecord, second, class| record.is_news(at(second), failure(class).as_ref());
+        // Nobody could be told the first time.
+        assert!(is_news(&record, 0, "usage") && is_news(&record, 60, "usage"));
+        record.was_told(at(60), failure("usage").as_ref());
+        assert_eq!(record.told, Some(Told { at: at(60), class: "usage".into() }));
+        assert!(!is_news(&record, 120, "usage") && is_news(&record, 120, "corrupt"));
+        assert!(record.is_news(at(240), None));
+        record.was_told(at(240), None);
+        assert!(record.told.is_none() && is_news(&record, 300, "usage"));
     }
 
     #[test]

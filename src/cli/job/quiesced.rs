@@ -15,6 +15,7 @@ use crate::config::Job;
 use crate::endpoint::{Details, History, Prunable};
 use crate::model::Quiesce;
 use crate::model::name::UNCONFIRMED;
+use crate::plan::quiesce::Step;
 use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
 
@@ -30,13 +31,21 @@ pub(super) struct Taken {
     pub failed: Vec<Error>,
 }
 
-/// Takes it, with nothing of `quiesce` running.
-pub(super) fn take(job: &Job, quiesce: &Quiesce, context: &Context) -> Result<Taken> {
+/// Takes it, with nothing of `quiesce` running. `begins` is called once nobody else is at work on its services.
+pub(super) fn take(
+    job: &Job,
+    quiesce: &Quiesce,
+    begins: &mut dyn FnMut(),
+    context: &Context,
+) -> Result<Taken> {
     let roots = roots(job, context)?;
     let ground =
         Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
     let done: Finished<_, Error> = quiesce::quiesced(ground, Snapshots { job, context }, &mut |step| {
-        tracing::info!(?step, job = job.name)
+        tracing::info!(?step, job = job.name);
+        if step == Step::Look {
+            begins();
+        }
     })?;
     let mut told = told(quiesce, &done);
     if done.n_unasked > 0 {

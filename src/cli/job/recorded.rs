@@ -11,7 +11,7 @@ use crate::cli::doctor::with_causes;
 use crate::config::Job;
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
-use crate::model::notify::{Message, News};
+use crate::model::notify::{Message, News, Notify};
 use crate::model::run::{Failure, Op, Outcome, Subject};
 
 /// A run that is at work, and what it has done so far.
@@ -32,12 +32,12 @@ impl<'a> Recorder<'a> {
     pub(super) fn begin(job: &'a Job, context: &'a Context) -> Self {
         let records = Records::of(context.state_dir());
         let at_work = records.at_work(&job.name).unwrap_or_else(|error| {
-            warn(job, context, &error);
+            warn(&job.name, context, &error);
             None
         });
         let began = Timestamp::now();
         if at_work.is_some() {
-            change(job, context, |record| record.begin(began, std::process::id()));
+            change(&job.name, context, |record| record.begin(began, std::process::id()));
         }
         Self {
             job,
@@ -47,7 +47,14 @@ impl<'a> Recorder<'a> {
             outcomes: Vec::new(),
             taken: None,
             _at_work: at_work,
-            starting: job.notify.as_ref().and_then(notify::start),
+            starting: None,
+        }
+    }
+
+    /// It is certain that it is not left to another time: who is pinged hears of its start, once.
+    pub(super) fn starts(&mut self) {
+        if self.starting.is_none() {
+            self.starting = self.job.notify.as_ref().and_then(notify::start);
         }
     }
 
@@ -97,11 +104,11 @@ impl<'a> Recorder<'a> {
 
     /// It is left to another time, and nothing was done.
     pub(super) fn never_was(self) {
-        change(self.job, self.context, |record| record.forget(self.began));
+        change(&self.job.name, self.context, |record| record.forget(self.began));
     }
 
-    /// The run is over, and this failed of it.
-    pub(super) fn end(mut self, failed: &[(String, Error)]) {
+    /// The run is over, and this failed of it. Who is to know is told when nobody has to wait for this run any more.
+    pub(super) fn end(mut self, failed: &[(String, Error)]) -> Option<ToTell> {
         let outcome = Outcome::done(Subject::of_job(Op::Run), Timestamp::now(), self.clock.elapsed());
         let outcome = Outcome {
             failure: summed(failed),
@@ -110,13 +117,37 @@ impl<'a> Recorder<'a> {
             ..outcome
         };
         self.outcomes.push(Outcome { bytes: 0, downtime: None, ..outcome.clone() });
-        ended(self.job, self.began, self.outcomes, self.starting, &outcome, self.context);
+        ended(self.job, self.began, self.outcomes, self.starting, &outcome, self.context)
+    }
+}
+
+/// What is to be told of a run that is over.
+pub(super) struct ToTell {
+    job: String,
+    notify: Notify,
+    starting: Option<notify::Starting>,
+    message: Message,
+    at: Timestamp,
+    tells_people: bool,
+}
+
+impl ToTell {
+    /// Tells it. That somebody was told of a failure is written down if somebody was, or the next one would be kept from them.
+    pub(super) fn tell(self, context: &Context) {
+        let Self { job, notify, starting, message, at, tells_people } = self;
+        let heard = notify::tell(&notify, starting, &message, tells_people);
+        for why in heard.failed {
+            context.warn(format!("job {job}: {why}"));
+        }
+        if heard.is_told && message.news == News::Failure {
+            change(&job, context, |record| record.was_told(at, message.failure.as_ref()));
+        }
     }
 }
 
 /// A run was not begun, as something else is at work.
 pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
-    change(job, context, |record| record.skip(Timestamp::now(), why));
+    change(&job.name, context, |record| record.skip(Timestamp::now(), why));
 }
 
 /// A restore was rehearsed, or could not be: for `took`, of the snapshot that was taken at `of`.
@@ -129,18 +160,18 @@ pub(in crate::cli) fn drilled(
 ) {
     let outcome = Outcome::done(Subject::of_job(Op::Drill), Timestamp::now(), took);
     let outcome = Outcome { failure: error.map(failure), up_to: of.filter(|_| error.is_none()), ..outcome };
-    change(job, context, |record| record.note(outcome));
+    change(&job.name, context, |record| record.note(outcome));
 }
 
 /// A run could not be begun.
-pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) {
+pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) -> Option<ToTell> {
     let now = Timestamp::now();
     let outcome = Outcome::done(Subject::of_job(Op::Run), now, Duration::ZERO);
     let outcome = Outcome { failure: Some(failure(error)), ..outcome };
-    ended(job, now, vec![outcome.clone()], None, &outcome, context);
+    ended(job, now, vec![outcome.clone()], None, &outcome, context)
 }
 
-/// Writes down what a run came to, and tells who is to know.
+/// Writes down what a run came to, and answers what is to be told of it.
 fn ended(
     job: &Job,
     began: Timestamp,
@@ -148,14 +179,17 @@ fn ended(
     starting: Option<notify::Starting>,
     run: &Outcome,
     context: &Context,
-) {
-    let (mut before, mut is_told) = (None, true);
-    change(job, context, |record| {
+) -> Option<ToTell> {
+    let (mut before, mut is_news) = (None, true);
+    change(&job.name, context, |record| {
         before = record.last_run.as_ref().and_then(|last| last.failure.clone());
         record.end(began, outcomes, |subject| is_configured(job, subject));
-        is_told = record.tell(run.at, run.failure.as_ref());
+        is_news = record.is_news(run.at, run.failure.as_ref());
+        if run.failure.is_none() {
+            record.was_told(run.at, None);
+        }
     });
-    let Some(notify) = &job.notify else { return };
+    let notify = job.notify.clone()?;
     let news = match (&run.failure, &before) {
         (Some(_), _) => News::Failure,
         (None, Some(_)) => News::Recovery,
@@ -174,22 +208,21 @@ fn ended(
         bytes: run.bytes,
         downtime_ms: run.downtime.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     };
-    for why in notify::tell(notify, starting, &message, is_told && is_wanted) {
-        context.warn(format!("job {}: {why}", job.name));
-    }
+    let (job, tells_people) = (job.name.clone(), is_news && is_wanted);
+    Some(ToTell { job, notify, starting, message, at: run.at, tells_people })
 }
 
-fn change(job: &Job, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {
-    match Records::of(context.state_dir()).change(&job.name, Timestamp::now(), change) {
+fn change(job: &str, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {
+    match Records::of(context.state_dir()).change(job, Timestamp::now(), change) {
         Ok(None) => {}
-        Ok(Some(damage)) => context.warn(format!("job {}: {damage}", job.name)),
+        Ok(Some(damage)) => context.warn(format!("job {job}: {damage}")),
         Err(error) => warn(job, context, &error),
     }
 }
 
-fn warn(job: &Job, context: &Context, error: &Error) {
+fn warn(job: &str, context: &Context, error: &Error) {
     let why = with_causes(error);
-    context.warn(format!("job {}: what becomes of this run is not written down: {why}", job.name));
+    context.warn(format!("job {job}: what becomes of this run is not written down: {why}"));
 }
 
 fn is_configured(job: &Job, subject: &Subject) -> bool {

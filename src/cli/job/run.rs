@@ -8,7 +8,7 @@ use crate::cli::doctor::with_causes;
 use crate::cli::job::due::{self, Due, Looked};
 use crate::cli::job::hooks::{self, Moment};
 use crate::cli::job::quiesced::{self, Taken};
-use crate::cli::job::recorded::{self, Recorder};
+use crate::cli::job::recorded::{self, Recorder, ToTell};
 use crate::cli::snapshot;
 use crate::cli::{Context, job::words, place, prune, replicate};
 use crate::config::{Config, Job, Overlap};
@@ -49,6 +49,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
     }
     let mut postponed = Vec::new();
     for job in config.chosen(&args.jobs)? {
+        work.tell(context);
         if work.is_interrupted(job) {
             break;
         }
@@ -78,6 +79,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
         }
         work.job(job, due.as_ref(), args, Turn::Last, context);
     }
+    work.tell(context);
     context.print(&json!({ "jobs": work.objects, "dry_run": args.dry_run }), &work.text)?;
     work.outcome(context)
 }
@@ -124,9 +126,16 @@ struct Work {
     text: String,
     n_done: usize,
     failed: Vec<(String, Error)>,
+    /// Of runs that are over; nobody is told with a lock in hand.
+    to_tell: Vec<ToTell>,
 }
 
 impl Work {
+    /// Tells who is to know of what is over.
+    fn tell(&mut self, context: &Context) {
+        self.to_tell.drain(..).for_each(|news| news.tell(context));
+    }
+
     fn is_interrupted(&mut self, job: &Job) -> bool {
         let error = interrupt::check().err();
         let is_one = error.is_some();
@@ -166,6 +175,7 @@ impl Work {
             }
             Err(error) => self.not_begun(job, error, context),
         }
+        self.tell(context);
         true
     }
 
@@ -205,7 +215,7 @@ impl Work {
             self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
         }
         match is_run {
-            true => recorder.end(&self.failed[n_failed..]),
+            true => self.to_tell.extend(recorder.end(&self.failed[n_failed..])),
             false => recorder.never_was(),
         }
     }
@@ -224,10 +234,13 @@ impl Work {
         let called = quiesced::discard_unconfirmed(job, context)
             .and_then(|()| hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context));
         let taken = called.and_then(|()| match &job.quiesce {
-            Some(quiesce) => quiesced::take(job, quiesce, context),
-            None => quiesced::flush(job, context)
-                .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
-                .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() }),
+            Some(quiesce) => quiesced::take(job, quiesce, &mut || recorder.starts(), context),
+            None => {
+                recorder.starts();
+                quiesced::flush(job, context)
+                    .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
+                    .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() })
+            }
         });
         match taken {
             Ok(Taken { mut object, text, is_taken, failed }) => {
@@ -277,7 +290,7 @@ impl Work {
 
     /// It failed before anything was done of it.
     fn not_begun(&mut self, job: &Job, error: Error, context: &Context) {
-        recorded::not_begun(job, &error, context);
+        self.to_tell.extend(recorded::not_begun(job, &error, context));
         let n_failed = self.failed.len();
         self.failed.push((format!("job {}", job.name), error));
         self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);

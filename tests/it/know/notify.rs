@@ -172,3 +172,106 @@ fn what_is_no_address_is_told_before_the_night() {
         );
     }
 }
+
+/// A script that does `lines`, with its own standard error.
+fn loud(lab: &Lab, name: &str, lines: &str) -> PathBuf {
+    let path = lab.fs.outside().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    path
+}
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} never was");
+}
+
+#[test]
+fn whoever_could_not_be_told_is_told_of_the_next_failure() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let down = lab.fs.outside().join("down");
+    let (command, calls) = script(&lab, "tell", &format!("echo called; ! test -e {}", down.display()));
+    let notify = format!("[notify]\ncommand = [\"{}\"]\n", command.display());
+    lab.write(&format!("{notify}{}", NODE.replace("FS/replica", "FS/no/such/place")));
+    fs::write(&down, "").expect("written");
+    for n in 1..=2 {
+        let (_, said) = lab.ends(7, "job run node");
+        assert!(said.contains("job node: command: exit status: 1"), "{said}");
+        assert_eq!(read(&calls).lines().count(), n);
+    }
+    fs::remove_file(&down).expect("removed");
+    for _ in 0..2 {
+        lab.ends(7, "job run node");
+        assert_eq!(read(&calls).lines().count(), 3, "once it was heard, it is told once");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_run_that_is_over_while_others_are_told_of_it() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let go = lab.fs.outside().join("go");
+    let line = format!("echo called; while ! test -e {}; do sleep 0.05; done", go.display());
+    let (command, calls) = script(&lab, "tell", &line);
+    let job = |name: &str| format!("[job.{name}]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n");
+    let notify = format!("[job.node.notify]\ncommand = [\"{}\"]\non = [\"success\"]\n", command.display());
+    lab.write(&format!("{}{notify}{}", job("node"), job("other")));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| lab.ends(0, "job run node"));
+        wait_for("a call", || !read(&calls).is_empty() || first.is_finished());
+        let at_work = lab.json(0, "status node")["jobs"][0]["is_at_work"].clone();
+        let other = lab.json(0, "job run other");
+        fs::write(&go, "").expect("written");
+        first.join().expect("it ends");
+        assert_eq!(at_work, false);
+        assert!(other["jobs"][0]["snapshots"].is_array(), "{other}");
+    });
+}
+
+#[test]
+fn an_answer_that_sends_elsewhere_is_none_and_much_that_is_said_holds_nobody_up() {
+    ground!("btrfs", "curl");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let (port, pings) = listener(&["301 Moved Permanently\r\nLocation: http://127.0.0.1:1/"]);
+    let command = loud(&lab, "tell", "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo over > $0.log");
+    let notify = format!(
+        "[job.node.notify]\nping = \"http://127.0.0.1:{port}/x\"\ncommand = [\"{}\"]\non = [\"success\"]\n",
+        command.display()
+    );
+    lab.write(&format!("{NODE}{notify}"));
+    let (_, said) = lab.ends(0, "job run node");
+    assert_eq!(said.matches("warning: job node: ping: the answer is 301").count(), 2, "{said}");
+    assert!(!said.contains("command: "), "{said}");
+    assert_eq!(read(&command.with_extension("log")), "over\n");
+    assert_eq!([told(&pings).0, told(&pings).0], ["/x/start", "/x"]);
+}
+
+#[test]
+fn a_run_that_is_left_to_another_minute_has_no_start() {
+    ground!("btrfs", "curl");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let (port, pings) = listener(&["200 OK"]);
+    lab.write(&format!(
+        "[job.node]\ndatasets = [\"FS/node\"]\nschedule = \"0 0 1 1 *\"\n[[job.node.quiesce.service]]\nstatus = [\"/bin/false\"]\nstop = [\"/bin/true\"]\nstart = [\"/bin/true\"]\n[job.node.notify]\nping = \"http://127.0.0.1:{port}/x\"\n"
+    ));
+    let leases = lab.fs.outside().join("state/leases");
+    fs::create_dir_all(&leases).expect("made");
+    let lock = fs::File::create(leases.join("node.lock")).expect("made");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let skipped = lab.json(0, "job run --due");
+    assert!(skipped["jobs"][0]["skipped"].is_string(), "{skipped}");
+    drop(lock);
+    lab.ends(0, "job run --due");
+    // One that was told of the first run would have been told before these.
+    assert_eq!([told(&pings).0, told(&pings).0], ["/x/start", "/x"]);
+}
