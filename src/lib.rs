@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod endpoint;
 pub mod error;
 pub mod exec;

@@ -2,9 +2,11 @@
 //!
 //! **Invariant:** nothing is changed, and no job is kept waiting.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -54,25 +56,40 @@ pub struct All {
 /// # Errors
 /// A configuration that can not be used, or a job that is not in it.
 pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
-    let config = Config::load(&which.config)?;
-    let jobs: Vec<Job> = config.chosen(&which.jobs)?.into_iter().cloned().collect();
-    let until = Instant::now() + Duration::from_secs(which.timeout);
+    all_of(&Config::load(&which.config)?, &which.jobs, which.timeout, sizes, &Hanging::default(), context)
+}
+
+/// The same of `names`, or all, of a configuration. Who looks more than once has `hanging` for it.
+///
+/// # Errors
+/// A job that is not in it.
+pub fn all_of(
+    config: &Config,
+    names: &[String],
+    seconds: u64,
+    sizes: bool,
+    hanging: &Hanging,
+    context: &Context,
+) -> Result<All> {
+    let jobs: Vec<Job> = config.chosen(names)?.into_iter().cloned().collect();
+    let until = Instant::now() + Duration::from_secs(seconds);
     let begun: Vec<_> = jobs
         .iter()
         .map(|job| {
             let (its, there) = (job.clone(), context.clone());
-            let seen = within(until, move || of_job(&its, sizes, &there));
+            let seen = hanging.within(&job.name, until, move || of_job(&its, sizes, &there));
             let (its, there) = (job.clone(), context.clone());
-            (seen, within(until, move || noted(&its, &there)))
+            // No job's name has a blank.
+            (seen, hanging.within(&format!("{} noted", job.name), until, move || noted(&its, &there)))
         })
         .collect();
     let facts = jobs
         .iter()
         .zip(begun)
-        .map(|(job, (seen, noted))| seen().unwrap_or_else(|| silent(job, which.timeout, noted())))
+        .map(|(job, (seen, noted))| seen().unwrap_or_else(|| silent(job, seconds, noted())))
         .collect();
     let is_unknown = |name: &String| config.jobs.iter().all(|job| job.name != *name);
-    let names_all = which.jobs.is_empty();
+    let names_all = names.is_empty();
     let stale = Records::of(context.state_dir()).jobs().unwrap_or_default();
     let stopped = leases(context.state_dir()).and_then(|leases| leases.jobs().ok()).unwrap_or_default();
     Ok(All {
@@ -81,6 +98,46 @@ pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
         stale: stale.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
         stopped: stopped.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
     })
+}
+
+/// What has not answered yet, however long ago it was looked at: it is not looked at by another thread that would hang as well.
+#[derive(Debug, Clone, Default)]
+pub struct Hanging(Arc<Mutex<BTreeSet<String>>>);
+
+/// As long as this is there, that is looked at.
+struct Looking {
+    hanging: Hanging,
+    job: String,
+}
+
+impl Hanging {
+    /// As [`within`], unless somebody is at it.
+    fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        &self,
+        what: &str,
+        until: Instant,
+        work: W,
+    ) -> impl FnOnce() -> Option<T> + use<T, W> {
+        let waiting = self.begin(what).map(|looking| {
+            within(until, move || {
+                let found = work();
+                drop(looking);
+                found
+            })
+        });
+        move || waiting.and_then(|wait| wait())
+    }
+
+    fn begin(&self, job: &str) -> Option<Looking> {
+        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned());
+        is_new.then(|| Looking { hanging: self.clone(), job: job.to_owned() })
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.hanging.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.job);
+    }
 }
 
 /// Begins `work` in a thread of its own, as a disk that hangs lets nobody go; the answer waits for it until then.
@@ -331,5 +388,24 @@ impl Which {
     /// How long is waited.
     pub fn timeout(&self) -> u64 {
         self.timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_looked_at_by_one_thread_alone() {
+        let hanging = Hanging::default();
+        let first = hanging.begin("a").expect("nobody is");
+        assert!(hanging.begin("a").is_none() && hanging.begin("b").is_some());
+        drop(first);
+        assert!(hanging.begin("a").is_some());
+        let panics = std::panic::catch_unwind(|| {
+            let _looking = hanging.begin("c").expect("nobody is");
+            panic!("it is of no use");
+        });
+        assert!(panics.is_err() && hanging.begin("c").is_some());
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::cli::facts::{self, Which};
+use crate::cli::facts::{self, All, Which};
 use crate::cli::{Context, output, watched};
 use crate::config::Job;
 use crate::model::run::{Op, Subject};
@@ -31,14 +31,18 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 }
 
 fn told(args: &Args, context: &Context) -> Result<()> {
-    let all = facts::all(&args.which, false, context)?;
-    let jobs = all.jobs.iter().zip(&all.facts);
-    let jobs: Vec<_> = jobs.map(|(job, facts)| Measured { facts, subjects: subjects(job) }).collect();
-    let families = families(&jobs, env!("CARGO_PKG_VERSION"), Timestamp::now());
+    let families = measured(&facts::all(&args.which, false, context)?);
     match &args.output {
         Some(path) => output::replace(path, exposition(&families).as_bytes(), 0o644),
         None => context.print(&object(&families), exposition(&families)),
     }
+}
+
+/// What is measured of what was seen.
+pub(super) fn measured(all: &All) -> Vec<Family> {
+    let jobs = all.jobs.iter().zip(&all.facts);
+    let jobs: Vec<_> = jobs.map(|(job, facts)| Measured { facts, subjects: subjects(job) }).collect();
+    families(&jobs, env!("CARGO_PKG_VERSION"), Timestamp::now())
 }
 
 /// All that a job does.

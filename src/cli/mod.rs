@@ -16,6 +16,7 @@ mod check;
 mod clone;
 mod completions;
 mod create;
+mod daemon;
 mod destroy;
 mod diff;
 mod doctor;
@@ -90,6 +91,7 @@ enum Command {
     Clone(clone::Args),
     Completions(completions::Args),
     Create(create::Args),
+    Daemon(daemon::Args),
     Destroy(destroy::Args),
     Diff(diff::Args),
     Doctor(doctor::Args),
@@ -213,6 +215,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Check(args) => return check::run(&args, context),
         Command::Metrics(args) => return metrics::run(&args, context),
         Command::Status(args) => return status::run(&args, context),
+        Command::Daemon(args) => return daemon::run(args, context),
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),

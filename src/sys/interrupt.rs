@@ -8,14 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level};
+use signal_hook::{SigId, flag, low_level};
 
 /// The work was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,8 @@ pub fn is_interrupt(error: &io::Error) -> bool {
 
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// What is done when one comes.
+static ACTIONS: Mutex<Vec<SigId>> = Mutex::new(Vec::new());
 /// How soon a FIFO without a reader is tried again.
 const FIFO_RETRY: Duration = Duration::from_millis(20);
 /// Readable, and never read, once a signal has come: a poll that holds it wakes up.
@@ -54,12 +56,27 @@ pub fn install() -> io::Result<()> {
             continue;
         }
         // First: the default action if an earlier signal has set the flag that the next line sets.
-        flag::register_conditional_default(signal, &ASKED)?;
-        flag::register(signal, &ASKED)?;
-        flag::register_usize(signal, &SIGNAL, signal as usize)?;
-        low_level::pipe::register(signal, ring.try_clone()?)?;
+        let actions = [
+            flag::register_conditional_default(signal, &ASKED)?,
+            flag::register(signal, &ASKED)?,
+            flag::register_usize(signal, &SIGNAL, signal as usize)?,
+            low_level::pipe::register(signal, ring.try_clone()?)?,
+        ];
+        ACTIONS.lock().unwrap_or_else(PoisonError::into_inner).extend(actions);
     }
     Ok(())
+}
+
+/// For who hears signals in a way of his own, and does already: from here on none asks the work to stop. Answers which one has, so far.
+pub fn release() -> Option<Interrupted> {
+    let actions = std::mem::take(&mut *ACTIONS.lock().unwrap_or_else(PoisonError::into_inner));
+    for action in actions {
+        low_level::unregister(action);
+    }
+    let early = pending();
+    SIGNAL.store(0, Ordering::Relaxed);
+    ASKED.store(false, Ordering::Relaxed);
+    early
 }
 
 fn is_ignored(signal: i32) -> bool {

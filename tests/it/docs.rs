@@ -223,6 +223,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // What a page has left running in the background writes its number down.
+        self.run("[ ! -e background.pid ] || kill $(cat background.pid)");
         let pools = self.folder.path().join("state/pools");
         for pool in std::fs::read_dir(pools).into_iter().flatten().flatten() {
             let name = pool.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -286,6 +288,12 @@ pages! {
     what_retention_shows_is_so: "docs/retention.md",
     what_jobs_shows_is_so: "docs/jobs.md",
     what_monitoring_shows_is_so: "docs/monitoring.md",
+}
+
+#[test]
+fn what_the_daemons_page_shows_is_so() {
+    ground!("btrfs", "jq", "curl");
+    run_page("docs/daemon.md");
 }
 
 #[test]

@@ -120,3 +120,39 @@ fn cron_takes_the_file_that_is_written_and_one_of_somebody_else_is_not_replaced(
     assert!(said.contains("letters, digits and"), "{said}");
     assert!(!odd.join("cron").exists());
 }
+
+#[test]
+fn systemd_takes_the_daemons_unit_and_what_both_ways_need_goes_with_the_last_of_them() {
+    ground!("systemd-analyze");
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("config.toml"), TWO).expect("written");
+    cowsnap(folder, 0, "job install --daemon --dir units");
+    let units = folder.join("units");
+    let names = ["cowsnap-daemon.service", "cowsnap-recover.service"];
+    assert_eq!(all_below(&units), [names[0], names[0], names[1], names[1]]);
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", names[0]])
+        .current_dir(&units)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", units.display()))
+        .output()
+        .expect("systemd-analyze starts");
+    let said = says(&output);
+    assert!(output.status.success() && !said.lines().any(|line| line.contains("cowsnap")), "{said}");
+    // What systemd would call is what the program reads.
+    let text = fs::read_to_string(units.join(names[0])).expect("read");
+    let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("one");
+    fs::write(folder.join("config.toml"), "[job.node]\nlost = 3\n").expect("written");
+    let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+    assert!(says(&output).contains("config.toml:2: "), "{}", says(&output));
+    fs::write(folder.join("config.toml"), TWO).expect("written");
+    cowsnap(folder, 0, "job install --systemd --dir units");
+    cowsnap(folder, 0, "job uninstall --daemon --dir units");
+    assert!(!units.join(names[0]).exists() && units.join(names[1]).exists());
+    cowsnap(folder, 0, "job install --daemon --dir units");
+    cowsnap(folder, 0, "job uninstall --systemd --dir units");
+    assert_eq!(all_below(&units), [names[0], names[0], names[1], names[1]]);
+    cowsnap(folder, 0, "job uninstall --daemon --dir units");
+    assert_eq!(all_below(&units), [""; 0]);
+    cowsnap(folder, 2, "job install --daemon --systemd --dir units");
+}

@@ -7,6 +7,7 @@ mod adopt;
 mod backend;
 mod cli;
 mod container;
+mod daemon;
 mod diff;
 mod docs;
 mod durable;

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::ground::{self, Btrfs, ground, waits};
 
+mod daemon;
+
 /// Where units of this start of the machine alone are.
 const UNITS: &str = "/run/systemd/system";
 

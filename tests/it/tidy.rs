@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Who may use whom, never back: (module, the modules below it). `Class` is the one word that all share.
-const BELOW: [(&str, &[&str]); 10] = [
+const BELOW: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("stream", &["model", "Class"]),
@@ -15,6 +15,7 @@ const BELOW: [(&str, &[&str]); 10] = [
     ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("config", &["pool", "plan", "stream", "model", "Class"]),
     ("quiesce", &["plan", "model", "sys", "error", "Class"]),
+    ("daemon", &["config", "exec", "plan", "endpoint", "model", "sys", "error", "Class", "Error", "Result"]),
     ("error", &["config", "quiesce", "endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 

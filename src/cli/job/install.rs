@@ -12,9 +12,9 @@ use crate::{Error, Result};
 
 /// Have jobs called every minute, and what they had stopped started when the machine starts
 ///
-/// Writes units of systemd, a timer for each job, or a file for cron. What is there and was not written by it is not touched.
+/// Writes units of systemd, a timer for each job or a daemon for all, or a file for cron. What is there and was not written by it is not touched.
 #[derive(Debug, clap::Args)]
-#[group(id = "kind", required = true, multiple = false, args = ["systemd", "cron"])]
+#[group(id = "kind", required = true, multiple = false, args = ["systemd", "daemon", "cron"])]
 pub(super) struct Install {
     #[command(flatten)]
     by: By,
@@ -22,7 +22,7 @@ pub(super) struct Install {
 
 /// Take away what `cowsnap job install` has written, and nothing else; needs no configuration
 #[derive(Debug, clap::Args)]
-#[group(id = "kind", required = true, multiple = false, args = ["systemd", "cron"])]
+#[group(id = "kind", required = true, multiple = false, args = ["systemd", "daemon", "cron"])]
 pub(super) struct Uninstall {
     #[command(flatten)]
     by: By,
@@ -34,6 +34,9 @@ struct By {
     /// By timers of systemd
     #[arg(long)]
     systemd: bool,
+    /// By `cowsnap daemon`, which systemd starts
+    #[arg(long)]
+    daemon: bool,
     /// By cron
     #[arg(long)]
     cron: bool,
@@ -47,18 +50,19 @@ struct By {
 
 impl By {
     fn dir(&self) -> PathBuf {
-        let usual = if self.systemd { "/etc/systemd/system" } else { "/etc/cron.d" };
+        let usual = if self.cron { "/etc/cron.d" } else { "/etc/systemd/system" };
         self.dir.clone().unwrap_or_else(|| usual.into())
     }
 
     /// Whether systemd is there to be told.
     fn is_told(&self) -> bool {
-        self.systemd && self.dir.is_none() && !self.dry_run && Path::new("/run/systemd/system").exists()
+        !self.cron && self.dir.is_none() && !self.dry_run && Path::new("/run/systemd/system").exists()
     }
 }
 
 const SERVICE: &str = "cowsnap-job@.service";
 const TIMER: &str = "cowsnap-job@.timer";
+const DAEMON: &str = "cowsnap-daemon.service";
 const RECOVER: &str = "cowsnap-recover.service";
 const TIMERS: &str = "timers.target.wants";
 const BOOT: &str = "multi-user.target.wants";
@@ -69,7 +73,11 @@ pub(super) fn install(args: &Install, config: &Path, context: &Context) -> Resul
     let by = &args.by;
     let jobs: Vec<_> = Config::load(config)?.jobs.into_iter().map(|job| job.name).collect();
     let paths = Paths::of(config, context)?;
-    let wanted = if by.systemd { units(&by.dir(), &jobs, &paths) } else { vec![crontab(&by.dir(), &paths)] };
+    let wanted = match (by.systemd, by.daemon) {
+        (true, _) => units(&by.dir(), &jobs, &paths),
+        (_, true) => daemon(&by.dir(), &paths),
+        _ => vec![crontab(&by.dir(), &paths)],
+    };
     let became = install::install(&wanted, by.dry_run)?;
     // Timers of jobs that are no more.
     let mut gone = if by.systemd { timers(&by.dir())? } else { Vec::new() };
@@ -82,7 +90,7 @@ pub(super) fn install(args: &Install, config: &Path, context: &Context) -> Resul
     }
     if by.is_told() {
         systemctl("daemon-reload", &[])?;
-        systemctl("start", &timers(&by.dir())?)?;
+        systemctl("start", &called_by(by)?)?;
     }
     let all = wanted.iter().zip(&became).map(|(wanted, became)| (wanted.path(), *became, wanted.text()));
     told(all.chain(gone.iter().map(|path| (path.as_path(), Became::Removed, None))), by, context)
@@ -92,17 +100,20 @@ pub(super) fn install(args: &Install, config: &Path, context: &Context) -> Resul
 pub(super) fn uninstall(args: &Uninstall, context: &Context) -> Result<()> {
     let by = &args.by;
     let dir = by.dir();
-    let found = match by.systemd {
-        // What has them called goes first.
-        true => {
-            let boot = install::ours(&dir.join(BOOT), |name| name == RECOVER, &[RECOVER])?;
-            let files = install::ours(&dir, |name| [SERVICE, TIMER, RECOVER].contains(&name), &[])?;
-            [timers(&dir)?, boot, files].concat()
+    let found = match by.cron {
+        true => install::ours(&dir, |name| name == CRON, &[])?,
+        // What has them called goes first; what is there for both goes with the last of them.
+        false => {
+            let other = if by.systemd { daemons(&dir)? } else { timers(&dir)? };
+            let recover: &[&str] = if other.is_empty() { &[RECOVER] } else { &[] };
+            let its: &[&str] = if by.systemd { &[SERVICE, TIMER] } else { &[DAEMON] };
+            let boot = install::ours(&dir.join(BOOT), |name| recover.contains(&name), recover)?;
+            let files = install::ours(&dir, |name| [its, recover].concat().contains(&name), &[])?;
+            [called_by(by)?, boot, files].concat()
         }
-        false => install::ours(&dir, |name| name == CRON, &[])?,
     };
     if by.is_told() {
-        systemctl("stop", &timers(&dir)?)?;
+        systemctl("stop", &called_by(by)?)?;
     }
     if !by.dry_run {
         install::remove(&found)?;
@@ -111,6 +122,19 @@ pub(super) fn uninstall(args: &Uninstall, context: &Context) -> Result<()> {
         systemctl("daemon-reload", &[])?;
     }
     told(found.iter().map(|path| (path.as_path(), Became::Removed, None)), by, context)
+}
+
+/// The links by which jobs are called; none of cron.
+fn called_by(by: &By) -> Result<Vec<PathBuf>> {
+    match (by.systemd, by.daemon) {
+        (true, _) => timers(&by.dir()),
+        (_, true) => daemons(&by.dir()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn daemons(dir: &Path) -> Result<Vec<PathBuf>> {
+    install::ours(&dir.join(BOOT), |name| name == DAEMON, &[DAEMON])
 }
 
 /// The links that have systemd call jobs.
@@ -184,19 +208,34 @@ fn plain(path: PathBuf) -> Result<String> {
 }
 
 fn units(dir: &Path, jobs: &[String], paths: &Paths) -> Vec<Wanted> {
-    let file = |name: &str, text: &str| Wanted::File { path: dir.join(name), text: paths.put_into(text) };
-    let link = |folder: &str, name: &str, to: &str| Wanted::Link {
-        path: dir.join(folder).join(name),
-        to: Path::new("..").join(to),
-    };
     let mut all = vec![
-        file(SERVICE, include_str!("../../../packaging/systemd/cowsnap-job@.service")),
-        file(TIMER, include_str!("../../../packaging/systemd/cowsnap-job@.timer")),
-        file(RECOVER, include_str!("../../../packaging/systemd/cowsnap-recover.service")),
-        link(BOOT, RECOVER, RECOVER),
+        file(dir, SERVICE, include_str!("../../../packaging/systemd/cowsnap-job@.service"), paths),
+        file(dir, TIMER, include_str!("../../../packaging/systemd/cowsnap-job@.timer"), paths),
     ];
-    all.extend(jobs.iter().map(|job| link(TIMERS, &format!("cowsnap-job@{job}.timer"), TIMER)));
+    all.extend(recover(dir, paths));
+    all.extend(jobs.iter().map(|job| link(dir, TIMERS, &format!("cowsnap-job@{job}.timer"), TIMER)));
     all
+}
+
+fn daemon(dir: &Path, paths: &Paths) -> Vec<Wanted> {
+    let text = include_str!("../../../packaging/systemd/cowsnap-daemon.service");
+    let mut all = vec![file(dir, DAEMON, text, paths)];
+    all.extend(recover(dir, paths));
+    all.push(link(dir, BOOT, DAEMON, DAEMON));
+    all
+}
+
+fn recover(dir: &Path, paths: &Paths) -> [Wanted; 2] {
+    let text = include_str!("../../../packaging/systemd/cowsnap-recover.service");
+    [file(dir, RECOVER, text, paths), link(dir, BOOT, RECOVER, RECOVER)]
+}
+
+fn file(dir: &Path, name: &str, text: &str, paths: &Paths) -> Wanted {
+    Wanted::File { path: dir.join(name), text: paths.put_into(text) }
+}
+
+fn link(dir: &Path, folder: &str, name: &str, to: &str) -> Wanted {
+    Wanted::Link { path: dir.join(folder).join(name), to: Path::new("..").join(to) }
 }
 
 /// All jobs by one line: cron waits for none of the minutes before.

@@ -10,7 +10,7 @@ use crate::ground::ground;
 use crate::job::{Lab, NODE};
 
 /// Samples by name and labels, as Prometheus' documentation of the format has it; panics at what it would refuse.
-fn parsed(text: &str) -> BTreeMap<String, f64> {
+pub fn parsed(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with('\n'), "the last line ends, too");
     let (mut samples, mut types) = (BTreeMap::new(), BTreeMap::new());
     let mut current = String::new();

@@ -2,7 +2,7 @@
 
 mod check;
 mod log;
-mod metrics;
+pub mod metrics;
 mod notify;
 mod record;
 mod status;
