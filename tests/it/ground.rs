@@ -76,6 +76,7 @@ pub fn lacking(what: &str) -> Option<String> {
         "sshd" => lacking("root").or_else(|| {
             (!Path::new("/usr/sbin/sshd").exists()).then(|| "no /usr/sbin/sshd (openssh-server)".into())
         }),
+        "litecoind" => crate::chain::lacking(),
         "zfs-headers" => (!Path::new("/usr/include/libzfs/libzfs_core.h").exists())
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),

@@ -17,6 +17,7 @@ mod freeze;
 mod hooks;
 mod killed;
 mod left;
+mod node;
 mod table;
 
 /// A filesystem with the dataset `node`, and a service that writes to it.
@@ -486,83 +487,4 @@ fn the_unit_calls_this_program_with_this_state() {
         folder.path().join("state").display()
     );
     assert!(text.contains(&call) && text.contains("KillMode=process\n"), "{text}");
-}
-
-/// A node of a coin that nobody mines but the test: a database that has to be closed well.
-struct Node<'a> {
-    lab: &'a Lab,
-    port: u16,
-}
-
-impl Node<'_> {
-    fn words(&self, data: &str) -> Vec<String> {
-        let port = self.port;
-        let words = format!(
-            "-regtest -datadir=ROOT/mnt/{data} -pid=ROOT/{data}.pid -listen=0 -rpcport={port} -server"
-        );
-        words.split(' ').map(|word| self.lab.placed(word)).collect()
-    }
-
-    fn start(&self, data: &str) {
-        let words = self.words(data);
-        let line: Vec<_> = words.iter().map(String::as_str).chain(["-daemon"]).collect();
-        ground::run("litecoind", &line);
-        waits("the node", || self.asked(data, &["getblockcount"]).is_some());
-    }
-
-    fn asked(&self, data: &str, question: &[&str]) -> Option<String> {
-        let mut words = self.words(data);
-        words.retain(|word| ["-regtest", "-datadir", "-rpcport"].iter().any(|known| word.starts_with(known)));
-        let output = Command::new("litecoin-cli").args(words).args(question).output().expect("it starts");
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-
-    fn mine(&self, n: usize) {
-        let made = self.asked("node", &["generatetodescriptor", &n.to_string(), "raw(51)"]);
-        assert!(made.is_some(), "no blocks");
-    }
-
-    fn end(&self, data: &str) {
-        if let Some(pid) = alive(&self.lab.root().join(format!("{data}.pid"))) {
-            kill(pid, rustix::process::Signal::KILL);
-            waits("its end", || alive(&self.lab.root().join(format!("{data}.pid"))).is_none());
-        }
-    }
-}
-
-impl Drop for Node<'_> {
-    fn drop(&mut self) {
-        ["node", "copy"].iter().for_each(|data| self.end(data));
-    }
-}
-
-#[test]
-fn a_node_s_database_is_closed_in_the_snapshot_and_the_node_goes_on() {
-    ground!("btrfs", "litecoind");
-    let lab = Lab::new("");
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let node = Node { lab: &lab, port };
-    let start: Vec<_> = node.words("node").iter().map(|word| format!("{word:?}")).collect();
-    lab.write(&format!(
-        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.quiesce]\nprobe = {{ tcp = \"127.0.0.1:{port}\" }}\n\
-         [[job.node.quiesce.service]]\npidfile = \"ROOT/node.pid\"\nstart = [\"/usr/bin/litecoind\", \"-daemon\", {}]\n",
-        start.join(", ")
-    ));
-    node.start("node");
-    node.mine(30);
-    let before = alive(&lab.root().join("node.pid"));
-    let done = lab.json(0, "job run node");
-    assert!(done["jobs"][0]["quiesce"]["downtime_ms"].as_u64().is_some_and(|ms| ms > 0), "{done}");
-    waits("the node", || node.asked("node", &["getblockcount"]).is_some());
-    assert_ne!(alive(&lab.root().join("node.pid")), before);
-    node.mine(5);
-    assert_eq!(node.asked("node", &["getblockcount"]).as_deref(), Some("35"));
-    node.end("node");
-    let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name").to_owned();
-    lab.ends(0, &format!("clone ROOT/mnt/node@{name} ROOT/mnt/copy"));
-    let log = fs::read_to_string(lab.root().join("mnt/copy/regtest/debug.log")).expect("read");
-    assert!(log.trim_end().ends_with("Shutdown: done"), "{log}");
-    node.start("copy");
-    assert_eq!(node.asked("copy", &["getblockcount"]).as_deref(), Some("30"));
 }

@@ -15,7 +15,7 @@ exec "$@"
 /// What runs in it: it writes to the dataset, and is slow to end if there is a file `slow`.
 const INSIDE: &str = r#"exec 9>>/data/log; trap '[ -e /data/slow ] && sleep 3; exit 0' TERM; while :; do echo x >&9; sleep 0.05; done"#;
 
-struct Engine<'a> {
+pub(super) struct Engine<'a> {
     lab: &'a Lab,
     /// Podman takes no path of more than 50 characters for it.
     run: tempfile::TempDir,
@@ -23,27 +23,34 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// One that runs, with the container `node`, which does not.
+    /// One that has nothing and does not run. What is in ROOT/inside is to be its image.
+    pub(super) fn on(lab: &'a Lab) -> Self {
+        let run = tempfile::Builder::new().prefix("cowsnap-").tempdir_in("/run").expect("a folder");
+        Self { lab, run, service: None }
+    }
+
+    /// One that runs, with the container `node`, which does not: a shell that writes.
     fn new(lab: &'a Lab) -> Self {
-        let root = lab.root();
-        let image = root.join("inside/bin");
+        let image = lab.root().join("inside/bin");
         fs::create_dir_all(&image).expect("made");
         fs::copy("/bin/busybox", image.join("busybox")).expect("busybox-static");
         ["sh", "sleep", "echo"].iter().for_each(|name| {
             std::os::unix::fs::symlink("busybox", image.join(name)).expect("made");
         });
-        let tar = root.join("image.tar").display().to_string();
-        ground::run("tar", &["-C", &root.join("inside").display().to_string(), "-cf", &tar, "."]);
-        let run = tempfile::Builder::new().prefix("cowsnap-").tempdir_in("/run").expect("a folder");
-        let mut engine = Self { lab, run, service: None };
-        engine.podman(&["import", &tar, "node-image"]);
-        let volume = lab.placed("ROOT/mnt/node:/data");
+        Self::on(lab).with_container("none", &["/bin/sh", "-c", INSIDE])
+    }
+
+    /// It runs, with the container `node` of ROOT/inside, which does not, with its data at /data.
+    pub(super) fn with_container(mut self, network: &str, line: &[&str]) -> Self {
+        let tar = self.lab.placed("ROOT/image.tar");
+        ground::run("tar", &["-C", &self.lab.placed("ROOT/inside"), "-cf", &tar, "."]);
+        self.podman(&["import", &tar, "node-image"]);
+        let volume = self.lab.placed("ROOT/mnt/node:/data");
         let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--cgroups=disabled"];
-        let first = ["create", "--name", "node", "--network", "none", "-v", &volume];
-        let last = ["node-image", "/bin/sh", "-c", INSIDE];
-        engine.podman(&[&first[..], &limits, &last].concat());
-        engine.serve();
-        engine
+        let first = ["create", "--name", "node", "--network", network, "-v", &volume];
+        self.podman(&[&first[..], &limits, &["node-image"], line].concat());
+        self.serve();
+        self
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -58,7 +65,7 @@ impl<'a> Engine<'a> {
         command
     }
 
-    fn podman(&self, words: &[&str]) -> String {
+    pub(super) fn podman(&self, words: &[&str]) -> String {
         let output = self.command(words).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "podman {words:?}: {said}");
