@@ -179,6 +179,8 @@ fn without_numbers(text: &str) -> String {
 struct Stage {
     folder: tempfile::TempDir,
     env: Vec<(&'static str, &'static str)>,
+    /// What else the pages call otherwise than it is here.
+    also: Vec<(&'static str, String)>,
 }
 
 impl Stage {
@@ -188,13 +190,31 @@ impl Stage {
         for name in ["srv", "state", "work"] {
             std::fs::create_dir(folder.path().join(name)).expect("mkdir");
         }
-        Self { folder, env: Vec::new() }
+        Self { folder, env: Vec::new(), also: Vec::new() }
     }
 
     /// (what the pages call it, where it is)
-    fn places(&self) -> [(&'static str, String); 2] {
+    fn places(&self) -> Vec<(&'static str, String)> {
         let place = |name| self.folder.path().join(name).to_str().expect("utf-8").to_owned();
-        [("/var/lib/cowsnap", place("state")), ("/srv/", place("srv") + "/")]
+        let places = [("/var/lib/cowsnap", place("state")), ("/srv/", place("srv") + "/")];
+        places.into_iter().chain(self.also.iter().cloned()).collect()
+    }
+
+    /// What a page has started, and not stopped as it failed: processes that were given a path of here.
+    fn end_what_runs(&self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let root = self.folder.path().to_str().expect("utf-8").as_bytes();
+        let all = std::fs::read_dir("/proc").expect("read").flatten();
+        for pid in all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // Overlays are destroyed below; a guard would start what is ended here.
+            let is_ours = line.starts_with(env!("CARGO_BIN_EXE_cowsnap").as_bytes());
+            let is_guard = line.windows(11).any(|part| part == b"\0job\0guard\0");
+            if (!is_ours || is_guard) && line.windows(root.len()).any(|part| part == root) {
+                // It may have ended by itself.
+                let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
     }
 
     /// Runs `command` as a shell does, and returns what a terminal would show.
@@ -202,7 +222,9 @@ impl Stage {
         let places = self.places();
         let placed = places.iter().fold(command.to_owned(), |c, (name, place)| c.replace(name, place));
         let program = Path::new(env!("CARGO_BIN_EXE_cowsnap")).parent().expect("it is in a folder");
-        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+        let own = self.folder.path().join("work/bin");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{path}", own.display(), program.display());
         let output = std::process::Command::new("bash")
             .args(["-o", "pipefail", "-c", &format!("exec 2>&1\n{placed}")])
             .env("PATH", path)
@@ -225,6 +247,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // What a page has left running in the background writes its number down.
         self.run("[ ! -e background.pid ] || kill $(cat background.pid)");
+        self.end_what_runs();
         let pools = self.folder.path().join("state/pools");
         for pool in std::fs::read_dir(pools).into_iter().flatten().flatten() {
             let name = pool.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -233,6 +256,8 @@ impl Drop for Stage {
         let root = self.folder.path().display();
         self.run("cowsnap overlay destroy --all --force");
         self.run(&format!("grep -o ' {root}[^ ]*' /proc/self/mounts | sort -r | xargs -r umount -l"));
+        // A directory that was adopted is immutable until that is undone.
+        self.run(&format!("find {root}/srv -xdev -type d -exec chattr -i {{}} +"));
     }
 }
 
@@ -243,19 +268,25 @@ pub fn run_page(name: &str) {
 
 /// As [`run_page`], with these variables in the environment of its commands.
 pub fn run_page_with(name: &str, env: &[(&'static str, &'static str)]) {
-    run_text(name, &document(name), env);
+    run_page_placed(name, env, Vec::new());
+}
+
+/// As [`run_page_with`], where this is what some words of the page mean here.
+pub fn run_page_placed(name: &str, env: &[(&'static str, &'static str)], also: Vec<(&'static str, String)>) {
+    let mut stage = Stage::new();
+    stage.env = env.to_vec();
+    stage.also = also;
+    run_text(name, &document(name), &stage);
 }
 
 /// Runs some sections of a page, after what stands before the first one.
 pub fn run_sections(name: &str, headings: &[&str]) {
-    run_text(name, &sections(&document(name), headings), &[]);
+    run_text(name, &sections(&document(name), headings), &Stage::new());
 }
 
-fn run_text(name: &str, text: &str, env: &[(&'static str, &'static str)]) {
+fn run_text(name: &str, text: &str, stage: &Stage) {
     let examples = examples(text);
     assert!(!examples.is_empty(), "{name} shows no command");
-    let mut stage = Stage::new();
-    stage.env = env.to_vec();
     for Example { command, output } in examples {
         let (went_well, shown) = stage.run(&command);
         assert!(went_well, "{name}: $ {command}\n{shown}");

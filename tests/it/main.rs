@@ -29,6 +29,7 @@ mod pool;
 mod prune;
 mod quiesce;
 mod receive;
+mod recipes;
 mod sandbox;
 mod send;
 mod soak;

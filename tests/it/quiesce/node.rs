@@ -128,7 +128,9 @@ fn a_node_in_a_container_is_back_at_the_snapshot_s_height_after_its_data_was_rep
     let stop = || drop(engine.podman(&["stop", "--time", "60", "node"]));
     let start = || drop(engine.podman(&["start", "node"]));
     let packed = chain.packed(&stop, &start, &lab.root().join("node.tar.zst"));
-    println!("down for {downtime} ms with cowsnap job run, for {packed} ms with podman stop; tar | zstd; podman start");
+    println!(
+        "down for {downtime} ms with cowsnap job run, for {packed} ms with podman stop; tar | zstd; podman start"
+    );
     stop();
     chain.wreck();
     lab.ends(0, &format!("restore {snapshot} --to ROOT/mnt/node --replace"));
