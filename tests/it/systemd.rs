@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground, waits};
 
 mod daemon;
+mod node;
 
 /// Where units of this start of the machine alone are.
 const UNITS: &str = "/run/systemd/system";

@@ -10,7 +10,7 @@ use crate::payload::quoted;
 use crate::{Error, Guest, Result, Session};
 
 /// What the guest has, so that no test may be skipped there for the lack of it.
-const HAS: &str = "zfs,btrfs,overlay,fuse,loop,root,systemd";
+const HAS: &str = "zfs,btrfs,overlay,fuse,loop,root,systemd,litecoind";
 /// What is run if nothing else is asked for: ZFS, units of systemd, and what btrfs, overlayfs and FUSE answer otherwise on the guest's kernel.
 const TIER: [&str; 11] = [
     "zfs::",
