@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -119,6 +119,23 @@ impl Guest {
         let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let ticks: u64 = words.skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    /// Waits until it is off, as a guest is that was told to reboot or to power off.
+    ///
+    /// # Errors
+    /// [`Error::Hung`] if it is not within `limit`; it is killed then.
+    pub fn ends(mut self, limit: Duration) -> Result<()> {
+        let began = Instant::now();
+        while let Some(Ok(None)) = self.child.as_mut().map(Child::try_wait) {
+            if began.elapsed() > limit {
+                let console = self.folder.join("console");
+                let tail = tail(&console, 40);
+                return Err(Error::Hung { what: "power off".into(), limit, console, tail });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// Pulls the plug: no process in the guest and no cache of its kernel outlives this. Drives keep what had reached

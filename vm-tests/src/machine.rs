@@ -82,6 +82,8 @@ pub struct Machine {
     /// Found out when it is first needed, if `None`.
     accelerator: Option<&'static str>,
     boot_limit: Duration,
+    /// A root disk of its own, if it does not forget.
+    root: Option<PathBuf>,
 }
 
 impl Machine {
@@ -95,7 +97,26 @@ impl Machine {
             qemu: "qemu-system-x86_64".into(),
             accelerator: None,
             boot_limit: BOOT_LIMIT,
+            root: None,
         }
+    }
+
+    /// Gives it a root disk that remembers, at `file`: each boot finds what the one before has left there.
+    ///
+    /// # Errors
+    /// If the image's disk can not be copied.
+    pub fn that_remembers(mut self, file: &Path) -> Result<Self> {
+        let copied = Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .args([&self.image.disk(), file])
+            .status()
+            .map_err(Error::host("start cp"))?;
+        if !copied.success() {
+            let words = format!("the image was not copied to {}", file.display());
+            return Err(Error::Program { program: "cp".into(), words });
+        }
+        self.root = Some(file.into());
+        Ok(self)
     }
 
     /// Plugs a drive in.
@@ -173,7 +194,10 @@ impl Machine {
         ]);
         qemu.arg("-kernel").arg(self.image.kernel()).arg("-append").arg(KERNEL_LINE);
         // On NVMe, whose driver is built into the kernel: no initial RAM disk is needed.
-        drive(&mut qemu, &self.image.disk(), "root", "nvme", ",snapshot=on");
+        match &self.root {
+            Some(root) => drive(&mut qemu, root, "root", "nvme", ""),
+            None => drive(&mut qemu, &self.image.disk(), "root", "nvme", ",snapshot=on"),
+        }
         let payload = folder.join("payload.img");
         // It is written anew while the guest has it unmounted, hence no lock.
         drive(&mut qemu, &payload, "payload", "virtio-blk-pci", ",readonly=on,file.locking=off");
