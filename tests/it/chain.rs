@@ -42,11 +42,6 @@ impl Chain {
         Self { data: data.into(), port: port.expect("a port").port() }
     }
 
-    /// The same one with its data elsewhere.
-    pub fn at(&self, data: &Path) -> Self {
-        Self { data: data.into(), port: self.port }
-    }
-
     pub fn port(&self) -> u16 {
         self.port
     }
