@@ -80,11 +80,15 @@ runs() {
     rm -f /srv/slow /srv/ending
 }
 
-# And the job goes on.
+names() { cowsnap --state-dir $state list /srv/mnt/node --json | jq -r '.datasets[0].snapshots[].name'; }
+
+# And the job goes on: there is one snapshot more, and none that nobody has confirmed. The run that was rebooted may have taken one, too.
 snapshots() {
+    names >/srv/before
     cowsnap --state-dir $state job run node >/dev/null || die "job run"
     [ "$(systemctl is-active node.service)" = active ] || die "it is down after the run"
-    cowsnap --state-dir $state list /srv/mnt/node --json | jq '.datasets[0].snapshots | length'
+    names | grep -vxFf /srv/before | grep -v unconfirmed || die "no new one: $(names)"
+    ! names | grep unconfirmed || die "unconfirmed"
 }
 
 "$@"
