@@ -60,7 +60,8 @@ impl Way<'_> {
         let checkpoint = checkpoint.to_string();
         let program =
             ["/proc/self/exe", "--state-dir", state_dir, "serve", "--checkpoint", checkpoint.as_str()];
-        Ok(Place::There(Peer::connect(&address, &self.by(program.map(str::to_owned).to_vec()))?))
+        let peer = Peer::connect(&address, &self.by(program.map(str::to_owned).to_vec()))?;
+        Ok(Place::There(peer.standing_for(dataset)))
     }
 }
 
@@ -75,5 +76,6 @@ fn address(dataset: &Dataset, context: &Context) -> Option<PeerAddress> {
 pub fn beside(peer: &Peer, below: Dataset, context: &Context) -> Place {
     let address = address(&below, context);
     let known = address.and_then(|address| peer.with_target(address.target()).ok());
+    let known = known.map(|peer| peer.standing_for(&below));
     known.map_or(Place::Here(below), Place::There)
 }

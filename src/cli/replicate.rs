@@ -17,6 +17,7 @@ use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
 use crate::model::{SnapshotName, Target};
 use crate::plan::fan::Turn;
+use crate::plan::replicate::Conflict;
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::sys::interrupt;
@@ -136,12 +137,27 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, R
         run.told.failed.push((what, error));
     }
     let Run { args, wanted, told: Told { done, failed, streams }, .. } = run;
+    // A parent may be there for what is inside it alone.
+    let failed = match done.is_empty() {
+        true => failed,
+        false => failed.into_iter().filter(|(what, error)| !is_empty(what, error, context)).collect(),
+    };
     let last = wanted.last.as_ref();
     let text = done.iter().map(|replicated| said(replicated, last, args.dry_run)).chain(streams);
     let would = args.dry_run.then_some("replicate");
     let value = json!({ "would": would, "replicated": done });
     let text = printable_lines(&text.collect::<Vec<_>>().join("\n"));
     Ok((value, text, outcome(done.len(), failed)))
+}
+
+/// Whether that has no snapshot at all, where others were brought; which is said.
+fn is_empty(what: &str, error: &Error, context: &Context) -> bool {
+    let Error::Replicate { source, .. } = error else { return false };
+    let is_empty = **source == Conflict::Empty;
+    if is_empty {
+        context.warn(format!("{what}: {source}"));
+    }
+    is_empty
 }
 
 /// Does one after another; the error says that there is something left that was not begun any more.

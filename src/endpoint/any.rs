@@ -127,6 +127,16 @@ impl Dataset {
         }
     }
 
+    /// What it is called, and what it is told by from every other one of this machine, for as long as it stays where it is and however it
+    /// is named.
+    pub fn lasting_name(&self) -> (String, String) {
+        match self {
+            Self::Btrfs(dataset) => (dataset.path().display().to_string(), dataset.place_id()),
+            Self::Zfs(dataset) => (dataset.name().as_str().to_owned(), dataset.name().as_str().to_owned()),
+            Self::Tree(_) => (self.to_string(), self.to_string()),
+        }
+    }
+
     /// Whether it is live: not only what is left of a history.
     ///
     /// # Errors

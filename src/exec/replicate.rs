@@ -8,12 +8,14 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::endpoint::{self, Dataset, History};
+use crate::endpoint::{self, History};
+use crate::exec::cursor::{Left, cursor, former, identity};
+pub use crate::exec::cursor::{mark_for, mark_for_peer};
 use crate::exec::fan::{alike, fan, told};
 use crate::exec::sent::note_moved;
 use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
-use crate::model::{HoldTag, Inventory, Partial, PeerAddress, SnapshotName, VersionRef};
+use crate::model::{Inventory, Partial, SnapshotName, VersionRef};
 use crate::plan::fan::{Turn, turns};
 use crate::plan::replicate::{Plan, Policy, Step, held_instead, replicate as plan};
 use crate::stream::container::Backend;
@@ -93,14 +95,21 @@ impl<'a> Source<'a> {
             here: cursor("to", to),
             there: cursor("from", from),
         };
-        let plan = plan(&self.inventory, &target, &policy).map_err(|source| Error::Replicate {
-            from: from.to_string(),
-            to: to.to_string(),
-            source: source.into(),
+        let kept = Kept {
+            here: Left::of(&self.inventory, former("to", to)),
+            there: Left::of(&target, former("from", from)),
+            turned_here: Left::of(&self.inventory, Some(cursor("from", to))),
+            turned_there: Left::of(&target, Some(cursor("to", from))),
+        };
+        let renamed = kept.here.as_ref().map(|left| left.renamed(&self.inventory, &policy.here));
+        let target =
+            kept.there.as_ref().map_or_else(|| target.clone(), |left| left.renamed(&target, &policy.there));
+        let plan = plan(renamed.as_ref().unwrap_or(&self.inventory), &target, &policy).map_err(|source| {
+            Error::Replicate { from: from.to_string(), to: to.to_string(), source: source.into() }
         })?;
         // A token is ZFS's; on btrfs the target says by itself what it has.
         let partials = if policy.linear { target.partials } else { Vec::new() };
-        Ok(Prepared { to, policy, partials, plan })
+        Ok(Prepared { to, policy, partials, plan, kept })
     }
 
     /// Which streams do all of `prepared`. Behind what a target has of it, ZFS makes another stream, by its token; a peer's beginning can be
@@ -117,9 +126,34 @@ struct Prepared<'a> {
     policy: Policy,
     partials: Vec<Partial>,
     plan: Plan,
+    kept: Kept,
+}
+
+/// What is kept by tags that the plan knows nothing of.
+struct Kept {
+    /// At the source, by how the target was named.
+    here: Option<Left>,
+    /// At the target, by how the source was named.
+    there: Option<Left>,
+    /// At the source, from when it was the target.
+    turned_here: Option<Left>,
+    /// At the target, from when it was the source.
+    turned_there: Option<Left>,
 }
 
 impl Prepared<'_> {
+    /// Keeps by the tags of today what is kept by those of before.
+    fn rename(&self, from: &Place) -> endpoint::Result<()> {
+        self.kept.here.iter().try_for_each(|left| left.rename(from, &self.policy.here))?;
+        self.kept.there.iter().try_for_each(|left| left.rename(self.to, &self.policy.there))
+    }
+
+    /// Both sides keep what both have: what they kept for the other direction, before it turned, may go.
+    fn settle_turned(&self, from: &Place, observe: &dyn Observe) {
+        self.kept.turned_here.iter().for_each(|left| left.let_go(from, observe));
+        self.kept.turned_there.iter().for_each(|left| left.let_go(self.to, observe));
+    }
+
     fn token(&self, version: &VersionRef) -> Option<String> {
         let partial = self.partials.iter().find(|partial| partial.guid == version.guid);
         partial.map(|partial| partial.token.clone())
@@ -209,6 +243,7 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
     let mut connection = Connection { from, place: from.clone(), is_broken: false };
     let at = At { source: &source.inventory, observe };
     // Before anything that is done for one target takes away what another builds upon.
+    going.iter_mut().for_each(|lane| lane.rename(&mut connection));
     going.iter_mut().for_each(|lane| lane.mark(&mut connection, at));
     going.iter_mut().for_each(|lane| lane.advance(&mut connection, at));
     for turn in turns {
@@ -236,6 +271,12 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
             }
             going[lane].arrived(outcome);
             going[lane].advance(&mut connection, at);
+        }
+    }
+    let done = going.iter().filter(|lane| lane.failed.is_none());
+    for lane in done {
+        if let Ok(from) = connection.sound() {
+            lane.prepared.settle_turned(from, observe);
         }
     }
     lanes.into_iter().map(|lane| lane.and_then(|lane| lane.outcome(from))).collect()
@@ -278,6 +319,14 @@ struct Lane<'a> {
 impl<'a> Lane<'a> {
     fn new(prepared: Prepared<'a>) -> Self {
         Self { prepared, next: 0, moved: Vec::new(), failed: None, warned: [false; 2] }
+    }
+
+    /// Keeps by the tags of today what is kept by those of before.
+    fn rename(&mut self, from: &mut Connection<'_>) {
+        if let Err(error) = from.sound().and_then(|from| Ok(self.prepared.rename(from)?)) {
+            from.is_broken = true;
+            self.failed = Some(error);
+        }
     }
 
     /// Makes the bookmarks that it begins with.
@@ -385,48 +434,12 @@ pub fn keep(
 }
 
 /// What was destroyed, or let go by somebody else, is kept no longer.
-fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
+pub(super) fn gone_is_released(released: endpoint::Result<()>) -> endpoint::Result<()> {
     match released {
         Err(endpoint::Error::NotFound { .. }) => Ok(()),
         Err(endpoint::Error::Remote { class: crate::Class::Usage, .. }) => Ok(()),
         other => other,
     }
-}
-
-/// The tag with which the names of the bookmarks begin that mark what `target`, on this machine, has of a source.
-pub fn mark_for(target: &Dataset) -> HoldTag {
-    cursor("to", &Place::Here(target.clone()))
-}
-
-/// The tag by which a source keeps what the target at `address`, on another machine, has of it; the names of its bookmarks begin with it.
-pub fn mark_for_peer(address: &PeerAddress) -> HoldTag {
-    tag("to", &address.to_string(), "")
-}
-
-/// The tag by which the last version is kept that both sides have: readable, and another one for each place.
-pub(super) fn cursor(way: &str, place: &Place) -> HoldTag {
-    match place {
-        Place::There(peer) if !peer.address().is_aside() => tag(way, &peer.address().to_string(), ""),
-        // Other machines have datasets of the same name.
-        place => tag(way, &place.to_string(), &machine()),
-    }
-}
-
-/// What tells this machine from others.
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty());
-    read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/hostname")).unwrap_or_default()
-}
-
-fn tag(way: &str, place: &str, machine: &str) -> HoldTag {
-    const SHOWN: usize = 40;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let readable: String =
-        place.trim_start_matches("ssh://").chars().map(|c| if allowed(c) { c } else { '-' }).collect();
-    let end = readable.len().saturating_sub(SHOWN);
-    let hash = blake3::hash(format!("{machine}\0{place}").as_bytes()).to_hex();
-    let tag = format!("cowsnap:{way}:{}-{}", &readable[end..], &hash[..12]);
-    tag.parse().expect("its characters are allowed and it is short")
 }
 
 /// Held while one source is replicated to one target: a second run waits, or leaves.
@@ -446,7 +459,8 @@ impl Lock {
     fn attempt(state_dir: &Path, from: &Place, to: &Place) -> Result<Option<Self>> {
         let dir = state_dir.join("locks");
         std::fs::create_dir_all(&dir).map_err(Error::io("make", dir.display()))?;
-        let pair = Pair(from, to).to_string();
+        // Who names a place in another way meets the same lock.
+        let pair = format!("{}\0{}", identity(from), identity(to));
         let path = dir.join(format!("replicate-{}", &blake3::hash(pair.as_bytes()).to_hex()[..32]));
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(Error::io("open", path.display()))?;
@@ -473,22 +487,5 @@ impl Lock {
             crate::sys::interrupt::check().map_err(Error::io("wait for", &pair))?;
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_is_a_tag_whatever_the_place_is_called() {
-        let long = format!("ssh://me@host:22//srv/{}", "x y/é".repeat(60));
-        let tags = ["tank/a", "tank-a", "ssh://h/tank/a", &long].map(|place| tag("to", place, "m"));
-        for (n, tag) in tags.iter().enumerate() {
-            assert!(tag.as_str().starts_with("cowsnap:to:"), "{tag}");
-            assert!(tags[n + 1..].iter().all(|other| other != tag), "{tag}");
-        }
-        assert!(tags[2].as_str().contains("h-tank-a-"), "{}", tags[2]);
-        assert_ne!(tag("to", "tank/a", "one machine"), tag("to", "tank/a", "another"));
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::endpoint::content::{self, Content, Difference, Reading, Summary};
 use crate::endpoint::{self, Dataset};
-use crate::exec::replicate::cursor;
+use crate::exec::cursor::{cursor, former};
 use crate::exec::transfer::Place;
 use crate::exec::{Event, Observe};
 use crate::model::{Guid, Recorded, SnapshotName, VersionRef, quoted};
@@ -125,7 +125,9 @@ pub fn verify(
     state_dir: &Path,
     observe: &dyn Observe,
 ) -> Result<Report> {
-    let (source, target) = (recorded(from)?, recorded(to)?);
+    let (mut source, mut target) = (recorded(from)?, recorded(to)?);
+    rename(&mut source, to);
+    rename(&mut target, from);
     if let Some(name) = &request.name
         && !source.iter().any(|here| here.version.name == *name)
     {
@@ -153,6 +155,13 @@ pub fn verify(
         altered_target: names(compared.strays),
         content_compared: request.content,
     })
+}
+
+/// What went to `place` as long as that was told by how it is named went there.
+fn rename(recorded: &mut [Recorded], place: &Place) {
+    let Some(former) = former("to", place) else { return };
+    let tags = recorded.iter_mut().flat_map(|of| &mut of.sent).filter_map(|sent| sent.to.as_mut());
+    tags.filter(|tag| **tag == former).for_each(|tag| *tag = cursor("to", place));
 }
 
 fn recorded(place: &Place) -> Result<Vec<Recorded>> {

@@ -113,9 +113,12 @@ pub struct Plan {
 /// Why it can not be done without somebody's decision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// The source has no snapshot, or none of that name.
-    #[error("there is nothing to send: {0}")]
-    Nothing(String),
+    /// The source has no snapshot.
+    #[error("there is nothing to send: the source has no snapshot")]
+    Empty,
+    /// The source has no snapshot of that name.
+    #[error("there is nothing to send: the source has no snapshot @{0}")]
+    NoSuch(SnapshotName),
     /// The target has versions, none of which is of the source.
     #[error("source and target have no version in common: the target has {}", names(.theirs))]
     NoCommonBase {
@@ -171,7 +174,7 @@ impl Conflict {
     /// The command that would help, with `from` and `to` as they were called.
     pub fn hint(&self, from: &str, to: &str) -> Option<String> {
         match self {
-            Self::Nothing(_) => Some(format!("cowsnap snapshot {}", quoted(from))),
+            Self::Empty | Self::NoSuch(_) => Some(format!("cowsnap snapshot {}", quoted(from))),
             Self::NoCommonBase { .. } => Some(format!(
                 "take another target; on btrfs also: cowsnap replicate --full {} {}",
                 quoted(from),
@@ -283,12 +286,10 @@ impl<'a> There<'a> {
 /// The snapshot that the target is to have at the end.
 fn last<'a>(source: &'a Inventory, policy: &Policy) -> Result<&'a Version, Conflict> {
     match &policy.last {
-        Some(name) => source
-            .by_name_and_kind(name, VersionKind::Snapshot)
-            .ok_or_else(|| Conflict::Nothing(format!("the source has no snapshot @{name}"))),
-        None => snapshots(source)
-            .rfind(|version| !version.id.name.is_unconfirmed())
-            .ok_or_else(|| Conflict::Nothing("the source has no snapshot".into())),
+        Some(name) => {
+            source.by_name_and_kind(name, VersionKind::Snapshot).ok_or_else(|| Conflict::NoSuch(name.clone()))
+        }
+        None => snapshots(source).rfind(|version| !version.id.name.is_unconfirmed()).ok_or(Conflict::Empty),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Peers: `cowsnap serve` on the other side of a connection, transfers, and what becomes of them when they are cut.
 
+mod cursors;
 mod dated;
 mod fan;
 pub mod hung;

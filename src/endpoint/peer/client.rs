@@ -14,7 +14,7 @@ use super::aside;
 use super::line::{DataOut, Line, Patience};
 use super::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::any::check_relative;
-use crate::endpoint::{Error, History, Result};
+use crate::endpoint::{Dataset, Error, History, Result};
 use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, PeerAddress, VersionRef};
 use crate::stream::container::{Backend, Prefix};
@@ -136,6 +136,7 @@ pub struct Peer {
     address: PeerAddress,
     by: Arc<Ssh>,
     line: Line,
+    lasting_name: Option<(String, String)>,
     _ssh: Arc<Running>,
 }
 
@@ -163,7 +164,8 @@ impl Peer {
         let output = Timely::new(File::from(OwnedFd::from(output)), stall);
         let line = Line::new(&with, input, output, ssh.patience)?;
         line.greet()?;
-        Ok(Self { address: address.clone(), by: Arc::new(ssh.clone()), line, _ssh: running })
+        let (address, by) = (address.clone(), Arc::new(ssh.clone()));
+        Ok(Self { address, by, line, lasting_name: None, _ssh: running })
     }
 
     /// The same dataset over a new connection: an error in the midst of a stream ends one.
@@ -171,7 +173,19 @@ impl Peer {
     /// # Errors
     /// As [`Peer::connect`].
     pub fn again(&self) -> Result<Self> {
-        Self::connect(&self.address, &self.by)
+        let lasting_name = self.lasting_name.clone();
+        Ok(Self { lasting_name, ..Self::connect(&self.address, &self.by)? })
+    }
+
+    /// The same, which is `dataset` of this machine in the hands of another process.
+    #[must_use]
+    pub fn standing_for(self, dataset: &Dataset) -> Self {
+        Self { lasting_name: Some(dataset.lasting_name()), ..self }
+    }
+
+    /// As [`Dataset::lasting_name`], if that is known.
+    pub fn lasting_name(&self) -> Option<(String, String)> {
+        self.lasting_name.clone()
     }
 
     /// The same connection, and another dataset there.
@@ -179,7 +193,7 @@ impl Peer {
     /// # Errors
     /// A target that is none.
     pub fn with_target(&self, target: &str) -> Result<Self, crate::model::BadAddress> {
-        Ok(Self { address: self.address.with_target(target)?, ..self.clone() })
+        Ok(Self { address: self.address.with_target(target)?, lasting_name: None, ..self.clone() })
     }
 
     /// The dataset that is called `relative` below this one, over the same connection.
