@@ -119,14 +119,14 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
     match op {
         Op::Create(path, mode) => {
             let (dir, name) = parent(tree, path)?;
-            let (_, opened) = tree.create(dir, name, *mode, &me())?;
+            let (_, opened) = tree.change().create(dir, name, *mode, &me())?;
             tree.release(&opened);
             Ok(String::new())
         }
         Op::Mkdir(path, mode) => make(tree, path, &New::Dir(*mode)),
         Op::Symlink(target, path) => make(tree, path, &New::Link(target.into())),
         Op::Write(path, offset, data) => on_file(path, true, &|opened| {
-            tree.write(opened, data, *offset)?;
+            tree.change().write(opened, data, *offset)?;
             Ok(data.len().to_string())
         }),
         Op::Read(path, offset, len) => on_file(path, false, &|opened| {
@@ -136,10 +136,12 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
         }),
         Op::Truncate(path, len) => {
             let number = file(tree, path, true)?.number;
-            tree.set_attr(number, &SetAttr { size: Some(*len), ..SetAttr::default() }).map(|_| String::new())
+            tree.change()
+                .set_attr(number, &SetAttr { size: Some(*len), ..SetAttr::default() })
+                .map(|_| String::new())
         }
         Op::Allocate(path, mode, offset, len) => {
-            on_file(path, true, &|opened| tree.allocate(opened, *mode, *offset, *len).map(none))
+            on_file(path, true, &|opened| tree.change().allocate(opened, *mode, *offset, *len).map(none))
         }
         Op::Seek(path, offset, data) => {
             on_file(path, false, &|opened| match tree.seek(opened, *offset, *data) {
@@ -153,11 +155,11 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
         Op::CopyRange(..) => Ok(String::new()),
         Op::Unlink(path) => {
             let (dir, name) = parent(tree, path)?;
-            tree.unlink(dir, name).map(none)
+            tree.change().unlink(dir, name).map(none)
         }
         Op::Rmdir(path) => {
             let (dir, name) = parent(tree, path)?;
-            tree.rmdir(dir, name).map(none)
+            tree.change().rmdir(dir, name).map(none)
         }
         Op::Rename(from, to, flags) => rename(tree, from, to, RenameFlags::from_bits_retain(*flags)),
         Op::Link(from, to) => {
@@ -169,18 +171,18 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
             if is_dir(&attr) {
                 return Err(Errno::PERM);
             }
-            tree.link(attr.number, dir, name).map(|_| String::new())
+            tree.change().link(attr.number, dir, name).map(|_| String::new())
         }
         Op::Chmod(path, mode) => {
             let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
-            tree.set_attr(file(tree, path, false)?.number, &set).map(|_| String::new())
+            tree.change().set_attr(file(tree, path, false)?.number, &set).map(|_| String::new())
         }
         Op::SetXattr(path, value) => {
             let number = file(tree, path, false)?.number;
-            tree.set_xattr(number, OsStr::new("user.x"), value, XattrFlags::empty()).map(none)
+            tree.change().set_xattr(number, OsStr::new("user.x"), value, XattrFlags::empty()).map(none)
         }
         Op::RemoveXattr(path) => {
-            tree.remove_xattr(file(tree, path, false)?.number, OsStr::new("user.x")).map(none)
+            tree.change().remove_xattr(file(tree, path, false)?.number, OsStr::new("user.x")).map(none)
         }
         Op::List(path) => {
             let dir = walk(tree, path)?;
@@ -202,7 +204,7 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
 
 fn make(tree: &Tree, path: &Path, new: &New) -> Answer {
     let (dir, name) = parent(tree, path)?;
-    tree.make(dir, name, new, &me()).map(|_| String::new())
+    tree.change().make(dir, name, new, &me()).map(|_| String::new())
 }
 
 fn rename(tree: &Tree, from: &Path, to: &Path, flags: RenameFlags) -> Answer {
@@ -222,7 +224,7 @@ fn rename(tree: &Tree, from: &Path, to: &Path, flags: RenameFlags) -> Answer {
     if from != to && from.starts_with(to) {
         return Err(Errno::NOTEMPTY);
     }
-    tree.rename((dir, name), (to_dir, to_name), flags).map(|()| String::new())
+    tree.change().rename((dir, name), (to_dir, to_name), flags).map(|()| String::new())
 }
 
 fn same_answers(seed: u64, count: usize, options: Options) {
@@ -295,7 +297,7 @@ fn a_byte_written_to_a_large_file_takes_one_block() {
     let tree = Tree::open(&ground.layers(), Options::default()).expect("open");
     let number = walk(&tree, Path::new("huge")).expect("walk").number;
     let file = tree.open_file(number, true).expect("open");
-    tree.write(&file, b"x", 5 << 30).expect("write");
+    tree.change().write(&file, b"x", 5 << 30).expect("write");
     let stat = rustix::fs::stat(ground.path("upper").join("huge")).expect("stat");
     assert_eq!(stat.st_size, 10 << 30);
     assert!(stat.st_blocks * 512 <= 128 << 10, "{} bytes", stat.st_blocks * 512);
@@ -310,7 +312,7 @@ fn names_of_a_lower_file_stay_names_of_one_file() {
     let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
     let number = walk(&tree, Path::new("big")).expect("walk").number;
     let file = tree.open_file(number, true).expect("open");
-    tree.write(&file, b"changed", 3).expect("write");
+    tree.change().write(&file, b"changed", 3).expect("write");
     let other = walk(&tree, Path::new("links")).expect("walk");
     assert_eq!((other.number, other.nlink), (number, 2));
     drop(tree);
@@ -330,7 +332,7 @@ fn copying_up_changes_no_time() {
     };
     let before = ["", "a", "a/b", "a/b/a"].map(times);
     let number = walk(&tree, Path::new("a/b/a")).expect("walk").number;
-    tree.set_attr(number, &SetAttr { mode: Some(0o640), ..SetAttr::default() }).expect("chmod");
+    tree.change().set_attr(number, &SetAttr { mode: Some(0o640), ..SetAttr::default() }).expect("chmod");
     assert_eq!(before, ["", "a", "a/b", "a/b/a"].map(times));
 }
 
@@ -349,10 +351,11 @@ fn rights_that_are_given_later_count() {
     let ground = Ground::new();
     let tree = Tree::open(&ground.layers(), Options::default()).expect("open");
     let caller = Caller { umask: 0o077, ..me() };
-    let make =
-        |dir: u64, name: &str, new: &New| tree.make(dir, OsStr::new(name), new, &caller).expect("made");
+    let make = |dir: u64, name: &str, new: &New| {
+        tree.change().make(dir, OsStr::new(name), new, &caller).expect("made")
+    };
     let set = |number: u64, name: &str, value: &[u8]| {
-        tree.set_xattr(number, OsStr::new(name), value, XattrFlags::empty()).expect("set");
+        tree.change().set_xattr(number, OsStr::new(name), value, XattrFlags::empty()).expect("set");
     };
     let dir = make(1, "rights", &New::Dir(0o777)).number;
     let file = make(dir, "one", &New::File(0o666));
@@ -365,13 +368,13 @@ fn rights_that_are_given_later_count() {
 
     set(dir, "system.posix_acl_default", &acl(&[(1, 7, NOBODY), (4, 7, NOBODY), (0x20, 7, NOBODY)]));
     assert_eq!(make(dir, "two", &New::File(0o666)).mode & 0o7777, 0o666, "no mask where rights are given on");
-    tree.remove_xattr(dir, OsStr::new("system.posix_acl_default")).expect("removed");
+    tree.change().remove_xattr(dir, OsStr::new("system.posix_acl_default")).expect("removed");
     assert_eq!(make(dir, "three", &New::File(0o666)).mode & 0o7777, 0o600);
 
     let is_root = caller.uid == 0;
     let gid = is_root.then_some(7);
     let given = SetAttr { mode: Some(0o2777), gid, ..SetAttr::default() };
-    tree.set_attr(dir, &given).expect("set");
+    tree.change().set_attr(dir, &given).expect("set");
     let below = make(dir, "four", &New::Dir(0o777));
     assert_eq!(below.mode & 0o7777, 0o2700);
     assert_eq!(below.stat.st_gid, gid.unwrap_or(caller.gid));
@@ -385,19 +388,21 @@ fn a_path_longer_than_the_kernel_takes_at_once_is_like_any_other() {
     let name = OsStr::new("a long name of which there are many, one within the other");
     let mut dir = 1;
     for _ in 0..120 {
-        dir = tree.make(dir, name, &New::Dir(0o755), &me()).expect("made").number;
+        dir = tree.change().make(dir, name, &New::Dir(0o755), &me()).expect("made").number;
     }
-    let (made, opened) = tree.create(dir, OsStr::new("file"), 0o644, &me()).expect("made");
-    tree.write(&opened, b"data", 0).expect("written");
+    let (made, opened) = tree.change().create(dir, OsStr::new("file"), 0o644, &me()).expect("made");
+    tree.change().write(&opened, b"data", 0).expect("written");
     tree.release(&opened);
     let (number, mark) = (made.number, OsStr::new("user.test"));
-    tree.set_xattr(number, mark, b"value", XattrFlags::empty()).expect("set");
+    tree.change().set_xattr(number, mark, b"value", XattrFlags::empty()).expect("set");
     assert_eq!(tree.xattr(number, mark), Ok(b"value".to_vec()));
     assert_eq!(tree.xattrs(number), Ok(vec![b"user.test".to_vec()]));
-    tree.remove_xattr(number, mark).expect("removed");
+    tree.change().remove_xattr(number, mark).expect("removed");
     assert_eq!(tree.xattrs(number), Ok(vec![]));
     assert_eq!(tree.lookup(dir, OsStr::new("file")).expect("found").stat.st_size, 4);
-    tree.rename((dir, OsStr::new("file")), (1, OsStr::new("file")), RenameFlags::empty()).expect("renamed");
+    tree.change()
+        .rename((dir, OsStr::new("file")), (1, OsStr::new("file")), RenameFlags::empty())
+        .expect("renamed");
 }
 
 #[test]
@@ -406,17 +411,17 @@ fn a_reset_shows_the_base_and_leaves_open_files_alone() {
     let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
     let number = walk(&tree, Path::new("a/big")).expect("walk").number;
     let file = tree.open_file(number, true).expect("open");
-    tree.write(&file, b"old", 0).expect("write");
+    tree.change().write(&file, b"old", 0).expect("write");
     let (dir, name) = parent(&tree, Path::new("a/b")).expect("walk");
-    tree.rename((dir, name), (1, OsStr::new("moved")), RenameFlags::empty()).expect("rename");
-    tree.unlink(1, OsStr::new("big")).expect("unlink");
+    tree.change().rename((dir, name), (1, OsStr::new("moved")), RenameFlags::empty()).expect("rename");
+    tree.change().unlink(1, OsStr::new("big")).expect("unlink");
     let outdated = tree.reset(&ground.next("2")).expect("reset");
     assert!(!outdated.names.is_empty());
 
     let fresh = walk(&tree, Path::new("a/big")).expect("walk").number;
     assert_ne!(fresh, number, "who still writes the old file must not reach the new one's cache");
     let new = tree.open_file(fresh, false).expect("open");
-    tree.write(&file, b"older", 0).expect("the old file is still written to");
+    tree.change().write(&file, b"older", 0).expect("the old file is still written to");
     let (mut old_bytes, mut new_bytes) = ([0; 5], [0; 5]);
     tree.read(&file, &mut old_bytes, 0).expect("read");
     tree.read(&new, &mut new_bytes, 0).expect("read");
@@ -433,7 +438,7 @@ fn a_damaged_map_is_an_error_and_not_other_data() {
     let tree = Tree::open(&ground.layers(), blocks_only()).expect("open");
     let number = walk(&tree, Path::new("big")).expect("walk").number;
     let file = tree.open_file(number, true).expect("open");
-    tree.write(&file, b"x", 9).expect("write");
+    tree.change().write(&file, b"x", 9).expect("write");
     drop((file, tree));
     let map =
         std::fs::read_dir(ground.path("blocks")).expect("list").next().expect("a map").expect("entry").path();

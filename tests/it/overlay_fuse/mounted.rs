@@ -112,6 +112,92 @@ fn what_takes_long_keeps_nobody_else_waiting() {
     mounted.unmount().expect("unmount");
 }
 
+/// Does so in a thread of its own; what comes of it.
+fn meanwhile(
+    act: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::thread::JoinHandle<std::io::Result<()>> {
+    std::thread::spawn(act)
+}
+
+/// However many changes come while it is frozen, whether one thread serves or several.
+fn changes_wait_alone(passthrough: bool) {
+    let ground = Ground::new();
+    let base = ground.path("base");
+    for n in 0..8 {
+        std::fs::create_dir_all(base.join(format!("held/{n}"))).expect("made");
+    }
+    for dir in ["looked at", "made in"] {
+        std::fs::create_dir(base.join(dir)).expect("made");
+    }
+    for name in ["written", "read", "source"] {
+        std::fs::write(base.join(name), vec![1; 4 << 20]).expect("written");
+    }
+    let mounted = show(&ground, &ground.layers(), blocks_only(), passthrough);
+    let at = ground.path("mnt");
+    let open =
+        |name: &str| std::fs::File::options().read(true).write(true).open(at.join(name)).expect("opened");
+    // Of what lies in blocks, the process reads.
+    let (written, read) = (open("written"), open("read"));
+    read.write_all_at(b"x", 0).expect("written");
+    let targets: Vec<_> =
+        (0..5).map(|n| std::fs::File::create(at.join(format!("target {n}"))).expect("made")).collect();
+    let source = std::fs::File::open(at.join("source")).expect("opened");
+    // Whoever makes something keeps the kernel from looking up names in the same directory.
+    assert!(at.join("looked at").is_dir());
+    let handle = mounted.handle();
+    let frozen = handle.tree().freeze();
+    let mut changes = Vec::new();
+    for n in 0..8 {
+        let dir = at.join(format!("held/{n}/new"));
+        changes.push(meanwhile(move || std::fs::create_dir(dir)));
+    }
+    for target in targets {
+        let source = source.try_clone().expect("cloned");
+        let copy = move || rustix::fs::copy_file_range(source, None, target, None, 4096);
+        changes.push(meanwhile(move || Ok(copy().map(drop)?)));
+    }
+    let file = at.join("made in/file");
+    changes.push(meanwhile(move || std::fs::write(file, "made")));
+    let (other, path) = (at.join("source"), at.join("held/0"));
+    changes.push(meanwhile(move || std::fs::File::options().append(true).open(other).map(drop)));
+    changes.push(meanwhile(move || {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+    }));
+    changes.push(meanwhile(move || {
+        written.write_all_at(b"y", 0)?;
+        written.sync_all()
+    }));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let (sender, looked) = std::sync::mpsc::channel();
+    let looker = std::thread::spawn(move || {
+        for n in 0..200_u64 {
+            // In a directory where nobody makes anything: the kernel keeps that to whoever does.
+            assert!(!at.join(format!("looked at/{n}")).exists());
+            assert_eq!(read.read_at(&mut [0; 16], n << 14).expect("read"), 16);
+        }
+        sender.send(()).expect("sent");
+    });
+    let looked = looked.recv_timeout(std::time::Duration::from_secs(60));
+    let done = changes.iter().filter(|change| change.is_finished()).count();
+    drop(frozen);
+    for change in changes {
+        change.join().expect("it ends").expect("it is done");
+    }
+    looker.join().expect("it ends");
+    looked.expect("names are looked up and files read meanwhile");
+    assert_eq!(done, 0, "it was frozen");
+    let is_made = |n: &i32| ground.path("mnt").join(format!("held/{n}/new")).is_dir();
+    assert!((0..8).all(|n| is_made(&n)));
+    mounted.unmount().expect("unmount");
+}
+
+#[test]
+fn changes_that_wait_for_a_thaw_keep_nobody_else_waiting() {
+    ground!("fuse", "root");
+    changes_wait_alone(true);
+    changes_wait_alone(false);
+}
+
 /// Whoever waits for an answer of a filesystem that has his request is not ended by a signal.
 #[test]
 fn a_process_that_can_not_be_killed_is_not_said_to_be() {

@@ -14,7 +14,7 @@ use super::root::Root;
 use super::source::Source;
 use super::spot::Spot;
 use super::stack::{Device, Found, Where, is_dir, is_whiteout};
-use super::tree::{Attr, Names, Tree};
+use super::tree::{Attr, Changing, Names};
 use super::{Errno, Fallible};
 
 /// Who asks for something to be made.
@@ -48,10 +48,9 @@ pub(super) enum Slot {
     Taken,
 }
 
-impl Tree {
+impl Changing<'_> {
     /// Makes what was not there, for a kernel that will forget it again.
     pub fn make(&self, parent: u64, name: &OsStr, new: &New, caller: &Caller) -> Fallible<Attr> {
-        let _change = self.change();
         let mut names = self.names();
         let (attr, _) = names.make(parent, name, new, caller, &self.options)?;
         names.nodes.looked_up(attr.number);
@@ -60,7 +59,6 @@ impl Tree {
 
     /// Makes a file and opens it.
     pub fn create(&self, parent: u64, name: &OsStr, mode: u32, caller: &Caller) -> Fallible<(Attr, Opened)> {
-        let _change = self.change();
         let mut names = self.names();
         let (attr, file) = names.make(parent, name, &New::File(mode), caller, &self.options)?;
         names.nodes.looked_up(attr.number);
@@ -71,7 +69,6 @@ impl Tree {
 
     /// Gives a file one more name.
     pub fn link(&self, number: u64, parent: u64, name: &OsStr) -> Fallible<Attr> {
-        let _change = self.change();
         let mut names = self.names();
         names.copy_up(number, &self.options)?;
         let (dir, place) = names.writable_dir(parent, &self.options)?;
@@ -95,7 +92,6 @@ impl Tree {
 
     /// Takes a name of a file away.
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Fallible<()> {
-        let _change = self.change();
         let mut names = self.names();
         let node = names.lookup(parent, name)?;
         if is_dir(&node.stat) {
@@ -119,7 +115,6 @@ impl Tree {
 
     /// Takes an empty directory away.
     pub fn rmdir(&self, parent: u64, name: &OsStr) -> Fallible<()> {
-        let _change = self.change();
         let mut names = self.names();
         let node = names.lookup(parent, name)?;
         if !is_dir(&node.stat) {

@@ -8,7 +8,7 @@ use rustix::fs::FallocateFlags;
 
 use super::nodes::id_of;
 use super::source::Source;
-use super::tree::{Names, Options, Tree};
+use super::tree::{Changing, Names, Options, Tree};
 use super::{Errno, Fallible, io};
 
 /// How much is copied at a time where the files' storage can not be shared.
@@ -52,9 +52,10 @@ impl Opened {
 impl Tree {
     /// Opens a file; one that is to be written to is copied up.
     pub fn open_file(&self, number: u64, writable: bool) -> Fallible<Opened> {
-        let _change = writable.then(|| self.change());
-        let mut names = self.names();
-        names.open_file(number, writable, &self.options)
+        match writable {
+            true => self.change().open_writable(number),
+            false => self.names().open_file(number, false, &self.options),
+        }
     }
 
     /// Whether a file is in the upper layer, or nowhere any more.
@@ -98,15 +99,6 @@ impl Tree {
         file.data.read().read(buffer, offset)
     }
 
-    /// Writes all of `data`.
-    pub fn write(&self, file: &Opened, data: &[u8], offset: u64) -> Fallible<()> {
-        let _change = self.change();
-        if let Source::Whole(to) = &*file.data.read() {
-            return io::write_all(to.as_fd(), data, offset);
-        }
-        file.data.write().write(data, offset)
-    }
-
     /// What somebody without rights of his own wrote to lends none.
     pub fn drop_rights(&self, number: u64) -> Fallible<()> {
         super::tree::drop_rights(&self.names().spot(number)?)
@@ -125,16 +117,30 @@ impl Tree {
         }
     }
 
-    /// fallocate(2).
-    pub fn allocate(&self, file: &Opened, mode: u32, offset: u64, len: u64) -> Fallible<()> {
-        let _change = self.change();
-        let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        file.data.write().allocate(mode, offset, len)
-    }
-
     /// Where data, or a hole, is next.
     pub fn seek(&self, file: &Opened, offset: u64, data: bool) -> Fallible<u64> {
         file.data.read().seek(offset, data)
+    }
+}
+
+impl Changing<'_> {
+    /// Opens a file that is to be written to: it is copied up.
+    pub fn open_writable(&self, number: u64) -> Fallible<Opened> {
+        self.names().open_file(number, true, &self.options)
+    }
+
+    /// Writes all of `data`.
+    pub fn write(&self, file: &Opened, data: &[u8], offset: u64) -> Fallible<()> {
+        if let Source::Whole(to) = &*file.data.read() {
+            return io::write_all(to.as_fd(), data, offset);
+        }
+        file.data.write().write(data, offset)
+    }
+
+    /// fallocate(2).
+    pub fn allocate(&self, file: &Opened, mode: u32, offset: u64, len: u64) -> Fallible<()> {
+        let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
+        file.data.write().allocate(mode, offset, len)
     }
 
     /// Copies up to `len` bytes from one file to another, sharing storage where that can be. Returns how many.
@@ -144,7 +150,6 @@ impl Tree {
         (to, target): (&Opened, u64),
         len: u64,
     ) -> Fallible<u64> {
-        let _change = self.change();
         if Arc::ptr_eq(&from.data, &to.data) {
             if let Source::Whole(file) = &*to.data.read() {
                 return io::copy(file.as_fd(), at, file.as_fd(), target, len.min(1 << 30));

@@ -40,7 +40,7 @@ pub use daemon::take_down;
 pub use file::Opened;
 pub use list::Listed;
 pub use stack::Prefix;
-pub use tree::{Attr, Layers, Lower, Options, SetAttr, Time, Tree};
+pub use tree::{Attr, Changing, Layers, Lower, Options, SetAttr, Time, Tree};
 
 /// What the calls of this module return: an error is the number that the caller of the filesystem gets.
 pub type Fallible<T> = std::result::Result<T, Errno>;

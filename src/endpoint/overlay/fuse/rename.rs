@@ -8,7 +8,7 @@ use rustix::fs::{RenameFlags, XattrFlags};
 use super::change::Slot;
 use super::copy_up::absolute;
 use super::stack::{Where, is_dir};
-use super::tree::{Attr, Names, Options, Tree};
+use super::tree::{Attr, Changing, Names, Options};
 use super::{Errno, Fallible};
 
 /// One side of a renaming.
@@ -20,7 +20,7 @@ struct Side<'a> {
     node: Option<Attr>,
 }
 
-impl Tree {
+impl Changing<'_> {
     /// Renames; `flags` are those of renameat2(2).
     pub fn rename(
         &self,
@@ -33,7 +33,6 @@ impl Tree {
         {
             return Err(Errno::INVAL);
         }
-        let _change = self.change();
         let mut names = self.names();
         let from = names.side(parent, name, &self.options, true)?;
         let to = names.side(to_parent, to_name, &self.options, false)?;

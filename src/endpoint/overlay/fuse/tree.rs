@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 use rustix::fs::{Stat, StatVfs, Timespec, Timestamps, XattrFlags};
 
@@ -116,6 +118,23 @@ pub struct Tree {
     pub(super) options: Options,
 }
 
+/// The filesystem while something of it is changed, which keeps it from being frozen.
+///
+/// Nobody begins a second change within one: whoever waits to freeze it would be waited for.
+#[derive(Debug)]
+pub struct Changing<'a> {
+    tree: &'a Tree,
+    _gate: RwLockReadGuard<'a, ()>,
+}
+
+impl std::ops::Deref for Changing<'_> {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        self.tree
+    }
+}
+
 /// What the names are: everything that is looked at and changed under one lock.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -141,8 +160,19 @@ impl Tree {
     }
 
     /// A change begins; waits while the filesystem is frozen.
-    pub(super) fn change(&self) -> RwLockReadGuard<'_, ()> {
-        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn change(&self) -> Changing<'_> {
+        Changing { tree: self, _gate: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// As [`Tree::change`]; `None` if that would have to wait.
+    pub fn try_change(&self) -> Option<Changing<'_>> {
+        match self.gate.try_read() {
+            Ok(gate) => Some(Changing { tree: self, _gate: gate }),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                Some(Changing { tree: self, _gate: poisoned.into_inner() })
+            }
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Keeps all changes waiting until the guard is dropped.
@@ -242,9 +272,15 @@ impl Tree {
         Ok(all.into_iter().filter(|name| !name.starts_with(prefix)).collect())
     }
 
+    /// How much room there is.
+    pub fn statfs(&self) -> Fallible<StatVfs> {
+        rustix::fs::fstatvfs(&self.names().stack.upper)
+    }
+}
+
+impl Changing<'_> {
     /// Sets an extended attribute.
     pub fn set_xattr(&self, number: u64, name: &OsStr, value: &[u8], flags: XattrFlags) -> Fallible<()> {
-        let _change = self.change();
         let mut names = self.names();
         if name.as_bytes().starts_with(names.stack.prefix.bytes()) {
             return Err(Errno::PERM);
@@ -257,7 +293,6 @@ impl Tree {
     /// Takes an extended attribute away.
     pub fn remove_xattr(&self, number: u64, name: &OsStr) -> Fallible<()> {
         self.xattr(number, name)?;
-        let _change = self.change();
         let mut names = self.names();
         names.copy_up(number, &self.options)?;
         names.look_again(number)?;
@@ -266,7 +301,6 @@ impl Tree {
 
     /// Sets attributes, and says what they are then.
     pub fn set_attr(&self, number: u64, set: &SetAttr) -> Fallible<Attr> {
-        let _change = self.change();
         let mut names = self.names();
         names.copy_up(number, &self.options)?;
         if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
@@ -291,11 +325,6 @@ impl Tree {
             spot.utimes(&times)?;
         }
         names.attr(number)
-    }
-
-    /// How much room there is.
-    pub fn statfs(&self) -> Fallible<StatVfs> {
-        rustix::fs::fstatvfs(&self.names().stack.upper)
     }
 }
 

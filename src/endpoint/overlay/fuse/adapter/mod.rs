@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard};
 
@@ -14,7 +15,7 @@ use fuser::{BackingId, Config, FileHandle, INodeNo, MountOption, Notifier, Sessi
 use serde::{Deserialize, Serialize};
 
 use super::reset::Outdated;
-use super::{Errno, Fallible, Layers, Listed, Opened, Tree};
+use super::{Changing, Errno, Fallible, Layers, Listed, Opened, Tree};
 use crate::sys::mount::Restrict;
 
 mod helpers;
@@ -75,15 +76,16 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
     config.n_threads = Some(how.threads.max(1));
     let (stale, moved) = std::sync::mpsc::channel();
     let (alone, linger) = (how.threads <= 1, Arc::new(Linger::default()));
-    let adapter = Adapter {
+    let shared = Shared {
         tree: Arc::clone(&tree),
-        passthrough: how.passthrough,
+        passthrough: how.passthrough.into(),
         stale,
         files: Mutex::default(),
         dirs: Mutex::default(),
-        linger: Arc::clone(&linger),
-        helpers: Helpers::new(alone),
+        frozen: Helpers::new(1),
     };
+    let helpers = Helpers::new(if alone { HELPERS } else { 0 });
+    let adapter = Adapter { shared: Arc::new(shared), linger: Arc::clone(&linger), helpers };
     let session = Session::new(adapter, dir, &config)?;
     let (device, notifier) = (Arc::new(session.as_fd().try_clone_to_owned()?), session.notifier());
     if alone {
@@ -187,14 +189,32 @@ struct Flow {
     opens: u32,
 }
 
+/// How many threads do what takes long where one thread serves.
+const HELPERS: usize = 4;
+
 struct Adapter {
+    shared: Arc<Shared>,
+    linger: Arc<Linger>,
+    helpers: Helpers,
+}
+
+/// What the threads have that help, too.
+struct Shared {
     tree: Arc<Tree>,
-    passthrough: bool,
+    passthrough: AtomicBool,
     stale: Sender<(u64, OsString)>,
     files: Mutex<Files>,
     dirs: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
-    linger: Arc<Linger>,
-    helpers: Helpers,
+    /// Does the changes that came while the filesystem was frozen, one after the other, once it goes on.
+    frozen: Helpers,
+}
+
+impl std::ops::Deref for Adapter {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 #[derive(Default)]
@@ -211,6 +231,24 @@ struct Answer {
 }
 
 impl Adapter {
+    /// Changes something: at once, or, if the filesystem is frozen, as soon as it goes on; who only looks does not wait for that.
+    fn change(&self, act: impl FnOnce(&Shared, &Changing<'_>) + Send + 'static) {
+        Shared::change(&self.shared, act);
+    }
+}
+
+impl Shared {
+    /// See [`Adapter::change`].
+    fn change(this: &Arc<Self>, act: impl FnOnce(&Self, &Changing<'_>) + Send + 'static) {
+        match this.tree.try_change() {
+            Some(change) => act(this, &change),
+            None => {
+                let shared = Arc::clone(this);
+                this.frozen.run(move || act(&shared, &shared.tree.change()));
+            }
+        }
+    }
+
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,18 +257,21 @@ impl Adapter {
         self.files().open.get(&handle.0).cloned().ok_or(Errno::BADF)
     }
 
-    /// Opens a node the way in which it is open already.
+    /// Opens a node the way in which it is open already; to write to it, within a `change`.
     ///
     /// ESTALE: it is open past this process in a layer below, and was copied up since; the kernel looks its name up again and
     /// finds the new node.
     fn open_node(
         &self,
         number: u64,
-        writable: bool,
+        change: Option<&Changing<'_>>,
         back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
     ) -> Fallible<Answer> {
         let mut files = self.files();
-        let file = self.tree.open_file(number, writable)?;
+        let file = match change {
+            Some(change) => change.open_writable(number)?,
+            None => self.tree.open_file(number, false)?,
+        };
         let upper = self.tree.is_upper(number)?;
         if let Some(flow) = files.flows.get(&number)
             && flow.backing.is_some()
@@ -253,7 +294,7 @@ impl Adapter {
         back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
     ) -> Answer {
         let flow = files.flows.entry(file.number).or_insert_with(|| {
-            let backing = self.passthrough.then(|| file.whole(back)).flatten();
+            let backing = self.passthrough.load(Ordering::Relaxed).then(|| file.whole(back)).flatten();
             // Where the kernel refuses, all goes through this process.
             Flow { backing: backing.and_then(Result::ok).map(Arc::new), upper, opens: 0 }
         });

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
@@ -16,9 +17,9 @@ use rustix::fs::{RenameFlags, XattrFlags};
 use super::words::{
     FOREVER, answer, caller, done, entry, errno, extended, file_attr, kind_of, nothing, set_time,
 };
-use super::{Adapter, Answer};
+use super::{Adapter, Answer, Shared};
 use crate::endpoint::overlay::fuse::nodes::ROOT;
-use crate::endpoint::overlay::fuse::{Errno, New, SetAttr};
+use crate::endpoint::overlay::fuse::{Changing, Errno, New, SetAttr};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -37,9 +38,11 @@ impl Filesystem for Adapter {
             // What the kernel does not know it does without.
             let _ = config.add_capabilities(flag);
         }
-        self.passthrough &= config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+        let passes = self.passthrough.load(Ordering::Relaxed)
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(2).is_ok();
-        if !self.passthrough {
+        self.passthrough.store(passes, Ordering::Relaxed);
+        if !passes {
             let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
         }
         let _ = config.set_max_write(1 << 20);
@@ -89,7 +92,9 @@ impl Filesystem for Adapter {
         let nothing = mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
         let drop_rights = if size.is_some() { request.uid() != 0 } else { nothing };
         let set = SetAttr { mode, uid, gid, size, atime, mtime, drop_rights };
-        answer!(reply, self.tree.set_attr(node.0, &set), attr => reply.attr(&FOREVER, &file_attr(&attr)))
+        self.change(move |_, change| {
+            answer!(reply, change.set_attr(node.0, &set), attr => reply.attr(&FOREVER, &file_attr(&attr)))
+        });
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
@@ -112,7 +117,8 @@ impl Filesystem for Adapter {
             libc::S_IFREG => New::File(mode & 0o7777),
             _ => New::Node(mode, rdev.into()),
         };
-        entry(reply, self.tree.make(parent.0, name, &new, &caller(request, umask)));
+        let (name, caller) = (name.to_owned(), caller(request, umask));
+        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
     }
 
     fn mkdir(
@@ -125,23 +131,27 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let _after = self.linger.after();
-        entry(reply, self.tree.make(parent.0, name, &New::Dir(mode & 0o7777), &caller(request, umask)));
+        let (name, caller, new) = (name.to_owned(), caller(request, umask), New::Dir(mode & 0o7777));
+        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _after = self.linger.after();
-        done(reply, self.tree.unlink(parent.0, name));
+        let name = name.to_owned();
+        self.change(move |_, change| done(reply, change.unlink(parent.0, &name)));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _after = self.linger.after();
-        done(reply, self.tree.rmdir(parent.0, name));
+        let name = name.to_owned();
+        self.change(move |_, change| done(reply, change.rmdir(parent.0, &name)));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let _after = self.linger.after();
         let new = New::Link(target.as_os_str().to_os_string());
-        entry(reply, self.tree.make(parent.0, name, &new, &caller(request, 0)));
+        let (name, caller) = (name.to_owned(), caller(request, 0));
+        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
     }
 
     fn rename(
@@ -156,22 +166,24 @@ impl Filesystem for Adapter {
     ) {
         let _after = self.linger.after();
         let flags = RenameFlags::from_bits_retain(flags.bits());
-        done(reply, self.tree.rename((parent.0, name), (to_parent.0, to_name), flags));
+        let (name, to_name) = (name.to_owned(), to_name.to_owned());
+        self.change(move |_, change| {
+            done(reply, change.rename((parent.0, &name), (to_parent.0, &to_name), flags));
+        });
     }
 
     fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _after = self.linger.after();
-        entry(reply, self.tree.link(node.0, parent.0, name));
+        let name = name.to_owned();
+        self.change(move |_, change| entry(reply, change.link(node.0, parent.0, &name)));
     }
 
     fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _after = self.linger.after();
-        let writable = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let opened = self.open_node(node.0, writable, |fd| reply.open_backing(fd));
-        answer!(reply, opened, Answer { handle, backing } => match backing {
-            Some(id) => reply.opened_passthrough(handle, FopenFlags::empty(), &id),
-            None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
-        })
+        match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => opened(&self.shared, node, None, reply),
+            _ => self.change(move |shared, change| opened(shared, node, Some(change), reply)),
+        }
     }
 
     fn create(
@@ -185,18 +197,20 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let _after = self.linger.after();
-        let created = self.tree.create(parent.0, name, mode & 0o7777, &caller(request, umask));
-        answer!(reply, created, (attr, file) => {
-            let Answer { handle, backing } =
-                self.enter(&mut self.files(), file, true, |fd| reply.open_backing(fd));
-            let attr = file_attr(&attr);
-            match backing {
-                Some(id) => {
-                    reply.created_passthrough(&FOREVER, &attr, Generation(0), handle, FopenFlags::empty(), &id);
+        let (name, caller) = (name.to_owned(), caller(request, umask));
+        self.change(move |shared, change| {
+            answer!(reply, change.create(parent.0, &name, mode & 0o7777, &caller), (attr, file) => {
+                let Answer { handle, backing } =
+                    shared.enter(&mut shared.files(), file, true, |fd| reply.open_backing(fd));
+                let (attr, none, cached) = (file_attr(&attr), Generation(0), FopenFlags::FOPEN_KEEP_CACHE);
+                match backing {
+                    Some(id) => {
+                        reply.created_passthrough(&FOREVER, &attr, none, handle, FopenFlags::empty(), &id);
+                    }
+                    None => reply.created(&FOREVER, &attr, none, handle, cached),
                 }
-                None => reply.created(&FOREVER, &attr, Generation(0), handle, FopenFlags::FOPEN_KEEP_CACHE),
-            }
-        })
+            })
+        });
     }
 
     fn read(
@@ -237,14 +251,22 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _after = self.linger.after();
-        let written = self.file(handle).and_then(|file| {
-            self.tree.write(&file, data, offset)?;
-            match flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                true => self.tree.drop_rights(node.0),
-                false => Ok(()),
+        let file = self.file(handle);
+        let drops_rights = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let write = move |change: &Changing<'_>, data: &[u8]| {
+            let written = file.and_then(|file| {
+                change.write(&file, data, offset)?;
+                if drops_rights { change.drop_rights(node.0) } else { Ok(()) }
+            });
+            answer!(reply, written, () => reply.written(data.len() as u32))
+        };
+        match self.tree.try_change() {
+            Some(change) => write(&change, data),
+            None => {
+                let data = data.to_vec();
+                self.change(move |_, change| write(change, &data));
             }
-        });
-        answer!(reply, written, () => reply.written(data.len() as u32))
+        }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -389,7 +411,8 @@ impl Filesystem for Adapter {
     ) {
         let _after = self.linger.after();
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        done(reply, self.tree.set_xattr(node.0, name, value, flags));
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.change(move |_, change| done(reply, change.set_xattr(node.0, &name, &value, flags)));
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -409,7 +432,8 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _after = self.linger.after();
-        done(reply, self.tree.remove_xattr(node.0, name));
+        let name = name.to_owned();
+        self.change(move |_, change| done(reply, change.remove_xattr(node.0, &name)));
     }
 
     fn fallocate(
@@ -424,7 +448,9 @@ impl Filesystem for Adapter {
     ) {
         let _after = self.linger.after();
         let file = self.file(handle);
-        done(reply, file.and_then(|file| self.tree.allocate(&file, mode as u32, offset, len)));
+        self.change(move |_, change| {
+            done(reply, file.and_then(|file| change.allocate(&file, mode as u32, offset, len)));
+        });
     }
 
     fn lseek(
@@ -462,10 +488,21 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _after = self.linger.after();
-        let (from, to, tree) = (self.file(from), self.file(to), Arc::clone(&self.tree));
+        let (from, to, shared) = (self.file(from), self.file(to), Arc::clone(&self.shared));
         self.helpers.run(move || {
-            let copied = from.and_then(|from| tree.copy_range((&from, at), (&to?, target), len));
-            answer!(reply, copied, len => reply.written(len as u32))
+            Shared::change(&shared, move |_, change| {
+                let copied = from.and_then(|from| change.copy_range((&from, at), (&to?, target), len));
+                answer!(reply, copied, len => reply.written(len as u32))
+            });
         });
     }
+}
+
+/// Answers who opens a node; to write to it, within a `change`.
+fn opened(shared: &Shared, node: INodeNo, change: Option<&Changing<'_>>, reply: ReplyOpen) {
+    let opened = shared.open_node(node.0, change, |fd| reply.open_backing(fd));
+    answer!(reply, opened, Answer { handle, backing } => match backing {
+        Some(id) => reply.opened_passthrough(handle, FopenFlags::empty(), &id),
+        None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+    })
 }
