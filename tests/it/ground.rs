@@ -62,17 +62,20 @@ pub fn lacking(what: &str) -> Option<String> {
             (!run_ok("setpriv", &args)).then(|| "an ordinary user gets no user namespace".into())
         }
         // 6.5: MOVE_MOUNT_BENEATH.
-        "beneath" => {
-            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-            let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-            let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-            (version < (6, 5)).then(|| format!("Linux {} puts no mount beneath another", release.trim()))
-        }
+        "beneath" => lacking_version((6, 5), "puts no mount beneath another"),
+        // 6.9: FUSE_PASSTHROUGH.
+        "passthrough" => lacking_version((6, 9), "passes no data by a FUSE process"),
         "fuse" => match open_fuse() {
             Err(error) => Some(format!("/dev/fuse: {error}")),
             Ok(_) if rustix::process::geteuid().is_root() => None,
             Ok(_) => tool("fusermount3"),
         },
+        // 0xEFFFFFFC: who is in it sees all processes of the machine.
+        "first-pid-namespace" => {
+            let own = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+            (own.as_os_str() != "pid:[4026531836]")
+                .then(|| "the tests are in a pid namespace of their own".into())
+        }
         "sshd" => lacking("root").or_else(|| {
             (!Path::new("/usr/sbin/sshd").exists()).then(|| "no /usr/sbin/sshd (openssh-server)".into())
         }),
@@ -81,6 +84,13 @@ pub fn lacking(what: &str) -> Option<String> {
             .then(|| "no libzfs_core.h (libzfslinux-dev)".into()),
         other => tool(other),
     }
+}
+
+fn lacking_version(wanted: (u32, u32), what: &str) -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version < wanted).then(|| format!("Linux {} {what}", release.trim()))
 }
 
 /// Where the module is not loaded, there may be no such file yet.

@@ -2,6 +2,7 @@
 
 mod chain;
 mod ground;
+mod mapped;
 mod net;
 
 mod adopt;

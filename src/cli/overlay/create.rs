@@ -135,6 +135,9 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     }
     let reaping = overlay::reap(&home, false)?;
     super::reap::notices(&reaping, context);
+    if let Some(why) = overlay::reap_if_shown_nowhere(&home, &new.name)? {
+        context.notice(format!("reaped {}: {}", new.name, why.as_str()));
+    }
     if args.or_reset
         && let Some(record) = reset_instead(&home, &new, owner_is_said)?
     {

@@ -14,6 +14,7 @@ use crate::exec::overlay::sweep::Stuck;
 use crate::exec::overlay::{Reaping, reap, sweep};
 use crate::model::overlay::OverlayName;
 use crate::model::quoted;
+use crate::plan::overlay::reap::Kept;
 
 /// Destroy overlays whose owner is gone, what killed commands left, and what waits to be destroyed; never another's
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,11 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let strays =
         reaping.unmounted.iter().map(|dir| format!("{unmount} {}: no overlay has it\n", dir.display()));
     let dead = reaping.dead.iter().map(|(name, dir)| format!("{unmount} {}\n", of_dead(name, dir)));
-    let text: String = lines.chain(strays).chain(dead).collect();
+    let elsewhere = reaping.kept.iter().filter(|(_, why)| *why == Kept::OwnerElsewhere);
+    let elsewhere = elsewhere.map(|(name, why)| {
+        format!("kept {name}: {}; if it is gone: cowsnap overlay destroy {}\n", why.as_str(), quoted(name))
+    });
+    let text: String = lines.chain(strays).chain(dead).chain(elsewhere).collect();
     let reaped: Vec<_> =
         reaping.reaped.iter().map(|(name, why)| json!({ "name": name, "why": why.as_str() })).collect();
     let kept: Vec<_> =

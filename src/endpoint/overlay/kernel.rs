@@ -99,6 +99,25 @@ fn is_busy(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::BUSY))
 }
 
+/// Whether no overlay whatever, in any mount namespace, has this generation as its upper: the kernel keeps a second one from it. Tried
+/// by mounting it, which does not keep what is in it from going; false if that can not be tried.
+pub fn is_unmounted(overlay: &Entry, generation: &Generation) -> bool {
+    let (upper, work) = (generation.upper(), generation.work());
+    let lower = [overlay.home().dir().join("trash")];
+    let options = [("index", Some("on"))];
+    let overlay =
+        Overlay { source: "cowsnap", lower: &lower, upper: Some((&upper, &work)), options: &options };
+    if mount::may_mount("overlay").is_err() {
+        return false;
+    }
+    match mount::overlay(&overlay, Restrict::default()) {
+        Ok(_) => true,
+        Err(failed) => {
+            !matches!(Errno::from_io_error(&failed.source), Some(Errno::BUSY | Errno::PERM | Errno::ACCESS))
+        }
+    }
+}
+
 /// Somebody still uses the tree that a layer was committed from: without an index it can be built upon.
 fn unindexed(place: &Place<'_>, generation: &Generation, error: Error) -> Result<Detached> {
     if !is_busy(&error) {

@@ -1,5 +1,6 @@
 //! Owners: processes told apart by when they started, and where.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
@@ -104,9 +105,51 @@ pub fn namespace() -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io("read", path))?.ino())
 }
 
+/// The first pid namespace of the machine: `PROC_PID_INIT_INO` in the kernel.
+const FIRST: u64 = 0xEFFF_FFFC;
+
+/// The pid namespaces in which there are processes; `None` where not all are to be seen: in a namespace of one's own, or without
+/// the right to look at other users' processes.
+pub fn namespaces() -> Option<BTreeSet<u64>> {
+    if namespace().ok()? != FIRST {
+        return None;
+    }
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        if !entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
+            continue;
+        }
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok())?;
+        // Whoever has ended owns nothing, though nobody may have asked yet how it did.
+        if stat_of(pid).is_none_or(|stat| stat.ended) {
+            continue;
+        }
+        match fs::metadata(entry.path().join("ns/pid")) {
+            Ok(meta) => drop(found.insert(meta.ino())),
+            // What may not be looked at says itself in how many namespaces it has an id: of one alone, it is in this one.
+            Err(_) if is_in_one(&fs::read_to_string(entry.path().join("status")).unwrap_or_default()) => {}
+            Err(_) if stat_of(pid).is_none_or(|stat| stat.ended) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
+}
+
+/// Whether `/proc/PID/status` names one id alone: `NSpid:\t7`.
+fn is_in_one(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    ids.is_some_and(|ids| ids.split_whitespace().count() == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_says_in_how_many_namespaces_it_has_an_id() {
+        assert!(is_in_one("Name:\tx\nNSpid:\t7\n"));
+        assert!(!is_in_one("NSpid:\t7\t1\n") && !is_in_one("Name:\tx\n") && !is_in_one(""));
+    }
 
     #[test]
     fn a_process_whose_name_looks_like_fields_is_read() {

@@ -78,10 +78,7 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
         return Err(Error::Exists {
             what: "overlay",
             subject: new.name.to_string(),
-            hint: Some(format!(
-                "cowsnap overlay reset {0}, or cowsnap overlay destroy {0}",
-                quoted(&new.name)
-            )),
+            hint: Some(hint_at(home, &new.name)),
         });
     }
     let xattrs = probe::xattrs(home)?;
@@ -124,6 +121,18 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
     };
     server(&record)?.check(home, &record)?;
     Ok((record, warnings))
+}
+
+/// What helps whoever finds the name taken.
+fn hint_at(home: &Home, name: &OverlayName) -> String {
+    let quoted = quoted(name);
+    match super::reap::is_elsewhere(&home.entry(name)) {
+        true => format!(
+            "its owner is in another pid namespace, a container's say, which is not to be seen from here; if that is gone: \
+             cowsnap overlay destroy {quoted}"
+        ),
+        false => format!("cowsnap overlay reset {quoted}, or cowsnap overlay destroy {quoted}"),
+    }
 }
 
 fn make(locked: &Locked, mut record: Record, before: &mut Before<'_>) -> Result<Record> {

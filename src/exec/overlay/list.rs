@@ -23,12 +23,11 @@ pub struct Listed {
 
 /// All overlays of the home, by name. Waits for nobody: one that is being changed is shown as it is written down.
 pub fn list(home: &Home) -> Result<Vec<Listed>> {
-    let here = reap::here()?;
     let mounts = ours::all(home)?;
     let mut listed = Vec::new();
     for entry in home.entries()? {
         let seen = reap::seen(&entry)?;
-        let verdict = crate::plan::overlay::reap::verdict(&seen, &here);
+        let verdict = crate::plan::overlay::reap::verdict(&seen, &reap::here_for(&seen)?);
         let (record, damage) = match seen.record {
             Written::Nothing => (None, None),
             Written::Unreadable(why) => (None, Some(why)),

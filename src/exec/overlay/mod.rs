@@ -33,7 +33,7 @@ pub use create::{Created, New, create};
 pub use destroy::destroy;
 pub use diff::diff;
 pub use list::{Listed, list};
-pub use reap::{Reaping, reap};
+pub use reap::{Reaping, reap, reap_if_shown_nowhere};
 pub use reset::{Reset, give, reset};
 
 /// What is about to be done. Tests end the work, or the process, before each of them.

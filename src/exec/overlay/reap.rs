@@ -1,10 +1,11 @@
 //! What is left of commands that were killed, and overlays whose owner is gone, destroyed. Never another's.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::destroy::DESTROY;
 use super::{Survivors, deal_with_inside, destroy, opened, run, unhindered};
-use crate::endpoint::overlay::{Entry, Home, Locked, fuse, layer, ours, owner};
+use crate::endpoint::overlay::{Entry, Home, Locked, fuse, kernel, layer, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
@@ -29,10 +30,10 @@ pub struct Reaping {
 /// # Errors
 /// A home that can not be read. One overlay that can not be destroyed keeps no other one.
 pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
-    let here = here()?;
     let mut reaping = Reaping::default();
     for entry in home.entries()? {
         let found = seen(&entry)?;
+        let here = here_for(&found)?;
         match verdict(&found, &here) {
             Verdict::Keep(why) => {
                 if !dry_run
@@ -94,8 +95,73 @@ fn reap_one(home: &Home, entry: &Entry, here: &Here) -> Result<Verdict> {
 }
 
 /// Where and when it is looked.
-pub(super) fn here() -> Result<Here> {
-    Ok(Here { boot: owner::boot()?, namespace: owner::namespace()? })
+fn here() -> Result<Here> {
+    Ok(Here { boot: owner::boot()?, namespace: owner::namespace()?, namespaces: None })
+}
+
+/// As [`here()`], where whoever has that owner may be elsewhere: looked at is what costs something only then.
+pub(super) fn here_for(found: &Seen) -> Result<Here> {
+    let here = here()?;
+    let is_elsewhere = verdict(found, &here) == Verdict::Keep(Kept::OwnerElsewhere);
+    Ok(Here { namespaces: is_elsewhere.then(owner::namespaces).flatten(), ..here })
+}
+
+/// Destroys the overlay of that name if its owner was in another pid namespace, which can not be seen from here, and nothing shows
+/// it anywhere any more, as after a container was killed; why, if it did.
+///
+/// For whoever is about to make another one of that name: nobody else loses what was changed.
+///
+/// # Errors
+/// A home that can not be read; an overlay that can not be destroyed.
+pub fn reap_if_shown_nowhere(home: &Home, name: &OverlayName) -> Result<Option<Reaped>> {
+    let entry = home.entry(name);
+    let found = seen(&entry)?;
+    if verdict(&found, &here_for(&found)?) != Verdict::Keep(Kept::OwnerElsewhere) {
+        return Ok(None);
+    }
+    let Ok(Some(locked)) = entry.try_lock() else { return Ok(None) };
+    let found = Seen { locked: false, ..unlocked(&entry) };
+    let (Verdict::Keep(Kept::OwnerElsewhere), Written::Record(record)) =
+        (verdict(&found, &here()?), found.record)
+    else {
+        return Ok(None);
+    };
+    if !is_shown_nowhere(&locked, &record) {
+        return Ok(None);
+    }
+    destroy::destroy_locked(locked, *record, &mut unhindered)?;
+    Ok(Some(Reaped::ShownNowhere))
+}
+
+/// Whether it is kept for an owner that is not to be seen from here.
+pub(super) fn is_elsewhere(entry: &Entry) -> bool {
+    let verdict = seen(entry).and_then(|found| Ok(verdict(&found, &here_for(&found)?)));
+    matches!(verdict, Ok(Verdict::Keep(Kept::OwnerElsewhere)))
+}
+
+/// How long what a killed container had mounted is waited for: the kernel takes it down after its last process.
+const TAKEN_DOWN: Duration = Duration::from_secs(2);
+
+/// Whether certainly nothing shows the overlay, in whichever mount namespace.
+fn is_shown_nowhere(entry: &Entry, record: &Record) -> bool {
+    let is_free = || match record.mode {
+        Mode::Fuse => fuse::serve::is_unserved(entry),
+        Mode::Kernel | Mode::Squashfs | Mode::Erofs => record.copies.iter().all(|copy| {
+            let numbers = entry.generations(copy.number).unwrap_or_default();
+            let free = |number| kernel::is_unmounted(entry, &entry.generation(copy.number, number));
+            !numbers.is_empty() && numbers.into_iter().all(free)
+        }),
+        // What is bound or mounted elsewhere leaves no mark on what it shows.
+        _ => false,
+    };
+    let until = Instant::now() + TAKEN_DOWN;
+    loop {
+        match is_free() {
+            true => return true,
+            false if Instant::now() > until => return false,
+            false => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 /// What is seen of an overlay.

@@ -1,5 +1,6 @@
 //! What may be reaped: overlays whose owner is gone, and what killed commands left. Never anybody else's.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::model::overlay::{MountSource, OverlayName, Owner, Record, State};
@@ -11,6 +12,8 @@ pub struct Here {
     pub boot: String,
     /// What process ids mean here.
     pub namespace: u64,
+    /// The pid namespaces in which there are processes, if all processes of the machine are to be seen from here.
+    pub namespaces: Option<BTreeSet<u64>>,
 }
 
 /// What was seen of an overlay.
@@ -55,7 +58,7 @@ pub enum Kept {
     OwnerAlive,
     /// It has no owner: it is kept until it is destroyed.
     Ownerless,
-    /// Its owner's process id means another process here.
+    /// Its owner's process id means another process here, and whether that one is there is not to be seen.
     OwnerElsewhere,
     /// Its record can not be read.
     Unreadable,
@@ -66,6 +69,10 @@ pub enum Kept {
 pub enum Reaped {
     /// No such process is there.
     OwnerGone,
+    /// Nobody is left of the pid namespace that its owner was in.
+    NamespaceGone,
+    /// Its owner was in another pid namespace, nothing shows it any more, and somebody makes another one of its name.
+    ShownNowhere,
     /// Its owner's id was given to another process.
     OwnerReplaced,
     /// The machine was started again since.
@@ -83,7 +90,9 @@ impl Kept {
             Self::InUse => "somebody is changing it",
             Self::OwnerAlive => "its owner is there",
             Self::Ownerless => "it is kept until it is destroyed",
-            Self::OwnerElsewhere => "its owner is in another pid namespace",
+            Self::OwnerElsewhere => {
+                "its owner is in another pid namespace, which is not to be seen from here"
+            }
             Self::Unreadable => "its record can not be read",
         }
     }
@@ -94,6 +103,8 @@ impl Reaped {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OwnerGone => "its owner is gone",
+            Self::NamespaceGone => "its owner is gone, with all of its pid namespace",
+            Self::ShownNowhere => "its owner was in another pid namespace, and nothing shows it any more",
             Self::OwnerReplaced => "its owner is gone, and another process has its id",
             Self::OtherBoot => "the machine was started again since",
             Self::HalfMade => "its maker was killed",
@@ -127,7 +138,10 @@ fn of_owner(owner: &Owner, started: Option<u64>, here: &Here) -> Verdict {
         return Verdict::Reap(Reaped::OtherBoot);
     }
     if owner.namespace != here.namespace {
-        return Verdict::Keep(Kept::OwnerElsewhere);
+        return match &here.namespaces {
+            Some(there) if !there.contains(&owner.namespace) => Verdict::Reap(Reaped::NamespaceGone),
+            _ => Verdict::Keep(Kept::OwnerElsewhere),
+        };
     }
     match started {
         None => Verdict::Reap(Reaped::OwnerGone),
@@ -184,7 +198,9 @@ mod tests {
     #[test]
     fn only_what_has_lost_its_owner_or_its_maker_goes() {
         use Verdict::{Keep, Reap};
-        let here = |boot: &str, namespace| Here { boot: boot.into(), namespace };
+        let here = |boot: &str, namespace| Here { boot: boot.into(), namespace, namespaces: None };
+        let seeing =
+            |there: &[u64]| Here { namespaces: Some(there.iter().copied().collect()), ..here("b", 2) };
         let table = [
             (seen(written("ready", OWNER), Some(100)), here("b", 1), Keep(Kept::OwnerAlive)),
             (seen(written("ready", OWNER), None), here("b", 1), Reap(Reaped::OwnerGone)),
@@ -192,6 +208,8 @@ mod tests {
             (seen(written("ready", OWNER), Some(101)), here("b", 1), Keep(Kept::OwnerAlive)),
             (seen(written("ready", OWNER), Some(100)), here("c", 1), Reap(Reaped::OtherBoot)),
             (seen(written("ready", OWNER), None), here("b", 2), Keep(Kept::OwnerElsewhere)),
+            (seen(written("ready", OWNER), None), seeing(&[1, 2]), Keep(Kept::OwnerElsewhere)),
+            (seen(written("ready", OWNER), Some(100)), seeing(&[2]), Reap(Reaped::NamespaceGone)),
             (seen(written("ready", "null"), None), here("c", 2), Keep(Kept::Ownerless)),
             (seen(written("making", OWNER), Some(100)), here("b", 1), Reap(Reaped::HalfMade)),
             (seen(written("destroying", "null"), None), here("b", 1), Reap(Reaped::HalfDestroyed)),
@@ -212,12 +230,14 @@ mod tests {
             "somebody is changing it",
             "its owner is there",
             "it is kept until it is destroyed",
-            "its owner is in another pid namespace",
+            "its owner is in another pid namespace, which is not to be seen from here",
             "its record can not be read",
         ];
         assert_eq!(kept.map(Kept::as_str), words);
         let reaped = [
             Reaped::OwnerGone,
+            Reaped::NamespaceGone,
+            Reaped::ShownNowhere,
             Reaped::OwnerReplaced,
             Reaped::OtherBoot,
             Reaped::HalfMade,
@@ -225,6 +245,8 @@ mod tests {
         ];
         let words = [
             "its owner is gone",
+            "its owner is gone, with all of its pid namespace",
+            "its owner was in another pid namespace, and nothing shows it any more",
             "its owner is gone, and another process has its id",
             "the machine was started again since",
             "its maker was killed",

@@ -1,6 +1,9 @@
 //! Overlays through the program: made, reset, destroyed, run, reaped, and killed at every step.
 
 mod below;
+mod bytes;
+mod calls;
+mod containers;
 mod denied;
 mod faults;
 mod full;

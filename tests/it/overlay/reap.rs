@@ -58,7 +58,16 @@ fn an_owners_reused_id_another_boot_and_another_namespace_are_told_apart() {
     };
     rewrite("reused", "start", 1.into());
     rewrite("rebooted", "boot", "another".into());
-    rewrite("elsewhere", "namespace", 1.into());
+    // One that is there.
+    let container = Process::new(Command::new("unshare").args(["-pf", "--kill-child", "sleep", "600"]));
+    let namespace = || {
+        let of_children = format!("/proc/{}/ns/pid_for_children", container.pid());
+        fs::metadata(of_children).map_or(0, |meta| std::os::unix::fs::MetadataExt::ino(&meta))
+    };
+    let own = fs::metadata("/proc/self/ns/pid").map(|meta| std::os::unix::fs::MetadataExt::ino(&meta));
+    let own = own.expect("examined");
+    crate::ground::waits("a pid namespace", || ![0, own].contains(&namespace()));
+    rewrite("elsewhere", "namespace", namespace().into());
     let reaped = lab.json(&["reap"]);
     let names: Vec<_> =
         reaped["reaped"].as_array().expect("a list").iter().map(|r| r["name"].clone()).collect();

@@ -186,6 +186,11 @@ pub fn is_served(overlay: &Entry) -> bool {
     matches!(Control::connect(overlay.dir()), Ok(Some(_)))
 }
 
+/// Whether there certainly is no process of the overlay, in whichever namespaces.
+pub fn is_unserved(overlay: &Entry) -> bool {
+    matches!(Control::connect(overlay.dir()), Ok(None))
+}
+
 fn connect(overlay: &Entry) -> Result<Option<Control>> {
     Control::connect(overlay.dir()).map_err(Error::io("speak to the process of overlay", overlay.name()))
 }
