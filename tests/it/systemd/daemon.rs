@@ -20,10 +20,9 @@ fn systemd_knows_when_the_daemon_is_ready_what_it_does_and_when_it_hangs() {
     lab.add(&name, &text.replace(" daemon --config ", " daemon --listen ROOT/socket --config "));
     // It comes back when the daemon is ready.
     systemctl(&["start", &name]);
-    assert_eq!(
-        (property(&name, "ActiveState").as_str(), property(&name, "StatusText").as_str()),
-        ("active", "1 job")
-    );
+    // A slow machine takes its time to see that a job is due, which is said, too.
+    let status = property(&name, "StatusText");
+    assert!(property(&name, "ActiveState") == "active" && status.starts_with("1 job"), "{status}");
     waits("the first run", || lab.n_snapshots() == 1);
     write("[job.node]\nlost = 3\n", &lab);
     systemctl(&["reload", &name]);
@@ -36,7 +35,7 @@ fn systemd_knows_when_the_daemon_is_ready_what_it_does_and_when_it_hangs() {
     let before = property(&name, "MainPID");
     kill(before.parse().expect("a number"), Signal::STOP);
     waits("another one", || {
-        property(&name, "NRestarts") == "1" && property(&name, "ActiveState") == "active"
+        property(&name, "NRestarts") != "0" && property(&name, "ActiveState") == "active"
     });
     assert_ne!(property(&name, "MainPID"), before);
     assert_eq!(lab.n_snapshots(), 1);
