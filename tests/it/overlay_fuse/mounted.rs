@@ -187,6 +187,7 @@ fn changes_wait_alone(passthrough: bool) {
     looker.join().expect("it ends");
     looked.expect("names are looked up and files read meanwhile");
     assert_eq!(done, 0, "it was frozen");
+    drop(source);
     let is_made = |n: &i32| ground.path("mnt").join(format!("held/{n}/new")).is_dir();
     assert!((0..8).all(|n| is_made(&n)));
     mounted.unmount().expect("unmount");
