@@ -70,10 +70,19 @@ pub fn run_told(
 ) -> Result<Option<ExitStatus>, String> {
     let [program, arguments @ ..] = words else { return Err("there is no command".into()) };
     let mut command = Command::new(program);
+    if interrupted {
+        interrupt::check().map_err(|error| error.to_string())?;
+    }
     let told = rustix::stdio::stderr().try_clone_to_owned().map_err(|error| error.to_string())?;
+    // What a run that has called this one has told it is not about this one.
+    let is_told = |name: &str| ["COWSNAP_SNAPSHOT", "COWSNAP_DATASET"].iter().any(|of| name.starts_with(of));
+    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(is_told));
+    names.for_each(|name| drop(command.env_remove(name)));
     command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(told);
     command.current_dir("/");
     child::own_session(&mut command);
+    // It is not to go on without end if nobody is there any more who would end it.
+    child::bind(&mut command, &[]);
     let child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
     awaited(child, within, interrupted)
 }

@@ -1,81 +1,24 @@
 //! A filesystem on a disk's image that lies in the dataset: it is whole in the image, and written to by nobody, while the snapshot is taken.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::quiesce::lease::{Entry, Leases, Stopping};
+use crate::quiesce::lease::{Doing, Entry, Lease, Leases, Stopping};
 use crate::quiesce::service::Stop;
 use crate::quiesce::{Error, Result, command, process};
-use crate::sys::{freeze as kernel, loopdev, mount};
+use crate::sys::{freeze as kernel, mount};
 
-/// How many disks may lie on one another.
-const MAX_DEPTH: usize = 8;
+/// What the file of a freeze holds that may have been done.
+const BEGUN: &[u8] = b"begun\n";
+/// What comes after that if the kernel has not frozen it: it is somebody else's, or nobody's.
+const REFUSED: &[u8] = b"refused\n";
 const EBUSY: i32 = rustix::io::Errno::BUSY.raw_os_error();
 const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
-
-/// The number of the device of the filesystem that is mounted at `place`, if it lies in one of `roots`: one that they lie in would have the snapshot wait for ever,
-/// and one that holds `state_dir` would have the lease wait.
-///
-/// # Errors
-/// Why it is not to be frozen.
-pub fn check(place: &Path, roots: &[PathBuf], state_dir: &Path) -> Result<u64, String> {
-    let told = |error: io::Error| format!("{}: {error}", place.display());
-    let device = device(place).map_err(told)?;
-    let real = place.canonicalize().map_err(told)?;
-    if !mount::mounts().map_err(told)?.iter().any(|mount| mount.dir == real) {
-        return Err("nothing is mounted there".into());
-    }
-    let all = roots.iter().map(|root| root.metadata().map(|meta| meta.dev()));
-    let all = all.collect::<io::Result<Vec<_>>>().map_err(told)?;
-    if !below(device, 0).iter().any(|below| all.contains(below)) {
-        return Err("it lies in no dataset of the job: only what is on a disk's image there is frozen".into());
-    }
-    let state = state_dir.metadata().map_err(told)?.dev();
-    if state == device || reaches(state, device, 0) {
-        return Err(format!("{} lies in it, to which has to be written meanwhile", state_dir.display()));
-    }
-    Ok(device)
-}
-
-fn device(place: &Path) -> io::Result<u64> {
-    Ok(place.metadata()?.dev())
-}
-
-/// Whether a filesystem's device lies in the other filesystem, however deep.
-fn reaches(device: u64, other: u64, depth: usize) -> bool {
-    depth < MAX_DEPTH
-        && below(device, 0).into_iter().any(|below| below == other || reaches(below, other, depth + 1))
-}
-
-/// The filesystems that hold the files that a block device shows: through partitions, and what a device mapper makes.
-fn below(device: u64, depth: usize) -> Vec<u64> {
-    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    let Ok(place) = Path::new("/sys/dev/block").join(number).canonicalize() else { return Vec::new() };
-    if depth == MAX_DEPTH {
-        return Vec::new();
-    }
-    let number_in = |dir: &Path| {
-        let text = std::fs::read_to_string(dir.join("dev")).ok()?;
-        let (major, minor) = text.trim().split_once(':')?;
-        Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
-    };
-    if rustix::fs::major(device) == loopdev::MAJOR
-        && let Some(name) = place.file_name()
-    {
-        let shown = File::open(Path::new("/dev").join(name)).and_then(|file| loopdev::status(file.as_fd()));
-        return shown.ok().flatten().map(|shown| shown.filesystem()).into_iter().collect();
-    }
-    let whole = place.join("partition").exists().then(|| place.parent().and_then(number_in)).flatten();
-    let slaves = std::fs::read_dir(place.join("slaves")).into_iter().flatten().flatten();
-    let slaves = slaves.filter_map(|entry| number_in(&entry.path()));
-    whole.into_iter().chain(slaves).flat_map(|device| below(device, depth + 1)).collect()
-}
 
 /// A directory of that filesystem: at its place, or where it is mounted else.
 fn opened(place: &Path, device: u64) -> io::Result<OwnedFd> {
@@ -105,7 +48,26 @@ pub fn freeze(place: &Path, device: u64) -> Result<()> {
     }
 }
 
-/// Has a process of its own do that, which is left to itself if it takes longer: it hears no signal, and may be late. It has `kept` open.
+/// As [`freeze`], and writes into `mark` how far that has come: what somebody else has frozen is not to be thawed.
+///
+/// # Errors
+/// As there; a file that can not be written to.
+pub fn freeze_marked(place: &Path, device: u64, mark: &Path) -> Result<()> {
+    let file = File::options().append(true).open(mark);
+    let mut file = file.map_err(Error::io("open", mark.display()))?;
+    file.write_all(BEGUN).map_err(Error::io("write", mark.display()))?;
+    freeze(place, device).inspect_err(|_| {
+        // Without that it is thawed: better that than frozen for good.
+        let _ = file.write_all(REFUSED);
+    })
+}
+
+/// Whether the last freeze of it may have been done by cowsnap; what can not be read says nothing against it.
+fn is_own(leases: &Leases, entry: &Entry) -> bool {
+    leases.said(&entry.service, Doing::Stop).map_or(true, |said| !said.is_empty() && !said.ends_with(REFUSED))
+}
+
+/// Has a process of its own do that, which is left to itself if it takes longer: it hears no signal, and may be late. It has `kept` open, and writes there how far it has come.
 ///
 /// # Errors
 /// Nobody knows whether it is frozen; a signal came.
@@ -114,14 +76,15 @@ pub fn begin(
     place: &Path,
     device: u64,
     within: Duration,
-    kept: Option<OwnedFd>,
+    kept: OwnedFd,
 ) -> Result<Stop, String> {
     const CONFLICT: i32 = 3;
     let program = program.unwrap_or(Path::new("/proc/self/exe"));
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("its path is no text");
-    let words = ["job".into(), "freeze".into(), "--".into(), text(place)?, device.to_string()];
+    let mark = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    let words = ["job".into(), "freeze".into(), "--".into(), text(place)?, device.to_string(), mark];
     let words: Vec<_> = [text(program)?].into_iter().chain(words).collect();
-    Ok(match command::run_with(&words, within, true, kept, &mut || ())? {
+    Ok(match command::run_with(&words, within, true, Some(kept), &mut || ())? {
         None => Stop::Late,
         Some(ended) if ended.success() => Stop::Down,
         Some(ended) if ended.code() == Some(CONFLICT) => {
@@ -158,17 +121,60 @@ pub fn thaw(place: &Path, device: u64) -> Result<(), String> {
     }
 }
 
-/// Thaws what an entry of a lease says, if that may be frozen. Nothing is over a start of the machine.
+/// Thaws what an entry of a lease says, if that may be frozen, and not by somebody else. Nothing is over a start of the machine.
 ///
 /// # Errors
 /// [`Error::NotThawed`]
-pub fn end(entry: &Entry, place: &Path) -> Result<()> {
+pub fn end(leases: &Leases, entry: &Entry, place: &Path) -> Result<()> {
     match entry.device {
-        Some(device) if entry.stopping != Stopping::No && entry.boot == process::boot_id() => {
+        Some(device) if may_be(leases, entry) => {
             thaw(place, device).map_err(|why| Error::NotThawed { place: place.into(), why })
         }
         _ => Ok(()),
     }
+}
+
+/// Whether it may be frozen for this lease.
+fn may_be(leases: &Leases, entry: &Entry) -> bool {
+    entry.stopping != Stopping::No && entry.boot == process::boot_id() && is_own(leases, entry)
+}
+
+/// Thaws what a run has left that is gone, with nobody's lock in hand and before anything is written: what is to be written to may lie on it.
+pub fn end_left(leases: &Leases, job: &str) {
+    let Ok(Some(lease)) = leases.read(job) else { return };
+    let is_gone = lease.run.as_ref().is_none_or(|run| matches!(run.open(), Ok(None)));
+    if is_gone {
+        let _ = end_all(leases, &lease);
+    }
+    end_overdue(leases, &lease);
+}
+
+/// Thaws all of a lease.
+///
+/// # Errors
+/// The first that can not be thawed.
+pub fn end_all(leases: &Leases, lease: &Lease) -> Result<()> {
+    let mut done = Ok(());
+    for entry in &lease.services {
+        if let crate::model::Service::Frozen { place } = &entry.service {
+            done = done.and(end(leases, entry, place));
+        }
+    }
+    done
+}
+
+/// Thaws what is frozen for longer than it may be, whatever its run and its guard do, and answers what was.
+pub fn end_overdue(leases: &Leases, lease: &Lease) -> Vec<Error> {
+    let most = lease.stop_within + lease.start_within;
+    let is_late = |entry: &&Entry| entry.since.and_then(process::age).is_some_and(|age| age > most);
+    let late = lease.services.iter().filter(is_late).filter(|entry| may_be(leases, entry));
+    late.filter_map(|entry| {
+        let crate::model::Service::Frozen { place } = &entry.service else { return None };
+        let why = "it was frozen for longer than it may be, and its run is not over: it is thawed".into();
+        let overdue = Error::Flush { what: entry.service.to_string(), why };
+        Some(end(leases, entry, place).err().unwrap_or(overdue))
+    })
+    .collect()
 }
 
 /// Since when something of a lease is frozen, as far as a guard has seen, which looks at it again and again.
@@ -186,7 +192,7 @@ impl Watch {
                 continue;
             }
             if is_late(*self.0.get_or_insert_with(std::time::Instant::now))
-                && let Err(error) = end(entry, place)
+                && let Err(error) = end(leases, entry, place)
             {
                 tracing::warn!(job, %error, "cannot thaw");
             }

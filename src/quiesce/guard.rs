@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::plan::quiesce::{Machine, Outcome, Step};
-use crate::quiesce::frozen::Watch;
+use crate::quiesce::frozen::{self, Watch};
 use crate::quiesce::process::Process;
 use crate::quiesce::real::{GRACE, PAUSE, Patience, answers, own, start};
 use crate::quiesce::{Error, Lease, Leases, Result, World, command, transact, units};
@@ -61,6 +61,7 @@ pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Optio
         wake(&leases, job);
         watch.look(&leases, job);
     }
+    frozen::end_left(&leases, job);
     make_up(&leases, job, true)
 }
 
@@ -88,6 +89,7 @@ pub struct Recovered {
 /// # Errors
 /// [`Error::Busy`]: it runs still, or its guard is at it; what could not be started.
 pub fn recover(state_dir: &Path, job: &str) -> Result<Option<Recovered>> {
+    frozen::end_left(&Leases::there(state_dir), job);
     make_up(&Leases::open(state_dir)?, job, false)
 }
 

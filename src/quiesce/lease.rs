@@ -111,6 +111,11 @@ pub struct Leases {
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] File);
 
 impl Leases {
+    /// Those below `state_dir`, to be read alone: nothing is made or written, which may have to wait.
+    pub fn there(state_dir: &Path) -> Self {
+        Self { dir: state_dir.join("leases") }
+    }
+
     /// Those below `state_dir`.
     ///
     /// # Errors
@@ -192,6 +197,14 @@ impl Leases {
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).ok()?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
         Some(file)
+    }
+
+    /// What was written into what [`Leases::begin`] made last.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn said(&self, service: &Service, doing: Doing) -> io::Result<Vec<u8>> {
+        fs::read(self.doing(service, doing))
     }
 
     /// Whether somebody has open what [`Leases::begin`] made last.

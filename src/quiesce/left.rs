@@ -8,8 +8,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
 use crate::quiesce::guard::start_guard;
+use crate::quiesce::lease::{Doing, Stopping};
 use crate::quiesce::process::Process;
-use crate::quiesce::{Error, Lease, Leases, Result, command, service};
+use crate::quiesce::{Error, Lease, Leases, Result, command, frozen, service};
 
 /// How long a guard that was killed may take to end.
 const DYING: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ pub struct Forgotten {
 /// Takes the lease of `job` away without starting anything; ends its guard, if that is at it. `None`: there is none.
 ///
 /// # Errors
-/// [`Error::Busy`]: a run is at it, or `job recover`.
+/// [`Error::Busy`]: a run is at it, or `job recover`. [`Error::NotThawed`]: what nobody would thaw any more is frozen.
 pub fn forget(state_dir: &Path, job: &str) -> Result<Option<Forgotten>> {
     let leases = Leases::open(state_dir)?;
     let mut had_guard = false;
@@ -116,11 +117,39 @@ pub fn forget(state_dir: &Path, job: &str) -> Result<Option<Forgotten>> {
         Ok(lease) => (lease, None),
         Err(error) => (None, Some(error.told())),
     };
+    if let Some(lease) = &lease {
+        thaw(&leases, lease)?;
+    }
     let is_down = |service: &&Service| service::runs(service) == Ok(false);
     let down = lease.iter().flat_map(Lease::services).filter(is_down).map(ToString::to_string).collect();
     leases.remove(job)?;
     let services = lease.iter().flat_map(Lease::services).map(ToString::to_string).collect();
     Ok(Some(Forgotten { services, down, had_guard, unreadable }))
+}
+
+/// Nobody thaws any more what is frozen and forgotten: it is thawed first.
+fn thaw(leases: &Leases, lease: &Lease) -> Result<()> {
+    for entry in lease.services.iter().filter(|entry| entry.stopping != Stopping::No) {
+        let Service::Frozen { place } = &entry.service else { continue };
+        let until = Some(Instant::now() + DYING);
+        let is_left = || Ok(!leases.is_at(&entry.service, Doing::Stop));
+        if service::eventually(until, false, is_left) != Ok(true) {
+            let why = "somebody is about to freeze it still".into();
+            return Err(Error::NotThawed { place: place.clone(), why });
+        }
+    }
+    frozen::end_all(leases, lease)
+}
+
+/// Thaws what is frozen for longer than it may be, of all jobs, and answers what was: its run waits for something, and its guard is gone.
+pub fn end_overdue(state_dir: &Path) -> Vec<(String, Error)> {
+    let leases = Leases::there(state_dir);
+    let read = |job: String| leases.read(&job).ok().flatten().map(|lease| (job, lease));
+    let all = leases.jobs().unwrap_or_default().into_iter().filter_map(read);
+    let overdue = |(job, lease): (String, Lease)| {
+        frozen::end_overdue(&leases, &lease).into_iter().map(move |error| (job.clone(), error))
+    };
+    all.flat_map(overdue).collect()
 }
 
 /// What has come of a lease that somebody had left.

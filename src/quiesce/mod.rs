@@ -19,6 +19,7 @@ mod hook;
 mod http;
 mod lease;
 mod left;
+mod lies;
 mod pidfile;
 mod probe;
 mod process;
@@ -31,11 +32,11 @@ mod tests;
 mod units;
 
 pub use flush::flush;
-pub use frozen::freeze;
+pub use frozen::freeze_marked;
 pub use guard::{Recovered, guard, recover};
 pub use hook::call;
 pub use lease::{Lease, Leases};
-pub use left::{By, Forgotten, Left, MadeUp, forget, left, make_up_all};
+pub use left::{By, Forgotten, Left, MadeUp, end_overdue, forget, left, make_up_all};
 pub use real::{Acts, Ground, quiesced};
 pub use systemd::Trouble;
 

@@ -40,6 +40,15 @@ pub fn now() -> Option<u64> {
     Some((clock::since_boot().ok()?.as_secs_f64() * TICKS_PER_SECOND) as u64)
 }
 
+/// How long ago such a tick was.
+pub fn age(tick: u64) -> Option<std::time::Duration> {
+    Some(
+        clock::since_boot()
+            .ok()?
+            .saturating_sub(std::time::Duration::from_secs_f64(tick as f64 / TICKS_PER_SECOND)),
+    )
+}
+
 impl Process {
     /// Whether it has begun at that tick or later.
     pub fn is_since(&self, tick: u64) -> bool {

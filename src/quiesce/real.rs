@@ -13,7 +13,7 @@ use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
 use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
 use crate::quiesce::{
-    Error, Finished, Lease, Leases, Result, World, command, frozen, probe, transact, units,
+    Error, Finished, Lease, Leases, Result, World, command, frozen, lies, probe, transact, units,
 };
 use crate::sys::interrupt;
 use crate::sys::writers::{self, Asked, Found, Survey};
@@ -50,6 +50,13 @@ pub trait Acts {
     type Taken;
     /// Why it fails.
     type Error: From<Error>;
+    /// What comes first: nobody else stops or starts these services, and what an earlier run left stopped runs.
+    ///
+    /// # Errors
+    /// Nothing is to be stopped.
+    fn begins(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// Takes the snapshot, which does not count yet.
     ///
     /// # Errors
@@ -72,10 +79,10 @@ pub trait Acts {
 /// A lease that an earlier run left is fulfilled first.
 ///
 /// # Errors
-/// Nothing was begun: the lease is somebody's. All else is in the answer.
+/// Nothing was begun: the lease is somebody's, or [`Acts::begins`] fails. All else is in the answer.
 pub fn quiesced<A: Acts>(
     ground: Ground<'_>,
-    acts: A,
+    mut acts: A,
     before: &mut dyn FnMut(Step),
 ) -> Result<Finished<A::Taken, A::Error>, A::Error> {
     let leases = Leases::open(ground.state_dir)?;
@@ -86,6 +93,7 @@ pub fn quiesced<A: Acts>(
     }
     let services = leases.lock_services(&ground.quiesce.services, false)?;
     fulfil_others(&leases, ground, before)?;
+    acts.begins()?;
     let locks = (lock, services);
     let mut real = Real {
         ground,
@@ -166,7 +174,7 @@ impl<A> Real<'_, A> {
     fn device(&self, place: &Path) -> Result<u64> {
         let Ground { roots, state_dir, .. } = self.ground;
         let what = format!("the filesystem at {}", place.display());
-        frozen::check(place, roots, state_dir).map_err(|why| Error::Flush { what, why })
+        lies::check(place, roots, state_dir).map_err(|why| Error::Flush { what, why })
     }
 
     /// Stops a service of the lease, as far as that can be told.
@@ -175,6 +183,10 @@ impl<A> Real<'_, A> {
         let within = self.ground.quiesce.stop_within;
         match (service, device) {
             (Service::Frozen { place }, Some(device)) => {
+                // Without it nobody would know whether it is to be thawed.
+                let Some(kept) = kept else {
+                    return Ok(Stop::NotBegun("the file can not be made that says so".into()));
+                };
                 sent();
                 frozen::begin(self.ground.program, place, *device, within, kept)
             }
@@ -322,11 +334,12 @@ impl<A: Acts> World for Real<'_, A> {
         lease.services[at].stopping = Stopping::Sent;
         let is_first = !std::mem::replace(&mut self.is_counted, true);
         let counted = if is_first { self.leases.count(self.ground.job) } else { Ok(()) };
+        // Before the lease says so: what an earlier one has left there is not about this one.
+        let kept = self.leases.begin(&of, Doing::Stop);
         if let Err(error) = counted.and_then(|()| self.leases.write(lease)) {
             lease.services[at].stopping = Stopping::No;
             return Err(error.into());
         }
-        let kept = self.leases.begin(&of, Doing::Stop);
         let within = self.ground.quiesce.stop_within;
         let mut was_sent = false;
         let done = self.told_to_stop(at, kept, &mut || was_sent = true);
@@ -445,7 +458,7 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
     }
     if let Service::Frozen { place } = service {
         stops(leases, &entry, patience)?;
-        frozen::end(&entry, place)?;
+        frozen::end(leases, &entry, place)?;
         lease.services[nth].stopping = Stopping::No;
         // Who thaws it once more does nothing.
         let _ = leases.write(lease);

@@ -76,7 +76,12 @@ fn environment(
         ("COWSNAP_HOOK".into(), moment.name().into()),
         ("COWSNAP_JOB".into(), job.name.clone()),
         ("COWSNAP_HOST".into(), notify::host()),
-        ("COWSNAP_STATE_DIR".into(), context.state_dir().display().to_string()),
+        // It begins in another folder.
+        (
+            "COWSNAP_STATE_DIR".into(),
+            std::path::absolute(context.state_dir())
+                .map_or_else(|_| context.state_dir().display().to_string(), |dir| dir.display().to_string()),
+        ),
         ("COWSNAP_RESULT".into(), result.into()),
         ("COWSNAP_CLASS".into(), class),
         ("COWSNAP_MESSAGE".into(), message),

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
+use crate::cli::job::hooks::{self, Moment};
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
@@ -124,6 +125,10 @@ struct Snapshots<'a> {
 impl quiesce::Acts for Snapshots<'_> {
     type Taken = (Value, String);
     type Error = Error;
+
+    fn begins(&mut self) -> Result<()> {
+        hooks::call(Moment::BeforeSnapshot, self.job, &Value::Null, &[], self.context)
+    }
 
     fn take(&mut self) -> Result<Self::Taken> {
         snapshot::perform(snapshot::Args::of_job(self.job, false).unconfirmed(), self.context)
@@ -246,10 +251,13 @@ pub(super) struct Freeze {
     place: PathBuf,
     #[arg(value_name = "NUMBER")]
     device: u64,
+    /// Where it is written how far that has come
+    #[arg(value_name = "FILE")]
+    mark: PathBuf,
 }
 
 pub(super) fn freeze(args: &Freeze) -> Result<()> {
-    Ok(quiesce::freeze(&args.place, args.device)?)
+    Ok(quiesce::freeze_marked(&args.place, args.device, &args.mark)?)
 }
 
 pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
@@ -321,11 +329,16 @@ const MAKING_UP: Duration = Duration::from_secs(10);
 
 /// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
 pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
+    // Before anything is written, which may have to wait for that.
+    let overdue = quiesce::end_overdue(context.state_dir()).into_iter();
+    let mut failed: Vec<_> = overdue.map(|(job, error)| (format!("job {job}"), Error::from(error))).collect();
     let all = match quiesce::make_up_all(context.state_dir(), None, MAKING_UP) {
         Ok(all) => all,
-        Err(error) => return vec![("jobs".into(), error.into())],
+        Err(error) => {
+            failed.push(("jobs".into(), error.into()));
+            return failed;
+        }
     };
-    let mut failed = Vec::new();
     for (job, outcome) in all {
         match outcome {
             Err(error) if error.is_busy() => {}

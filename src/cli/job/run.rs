@@ -110,6 +110,11 @@ fn retention<'a>(job: &'a Job, due: Option<&Due>) -> Option<&'a Retention> {
     emergency.and_then(|emergency| emergency.retention.as_ref()).or(job.retention.as_ref())
 }
 
+/// Whether something stands still that ran before.
+fn is_down(error: &Error) -> bool {
+    matches!(error, Error::Quiesce(error) if error.is_down())
+}
+
 /// Which of two times a job is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -208,11 +213,12 @@ impl Work {
             }
             _ => {}
         }
-        let n_failed = self.failed.len();
+        let (n_failed, n_told) = (self.failed.len(), self.objects.len());
         let mut recorder = Recorder::begin(job, context);
         let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
         if is_run && self.failed.len() > n_failed {
-            self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
+            let taken = self.objects.get(n_told).cloned().unwrap_or_default();
+            self.call(Moment::OnFailure, job, &taken, n_failed, context);
         }
         match is_run {
             true => self.to_tell.extend(recorder.end(&self.failed[n_failed..])),
@@ -231,13 +237,16 @@ impl Work {
     ) -> bool {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
-        let called = quiesced::discard_unconfirmed(job, context)
-            .and_then(|()| hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context));
-        let taken = called.and_then(|()| match &job.quiesce {
+        let discarded = quiesced::discard_unconfirmed(job, context);
+        let taken = discarded.and_then(|()| match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, &mut || recorder.starts(), context),
             None => {
-                recorder.starts();
-                quiesced::flush(job, context)
+                let called = hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context);
+                called
+                    .and_then(|()| {
+                        recorder.starts();
+                        quiesced::flush(job, context)
+                    })
                     .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
                     .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() })
             }
@@ -258,11 +267,14 @@ impl Work {
                 let n_failed = self.failed.len();
                 self.failed.extend(failed.into_iter().map(|error| (subject(), error)));
                 if is_taken {
-                    self.call(Moment::AfterSnapshot, job, &object, n_failed, context);
+                    // Who is called then may count on what was stopped.
+                    if !self.failed[n_failed..].iter().any(|(_, error)| is_down(error)) {
+                        self.call(Moment::AfterSnapshot, job, &object, n_failed, context);
+                    }
                     self.n_done += 1;
                     let done = Requests::below(context.state_dir()).fulfil(&job.name);
                     self.failed.extend(done.err().map(|error| (subject(), error)));
-                    self.afterwards(job, due, object, recorder, context);
+                    self.afterwards(job, due, (object, n_failed), recorder, context);
                 } else {
                     self.objects.push(object);
                 }
@@ -303,17 +315,16 @@ impl Work {
         self.objects.push(json!({ "job": job.name, "skipped": why }));
     }
 
-    /// Brings targets up before anything goes: what is to be brought is there then.
+    /// Brings targets up before anything goes: what is to be brought is there then. What failed of the run so far begins at `n_failed`.
     fn afterwards(
         &mut self,
         job: &Job,
         due: Option<&Due>,
-        mut object: Value,
+        (mut object, n_failed): (Value, usize),
         recorder: &mut Recorder<'_>,
         context: &Context,
     ) {
         object["job"] = job.name.clone().into();
-        let n_failed = self.failed.len();
         let mut replicated = Vec::new();
         for replica in &job.targets {
             let start = Instant::now();
@@ -387,7 +398,6 @@ impl Work {
     /// A service that is down is what has to be known, whatever else failed. One failure alone, where nothing was done, is that failure;
     /// else some was done and some not.
     fn outcome(mut self, context: &Context) -> Result<()> {
-        let is_down = |error: &Error| matches!(error, Error::Quiesce(error) if error.is_down());
         if let Some(nth) = self.failed.iter().position(|(_, error)| is_down(error)) {
             let (_, down) = self.failed.remove(nth);
             self.failed

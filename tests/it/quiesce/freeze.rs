@@ -114,3 +114,112 @@ fn what_would_have_the_run_wait_for_itself_is_not_frozen_nor_what_somebody_else_
     assert!(output.status.code() == Some(5) && said.contains("state lies in it"), "{said}");
     assert!(inner.is_thawed());
 }
+
+#[test]
+fn what_a_killed_run_has_left_frozen_is_thawed_before_a_hook_is_called_and_before_it_is_forgotten() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = Inner::within(&lab);
+    lab.dies("Snapshot", "both");
+    assert!(!inner.is_thawed(), "it is left frozen");
+    // Touching it would wait for ever.
+    let hooks =
+        "[job.node.hooks]\nwithin = \"20s\"\nbefore_snapshot = [\"/bin/touch\", \"ROOT/inner/hook\"]\n";
+    lab.write(&(config("ROOT/inner") + hooks));
+    lab.ends(0, "job run node");
+    assert!(inner.at.join("hook").exists() && inner.is_thawed() && !lab.lease().exists());
+    lab.dies("Snapshot", "both");
+    assert!(!inner.is_thawed(), "it is left frozen");
+    lab.ends(0, "job recover --forget node");
+    assert!(inner.is_thawed() && !lab.lease().exists());
+}
+
+#[test]
+fn what_somebody_else_has_frozen_is_not_thawed_for_a_run_that_was_killed() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = Inner::within(&lab);
+    let number = std::os::unix::fs::MetadataExt::dev(&inner.at.metadata().expect("there"));
+    let mark = lab.root().join("mark");
+    fs::write(&mark, "").expect("written");
+    assert!(inner.word("-f"));
+    lab.ends(3, &format!("job freeze -- ROOT/inner {number} ROOT/mark"));
+    let refused = fs::read(&mark).expect("read");
+    assert!(inner.word("-u"));
+    fs::write(&mark, "").expect("written");
+    lab.ends(0, &format!("job freeze -- ROOT/inner {number} ROOT/mark"));
+    let begun = fs::read(&mark).expect("read");
+    assert!(inner.word("-u") && refused != begun && !begun.is_empty());
+    // As a run leaves it that is killed before the other process has begun, and after it was told that it is another's.
+    for said in [Vec::new(), refused] {
+        lab.dies("Snapshot", "both");
+        assert!(inner.word("-u") && inner.word("-f"), "frozen by somebody else");
+        let marks = fs::read_dir(lab.root().join("state/leases/services")).expect("read").flatten();
+        let marks: Vec<_> = marks.map(|entry| entry.path()).collect();
+        let marks = marks.iter().filter(|path| path.extension().is_some_and(|extension| extension == "stop"));
+        marks.for_each(|path| fs::write(path, &said).expect("written"));
+        lab.ends(0, "job recover");
+        assert!(!lab.lease().exists());
+        assert!(inner.word("-u"), "somebody else's was thawed");
+    }
+}
+
+/// What a transaction with these datasets and that state says of the filesystem.
+fn said(lab: &Lab, roots: &[PathBuf], state: &Path) -> String {
+    let wanted = Quiesce {
+        services: vec![Service::Frozen { place: lab.root().join("inner") }],
+        stop_within: Duration::from_secs(5),
+        start_within: Duration::from_secs(5),
+        probe: None,
+        max_downtime: None,
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
+    let ground = Ground { state_dir: state, job: "node", quiesce: &wanted, roots, program: Some(program) };
+    let done = quiesce::quiesced(ground, Nothing, &mut |_| ()).expect("begun");
+    done.snapshot.err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn nothing_is_frozen_that_another_dataset_or_the_state_lies_on_however_deep() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = Inner::within(&lab);
+    let (node, state) = (lab.root().join("mnt/node"), lab.root().join("state"));
+    assert_eq!(said(&lab, &[node.clone()], &state), "");
+    let found = said(&lab, &[node.clone(), inner.at.clone()], &state);
+    assert!(found.contains("inner lies in it, of which a snapshot"), "{found}");
+    // The image is not in a folder because its filesystem is that folder's.
+    let folder = lab.root().join("folder");
+    fs::create_dir(&folder).expect("made");
+    let _outer = Inner::new(&lab, "ROOT/disk", "outer");
+    let found = said(&lab, &[folder], &state);
+    assert!(found.contains("it lies in no dataset of the job"), "{found}");
+    // A btrfs, whose number says nothing of its disks.
+    let (image, deep) = (lab.placed("ROOT/inner/image"), lab.root().join("deep"));
+    ground::run("truncate", &["-s", "200M", &image]);
+    ground::run("mkfs.btrfs", &["-q", "-f", "-m", "single", &image]);
+    fs::create_dir(&deep).expect("made");
+    ground::run("mount", &["-o", "loop", &image, deep.to_str().expect("utf-8")]);
+    let found = said(&lab, &[node], &deep);
+    ground::run("umount", &[deep.to_str().expect("utf-8")]);
+    assert!(found.contains("deep lies in it, to which has to be written"), "{found}");
+    assert!(inner.is_thawed());
+}
+
+#[test]
+fn nothing_is_frozen_to_which_the_run_s_own_output_goes() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = Inner::within(&lab);
+    let log = fs::File::create(inner.at.join("log")).expect("made");
+    let output = ground::cowsnap(&lab.root().join("state"))
+        .args(["job", "run", "node"])
+        .env("COWSNAP_CONFIG", lab.root().join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(log)
+        .output()
+        .expect("the program starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(5) && told.contains("this run's output goes there"), "{told}");
+    assert!(inner.is_thawed() && lab.n_snapshots() == 0);
+}

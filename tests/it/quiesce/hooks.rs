@@ -96,3 +96,78 @@ fn what_is_called_when_is_explained_and_foreseen() {
     );
     assert!(!lab.root().join("order").exists(), "it was called");
 }
+
+#[test]
+fn no_hook_is_called_of_a_job_that_is_skipped_nor_told_of_success_while_a_service_is_down() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let order = || {
+        let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
+        let _ = fs::remove_file(lab.root().join("order"));
+        order.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    lab.start();
+    lab.write(&config("true", "true"));
+    lab.ends(0, "job run node");
+    order();
+    // Another job has the service.
+    let files = fs::read_dir(lab.root().join("state/leases/services")).expect("read").flatten();
+    let locks = files.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "lock"));
+    let locks: Vec<_> = locks.map(|path| fs::File::open(path).expect("opened")).collect();
+    rustix::fs::flock(&locks[0], rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    lab.ends(0, "job request node");
+    let skipped = lab.json(0, "job run --due");
+    assert!(skipped["jobs"][0]["skipped"].is_string(), "{skipped}");
+    assert_eq!(order(), [""; 0]);
+    drop(locks);
+    // It does not start again.
+    lab.write(&config("touch ROOT/broken", "true"));
+    lab.ends(1, "job run node");
+    let called = order();
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    assert!(called[0].starts_with("before_snapshot node success"), "{called:?}");
+    assert!(called[1].starts_with("after_replication node failure"), "{called:?}");
+    assert!(called[2].starts_with("on_failure node failure") && called[2].contains(" node@"), "{called:?}");
+    assert_eq!(called.len(), 3, "{called:?}");
+    lab.ends(0, "job recover");
+}
+
+#[test]
+fn a_hook_is_told_of_its_own_run_alone_and_ends_with_it() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let job = |hooks: &str| {
+        let hooks = hooks.replace("SH", "\"/bin/sh\", \"-c\"");
+        lab.write(&format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\ncrash_consistent = true\n[job.node.hooks]\nwithin = \"1h\"\n{hooks}"
+        ));
+    };
+    let command = || {
+        let mut command = ground::cowsnap(&lab.root().join("state"));
+        command.args(["--state-dir", "./state", "job", "run", "node"]).current_dir(lab.root());
+        command.env("COWSNAP_CONFIG", lab.root().join("config.toml")).stdin(Stdio::null());
+        command
+    };
+    job(
+        "before_snapshot = [SH, \"echo $COWSNAP_SNAPSHOT $COWSNAP_DATASET_2 $COWSNAP_STATE_DIR > ROOT/told\"]\n",
+    );
+    let output = command()
+        .env("COWSNAP_SNAPSHOT", "another")
+        .env("COWSNAP_DATASET_2", "another")
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(lab.root().join("told")).expect("told"), lab.placed("ROOT/state\n"));
+    // After a signal only the last one is called.
+    job("after_snapshot = [SH, \"kill -TERM $PPID; exec sleep 600\"]\n\
+         after_replication = [SH, \"touch ROOT/called\"]\non_failure = [SH, \"touch ROOT/failed\"]\n\
+         [[job.node.target]]\nto = \"ROOT/mnt/copy\"\n");
+    let output = command().output().expect("it starts");
+    assert!(!output.status.success());
+    assert!(lab.root().join("failed").exists() && !lab.root().join("called").exists());
+    job("before_snapshot = [SH, \"echo $$ > ROOT/hook; exec sleep 600\"]\n");
+    let mut run = command().spawn().expect("it starts");
+    waits("the hook", || alive(&lab.root().join("hook")).is_some());
+    run.kill().and_then(|()| run.wait()).expect("killed");
+    waits("the hook's end", || alive(&lab.root().join("hook")).is_none());
+}

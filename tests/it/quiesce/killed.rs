@@ -345,3 +345,29 @@ fn a_run_that_waits_for_what_it_has_frozen_is_helped_by_its_guard_and_has_no_sna
     assert!(error.contains("somebody has thawed it meanwhile"), "{error}");
     assert!(lab.root().join("discarded").exists() && !lab.lease().exists() && inner.is_thawed());
 }
+
+#[test]
+fn what_is_frozen_for_too_long_is_thawed_by_recover_though_its_run_goes_on_and_its_guard_is_gone() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = freeze::Inner::within(&lab);
+    let hangs = || {
+        assert!(!inner.is_thawed());
+        for guard in guards(&lab.root().join("state")) {
+            kill(guard, rustix::process::Signal::KILL);
+        }
+        waits("its time's end", || {
+            lab.ends(5, "job recover"); // The run has its lock.
+            inner.is_thawed()
+        });
+        lab.ends(0, "snapshot ROOT/mnt/node --name meanwhile");
+        lab.write("[job.other]\ndatasets = [\"ROOT/mnt/node\"]\ncrash_consistent = true\n");
+        let (_, said) = lab.ends(5, "job run --due");
+        assert!(said.contains("it was frozen for longer than it may be"), "{said}");
+        Ok(())
+    };
+    let done = transaction(lab.root(), hangs, &mut |_| ()).expect("begun");
+    let error = done.snapshot.expect_err("it is not kept").to_string();
+    assert!(error.contains("somebody has thawed it meanwhile"), "{error}");
+    assert!(!lab.lease().exists() && inner.is_thawed());
+}
