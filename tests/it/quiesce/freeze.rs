@@ -164,10 +164,10 @@ fn what_somebody_else_has_frozen_is_not_thawed_for_a_run_that_was_killed() {
     }
 }
 
-/// What a transaction with these datasets and that state says of the filesystem.
-fn said(lab: &Lab, roots: &[PathBuf], state: &Path) -> String {
+/// What a transaction with these datasets and that state says of a filesystem.
+fn said(place: &Path, roots: &[PathBuf], state: &Path) -> String {
     let wanted = Quiesce {
-        services: vec![Service::Frozen { place: lab.root().join("inner") }],
+        services: vec![Service::Frozen { place: place.into() }],
         stop_within: Duration::from_secs(5),
         start_within: Duration::from_secs(5),
         probe: None,
@@ -185,14 +185,14 @@ fn nothing_is_frozen_that_another_dataset_or_the_state_lies_on_however_deep() {
     let lab = Lab::new("");
     let inner = Inner::within(&lab);
     let (node, state) = (lab.root().join("mnt/node"), lab.root().join("state"));
-    assert_eq!(said(&lab, &[node.clone()], &state), "");
-    let found = said(&lab, &[node.clone(), inner.at.clone()], &state);
+    assert_eq!(said(&inner.at, &[node.clone()], &state), "");
+    let found = said(&inner.at, &[node.clone(), inner.at.clone()], &state);
     assert!(found.contains("inner lies in it, of which a snapshot"), "{found}");
     // The image is not in a folder because its filesystem is that folder's.
     let folder = lab.root().join("folder");
     fs::create_dir(&folder).expect("made");
-    let _outer = Inner::new(&lab, "ROOT/disk", "outer");
-    let found = said(&lab, &[folder], &state);
+    let outer = Inner::new(&lab, "ROOT/disk", "outer");
+    let found = said(&outer.at, &[folder], &state);
     assert!(found.contains("it lies in no dataset of the job"), "{found}");
     // A btrfs, whose number says nothing of its disks.
     let (image, deep) = (lab.placed("ROOT/inner/image"), lab.root().join("deep"));
@@ -200,7 +200,7 @@ fn nothing_is_frozen_that_another_dataset_or_the_state_lies_on_however_deep() {
     ground::run("mkfs.btrfs", &["-q", "-f", "-m", "single", &image]);
     fs::create_dir(&deep).expect("made");
     ground::run("mount", &["-o", "loop", &image, deep.to_str().expect("utf-8")]);
-    let found = said(&lab, &[node], &deep);
+    let found = said(&inner.at, &[node], &deep);
     ground::run("umount", &[deep.to_str().expect("utf-8")]);
     assert!(found.contains("deep lies in it, to which has to be written"), "{found}");
     assert!(inner.is_thawed());
