@@ -77,7 +77,9 @@ pub fn run_told(
     // What a run that has called this one has told it is not about this one.
     let is_told = |name: &str| ["COWSNAP_SNAPSHOT", "COWSNAP_DATASET"].iter().any(|of| name.starts_with(of));
     let names = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(is_told));
-    names.for_each(|name| drop(command.env_remove(name)));
+    for name in names {
+        command.env_remove(name);
+    }
     command.args(arguments).envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(told);
     command.current_dir("/");
     child::own_session(&mut command);
