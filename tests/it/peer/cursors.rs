@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use cowsnap::endpoint::{Dataset, History};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::lab::{Lab, noise};
@@ -52,18 +51,11 @@ fn does(lab: &Lab, args: &[&str]) -> Value {
 }
 
 /// Goes on, and is waited for, whatever becomes of the test.
-struct Stopped(Child);
+struct Running(Child);
 
-impl Stopped {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-}
-
-impl Drop for Stopped {
+impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.0.try_wait() {
-            self.signal(Signal::CONT);
             let _ = self.0.wait();
         }
     }
@@ -85,10 +77,9 @@ fn who_names_the_places_otherwise_waits_for_the_same_run() {
         command.arg("replicate").args(args).stdin(Stdio::null()).stdout(Stdio::null());
         command
     };
-    let mut first = Stopped(start(&["--bandwidth", "1M", text(&from), text(&to)]).spawn().unwrap());
+    let mut first = Running(start(&["--bandwidth", "200K", text(&from), text(&to)]).spawn().unwrap());
     let staging = lab.target.path().join(".cowsnap/staging");
     waits("the first run to begin", || std::fs::read_dir(&staging).is_ok_and(|mut dir| dir.next().is_some()));
-    first.signal(Signal::STOP);
     let words = lab.source.outside().join("words");
     let mut second = start(&[text(&link.join("data")), text(&bound.0.join("copy"))])
         .stderr(std::fs::File::create(&words).unwrap())
@@ -96,7 +87,6 @@ fn who_names_the_places_otherwise_waits_for_the_same_run() {
         .unwrap();
     let said = || std::fs::read_to_string(&words).unwrap();
     waits("the second to wait or to fail", || said().contains("waiting for it") || said().contains("error:"));
-    first.signal(Signal::CONT);
     assert!(first.0.wait().unwrap().success());
     assert!(second.wait().unwrap().success(), "{}", said());
     assert!(said().contains("another run replicates"), "{}", said());

@@ -233,6 +233,8 @@ fn a_worker_that_outlives_its_process_is_not_taken_for_it() {
     let after = main();
     fs::write(lab.root().join("enough"), "").expect("written");
     waits("the lease's end", || !lab.lease().exists());
+    let running = || ground::run("pidof", &[&lab.root().join("node")]).stdout;
+    waits("the workers' end", || String::from_utf8_lossy(&running()).split_whitespace().count() == 1);
     let (again, _, twice) = lab.runs("job run node");
     let last = main();
     last.into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
