@@ -200,18 +200,18 @@ mod tests {
 
     use super::*;
 
-    /// What is found below `folder` while a shell has descriptor 9 open `how`, of that child only.
-    fn with(folder: &Path, files: &[Files<'_>], how: &str) -> Vec<PathBuf> {
-        let up = folder.join("up");
-        let line = format!("exec 9{how}; : > {}; exec sleep 600", up.display());
+    /// What is found while a shell has descriptor 9 open `how`, of that child only.
+    fn with(files: &[Files<'_>], how: &str) -> Vec<PathBuf> {
+        let line = format!("exec 9{how}; exec sleep 600");
         let mut command = Command::new("sh");
         let mut child = command.args(["-c", &line]).stdin(Stdio::null()).spawn().expect("it starts");
-        while !up.exists() {
+        // By then the shell has let go of all else.
+        let name = format!("/proc/{}/comm", child.id());
+        while fs::read_to_string(&name).expect("it runs") != "sleep\n" {
             std::thread::yield_now();
         }
         let found = find(files).expect("/proc is read");
         child.kill().and_then(|()| child.wait()).expect("killed");
-        fs::remove_file(up).expect("removed");
         found
             .writers
             .into_iter()
@@ -230,7 +230,7 @@ mod tests {
         let survey = Survey::of(folder.path()).expect("read");
         for files in [vec![survey.files()], vec![Files::these(device, [inode])]] {
             for (how, writes) in [(">>", true), ("<>", true), ("<", false)] {
-                let found = with(folder.path(), &files, &format!("{how}{}", path.display()));
+                let found = with(&files, &format!("{how}{}", path.display()));
                 let expected = if writes { vec![path.clone()] } else { Vec::new() };
                 assert_eq!(found, expected, "{how}");
             }
@@ -246,10 +246,10 @@ mod tests {
         let survey = Survey::of(&inside).expect("read");
         let files = [survey.files()];
         let new = inside.join("new");
-        let found = with(folder.path(), &files, &format!(">{}", new.display()));
+        let found = with(&files, &format!(">{}", new.display()));
         assert_eq!(found, [new]);
         let beside = folder.path().join("beside");
-        let found = with(folder.path(), &files, &format!(">{}", beside.display()));
+        let found = with(&files, &format!(">{}", beside.display()));
         assert_eq!(found, [""; 0].map(PathBuf::from));
         assert_eq!(own(&files).expect("read"), None);
         let _mine = fs::File::create(inside.join("mine")).expect("made");

@@ -17,11 +17,18 @@ fn the_log_of_a_real_sqlite_is_in_the_database_in_the_snapshot() {
         .spawn()
         .expect("it starts");
     let mut input = open.stdin.take().expect("piped");
-    let make = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(x); INSERT INTO t VALUES (7);\n.print made\n";
-    std::io::Write::write_all(&mut input, make.as_bytes()).expect("asked");
+    let mut said = std::io::BufRead::lines(std::io::BufReader::new(open.stdout.take().expect("piped")));
+    // Until it has done all of it: a log is there before.
+    let mut does = |what: &str| {
+        std::io::Write::write_all(&mut input, format!("{what}\n.print done\n").as_bytes()).expect("asked");
+        assert!(said.any(|line| line.expect("read") == "done"), "{what}");
+    };
+    does(
+        "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(x); INSERT INTO t VALUES (7);",
+    );
     let log = dir.join("x%?.db-wal");
     let length = || log.metadata().map_or(0, |meta| meta.len());
-    waits("a log", || length() > 0);
+    assert!(length() > 0);
     let config = |file: &Path| {
         format!(
             "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.flush]\nwithin = \"2s\"\nsqlite = [{:?}]\n",
@@ -37,9 +44,8 @@ fn the_log_of_a_real_sqlite_is_in_the_database_in_the_snapshot() {
     assert_eq!(length(), 0, "{text}");
     assert!(lab.ends(0, "job explain").0.contains("brings the log of "));
     // A reader that stays keeps the log where it is.
-    std::io::Write::write_all(&mut input, b"INSERT INTO t VALUES (8); BEGIN; SELECT * FROM t;\n")
-        .expect("asked");
-    waits("a log", || length() > 0);
+    does("INSERT INTO t VALUES (8); BEGIN; SELECT * FROM t;");
+    assert!(length() > 0);
     let mut writer = Command::new("sqlite3");
     let written = writer.arg(&file).arg("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES (9);").output();
     assert!(written.expect("it starts").status.success());
