@@ -24,7 +24,7 @@ struct Lab {
     units: Vec<String>,
 }
 
-/// Writes, and is slow to end if there is a file `slow`; `child` has it leave a process behind. It ends at once if there is one called `broken`, and `begun`
+/// Writes, and takes as many seconds to end as a file `slow` says; `child` has it leave a process behind. It ends at once if there is one called `broken`, and `begun`
 /// has a line for each start.
 const SCRIPT: &str = r#"
 cd "$(dirname "$0")" || exit 1
@@ -32,7 +32,7 @@ echo begun >> begun
 [ -e broken ] && { rm broken; exit 9; }
 [ -e child ] && { sleep 600 9>&- & echo $! > left; }
 exec 9>>mnt/node/log
-trap 'echo x > ending; [ -e slow ] && sleep 3 9>&-; exit 0' TERM
+trap 'trap "" TERM; echo x > ending; [ -e slow ] && sleep $(cat slow) 9>&-; exit 0' TERM
 echo x >&9
 while :; do sleep 600 9>&- & wait $!; done
 "#;
@@ -123,6 +123,10 @@ impl Lab {
         self.root().join("state/leases/node.json")
     }
 
+    fn is_slow(&self, seconds: u32) {
+        fs::write(self.root().join("slow"), seconds.to_string()).expect("written");
+    }
+
     fn touch(&self, name: &str) {
         fs::write(self.root().join(name), "").expect("written");
     }
@@ -207,7 +211,7 @@ fn a_unit_that_is_late_to_stop_is_started_again_and_one_that_does_not_start_at_o
     ground!("systemd", "btrfs");
     let lab = Lab::new("", "stop_within = \"500ms\"");
     lab.start();
-    lab.touch("slow");
+    lab.is_slow(3);
     let said = lab.ends(5, "job run node");
     assert!(said.contains("did not stop within 500ms"), "{said}");
     lab.is_well("it was late");
@@ -418,7 +422,7 @@ fn the_guard_outlives_the_unit_that_its_run_belongs_to() {
     ground!("systemd", "btrfs");
     let mut lab = Lab::new("", "");
     lab.start();
-    lab.touch("slow");
+    lab.is_slow(20);
     let run = lab.unit().replace(".service", "-run.service");
     let program = env!("CARGO_BIN_EXE_cowsnap");
     let text = format!(

@@ -18,7 +18,7 @@ make() {
     cat >/srv/service <<'END'
 cd /srv && echo begun >>begun
 exec 9>>mnt/node/log
-trap 'if [ -e slow ]; then touch ending; sleep 20 9>&-; fi; exit 0' TERM
+trap 'trap "" TERM; if [ -e slow ]; then echo >ending; sleep 20 9>&-; fi; exit 0' TERM
 while :; do echo x >&9; sleep 1 9>&- & wait $!; done
 END
     cat >/etc/systemd/system/node.service <<'END'
