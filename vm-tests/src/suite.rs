@@ -25,6 +25,8 @@ const TIER: [&str; 11] = [
     "overlay::fuse::random_",
     "overlay_layer::modes::a_layer_of_blocks_",
 ];
+/// What every run of a share takes: the contract of a backend on real ZFS, and the promise that a service is never left down.
+const CORE: [&str; 3] = ["zfs::backend::", "systemd::killed_", "systemd::node::"];
 /// As many at once as the guest has processors.
 const AT_ONCE: usize = 2;
 /// One test, emulated; `COWSNAP_VM_TEST_LIMIT` sets other seconds.
@@ -39,6 +41,31 @@ pub struct Suite {
     program: PathBuf,
     tests: Vec<String>,
     until: Option<Instant>,
+}
+
+/// A part of the tests, for a run that has no time for all: what is its core, and of the others one in `of`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    nth: usize,
+    of: usize,
+}
+
+impl Share {
+    /// `2/3`: the second of three, which are all of them together. `None` if it is no such thing.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (nth, of) = text.split_once('/')?;
+        let (nth, of) = (nth.parse().ok()?, of.parse().ok()?);
+        (1..=of).contains(&nth).then_some(Self { nth, of })
+    }
+
+    /// Neighbours in the list take about as long, and go to different shares.
+    fn take(self, tests: Vec<String>) -> Vec<String> {
+        let is_core = |test: &String| CORE.iter().any(|module| test.starts_with(module));
+        let (mut taken, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(is_core);
+        taken.extend(others.into_iter().skip(self.nth - 1).step_by(self.of));
+        taken
+    }
 }
 
 /// How a test ended.
@@ -104,6 +131,15 @@ impl Suite {
         let tests = listed.lines().filter_map(|line| line.strip_suffix(": test"));
         let tests = tests.filter(wanted).filter(|name| !is_ignored(name)).map(str::to_owned);
         Ok(Self { program: program.into(), tests: tests.collect(), until: None })
+    }
+
+    /// Of these, the share alone; all without one.
+    #[must_use]
+    pub fn share(mut self, share: Option<Share>) -> Self {
+        if let Some(share) = share {
+            self.tests = share.take(self.tests);
+        }
+        self
     }
 
     /// What has not ended after so long, counted from now, fails.
@@ -337,6 +373,22 @@ fn print_report(report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_has_the_core_and_all_shares_together_have_everything_else_once() {
+        let tests = || ["edges::a", "systemd::killed_b", "zfs::c", "zfs::d", "zfs::e", "zfs::backend::f"];
+        let share = |text: &str| {
+            Share::parse(text).expect("a share").take(tests().map(str::to_owned).into_iter().collect())
+        };
+        let core = ["systemd::killed_b", "zfs::backend::f"];
+        assert_eq!(share("1/3"), [&core[..], &["edges::a", "zfs::e"]].concat());
+        assert_eq!(share("2/3"), [&core[..], &["zfs::c"]].concat());
+        assert_eq!(share("3/3"), [&core[..], &["zfs::d"]].concat());
+        assert_eq!(share("1/1").len(), tests().len());
+        for wrong in ["", "1", "0/3", "4/3", "1/0", "a/b"] {
+            assert_eq!(Share::parse(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_tier_is_modules_and_a_filter_is_a_part_of_a_name_and_ignored_ones_are_left_out() {

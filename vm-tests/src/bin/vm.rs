@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vm_tests::suite::{self, Suite};
+use vm_tests::suite::{self, Share, Suite};
 use vm_tests::{Guest, Image, Machine, Payload, Piece, Result, Variant};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
@@ -74,7 +74,17 @@ impl Arguments {
                     eprintln!("error: --it names no program to test");
                     return Ok(ExitCode::from(2));
                 };
-                let suite = Suite::of(program, filters)?.within(all_tests_limit());
+                let share = match std::env::var("COWSNAP_VM_SHARE") {
+                    Ok(text) => match Share::parse(&text) {
+                        Some(share) => Some(share),
+                        None => {
+                            eprintln!("error: COWSNAP_VM_SHARE={text}: it is written as 2/3, the second of three");
+                            return Ok(ExitCode::from(2));
+                        }
+                    },
+                    Err(_) => None,
+                };
+                let suite = Suite::of(program, filters)?.share(share).within(all_tests_limit());
                 let passed = suite.run(&mut || self.guest(), &mut suite::print)?;
                 return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
