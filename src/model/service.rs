@@ -29,11 +29,11 @@ impl Quiesce {
 
     /// Where the filesystems are mounted to which nobody writes meanwhile.
     pub fn frozen(&self) -> Vec<&Path> {
-        let place = |service| match service {
-            &Service::Frozen { ref place } => Some(place.as_path()),
+        let frozen = self.services.iter().filter_map(|service| match service {
+            Service::Frozen { place } => Some(place.as_path()),
             _ => None,
-        };
-        self.services.iter().filter_map(place).collect()
+        });
+        frozen.collect()
     }
 }
 

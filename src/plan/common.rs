@@ -39,7 +39,7 @@ fn marks<'a>(here: &'a Inventory, mark: &HoldTag) -> impl Iterator<Item = &'a Ve
 }
 
 /// The guids of what `here` keeps for the target of `tag`, by a hold or a bookmark.
-pub fn kept<'a>(here: &'a Inventory, tag: &HoldTag) -> impl Iterator<Item = Guid> {
+pub fn kept(here: &Inventory, tag: &HoldTag) -> impl Iterator<Item = Guid> {
     let held = here.holds().iter().filter(move |(_, by)| by == tag).map(|(version, _)| version.guid);
     held.chain(marks(here, tag).map(|version| version.id.guid))
 }

@@ -185,7 +185,7 @@ fn nothing_is_frozen_that_another_dataset_or_the_state_lies_on_however_deep() {
     let lab = Lab::new("");
     let inner = Inner::within(&lab);
     let (node, state) = (lab.root().join("mnt/node"), lab.root().join("state"));
-    assert_eq!(said(&inner.at, &[node.clone()], &state), "");
+    assert_eq!(said(&inner.at, std::slice::from_ref(&node), &state), "");
     let found = said(&inner.at, &[node.clone(), inner.at.clone()], &state);
     assert!(found.contains("inner lies in it, of which a snapshot"), "{found}");
     // The image is not in a folder because its filesystem is that folder's.

@@ -78,7 +78,9 @@ impl Arguments {
                     Ok(text) => match Share::parse(&text) {
                         Some(share) => Some(share),
                         None => {
-                            eprintln!("error: COWSNAP_VM_SHARE={text}: it is written as 2/3, the second of three");
+                            eprintln!(
+                                "error: COWSNAP_VM_SHARE={text}: it is written as 2/3, the second of three"
+                            );
                             return Ok(ExitCode::from(2));
                         }
                     },
