@@ -48,7 +48,7 @@ pub fn freeze(place: &Path, device: u64) -> Result<()> {
     }
 }
 
-/// As [`freeze`], and writes into `mark` how far that has come: what somebody else has frozen is not to be thawed.
+/// As `freeze`, and writes into `mark` how far that has come: what somebody else has frozen is not to be thawed.
 ///
 /// # Errors
 /// As there; a file that can not be written to.
