@@ -45,14 +45,19 @@ setsid sh -c '
 impl Lab {
     fn new(rest: &str) -> Self {
         let lab = Self { fs: Btrfs::new() };
-        fs::write(lab.root().join("service"), SCRIPT).expect("written");
+        lab.prepared(rest);
+        lab
+    }
+
+    /// With its dataset, its service, and a job for both.
+    fn prepared(&self, rest: &str) {
+        fs::write(self.root().join("service"), SCRIPT).expect("written");
         let service = format!(
             "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[job.node.quiesce]\n{rest}\n[[job.node.quiesce.service]]\n\
              pidfile = \"ROOT/pid\"\nstart = [\"/bin/sh\", \"ROOT/service\"]\n"
         );
-        lab.write(&service);
-        lab.ends(0, "create ROOT/mnt/node");
-        lab
+        self.write(&service);
+        self.ends(0, "create ROOT/mnt/node");
     }
 
     fn write(&self, config: &str) {

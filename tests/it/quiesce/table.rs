@@ -65,3 +65,46 @@ fn who_is_to_know_is_told_that_a_service_does_not_start() {
     waits("a recovery", || lab.runs("job recover").0 == Some(0) && !lab.lease().exists());
     assert!(lab.pid().is_some());
 }
+
+/// Fills a filesystem with data, and then what is left of it with what stands in its metadata.
+fn fill(at: &Path, with_metadata: bool) {
+    use std::io::Write;
+    let mut large = fs::File::create(at.join("large")).expect("made");
+    while large.write_all(&[1; 1 << 16]).is_ok() {}
+    let small = |nth: usize| fs::write(at.join(format!("small-{nth}")), [nth as u8; 1 << 11]);
+    for nth in (0..).take_while(|_| with_metadata) {
+        let full = small(nth).and_then(|()| rustix::fs::syncfs(fs::File::open(at)?).map_err(Into::into));
+        if full.is_err() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_dataset_whose_disk_is_full_costs_its_snapshot_at_most() {
+    ground!("btrfs");
+    // Full of data alone, as a snapshot needs no room for; of both; and both together.
+    for (mkfs, with_metadata) in [(&[][..], false), (&[], true), (&["--mixed"], true)] {
+        let lab = Lab { fs: Btrfs::with("128M", mkfs, "") };
+        lab.prepared("");
+        lab.start();
+        lab.ends(0, "job run node");
+        let before = lab.pid();
+        fill(&lab.root().join("mnt/node"), with_metadata);
+        let (code, text, said) = lab.runs("job run node");
+        println!("{mkfs:?} {with_metadata}: {code:?} {text}{said}");
+        assert!(lab.pid().is_some() && lab.pid() != before && !lab.lease().exists(), "{said}");
+        match code {
+            Some(0) => assert_eq!(lab.n_snapshots(), 2, "{text}"),
+            _ => {
+                assert_eq!((code, lab.n_snapshots()), (Some(3), 1), "{said}");
+                assert!(said.contains("No space left"), "{said}");
+            }
+        }
+        // With room again all is as ever.
+        fs::remove_file(lab.root().join("mnt/node/large")).expect("removed");
+        let had = lab.n_snapshots();
+        waits("room", || lab.runs("job run node").0 == Some(0));
+        assert_eq!(lab.n_snapshots(), had + 1);
+    }
+}
