@@ -93,6 +93,17 @@ pub(super) fn take(
     Ok(Taken { object, text: text.trim_start_matches('\n').into(), is_taken, failed })
 }
 
+/// Starts and thaws what a run has left of a job that has nothing more to stop, as it is configured now.
+pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
+    if !Leases::there(context.state_dir()).path(&job.name).exists() {
+        return Ok(());
+    }
+    if let Some(done) = quiesce::recover(context.state_dir(), &job.name)? {
+        context.warn(format!("a run of job {} has died: {} runs again", job.name, done.services.join(", ")));
+    }
+    Ok(())
+}
+
 /// Has a database write down what it has in memory, where the job says so.
 pub(super) fn flush(job: &Job, context: &Context) -> Result<()> {
     match &job.flush {

@@ -241,8 +241,9 @@ impl Work {
         let taken = discarded.and_then(|()| match &job.quiesce {
             Some(quiesce) => quiesced::take(job, quiesce, &mut || recorder.starts(), context),
             None => {
-                let called = hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context);
-                called
+                let recovered = quiesced::recover_own(job, context);
+                recovered
+                    .and_then(|()| hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context))
                     .and_then(|()| {
                         recorder.starts();
                         quiesced::flush(job, context)

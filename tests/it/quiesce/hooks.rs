@@ -178,3 +178,19 @@ fn a_hook_is_told_of_its_own_run_alone_and_ends_with_it() {
     run.kill().and_then(|()| run.wait()).expect("killed");
     waits("the hook's end", || alive(&lab.root().join("hook")).is_none());
 }
+
+#[test]
+fn what_a_run_has_left_down_is_started_before_a_hook_of_a_job_that_stops_nothing_any_more() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    lab.dies("Snapshot", "both");
+    assert_eq!(lab.pid(), None);
+    let asks = "before_snapshot = [\"/bin/sh\", \"-c\", \"kill -0 $(cat ROOT/pid)\"]";
+    lab.write(&format!(
+        "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\ncrash_consistent = true\n[job.node.hooks]\n{asks}\n"
+    ));
+    let (_, said) = lab.ends(0, "job run node");
+    assert!(said.contains("a run of job node has died"), "{said}");
+    assert!(lab.pid().is_some() && !lab.lease().exists());
+}
