@@ -63,9 +63,16 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 /// Services that were stopped for a snapshot, and that nobody may have started again.
 fn left(context: &Context) -> Result<Vec<Finding<'static>>> {
     let found = |Left { job, services, by, path, since }| {
-        let services = if services.is_empty() { "what nobody can read".into() } else { services.join(", ") };
+        let is_known = !services.is_empty();
+        let services = if is_known { services.join(", ") } else { "what nobody can read".into() };
         let (what, fix) = match by {
             By::Run => return None,
+            By::Nobody if !is_known => (
+                format!("job {job} has left {services} to be started again"),
+                format!(
+                    "see that all its services run and nothing is frozen, then cowsnap job recover --forget {job}"
+                ),
+            ),
             By::Nobody => (
                 format!("job {job} has left {services} to be started again"),
                 format!("cowsnap job recover {job}"),

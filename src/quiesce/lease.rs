@@ -273,10 +273,9 @@ impl Leases {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(Error::io("read", path.display()))?,
         };
-        let lease = serde_json::from_slice::<Lease>(&bytes).map_err(|error| {
-            Error::io("read", path.display())(io::Error::new(io::ErrorKind::InvalidData, error))
-        });
-        let mut lease = lease?;
+        let unreadable =
+            |why: serde_json::Error| Error::Unreadable { job: job.into(), path, why: why.to_string() };
+        let mut lease = serde_json::from_slice::<Lease>(&bytes).map_err(unreadable)?;
         for entry in lease.services.iter_mut().filter(|entry| entry.boot.is_empty()) {
             entry.boot.clone_from(&lease.boot);
         }

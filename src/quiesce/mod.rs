@@ -155,6 +155,16 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// A run has left services stopped, and nobody knows which.
+    #[error("nobody knows what a run of job {job} has left stopped or frozen: {} can not be read: {why}", path.display())]
+    Unreadable {
+        /// Whose.
+        job: String,
+        /// The lease.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A lease is somebody's.
     #[error("another process is about to start the services of job {job}")]
     Busy {
@@ -223,6 +233,7 @@ impl Error {
                 Class::Conflict
             }
             Self::Io { source, .. } => class_of_io(source),
+            Self::Unreadable { .. } => Class::Corrupt,
             _ => Class::Unreachable,
         }
     }
@@ -233,6 +244,9 @@ impl Error {
             Self::NotStarted { .. } | Self::NotThawed { .. } => {
                 Some("cowsnap job recover tries it again".into())
             }
+            Self::Unreadable { job, .. } => Some(format!(
+                "see that all services of the job run and nothing is frozen, then cowsnap job recover --forget {job}, and run it again"
+            )),
             Self::Own { .. } => Some("have --state-dir, and the output, elsewhere".into()),
             _ => None,
         }

@@ -310,7 +310,7 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
                 text += &match &unreadable {
                     None => format!("job {job}: nobody starts {} any more{guard}\n", services.join(", ")),
                     Some(why) => format!(
-                        "job {job}: its lease is gone, and nobody knows what it would have had started{guard}: see that all runs ({why})\n"
+                        "job {job}: its lease is gone, and nobody knows what it would have had started or thawed{guard}: see that all runs ({why})\n"
                     ),
                 };
                 forgotten.push(json!({

@@ -172,6 +172,21 @@ fn a_lease_that_nobody_can_read_keeps_no_other_job_from_its_snapshot_and_can_be_
     let (text, _) = lab.ends(0, "job recover --forget other");
     assert!(text.contains("job other: its lease is gone, and nobody knows what"), "{text}");
     lab.ends(0, "job recover");
+    // Its own keeps it from stopping anything, and it is said what is to be done.
+    let before = lab.pid();
+    fs::write(lab.lease(), "{ half").expect("written");
+    let what_to_do = "then cowsnap job recover --forget node";
+    for line in ["job run node", "job recover node"] {
+        let (_, said) = lab.ends(4, line);
+        let names_it = said.contains("what a run of job node has left") && said.contains("leases/node.json");
+        assert!(names_it && said.contains(what_to_do), "{said}");
+    }
+    assert_eq!((lab.n_snapshots(), lab.pid()), (1, before));
+    let (found, _) = lab.ends(3, "doctor");
+    assert!(found.contains(what_to_do), "{found}");
+    lab.ends(0, "job recover --forget node");
+    lab.ends(0, "job run node");
+    assert_eq!(lab.n_snapshots(), 2);
 }
 
 #[test]
