@@ -1,13 +1,16 @@
 //! `cowsnap doctor`
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::Context;
+use crate::cli::{Context, place};
+use crate::config::Config;
 use crate::endpoint::overlay::Home;
+use crate::endpoint::{Dataset, Prunable};
 use crate::exec::doctor::{self, Finding, Level};
+use crate::model::Target;
 use crate::pool::{self, Pool, Registry};
 use crate::quiesce::{self, By, Left};
 use crate::sys::interrupt;
@@ -19,9 +22,12 @@ pub struct Args {
     /// Put right what is provably cowsnap's own and dead
     #[arg(long)]
     fix: bool,
-    /// Examine also the btrfs filesystems that hold these directories, beside the pools
+    /// Examine also the btrfs filesystems that hold these directories, beside the pools; of a plain directory its snapshots
     #[arg(value_name = "DIR")]
     dirs: Vec<PathBuf>,
+    /// The configuration, of whose jobs the datasets are looked at, if there is one
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
 }
 
 /// Runs the subcommand.
@@ -37,10 +43,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     // Each filesystem once, by whatever names it is called.
     let mut examined = of_pools(&registry)?;
     for dir in &args.dirs {
-        if examined.insert(doctor::filesystem(dir)?) {
-            findings.extend(doctor::store(dir)?);
+        match doctor::filesystem(dir) {
+            Ok(filesystem) if !examined.insert(filesystem) => {}
+            Ok(_) => findings.extend(doctor::store(dir)?),
+            Err(error) => findings.extend(of_tree(dir, context).ok_or(error)??),
         }
     }
+    findings.extend(of_jobs(&args.config, &examined, context));
     let outcomes: Vec<_> = findings.iter().map(|finding| outcome(finding, args.fix)).collect();
     let values: Vec<_> = findings.iter().zip(&outcomes).map(|(f, o)| value(f, o)).collect();
     let lines: String = findings.iter().zip(&outcomes).map(|(f, o)| line(f, o)).collect();
@@ -86,6 +95,64 @@ fn left(context: &Context) -> Result<Vec<Finding<'static>>> {
         Some(Finding { since, fix: Some(fix), ..Finding::problem(what, path.display()) })
     };
     Ok(quiesce::left(context.state_dir())?.into_iter().filter_map(found).collect())
+}
+
+/// What is to be said of the snapshots of a directory that is on no btrfs; `None` if it has none.
+fn of_tree(dir: &Path, context: &Context) -> Option<Result<Vec<Finding<'static>>>> {
+    let dir = std::path::absolute(dir).ok()?;
+    let dataset = place::dataset_as_it_is(&Target::Path(dir), context).ok()?;
+    let has_some = dataset.described().is_ok_and(|taken| !taken.is_empty());
+    has_some.then(|| doctor::unconfirmed(&dataset))
+}
+
+/// What killed runs have left on the datasets of jobs that are on no filesystem that was `examined` as a whole.
+fn of_jobs(file: &Path, examined: &HashSet<[u8; 16]>, context: &Context) -> Vec<Finding<'static>> {
+    if !file.exists() {
+        return Vec::new();
+    }
+    let config = match Config::load(file).map_err(Error::from) {
+        Ok(config) => config,
+        Err(error) => {
+            let what = format!("the configuration can not be used: {}", with_causes(&error));
+            return vec![Finding::problem(what, file.display()).fixed_by("cowsnap job check")];
+        }
+    };
+    let all = config.jobs.iter().flat_map(|job| job.datasets.iter().map(move |name| (name, job.recursive)));
+    let all: BTreeSet<_> = all.collect();
+    let looked = all.into_iter().map(|(name, with_inside)| {
+        of_dataset(name, with_inside, examined, context).unwrap_or_else(|error| match error {
+            // Whether there should be one is what check says.
+            Error::Endpoint(endpoint::Error::NotFound { .. }) => Vec::new(),
+            error => {
+                let what = format!("a job's dataset can not be looked at: {}", with_causes(&error));
+                vec![Finding::problem(what, name)]
+            }
+        })
+    });
+    looked.flatten().collect()
+}
+
+fn of_dataset(
+    name: &str,
+    with_inside: bool,
+    examined: &HashSet<[u8; 16]>,
+    context: &Context,
+) -> Result<Vec<Finding<'static>>> {
+    let target = Target::parse(name.as_ref())?;
+    let dataset = place::dataset_as_it_is(&target, context)?;
+    let is_examined = match (&target, &dataset) {
+        (Target::Path(path), Dataset::Btrfs(_)) => {
+            doctor::filesystem(path).is_ok_and(|filesystem| examined.contains(&filesystem))
+        }
+        (_, Dataset::Btrfs(_)) => true, // It is a pool's.
+        _ => false,
+    };
+    if is_examined {
+        return Ok(Vec::new());
+    }
+    let inside = if with_inside { dataset.all_inside()? } else { Vec::new() };
+    let all = [dataset].iter().chain(&inside).map(doctor::unconfirmed).collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Where this user's overlays are.

@@ -14,10 +14,12 @@ use crate::Result;
 
 mod overlays;
 mod store;
+mod unconfirmed;
 mod zfs;
 
 pub use overlays::overlays;
 pub use store::{filesystem, store};
+pub use unconfirmed::unconfirmed;
 pub use zfs::zfs;
 
 /// How much a finding matters.

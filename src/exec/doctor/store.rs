@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::Finding;
+use super::unconfirmed::WHAT;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
 use crate::endpoint::btrfs::{CHECKPOINT, meta};
 use crate::endpoint::dir::wait_for_lock;
@@ -115,14 +116,13 @@ fn forget(store: &Store, name: &OsStr) -> Result<()> {
     }
 }
 
-/// Snapshots of runs that were killed before it was known that nobody wrote meanwhile, or are at work.
+/// Those of all datasets that there are and were.
 fn unconfirmed(store: &Store) -> Vec<Finding<'static>> {
     let homes = entries(&folder(store).join("datasets")).into_iter();
     let all = homes
         .flat_map(|home| entries(&home.join("snap")))
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(UNCONFIRMED)));
-    let what = "a snapshot of which nobody knows yet whether it is good: the next run of its job destroys it";
-    all.map(|path| Finding::note(what, shown(store, &path)).since_change_of(&path)).collect()
+    all.map(|path| Finding::note(WHAT, shown(store, &path)).since_change_of(&path)).collect()
 }
 
 /// What is said about snapshots that do not exist: somebody destroyed them with another tool, or was killed before it was taken away. It

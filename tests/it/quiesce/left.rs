@@ -1,6 +1,7 @@
 //! What runs leave: services that do not stop, snapshots of which nobody knows whether they are good, failures that count.
 
 use super::*;
+use crate::ground::Plain;
 
 /// A job with one service that is a file, with a command that stops it.
 fn job(status: &str, stop: &str) -> String {
@@ -187,6 +188,45 @@ fn a_lease_that_nobody_can_read_keeps_no_other_job_from_its_snapshot_and_can_be_
     lab.ends(0, "job recover --forget node");
     lab.ends(0, "job run node");
     assert_eq!(lab.n_snapshots(), 2);
+}
+
+#[test]
+fn doctor_names_snapshots_that_nobody_knows_to_be_good_of_plain_directories_and_of_whatever_jobs_name() {
+    ground!("btrfs", "xfs");
+    let lab = Lab::new("");
+    let plain = Plain::xfs();
+    let live = plain.path().join("live");
+    fs::create_dir(&live).expect("made");
+    let live = live.to_str().expect("utf-8").to_owned();
+    let takes = |dataset: &str| {
+        lab.ends(0, &format!("snapshot {dataset} --name 20200101T000000Z-unconfirmed --label job=node"));
+    };
+    takes("ROOT/mnt/node");
+    takes(&live);
+    lab.ends(0, &format!("snapshot {live} --name good"));
+    let places = |line: &str| {
+        let found = lab.json(0, line)["findings"].as_array().cloned().unwrap_or_default();
+        let places = found
+            .iter()
+            .filter(|one| one["what"].as_str().is_some_and(|what| what.contains("whether it is good")));
+        places.map(|one| one["place"].as_str().expect("a place").to_owned()).collect::<Vec<_>>()
+    };
+    let named = |dataset: &str| format!("{}@20200101T000000Z-unconfirmed", lab.placed(dataset));
+    assert_eq!(places("doctor"), [named("ROOT/mnt/node")], "by its job");
+    assert_eq!(places("doctor ROOT/mnt").len(), 1, "its filesystem is looked through once");
+    lab.write(&format!("[job.node]\ndatasets = [{live:?}]\ncrash_consistent = true\n"));
+    assert_eq!(places("doctor"), [named(&live)]);
+    fs::remove_file(lab.root().join("config.toml")).expect("removed");
+    assert_eq!(places("doctor"), [String::new(); 0]);
+    assert_eq!(places(&format!("doctor {live}")), [named(&live)]);
+    // Nobody ever took one of it.
+    lab.ends(2, &format!("doctor {}", plain.path().display()));
+    fs::write(lab.root().join("config.toml"), "nonsense").expect("written");
+    let (found, _) = lab.ends(3, "doctor");
+    assert!(
+        found.contains("the configuration can not be used") && found.contains("cowsnap job check"),
+        "{found}"
+    );
 }
 
 #[test]
