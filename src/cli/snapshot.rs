@@ -1,6 +1,6 @@
 //! `cowsnap snapshot`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use jiff::Timestamp;
@@ -47,9 +47,9 @@ pub struct Args {
     /// Say what would be taken
     #[arg(long)]
     dry_run: bool,
-    /// Its name says that it may not be good.
+    /// Their name says that they may not be good, and is none that one of these would have without that.
     #[arg(skip)]
-    is_unconfirmed: bool,
+    unconfirmed: Option<BTreeSet<SnapshotName>>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -74,13 +74,13 @@ impl Args {
             copy: job.copy,
             not_atomic: job.not_atomic,
             dry_run,
-            is_unconfirmed: false,
+            unconfirmed: None,
         }
     }
 
-    /// Of which somebody has to say first that it is good: [`confirmed`].
-    pub(super) fn unconfirmed(self) -> Self {
-        Self { is_unconfirmed: true, ..self }
+    /// Of which somebody has to say first that they are good: [`confirmed`]. They are not to be taken for `others`, which are.
+    pub(super) fn unconfirmed(self, others: BTreeSet<SnapshotName>) -> Self {
+        Self { unconfirmed: Some(others), ..self }
     }
 }
 
@@ -114,8 +114,7 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String)> 
         let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
         return Ok((json!({ "dry_run": true, "would_take": names }), text));
     }
-    let end = if args.is_unconfirmed { UNCONFIRMED } else { "" };
-    let taken = take(&set, args.name, end, |name| SnapshotRequest {
+    let taken = take(&set, args.name, args.unconfirmed.as_ref(), |name| SnapshotRequest {
         name,
         labels: labels.clone(),
         holds: args.hold.clone(),
@@ -174,14 +173,19 @@ impl Gathered {
 fn take(
     set: &[Dataset],
     name: Option<SnapshotName>,
-    end: &str,
+    unconfirmed: Option<&BTreeSet<SnapshotName>>,
     request: impl Fn(SnapshotName) -> SnapshotRequest,
 ) -> Result<SnapshotSet> {
     if let Some(name) = name {
         return Ok(Backend::snapshot(set, &request(name))?);
     }
     for nth in 1.. {
-        let name = format!("{}{end}", default_name(nth)).parse()?;
+        let name = default_name(nth);
+        let name = match unconfirmed {
+            None => name,
+            Some(others) if others.contains(&name) => continue,
+            Some(_) => format!("{name}{UNCONFIRMED}").parse()?,
+        };
         match Backend::snapshot(set, &request(name)) {
             Err(endpoint::Error::Exists { .. }) => {}
             other => return Ok(other?),

@@ -1,5 +1,6 @@
 //! A job's snapshot while its services are stopped, `cowsnap job recover`, and the guard.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -14,8 +15,8 @@ use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
 use crate::endpoint::{Details, History, Prunable};
-use crate::model::Quiesce;
 use crate::model::name::UNCONFIRMED;
+use crate::model::{Quiesce, SnapshotName};
 use crate::plan::quiesce::Step;
 use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
@@ -32,22 +33,24 @@ pub(super) struct Taken {
     pub failed: Vec<Error>,
 }
 
-/// Takes it, with nothing of `quiesce` running. `begins` is called once nobody else is at work on its services.
+/// Takes it, with nothing of `quiesce` running, under a name that none of those `known` has. `begins` is called once nobody else is at work on its services.
 pub(super) fn take(
     job: &Job,
     quiesce: &Quiesce,
+    known: BTreeSet<SnapshotName>,
     begins: &mut dyn FnMut(),
     context: &Context,
 ) -> Result<Taken> {
     let roots = roots(job, context)?;
     let ground =
         Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
-    let done: Finished<_, Error> = quiesce::quiesced(ground, Snapshots { job, context }, &mut |step| {
-        tracing::info!(?step, job = job.name);
-        if step == Step::Look {
-            begins();
-        }
-    })?;
+    let done: Finished<_, Error> =
+        quiesce::quiesced(ground, Snapshots { job, known, context }, &mut |step| {
+            tracing::info!(?step, job = job.name);
+            if step == Step::Look {
+                begins();
+            }
+        })?;
     let mut told = told(quiesce, &done);
     if done.n_unasked > 0 {
         context.notice(format!(
@@ -130,6 +133,7 @@ fn told<S>(quiesce: &Quiesce, done: &Finished<S, Error>) -> Value {
 /// A job's, each with what it is and what there is to print.
 struct Snapshots<'a> {
     job: &'a Job,
+    known: BTreeSet<SnapshotName>,
     context: &'a Context,
 }
 
@@ -142,7 +146,8 @@ impl quiesce::Acts for Snapshots<'_> {
     }
 
     fn take(&mut self) -> Result<Self::Taken> {
-        snapshot::perform(snapshot::Args::of_job(self.job, false).unconfirmed(), self.context)
+        let known = std::mem::take(&mut self.known);
+        snapshot::perform(snapshot::Args::of_job(self.job, false).unconfirmed(known), self.context)
     }
 
     /// Gives them their names.
@@ -174,8 +179,8 @@ fn named(taken: &Value) -> OsString {
 }
 
 /// Destroys what a run that was killed has left, of which nobody knows whether it is good. One that is held is let be. Of those of one instant all are good if one of
-/// them has its name: they get theirs, too.
-pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
+/// them has its name: they get theirs, too. Answers the names of those that are good: a run of the same second is another one.
+pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<BTreeSet<SnapshotName>> {
     let mut all = Vec::new();
     for dataset in run::datasets(job, context)? {
         if dataset.exists()? {
@@ -184,14 +189,20 @@ pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
             all.push((dataset, taken));
         }
     }
+    let names = all.iter().flat_map(|(_, taken)| taken).map(|details| &details.version.id.name);
+    let mut known: BTreeSet<_> = names.filter(|name| !name.is_unconfirmed()).cloned().collect();
     for (dataset, taken) in &all {
         for details in taken.iter().filter(|details| details.version.id.name.is_unconfirmed()) {
             let what = format!("{dataset}@{}", details.version.id.name);
             let others = all.iter().filter(|(other, _)| other != dataset);
             if others.flat_map(|(_, taken)| taken).any(|other| is_of_one_run(details, other)) {
                 match snapshot::confirmed(dataset, &details.version.id) {
-                    Ok(new) => context
-                        .notice(format!("{what} is good, as others of its run are: it is now called {new}")),
+                    Ok(new) => {
+                        context.notice(format!(
+                            "{what} is good, as others of its run are: it is now called {new}"
+                        ));
+                        known.insert(new);
+                    }
                     Err(error) => {
                         context.warn(format!("{what} is good, and can not be given its name: {error}"))
                     }
@@ -208,7 +219,7 @@ pub(super) fn discard_unconfirmed(job: &Job, context: &Context) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(known)
 }
 
 /// Whether `confirmed` is one of those that were taken with `unconfirmed`, and has its name since. They were all called so by the same second and number.

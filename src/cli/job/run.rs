@@ -238,8 +238,8 @@ impl Work {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
         let discarded = quiesced::discard_unconfirmed(job, context);
-        let taken = discarded.and_then(|()| match &job.quiesce {
-            Some(quiesce) => quiesced::take(job, quiesce, &mut || recorder.starts(), context),
+        let taken = discarded.and_then(|known| match &job.quiesce {
+            Some(quiesce) => quiesced::take(job, quiesce, known, &mut || recorder.starts(), context),
             None => {
                 let recovered = quiesced::recover_own(job, context);
                 recovered

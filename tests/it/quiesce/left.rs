@@ -276,3 +276,34 @@ fn of_several_snapshots_of_an_instant_all_are_good_if_one_has_its_name() {
     let names: Vec<_> = names.map(|snapshot| snapshot["name"].as_str().expect("a name")).collect();
     assert_eq!((names.len(), names[0]), (2, "20200101T000000Z"), "{names:?}");
 }
+
+#[test]
+fn what_a_killed_run_has_left_is_not_good_for_another_one_of_the_same_second() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create ROOT/mnt/logs");
+    let datasets =
+        |text: String| text.replace("[\"ROOT/mnt/node\"]", "[\"ROOT/mnt/node\", \"ROOT/mnt/logs\"]");
+    let unnamed = "ls ROOT/mnt/.cowsnap/datasets/*/snap | grep -q unconfirmed";
+    let kills = format!("[ -e ROOT/armed ] && {unnamed} && rm ROOT/armed && kill -9 $PPID; {IS_UP}");
+    lab.write(&datasets(job(&kills, "rm ROOT/up")));
+    lab.write_up();
+    fs::write(lab.root().join("armed"), "").expect("written");
+    // As if a run had been good in whichever second this one is in.
+    let logs = cowsnap::endpoint::path::named(&lab.root().join("mnt/logs")).expect("a dataset");
+    let now = jiff::Timestamp::now();
+    for second in 0..300 {
+        let at = (now + Duration::from_secs(second)).to_zoned(jiff::tz::TimeZone::UTC);
+        let name = at.strftime("%Y%m%dT%H%M%SZ").to_string().parse().expect("a name");
+        let mut request = cowsnap::endpoint::SnapshotRequest::named(name);
+        request.labels.insert("job".into(), "node".into());
+        cowsnap::endpoint::Backend::snapshot(std::slice::from_ref(&logs), &request).expect("taken");
+    }
+    drop(logs);
+    assert_eq!(lab.runs("job run node").0, None, "it was not killed");
+    waits("the guard", || lab.root().join("up").exists() && !lab.lease().exists());
+    lab.write(&datasets(job(IS_UP, "rm ROOT/up")));
+    let (_, said) = lab.ends(0, "job run node");
+    let n = |what: &str| said.matches(what).count();
+    assert_eq!((n("unconfirmed is destroyed"), n("is good, as others")), (2, 0), "{said}");
+}
