@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde_json::{Value, json};
 
+use crate::cli::asked::Asking;
 use crate::cli::doctor::with_causes;
 use crate::cli::facts::{self, All, Which};
 use crate::cli::table::printable_lines;
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 
 /// Say in one line whether jobs are well, with the exit codes of Nagios: 0 ok, 1 warning, 2 critical, 3 unknown
 ///
-/// What could not be looked at is unknown, never ok. Below the first line stands each finding, and behind | what is measured.
+/// What could not be looked at is unknown, never ok; targets on other machines are asked. Below the first line stands each finding, and behind | what is measured.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -80,7 +81,11 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 /// Looks, prints, and answers the exit code.
 fn looked(args: &Args, context: &Context) -> Result<u8> {
     let units = facts::failed_units(args.which.timeout());
-    let done = facts::all(&args.which, false, context);
+    let asking = Asking::begin(&args.which, context);
+    let done = facts::all(&args.which, false, context).map(|mut all| {
+        asking.tell(&mut all.facts);
+        all
+    });
     let (state, text, value) = match &done {
         Ok(all) => {
             let now = Timestamp::now();

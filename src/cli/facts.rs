@@ -56,7 +56,7 @@ pub struct All {
 /// # Errors
 /// A configuration that can not be used, or a job that is not in it.
 pub fn all(which: &Which, sizes: bool, context: &Context) -> Result<All> {
-    all_of(&Config::load(&which.config)?, &which.jobs, which.timeout, sizes, &Hanging::default(), context)
+    all_of(&which.config()?, &which.jobs, which.timeout, sizes, &Hanging::default(), context)
 }
 
 /// The same of `names`, or all, of a configuration. Who looks more than once has `hanging` for it.
@@ -141,7 +141,7 @@ impl Drop for Looking {
 }
 
 /// Begins `work` in a thread of its own, as a disk that hangs lets nobody go; the answer waits for it until then.
-fn within<T: Send + 'static>(
+pub(super) fn within<T: Send + 'static>(
     until: Instant,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl FnOnce() -> Option<T> {
@@ -227,7 +227,7 @@ fn stopped(job: &Job, context: &Context) -> Result<Vec<String>, String> {
     Ok(lease.iter().flat_map(|lease| lease.services().map(ToString::to_string)).collect())
 }
 
-fn opened(name: &str, context: &Context) -> Result<Dataset> {
+pub(super) fn opened(name: &str, context: &Context) -> Result<Dataset> {
     place::dataset_as_it_is(&model::Target::parse(name.as_ref())?, context)
 }
 
@@ -317,7 +317,7 @@ fn of_target(dataset: &str, to: &str, record: Option<&JobRecord>, context: &Cont
     };
     let base = found.as_ref().ok().and_then(|(_, base)| *base);
     let up_to = found.map(|(up_to, _)| up_to);
-    health::Target { dataset: dataset.into(), to: to.into(), seen, up_to, base }
+    health::Target { dataset: dataset.into(), to: to.into(), seen, asked: None, up_to, base }
 }
 
 /// When the newest version was taken that both have, which the next increment builds upon, and what has become of that. Who `was_brought` something, has
@@ -385,6 +385,19 @@ fn ask_for_failed_units() -> Result<Vec<String>, String> {
 }
 
 impl Which {
+    /// The configuration.
+    ///
+    /// # Errors
+    /// One that can not be used.
+    pub fn config(&self) -> Result<Config> {
+        Ok(Config::load(&self.config)?)
+    }
+
+    /// The names of the jobs; none for all of them.
+    pub fn names(&self) -> &[String] {
+        &self.jobs
+    }
+
     /// How long is waited.
     pub fn timeout(&self) -> u64 {
         self.timeout

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::{Class, Error, Result};
 
 mod adopt;
+mod asked;
 mod check;
 mod clone;
 mod completions;

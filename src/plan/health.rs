@@ -69,7 +69,9 @@ pub struct Target {
     pub to: String,
     /// Of one that is here: what is there; else it is on another machine.
     pub seen: Option<Result<Seen, String>>,
-    /// When the newest snapshot was taken that it has in common with its source, or why nobody knows; of one that is not here as it was written down.
+    /// Of one on another machine: whether it was asked, and why that could not be.
+    pub asked: Option<Result<(), String>>,
+    /// When the newest snapshot was taken that it has in common with its source, or why nobody knows; of one that is not here, and was not asked, as it was written down.
     pub up_to: Result<Option<Timestamp>, String>,
     /// What has become of what the next increment builds upon; `None` where there has been nothing yet, or nobody knows.
     pub base: Option<Base>,
@@ -79,6 +81,11 @@ impl Target {
     /// When the newest snapshot was taken that it has, as far as that is known.
     pub fn known_up_to(&self) -> Option<Timestamp> {
         self.up_to.as_ref().ok().copied().flatten()
+    }
+
+    /// Whether what is known of it is what it has now.
+    pub fn is_looked_at(&self) -> bool {
+        self.seen.is_some() || matches!(self.asked, Some(Ok(())))
     }
 }
 
@@ -452,7 +459,7 @@ impl Found<'_> {
     }
 
     fn of_target(&mut self, target: &Target, facts: &Facts, limits: &Limits, now: Timestamp) {
-        let Target { dataset, to, seen, up_to, base } = target;
+        let Target { dataset, to, seen, asked, up_to, base } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
             Some(Ok(seen)) => {
@@ -460,6 +467,12 @@ impl Found<'_> {
                 self.of_space(to, seen, limits);
             }
             None => {}
+        }
+        if let Some(Err(why)) = asked {
+            let what = format!(
+                "{to} can not be asked whether it has what the next increment of {dataset} builds upon: {why}"
+            );
+            self.add(State::Unknown, About::Unseen, what);
         }
         // A run that is at work may be about to hold it.
         if !facts.is_at_work {
@@ -473,7 +486,7 @@ impl Found<'_> {
             }
             // That there is no snapshot is said already, and so is that the base is gone.
             Ok(None) if !has_run || *base == Some(Base::Lost) => {}
-            Ok(None) if seen.is_some() => {
+            Ok(None) if target.is_looked_at() => {
                 let what = format!("{to} has nothing of {dataset}");
                 self.add(State::Critical, About::Late, what);
             }

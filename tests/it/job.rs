@@ -34,11 +34,17 @@ impl Lab {
         text.replace("FS", self.fs.path().to_str().expect("utf-8"))
     }
 
+    /// What reaches other machines, if a test puts it there: no real one is looked for.
+    pub fn ssh(&self) -> PathBuf {
+        self.fs.outside().join("ssh")
+    }
+
     /// Runs, expects that exit code, and answers what was printed and what was said.
     pub fn ends(&self, code: i32, line: &str) -> (String, String) {
         let output = ground::cowsnap(&self.fs.outside().join("state"))
             .args(line.split(' ').map(|word| self.placed(word)))
             .env("COWSNAP_CONFIG", &self.config)
+            .env("COWSNAP_SSH", self.ssh())
             .stdin(Stdio::null())
             .output()
             .expect("the program starts");

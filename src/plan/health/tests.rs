@@ -233,6 +233,7 @@ fn a_target_is_judged_by_what_it_has_and_not_for_a_source_that_is_late() {
         dataset: "tank/node".into(),
         to: "vault/node".into(),
         seen,
+        asked: None,
         up_to: Ok(up_to.map(at)),
         base: None,
     };
@@ -391,6 +392,7 @@ fn a_clock_that_was_ahead_hides_nothing() {
         dataset: "tank/node".into(),
         to: "ssh://b/v".into(),
         seen: None,
+        asked: None,
         up_to: Ok(Some(at("29T02:00"))),
         base: Some(Base::Held),
     }];
@@ -411,7 +413,7 @@ fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_
     let room = Seen { space: Some((50 * GIB, 100 * GIB)), ..Seen::default() };
     let mut with = |up_to, base| {
         let (dataset, to) = ("tank/node".into(), "vault/node".into());
-        facts.targets = vec![Target { dataset, to, seen: Some(Ok(room.clone())), up_to, base }];
+        facts.targets = vec![Target { dataset, to, seen: Some(Ok(room.clone())), asked: None, up_to, base }];
         facts.clone()
     };
     check(
@@ -438,6 +440,34 @@ fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_
             FAILED, CRITICAL"#]],
     );
     check(&Facts { is_at_work: true, ..lost }, "20T12:00", expect!["OK, OK"]);
+}
+
+#[test]
+fn a_target_elsewhere_that_can_not_be_asked_is_unknown_and_one_that_has_nothing_any_more_is_critical() {
+    let mut facts = nightly(Some("20T02:00"));
+    let mut with = |asked, up_to: Option<&str>, base| {
+        let (dataset, to, up_to) = ("tank/node".into(), "ssh://b/v".into(), Ok(up_to.map(at)));
+        facts.targets = vec![Target { dataset, to, seen: None, asked, up_to, base }];
+        facts.clone()
+    };
+    check(&with(Some(Ok(())), Some("20T02:00"), Some(Base::Held)), "20T12:00", expect!["OK, OK"]);
+    // Its source keeps it, and nobody knows whether it does.
+    check(
+        &with(Some(Err("no route".into())), Some("20T02:00"), Some(Base::Held)),
+        "20T12:00",
+        expect![[r#"
+            UNKNOWN Unseen: ssh://b/v can not be asked whether it has what the next increment of tank/node builds upon: no route
+            UNKNOWN, UNKNOWN"#]],
+    );
+    check(
+        &with(Some(Ok(())), None, None),
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Late: ssh://b/v has nothing of tank/node
+            LATE, CRITICAL"#]],
+    );
+    let looked = |asked| with(asked, None, None).targets[0].is_looked_at();
+    assert_eq!([None, Some(Err(String::new())), Some(Ok(()))].map(looked), [false, false, true]);
 }
 
 #[test]

@@ -196,6 +196,7 @@ fn what_was_seen_of_places_is_told_of_each() {
         dataset: "tank/node".into(),
         to: to.into(),
         seen,
+        asked: None,
         up_to: Ok(up_to.map(at)),
         base: None,
     };
@@ -340,6 +341,7 @@ fn a_dataset_that_is_brought_to_one_place_by_two_names_is_told_once() {
         dataset: "tank/node".into(),
         to: "vault/node".into(),
         seen: None,
+        asked: None,
         up_to: Ok(Some(at(up_to))),
         base: None,
     };

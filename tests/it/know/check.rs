@@ -203,6 +203,37 @@ fn what_the_next_increment_builds_upon_is_held_or_free_to_go_or_lost() {
 }
 
 #[test]
+fn a_target_on_another_machine_is_asked_and_unknown_as_long_as_it_can_not_be() {
+    ground!("btrfs");
+    let there = |name: &str| NODE.replace("FS/replica", &format!("ssh://there/FS/{name}"));
+    let lab = Lab::new(&there("replica"));
+    let (program, outside) = (env!("CARGO_BIN_EXE_cowsnap"), lab.fs.outside().display().to_string());
+    let serves = format!(
+        "#!/bin/sh\n[ -e '{outside}/down' ] && exit 255\nexec '{program}' --state-dir '{outside}/there' serve\n"
+    );
+    fs::write(lab.ssh(), serves).expect("written");
+    fs::set_permissions(lab.ssh(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let target = |code| lab.json(code, "check")["jobs"][0]["targets"][0].clone();
+    let found = target(0);
+    assert_eq!((&found["base"], &found["is_looked_at"]), (&"held".into(), &true.into()), "{found}");
+    fs::write(lab.fs.outside().join("down"), "").expect("written");
+    let (said, _) = lab.ends(3, "check");
+    assert!(said.contains("ssh://there/FS/replica can not be asked whether it has what"), "{said}");
+    let found = target(3);
+    assert_eq!((&found["is_looked_at"], found["error"].is_string()), (&false.into(), true), "{found}");
+    // To be told what was written down is enough for a person.
+    lab.ends(0, "status");
+    fs::remove_file(lab.fs.outside().join("down")).expect("removed");
+    lab.write(&there("none"));
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("ssh://there/FS/none has nothing of FS/node"), "{said}");
+    lab.write(&there("replica"));
+    lab.ends(0, "check");
+}
+
+#[test]
 fn what_hangs_is_unknown_in_time() {
     ground!("btrfs");
     let lab = Lab::new(NODE);
