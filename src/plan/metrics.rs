@@ -7,10 +7,10 @@ use jiff::Timestamp;
 pub use exposition::{Family, Kind, Labels, exposition};
 
 use crate::model::run::{Op, Subject, Tally};
-use crate::plan::health::{self, Facts, Limits, Seen, State};
+use crate::plan::health::{self, Base, Facts, Limits, Seen, State};
 
 /// Every name, with its kind and what it says.
-const NAMES: [(&str, Kind, &str); 25] = [
+const NAMES: [(&str, Kind, &str); 27] = [
     ("cowsnap_build_info", Kind::Gauge, "Always 1; its label is the version."),
     (
         "cowsnap_job_state",
@@ -30,6 +30,7 @@ const NAMES: [(&str, Kind, &str); 25] = [
     ("cowsnap_operations_total", Kind::Counter, "What was done, by its result."),
     ("cowsnap_last_success_timestamp_seconds", Kind::Gauge, "When it was done last."),
     ("cowsnap_last_failure_timestamp_seconds", Kind::Gauge, "When it failed last."),
+    ("cowsnap_failures_in_a_row", Kind::Gauge, "How often it failed since it went well last."),
     ("cowsnap_last_duration_seconds", Kind::Gauge, "How long it took last time."),
     ("cowsnap_duration_seconds_total", Kind::Counter, "How long it took in all."),
     ("cowsnap_last_transferred_bytes", Kind::Gauge, "Bytes that travelled last time."),
@@ -51,6 +52,11 @@ const NAMES: [(&str, Kind, &str); 25] = [
         "cowsnap_target_up_to_timestamp_seconds",
         Kind::Gauge,
         "When the newest snapshot was taken that the target has, too.",
+    ),
+    (
+        "cowsnap_target_base_state",
+        Kind::Gauge,
+        "What has become of what the target's next increment builds upon: 0 kept, it does not expire; 1 nothing keeps it; 2 gone; 3 nobody knows.",
     ),
 ];
 
@@ -162,6 +168,10 @@ impl Collected {
         if let Some(failed) = &tally.last_failure {
             self.add("cowsnap_last_failure_timestamp_seconds", labels(), seconds(failed.at));
         }
+        // What was written before that was counted does not say it of what fails.
+        if let Some(n) = tally.in_a_row.or_else(|| (!tally.is_failing()).then_some(0)) {
+            self.add("cowsnap_failures_in_a_row", labels(), n as f64);
+        }
         if tally.done + tally.failed > 0 {
             self.add("cowsnap_last_duration_seconds", labels(), tally.last_ms as f64 / 1000.0);
         }
@@ -201,6 +211,7 @@ impl Collected {
             if let Some(seen) = &target.seen {
                 self.of_place(&labels, seen.as_ref().ok());
             }
+            self.add("cowsnap_target_base_state", labels.clone(), base_state(target));
             if let Some(lag) = health::lag(target, facts) {
                 self.add(LAG.0, labels.clone(), lag.as_secs_f64());
             }
@@ -222,6 +233,15 @@ impl Collected {
             self.add("cowsnap_free_bytes", labels.clone(), free as f64);
             self.add("cowsnap_size_bytes", labels.clone(), size as f64);
         }
+    }
+}
+
+fn base_state(target: &health::Target) -> f64 {
+    match target.base {
+        Some(Base::Held) => 0.0,
+        Some(Base::Unheld) => 1.0,
+        Some(Base::Lost) => 2.0,
+        None => 3.0,
     }
 }
 

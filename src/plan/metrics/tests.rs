@@ -237,8 +237,45 @@ fn what_was_seen_of_places_is_told_of_each() {
             cowsnap_size_bytes{job_name="node",dataset="tank/node",target="vault/node"} 7
             cowsnap_target_up_to_timestamp_seconds{job_name="node",dataset="tank/node",target="vault/node"} 1795138200
             cowsnap_target_up_to_timestamp_seconds{job_name="node",dataset="tank/node",target="ssh://b/v"} 1795140000
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="vault/node"} 3
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="vault/lost"} 3
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="ssh://b/v"} 3
             cowsnap_target_lag_seconds{job_name="node",dataset="tank/node",target="vault/node"} 1800
             cowsnap_target_lag_seconds{job_name="node",dataset="tank/node",target="ssh://b/v"} 0
+        "#]],
+    );
+}
+
+#[test]
+fn failures_in_a_row_are_told_and_what_has_become_of_a_base() {
+    let mut record = recorded();
+    let old = record.tallies.iter_mut().filter(|tally| tally.subject.op != Op::Replicate);
+    old.for_each(|tally| tally.in_a_row = None);
+    let target = |to: &str, base| Target {
+        dataset: "tank/node".into(),
+        to: to.into(),
+        seen: None,
+        asked: None,
+        up_to: Ok(None),
+        base,
+    };
+    let bases = [Some(Base::Held), Some(Base::Unheld), Some(Base::Lost), None];
+    let targets = bases.iter().zip(["a", "b", "c", "d"]).map(|(base, to)| target(to, *base)).collect();
+    check(
+        &Facts { record: Ok(Some(record)), targets, ..job("node") },
+        subjects(),
+        &["failures", "target_base"],
+        expect![[r#"
+            cowsnap_failures_in_a_row{job_name="node",op="run"} 0
+            cowsnap_failures_in_a_row{job_name="node",op="quiesce"} 0
+            cowsnap_failures_in_a_row{job_name="node",op="snapshot",dataset="tank/node"} 0
+            cowsnap_failures_in_a_row{job_name="node",op="replicate",dataset="tank/node",target="vault/node"} 1
+            cowsnap_failures_in_a_row{job_name="node",op="prune",dataset="tank/node"} 0
+            cowsnap_failures_in_a_row{job_name="node",op="drill"} 0
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="a"} 0
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="b"} 1
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="c"} 2
+            cowsnap_target_base_state{job_name="node",dataset="tank/node",target="d"} 3
         "#]],
     );
 }
@@ -328,6 +365,9 @@ fn all_of_it_is_text_that_prometheus_reads() {
         # TYPE cowsnap_operations_total counter
         cowsnap_operations_total{job_name="no\"de\\\n",op="run",result="success"} 0
         cowsnap_operations_total{job_name="no\"de\\\n",op="run",result="failure"} 0
+        # HELP cowsnap_failures_in_a_row How often it failed since it went well last.
+        # TYPE cowsnap_failures_in_a_row gauge
+        cowsnap_failures_in_a_row{job_name="no\"de\\\n",op="run"} 0
         # HELP cowsnap_duration_seconds_total How long it took in all.
         # TYPE cowsnap_duration_seconds_total counter
         cowsnap_duration_seconds_total{job_name="no\"de\\\n",op="run"} 0

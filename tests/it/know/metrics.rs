@@ -173,6 +173,12 @@ fn the_dashboard_and_the_page_name_what_there_is() {
     );
     let shown = names_in(&dashboard);
     assert!(shown.len() > 8, "{shown:?}");
+    // What tells of a failure to come is not left to those who read the page.
+    assert!(
+        ["failures_in_a_row", "target_base_state"]
+            .iter()
+            .all(|name| shown.contains(&format!("cowsnap_{name}")))
+    );
     assert!(shown.is_subset(&known), "there is no {:?}", shown.difference(&known));
     let told = names_in(&document("docs/monitoring.md"));
     assert_eq!(told, known, "docs/monitoring.md names each once, and no other");
