@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::model::notify::{Message, News, Notify, curl_config, ping_url};
+use crate::model::notify::{Channel, Message, News, Notify, curl_config, ping_url};
 
 /// How long the programs may take that tell somebody, all together.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +20,9 @@ const PIECE: Duration = Duration::from_millis(10);
 
 /// The program that calls addresses: it can be ended while it looks up a name.
 const CURL: &str = "curl";
+
+/// What is told of all, and not by [`Channel`].
+const PING: &str = "ping";
 
 /// How much is kept of what a program says.
 const MOST_SAID: usize = 4096;
@@ -36,8 +39,8 @@ pub struct Starting(Result<Telling, String>);
 pub struct Heard {
     /// What failed of it.
     pub failed: Vec<String>,
-    /// Whether the command or the mail went well.
-    pub is_told: bool,
+    /// Who has heard it; a ping is told of all.
+    pub told: Vec<Channel>,
 }
 
 /// What this machine is called.
@@ -52,34 +55,42 @@ pub fn start(notify: &Notify) -> Option<Starting> {
     Some(Starting(call(&ping_url(ping, "start"), "")))
 }
 
-/// Tells all that are to know at once; `tells_people` says whether the command and the mail are.
-pub fn tell(notify: &Notify, starting: Option<Starting>, message: &Message, tells_people: bool) -> Heard {
+/// Tells all that are to know at once: who is pinged, and these `people`.
+pub fn tell(notify: &Notify, starting: Option<Starting>, message: &Message, people: &[Channel]) -> Heard {
     // What is told of the start is told first.
-    let mut done = all_ended(starting.into_iter().map(|Starting(telling)| ("ping", telling)).collect());
+    let mut done = all_ended(starting.into_iter().map(|Starting(telling)| (PING, telling)).collect());
     let mut all = Vec::new();
     if let Some(ping) = &notify.ping {
         let which = if message.news == News::Failure { "fail" } else { "" };
-        all.push(("ping", call(&ping_url(ping, which), &message.body())));
+        all.push((PING, call(&ping_url(ping, which), &message.body())));
     }
-    if tells_people {
-        if let Some([program, arguments @ ..]) = notify.command.as_deref() {
-            let mut command = Command::new(program);
-            command.args(arguments).envs(message.environment());
-            all.push(("command", Telling::begin(command, &message.body(), false)));
-        }
-        if let Some(to) = &notify.mail {
-            let mut command = Command::new(&notify.sendmail);
-            command.args(["-t", "-oi"]);
-            all.push(("mail", Telling::begin(command, &message.mail(to), false)));
-        }
-    }
+    let people = people.iter().filter_map(|&whom| Some((whom.name(), tells(notify, whom, message)?)));
+    all.extend(people);
     done.extend(all_ended(all));
+    let has_heard = |whom: &Channel| done.iter().any(|(what, done)| *what == whom.name() && done.is_ok());
     Heard {
-        is_told: done.iter().any(|(what, done)| *what != "ping" && done.is_ok()),
+        told: Channel::ALL.into_iter().filter(has_heard).collect(),
         failed: done
             .into_iter()
             .filter_map(|(what, done)| Some(format!("{what}: {}", done.err()?)))
             .collect(),
+    }
+}
+
+/// `None` if nobody is told that way.
+fn tells(notify: &Notify, whom: Channel, message: &Message) -> Option<Result<Telling, String>> {
+    match whom {
+        Channel::Command => {
+            let [program, arguments @ ..] = notify.command.as_deref()? else { return None };
+            let mut command = Command::new(program);
+            command.args(arguments).envs(message.environment());
+            Some(Telling::begin(command, &message.body(), false))
+        }
+        Channel::Mail => {
+            let mut command = Command::new(&notify.sendmail);
+            command.args(["-t", "-oi"]);
+            Some(Telling::begin(command, &message.mail(notify.mail.as_ref()?), false))
+        }
     }
 }
 

@@ -30,6 +30,28 @@ impl News {
     }
 }
 
+/// By what people are told, each of which has its own memory of that: that a mail was taken tells nobody who reads what the command says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// The command.
+    Command,
+    /// The mail.
+    Mail,
+}
+
+impl Channel {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Command, Self::Mail];
+
+    /// As it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Mail => "mail",
+        }
+    }
+}
+
 /// Who is told of runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notify {
@@ -289,6 +311,11 @@ mod tests {
         for line in ["COWSNAP_RESULT=success\n", "COWSNAP_CLASS=\n", "COWSNAP_DOWNTIME_MS=250\n"] {
             assert!(told.contains(line), "{told}");
         }
+    }
+
+    #[test]
+    fn channels_are_called_as_the_configuration_does() {
+        assert_eq!(Channel::ALL.map(Channel::name), ["command", "mail"]);
     }
 
     #[test]

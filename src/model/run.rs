@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::notify::is_new;
+use crate::model::notify::{Channel, is_new};
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -300,9 +300,12 @@ pub struct JobRecord {
     pub unended: u64,
     /// What was not begun.
     pub skipped: Skips,
-    /// The failure that somebody was told of last, until it goes well again.
+    /// The failure that the command was told of last, until it goes well again; in records from before each had its own, also the mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// Likewise, the one that was last in a mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailed: Option<Told>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -322,6 +325,7 @@ impl JobRecord {
             unended: 0,
             skipped: Skips::default(),
             told: None,
+            mailed: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }
@@ -384,15 +388,23 @@ impl JobRecord {
         self.skipped.last = Some(Skip { at: now, why: bounded(why) });
     }
 
-    /// Whether somebody is to be told of this end of a run now: of a failure once a day, and when it is another one.
-    pub fn is_news(&self, now: Timestamp, failure: Option<&Failure>) -> bool {
-        let told = self.told.as_ref().map(|told| (told.class.as_str(), told.at.as_second()));
+    /// Whether `whom` is to be told of this end of a run now: of a failure once a day, and when it is another one.
+    pub fn is_news(&self, whom: Channel, now: Timestamp, failure: Option<&Failure>) -> bool {
+        let told = match whom {
+            Channel::Command => &self.told,
+            Channel::Mail => &self.mailed,
+        };
+        let told = told.as_ref().map(|told| (told.class.as_str(), told.at.as_second()));
         failure.is_none_or(|failure| is_new(told, &failure.class, now.as_second()))
     }
 
-    /// Somebody was told of a failure, or it went well: of the next failure somebody is told then.
-    pub fn was_told(&mut self, now: Timestamp, failure: Option<&Failure>) {
-        self.told = failure.map(|failure| Told { at: now, class: failure.class.clone() });
+    /// `whom` was told of a failure, or it went well: of the next failure it is told then.
+    pub fn was_told(&mut self, whom: Channel, now: Timestamp, failure: Option<&Failure>) {
+        let told = failure.map(|failure| Told { at: now, class: failure.class.clone() });
+        match whom {
+            Channel::Command => self.told = told,
+            Channel::Mail => self.mailed = told,
+        }
     }
 
     fn tally_mut(&mut self, subject: &Subject) -> &mut Tally {
@@ -546,15 +558,23 @@ mod tests {
     fn a_failure_is_told_until_somebody_was_and_when_it_is_another_and_after_it_went_well() {
         let mut record = JobRecord::new("node", at(0));
         let failure = |class| Some(Failure::new(class, "no"));
-        let is_news = |record: &JobRecord, second, class| record.is_news(at(second), failure(class).as_ref());
+        let is_news = |record: &JobRecord, second, class| {
+            Channel::ALL.map(|whom| record.is_news(whom, at(second), failure(class).as_ref()))
+        };
         // Nobody could be told the first time.
-        assert!(is_news(&record, 0, "usage") && is_news(&record, 60, "usage"));
-        record.was_told(at(60), failure("usage").as_ref());
+        assert_eq!([is_news(&record, 0, "usage"), is_news(&record, 60, "usage")], [[true; 2]; 2]);
+        record.was_told(Channel::Command, at(60), failure("usage").as_ref());
         assert_eq!(record.told, Some(Told { at: at(60), class: "usage".into() }));
-        assert!(!is_news(&record, 120, "usage") && is_news(&record, 120, "corrupt"));
-        assert!(record.is_news(at(240), None));
-        record.was_told(at(240), None);
-        assert!(record.told.is_none() && is_news(&record, 300, "usage"));
+        assert_eq!(is_news(&record, 120, "usage"), [false, true], "no mail was taken yet");
+        record.was_told(Channel::Mail, at(120), failure("usage").as_ref());
+        assert_eq!(is_news(&record, 180, "usage"), [false; 2]);
+        assert_eq!(is_news(&record, 180, "corrupt"), [true; 2]);
+        for whom in Channel::ALL {
+            assert!(record.is_news(whom, at(240), None));
+            record.was_told(whom, at(240), None);
+        }
+        assert_eq!((&record.told, &record.mailed), (&None, &None));
+        assert_eq!(is_news(&record, 300, "usage"), [true; 2]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::cli::doctor::with_causes;
 use crate::config::Job;
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
-use crate::model::notify::{Message, News, Notify};
+use crate::model::notify::{Channel, Message, News, Notify};
 use crate::model::run::{Failure, Op, Outcome, Subject};
 
 /// A run that is at work, and what it has done so far.
@@ -128,19 +128,21 @@ pub(super) struct ToTell {
     starting: Option<notify::Starting>,
     message: Message,
     at: Timestamp,
-    tells_people: bool,
+    people: Vec<Channel>,
 }
 
 impl ToTell {
-    /// Tells it. That somebody was told of a failure is written down if somebody was, or the next one would be kept from them.
+    /// Tells it. Who has heard of a failure is written down, or the next one would be kept from who has not.
     pub(super) fn tell(self, context: &Context) {
-        let Self { job, notify, starting, message, at, tells_people } = self;
-        let heard = notify::tell(&notify, starting, &message, tells_people);
+        let Self { job, notify, starting, message, at, people } = self;
+        let heard = notify::tell(&notify, starting, &message, &people);
         for why in heard.failed {
             context.warn(format!("job {job}: {why}"));
         }
-        if heard.is_told && message.news == News::Failure {
-            change(&job, context, |record| record.was_told(at, message.failure.as_ref()));
+        if !heard.told.is_empty() && message.news == News::Failure {
+            change(&job, context, |record| {
+                heard.told.iter().for_each(|&whom| record.was_told(whom, at, message.failure.as_ref()));
+            });
         }
     }
 }
@@ -180,13 +182,13 @@ fn ended(
     run: &Outcome,
     context: &Context,
 ) -> Option<ToTell> {
-    let (mut before, mut is_news) = (None, true);
+    let (mut before, mut people) = (None, Channel::ALL.to_vec());
     change(&job.name, context, |record| {
         before = record.last_run.as_ref().and_then(|last| last.failure.clone());
         record.end(began, outcomes, |subject| is_configured(job, subject));
-        is_news = record.is_news(run.at, run.failure.as_ref());
+        people.retain(|&whom| record.is_news(whom, run.at, run.failure.as_ref()));
         if run.failure.is_none() {
-            record.was_told(run.at, None);
+            Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, run.at, None));
         }
     });
     let notify = job.notify.clone()?;
@@ -208,8 +210,8 @@ fn ended(
         bytes: run.bytes,
         downtime_ms: run.downtime.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     };
-    let (job, tells_people) = (job.name.clone(), is_news && is_wanted);
-    Some(ToTell { job, notify, starting, message, at: run.at, tells_people })
+    people.retain(|_| is_wanted);
+    Some(ToTell { job: job.name.clone(), notify, starting, message, at: run.at, people })
 }
 
 fn change(job: &str, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {

@@ -1,5 +1,7 @@
 //! `cowsnap job run`
 
+use std::sync::mpsc::channel;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -80,6 +82,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
         work.job(job, due.as_ref(), args, Turn::Last, context);
     }
     work.tell(context);
+    work.all_told();
     context.print(&json!({ "jobs": work.objects, "dry_run": args.dry_run }), &work.text)?;
     work.outcome(context)
 }
@@ -133,12 +136,36 @@ struct Work {
     failed: Vec<(String, Error)>,
     /// Of runs that are over; nobody is told with a lock in hand.
     to_tell: Vec<ToTell>,
+    /// Who tells, while other jobs run.
+    tellers: Vec<JoinHandle<()>>,
 }
 
 impl Work {
-    /// Tells who is to know of what is over.
+    /// Has those told who are to know of what is over, and waits for nobody: who does not answer keeps no other job from its time.
     fn tell(&mut self, context: &Context) {
-        self.to_tell.drain(..).for_each(|news| news.tell(context));
+        if self.to_tell.is_empty() {
+            return;
+        }
+        let (to_tell, its) = (std::mem::take(&mut self.to_tell), context.clone());
+        let (sender, receiver) = channel::<ToTell>();
+        let tell = move || receiver.into_iter().for_each(|news| news.tell(&its));
+        match Builder::new().name("tell".into()).spawn(tell) {
+            Ok(teller) => {
+                // It listens until there is no more.
+                to_tell.into_iter().for_each(|news| drop(sender.send(news)));
+                self.tellers.push(teller);
+            }
+            Err(_) => to_tell.into_iter().for_each(|news| news.tell(context)),
+        }
+    }
+
+    /// Waits until all were told, or can not be.
+    fn all_told(&mut self) {
+        for teller in self.tellers.drain(..) {
+            if let Err(panic) = teller.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 
     fn is_interrupted(&mut self, job: &Job) -> bool {

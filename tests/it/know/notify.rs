@@ -225,6 +225,49 @@ fn whoever_could_not_be_told_is_told_of_the_next_failure() {
 }
 
 #[test]
+fn each_way_of_being_told_is_tried_again_until_it_was_heard() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let down = lab.fs.outside().join("down");
+    let (command, calls) = script(&lab, "tell", &format!("echo called; ! test -e {}", down.display()));
+    let (sendmail, mails) = script(&lab, "sendmail", "echo taken; cat >/dev/null");
+    let notify = format!(
+        "[notify]\ncommand = [\"{}\"]\nmail = \"root@localhost\"\nsendmail = \"{}\"\n",
+        command.display(),
+        sendmail.display()
+    );
+    lab.write(&format!("{notify}{}", NODE.replace("FS/replica", "FS/no/such/place")));
+    fs::write(&down, "").expect("written");
+    let n = |log: &PathBuf| read(log).lines().count();
+    for n_calls in 1..=2 {
+        lab.ends(7, "job run node");
+        assert_eq!((n(&calls), n(&mails)), (n_calls, 1), "the mail was taken, and the command has failed");
+    }
+    fs::remove_file(&down).expect("removed");
+    for _ in 0..2 {
+        lab.ends(7, "job run node");
+        assert_eq!((n(&calls), n(&mails)), (3, 1));
+    }
+}
+
+#[test]
+fn who_does_not_answer_keeps_no_other_job_from_its_time() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let go = lab.fs.outside().join("go");
+    let line = format!("while ! test -e {}; do sleep 0.05; done; echo heard", go.display());
+    let (command, calls) = script(&lab, "tell", &line);
+    let job = |name: &str| format!("[job.{name}]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n");
+    let notify = format!("[job.first.notify]\ncommand = [\"{}\"]\non = [\"success\"]\n", command.display());
+    let hooks = format!("[job.second.hooks]\nbefore_snapshot = [\"/bin/touch\", \"{}\"]\n", go.display());
+    lab.write(&format!("{}{notify}{}{hooks}", job("first"), job("second")));
+    let (_, said) = lab.ends(0, "job run first second");
+    assert!(!said.contains("took longer") && read(&calls) == "heard\n", "{said}");
+}
+
+#[test]
 fn nobody_waits_for_a_run_that_is_over_while_others_are_told_of_it() {
     ground!("btrfs");
     let lab = Lab::new("");
