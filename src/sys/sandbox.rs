@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount,
@@ -23,8 +23,12 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::sys::namespace;
 
-/// Directories that are empty in each sandbox, and may be written to: those that programs take for granted.
-const SCRATCH: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
+/// Directories that are empty in each sandbox, and may be written to: those that programs take for granted, as these do, whatever they are here.
+const SCRATCH: [(&str, u32); 4] =
+    [("/tmp", ANYBODY), ("/var/tmp", ANYBODY), ("/run", 0o755), ("/dev/shm", ANYBODY)];
+
+/// Anybody may make what is there, and nobody take away another's.
+const ANYBODY: u32 = 0o1777;
 
 /// What writing to would change for the whole machine.
 const OF_THE_MACHINE: [&CStr; 2] = [c"/proc/sys", c"/proc/sysrq-trigger"];
@@ -103,8 +107,8 @@ impl Sandbox {
 struct Inside {
     /// The process that starts it: readable once that is gone.
     parent: OwnedFd,
-    /// Sockets at which services of the machine listen.
-    sockets: Vec<CString>,
+    /// Sockets at which services of the machine listen, and named pipes that somebody has open.
+    ends: Vec<CString>,
     /// What is mounted, those within others after these.
     places: Vec<Place>,
     /// What names servers' addresses, where that is hidden else, and the directories that it is in.
@@ -180,8 +184,10 @@ fn text(path: &Path) -> io::Result<CString> {
 impl Inside {
     fn new(sandbox: &Sandbox) -> io::Result<Self> {
         let mut places = Vec::new();
-        for dir in SCRATCH.iter().map(Path::new).filter(|dir| dir.is_dir()) {
-            places.push(Place::empty(dir)?);
+        for (dir, mode) in SCRATCH.iter().map(|(dir, mode)| (Path::new(dir), *mode)) {
+            if dir.is_dir() {
+                places.push(Place::new(dir, What::Empty(mode, 0, 0))?);
+            }
         }
         for dir in &sandbox.scratch {
             places.push(Place::empty(dir)?);
@@ -194,7 +200,8 @@ impl Inside {
         let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
         let resolver = if sandbox.network { resolver()? } else { None };
         let user = sandbox.user.clone();
-        Ok(Self { parent, sockets: sockets()?, places, resolver, network: sandbox.network, user })
+        let ends = [sockets()?, pipes()?].concat();
+        Ok(Self { parent, ends, places, resolver, network: sandbox.network, user })
     }
 
     fn shut_off(&mut self) -> io::Result<()> {
@@ -237,8 +244,8 @@ impl Inside {
             }
         }
         let resolver = self.resolver.as_ref().and_then(|(file, _)| bind(file).ok());
-        for socket in &self.sockets {
-            match move_mount(&bind(c"/dev/null")?, c"", CWD, socket.as_c_str(), FROM_DESCRIPTOR) {
+        for end in &self.ends {
+            match move_mount(&bind(c"/dev/null")?, c"", CWD, end.as_c_str(), FROM_DESCRIPTOR) {
                 // It is gone by now, or can not be reached from here.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL | Errno::ACCESS | Errno::LOOP) => {}
                 Err(error) => return Err(error.into()),
@@ -289,10 +296,30 @@ fn sockets() -> io::Result<Vec<CString>> {
     found.into_iter().filter(is_socket).map(|path| Ok(CString::new(path)?)).collect()
 }
 
+/// Named pipes that processes have open: what is written to one is read, though its file system can only be read. Of one that nobody has open, nobody hears.
+fn pipes() -> io::Result<Vec<CString>> {
+    let is_number = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
+    let processes = std::fs::read_dir("/proc")?.flatten().filter(|entry| is_number(&entry.file_name()));
+    // A process may be gone by now.
+    let open = processes.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok()).flatten();
+    let mut found = Vec::new();
+    for file in open.flatten().map(|file| file.path()) {
+        // What the kernel knows already: a file server that does not answer is not asked.
+        let Ok(known) = statx(CWD, &file, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE) else { continue };
+        let is_pipe = FileType::from_raw_mode(known.stx_mode.into()) == FileType::Fifo;
+        // That of one that has no name is none.
+        let path = is_pipe.then(|| std::fs::read_link(&file).ok()).flatten();
+        found.extend(path.filter(|path| path.is_absolute()));
+    }
+    found.sort();
+    found.dedup();
+    found.iter().map(|path| text(path)).collect()
+}
+
 /// What /etc/resolv.conf stands for, where that lies in what is hidden.
 fn resolver() -> io::Result<Option<(CString, Vec<CString>)>> {
     let Ok(path) = std::fs::canonicalize("/etc/resolv.conf") else { return Ok(None) };
-    if !SCRATCH.iter().any(|dir| path.starts_with(dir)) {
+    if !SCRATCH.iter().any(|(dir, _)| path.starts_with(dir)) {
         return Ok(None);
     }
     let dirs = path.parent().map_or(Ok(Vec::new()), all_of)?;

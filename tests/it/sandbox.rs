@@ -98,6 +98,24 @@ fn services_of_the_machine_can_not_be_talked_to() {
 }
 
 #[test]
+fn named_pipes_that_somebody_has_open_can_not_be_written_to() {
+    ground!("root");
+    let folder = tempfile::Builder::new().prefix("cowsnap-test-").tempdir_in("/var/lib").expect("a folder");
+    let path = folder.path().join("a pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("made");
+    // So that its own opening waits for nobody.
+    let pipe = std::fs::File::options().read(true).write(true).open(&path).expect("opened");
+    rustix::io::ioctl_fionbio(&pipe, true).expect("set");
+    assert!(
+        said(&Sandbox::default(), &format!("echo heard > '{}'", path.display())).1,
+        "it is as if it were"
+    );
+    let heard = std::io::Read::read(&mut &pipe, &mut [0; 16]);
+    assert_eq!(heard.expect_err("nothing is there").kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn what_is_empty_is_whose_it_was_wherever_it_is() {
     ground!("root");
     let folder = tempfile::Builder::new().prefix("cowsnap-test-").tempdir_in("/var/lib").expect("a folder");

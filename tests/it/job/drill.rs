@@ -1,7 +1,7 @@
 //! `cowsnap drill`: the restore is rehearsed where the data is, and nothing is left of it.
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -118,6 +118,37 @@ fn a_replica_is_rehearsed_in_the_place_of_the_data() {
         let (_, said) = lab.drill(2);
         assert!(said.contains(why) && said.contains("job.node.drill.from"), "{said}");
     }
+}
+
+#[test]
+fn any_user_may_write_where_programs_take_that_for_granted_whatever_it_is_here() {
+    ground!("btrfs", "loop", "root", "unshare");
+    let script = script(
+        "touch /tmp/x /var/tmp/x /dev/shm/x && ! touch /run/x && stat -c %a /tmp /var/tmp /dev/shm /run",
+    );
+    let lab = lab(&format!("{script}\nuser = \"daemon\""));
+    // A machine that leaves /var/tmp to root alone.
+    let closed = "mount -t tmpfs -o mode=700 none /var/tmp && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args([
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            closed,
+            "sh",
+            env!("CARGO_BIN_EXE_cowsnap"),
+            "--state-dir",
+        ])
+        .arg(lab.fs.outside().join("state"))
+        .args(["drill", "node", "--json", "--home", &lab.home()])
+        .env("COWSNAP_CONFIG", &lab.config)
+        .output()
+        .expect("it starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains(r"1777\n1777\n1777\n755\n"), "{out}{err}");
+    lab.assert_nothing_left();
 }
 
 #[test]
