@@ -102,7 +102,7 @@ fn bring(root: &Path) {
 }
 
 #[test]
-fn a_node_in_a_container_is_back_at_the_snapshot_s_height_after_its_data_was_replaced() {
+fn a_node_in_a_container_is_back_at_the_snapshot_s_height_by_a_clone_that_is_mounted_and_by_a_restore() {
     ground!("btrfs", "litecoind", "podman");
     let lab = Lab::new("");
     let chain = Chain::of(&lab.root().join("mnt/node"));
@@ -133,6 +133,15 @@ fn a_node_in_a_container_is_back_at_the_snapshot_s_height_after_its_data_was_rep
     );
     stop();
     chain.wreck();
+    // A clone in its place is what the engine mounts; below it is what was wrecked.
+    lab.ends(0, &format!("clone {snapshot} ROOT/mnt/back"));
+    let (back, data) = (lab.placed("ROOT/mnt/back"), lab.placed("ROOT/mnt/node"));
+    ground::run("mount", &["--bind", &back, &data]);
+    start();
+    chain.waits_until_it_answers();
+    assert_eq!((chain.height(), chain.is_sound()), (Some(30), true));
+    stop();
+    ground::run("umount", &["-l", &data]);
     lab.ends(0, &format!("restore {snapshot} --to ROOT/mnt/node --replace"));
     start();
     chain.waits_until_it_answers();
