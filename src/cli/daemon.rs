@@ -41,17 +41,18 @@ const TIMEOUT: u64 = 8;
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
+    let says = context.clone();
+    let say: daemon::Say = Arc::new(move |word: Word| match word {
+        Word::Notice(text) => says.notice(text),
+        Word::Warning(text) => says.warn(text),
+    });
     if daemon::init::is_first() {
-        return daemon::init::run();
+        return daemon::init::run(context.state_dir(), &say);
     }
-    let (says, hanging, measuring) = (context.clone(), Hanging::default(), context.clone());
+    let (hanging, measuring) = (Hanging::default(), context.clone());
     let measure = move |config: &Config| -> Result<String> {
         let all = facts::all_of(config, &[], TIMEOUT, false, &hanging, &measuring)?;
         Ok(exposition(&metrics::measured(&all)))
-    };
-    let say = move |word: Word| match word {
-        Word::Notice(text) => says.notice(text),
-        Word::Warning(text) => says.warn(text),
     };
     daemon::run(Setup {
         config: args.config,
@@ -59,7 +60,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         listen: args.listen,
         token_file: args.token_file,
         arguments: handed_on(context),
-        say: Arc::new(say),
+        say,
         measure: Arc::new(measure),
     })?;
     Ok(ExitCode::SUCCESS)

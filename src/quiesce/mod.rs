@@ -15,6 +15,7 @@ mod container;
 mod flush;
 mod frozen;
 mod guard;
+pub mod here;
 mod hook;
 mod http;
 mod lease;

@@ -15,7 +15,13 @@ const BELOW: [(&str, &[&str]); 11] = [
     ("pool", &["exec", "plan", "endpoint", "stream", "model", "sys", "error", "Class", "Error", "Result"]),
     ("config", &["pool", "plan", "stream", "model", "Class"]),
     ("quiesce", &["plan", "model", "sys", "error", "Class"]),
-    ("daemon", &["config", "exec", "plan", "endpoint", "model", "sys", "error", "Class", "Error", "Result"]),
+    (
+        "daemon",
+        &[
+            "config", "quiesce", "exec", "plan", "endpoint", "model", "sys", "error", "Class", "Error",
+            "Result",
+        ],
+    ),
     ("error", &["config", "quiesce", "endpoint", "stream", "model", "plan", "sys", "Class"]),
 ];
 
