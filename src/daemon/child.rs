@@ -30,6 +30,8 @@ pub(super) enum Ended {
     Killed(i32),
     /// It could not be begun.
     Never(String),
+    /// It was not begun, as nobody wanted it any more.
+    Unwanted,
 }
 
 /// Where it is. **Invariant:** nobody has waited for the process `At`, so that the number is nobody else's.
@@ -58,7 +60,7 @@ impl Child {
         spawn("a job", move || {
             let how = match is_wanted() {
                 true => live(&mut command, &its).unwrap_or_else(|error| Ended::Never(whole(&error))),
-                false => Ended::Exit(0),
+                false => Ended::Unwanted,
             };
             // Nobody hears only when all is over.
             drop(tell.send(Message::Ended { job, how }));
@@ -150,6 +152,6 @@ mod tests {
         }
         let _child = Child::begin("a", Command::new("/no/such/program"), || false, &tell).expect("a thread");
         let message = heard.recv_timeout(Duration::from_secs(60)).expect("told");
-        assert!(matches!(message, Message::Ended { how: Ended::Exit(0), .. }), "it was begun");
+        assert!(matches!(message, Message::Ended { how: Ended::Unwanted, .. }), "it was begun");
     }
 }

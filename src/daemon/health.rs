@@ -1,10 +1,12 @@
 //! How a daemon is: whether jobs are called, and by the configuration that people think. Whether the backups are well is another question: `cowsnap check`'s.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::plan::metrics::{Family, Kind, exposition};
 
 /// How it is.
 #[derive(Debug, Clone)]
@@ -13,6 +15,10 @@ pub(super) struct Status {
     pub config: Arc<Config>,
     /// What is not as it should be.
     pub reasons: Vec<Reason>,
+    /// Whether it goes by what people have written, and not by what was there before.
+    pub is_current: bool,
+    /// How often in a row the process of each job has failed.
+    pub failed: BTreeMap<String, u32>,
     /// It is about to end.
     pub is_stopping: bool,
 }
@@ -35,5 +41,25 @@ impl Status {
         };
         let reasons: Vec<_> = self.reasons.iter().map(told).collect();
         json!({ "ok": reasons.is_empty(), "reasons": reasons })
+    }
+
+    /// What only a daemon knows, as Prometheus reads it.
+    pub(super) fn measured(&self) -> String {
+        let n_failed = |name: &str| f64::from(self.failed.get(name).copied().unwrap_or(0));
+        let jobs = self.config.jobs.iter();
+        exposition(&[
+            Family {
+                name: "cowsnap_daemon_config_current",
+                kind: Kind::Gauge,
+                help: "Whether jobs are called by the configuration and the token that were to be taken up last.",
+                samples: vec![(Vec::new(), f64::from(u8::from(self.is_current)))],
+            },
+            Family {
+                name: "cowsnap_daemon_calls_failed",
+                kind: Kind::Gauge,
+                help: "How often in a row the process of a job has failed, or could not be begun.",
+                samples: jobs.map(|job| (vec![("job", job.name.clone())], n_failed(&job.name))).collect(),
+            },
+        ])
     }
 }

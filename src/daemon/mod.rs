@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
+use crate::quiesce::{self, By};
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
@@ -28,8 +29,10 @@ mod http;
 mod measure;
 mod notify;
 mod supervisor;
+mod taking;
 mod token;
 
+use child::Child;
 use health::Status;
 use listen::Address;
 use supervisor::Supervisor;
@@ -74,6 +77,8 @@ enum Message {
     Signal(i32),
     /// A job's process is over.
     Ended { job: String, how: child::Ended },
+    /// What was to be taken up is read.
+    Read(Box<taking::Read>),
     /// Somebody wants that job to be called now.
     Call(String),
     /// Somebody wants to know how things are.
@@ -88,7 +93,8 @@ type Tokens = Arc<RwLock<Option<Token>>>;
 /// Is the daemon until it is told to end, and its jobs have.
 ///
 /// # Errors
-/// [`Error::Busy`] if there is one with that state directory already; a configuration, a token or an address that can not be used. A second signal to end.
+/// [`Error::Busy`] if there is one with that state directory already; an address that can not be used; a configuration or a token that can not, and nothing sound
+/// from before to go by. A second signal to end.
 pub fn run(setup: Setup) -> Result<()> {
     let (tell, heard) = channel();
     hear_signals(&tell)?;
@@ -101,16 +107,37 @@ pub fn run(setup: Setup) -> Result<()> {
             hint: Some("cowsnap daemon --token-file FILE".into()),
         });
     }
-    let tokens: Tokens = Arc::new(RwLock::new(setup.token_file.as_deref().map(Token::read).transpose()?));
-    let taken = copy::take(&setup.config, &setup.state_dir)?;
-    // While no other thread makes files: it would share the mask that new sockets are made with.
-    let bound = setup.listen.iter().map(listen::bind).collect::<Result<Vec<_>>>()?;
+    // While no other thread makes files, or processes: it would share the mask that new sockets are made with.
+    let bound = setup.listen.iter().map(listen::bind).collect::<Result<Vec<_>>>();
+    // Whatever becomes of the configuration.
+    let recover = recover(&setup, &tell)?;
+    let bound = bound?;
+    let mut beginning = taking::beginning(&setup, &tell, &heard, recover.is_some())?;
+    let tokens: Tokens = Arc::new(RwLock::new(beginning.token.take()));
     for bound in &bound {
         (setup.say)(Word::Notice(format!("listens at {}", bound.place())));
     }
     let door = http::Door::new(&setup, tell.clone(), tokens.clone());
     let _sockets: Vec<_> = http::open(bound, door, &tell)?;
-    Supervisor::new(setup, taken, tokens, tell, heard).run()
+    Supervisor::new(setup, beginning, recover, tokens, tell, heard).run()
+}
+
+/// As a job's name; no job is called so.
+const RECOVER: &str = "job recover";
+
+/// Begins to start what was left stopped and nobody sees to, if there is anything.
+fn recover(setup: &Setup, tell: &Sender<Message>) -> Result<Option<Child>> {
+    let mut command = child::this_program();
+    command.args(&setup.arguments).arg("--state-dir").arg(&setup.state_dir).args(["job", "recover", "--"]);
+    if let Ok(left) = quiesce::left(&setup.state_dir) {
+        let nobodys: Vec<_> =
+            left.into_iter().filter(|left| left.by == By::Nobody).map(|left| left.job).collect();
+        if nobodys.is_empty() {
+            return Ok(None);
+        }
+        command.args(nobodys);
+    }
+    Child::begin(RECOVER, command, || true, tell).map(Some)
 }
 
 /// From here on a signal is a message.

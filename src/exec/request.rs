@@ -61,6 +61,14 @@ impl Requests {
         Ok(is_file(&self.path(job))? || is_file(&self.aside(job))?)
     }
 
+    /// Whether there is one that no run has begun to do.
+    ///
+    /// # Errors
+    /// A directory that can not be read.
+    pub fn is_new(&self, job: &str) -> Result<bool> {
+        is_file(&self.path(job))
+    }
+
     /// Takes it aside, if there is one: for who is about to take the snapshot, and no other run is.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! What a daemon answers over HTTP/1.1: how it is, what is measured, and a run that is asked for.
 //!
-//! **Invariant:** one request, one answer, and the connection is over; each has its time, its bytes and its place among few. Nothing here waits for a disk
-//! but a thread of its own.
+//! **Invariant:** one request, one answer, and the connection is over; each has its time, its bytes and its place among few, and who has asked for nothing yet keeps
+//! nobody from one. Nothing here waits for a disk but a thread of its own.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::listen::{Bound, Socket};
@@ -27,8 +30,10 @@ mod route;
 pub(super) use answer::Door;
 use route::Origin;
 
-/// How many are spoken with at each address at once. Others wait until one has gone.
-const MAX_CONNECTIONS: usize = 32;
+/// How many are spoken with at each address at once. If there is one more, whoever has been there for longest and has not asked for anything yet has to go.
+const MAX_CONNECTIONS: usize = 64;
+/// What is told to one more if all have asked for something.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 /// How long the first lines of a request may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long all of it may take, with the answer.
@@ -105,20 +110,45 @@ impl Listener {
     }
 }
 
-/// Whoever comes, as long as there is a place.
+/// One that is spoken with.
+struct Guest {
+    task: AbortHandle,
+    has_asked: Arc<AtomicBool>,
+}
+
+/// All at an address, those who came first before others.
+#[derive(Default)]
+struct Guests(VecDeque<Guest>);
+
+impl Guests {
+    /// Whether there is a place for one more: who has asked for nothing may have lost his.
+    fn has_place(&mut self) -> bool {
+        self.0.retain(|guest| !guest.task.is_finished());
+        if self.0.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let idle = self.0.iter().position(|guest| !guest.has_asked.load(Ordering::Relaxed));
+        let gone = idle.and_then(|nth| self.0.remove(nth));
+        gone.map(|guest| guest.task.abort()).is_some()
+    }
+}
+
+/// Whoever comes.
 async fn each(listener: Listener, origin: Origin, door: Arc<Door>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut guests = Guests::default();
     loop {
-        // It is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok(stream) => {
-                let speaking = speak(stream, origin, door.clone());
-                tokio::spawn(async move {
-                    // Whoever is late, or speaks something else, has gone.
-                    drop(timeout(LIMIT, speaking).await);
-                    drop(place);
-                });
+            Ok(stream) if guests.has_place() => {
+                let has_asked = Arc::new(AtomicBool::new(false));
+                let speaking = speak(stream, origin, door.clone(), has_asked.clone());
+                // Whoever is late, or speaks something else, has gone.
+                let task = tokio::spawn(async move { drop(timeout(LIMIT, speaking).await) }).abort_handle();
+                guests.0.push_back(Guest { task, has_asked });
+            }
+            // It is said at once or not at all.
+            Ok(mut stream) => {
+                let said = poll_fn(|context| Pin::new(&mut stream).poll_write(context, FULL));
+                drop(timeout(Duration::from_millis(1), said).await);
             }
             // There are no descriptors left, say: there will be.
             Err(_) => sleep(Duration::from_millis(100)).await,
@@ -130,10 +160,11 @@ fn speak(
     stream: Box<dyn Stream>,
     origin: Origin,
     door: Arc<Door>,
+    has_asked: Arc<AtomicBool>,
 ) -> impl Future<Output = hyper::Result<()>> {
     let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { Ok::<_, std::convert::Infallible>(door.answer(request, origin).await) }
+        let (door, has_asked) = (door.clone(), has_asked.clone());
+        async move { Ok::<_, std::convert::Infallible>(door.answer(request, origin, &has_asked).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

@@ -10,6 +10,8 @@ use crate::daemon::token::Token;
 pub(super) enum Route<'a> {
     /// How the daemon is.
     Health,
+    /// Whether it is there.
+    Life,
     /// What is measured.
     Metrics,
     /// Which jobs there are.
@@ -61,6 +63,7 @@ pub(super) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
         |route| if [Method::GET, Method::HEAD].contains(method) { route } else { Route::Otherwise(READ) };
     match path {
         "/healthz" => reads(Route::Health),
+        "/livez" => reads(Route::Life),
         "/metrics" => reads(Route::Metrics),
         "/jobs" => reads(Route::Jobs),
         _ => match path.strip_prefix("/jobs/").map(|rest| (rest, rest.strip_suffix("/run"))) {
@@ -95,7 +98,7 @@ pub(super) fn admitted(
         return Ok(Who::Known);
     }
     let is_for_anybody = match route {
-        Route::Health => true,
+        Route::Health | Route::Life => true,
         Route::Run(_) => false,
         _ => origin == Origin::Loopback,
     };
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn a_path_is_one_thing_and_has_its_methods() {
         let get = |path| route(&Method::GET, path);
-        assert_eq!(get("/healthz"), Route::Health);
+        assert_eq!((get("/healthz"), get("/livez")), (Route::Health, Route::Life));
         assert_eq!(route(&Method::HEAD, "/metrics"), Route::Metrics);
         assert_eq!((get("/jobs"), get("/jobs/a.b-c_1")), (Route::Jobs, Route::Job("a.b-c_1")));
         assert_eq!(route(&Method::POST, "/jobs/node/run"), Route::Run("node"));
@@ -189,6 +192,7 @@ mod tests {
             (&health, Far, &none, true, Ok(Anybody)),
             (&health, Far, &wrong, true, Ok(Anybody)),
             (&health, Loopback, &good, true, Ok(Known)),
+            (&Route::Life, Far, &none, true, Ok(Anybody)),
             (&Route::Nothing, Far, &none, true, Err(Unknown)),
         ];
         for (route, origin, headers, has_token, wanted) in table {

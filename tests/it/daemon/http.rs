@@ -50,6 +50,8 @@ fn over_tcp_a_run_takes_the_token_and_other_machines_need_it_for_all_but_health(
     assert_eq!(post(&daemon, "/jobs/node/run", Some(TOKEN)), 403);
     assert_eq!((get(&daemon, "/metrics", None), get(&daemon, "/healthz", None)), (200, 200));
     drop(daemon);
+    // Nothing is there from before that it could go by.
+    fs::remove_dir_all(file(&lab, "state/daemon")).expect("removed");
     for (text, bits) in [(TOKEN, 0o644), ("short", 0o600), ("", 0o600)] {
         token(&lab, text, bits);
         let (_, said) = lab.ends(2, "daemon --listen 127.0.0.1:0 --token-file FS/../token");
@@ -79,7 +81,19 @@ fn over_tcp_a_run_takes_the_token_and_other_machines_need_it_for_all_but_health(
     let health = |token: &str| over_tcp(&daemon, &format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{token}\r\n"));
     assert!(!health("").1.contains("chmod") && !health("").1.contains("token:"));
     drop(daemon);
+    // One that begins without a good one calls jobs, lets nobody in by any, and takes up a good one.
+    let mut daemon = Daemon::start(&lab, "--listen 0.0.0.0:0 --token-file FS/../token");
+    waits("the warning", || daemon.said().contains("nobody has the token"));
+    for path in ["/metrics", "/jobs", "/jobs/node"] {
+        assert_eq!((get(&daemon, path, None), get(&daemon, path, Some(TOKEN))), (403, 403), "{path}");
+    }
+    assert_eq!((get(&daemon, "/healthz", None), get(&daemon, "/livez", None)), (503, 200));
+    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    waits("a run", || daemon.n_snapshots() == 2);
     token(&lab, TOKEN, 0o600);
+    assert!(daemon.reload().ends_with("STATUS=1 job"));
+    assert_eq!((get(&daemon, "/metrics", Some(TOKEN)), get(&daemon, "/healthz", None)), (200, 200));
+    drop(daemon);
     let daemon = Daemon::start(&lab, "--listen 0.0.0.0:0 --token-file FS/../token");
     for path in ["/metrics", "/jobs", "/jobs/node", "/nothing"] {
         assert_eq!(get(&daemon, path, None), 401, "{path}");
@@ -100,6 +114,17 @@ fn what_it_measures_is_what_the_command_does() {
     let names = |samples: &std::collections::BTreeMap<String, f64>| -> BTreeSet<String> {
         samples.keys().map(|series| series.replace(&place, "FS")).collect()
     };
+    // A daemon knows of itself, too.
+    let (own, its): (Vec<_>, Vec<_>) =
+        its.into_iter().partition(|(series, _)| series.starts_with("cowsnap_daemon_"));
+    assert_eq!(
+        own,
+        [
+            ("cowsnap_daemon_calls_failed{job=\"node\"}".to_owned(), 0.0),
+            ("cowsnap_daemon_config_current".to_owned(), 1.0)
+        ]
+    );
+    let its: std::collections::BTreeMap<_, _> = its.into_iter().collect();
     assert_eq!(names(&its), names(&commands));
     assert!(its.len() > 20);
     let known: BTreeSet<_> = cowsnap::plan::metrics::names().collect();
@@ -135,6 +160,99 @@ fn no_request_brings_it_down_or_holds_up_others() {
     drop(idle);
     assert_eq!(get(&daemon, "/healthz", None), 200);
     waits("the run", || daemon.n_snapshots() == 1);
+}
+
+#[test]
+fn who_connects_and_asks_for_nothing_keeps_nobody_from_an_answer() {
+    ground!("btrfs");
+    let lab = lab(YEARLY);
+    let daemon = Daemon::start(&lab, "--listen 127.0.0.1:0");
+    let connect = || {
+        let stream = TcpStream::connect(port(&daemon)).expect("it listens");
+        stream.set_read_timeout(Some(LONG)).expect("set");
+        stream
+    };
+    // What a machine as slow as this one takes to let go of somebody who says nothing.
+    let began = std::time::Instant::now();
+    let _ = connect().read(&mut [0]);
+    let patience = began.elapsed();
+    let mut idle: Vec<_> = (0..300).map(|_| connect()).collect();
+    for stream in idle.iter_mut().step_by(3) {
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ");
+    }
+    for stream in idle.iter_mut().skip(1).step_by(3) {
+        let _ = stream.write_all(b"POST /jobs/node/run HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n");
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(get(&daemon, "/healthz", None), 200);
+    assert!(began.elapsed() < patience, "{:?} of {patience:?}", began.elapsed());
+    drop(idle);
+}
+
+#[test]
+fn it_listens_at_several_addresses() {
+    ground!("btrfs");
+    let lab = lab(YEARLY);
+    let daemon = Daemon::start(&lab, "--listen 127.0.0.1:0,FS/../other --listen 127.0.0.2:0");
+    waits("all addresses", || daemon.said().matches("listens at ").count() == 4);
+    let said = daemon.said();
+    let places: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("listens at ")).collect();
+    assert_eq!(places.len(), 4, "{said}");
+    let request = "GET /jobs HTTP/1.1\r\nHost: x\r\n\r\n";
+    for place in places {
+        let (status, text) = match place.strip_prefix("http://") {
+            Some(at) => exchange(TcpStream::connect(at).expect("it listens"), request),
+            None => exchange(UnixStream::connect(place).expect("it listens"), request),
+        };
+        assert!(status == 200 && text.contains("\"node\""), "{place}: {status} {text}");
+    }
+    // One that is in use is told, and nothing is left of the others.
+    let (_, said) = lab.ends(5, "daemon --state-dir FS/../second --listen FS/../third,FS/../other");
+    assert!(said.contains("somebody does already") && !file(&lab, "third").exists(), "{said}");
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!file(&lab, "other").exists() && !file(&lab, "socket").exists());
+}
+
+#[test]
+fn one_more_look_than_there_are_places_for_waits_for_its_turn() {
+    ground!("btrfs");
+    let lab = lab(&format!("{YEARLY}{SLOW}"));
+    let daemon = Daemon::start(&lab, "");
+    waits("the first run", || daemon.get("/jobs/node")["last_run"]["ended"].is_string());
+    waits("no job is called", || daemon.children().is_empty());
+    let record = file(&lab, "state/runs/slow.json");
+    ground::run("mkfifo", &[record.to_str().expect("utf-8")]);
+    std::thread::scope(|scope| {
+        let hanging: Vec<_> = (0..4).map(|_| scope.spawn(|| daemon.ask("GET", "/jobs/slow").0)).collect();
+        assert!(hanging.into_iter().all(|answer| answer.join().expect("answered") == 503));
+        // Their threads are there still.
+        let fifth = scope.spawn(|| daemon.ask("GET", "/jobs/node").0);
+        std::thread::sleep(Duration::from_millis(500));
+        let open = fs::File::options().read(true).write(true).open(&record).expect("opened");
+        fs::remove_file(&record).expect("removed");
+        drop(open);
+        assert_eq!(fifth.join().expect("answered"), 200);
+    });
+}
+
+#[test]
+fn why_a_run_failed_is_told_to_who_may_know() {
+    ground!("btrfs");
+    let config = "[job.node]\ndatasets = [\"FS/node\"]\n[job.node.flush]\ncommand = [\"/no/such/secret\"]\nafter = [\"/bin/true\"]\n";
+    let lab = lab(config);
+    token(&lab, TOKEN, 0o600);
+    let daemon = Daemon::start(&lab, "--listen 127.0.0.1:0 --token-file FS/../token");
+    daemon.ask("POST", "/jobs/node/run");
+    waits("its failure", || daemon.get("/jobs/node")["last_run"]["failure"].is_object());
+    let ask = |token: &str| over_tcp(&daemon, &format!("GET /jobs/node HTTP/1.1\r\nHost: x\r\n{token}\r\n"));
+    let (status, text) = ask("");
+    assert!(status == 200 && text.contains("\"class\"") && !text.contains("secret"), "{text}");
+    let (status, text) = ask(&format!("Authorization: Bearer {TOKEN}\r\n"));
+    assert!(status == 200 && text.contains("secret"), "{text}");
+    assert!(daemon.get("/jobs/node").to_string().contains("secret"));
+    fs::write(file(&lab, "state/runs/node.json"), "{").expect("written");
+    let (status, text) = ask("");
+    assert!(status == 200 && text.contains("damaged") && !text.contains("node.json"), "{text}");
 }
 
 #[test]

@@ -120,6 +120,18 @@ impl<'a> Daemon<'a> {
         value
     }
 
+    /// Whatever the status.
+    fn get_any(&self, path: &str) -> Value {
+        self.ask("GET", path).1
+    }
+
+    /// One number of what it measures.
+    fn measured(&self, series: &str) -> f64 {
+        let text = self.get("/metrics");
+        let samples = crate::know::metrics::parsed(text.as_str().expect("a text"));
+        *samples.get(series).unwrap_or_else(|| panic!("no {series} in {text}"))
+    }
+
     /// Has it take up the configuration as it is now; answers what it says then.
     fn reload(&mut self) -> String {
         self.signal(Signal::HUP);

@@ -167,11 +167,150 @@ fn a_configuration_that_is_broken_is_told_and_changes_nothing() {
     lab.write(YEARLY);
     assert_eq!(daemon.reload(), "READY=1\nSTATUS=1 job");
     assert_eq!(daemon.get("/healthz")["ok"], true);
-    // Where nothing is from before there is nothing to go by.
     drop(daemon);
+    // One that begins goes by what was sound before, and says so.
+    lab.write("[job.node]\nlost = 3\n");
+    let mut daemon = Daemon::start(&lab, "");
+    let warns = |said: &str| said.contains("jobs are called by a copy") && said.contains("config.toml:2");
+    waits("the warning", || warns(&daemon.said()));
+    let (status, told) = daemon.ask("GET", "/healthz");
+    assert!(status == 503 && told["reasons"][0].as_str().is_some_and(|why| why.contains("a copy")), "{told}");
+    assert_eq!(
+        (daemon.get("/livez")["ok"].clone(), daemon.measured("cowsnap_daemon_config_current")),
+        (true.into(), 0.0)
+    );
+    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    waits("one by the copy", || daemon.n_snapshots() == 4);
+    lab.write(YEARLY);
+    assert_eq!(daemon.reload(), "READY=1\nSTATUS=1 job");
+    assert_eq!(
+        (daemon.get("/healthz")["ok"].clone(), daemon.measured("cowsnap_daemon_config_current")),
+        (true.into(), 1.0)
+    );
+    drop(daemon);
+    // Where nothing is from before there is nothing to go by.
+    fs::remove_dir_all(file(&lab, "state/daemon")).expect("removed");
     lab.write("[job.node]\nlost = 3\n");
     let (_, said) = lab.ends(2, "daemon --listen FS/../socket");
     assert!(said.contains("config.toml:2") && said.contains("lost"), "{said}");
+}
+
+#[test]
+fn what_is_stopped_is_started_even_by_a_daemon_that_can_not_begin() {
+    ground!("btrfs");
+    let lab = lab(SLOW);
+    let mut daemon = Daemon::start(&lab, "");
+    assert_eq!(daemon.ask("POST", "/jobs/slow/run").0, 202);
+    waits("its midst", || file(&lab, "waits").exists());
+    let run = daemon.children()[0];
+    for pid in guards_of(&lab).into_iter().chain([run]) {
+        kill_process(pid, Signal::KILL).expect("it is there");
+    }
+    daemon.signal(Signal::KILL);
+    daemon.child.wait().expect("it ends");
+    assert!(!file(&lab, "after").exists() && file(&lab, "state/leases/slow.json").exists());
+    fs::write(file(&lab, "go"), "").expect("written");
+    lab.write("[job.slow]\nlost = 3\n");
+    fs::remove_dir_all(file(&lab, "state/daemon")).expect("removed");
+    lab.ends(2, "daemon --listen FS/../socket");
+    assert!(file(&lab, "after").exists(), "nobody has told it to go on");
+    assert!(!file(&lab, "state/leases/slow.json").exists());
+}
+
+/// Those that are there for jobs of that state directory.
+fn guards_of(lab: &Lab) -> Vec<Pid> {
+    let state = file(lab, "state").canonicalize().expect("there").display().to_string();
+    let entries = fs::read_dir("/proc").expect("read").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_one = |pid: &i32| {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.contains("\0job\0guard\0") && words.contains(&state)
+    };
+    pids.filter(is_one).filter_map(Pid::from_raw).collect()
+}
+
+#[test]
+fn a_configuration_that_does_not_answer_holds_up_nothing() {
+    ground!("btrfs");
+    let lab = lab(YEARLY);
+    let mut daemon = Daemon::start(&lab, "");
+    waits("the first run", || daemon.n_snapshots() == 1);
+    fs::remove_file(&lab.config).expect("removed");
+    let path = lab.config.to_str().expect("utf-8");
+    ground::run("mkfifo", &[path]);
+    daemon.signal(Signal::HUP);
+    daemon.notified.until("it reloads", |said| said.starts_with("RELOADING=1\n"));
+    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    waits("a run", || daemon.n_snapshots() == 2);
+    waits("what it says", || daemon.ask("GET", "/healthz").1.to_string().contains("does not answer"));
+    let answers = || {
+        let open = fs::File::options().read(true).write(true).open(&lab.config).expect("opened");
+        fs::remove_file(&lab.config).expect("removed");
+        lab.write(YEARLY);
+        drop(open);
+    };
+    answers();
+    daemon.notified.until("it is ready again", |said| said == "READY=1\nSTATUS=1 job");
+    drop(daemon);
+    fs::remove_file(&lab.config).expect("removed");
+    ground::run("mkfifo", &[path]);
+    let mut daemon = Daemon::start(&lab, "");
+    waits("the warning", || daemon.said().contains("does not answer"));
+    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    waits("a run by the copy", || daemon.n_snapshots() == 3);
+    answers();
+    daemon.notified.until("it is ready again", |said| said == "READY=1\nSTATUS=1 job");
+    assert_eq!(daemon.get("/healthz")["ok"], true);
+}
+
+#[test]
+fn a_job_whose_process_fails_is_not_well() {
+    ground!("btrfs");
+    let lab = lab(&YEARLY.replace("schedule = \"0 0 1 1 *\"\n", ""));
+    let daemon = Daemon::start(&lab, "");
+    let copies = fs::read_dir(file(&lab, "state/daemon")).expect("read").flatten();
+    let copy = copies.map(|entry| entry.path().join("config.toml")).next().expect("there");
+    let sound = fs::read(&copy).expect("read");
+    fs::write(&copy, "[job.node]\nlost = 3\n").expect("written");
+    daemon.ask("POST", "/jobs/node/run");
+    waits("it is told", || daemon.ask("GET", "/healthz").1.to_string().contains("exit code 2"));
+    assert!(daemon.measured("cowsnap_daemon_calls_failed{job=\"node\"}") > 0.0);
+    fs::write(&copy, sound).expect("written");
+    waits("the end of the last", || daemon.children().is_empty());
+    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    waits("a run", || daemon.n_snapshots() == 1);
+    waits("it is well", || daemon.get_any("/healthz")["ok"] == true);
+    assert_eq!(daemon.measured("cowsnap_daemon_calls_failed{job=\"node\"}"), 0.0);
+}
+
+#[test]
+fn what_a_run_has_failed_of_is_not_run_again_at_once() {
+    ground!("btrfs");
+    let lab = lab(
+        "[job.fails]\ndatasets = [\"FS/node\"]\n[job.fails.flush]\ncommand = [\"FS/../fails\"]\nafter = [\"/bin/true\"]\n",
+    );
+    fs::write(file(&lab, "fails"), "#!/bin/sh\necho run >> \"$(dirname \"$0\")/ran\"\nexit 1\n")
+        .expect("written");
+    fs::set_permissions(file(&lab, "fails"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("changed");
+    let n_runs = || fs::read_to_string(file(&lab, "ran")).unwrap_or_default().lines().count();
+    let daemon = Daemon::start(&lab, "");
+    let minute = || jiff::Timestamp::now().as_second() / 60;
+    let began = minute();
+    for _ in 0..8 {
+        let before = n_runs();
+        waits("the end of the last", || daemon.children().is_empty());
+        daemon.ask("POST", "/jobs/fails/run");
+        // Before the run has come to take up what it is asked for.
+        daemon.ask("POST", "/jobs/fails/run");
+        waits("a run", || n_runs() > before);
+    }
+    waits("the count", || daemon.measured("cowsnap_daemon_calls_failed{job=\"fails\"}") > 0.0);
+    waits("the end of all", || daemon.children().is_empty());
+    assert_eq!(daemon.get("/healthz")["ok"], true, "that it fails is the backup's state");
+    // Each minute it is tried once more; and a request may come too late for the run that is about to begin.
+    let most = 8 + usize::try_from(minute() - began).expect("later") + 3;
+    assert!(n_runs() <= most, "{} runs, and {most} at most", n_runs());
 }
 
 #[test]
