@@ -141,6 +141,10 @@ fn systemd_takes_the_daemons_unit_and_what_both_ways_need_goes_with_the_last_of_
     assert!(output.status.success() && !said.lines().any(|line| line.contains("cowsnap")), "{said}");
     // What systemd would call is what the program reads.
     let text = fs::read_to_string(units.join(names[0])).expect("read");
+    // One of its processes that is killed for want of memory takes nothing with it, nor does its end.
+    for line in ["OOMPolicy=continue", "KillMode=process"] {
+        assert!(text.lines().any(|its| its == line), "{line}: {text}");
+    }
     let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("one");
     fs::write(folder.join("config.toml"), "[job.node]\nlost = 3\n").expect("written");
     let output = Command::new("sh").args(["-c", line]).output().expect("a shell");

@@ -22,6 +22,7 @@ fn systemd_knows_when_the_daemon_is_ready_what_it_does_and_when_it_hangs() {
     systemctl(&["start", &name]);
     // A slow machine takes its time to see that a job is due, which is said, too.
     let status = property(&name, "StatusText");
+    assert_eq!(property(&name, "OOMPolicy"), "continue");
     assert!(property(&name, "ActiveState") == "active" && status.starts_with("1 job"), "{status}");
     waits("the first run", || lab.n_snapshots() == 1);
     write("[job.node]\nlost = 3\n", &lab);
