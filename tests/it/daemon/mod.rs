@@ -17,6 +17,7 @@ use crate::job::Lab;
 
 mod first;
 mod http;
+mod podman;
 mod run;
 
 /// Longer than anything here takes on a machine that is ten times as slow.
