@@ -13,11 +13,11 @@ use crate::cli::{Context, peer, place};
 use crate::config::value::bandwidth;
 use crate::config::{Job, Replica};
 use crate::endpoint::{Dataset, Error as EndpointError};
-use crate::exec::replicate::{Guard, Replicated, Wanted, foretell, replicate};
+use crate::exec::replicate::{Foretold, Guard, LetGo, Replicated, Wanted, foretell, replicate};
 use crate::exec::transfer::{Moved, Options, Place};
 use crate::model::{SnapshotName, Target};
 use crate::plan::fan::Turn;
-use crate::plan::replicate::Conflict;
+use crate::plan::replicate::{Conflict, Plan, Step};
 use crate::stream::container::ZfsFlags;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::sys::interrupt;
@@ -143,7 +143,7 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, R
         false => failed.into_iter().filter(|(what, error)| !is_empty(what, error, context)).collect(),
     };
     let last = wanted.last.as_ref();
-    let text = done.iter().map(|replicated| said(replicated, last, args.dry_run)).chain(streams);
+    let text = done.iter().map(|replicated| said(replicated, last)).chain(streams);
     let would = args.dry_run.then_some("replicate");
     let value = json!({ "would": would, "replicated": done });
     let text = printable_lines(&text.collect::<Vec<_>>().join("\n"));
@@ -342,24 +342,43 @@ fn wanted(args: &Args, last: Option<SnapshotName>) -> Wanted {
 }
 
 /// What was done, where all up to `last` was wanted, or all.
-fn said(replicated: &Replicated, last: Option<&SnapshotName>, dry_run: bool) -> String {
-    let Replicated { source, target, plan, moved } = replicated;
+fn said(replicated: &Replicated, last: Option<&SnapshotName>) -> String {
+    let Replicated { source, target, plan, moved, foretold } = replicated;
     let has = match last {
         Some(last) => format!("{target} has {source}@{last}"),
         None => format!("{target} has all that {source} has"),
     };
-    if plan.steps.is_empty() {
-        return has;
-    }
-    if dry_run {
-        let steps: Vec<_> = plan.steps.iter().map(|step| format!("  would {step}")).collect();
-        return format!("{source} to {target}:\n{}", steps.join("\n"));
+    let would = foretold.as_ref().map_or_else(Vec::new, |foretold| would(plan, foretold));
+    match foretold {
+        Some(_) if !would.is_empty() => return format!("{source} to {target}:\n{}", would.join("\n")),
+        _ if plan.steps.is_empty() => return has,
+        _ => {}
     }
     if moved.is_empty() {
         return format!("{has}; what is kept on both sides was put right");
     }
     let lines: Vec<_> = moved.iter().map(|moved| line(source, target, moved)).collect();
     lines.join("\n")
+}
+
+/// What would be done, a line each.
+fn would(plan: &Plan, foretold: &Foretold) -> Vec<String> {
+    let mut to_send = foretold.to_send.iter();
+    let mut about = |step: &Step| match step {
+        Step::Transfer { .. } => match to_send.next().and_then(|to_send| to_send.bytes) {
+            Some(bytes) => format!(", about {}", size(bytes)),
+            None => ", nobody can tell how much beforehand".into(),
+        },
+        _ => String::new(),
+    };
+    let steps = plan.steps.iter().map(|step| format!("  would {step}{}", about(step)));
+    let turned = foretold.turned.iter().map(|LetGo { at, version, tag }| {
+        format!(
+            "  would release @{} at the {at}, kept by {tag} since before the direction turned",
+            version.name
+        )
+    });
+    steps.chain(turned).collect()
 }
 
 fn line(source: &str, target: &str, moved: &Moved) -> String {

@@ -423,6 +423,18 @@ impl Dataset {
         }
     }
 
+    /// About how many bytes the stream would be that `request` asks for; `None` where nobody can tell without sending it.
+    ///
+    /// # Errors
+    /// A version or a base that can not be sent from.
+    pub fn estimate(&self, request: &SendRequest) -> Result<Option<u64>> {
+        match self {
+            Self::Btrfs(dataset) => dataset.estimate(request),
+            Self::Zfs(dataset) => dataset.estimate(request),
+            Self::Tree(dataset) => Err(dataset.has_no_stream("send")),
+        }
+    }
+
     /// Destroys `version` and waits until its space has come back, no longer than `patience` while none does.
     ///
     /// # Errors

@@ -84,6 +84,11 @@ impl Left {
         (!held.is_empty()).then_some(Self { held, by })
     }
 
+    /// What is kept, and by which tag.
+    pub fn held(&self) -> (&[VersionRef], &HoldTag) {
+        (&self.held, &self.by)
+    }
+
     /// The inventory as it is once `new` keeps all of it.
     pub fn renamed(&self, inventory: &Inventory, new: &HoldTag) -> Inventory {
         let named = |(version, tag): &(VersionRef, HoldTag)| {

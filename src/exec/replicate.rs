@@ -21,6 +21,10 @@ use crate::plan::replicate::{Plan, Policy, Step, held_instead, replicate as plan
 use crate::stream::container::Backend;
 use crate::{Class, Error, Result};
 
+mod foretell;
+
+pub use foretell::{Foretold, LetGo, ToSend, foretell};
+
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -46,6 +50,9 @@ pub struct Replicated {
     pub plan: Plan,
     /// What was brought.
     pub moved: Vec<Moved>,
+    /// What else is known before, if nothing was done yet.
+    #[serde(flatten)]
+    pub foretold: Option<Foretold>,
 }
 
 /// A source, as it was looked at.
@@ -160,23 +167,9 @@ impl Prepared<'_> {
     }
 }
 
-/// What would be done: for each target, and the streams that it would take, whose lanes are the targets' numbers.
-///
-/// # Errors
-/// A source that can not be read, or is not there.
-pub fn foretell(from: &Place, to: &[Place], wanted: &Wanted) -> Result<(Vec<Result<Replicated>>, Vec<Turn>)> {
-    let source = Source::look(from)?;
-    let prepared: Vec<_> = to.iter().map(|to| source.plan(to, wanted)).collect();
-    let (numbers, sound): (Vec<_>, Vec<_>) =
-        prepared.iter().enumerate().filter_map(|(n, prepared)| Some((n, prepared.as_ref().ok()?))).unzip();
-    let mut turns = source.turns(&sound);
-    turns.iter_mut().flat_map(|turn| &mut turn.lanes).for_each(|lane| *lane = numbers[*lane]);
-    let told = |prepared: Prepared<'_>| replicated(from, prepared, Vec::new());
-    Ok((prepared.into_iter().map(|prepared| prepared.map(told)).collect(), turns))
-}
-
 fn replicated(from: &Place, prepared: Prepared<'_>, moved: Vec<Moved>) -> Replicated {
-    Replicated { source: from.to_string(), target: prepared.to.to_string(), plan: prepared.plan, moved }
+    let (source, target) = (from.to_string(), prepared.to.to_string());
+    Replicated { source, target, plan: prepared.plan, moved, foretold: None }
 }
 
 /// What two runs at once do.

@@ -318,6 +318,27 @@ impl<'a> Leaving<'a> {
     }
 }
 
+/// About how many bytes `what` would be for `to`, which has some of it if it is to `resume`; `None` where nobody can tell without sending it:
+/// a peer is asked for nothing but the stream itself.
+pub(super) fn estimate(
+    (from, to): (&Place, &Place),
+    what: &Transfer,
+    resume: bool,
+    options: &Options,
+) -> Option<u64> {
+    let Place::Here(from) = from else { return None };
+    let all = from.estimate(&request(from, what, options.zfs_flags).ok()?).ok()??;
+    match to {
+        // A token says by itself what is there.
+        _ if !resume || what.token.is_some() => Some(all),
+        Place::Here(to) => {
+            let kept = to.kept(what.version.guid, what.base_guid()).ok()?;
+            Some(all.saturating_sub(kept.map_or(0, |kept| kept.prefix().stream_len())))
+        }
+        Place::There(_) => None,
+    }
+}
+
 fn request(from: &Dataset, what: &Transfer, flags: Option<ZfsFlags>) -> Result<SendRequest> {
     let Some(token) = &what.token else {
         return Ok(SendRequest {

@@ -3,6 +3,7 @@
 mod cursors;
 mod dated;
 mod fan;
+mod foretold;
 pub mod hung;
 pub mod lab;
 pub mod program;

@@ -24,7 +24,7 @@ impl Endpoint for Dataset {
         let mut since = 0;
         if let Some(base) = &request.base {
             let (_, base) = self.open_unaltered(base)?;
-            since = base.ctransid.max(base.otransid);
+            since = last_change(&base);
             options.base = Some(base.id);
             options.clone_sources.push(base.id);
         }
@@ -45,7 +45,25 @@ impl Endpoint for Dataset {
     }
 }
 
+/// The transaction behind which everything is new to who has it.
+fn last_change(base: &SubvolInfo) -> u64 {
+    base.ctransid.max(base.otransid)
+}
+
 impl Dataset {
+    /// About how many bytes the stream would be that `request` asks for; `None` where it takes long to find out.
+    ///
+    /// # Errors
+    /// A version or a base that can not be sent from.
+    pub fn estimate(&self, request: &SendRequest) -> Result<Option<u64>> {
+        let (subvolume, info) = self.open_to_send(&request.version)?;
+        let since = match &request.base {
+            Some(base) => last_change(&self.open_unaltered(base)?.1),
+            None => 0,
+        };
+        Ok(prefetch::estimate(subvolume.as_fd(), info.id, since, request.compressed))
+    }
+
     /// Whether what the receiver has of the base came from here, if it came from this dataset: one that was never sent came, where it is
     /// known by this name, from what was here before it was destroyed and came again. Who can not tell says that it did not.
     fn is_of_this_place(&self, request: &SendRequest) -> bool {

@@ -10,26 +10,14 @@ use crate::model::{Digest, Guid, Inventory, Version, VersionKind, VersionRef, qu
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
 use crate::stream::zfs::resume::Token;
 use crate::stream::zfs::{Begin, Feature, Kind, RECORD_LEN};
+use crate::sys::lzc::Lzc;
 
 impl Endpoint for Dataset {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
         let lzc = self.settled()?;
-        self.check_no_clone_sources(request)?;
-        let version = self.expect(&request.version)?;
-        let snapshot = self.snapshot(&version, "send")?;
-        let base = match &request.base {
-            Some(base) => Some(self.base(&version, base)?),
-            None => None,
-        };
-        let (flags, default, token) = self.how(request, base.as_ref().map(|base| &base.of))?;
-        let source = Source {
-            snapshot,
-            base: base.map(|base| base.full_name),
-            flags: flags::to_call(flags),
-            resume: token.as_ref().map(|token| (token.object, token.offset)),
-        };
-        let rest = |all: u64| all.saturating_sub(token.as_ref().map_or(0, |token| token.bytes));
-        let estimate = source.estimate(lzc).map(rest);
+        let asked = self.asked(request)?;
+        let estimate = asked.estimate(lzc);
+        let Asked { source, flags, default, token } = asked;
         let properties = carried::collect(self)?;
         flags::take_down(self, &request.version, flags, default);
         let mut stream = stream(self, lzc, source)?;
@@ -50,6 +38,23 @@ impl Endpoint for Dataset {
     fn receive(&self, request: &ReceiveRequest, stream: &mut dyn Read) -> Result<Version> {
         let mut stream = stream;
         Ok(self.receive_checked(request, &mut stream, |_| None)?.version)
+    }
+}
+
+/// What the kernel is to be asked for.
+struct Asked {
+    source: Source,
+    flags: ZfsFlags,
+    default: ZfsFlags,
+    /// Where it goes on.
+    token: Option<Token>,
+}
+
+impl Asked {
+    /// About how many bytes it will be, or what is left of them.
+    fn estimate(&self, lzc: &Lzc) -> Option<u64> {
+        let before = self.token.as_ref().map_or(0, |token| token.bytes);
+        self.source.estimate(lzc).map(|all| all.saturating_sub(before))
     }
 }
 
@@ -74,6 +79,33 @@ fn release() -> String {
 }
 
 impl Dataset {
+    /// About how many bytes the stream would be that `request` asks for; `None` where the kernel can not tell without reading for minutes.
+    ///
+    /// # Errors
+    /// A version or a base that can not be sent from.
+    pub fn estimate(&self, request: &SendRequest) -> Result<Option<u64>> {
+        let lzc = self.settled()?;
+        Ok(self.asked(request)?.estimate(lzc))
+    }
+
+    fn asked(&self, request: &SendRequest) -> Result<Asked> {
+        self.check_no_clone_sources(request)?;
+        let version = self.expect(&request.version)?;
+        let snapshot = self.snapshot(&version, "send")?;
+        let base = match &request.base {
+            Some(base) => Some(self.base(&version, base)?),
+            None => None,
+        };
+        let (flags, default, token) = self.how(request, base.as_ref().map(|base| &base.of))?;
+        let source = Source {
+            snapshot,
+            base: base.map(|base| base.full_name),
+            flags: flags::to_call(flags),
+            resume: token.as_ref().map(|token| (token.object, token.offset)),
+        };
+        Ok(Asked { source, flags, default, token })
+    }
+
     /// What is to be sent so that a receive which was broken off can go on: its snapshot and base, found by their guids among
     /// this dataset's, as the token says them.
     ///

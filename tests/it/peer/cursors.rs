@@ -154,6 +154,15 @@ fn there_and_back_only_the_difference_travels_and_nothing_stays_kept() {
     assert_eq!(std::fs::read(copy.join("a")).unwrap(), noise(1, 6_000_000));
     std::fs::write(copy.join("b"), noise(2, 200_000)).unwrap();
     does(&lab, &["snapshot", text(&copy), "--name", "two"]);
+    // What is let go of in the end is foretold.
+    let dry = does(&lab, &["replicate", "--dry-run", text(&copy), text(&data)]);
+    let turned = dry["replicated"][0]["turned"].as_array().unwrap();
+    let told = |nth: usize| (turned[nth]["at"].clone(), turned[nth]["version"]["name"].clone());
+    assert_eq!(
+        [told(0), told(1)],
+        [("source".into(), "one".into()), ("target".into(), "one".into())],
+        "{dry}"
+    );
     let back = bytes(&does(&lab, &["replicate", text(&copy), text(&data)]));
     assert!((200_000..1_000_000).contains(&back), "{back} bytes");
     assert_eq!((kept(&lab.from()), kept(&lab.to())), (vec!["two from".into()], vec!["two to".into()]));

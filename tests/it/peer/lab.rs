@@ -79,6 +79,11 @@ impl Lab {
         format!("'{}' --state-dir '{}' serve {arguments}", env!("CARGO_BIN_EXE_cowsnap"), state.display())
     }
 
+    /// The program that does what `ssh` does.
+    pub fn shim(&self) -> &Path {
+        &self.shim
+    }
+
     pub fn ssh(&self, remote: &str) -> Ssh {
         let program = vec![self.shim.to_str().unwrap().to_owned()];
         Ssh { program, remote: remote.into(), ..Ssh::default() }
