@@ -211,24 +211,78 @@ fn table(reports: &[Report], sizes: bool) -> String {
         for partial in &report.partials {
             let mut row = vec![format!("{}@{}", report.dataset, partial.name), "-".into()];
             row.resize(columns.len() - 1, "-".into());
-            row.push(match (partial.live, report.resumes) {
-                (true, _) => "PARTIAL: being received".into(),
-                (false, false) => {
-                    "PARTIAL: interrupted, not a snapshot (cowsnap replicate goes on with it; cowsnap doctor --fix gives it up)"
-                        .into()
-                }
-                (false, true) => format!(
-                    "PARTIAL: interrupted, not a snapshot (the rest: cowsnap send --resume {} SOURCE; cowsnap doctor --fix \
-                     gives it up)",
-                    partial.token
-                ),
-            });
+            row.push(in_part(partial, report.resumes, jiff::Timestamp::now()));
             table.row(row);
         }
     }
     table.to_string()
 }
 
+/// What there is to say of a receive that is not done, which goes on by its token if it `resumes`.
+fn in_part(partial: &Partial, resumes: bool, now: jiff::Timestamp) -> String {
+    let has = match partial.bytes {
+        Some(bytes) => format!("{} of its stream", size(bytes)),
+        None => "not known how much".into(),
+    };
+    let begun = partial.since.map_or(String::new(), |since| {
+        format!(", begun {} ago", age(now.as_second().saturating_sub(since.as_second())))
+    });
+    match (partial.live, resumes) {
+        (true, _) => format!("PARTIAL: being received, {has}{begun}"),
+        (false, false) => format!(
+            "PARTIAL: interrupted, not a snapshot, {has}{begun} (cowsnap replicate goes on with it; cowsnap doctor --fix gives it up)"
+        ),
+        (false, true) => format!(
+            "PARTIAL: interrupted, not a snapshot, {has}{begun} (the rest: cowsnap send --resume {} SOURCE; cowsnap doctor --fix \
+             gives it up)",
+            partial.token
+        ),
+    }
+}
+
+/// `3 h`: in the largest unit of which there is one.
+fn age(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
 fn time(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_came_in_part_its_size_and_age_are_told() {
+        let now: jiff::Timestamp = "2026-11-22T12:00:00Z".parse().expect("a time");
+        let told = |live, resumes, since: Option<&str>, bytes| {
+            let since = since.map(|text| text.parse().expect("a time"));
+            let name = "s".parse().expect("a name");
+            in_part(&Partial { name, guid: Guid::NIL, token: "1-x".into(), live, since, bytes }, resumes, now)
+        };
+        for (since, age) in [
+            ("2026-11-22T11:59:30Z", "30 s"),
+            ("2026-11-22T11:30:00Z", "30 min"),
+            ("2026-11-22T02:30:00Z", "9 h"),
+            ("2026-11-12T12:00:00Z", "10 d"),
+            ("2026-11-22T12:00:09Z", "0 s"),
+        ] {
+            let said = told(false, false, Some(since), Some(3 << 20));
+            assert!(
+                said.contains(&format!("not a snapshot, 3.0 MiB of its stream, begun {age} ago (")),
+                "{said}"
+            );
+        }
+        assert_eq!(told(true, false, None, None), "PARTIAL: being received, not known how much");
+        assert!(
+            told(false, true, None, Some(7))
+                .contains("7 B of its stream (the rest: cowsnap send --resume 1-x")
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::name::{HoldTag, SnapshotName};
@@ -29,6 +30,12 @@ pub struct Partial {
     pub token: String,
     /// Whether a process is writing it now.
     pub live: bool,
+    /// Since when, where that is known.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// How many bytes of the stream would not have to come again, where that is known.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// What one place holds of one dataset, read from the place each time and never cached.

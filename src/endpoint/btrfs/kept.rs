@@ -123,6 +123,11 @@ pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
     (checkpoint.midway.offset / FRAME_LEN as u64 == checkpoint.prefix.frames()).then_some(checkpoint)
 }
 
+/// How many bytes of the stream need not come again, if the receive of that staging directory can go on.
+pub(super) fn len(staging: BorrowedFd<'_>) -> Option<u64> {
+    read(staging).map(|checkpoint| checkpoint.midway.offset)
+}
+
 impl Checkpoint {
     /// How its snapshot is called beside the one in the making, which is called `staged`.
     fn name(&self, staged: &OsStr) -> OsString {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -388,8 +389,26 @@ pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
         if entry.key == key {
             let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
             let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());
-            partials.push(Partial { name: entry.name, guid, token, live });
+            let (since, bytes) = (begun(fd.as_fd()), kept::len(fd.as_fd()));
+            partials.push(Partial { name: entry.name, guid, token, live, since, bytes });
         }
     }
     Ok(partials)
+}
+
+/// When the operation began whose staging directory it is.
+fn begun(staging: BorrowedFd<'_>) -> Option<Timestamp> {
+    let said = rustix::fs::statat(staging, "intent", AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Timestamp::from_second(said.st_mtime).ok()
+}
+
+/// What dead processes have left in the staging directory `dir`, if a receive can go on with it: the name that its snapshot would get, and how
+/// many bytes need not come again.
+pub fn left_in_part(dir: &Path) -> Option<(SnapshotName, u64)> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).ok()?;
+    match read_intent(fd.as_fd()) {
+        Ok(Some(Intent::Receive(entry))) => Some((entry.name, kept::len(fd.as_fd())?)),
+        _ => None,
+    }
 }

@@ -47,7 +47,8 @@ impl Endpoint for Fake {
         match (&applied, request.guid) {
             (Err(_), Some(guid)) if request.keep.is_some() => {
                 let token = format!("{} bytes", bytes.len());
-                let partial = Partial { name: request.name.clone(), guid, token, live: false };
+                let (name, bytes) = (request.name.clone(), Some(bytes.len() as u64));
+                let partial = Partial { name, guid, token, live: false, since: None, bytes };
                 state.partials.insert(self.name.clone(), partial);
             }
             _ => drop(state.partials.remove(&self.name)),

@@ -292,7 +292,13 @@ impl Row<'_> {
 impl Found<'_> {
     fn partials(&self) -> Result<Vec<Partial>> {
         match self.own.token {
-            Some(token) => Ok(vec![partial(token, is_locked(Work::Receive, self.own.name)?)]),
+            Some(token) => {
+                let live = is_locked(Work::Receive, self.own.name)?;
+                // What a first stream makes is as old as its receive; of what goes on, ZFS does not say it.
+                let begun = self.own.is_begun.then(|| i64::try_from(self.own.creation).ok()).flatten();
+                let since = begun.and_then(|seconds| Timestamp::from_second(seconds).ok());
+                Ok(vec![Partial { since, ..partial(token, live) }])
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -338,9 +344,11 @@ fn partial(token: &str, live: bool) -> Partial {
     let name = read.as_ref().and_then(|read| read.to_name.rsplit_once('@')?.1.parse().ok());
     Partial {
         name: name.unwrap_or_else(|| "partial".parse().expect("letters are a name")),
-        guid: Guid::of_zfs(read.map_or(0, |read| read.to_guid)),
+        guid: Guid::of_zfs(read.as_ref().map_or(0, |read| read.to_guid)),
         token: token.to_owned(),
         live,
+        since: None,
+        bytes: read.map(|read| read.bytes),
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use super::Finding;
 use super::unconfirmed::WHAT;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
-use crate::endpoint::btrfs::{CHECKPOINT, meta};
+use crate::endpoint::btrfs::{CHECKPOINT, left_in_part, meta};
 use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
 use crate::model::name::UNCONFIRMED;
@@ -63,12 +63,15 @@ fn dead_staging(store: &Arc<Store>) -> Vec<Finding<'static>> {
     let dead = entries(&folder(store).join("staging")).into_iter().filter(|path| is_unlocked(path));
     let finding = |path: PathBuf| {
         let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
-        let what = match name.to_string_lossy().starts_with("commit-") {
-            true => "an operation that died as it was completed; the next use of the filesystem completes it",
-            false if path.join(CHECKPOINT).exists() => {
-                "what was received in part; the next cowsnap replicate goes on with it"
+        let what = match (name.to_string_lossy().starts_with("commit-"), left_in_part(&path)) {
+            (true, _) => {
+                "an operation that died as it was completed; the next use of the filesystem completes it"
+                    .into()
             }
-            false => "staging of an operation that died",
+            (false, Some((name, bytes))) => format!(
+                "@{name} was received in part, {bytes} bytes of its stream; the next cowsnap replicate goes on with it"
+            ),
+            (false, None) => "staging of an operation that died".to_owned(),
         };
         let opened_by = store.opened_by().to_owned();
         let found = Finding::problem(what, shown(store, &path)).since_change_of(&path);

@@ -66,11 +66,12 @@ fn strange(found: &zfs::Strange) -> Finding<'static> {
 fn partials() -> Result<Vec<Finding<'static>>> {
     let mut found = Vec::new();
     for dataset in zfs::begun()? {
-        if dataset.partials()?.iter().all(|partial| partial.live) {
-            continue;
-        }
+        let partials = dataset.partials()?;
+        let Some(partial) = partials.iter().find(|partial| !partial.live) else { continue };
+        let has = partial.bytes.map_or(String::new(), |bytes| format!(", with {bytes} bytes of its stream"));
+        let name = &partial.name;
         let what = format!(
-            "a receive that was broken off: resume it with the token that cowsnap list --json shows, or give it up with \
+            "a receive of @{name} that was broken off{has}: resume it with the token that cowsnap list --json shows, or give it up with \
              cowsnap destroy {}",
             quoted(format!("{dataset}@%partial")),
         );

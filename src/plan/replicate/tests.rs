@@ -312,7 +312,7 @@ fn a_bookmark_is_a_base_where_there_are_bookmarks() {
 fn with_partial(target: &str, guid: &str, live: bool) -> Inventory {
     let VersionRef { guid, name } = reference(guid, guid);
     let mut target = inventory(target);
-    target.partials.push(Partial { name, guid, token: "x".into(), live });
+    target.partials.push(Partial { name, guid, token: "x".into(), live, since: None, bytes: None });
     target
 }
 
@@ -494,7 +494,8 @@ fn done(step: &Step, is_cut: bool, policy: &Policy, source: &mut Inventory, targ
     match step {
         Step::Transfer { version, .. } if is_cut => {
             let VersionRef { guid, name } = version.clone();
-            target.partials = vec![Partial { name, guid, token: "x".into(), live: false }];
+            let (token, live, since, bytes) = ("x".into(), false, None, None);
+            target.partials = vec![Partial { name, guid, token, live, since, bytes }];
         }
         step => simulate(step, policy, source, target),
     }

@@ -80,13 +80,31 @@ fn what_was_received_in_part_is_no_version_and_is_shown() {
     let [partial] = &inventory.partials[..] else { panic!("{:?}", inventory.partials) };
     assert_eq!((partial.guid, &partial.name), (one.id.guid, &one.id.name));
     assert_eq!(lab.left().len(), 2, "a checkpoint and its staging directory: {:?}", lab.left());
+    let bytes = partial.bytes.expect("it is known");
+    assert!((1 << 20..6_000_000).contains(&bytes), "{bytes}");
+    let age = jiff::Timestamp::now().duration_since(partial.since.expect("it is known"));
+    assert!((-1..3600).contains(&age.as_secs()), "{age:?}");
     let state = lab.source.outside().join("state");
     let at = lab.target.path();
+    let list = |args: &[&str]| {
+        let output =
+            crate::ground::cowsnap(&state).arg("list").args(args).arg(at.join("copy")).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    assert_eq!(listed["datasets"][0]["snapshots"], serde_json::json!([]));
+    let shown = &listed["datasets"][0]["partials"][0];
+    assert_eq!((&shown["name"], &shown["bytes"]), (&"one".into(), &bytes.into()), "{listed}");
+    assert!(shown["since"].is_string(), "{listed}");
+    assert!(list(&[]).contains("MiB of its stream, begun "), "{}", list(&[]));
     let doctor =
         |args: &[&str]| crate::ground::cowsnap(&state).arg("doctor").args(args).arg(&at).output().unwrap();
     let said = doctor(&[]);
     assert_eq!(said.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&said.stdout).contains("cowsnap replicate goes on with it"), "{said:?}");
+    let of_it = format!(
+        "@one was received in part, {bytes} bytes of its stream; the next cowsnap replicate goes on with it"
+    );
+    assert!(String::from_utf8_lossy(&said.stdout).contains(&of_it), "{said:?}");
     assert_eq!(lab.left().len(), 2, "doctor alone takes nothing away");
     let fixed = doctor(&["--fix"]);
     assert!(fixed.status.success(), "{fixed:?}");
