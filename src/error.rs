@@ -1,5 +1,6 @@
 //! One error over the layers; its [`Class`] decides the exit code and whether to try again, here and nowhere else.
 
+use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
@@ -131,6 +132,9 @@ pub enum Error {
         #[source]
         source: Box<crate::plan::replicate::Conflict>,
     },
+    /// A target that got some of what it was to get.
+    #[error(transparent)]
+    Behind(Behind),
     /// Another run does the same.
     #[error("another process is about to {what}")]
     Busy {
@@ -191,6 +195,27 @@ pub enum Error {
     },
 }
 
+/// Why a target has not got all, and what it got before that. It says what the error says.
+#[derive(Debug)]
+pub struct Behind {
+    /// What was brought.
+    pub moved: Vec<crate::model::Moved>,
+    /// What ended it.
+    pub error: Box<Error>,
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Behind {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
 /// What most functions above the endpoints return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -223,6 +248,7 @@ impl Error {
             },
             Self::Replicate { source, .. } if source.is_transient() => Class::Unreachable,
             Self::Restore { .. } | Self::Replicate { .. } => Class::Conflict,
+            Self::Behind(behind) => behind.error.class(),
             Self::Busy { .. } => Class::Unreachable,
             Self::Partial { .. } | Self::Halfway { .. } | Self::Unproven { .. } => Class::Partial,
             Self::Io { source, .. } => class_of_io(source),
@@ -241,6 +267,7 @@ impl Error {
             }
             Self::Halfway { source, .. } => source.hint(),
             Self::Replicate { from, to, source } => source.hint(from, to),
+            Self::Behind(behind) => behind.error.hint(),
             Self::Busy { hint, .. } => Some((*hint).into()),
             Self::Name(_) | Self::Restore { .. } | Self::Io { .. } => None,
         }

@@ -145,9 +145,22 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String, R
     let last = wanted.last.as_ref();
     let text = done.iter().map(|replicated| said(replicated, last)).chain(streams);
     let would = args.dry_run.then_some("replicate");
-    let value = json!({ "would": would, "replicated": done });
+    let value = json!({
+        "would": would,
+        "replicated": done,
+        "failed": failed.iter().map(|(what, error)| not_done(what, error)).collect::<Vec<_>>(),
+    });
     let text = printable_lines(&text.collect::<Vec<_>>().join("\n"));
     Ok((value, text, outcome(done.len(), failed)))
+}
+
+/// What went wrong, and what was brought before that.
+fn not_done(what: &str, error: &Error) -> Value {
+    let moved = match error {
+        Error::Behind(behind) => &behind.moved[..],
+        _ => &[],
+    };
+    json!({ "what": what, "error": with_causes(error), "class": error.class(), "moved": moved })
 }
 
 /// Whether that has no snapshot at all, where others were brought; which is said.

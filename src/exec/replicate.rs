@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::endpoint::{self, History};
+use crate::error::Behind;
 use crate::exec::cursor::{Left, cursor, former, identity};
 pub use crate::exec::cursor::{mark_for, mark_for_peer};
 use crate::exec::fan::{alike, fan, told};
@@ -181,7 +182,7 @@ pub struct Guard<'a> {
     pub wait: bool,
 }
 
-/// Brings each of `to` up to `from`; answers for each in turn. What several are to get is sent once. One that fails does not stop the others;
+/// Brings each of `to` up to `from`; answers for each in turn, with [`Error::Behind`] for one that got some of it. What several are to get is sent once. One that fails does not stop the others;
 /// one that another run is at work on is waited for when the others are done. Broken off anywhere, the next plan goes on.
 pub fn replicate(
     from: &Place,
@@ -400,7 +401,8 @@ impl<'a> Lane<'a> {
 
     fn outcome(self, from: &Place) -> Result<Replicated> {
         match self.failed {
-            Some(error) => Err(error),
+            Some(error) if self.moved.is_empty() => Err(error),
+            Some(error) => Err(Error::Behind(Behind { moved: self.moved, error: error.into() })),
             None => Ok(replicated(from, self.prepared, self.moved)),
         }
     }

@@ -4,8 +4,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
-
 use crate::endpoint::peer::message::Request;
 use crate::endpoint::peer::{Offered, Peer};
 use crate::endpoint::{self, Dataset, History, SendRequest, btrfs, zfs};
@@ -14,6 +12,7 @@ use crate::exec::send::{Form, Job, Sent, send, send_to_all};
 use crate::exec::serve::is_other_beginning;
 use crate::exec::throttle::{Paced, Throttle};
 use crate::exec::{Event, Observe};
+pub use crate::model::Moved;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
 use crate::stream::container::{Backend, Prefix, ZfsFlags};
 use crate::stream::fan::{Branch, Taker};
@@ -184,29 +183,6 @@ impl Transfer {
     pub(super) fn base_guid(&self) -> Option<Guid> {
         self.base.as_ref().map(|base| base.guid)
     }
-}
-
-/// What was brought.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Moved {
-    /// Its name.
-    pub snapshot: SnapshotName,
-    /// Its identity.
-    pub guid: Guid,
-    /// What it builds upon; `None` if it is full.
-    pub base: Option<Guid>,
-    /// Bytes of the whole stream.
-    pub stream_bytes: u64,
-    /// Bytes of it that were there already, from a transfer that was broken off.
-    pub resumed_bytes: u64,
-    /// Bytes that travelled.
-    pub wire_bytes: u64,
-    /// The stream's blake3, as it was checked at the target.
-    pub blake3: String,
-    /// How long it took.
-    pub seconds: f64,
-    /// To how many targets the same stream went.
-    pub targets: usize,
 }
 
 /// Brings one version from `from` to `to`.

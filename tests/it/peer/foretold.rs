@@ -102,3 +102,34 @@ fn what_somebody_has_to_decide_is_foretold() {
         assert_eq!(told[0], told[1]);
     }
 }
+
+/// Of a target that fails in the midst of several, `--json` says what it got before.
+#[test]
+fn what_a_target_got_before_it_failed_is_told() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let from = text(&lab.source.path().join("data"));
+    lab.write("a", &noise(1, 300_000));
+    lab.snapshot("one");
+    lab.write("b", &noise(2, 6_000_000));
+    lab.snapshot("two");
+    let (near, far) = (text(&lab.target.path().join("near")), lab.target.path().join("copy"));
+    let script = lab.source.outside().join("cut-serve");
+    std::fs::write(&script, format!("{} | {}", cut(2_000_000), lab.serve(""))).unwrap();
+    let run_there = format!("sh {}", script.display());
+    let far = format!("ssh://there/{}", far.display());
+    let output =
+        run(&lab, &["--json", "-I", "--no-compress", "--remote-command", &run_there, &from, &near, &far]);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names = |moved: &Value| {
+        moved.as_array().unwrap().iter().map(|moved| moved["snapshot"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&told["replicated"][0]["moved"]), ["one", "two"], "{told}");
+    let failed = told["failed"].as_array().unwrap();
+    assert_eq!((failed.len(), names(&failed[0]["moved"])), (1, vec!["one".into()]), "{told}");
+    assert!(
+        failed[0]["what"].as_str().unwrap().ends_with(&far) && failed[0]["class"] == "unreachable",
+        "{told}"
+    );
+}
