@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use crate::cli::{Context, place};
 use crate::config::Job;
 use crate::endpoint::{self, Backend, Dataset, SnapshotRequest, SnapshotSet};
+use crate::exec::given;
 use crate::model::name::UNCONFIRMED;
 use crate::model::{HoldTag, SnapshotName, Target, VersionRef};
 use crate::{Error, Result};
 
 /// Take snapshots, of one dataset or of several back to back: all or none are kept
 ///
-/// Prints the snapshots' names. The default name is the time in UTC, 20261120T020000Z, with -2, -3 … when it is taken.
+/// Prints the snapshots' names. The default name is the time in UTC, 20261120T020000Z, with -2, -3 … when it is or was taken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Datasets: POOL/NAME, or the absolute path of a btrfs subvolume, a ZFS mount point or a plain directory
@@ -109,12 +110,12 @@ pub(super) fn perform(args: Args, context: &Context) -> Result<(Value, String)> 
     let set = gathered.finish()?;
     let labels = args.label.iter().cloned().collect::<BTreeMap<_, _>>();
     if args.dry_run {
-        let name = args.name.unwrap_or_else(|| default_name(1));
+        let name = args.name.unwrap_or_else(|| default_name(Timestamp::now(), 1));
         let names: Vec<_> = set.iter().map(|dataset| format!("{dataset}@{name}")).collect();
         let text = names.iter().map(|name| format!("would take {name}\n")).collect::<String>();
         return Ok((json!({ "dry_run": true, "would_take": names }), text));
     }
-    let taken = take(&set, args.name, args.unconfirmed.as_ref(), |name| SnapshotRequest {
+    let taken = take(&set, args.name, args.unconfirmed.as_ref(), context, |name| SnapshotRequest {
         name,
         labels: labels.clone(),
         holds: args.hold.clone(),
@@ -174,13 +175,21 @@ fn take(
     set: &[Dataset],
     name: Option<SnapshotName>,
     unconfirmed: Option<&BTreeSet<SnapshotName>>,
+    context: &Context,
     request: impl Fn(SnapshotName) -> SnapshotRequest,
 ) -> Result<SnapshotSet> {
     if let Some(name) = name {
         return Ok(Backend::snapshot(set, &request(name))?);
     }
+    let ids: Vec<_> = set.iter().map(Dataset::identity).collect();
     for nth in 1.. {
-        let name = default_name(nth);
+        let now = Timestamp::now();
+        // Where nothing can be noted, the first is taken that is free.
+        let nth = given::next(context.state_dir(), &ids, now).unwrap_or_else(|error| {
+            tracing::debug!(%error, "the names of this second are not noted");
+            nth
+        });
+        let name = default_name(now, nth);
         let name = match unconfirmed {
             None => name,
             Some(others) if others.contains(&name) => continue,
@@ -209,8 +218,8 @@ pub(super) fn confirmed(dataset: &Dataset, version: &VersionRef) -> Result<Snaps
 }
 
 /// `20261120T020000Z`, then `20261120T020000Z-2` …
-pub(super) fn default_name(nth: u32) -> SnapshotName {
-    let now = Timestamp::now().to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
+fn default_name(now: Timestamp, nth: u32) -> SnapshotName {
+    let now = now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
     let text = if nth == 1 { now } else { format!("{now}-{nth}") };
     text.parse().expect("digits and letters are a name")
 }

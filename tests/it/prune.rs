@@ -71,6 +71,29 @@ impl Shell {
     }
 }
 
+/// A target that has what is destroyed here keeps its name, which another snapshot must not have.
+#[test]
+fn a_default_name_that_was_freed_in_the_same_second_is_not_given_again() {
+    ground!("btrfs");
+    let fs = Btrfs::new();
+    let shell = Shell::on(&fs);
+    shell.run("create FS/a");
+    let mut taken = Vec::new();
+    // Of so many, two are of one second, however slow the machine is.
+    for _ in 0..600 {
+        let name = shell.run("snapshot FS/a").split_once('@').expect("DATASET@NAME").1.to_owned();
+        shell.run(&format!("destroy FS/a@{name}"));
+        assert!(!taken.contains(&name), "{name} after {taken:?}");
+        let is_second = name.ends_with("-2");
+        taken.push(name);
+        if is_second {
+            break;
+        }
+    }
+    let last = taken.last().expect("some");
+    assert_eq!(last.strip_suffix("-2"), taken.iter().rev().nth(1).map(String::as_str), "{taken:?}");
+}
+
 #[test]
 fn what_no_rule_keeps_is_destroyed_and_the_rest_is_said() {
     ground!("btrfs");
