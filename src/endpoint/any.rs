@@ -423,6 +423,18 @@ impl Dataset {
         }
     }
 
+    /// As [`History::inventory`], with what replication goes by besides.
+    ///
+    /// # Errors
+    /// As [`History::inventory`].
+    pub fn inventory_to_replicate(&self) -> Result<Inventory> {
+        let mut inventory = self.inventory()?;
+        if let Self::Zfs(dataset) = self {
+            inventory.caps.encrypted = dataset.is_encrypted().ok();
+        }
+        Ok(inventory)
+    }
+
     /// About how many bytes the stream would be that `request` asks for; `None` where nobody can tell without sending it.
     ///
     /// # Errors

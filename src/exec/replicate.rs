@@ -18,7 +18,7 @@ use crate::exec::transfer::{Moved, Options, Place, Transfer};
 use crate::exec::{Event, Observe};
 use crate::model::{Inventory, Partial, SnapshotName, VersionRef};
 use crate::plan::fan::{Turn, turns};
-use crate::plan::replicate::{Plan, Policy, Step, held_instead, replicate as plan};
+use crate::plan::replicate::{Conflict, Plan, Policy, Step, expect_alike, held_instead, replicate as plan};
 use crate::stream::container::Backend;
 use crate::{Class, Error, Result};
 
@@ -64,8 +64,12 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn look(place: &'a Place) -> Result<Self> {
-        let (inventory, backend) = place.look()?;
+    fn look(place: &'a Place, wanted: &Wanted) -> Result<Self> {
+        let (mut inventory, backend) = place.look()?;
+        // What is encrypted goes out raw, and so encrypted, unless somebody says otherwise.
+        if let Some(flags) = wanted.options.zfs_flags {
+            inventory.caps.encrypted = Some(flags.raw);
+        }
         if let Place::Here(dataset) = place
             && inventory.versions().is_empty()
         {
@@ -83,16 +87,13 @@ impl<'a> Source<'a> {
     /// Looks at the target, and decides.
     fn plan(&self, to: &'a Place, wanted: &Wanted) -> Result<Prepared<'a>> {
         let (from, (target, receives)) = (self.place, to.look()?);
-        if let Some(receives) = receives
-            && self.backend != receives
-        {
-            return Err(endpoint::Error::Foreign {
-                subject: to.to_string(),
-                wanted: "target of the same filesystem",
-                why: format!("{from} is on {}, and this is on {receives}", self.backend),
-                hint: None,
-            }
-            .into());
+        let conflict = |source: Conflict| Error::Replicate {
+            from: from.to_string(),
+            to: to.to_string(),
+            source: source.into(),
+        };
+        if let Some(receives) = receives {
+            expect_alike(&self.backend.to_string(), &receives.to_string()).map_err(conflict)?;
         }
         let policy = Policy {
             intermediates: wanted.intermediates,
@@ -112,9 +113,7 @@ impl<'a> Source<'a> {
         let renamed = kept.here.as_ref().map(|left| left.renamed(&self.inventory, &policy.here));
         let target =
             kept.there.as_ref().map_or_else(|| target.clone(), |left| left.renamed(&target, &policy.there));
-        let plan = plan(renamed.as_ref().unwrap_or(&self.inventory), &target, &policy).map_err(|source| {
-            Error::Replicate { from: from.to_string(), to: to.to_string(), source: source.into() }
-        })?;
+        let plan = plan(renamed.as_ref().unwrap_or(&self.inventory), &target, &policy).map_err(conflict)?;
         // A token is ZFS's; on btrfs the target says by itself what it has.
         let partials = if policy.linear { target.partials } else { Vec::new() };
         Ok(Prepared { to, policy, partials, plan, kept })
@@ -224,7 +223,7 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
     if to.is_empty() {
         return Vec::new();
     }
-    let source = match Source::look(from) {
+    let source = match Source::look(from, wanted) {
         Ok(source) => source,
         Err(error) => {
             let others: Vec<_> = to[1..].iter().map(|_| Err(alike(&error, &from.to_string()))).collect();

@@ -266,7 +266,7 @@ pub(super) fn is_other_beginning(error: &Error) -> bool {
 
 fn said(dataset: &Dataset) -> Result<Option<Said>> {
     let backend = dataset.backend("replicate")?;
-    match dataset.inventory() {
+    match dataset.inventory_to_replicate() {
         Ok(inventory) => Ok(Some(Said::of(&inventory, backend))),
         Err(endpoint::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),

@@ -38,7 +38,7 @@ impl Place {
         match self {
             Self::Here(dataset) => {
                 let backend = dataset.backend("replicate")?;
-                match dataset.inventory() {
+                match dataset.inventory_to_replicate() {
                     Err(endpoint::Error::NotFound { .. }) => Ok((self.empty(), Some(backend))),
                     inventory => Ok((inventory?, Some(backend))),
                 }

@@ -17,6 +17,9 @@ pub struct Caps {
     pub resume: bool,
     /// Bookmarks exist.
     pub bookmarks: bool,
+    /// Whether what travels is encrypted, if it is a source, or what it holds, if it is a target; `None` where nobody has looked.
+    #[serde(default)]
+    pub encrypted: Option<bool>,
 }
 
 /// A receive that was begun and not finished: it never counts as a version.

@@ -147,6 +147,20 @@ pub enum Conflict {
         /// What the target has that is newer.
         theirs: Vec<VersionRef>,
     },
+    /// They are of two filesystems, whose streams are unlike.
+    #[error("the source is on {ours} and the target on {theirs}, which does not take its streams")]
+    UnlikeFormats {
+        /// The source's.
+        ours: String,
+        /// The target's.
+        theirs: String,
+    },
+    /// What is encrypted can not go on where it is not.
+    #[error("the source is encrypted and goes out as it is, and the target, which has @{} of it, is not encrypted", .since.name)]
+    Encryption {
+        /// The newest that both have.
+        since: VersionRef,
+    },
     /// A name is taken at the target.
     #[error("the target has another version that is called @{}: {} there, {} here", .theirs.name, .theirs.guid, .ours.guid)]
     NameTaken {
@@ -196,6 +210,11 @@ impl Conflict {
             Self::ForeignPartial { live: false, .. } => {
                 Some(format!("cowsnap destroy {}, there", quoted(format!("{to}@%partial"))))
             }
+            Self::UnlikeFormats { .. } => Some("take a target on the same filesystem".into()),
+            Self::Encryption { .. } => Some(
+                "take another target; what was brought readable goes on readable with the same --zfs-flags"
+                    .into(),
+            ),
             Self::BaseOnlyThere { .. } => None,
         }
     }
@@ -208,6 +227,17 @@ fn names(versions: &[VersionRef]) -> String {
         text.push(format!("{} more", versions.len() - SHOWN));
     }
     text.join(", ")
+}
+
+/// That the target takes the streams of the source, by what both filesystems are called.
+///
+/// # Errors
+/// [`Conflict::UnlikeFormats`].
+pub fn expect_alike(ours: &str, theirs: &str) -> Result<(), Conflict> {
+    match ours == theirs {
+        true => Ok(()),
+        false => Err(Conflict::UnlikeFormats { ours: ours.into(), theirs: theirs.into() }),
+    }
 }
 
 /// Plans how `target` gets what `source` has.
@@ -337,6 +367,10 @@ fn common<'a>(
     };
     if base.kind == VersionKind::Bookmark && !source.caps.bookmarks {
         return Err(Conflict::BaseOnlyThere { base: base.id.clone() });
+    }
+    let goes_encrypted = source.caps.encrypted == Some(true);
+    if goes_encrypted && there.inventory.caps.encrypted == Some(false) && !there.has(last.id.guid) {
+        return Err(Conflict::Encryption { since: base.id.clone() });
     }
     let at = there.by_guid[&base.id.guid];
     let since: Vec<_> = named(&mut theirs().filter(|theirs| theirs.order > at.order));

@@ -27,7 +27,7 @@ pub(super) fn to_call(flags: ZfsFlags) -> SendFlags {
 
 impl Dataset {
     /// Whether it is encrypted.
-    pub(super) fn is_encrypted(&self) -> Result<bool> {
+    pub(in crate::endpoint) fn is_encrypted(&self) -> Result<bool> {
         Ok(!matches!(self.get("encryption")?.as_str(), "off" | "-"))
     }
 }

@@ -220,7 +220,7 @@ impl Dataset {
         }
         let mut inventory = Inventory::new(self.to_string(), versions, holds);
         inventory.partials = found.partials()?;
-        inventory.caps = Caps { atomic_set: true, resume: true, bookmarks: true };
+        inventory.caps = Caps { atomic_set: true, resume: true, bookmarks: true, encrypted: None };
         Ok(inventory)
     }
 

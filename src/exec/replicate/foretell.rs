@@ -53,7 +53,7 @@ pub struct LetGo {
 /// # Errors
 /// A source that can not be read, or is not there.
 pub fn foretell(from: &Place, to: &[Place], wanted: &Wanted) -> Result<(Vec<Result<Replicated>>, Vec<Turn>)> {
-    let source = Source::look(from)?;
+    let source = Source::look(from, wanted)?;
     let prepared: Vec<_> = to.iter().map(|to| source.plan(to, wanted)).collect();
     let (numbers, sound): (Vec<_>, Vec<_>) =
         prepared.iter().enumerate().filter_map(|(n, prepared)| Some((n, prepared.as_ref().ok()?))).unzip();

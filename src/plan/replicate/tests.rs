@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{Guid, Partial};
+use crate::plan::retain::{Retention, Surroundings, retain};
 
 /// `a b #c d` with holds in brackets: `a[h]`. A name is its own guid; `d=x` is called `d` and has the guid of `x`.
 fn inventory(notation: &str) -> Inventory {
@@ -348,6 +349,39 @@ fn a_plan_is_told_in_words() {
     assert_eq!(told, ["hold @c at the source", "send @c in full"]);
 }
 
+/// What goes out encrypted goes on where what is there is: elsewhere no increment of it is taken.
+#[test]
+fn what_is_encrypted_does_not_go_on_where_it_is_not() {
+    const MISMATCH: &str = "! the source is encrypted and goes out as it is, and the target, which has @a of it, is not encrypted";
+    for (ours, theirs, source, target, plan) in [
+        (Some(true), Some(false), "a[h] b", "a[t]", MISMATCH),
+        (Some(true), Some(true), "a[h] b", "a[t]", "+b a>b +b' -a -a'"),
+        (Some(false), Some(true), "a[h] b", "a[t]", "+b a>b +b' -a -a'"),
+        (Some(false), Some(false), "a[h] b", "a[t]", "+b a>b +b' -a -a'"),
+        (Some(true), None, "a[h] b", "a[t]", "+b a>b +b' -a -a'"),
+        (None, Some(false), "a[h] b", "a[t]", "+b a>b +b' -a -a'"),
+        // In full it makes what it goes to, and of what is there nothing travels.
+        (Some(true), Some(false), "a", "", "+a >a +a'"),
+        (Some(true), Some(false), "a[h]", "a[t]", ""),
+    ] {
+        let (mut source, mut target) = (inventory(source), inventory(target));
+        (source.caps.encrypted, target.caps.encrypted) = (ours, theirs);
+        assert_eq!(told_of(&source, &target, &linear()), plan, "{ours:?} {theirs:?}");
+    }
+}
+
+#[test]
+fn streams_of_two_filesystems_are_unlike() {
+    assert_eq!(expect_alike("btrfs", "btrfs"), Ok(()));
+    let conflict = expect_alike("btrfs", "ZFS").unwrap_err();
+    assert_eq!(
+        conflict.to_string(),
+        "the source is on btrfs and the target on ZFS, which does not take its streams"
+    );
+    assert!(!conflict.is_transient());
+    assert!(conflict.hint("from", "to").is_some_and(|hint| hint.contains("on the same filesystem")));
+}
+
 #[test]
 fn each_conflict_says_what_would_help() {
     let hint = |source: &str, target: &Inventory, policy: &Policy| {
@@ -367,6 +401,10 @@ fn each_conflict_says_what_would_help() {
         let said = hint(source, &target, &policy);
         assert!(said.contains(wanted) && said.is_empty() == wanted.is_empty(), "{said}");
     }
+    let (mut encrypted, mut open) = (inventory("a b"), inventory("a"));
+    (encrypted.caps.encrypted, open.caps.encrypted) = (Some(true), Some(false));
+    let said = replicate(&encrypted, &open, &linear()).unwrap_err().hint("from", "to").expect("a hint");
+    assert!(said.contains("--zfs-flags"), "{said}");
     let many = replicate(&inventory("x"), &inventory("a b c d e f g"), &policy()).unwrap_err();
     assert!(many.to_string().ends_with("@a, @b, @c, @d, @e, 2 more"), "{many}");
 }
@@ -389,19 +427,22 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Destroys the `n`-th that retention may destroy: not the newest, not one that is held.
+/// Destroys the `n`-th of those that retention lets go, or all of them.
 fn prune(inventory: &mut Inventory, n: usize) {
-    let newest = snapshots(inventory).next_back().map(|version| version.id.clone());
+    let (one, all) = (n.checked_sub(5), n + 1);
+    let rules = Retention { last: if one.is_some() { 1 } else { all }, ..Retention::default() };
+    let now = jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC);
+    let around = Surroundings::default();
+    let verdicts = retain(inventory, &rules, &around, &now);
+    let going =
+        verdicts.iter().filter(|verdict| !verdict.is_kept()).map(|verdict| verdict.version.id.clone());
+    let victims: HashSet<_> = match one {
+        Some(nth) => going.skip(nth).take(1).collect(),
+        None => going.collect(),
+    };
     // Retention destroys no bookmarks.
-    let may_go = |v: &&Version| {
-        v.kind == VersionKind::Snapshot
-            && Some(&v.id) != newest.as_ref()
-            && inventory.holds_of(&v.id).count() == 0
-    };
-    let Some(victim) = inventory.versions().iter().filter(may_go).nth(n).map(|v| v.id.clone()) else {
-        return;
-    };
-    let left = inventory.versions().iter().filter(|v| v.id != victim).cloned().collect();
+    let stays = |v: &&Version| v.kind == VersionKind::Bookmark || !victims.contains(&v.id);
+    let left = inventory.versions().iter().filter(stays).cloned().collect();
     set_versions(inventory, left);
 }
 
