@@ -291,3 +291,52 @@ fn in_memory_too_nothing_is_wrong_and_the_next_increment_has_its_base() {
     eprintln!("{} runs were broken off, {} ended well", runs[0], runs[1]);
     assert!(runs[0] > 0 && runs[1] > runs[0] / 4, "{runs:?}");
 }
+
+/// A run is ended at each of its operations on either side, before the effect of that or after it: what the next run, which nothing befalls,
+/// leaves is what one alone would have left, with no hold but those on the newest.
+#[test]
+fn wherever_a_run_is_ended_the_next_one_gets_there_and_leaks_no_hold() {
+    let said = Said::new("soak::ended", 1);
+    let begun = |intermediates, linear| {
+        let mut world = World::new(said.dice(), intermediates, linear);
+        world.write();
+        world.snapshot();
+        world.replicate_well();
+        for _ in 0..3 {
+            world.write();
+            world.snapshot();
+        }
+        world
+    };
+    for (intermediates, linear) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut alone = begun(intermediates, linear);
+        alone.replicate_well();
+        let (source, target) = alone.inventories();
+        let wanted =
+            (told(&source), target.holds().to_vec(), target.newest().map(|newest| newest.id.clone()));
+        for (side, when) in [(0, When::Before), (0, When::After), (1, When::Before), (1, When::After)] {
+            let mut ended = 0;
+            for nth in 1.. {
+                let mut world = begun(intermediates, linear);
+                world.faults[side].fail(nth, when);
+                let done = world.replicate(None);
+                let n_operations = world.faults[side].count();
+                world.faults[side].heal();
+                if n_operations < nth {
+                    done.expect("nothing has failed");
+                    break;
+                }
+                done.expect_err("one has");
+                ended += 1;
+                world.replicate_well();
+                world.look();
+                let (source, target) = world.inventories();
+                let newest = target.newest().map(|newest| newest.id.clone());
+                let left = (told(&source), target.holds().to_vec(), newest);
+                assert_eq!(left, wanted, "{nth} of side {side}, {when:?}");
+                assert!(target.partials.is_empty(), "{nth} of side {side}, {when:?}");
+            }
+            assert!(ended >= if intermediates { 6 } else { 3 }, "{ended} operations of side {side}");
+        }
+    }
+}
