@@ -4,6 +4,7 @@ mod cursors;
 mod dated;
 mod fan;
 mod foretold;
+mod hostile;
 pub mod hung;
 pub mod lab;
 pub mod program;
