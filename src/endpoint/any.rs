@@ -271,17 +271,21 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::all_inside`].
     pub fn names_inside(&self) -> Result<Vec<PathBuf>> {
-        let name = |inside: &Self| match (self, inside) {
-            (Self::Btrfs(from), Self::Btrfs(inside)) => {
-                inside.path().strip_prefix(from.path()).ok().map(PathBuf::from)
+        Ok(self.all_inside()?.iter().filter_map(|inside| inside.name_inside(self)).collect())
+    }
+
+    /// How it is called behind the name of `outer`; `None` if it is not inside it.
+    pub fn name_inside(&self, outer: &Self) -> Option<PathBuf> {
+        match (outer, self) {
+            (Self::Btrfs(outer), Self::Btrfs(inside)) => {
+                inside.path().strip_prefix(outer.path()).ok().map(PathBuf::from)
             }
-            (Self::Zfs(from), Self::Zfs(inside)) => {
-                let rest = inside.name().as_str().strip_prefix(from.name().as_str())?;
+            (Self::Zfs(outer), Self::Zfs(inside)) => {
+                let rest = inside.name().as_str().strip_prefix(outer.name().as_str())?;
                 rest.strip_prefix('/').map(PathBuf::from)
             }
             _ => None,
-        };
-        Ok(self.all_inside()?.iter().filter_map(name).collect())
+        }
     }
 
     /// The dataset that is called `relative` below this one, whether it is there or not. Somebody else may have said that name.

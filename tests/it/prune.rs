@@ -1,5 +1,6 @@
 //! `cowsnap prune` through the program, on btrfs and on plain directories; and that its cost follows the number of snapshots.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -342,6 +343,21 @@ fn what_a_replica_needs_as_its_base_stays() {
     shell.ends(2, "prune FS/a --keep-last 1 --keep-base-with FS/misspelt");
     shell.ends(2, "prune FS/a FS/replica --keep-last 1 --keep-base-with FS/replica");
     assert_eq!(shell.names("a").len(), 4, "a replica that can not be read keeps everything");
+    // The same, of a peer.
+    let shim = fs.outside().join("ssh");
+    let serve =
+        format!("exec '{}' --state-dir '{}' serve", env!("CARGO_BIN_EXE_cowsnap"), shell.state.display());
+    std::fs::write(&shim, format!("#!/bin/sh\n{serve}\n")).expect("written");
+    std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).expect("allowed");
+    let with_peer = |name: &str| {
+        let line = format!("prune FS/a --keep-last 1 --dry-run --keep-base-with ssh://there/FS/{name}");
+        let output = shell.command(&line).env("COWSNAP_SSH", &shim).output().expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(with_peer("misspelt").0, Some(2));
+    let (code, would) = with_peer("replica");
+    let goes = ["old", "base", "new", "newer"].map(|name| would.contains(&format!("/a@{name}\n")));
+    assert_eq!((code, goes), (Some(0), [true, false, true, false]), "{would}");
     shell.run("prune FS/a --keep-last 1 --keep-base-with FS/replica");
     assert_eq!(shell.names("a"), ["base", "newer"]);
     shell.run("create FS/other");

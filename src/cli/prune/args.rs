@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use jiff::Span;
 use jiff::tz::TimeZone;
 
-use crate::cli::{Context, place};
+use crate::cli::Context;
+use crate::cli::peer::Way;
 use crate::config::value::{age, bytes, count, span, zone};
-use crate::endpoint::Dataset;
+use crate::exec::transfer::Place;
 use crate::model::Target;
 use crate::plan::retain::{LabelPattern, NamePattern, Period, Retention, Schedule};
 use crate::{Error, Result};
@@ -26,7 +27,7 @@ pub struct Args {
     /// Keep what has this label; may be given several times
     #[arg(long, value_name = "KEY[=VALUE]")]
     keep_label: Vec<LabelPattern>,
-    /// Keep the newest that this replica or source has too; may be given several times; not with a pool as TARGET
+    /// Keep the newest that this replica or source has too, here or ssh://HOST/TARGET; may be given several times; not with a pool as TARGET
     #[arg(long, value_name = "TARGET")]
     keep_base_with: Vec<OsString>,
     /// Nested datasets too
@@ -119,7 +120,7 @@ impl Args {
     ///
     /// # Errors
     /// Several targets, or a whole pool: nobody could say which of its datasets belongs to which place.
-    pub(super) fn bases(&self, targets: &[Target], context: &Context) -> Result<Vec<Dataset>> {
+    pub(super) fn bases(&self, targets: &[Target], context: &Context) -> Result<Vec<Place>> {
         let is_pool =
             |target: &Target| matches!(target, Target::Dataset(name) if name.within_pool().is_none());
         if !self.keep_base_with.is_empty() && (targets.len() > 1 || targets.iter().any(is_pool)) {
@@ -128,6 +129,8 @@ impl Args {
             let hint = "cowsnap prune POOL/NAME -r --keep-base-with TARGET, once for each dataset".to_owned();
             return Err(Error::Usage { what, hint: Some(hint) });
         }
-        self.keep_base_with.iter().map(|text| place::dataset(&Target::parse(text)?, context)).collect()
+        let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
+        let way = Way { stall: 600, ssh: &ssh, remote: "cowsnap serve" };
+        self.keep_base_with.iter().map(|text| way.to(&Target::parse(text)?, context)).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! `cowsnap prune`
 
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use jiff::{Timestamp, Zoned};
@@ -10,8 +11,9 @@ use crate::cli::{Context, place};
 use crate::config::Job;
 use crate::endpoint::{self, Dataset, Details, History, PATIENCE, Prunable, Wait};
 use crate::exec::prune::{BySpace, Pruned, Seen, by_space, expect_attainable, prune, prune_by_space, room};
-use crate::exec::replicate::mark_for;
-use crate::model::{Inventory, Target, Version, VersionRef, quoted};
+use crate::exec::replicate::{mark_for, mark_for_peer};
+use crate::exec::transfer::Place;
+use crate::model::{HoldTag, Inventory, Target, Version, VersionRef, quoted};
 use crate::plan::retain::{Day, Reason, Retention, Schedule, Verdict, simulate};
 use crate::{Error, Result};
 
@@ -82,7 +84,7 @@ impl Work {
     fn read_all<'a>(
         &mut self,
         named: impl Iterator<Item = (String, &'a Target)>,
-        bases: &[Dataset],
+        bases: &[Place],
         recursive: bool,
         context: &Context,
     ) {
@@ -118,20 +120,23 @@ impl Work {
             None => Seen::of(dataset)?,
         };
         for base in found.bases.iter() {
-            let other = dataset.counterpart(&found.root, &base.root);
-            let inventory = match *dataset == found.root {
-                true => base.inventory.clone(),
-                false => match other.inventory() {
-                    Ok(inventory) => inventory,
-                    // What was named is there, so what is inside is really not.
-                    Err(endpoint::Error::NotFound { .. }) => {
-                        context.warn(format!("{other} is not there: nothing of {dataset} is kept for it"));
-                        continue;
+            let (other, inventory) = match &found.inside {
+                None => (base.place.clone(), base.inventory.clone()),
+                Some(name) => {
+                    let other = base.place.below(name)?;
+                    match other.inventory() {
+                        Ok(inventory) => (other, inventory),
+                        // What was named is there, so what is inside is really not.
+                        Err(endpoint::Error::NotFound { .. }) => {
+                            context
+                                .warn(format!("{other} is not there: nothing of {dataset} is kept for it"));
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
                     }
-                    Err(error) => return Err(error.into()),
-                },
+                }
             };
-            if !seen.keep_base_with(&other.to_string(), &inventory, &mark_for(&other)) {
+            if !seen.keep_base_with(&other.to_string(), &inventory, &mark_of(&other)) {
                 let what = "have no snapshot in common: none is kept for that";
                 context.warn(format!("{dataset} and {other} {what}"));
             }
@@ -433,6 +438,8 @@ struct Found {
     dataset: Dataset,
     /// What was named, that it is or is inside.
     root: Dataset,
+    /// What it is called behind the root's name; `None` if it is the root.
+    inside: Option<PathBuf>,
     bases: Rc<Vec<Base>>,
 }
 
@@ -447,7 +454,7 @@ impl Found {
 
 /// Another place, and what there is, read before anything is destroyed.
 struct Base {
-    root: Dataset,
+    place: Place,
     inventory: Inventory,
 }
 
@@ -455,26 +462,45 @@ struct Base {
 ///
 /// # Errors
 /// A target that can not be read; a base of it that can not, or is not there: then everything under it would be without a base.
-fn found(target: &Target, recursive: bool, bases: &[Dataset], context: &Context) -> Result<Vec<Found>> {
+fn found(target: &Target, recursive: bool, bases: &[Place], context: &Context) -> Result<Vec<Found>> {
     let mut all = Vec::new();
     for root in place::with_whole_pools(target, context)? {
         let bases = Rc::new(bases.iter().map(|base| read_base(&root, base)).collect::<Result<Vec<_>>>()?);
         let nested = if recursive { root.all_inside()? } else { Vec::new() };
-        // Called after the root, as the user did.
-        let nested = nested.into_iter().map(|dataset| dataset.counterpart(&root, &root));
-        let found = |dataset| Found { dataset, root: root.clone(), bases: Rc::clone(&bases) };
-        all.extend(std::iter::once(root.clone()).chain(nested).map(found));
+        let found = |dataset, inside| Found { dataset, root: root.clone(), inside, bases: Rc::clone(&bases) };
+        all.push(found(root.clone(), None));
+        for dataset in nested {
+            let inside = dataset.name_inside(&root);
+            // Called after the root, as the user did.
+            all.push(found(dataset.counterpart(&root, &root), inside));
+        }
     }
     Ok(all)
 }
 
-fn read_base(root: &Dataset, base: &Dataset) -> Result<Base> {
-    if std::mem::discriminant(root) != std::mem::discriminant(base) {
+fn read_base(root: &Dataset, base: &Place) -> Result<Base> {
+    let is_alike = match base {
+        Place::Here(base) => std::mem::discriminant(root) == std::mem::discriminant(base),
+        Place::There(peer) => match peer.said()? {
+            // That it is not there is said below.
+            None => true,
+            Some((_, backend)) => root.backend("replicate").is_ok_and(|own| own == backend),
+        },
+    };
+    if !is_alike {
         let what =
             format!("{root} and {base} are of unlike filesystems: they can not have the same snapshots");
         return Err(Error::Usage { what, hint: None });
     }
-    Ok(Base { root: base.clone(), inventory: base.inventory()? })
+    Ok(Base { place: base.clone(), inventory: base.inventory()? })
+}
+
+/// With what the bookmarks begin by which replication marks what `place` has.
+fn mark_of(place: &Place) -> HoldTag {
+    match place {
+        Place::Here(dataset) => mark_for(dataset),
+        Place::There(peer) => mark_for_peer(peer.address()),
+    }
 }
 
 fn is_interruption(error: &Error) -> bool {
