@@ -57,10 +57,13 @@ impl Way<'_> {
         else {
             return here();
         };
-        let checkpoint = checkpoint.to_string();
-        let program =
-            ["/proc/self/exe", "--state-dir", state_dir, "serve", "--checkpoint", checkpoint.as_str()];
-        let peer = Peer::connect(&address, &self.by(program.map(str::to_owned).to_vec()))?;
+        let (checkpoint, own) = (checkpoint.to_string(), std::process::id().to_string());
+        let program = [
+            &["/proc/self/exe", "--state-dir", state_dir, "serve"][..],
+            &["--checkpoint", &checkpoint, "--with", &own],
+        ]
+        .concat();
+        let peer = Peer::connect(&address, &self.by(program.into_iter().map(str::to_owned).collect()))?;
         Ok(Place::There(peer.standing_for(dataset)))
     }
 }

@@ -215,8 +215,8 @@ struct Side {
 }
 
 impl Run<'_> {
-    /// Each has a connection of its own: what ends one ends no other. So has each of several here: nobody can take back what this process
-    /// itself asked of a disk that hangs.
+    /// Each has a connection of its own: what ends one ends no other. So has each that is here, unless it is only looked at: nobody can take
+    /// back what this process itself asked of a disk that hangs, nor end it then.
     fn find_dests(&mut self) {
         for dest in &self.args.dests {
             match self.side(dest) {
@@ -229,8 +229,9 @@ impl Run<'_> {
     fn side(&self, dest: &OsString) -> Result<Side> {
         let way = self.args.way();
         let (is_broken, hangs, target) = (false, false, Target::parse(dest)?);
-        let is_one_of_several = self.args.dests.len() > 1 && !matches!(target, Target::Remote(_));
-        match is_one_of_several.then(|| place::dataset_as_it_is(&target, self.context)).transpose()? {
+        let is_written_to = self.args.dests.len() > 1 || !self.args.dry_run;
+        let is_aside = is_written_to && !matches!(target, Target::Remote(_));
+        match is_aside.then(|| place::dataset_as_it_is(&target, self.context)).transpose()? {
             Some(here) => {
                 let place = way.aside(&here, self.args.checkpoint, self.context)?;
                 Ok(Side { place, here: Some(here), is_broken, hangs })

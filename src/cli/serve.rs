@@ -32,6 +32,9 @@ pub struct Args {
     /// btrfs: so much of a stream may have to come again after it was broken off
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = super::replicate::interval)]
     checkpoint: u64,
+    /// End, whatever is at work, when the process of that number does, which has started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    with: Option<i32>,
 }
 
 /// Runs the subcommand. What goes wrong is said to the client, who says it to the user.
@@ -42,6 +45,11 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             what,
             hint: Some("cowsnap replicate TARGET ssh://HOST/TARGET starts it there".into()),
         });
+    }
+    if let Some(process) = args.with
+        && !ends_with(process)?
+    {
+        return Ok(ExitCode::SUCCESS);
     }
     let is_bounded = !args.allow.is_empty() || !args.under.is_empty() || args.append_only;
     let rights = Rights {
@@ -62,6 +70,13 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             Ok(ExitCode::from(error.class().exit_code()))
         }
     }
+}
+
+/// From here on this process ends with `process`, as if it were a part of that; `false` if that is gone already.
+fn ends_with(process: i32) -> Result<bool> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| Error::io("end with", "who replicates")(error.into()))?;
+    Ok(rustix::process::getppid().is_some_and(|parent| parent.as_raw_nonzero().get() == process))
 }
 
 fn line(patience: Patience) -> Result<Line> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -86,7 +87,7 @@ impl<'a> Source<'a> {
 
     /// Looks at the target, and decides.
     fn plan(&self, to: &'a Place, wanted: &Wanted) -> Result<Prepared<'a>> {
-        let (from, (target, receives)) = (self.place, to.look()?);
+        let (from, (target, receives)) = (self.place, look_patiently(to)?);
         let conflict = |source: Conflict| Error::Replicate {
             from: from.to_string(),
             to: to.to_string(),
@@ -124,6 +125,19 @@ impl<'a> Source<'a> {
     fn turns(&self, prepared: &[&Prepared<'_>]) -> Vec<Turn> {
         let plans: Vec<_> = prepared.iter().map(|prepared| &prepared.plan).collect();
         turns(&self.inventory, &plans, self.backend == Backend::Zfs)
+    }
+}
+
+/// What is there, once who was killed a moment ago is gone: what they received in part is nobody's then.
+fn look_patiently(place: &Place) -> Result<(Inventory, Option<Backend>)> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    loop {
+        let looked = place.look()?;
+        if looked.0.partials.iter().all(|partial| !partial.live) || begun.elapsed() > PATIENCE {
+            return Ok(looked);
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -111,6 +111,61 @@ fn a_disk_here_that_hangs_holds_up_no_other_target_and_the_program_ends() {
     assert!(has(&lab.to(), &two));
 }
 
+/// Nobody can end a process that waits for such a disk: it is another one's to wait.
+#[test]
+fn a_disk_here_that_hangs_and_is_the_only_target_ends_the_run() {
+    ground!("btrfs", "fsfreeze");
+    let lab = Lab::new();
+    let state = lab.source.outside().join("state");
+    let (from, to) = (lab.source.path().join("data"), lab.target.path().join("copy"));
+    lab.write("a", &noise(1, 1_000_000));
+    lab.snapshot("one");
+    let replicate = |more: &[&str]| {
+        let mut command = ground::cowsnap(&state);
+        command.arg("replicate").args(more).args([&from, &to]).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    };
+    assert!(replicate(&[]).status().unwrap().success());
+    (0..30).for_each(|n| lab.write(&format!("b{n}"), &noise(n, 1_000_000)));
+    let two = lab.snapshot("two");
+    let frozen = Frozen::new(&lab.target.path());
+    let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
+    let mut child = replicate(&["--stall", "2"]).stderr(said).spawn().unwrap();
+    let code = within(&mut child, Duration::from_secs(90));
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(state.to_str().unwrap());
+    let said = std::fs::read_to_string(lab.source.outside().join("said")).unwrap();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains(to.to_str().unwrap()), "{said}");
+    assert!(replicate(&[]).status().unwrap().success());
+    assert!(has(&lab.to(), &two));
+}
+
+/// Who is killed leaves nobody at work: the next run goes on at once.
+#[test]
+fn who_is_killed_takes_along_who_writes_to_a_disk_here() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let state = lab.source.outside().join("state");
+    let (from, to) = (lab.source.path().join("data"), lab.target.path().join("copy"));
+    lab.write("a", &noise(1, 20_000_000));
+    let one = lab.snapshot("one");
+    let mut slow = ground::cowsnap(&state);
+    slow.args(["replicate", "--bandwidth", "1M"]).args([&from, &to]);
+    let mut child = slow.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    ground::waits("something to be received", || {
+        lab.to().inventory().is_ok_and(|there| there.partials.iter().any(|partial| partial.live))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut next = ground::cowsnap(&state);
+    next.arg("replicate").args([&from, &to]).stdin(Stdio::null());
+    let next = next.output().unwrap();
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    assert!(has(&lab.to(), &one));
+}
+
 fn snapshot(dataset: &Dataset, name: &str) -> Version {
     let request = SnapshotRequest::named(name.parse().unwrap());
     Dataset::snapshot(std::slice::from_ref(dataset), &request).unwrap().versions[0].clone()
