@@ -58,7 +58,9 @@ impl Status {
                 name: "cowsnap_daemon_calls_failed",
                 kind: Kind::Gauge,
                 help: "How often in a row the process of a job has failed, or could not be begun.",
-                samples: jobs.map(|job| (vec![("job", job.name.clone())], n_failed(&job.name))).collect(),
+                samples: jobs
+                    .map(|job| (vec![("job_name", job.name.clone())], n_failed(&job.name)))
+                    .collect(),
             },
         ])
     }

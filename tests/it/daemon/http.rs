@@ -120,7 +120,7 @@ fn what_it_measures_is_what_the_command_does() {
     assert_eq!(
         own,
         [
-            ("cowsnap_daemon_calls_failed{job=\"node\"}".to_owned(), 0.0),
+            ("cowsnap_daemon_calls_failed{job_name=\"node\"}".to_owned(), 0.0),
             ("cowsnap_daemon_config_current".to_owned(), 1.0)
         ]
     );

@@ -96,8 +96,11 @@ fn in_a_container_of_podman_what_is_stopped_is_started_by_the_guard_or_by_the_ne
     let podman = Podman::new(&lab);
     podman.begins();
     waits("the service", || file(&lab, "pid").exists());
+    let is_at_work =
+        || podman.ask("GET", "/jobs/node").is_none_or(|(_, told)| told.contains("\"is_at_work\":true"));
     let ask = |what: &str| {
-        assert_eq!(podman.ask("POST", "/jobs/node/run").map(|(status, _)| status), Some(202), "{what}")
+        waits("the end of the run before", || !is_at_work());
+        assert_eq!(podman.ask("POST", "/jobs/node/run").map(|(status, _)| status), Some(202), "{what}");
     };
     let n_begun = || first::n_begun(&lab);
     ask("a run");
