@@ -30,8 +30,8 @@ const YEARLY: &str =
 /// A job that waits in its midst, until there is a file `go`; `after` says that it has come to its end.
 const SLOW: &str = "[job.slow]\ndatasets = [\"FS/node\"]\n[job.slow.flush]\ncommand = [\"FS/../wait\"]\nafter = [\"/usr/bin/touch\", \"FS/../after\"]\n";
 
-const WAIT: &str =
-    "#!/bin/sh\ncd \"$(dirname \"$0\")\" && touch waits && until [ -e go ]; do sleep 0.05; done\n";
+/// Until it is told to go on, or the test is over, which takes the folder away.
+const WAIT: &str = "#!/bin/sh\ncd \"$(dirname \"$0\")\" && touch waits && while [ -e waits ] && [ ! -e go ]; do sleep 0.05; done\n";
 
 /// A daemon that runs, and is told to end with the test.
 struct Daemon<'a> {
