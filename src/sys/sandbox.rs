@@ -108,13 +108,71 @@ struct Inside {
     /// The process that starts it: readable once that is gone.
     parent: OwnedFd,
     /// Sockets at which services of the machine listen, and named pipes that somebody has open.
-    ends: Vec<CString>,
+    ends: Vec<End>,
     /// What is mounted, those within others after these.
     places: Vec<Place>,
     /// What names servers' addresses, where that is hidden else, and the directories that it is in.
     resolver: Option<(CString, Vec<CString>)>,
     network: bool,
     user: Option<Ids>,
+}
+
+/// Where somebody hears, who is not to. Who made it said where it is, and that may be something else by now, or here.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct End {
+    at: CString,
+    what: Hears,
+}
+
+/// What there has to be, or nothing is done there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Hears {
+    Socket,
+    /// This pipe, and no other.
+    Pipe(Identity),
+}
+
+/// Of a file: its device and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity(u32, u32, u64);
+
+/// What a file is, by what the kernel knows already: a file server that does not answer is not asked.
+fn known(
+    dir: impl AsFd,
+    path: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> rustix::io::Result<(FileType, Identity)> {
+    let known = statx(dir, path, flags | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO)?;
+    let identity = Identity(known.stx_dev_major, known.stx_dev_minor, known.stx_ino);
+    Ok((FileType::from_raw_mode(known.stx_mode.into()), identity))
+}
+
+impl End {
+    /// It, if it is what it has to be; `None` if it is gone by now, is something else here, or can not be reached from here.
+    fn opened(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(self.at.as_c_str(), flags, Mode::empty()) {
+            Err(error @ (Errno::NOMEM | Errno::MFILE | Errno::NFILE)) => return Err(error.into()),
+            Err(_) => return Ok(None),
+            Ok(file) => file,
+        };
+        let (kind, identity) = known(&file, c"", AtFlags::EMPTY_PATH)?;
+        let is_it = match self.what {
+            Hears::Socket => kind == FileType::Socket,
+            Hears::Pipe(pipe) => kind == FileType::Fifo && identity == pipe,
+        };
+        Ok(is_it.then_some(file))
+    }
+
+    /// Nobody hears there any more.
+    fn shut(&self) -> io::Result<()> {
+        let Some(file) = self.opened()? else { return Ok(()) };
+        match move_mount(&bind(c"/dev/null")?, c"", &file, c"", FROM_DESCRIPTOR | ONTO_DESCRIPTOR) {
+            // It is gone since.
+            Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Something that shows in the sandbox alone.
@@ -200,7 +258,7 @@ impl Inside {
         let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
         let resolver = if sandbox.network { resolver()? } else { None };
         let user = sandbox.user.clone();
-        let ends = [sockets()?, pipes()?].concat();
+        let ends = sockets()?.into_iter().chain(pipes()?).collect();
         Ok(Self { parent, ends, places, resolver, network: sandbox.network, user })
     }
 
@@ -245,11 +303,7 @@ impl Inside {
         }
         let resolver = self.resolver.as_ref().and_then(|(file, _)| bind(file).ok());
         for end in &self.ends {
-            match move_mount(&bind(c"/dev/null")?, c"", CWD, end.as_c_str(), FROM_DESCRIPTOR) {
-                // It is gone by now, or can not be reached from here.
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL | Errno::ACCESS | Errno::LOOP) => {}
-                Err(error) => return Err(error.into()),
-            }
+            end.shut()?;
         }
         only_read(CWD, c"/", libc::AT_RECURSIVE as u32)?;
         for place in &self.places {
@@ -276,9 +330,10 @@ impl Inside {
 }
 
 const FROM_DESCRIPTOR: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+const ONTO_DESCRIPTOR: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
 
 /// Where processes of this network namespace listen in the file system. A mount that is only read keeps nobody from talking to them.
-fn sockets() -> io::Result<Vec<CString>> {
+fn sockets() -> io::Result<Vec<End>> {
     let table = std::fs::read("/proc/net/unix")?;
     let lines = table.split(|&byte| byte == b'\n').skip(1);
     // Num RefCount Protocol Flags Type St Inode Path
@@ -293,27 +348,32 @@ fn sockets() -> io::Result<Vec<CString>> {
         let path = Path::new(OsStr::from_bytes(path));
         path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket())
     };
-    found.into_iter().filter(is_socket).map(|path| Ok(CString::new(path)?)).collect()
+    found
+        .into_iter()
+        .filter(is_socket)
+        .map(|path| Ok(End { at: CString::new(path)?, what: Hears::Socket }))
+        .collect()
 }
 
 /// Named pipes that processes have open: what is written to one is read, though its file system can only be read. Of one that nobody has open, nobody hears.
-fn pipes() -> io::Result<Vec<CString>> {
+/// Each where its process sees it: in another mount namespace that may be something else here.
+fn pipes() -> io::Result<Vec<End>> {
     let is_number = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
     let processes = std::fs::read_dir("/proc")?.flatten().filter(|entry| is_number(&entry.file_name()));
     // A process may be gone by now.
     let open = processes.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok()).flatten();
     let mut found = Vec::new();
     for file in open.flatten().map(|file| file.path()) {
-        // What the kernel knows already: a file server that does not answer is not asked.
-        let Ok(known) = statx(CWD, &file, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE) else { continue };
-        let is_pipe = FileType::from_raw_mode(known.stx_mode.into()) == FileType::Fifo;
+        let Ok((FileType::Fifo, pipe)) = known(CWD, &file, AtFlags::empty()) else { continue };
         // That of one that has no name is none.
-        let path = is_pipe.then(|| std::fs::read_link(&file).ok()).flatten();
-        found.extend(path.filter(|path| path.is_absolute()));
+        let path = std::fs::read_link(&file).ok().filter(|path| path.is_absolute());
+        if let Some(path) = path {
+            found.push(End { at: text(&path)?, what: Hears::Pipe(pipe) });
+        }
     }
     found.sort();
     found.dedup();
-    found.iter().map(|path| text(path)).collect()
+    Ok(found)
 }
 
 /// What /etc/resolv.conf stands for, where that lies in what is hidden.
@@ -378,4 +438,53 @@ fn become_user(user: &Ids) -> io::Result<()> {
             && libc::setresuid(user.uid, user.uid, user.uid) == 0
     };
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(path: &Path) {
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, path, FileType::Fifo, mode, 0).expect("made");
+    }
+
+    #[test]
+    fn only_what_is_the_same_pipe_here_is_shut() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        pipe(&path);
+        let _open = std::fs::File::options().read(true).write(true).open(&path).expect("opened");
+        let is_it = |end: &End| end.at.as_bytes() == path.as_os_str().as_bytes();
+        let found = pipes().expect("looked").into_iter().find(is_it).expect("it is open");
+        let is_open = || found.opened().expect("looked").is_some();
+        assert!(is_open());
+        // As in another mount namespace: the same path, and something else there.
+        let aside = folder.path().join("aside");
+        std::fs::rename(&path, &aside).expect("renamed");
+        assert!(!is_open(), "nothing is there");
+        std::fs::write(&path, "a file of somebody's").expect("written");
+        assert!(!is_open(), "a file");
+        std::fs::remove_file(&path).expect("removed");
+        pipe(&path);
+        assert!(!is_open(), "another pipe");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&aside, &path).expect("linked");
+        assert!(!is_open(), "a link");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::rename(&aside, &path).expect("renamed");
+        assert!(is_open());
+    }
+
+    #[test]
+    fn what_is_no_socket_any_more_is_not_shut() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let end = End { at: text(&path).expect("a path"), what: Hears::Socket };
+        assert!(end.opened().expect("looked").is_some());
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "a file").expect("written");
+        assert!(end.opened().expect("looked").is_none());
+    }
 }
