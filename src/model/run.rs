@@ -398,8 +398,13 @@ impl JobRecord {
         failure.is_none_or(|failure| is_new(told, &failure.class, now.as_second()))
     }
 
-    /// `whom` was told of a failure, or it went well: of the next failure it is told then.
+    /// `whom` was told of the failure of the run that was over at `now`, or that went well: of the next failure it is told then. Who is told late, when a later run
+    /// is over, has it say what counts.
     pub fn was_told(&mut self, whom: Channel, now: Timestamp, failure: Option<&Failure>) {
+        let last = self.last_run.as_ref().and_then(|last| last.ended);
+        if last.is_some_and(|ended| ended > now) {
+            return;
+        }
         let told = failure.map(|failure| Told { at: now, class: failure.class.clone() });
         match whom {
             Channel::Command => self.told = told,
@@ -465,6 +470,25 @@ mod tests {
         assert_eq!(record.running.as_ref().map(|running| running.pid), Some(8));
         record.end(at(2), vec![outcome(Subject::of_job(Op::Run), 3, false)], |_| true);
         assert_eq!((record.last_run.unwrap().failure, record.unended), (None, 1));
+    }
+
+    #[test]
+    fn who_is_told_late_does_not_undo_that_it_is_well_again() {
+        let mut record = JobRecord::new("node", at(0));
+        let failure = Failure::new("unreachable", "no route");
+        let run = |record: &mut JobRecord, second, failed| {
+            record.begin(at(second - 1), 7);
+            record.end(at(second - 1), vec![outcome(Subject::of_job(Op::Run), second, failed)], |_| true);
+        };
+        run(&mut record, 10, true);
+        run(&mut record, 20, false);
+        record.was_told(Channel::Mail, at(20), None);
+        record.was_told(Channel::Mail, at(10), Some(&failure));
+        assert_eq!(record.mailed, None);
+        run(&mut record, 30, true);
+        assert!(record.is_news(Channel::Mail, at(30), Some(&failure)));
+        record.was_told(Channel::Mail, at(30), Some(&failure));
+        assert!(record.mailed.is_some() && !record.is_news(Channel::Mail, at(31), Some(&failure)));
     }
 
     #[test]
