@@ -479,13 +479,14 @@ impl Found<'_> {
             self.of_base(dataset, to, *base);
         }
         let has_run = oldest_of_newest(facts).is_some();
+        let is_brought = facts.is_at_work || matches!(seen, Some(Ok(Seen { live: 1.., .. })));
         match up_to {
             Err(why) => {
                 let what = format!("what {to} has of {dataset} can not be looked at: {why}");
                 self.add(State::Unknown, About::Unseen, what);
             }
-            // That there is no snapshot is said already, and so is that the base is gone.
-            Ok(None) if !has_run || *base == Some(Base::Lost) => {}
+            // That there is no snapshot is said already, and so is that the base is gone; the first one may be on its way.
+            Ok(None) if !has_run || *base == Some(Base::Lost) || is_brought => {}
             Ok(None) if target.is_looked_at() => {
                 let what = format!("{to} has nothing of {dataset}");
                 self.add(State::Critical, About::Late, what);

@@ -440,6 +440,20 @@ fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_
             FAILED, CRITICAL"#]],
     );
     check(&Facts { is_at_work: true, ..lost }, "20T12:00", expect!["OK, OK"]);
+    // The first transfer may take days.
+    let first = with(Ok(None), None);
+    check(
+        &first,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Late: vault/node has nothing of tank/node
+            LATE, CRITICAL"#]],
+    );
+    check(&Facts { is_at_work: true, ..first.clone() }, "20T12:00", expect!["OK, OK"]);
+    let mut by_hand = first;
+    by_hand.targets[0].seen =
+        Some(Ok(Seen { live: 1, space: Some((50 * GIB, 100 * GIB)), ..Seen::default() }));
+    check(&by_hand, "20T12:00", expect!["OK, OK"]);
 }
 
 #[test]
