@@ -56,7 +56,7 @@ const NAMES: [(&str, Kind, &str); 27] = [
     (
         "cowsnap_target_base_state",
         Kind::Gauge,
-        "What has become of what the target's next increment builds upon: 0 kept, it does not expire; 1 nothing keeps it; 2 gone; 3 nobody knows.",
+        "What has become of what the target's next increment builds upon: 0 kept, it does not expire; 1 nothing keeps it; 2 gone.",
     ),
 ];
 
@@ -211,7 +211,10 @@ impl Collected {
             if let Some(seen) = &target.seen {
                 self.of_place(&labels, seen.as_ref().ok());
             }
-            self.add("cowsnap_target_base_state", labels.clone(), base_state(target));
+            // A run that is at work may be about to hold it.
+            if let Some(base) = target.base.filter(|_| !facts.is_at_work) {
+                self.add("cowsnap_target_base_state", labels.clone(), base_state(base));
+            }
             if let Some(lag) = health::lag(target, facts) {
                 self.add(LAG.0, labels.clone(), lag.as_secs_f64());
             }
@@ -236,12 +239,11 @@ impl Collected {
     }
 }
 
-fn base_state(target: &health::Target) -> f64 {
-    match target.base {
-        Some(Base::Held) => 0.0,
-        Some(Base::Unheld) => 1.0,
-        Some(Base::Lost) => 2.0,
-        None => 3.0,
+fn base_state(base: Base) -> f64 {
+    match base {
+        Base::Held => 0.0,
+        Base::Unheld => 1.0,
+        Base::Lost => 2.0,
     }
 }
 
