@@ -490,7 +490,7 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
     let goes_on = done.as_ref().is_err_and(|failed| failed.goes_on);
     lease.services[nth].starting = goes_on || done.is_err() && leases.is_at(service, Doing::Start);
     if done.is_err() {
-        // Who takes over has not to wait for what is known to have failed.
+        // Who takes over has not to wait for what is known to have failed, and has to for what took too long alone.
         let _ = leases.write(lease);
     }
     done.map_err(|error| failed(error.why))

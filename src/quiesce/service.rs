@@ -179,7 +179,7 @@ pub fn known_to_run(service: &Service, since: Option<u64>, within: Duration) -> 
     last
 }
 
-/// Why it does not run, and whether the command that starts it goes on.
+/// Why it does not run, and whether it may yet: of a command that failed, or could not be begun, that is known.
 #[derive(Debug)]
 pub struct NotStarted {
     /// Why.
@@ -223,7 +223,6 @@ pub fn start(
             _ => Ok(false),
         }
     });
-    let goes_on = matches!(child.try_wait(), Ok(None));
     match ended {
         Ok(true) => Ok(()),
         Ok(false) => {
@@ -231,10 +230,14 @@ pub fn start(
                 .map_or("it did not run".to_owned(), |why| format!("nobody knows whether it runs: {why}"));
             Err(NotStarted {
                 why: format!("{} was called, and within {within:?} {what}", start.join(" ")),
-                goes_on,
+                // One that has ended well may have begun what takes its time.
+                goes_on: true,
             })
         }
-        Err(why) => Err(NotStarted { why, goes_on }),
+        Err(why) => {
+            let has_failed = matches!(child.try_wait(), Ok(Some(ended)) if !ended.success());
+            Err(NotStarted { why, goes_on: !has_failed })
+        }
     }
 }
 
@@ -330,5 +333,21 @@ mod tests {
         };
         assert!(matches!(stop(&refuses, None, PATIENCE, None, &mut || ()), Ok(Stop::Refused(_))));
         assert!(start(&status("exit 3"), None, short, None, &mut |_| ()).is_err());
+    }
+
+    #[test]
+    fn what_was_started_in_vain_may_run_yet_unless_its_command_failed() {
+        let goes_on = |start_with: &[&str], within| {
+            let service = Service::Commands {
+                status: ["sh", "-c", "exit 3"].map(str::to_owned).to_vec(),
+                stop: vec!["true".into()],
+                start: start_with.iter().map(|&word| word.to_owned()).collect(),
+            };
+            start(&service, None, within, None, &mut |_| ()).expect_err("it never runs").goes_on
+        };
+        // A daemon that has left for the background, and has no file of this process open.
+        assert!(goes_on(&["true"], Duration::from_millis(300)));
+        assert!(!goes_on(&["false"], PATIENCE));
+        assert!(!goes_on(&["/nonexistent/node"], PATIENCE));
     }
 }

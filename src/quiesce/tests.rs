@@ -514,6 +514,26 @@ fn one_that_hangs_keeps_no_other_down_and_who_forgets_what_is_down_is_told() {
 }
 
 #[test]
+fn a_start_that_took_too_long_is_one_that_somebody_is_at_and_one_that_failed_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leases = Leases::open(folder.path()).expect("made");
+    let is_starting = |command: &str, within| {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let (status, stop) = (words(&["sh", "-c", "exit 3"]), words(&["true"]));
+        let service = Service::Commands { status, stop, start: words(&[command]) };
+        let mut lease = lease_of(&process::boot_id(), vec![(service, lease::Stopping::No)]);
+        lease.start_within = Duration::from_millis(within);
+        let patience = real::Patience { sent: None, asked: std::time::Instant::now(), is_last: true };
+        real::start(&leases, &mut lease, 0, patience).expect_err("it never runs");
+        let written = leases.read("node").expect("read").expect("there");
+        (lease.services[0].starting, written.services[0].starting)
+    };
+    assert_eq!(is_starting("true", 300), (true, true));
+    assert_eq!(is_starting("/nonexistent/node", 60_000), (false, false));
+    assert_eq!(is_starting("false", 60_000), (false, false));
+}
+
+#[test]
 fn a_lease_of_an_earlier_version_is_of_the_start_of_the_machine_that_it_says() {
     let folder = tempfile::tempdir().expect("a folder");
     let leases = Leases::open(folder.path()).expect("made");
