@@ -192,6 +192,10 @@ impl Work {
             self.foresee(job, due, context);
             return true;
         }
+        if job.quiesce.is_some() {
+            // Nothing else of this process is at work while services are down; each of them has a limit of its own.
+            self.all_told();
+        }
         let limit = patience(job, due);
         let locks = datasets(job, context).and_then(|all| match limit.filter(|_| turn == Turn::Last) {
             Some(limit) => Locks::wait(context.state_dir(), &job.name, &all, limit),
