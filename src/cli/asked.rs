@@ -1,12 +1,14 @@
 //! Other machines are asked what they have of what jobs bring to them: what was written down here may not be so any more.
 
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
-use crate::cli::facts::{Which, opened, within};
+use crate::cli::facts::{Which, opened};
 use crate::cli::peer::Way;
 use crate::endpoint::History;
 use crate::exec::replicate::mark_for_peer;
@@ -16,14 +18,25 @@ use crate::plan::common::kept;
 use crate::plan::health::{Base, Facts};
 use crate::{Error, Result};
 
-/// Targets that are being asked, each in a thread of its own: one that hangs keeps no other from its answer.
+/// Targets that are being asked, each machine in a thread of its own: one that hangs keeps no other from its answer.
 pub struct Asking {
-    all: Vec<(String, String, Waiting)>,
+    all: Vec<Machine>,
+    until: Instant,
     seconds: u64,
 }
 
-/// Waits for an answer, or why there is none; `None` if it takes too long.
-type Waiting = Box<dyn FnOnce() -> Option<Result<Answer, String>>>;
+/// Targets of one machine, and what it answers of each, in the same order. A machine lets only so many connections begin at once: one after the other asks.
+struct Machine {
+    targets: Vec<Wanted>,
+    answers: Receiver<Result<Answer, String>>,
+}
+
+/// A dataset, and where the configuration has it brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    dataset: String,
+    to: String,
+}
 
 /// What one answers.
 struct Answer {
@@ -38,26 +51,41 @@ impl Asking {
     pub fn begin(which: &Which, context: &Context) -> Self {
         let seconds = which.timeout();
         let until = Instant::now() + Duration::from_secs(seconds);
-        let Ok(config) = which.config() else { return Self { all: Vec::new(), seconds } };
+        let Ok(config) = which.config() else { return Self { all: Vec::new(), until, seconds } };
         let targets =
             config.chosen(which.names()).unwrap_or_default().into_iter().flat_map(|job| &job.targets);
-        let elsewhere = targets.filter_map(|target| {
-            let to = model::Target::parse(target.to.as_ref()).ok()?;
-            matches!(to, model::Target::Remote(_)).then(|| (target.dataset.clone(), target.to.clone(), to))
-        });
-        let ask = |(dataset, name, to): (String, String, model::Target)| {
-            let (of, there) = (dataset.clone(), context.clone());
-            let answer = within(until, move || asked(&of, &to, &there).map_err(|error| with_causes(&error)));
-            (dataset, name, Box::new(answer) as Waiting)
+        let wanted = targets.map(|target| Wanted { dataset: target.dataset.clone(), to: target.to.clone() });
+        let ask = |targets: Vec<Wanted>| {
+            let (sender, answers) = channel();
+            let (all, there) = (targets.clone(), context.clone());
+            // What it started to reach the machine ends with this thread.
+            std::thread::spawn(move || {
+                for one in all {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let answer = asked(&one, left, &there).map_err(|error| with_causes(&error));
+                    if left.is_zero() || sender.send(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+            Machine { targets, answers }
         };
-        Self { all: elsewhere.map(ask).collect(), seconds }
+        Self { all: by_machine(wanted).into_values().map(ask).collect(), until, seconds }
     }
 
     /// What they have answered is what counts of them.
     pub fn tell(self, facts: &mut [Facts]) {
-        for (dataset, to, answer) in self.all {
-            let late = || Err(format!("it did not answer within {} s", self.seconds));
-            let answer = answer().unwrap_or_else(late);
+        let Self { all, until, seconds } = self;
+        let late = || Err(format!("it did not answer within {seconds} s"));
+        let all = all.into_iter().flat_map(|machine| {
+            let Machine { targets, answers } = machine;
+            targets.into_iter().map(move |one| {
+                let left = until.saturating_duration_since(Instant::now());
+                (one, answers.recv_timeout(left))
+            })
+        });
+        for (Wanted { dataset, to }, answer) in all {
+            let answer = answer.unwrap_or_else(|_| late());
             let targets = facts.iter_mut().flat_map(|facts| &mut facts.targets);
             for target in targets.filter(|target| target.dataset == dataset && target.to == to) {
                 target.asked = Some(answer.as_ref().map(drop).map_err(Clone::clone));
@@ -68,6 +96,19 @@ impl Asking {
             }
         }
     }
+}
+
+/// Those on other machines, by who is called there.
+fn by_machine(wanted: impl Iterator<Item = Wanted>) -> BTreeMap<(String, Option<u16>), Vec<Wanted>> {
+    let mut all: BTreeMap<_, Vec<Wanted>> = BTreeMap::new();
+    for one in wanted {
+        let Ok(model::Target::Remote(address)) = model::Target::parse(one.to.as_ref()) else { continue };
+        let address = address.parse::<PeerAddress>();
+        // Of one that is none, that is the answer.
+        let whom = address.map_or((one.to.clone(), None), |it| (it.whom().to_owned(), it.port()));
+        all.entry(whom).or_default().push(one);
+    }
+    all
 }
 
 impl Answer {
@@ -81,16 +122,17 @@ impl Answer {
     }
 }
 
-fn asked(dataset: &str, to: &model::Target, context: &Context) -> Result<Answer> {
+fn asked(wanted: &Wanted, left: Duration, context: &Context) -> Result<Answer> {
     /// Nobody waits for it that long.
     const STALL: u64 = 600;
     let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
-    let way = Way { stall: STALL, ssh: &ssh, remote: "cowsnap serve" };
-    let Place::There(peer) = way.to(to, context)? else {
+    let way = Way { stall: STALL, ssh: &ssh, remote: "cowsnap serve", unattended: Some(left) };
+    let to = model::Target::parse(wanted.to.as_ref())?;
+    let Place::There(peer) = way.to(&to, context)? else {
         return Err(Error::Usage { what: format!("{to:?} is no other machine's"), hint: None });
     };
     let Some((there, _)) = peer.said()? else { return Ok(Answer { common: None, has_any: false }) };
-    let here = opened(dataset, context)?.inventory()?;
+    let here = opened(&wanted.dataset, context)?.inventory()?;
     let address: &PeerAddress = peer.address();
     let common = here.versions().iter().rev().find(|version| there.snapshot_of(version.id.guid).is_some());
     let is_kept = |guid| kept(&here, &mark_for_peer(address)).any(|kept| kept == guid);
@@ -112,5 +154,22 @@ mod tests {
         assert_eq!(base(Some((taken, false)), true, true), Some(Base::Unheld));
         assert_eq!(base(None, true, true), Some(Base::Lost));
         assert_eq!((base(None, true, false), base(None, false, true)), (None, None));
+    }
+
+    #[test]
+    fn a_machine_is_asked_of_one_target_after_the_other() {
+        let wanted = ["ssh://b/v/x", "/here", "ssh://c/v", "ssh://b/v/y", "ssh://b:22/v", "ssh://me@b/v"]
+            .map(|to| Wanted { dataset: "tank".into(), to: to.into() });
+        let all = by_machine(wanted.into_iter());
+        let names = all.values().map(|all| all.iter().map(|one| one.to.as_str()).collect::<Vec<_>>());
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            [
+                vec!["ssh://b/v/x", "ssh://b/v/y"],
+                vec!["ssh://b:22/v"],
+                vec!["ssh://c/v"],
+                vec!["ssh://me@b/v"]
+            ]
+        );
     }
 }

@@ -17,12 +17,20 @@ pub struct Way<'a> {
     pub ssh: &'a str,
     /// What is run there.
     pub remote: &'a str,
+    /// As [`Ssh::unattended`].
+    pub unattended: Option<Duration>,
 }
 
 impl Way<'_> {
     fn by(&self, program: Vec<String>) -> Ssh {
         let patience = Patience { stall: Some(Duration::from_secs(self.stall)), ..Patience::default() };
-        Ssh { program, remote: self.remote.into(), patience, hear: progress::say }
+        Ssh {
+            program,
+            remote: self.remote.into(),
+            patience,
+            unattended: self.unattended,
+            hear: progress::say,
+        }
     }
 
     /// The place that `target` names, connected to if it is on another machine.

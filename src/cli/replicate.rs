@@ -85,7 +85,7 @@ pub(super) fn interval(text: &str) -> Result<u64, String> {
 
 impl Args {
     fn way(&self) -> Way<'_> {
-        Way { stall: self.stall, ssh: &self.ssh, remote: &self.remote_command }
+        Way { stall: self.stall, ssh: &self.ssh, remote: &self.remote_command, unattended: None }
     }
 
     /// How a job's dataset is brought to one of its targets.

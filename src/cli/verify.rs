@@ -54,7 +54,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let (source, name) = source(&args)?;
-    let way = Way { stall: args.stall, ssh: &args.ssh, remote: &args.remote_command };
+    let way = Way { stall: args.stall, ssh: &args.ssh, remote: &args.remote_command, unattended: None };
     let from = way.to(&source, context)?;
     let to = way.to(&Target::parse(&args.against)?, context)?;
     let request = Request { name, content: args.content, read_all: args.read_all };

@@ -130,7 +130,7 @@ impl Args {
             return Err(Error::Usage { what, hint: Some(hint) });
         }
         let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
-        let way = Way { stall: 600, ssh: &ssh, remote: "cowsnap serve" };
+        let way = Way { stall: 600, ssh: &ssh, remote: "cowsnap serve", unattended: None };
         self.keep_base_with.iter().map(|text| way.to(&Target::parse(text)?, context)).collect()
     }
 }

@@ -19,6 +19,7 @@ use crate::error::Class;
 use crate::model::{Guid, HoldTag, Inventory, PeerAddress, VersionRef};
 use crate::stream::container::{Backend, Prefix};
 use crate::stream::wire::Kind;
+use crate::sys::child;
 use crate::sys::interrupt::{self, Timely};
 
 /// How a peer is reached.
@@ -30,6 +31,8 @@ pub struct Ssh {
     pub remote: String,
     /// How long to wait for it.
     pub patience: Patience,
+    /// Nobody is asked for a password, it is given up if it does not connect in that time, and it ends with the thread that connects; `None`: as it is configured.
+    pub unattended: Option<Duration>,
     /// Hears what the program prints for a person: a line each, with who it is of, and nothing in it that acts on a terminal.
     pub hear: fn(&str),
 }
@@ -41,6 +44,7 @@ impl Default for Ssh {
             program: vec!["ssh".into()],
             remote: "cowsnap serve".into(),
             patience: Patience::default(),
+            unattended: None,
             hear: |line| tracing::warn!("{line}"),
         }
     }
@@ -54,12 +58,21 @@ impl Ssh {
         command.args(first);
         if !address.is_aside() {
             command.arg("-T");
+            if let Some(within) = self.unattended {
+                let seconds = within.as_secs().max(1);
+                command.args(["-o", "BatchMode=yes", "-o", &format!("ConnectTimeout={seconds}")]);
+            }
             if let Some(port) = address.port() {
                 command.arg("-p").arg(port.to_string());
             }
             command.arg("--").arg(address.login()).arg(&self.remote);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.unattended.is_some() {
+            // Without a terminal, what it starts can not ask there either.
+            child::own_session(&mut command);
+            child::bind(&mut command, &[]);
+        }
         command
     }
 }

@@ -234,6 +234,31 @@ fn a_target_on_another_machine_is_asked_and_unknown_as_long_as_it_can_not_be() {
 }
 
 #[test]
+fn who_was_called_and_does_not_answer_is_gone_with_check_and_asks_nobody_for_a_password() {
+    ground!("btrfs");
+    let lab = Lab::new(&NODE.replace("FS/replica", "ssh://nowhere/vault/node"));
+    lab.ends(0, "create FS/node");
+    let said = lab.ssh().with_extension("said");
+    let hangs = "#!/bin/sh\nsid=$(ps -o sid= -p $$)\necho $$ $sid \"$@\" > \"$0.new\"\nmv \"$0.new\" \"$0.said\"\nexec sleep 600\n";
+    fs::write(lab.ssh(), hangs).expect("written");
+    fs::set_permissions(lab.ssh(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    lab.ends(2, "check --timeout 10"); // It has no snapshot either.
+    let said = fs::read_to_string(said).expect("it was called");
+    assert!(said.contains(" -o BatchMode=yes -o ConnectTimeout="), "{said}");
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words[0], words[1], "a session of its own: {said}");
+    let is_gone = || !std::path::Path::new("/proc").join(words[0]).exists();
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_gone() {
+        if std::time::Instant::now() > until {
+            let _ = std::process::Command::new("kill").arg(words[0]).status();
+            panic!("it is left behind: {said}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn what_hangs_is_unknown_in_time() {
     ground!("btrfs");
     let lab = Lab::new(NODE);
