@@ -243,8 +243,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotStarted { .. } | Self::NotThawed { .. } => {
-                Some("cowsnap job recover tries it again".into())
+                Some("cowsnap job recover tries it again; cowsnap job recover --forget JOB gives up what is not to run any more".into())
             }
+            Self::Busy { job } => Some(format!(
+                "wait for its end; if what it waits for is not to run any more: cowsnap job recover --forget {job}"
+            )),
             Self::Unreadable { job, .. } => Some(format!(
                 "see that all services of the job run and nothing is frozen, then cowsnap job recover --forget {job}, and run it again"
             )),

@@ -43,6 +43,11 @@ impl Moment {
     }
 }
 
+/// Whether the job has something for that moment.
+pub(super) fn has(moment: Moment, job: &Job) -> bool {
+    job.hooks.as_ref().is_some_and(|hooks| moment.command(hooks).is_some())
+}
+
 /// Calls what the job has for that moment, and waits for its end; nothing if it has none. `taken` is what was said of the snapshots, and `failed` what failed so far.
 ///
 /// # Errors

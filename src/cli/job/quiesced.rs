@@ -18,7 +18,7 @@ use crate::endpoint::{Details, History, Prunable};
 use crate::model::name::UNCONFIRMED;
 use crate::model::{Quiesce, SnapshotName};
 use crate::plan::quiesce::Step;
-use crate::quiesce::{self, Finished, Forgotten, Ground, Leases, MadeUp};
+use crate::quiesce::{self, By, Finished, Forgotten, Ground, Leases, MadeUp};
 use crate::{Error, Result};
 
 /// What came of a job's snapshot.
@@ -96,7 +96,20 @@ pub(super) fn take(
     Ok(Taken { object, text: text.trim_start_matches('\n').into(), is_taken, failed })
 }
 
-/// Starts and thaws what a run has left of a job that has nothing more to stop, as it is configured now.
+/// Whether the guard of the job waits for longer than a service may take to stop: that is not over in another minute.
+pub(super) fn waits_too_long(job: &Job, context: &Context) -> bool {
+    let limit = job.quiesce.as_ref().map_or(PATIENCE, |quiesce| quiesce.stop_within);
+    let left = quiesce::left(context.state_dir()).unwrap_or_default();
+    left.iter().filter(|left| left.job == job.name && left.by == By::Guard).any(|left| {
+        let waits = left.since.and_then(|since| since.elapsed().ok());
+        waits.is_some_and(|waits| waits > limit)
+    })
+}
+
+/// How long services may take to stop of a job that has none any more.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Starts and thaws what a run has left, before anything is done that may fail, or take its time.
 pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
     if !Leases::there(context.state_dir()).path(&job.name).exists() {
         return Ok(());

@@ -118,6 +118,11 @@ fn is_down(error: &Error) -> bool {
     matches!(error, Error::Quiesce(error) if error.is_down())
 }
 
+/// Whether somebody else is at work with what is needed.
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::Quiesce(error) if error.is_busy())
+}
+
 /// Which of two times a job is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -209,7 +214,14 @@ impl Work {
                 recorded::skipped(job, &error.to_string(), context);
                 self.failed.push((format!("job {}", job.name), error));
             }
-            Err(error) => self.not_begun(job, error, context),
+            Err(error) => {
+                // What is to be done is not known; what is to run again is.
+                if let Some(error) = quiesced::recover_own(job, context).err().filter(|error| !is_busy(error))
+                {
+                    self.failed.push((format!("job {}", job.name), error));
+                }
+                self.not_begun(job, error, context);
+            }
         }
         self.tell(context);
         true
@@ -268,22 +280,7 @@ impl Work {
     ) -> bool {
         let subject = || format!("job {}", job.name);
         let start = Instant::now();
-        let discarded = quiesced::discard_unconfirmed(job, context);
-        let taken = discarded.and_then(|known| match &job.quiesce {
-            Some(quiesce) => quiesced::take(job, quiesce, known, &mut || recorder.starts(), context),
-            None => {
-                let recovered = quiesced::recover_own(job, context);
-                recovered
-                    .and_then(|()| hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context))
-                    .and_then(|()| {
-                        recorder.starts();
-                        quiesced::flush(job, context)
-                    })
-                    .and_then(|()| snapshot::perform(snapshot::Args::of_job(job, false), context))
-                    .map(|(object, text)| Taken { object, text, is_taken: true, failed: Vec::new() })
-            }
-        });
-        match taken {
+        match self.taken(job, recorder, context) {
             Ok(Taken { mut object, text, is_taken, failed }) => {
                 if let Some(due) = due {
                     object["because"] = due.because().into();
@@ -311,7 +308,9 @@ impl Work {
                     self.objects.push(object);
                 }
             }
-            Err(Error::Quiesce(error)) if args.due && error.is_busy() => {
+            Err(Error::Quiesce(error))
+                if args.due && error.is_busy() && !quiesced::waits_too_long(job, context) =>
+            {
                 self.skip(job, &error.to_string(), context);
                 return false;
             }
@@ -324,6 +323,27 @@ impl Work {
             }
         }
         true
+    }
+
+    /// Its snapshot. What a run has left stopped is started before all else: whatever fails then, it runs.
+    fn taken(&self, job: &Job, recorder: &mut Recorder<'_>, context: &Context) -> Result<Taken> {
+        let recovered = quiesced::recover_own(job, context);
+        if let Some(quiesce) = &job.quiesce {
+            recovered?;
+            let known = quiesced::discard_unconfirmed(job, context)?;
+            return quiesced::take(job, quiesce, known, &mut || recorder.starts(), context);
+        }
+        // What nothing is called for in vain is no reason to have no snapshot.
+        let failed = match recovered {
+            Err(error) if hooks::has(Moment::BeforeSnapshot, job) => return Err(error),
+            recovered => recovered.err().into_iter().collect(),
+        };
+        quiesced::discard_unconfirmed(job, context)?;
+        hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context)?;
+        recorder.starts();
+        quiesced::flush(job, context)?;
+        let (object, text) = snapshot::perform(snapshot::Args::of_job(job, false), context)?;
+        Ok(Taken { object, text, is_taken: true, failed })
     }
 
     /// Calls what the job has for that moment; what failed of the run begins at `n_failed`, and this, too, is a failure of it alone.

@@ -70,6 +70,63 @@ fn a_service_that_never_stops_is_named_by_doctor_forgotten_by_recover_and_no_oth
 }
 
 #[test]
+fn services_that_are_not_the_job_s_any_more_keep_it_from_no_snapshot_and_a_guard_without_end_is_a_failure() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.write(&job(IS_UP, "sleep 600"));
+    lab.write_up();
+    lab.ends(5, "job run node");
+    waits("the guard", || lab.guard().is_some());
+    // It waits for longer than a service may take.
+    lab.write(
+        &job(IS_UP, "true").replace("[job.node.quiesce]\n", "schedule = \"* * * * *\"\n[job.node.quiesce]\n"),
+    );
+    waits("a failure", || {
+        let (code, _, said) = lab.runs("job run --due node");
+        assert!(code == Some(5) || said.contains("is skipped"), "{code:?}: {said}");
+        code == Some(5) && said.contains("job recover --forget node")
+    });
+    let snapshots = || lab.json(0, "list ROOT/mnt/node")["datasets"][0]["snapshots"].as_array().map(Vec::len);
+    assert_eq!(snapshots(), Some(0));
+    let now = "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\ncrash_consistent = true\n";
+    lab.write(&format!("{now}[job.node.hooks]\nbefore_snapshot = [\"/bin/true\"]\n"));
+    lab.ends(5, "job run node");
+    assert_eq!(snapshots(), Some(0), "what is called before it may count on them");
+    lab.write(now);
+    let (_, said) = lab.ends(7, "job run node");
+    assert!(said.contains("job recover --forget node"), "{said}");
+    assert_eq!(snapshots(), Some(1));
+    lab.ends(0, "job recover --forget node");
+    lab.ends(0, "job run node");
+    assert_eq!(snapshots(), Some(2));
+}
+
+#[test]
+fn what_is_left_stopped_runs_again_before_anything_else_can_fail() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    for quiesce in [true, false] {
+        lab.write(&job(IS_UP, "sleep 600"));
+        lab.write_up();
+        lab.ends(5, "job run node");
+        waits("the guard", || lab.guard().is_some());
+        kill(lab.guard().expect("it waits"), rustix::process::Signal::KILL);
+        waits("the guard's end", || lab.guard().is_none());
+        // What it waited for has come, and its dataset is gone.
+        fs::remove_file(lab.root().join("up")).expect("removed");
+        let config = match quiesce {
+            true => job(IS_UP, "true"),
+            false => "[job.node]\ndatasets = [\"ROOT/mnt/none\"]\ncrash_consistent = true\n".into(),
+        };
+        lab.write(&config.replace("mnt/node", "mnt/none"));
+        lab.runs("job run node");
+        assert!(lab.root().join("up").exists(), "it is started: {quiesce}");
+        let _ = fs::remove_file(lab.root().join("up"));
+        lab.runs("job recover --forget node");
+    }
+}
+
+#[test]
 fn a_snapshot_has_its_name_once_nobody_has_written_and_one_that_was_left_before_does_not_count() {
     ground!("btrfs");
     let lab = Lab::new("");
