@@ -576,6 +576,11 @@ pub(super) fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Opt
 fn relay(
     from: &Peer,
     to: &Peer,
+    if offered.prefix.is_some() && !fetched.behind {
+        observe.observe(changed_since(&what.version));
+    }
+    let total = fetched.estimate.map(|total| total.saturating_sub(before));
+    observe.observe(Event::Started { op: "send", subject: subject.clone(), total });
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
@@ -583,7 +588,7 @@ fn relay(
     let offered = to.offer(&what.version, what.base_guid())?;
     let fetched = from.fetch(&asked(from, what, options, offered.prefix.clone()))?;
     let subject = format!("{}@{}", from.address(), what.version.name);
-    observe.observe(Event::Started { op: "send", subject: subject.clone(), total: fetched.estimate });
+    warn(to, taken.warnings, observe);
     let before = offered.prefix.as_ref().filter(|_| fetched.behind).map_or(0, |prefix| prefix.stream_len());
     let (bytes, taken) = offered.send(fetched.behind, |out| {
         let mut stream = super::meter::Meter::new(fetched.stream(), observe);

@@ -146,7 +146,7 @@ fn another_transfer_sweeps_what_nobody_went_on_with() {
 #[test]
 fn a_stream_that_begins_otherwise_begins_again() {
     ground!("btrfs");
-    for pull in [false, true] {
+    for (pull, relay) in [(false, false), (true, false), (true, true)] {
         let lab = Lab::new();
         let (one, _) = two_versions(&lab);
         let serve = lab.serve("--checkpoint 1M");
@@ -165,10 +165,8 @@ fn a_stream_that_begins_otherwise_begins_again() {
                 warned.lock().unwrap().push(text);
             }
         };
-        let (from, to) = match pull {
-            true => (lab.source_peer(&serve), Place::Here(lab.to())),
-            false => (Place::Here(lab.from()), lab.target_peer(&serve)),
-        };
+        let from = if pull { lab.source_peer(&serve) } else { Place::Here(lab.from()) };
+        let to = if pull && !relay { Place::Here(lab.to()) } else { lab.target_peer(&serve) };
         let moved = transfer(&from, &to, &full(&one), &options(), &observe).unwrap();
         assert_eq!(moved.resumed_bytes, 0);
         let warned = warned.into_inner().unwrap();
