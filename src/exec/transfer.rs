@@ -30,7 +30,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// What is there, and whose streams it sends and receives. An empty inventory if there is no such dataset.
+    /// What is there, and whose streams it sends and receives; a peer does not say that of what it does not have. An empty inventory if
+    /// there is no such dataset.
     ///
     /// # Errors
     /// What the place says.
@@ -45,7 +46,7 @@ impl Place {
             }
             Self::There(peer) => match peer.said()? {
                 Some((inventory, backend)) => Ok((inventory, Some(backend))),
-                None => Ok((self.empty(), None)),
+                None => Ok((self.empty(), peer.backend())),
             },
         }
     }

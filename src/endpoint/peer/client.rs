@@ -143,13 +143,20 @@ impl Drop for Running {
     }
 }
 
+/// What is known here of a dataset that another process works on, whether it is there yet or not.
+#[derive(Clone)]
+struct StandsFor {
+    lasting_name: (String, String),
+    backend: Option<Backend>,
+}
+
 /// A dataset on another machine, or on this one in the hands of another process. Clones share one connection.
 #[derive(Clone)]
 pub struct Peer {
     address: PeerAddress,
     by: Arc<Ssh>,
     line: Line,
-    lasting_name: Option<(String, String)>,
+    stands_for: Option<StandsFor>,
     _ssh: Arc<Running>,
 }
 
@@ -178,7 +185,7 @@ impl Peer {
         let line = Line::new(&with, input, output, ssh.patience)?;
         line.greet()?;
         let (address, by) = (address.clone(), Arc::new(ssh.clone()));
-        Ok(Self { address, by, line, lasting_name: None, _ssh: running })
+        Ok(Self { address, by, line, stands_for: None, _ssh: running })
     }
 
     /// The same dataset over a new connection: an error in the midst of a stream ends one.
@@ -186,19 +193,25 @@ impl Peer {
     /// # Errors
     /// As [`Peer::connect`].
     pub fn again(&self) -> Result<Self> {
-        let lasting_name = self.lasting_name.clone();
-        Ok(Self { lasting_name, ..Self::connect(&self.address, &self.by)? })
+        let stands_for = self.stands_for.clone();
+        Ok(Self { stands_for, ..Self::connect(&self.address, &self.by)? })
     }
 
     /// The same, which is `dataset` of this machine in the hands of another process.
     #[must_use]
     pub fn standing_for(self, dataset: &Dataset) -> Self {
-        Self { lasting_name: Some(dataset.lasting_name()), ..self }
+        let backend = dataset.backend("replicate").ok();
+        Self { stands_for: Some(StandsFor { lasting_name: dataset.lasting_name(), backend }), ..self }
     }
 
     /// As [`Dataset::lasting_name`], if that is known.
     pub fn lasting_name(&self) -> Option<(String, String)> {
-        self.lasting_name.clone()
+        self.stands_for.as_ref().map(|known| known.lasting_name.clone())
+    }
+
+    /// Whose streams it sends and receives, there or not, if that is known without asking.
+    pub fn backend(&self) -> Option<Backend> {
+        self.stands_for.as_ref().and_then(|known| known.backend)
     }
 
     /// The same connection, and another dataset there.
@@ -206,7 +219,7 @@ impl Peer {
     /// # Errors
     /// A target that is none.
     pub fn with_target(&self, target: &str) -> Result<Self, crate::model::BadAddress> {
-        Ok(Self { address: self.address.with_target(target)?, lasting_name: None, ..self.clone() })
+        Ok(Self { address: self.address.with_target(target)?, stands_for: None, ..self.clone() })
     }
 
     /// The dataset that is called `relative` below this one, over the same connection.

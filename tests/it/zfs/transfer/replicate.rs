@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::ground::zfs;
 use super::{Lab, noise, waits};
-use crate::ground::ground;
+use crate::ground::{Btrfs, ground};
 
 impl Lab {
     /// A program that does what `ssh` does, on this machine.
@@ -51,6 +51,22 @@ impl Lab {
 
     fn guid(&self, snapshot: &str) -> String {
         zfs(&["get", "-Hp", "-o", "value", "guid", snapshot]).trim().to_owned()
+    }
+}
+
+/// Whether a target is there yet or not, here it is known what it would be on.
+#[test]
+fn a_target_that_is_not_there_yet_is_on_another_filesystem_all_the_same() {
+    ground!("zfs", "btrfs");
+    let (lab, other) = (Lab::new(), Btrfs::new());
+    let (snapshot, to) = (lab.snapshot("0"), other.path().join("copy"));
+    for dry in [&["--dry-run"][..], &[]] {
+        let output =
+            lab.command(&["replicate"]).args(dry).arg(&lab.source).arg(&to).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(3), "{dry:?}: {}", super::said(&output));
+        assert!(super::said(&output).contains("does not take its streams"), "{}", super::said(&output));
+        assert_eq!((lab.holds(&snapshot), lab.marks()), (String::new(), vec![]));
+        assert!(!to.exists());
     }
 }
 
