@@ -183,11 +183,10 @@ fn take(
     }
     let ids: Vec<_> = set.iter().map(Dataset::identity).collect();
     for nth in 1.. {
-        let now = Timestamp::now();
         // Where nothing can be noted, the first is taken that is free.
-        let nth = given::next(context.state_dir(), &ids, now).unwrap_or_else(|error| {
+        let (now, nth) = given::next(context.state_dir(), &ids, Timestamp::now).unwrap_or_else(|error| {
             tracing::debug!(%error, "the names of this second are not noted");
-            nth
+            (Timestamp::now(), nth)
         });
         let name = default_name(now, nth);
         let name = match unconfirmed {
