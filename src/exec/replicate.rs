@@ -115,9 +115,7 @@ impl<'a> Source<'a> {
         let target =
             kept.there.as_ref().map_or_else(|| target.clone(), |left| left.renamed(&target, &policy.there));
         let plan = plan(renamed.as_ref().unwrap_or(&self.inventory), &target, &policy).map_err(conflict)?;
-        // A token is ZFS's; on btrfs the target says by itself what it has.
-        let partials = if policy.linear { target.partials } else { Vec::new() };
-        Ok(Prepared { to, policy, partials, plan, kept })
+        Ok(Prepared { to, policy, partials: target.partials, plan, kept })
     }
 
     /// Which streams do all of `prepared`. Behind what a target has of it, ZFS makes another stream, by its token; a peer's beginning can be
@@ -176,17 +174,22 @@ impl Prepared<'_> {
     }
 
     fn token(&self, version: &VersionRef) -> Option<String> {
-        let partial = self.partials.iter().find(|partial| partial.guid == version.guid);
+        let partial = self.partial(version).filter(|_| self.policy.linear);
         partial.map(|partial| partial.token.clone())
     }
 }
 
 fn replicated(from: &Place, prepared: Prepared<'_>, moved: Vec<Moved>) -> Replicated {
     let (source, target) = (from.to_string(), prepared.to.to_string());
+    /// By what a transfer of `version` goes on. That is ZFS's; on btrfs the target says by itself what it has.
     Replicated { source, target, plan: prepared.plan, moved, foretold: None }
 }
 
 /// What two runs at once do.
+
+    fn partial(&self, version: &VersionRef) -> Option<&Partial> {
+        self.partials.iter().find(|partial| partial.guid == version.guid)
+    }
 #[derive(Debug, Clone, Copy)]
 pub struct Guard<'a> {
     /// Where locks are.

@@ -295,24 +295,15 @@ impl<'a> Leaving<'a> {
     }
 }
 
-/// About how many bytes `what` would be for `to`, which has some of it if it is to `resume`; `None` where nobody can tell without sending it:
-/// a peer is asked for nothing but the stream itself.
-pub(super) fn estimate(
-    (from, to): (&Place, &Place),
-    what: &Transfer,
-    resume: bool,
-    options: &Options,
-) -> Option<u64> {
-    let Place::Here(from) = from else { return None };
-    let all = from.estimate(&request(from, what, options.zfs_flags).ok()?).ok()??;
-    match to {
-        // A token says by itself what is there.
-        _ if !resume || what.token.is_some() => Some(all),
-        Place::Here(to) => {
-            let kept = to.kept(what.version.guid, what.base_guid()).ok()?;
-            Some(all.saturating_sub(kept.map_or(0, |kept| kept.prefix().stream_len())))
-        }
-        Place::There(_) => None,
+/// About how many bytes `what` would be; `None` where nobody can tell without sending it: a peer is asked for nothing but the stream itself.
+/// What a token says is there already is not among them.
+///
+/// # Errors
+/// What would be refused as it is sent.
+pub(super) fn estimate(from: &Place, what: &Transfer, options: &Options) -> Result<Option<u64>> {
+    match from {
+        Place::Here(from) => Ok(from.estimate(&request(from, what, options.zfs_flags)?)?),
+        Place::There(_) => Ok(None),
     }
 }
 
@@ -577,11 +568,6 @@ pub(super) fn asked(from: &Peer, what: &Transfer, options: &Options, behind: Opt
 fn relay(
     from: &Peer,
     to: &Peer,
-    if offered.prefix.is_some() && !fetched.behind {
-        observe.observe(changed_since(&what.version));
-    }
-    let total = fetched.estimate.map(|total| total.saturating_sub(before));
-    observe.observe(Event::Started { op: "send", subject: subject.clone(), total });
     what: &Transfer,
     options: &Options,
     observe: &dyn Observe,
@@ -589,8 +575,12 @@ fn relay(
     let offered = to.offer(&what.version, what.base_guid())?;
     let fetched = from.fetch(&asked(from, what, options, offered.prefix.clone()))?;
     let subject = format!("{}@{}", from.address(), what.version.name);
-    warn(to, taken.warnings, observe);
     let before = offered.prefix.as_ref().filter(|_| fetched.behind).map_or(0, |prefix| prefix.stream_len());
+    if offered.prefix.is_some() && !fetched.behind {
+        observe.observe(changed_since(&what.version));
+    }
+    let total = fetched.estimate.map(|total| total.saturating_sub(before));
+    observe.observe(Event::Started { op: "send", subject: subject.clone(), total });
     let (bytes, taken) = offered.send(fetched.behind, |out| {
         let mut stream = super::meter::Meter::new(fetched.stream(), observe);
         let mut out = Throttle::new(out, options.bandwidth);
@@ -598,6 +588,7 @@ fn relay(
         copied.map_err(Error::io("pass on", &subject))
     })?;
     observe.observe(Event::Finished { bytes });
+    warn(to, taken.warnings, observe);
     let sent = fetched.end()?;
     expect_same(&what.version, (sent.stream_bytes, &sent.blake3), (taken.stream_bytes, &taken.blake3))?;
     Ok(Brought {

@@ -8,11 +8,11 @@ use crate::Result;
 use crate::exec::cursor::Left;
 use crate::exec::replicate::{Prepared, Replicated, Source, Wanted, replicated};
 use crate::exec::transfer::{Options, Place, Transfer, estimate};
-use crate::model::{Guid, HoldTag, SnapshotName, VersionRef};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, VersionRef};
 use crate::plan::fan::Turn;
 use crate::plan::replicate::Step;
 
-/// Nobody waits longer to be told how much it is: what was not estimated by then is not known.
+/// How long streams of one dataset are estimated: none is begun any more after that, and how much the rest would be is not known.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of a run before it is done.
@@ -54,41 +54,67 @@ pub struct LetGo {
 /// A source that can not be read, or is not there.
 pub fn foretell(from: &Place, to: &[Place], wanted: &Wanted) -> Result<(Vec<Result<Replicated>>, Vec<Turn>)> {
     let source = Source::look(from, wanted)?;
-    let prepared: Vec<_> = to.iter().map(|to| source.plan(to, wanted)).collect();
+    let until = Instant::now() + PATIENCE;
+    let told = |prepared: Result<_>| {
+        let prepared: Prepared<'_> = prepared?;
+        let foretold = prepared.foretold(&source, &wanted.options, until)?;
+        Ok((prepared, foretold))
+    };
+    let told: Vec<Result<_>> = to.iter().map(|to| told(source.plan(to, wanted))).collect();
     let (numbers, sound): (Vec<_>, Vec<_>) =
-        prepared.iter().enumerate().filter_map(|(n, prepared)| Some((n, prepared.as_ref().ok()?))).unzip();
+        told.iter().enumerate().filter_map(|(n, told)| Some((n, &told.as_ref().ok()?.0))).unzip();
     let mut turns = source.turns(&sound);
     turns.iter_mut().flat_map(|turn| &mut turn.lanes).for_each(|lane| *lane = numbers[*lane]);
-    let until = Instant::now() + PATIENCE;
-    let told = |prepared: Prepared<'_>| {
-        let foretold = Some(prepared.foretold(from, &wanted.options, until));
-        Replicated { foretold, ..replicated(from, prepared, Vec::new()) }
+    let would = |(prepared, foretold)| Replicated {
+        foretold: Some(foretold),
+        ..replicated(from, prepared, Vec::new())
     };
-    Ok((prepared.into_iter().map(|prepared| prepared.map(told)).collect(), turns))
+    Ok((told.into_iter().map(|told| told.map(would)).collect(), turns))
 }
 
 impl Prepared<'_> {
-    fn foretold(&self, from: &Place, options: &Options, until: Instant) -> Foretold {
+    fn foretold(&self, source: &Source<'_>, options: &Options, until: Instant) -> Result<Foretold> {
         let to_send = |step: &Step| match step {
             Step::Transfer { version, base, resume } => {
-                let token = self.token(version);
-                let what = Transfer { version: version.clone(), base: base.clone(), token };
-                let may_ask = Instant::now() < until;
-                let bytes = may_ask.then(|| estimate((from, self.to), &what, *resume, options)).flatten();
-                let base = what.base_guid();
-                Some(ToSend { snapshot: version.name.clone(), guid: version.guid, base, bytes })
+                let base = base.as_ref().map(|base| as_it_is_called(base, &source.inventory));
+                let what = Transfer { version: version.clone(), base, token: self.token(version) };
+                let all = match Instant::now() < until {
+                    true => estimate(source.place, &what, options),
+                    false => Ok(None),
+                };
+                let bytes = all.map(|all| Some(all?.saturating_sub(self.there_already(&what, *resume))));
+                let told = |bytes| ToSend {
+                    snapshot: version.name.clone(),
+                    guid: version.guid,
+                    base: what.base_guid(),
+                    bytes,
+                };
+                Some(bytes.map(told))
             }
             _ => None,
         };
         let turned = [("source", &self.kept.turned_here), ("target", &self.kept.turned_there)];
-        Foretold {
-            to_send: self.plan.steps.iter().filter_map(to_send).collect(),
+        Ok(Foretold {
+            to_send: self.plan.steps.iter().filter_map(to_send).collect::<Result<_>>()?,
             turned: turned
                 .into_iter()
                 .flat_map(|(at, left)| left.iter().flat_map(move |left| let_go(at, left)))
                 .collect(),
-        }
+        })
     }
+
+    /// How much of the stream need not come again, unless the estimate knows by the token.
+    fn there_already(&self, what: &Transfer, resume: bool) -> u64 {
+        let partial = self.partial(&what.version).filter(|_| resume && what.token.is_none());
+        partial.and_then(|partial| partial.bytes).unwrap_or(0)
+    }
+}
+
+/// By which name `base` is to be found before anything is done: the bookmark that the run would build upon may not be made yet.
+fn as_it_is_called(base: &VersionRef, source: &Inventory) -> VersionRef {
+    let of_it = || source.versions().iter().filter(|version| version.id.guid == base.guid);
+    let known = of_it().find(|version| version.id.name == base.name).or_else(|| of_it().next());
+    known.map_or_else(|| base.clone(), |version| version.id.clone())
 }
 
 fn let_go<'a>(at: &'static str, left: &'a Left) -> impl Iterator<Item = LetGo> + 'a {

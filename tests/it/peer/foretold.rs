@@ -103,6 +103,23 @@ fn what_somebody_has_to_decide_is_foretold() {
     }
 }
 
+/// What would be refused as it is sent is no matter of how much it is.
+#[test]
+fn a_base_that_can_not_be_sent_from_is_foretold() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let (from, to) = (text(&lab.source.path().join("data")), text(&lab.target.path().join("copy")));
+    lab.write("a", b"some");
+    lab.snapshot("one");
+    assert!(run(&lab, &[&from, &to]).status.success());
+    lab.snapshot("two");
+    let one = text(&lab.source.path().join(".cowsnap/datasets/data/snap/one"));
+    ground::run("btrfs", &["property", "set", "-f", &one, "ro", "false"]);
+    let [dry, done] = [&["--dry-run"][..], &[]].map(|dry| run(&lab, &[dry, &[&from, &to]].concat()));
+    assert_eq!(dry.status.code(), done.status.code(), "{dry:?} {done:?}");
+    assert!(!dry.status.success() && dry.stdout.is_empty(), "{dry:?}");
+}
+
 /// Of a target that fails in the midst of several, `--json` says what it got before.
 #[test]
 fn what_a_target_got_before_it_failed_is_told() {
