@@ -20,7 +20,7 @@ use crate::exec::{Event, Observe};
 use crate::model::{Inventory, Partial, SnapshotName, VersionRef};
 use crate::plan::fan::{Turn, turns};
 use crate::plan::replicate::{Conflict, Plan, Policy, Step, expect_alike, held_instead, replicate as plan};
-use crate::stream::container::Backend;
+use crate::stream::container::{Backend, ZfsFlags};
 use crate::{Class, Error, Result};
 
 mod foretell;
@@ -68,9 +68,7 @@ impl<'a> Source<'a> {
     fn look(place: &'a Place, wanted: &Wanted) -> Result<Self> {
         let (mut inventory, backend) = place.look()?;
         // What is encrypted goes out raw, and so encrypted, unless somebody says otherwise.
-        if let Some(flags) = wanted.options.zfs_flags {
-            inventory.caps.encrypted = Some(flags.raw);
-        }
+        inventory.caps.encrypted = goes_encrypted(inventory.caps.encrypted, wanted.options.zfs_flags);
         if let Place::Here(dataset) = place
             && inventory.versions().is_empty()
         {
@@ -126,17 +124,27 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Whether what travels is encrypted, if its source is: what is not does not become so by being sent raw.
+fn goes_encrypted(is_encrypted: Option<bool>, asked: Option<ZfsFlags>) -> Option<bool> {
+    is_encrypted.map(|is_encrypted| is_encrypted && asked.is_none_or(|flags| flags.raw))
+}
+
 /// What is there, once who was killed a moment ago is gone: what they received in part is nobody's then.
 fn look_patiently(place: &Place) -> Result<(Inventory, Option<Backend>)> {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_secs(10);
     let begun = Instant::now();
     loop {
         let looked = place.look()?;
-        if looked.0.partials.iter().all(|partial| !partial.live) || begun.elapsed() > PATIENCE {
+        if !is_being_received(&looked.0) || begun.elapsed() > PATIENCE {
             return Ok(looked);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Whether somebody receives a version there; what is staged to be compared is nobody's.
+fn is_being_received(there: &Inventory) -> bool {
+    there.partials.iter().any(|partial| partial.live && !partial.guid.is_nil())
 }
 
 /// What a target is to get; nothing done yet.
@@ -173,23 +181,23 @@ impl Prepared<'_> {
         self.kept.turned_there.iter().for_each(|left| left.let_go(self.to, observe));
     }
 
+    /// By what a transfer of `version` goes on. That is ZFS's; on btrfs the target says by itself what it has.
     fn token(&self, version: &VersionRef) -> Option<String> {
         let partial = self.partial(version).filter(|_| self.policy.linear);
         partial.map(|partial| partial.token.clone())
+    }
+
+    fn partial(&self, version: &VersionRef) -> Option<&Partial> {
+        self.partials.iter().find(|partial| partial.guid == version.guid)
     }
 }
 
 fn replicated(from: &Place, prepared: Prepared<'_>, moved: Vec<Moved>) -> Replicated {
     let (source, target) = (from.to_string(), prepared.to.to_string());
-    /// By what a transfer of `version` goes on. That is ZFS's; on btrfs the target says by itself what it has.
     Replicated { source, target, plan: prepared.plan, moved, foretold: None }
 }
 
 /// What two runs at once do.
-
-    fn partial(&self, version: &VersionRef) -> Option<&Partial> {
-        self.partials.iter().find(|partial| partial.guid == version.guid)
-    }
 #[derive(Debug, Clone, Copy)]
 pub struct Guard<'a> {
     /// Where locks are.
@@ -498,5 +506,43 @@ impl Lock {
             crate::sys::interrupt::check().map_err(Error::io("wait for", &pair))?;
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Guid;
+
+    #[test]
+    fn only_what_is_encrypted_goes_out_encrypted() {
+        let flags = |text: &str| Some(text.parse::<ZfsFlags>().expect("flags"));
+        for (is_encrypted, asked, goes) in [
+            (Some(true), None, Some(true)),
+            (Some(true), flags("raw"), Some(true)),
+            (Some(true), flags("plain"), Some(false)),
+            (Some(false), flags("raw"), Some(false)),
+            (Some(false), None, Some(false)),
+            (None, flags("raw"), None),
+        ] {
+            assert_eq!(goes_encrypted(is_encrypted, asked), goes, "{is_encrypted:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_staged_to_be_compared_is_not_waited_for() {
+        let there = |partials: &[(Guid, bool)]| {
+            let mut there = Inventory::default();
+            there.partials = partials.iter().map(|&(guid, live)| partial(guid, live)).collect();
+            is_being_received(&there)
+        };
+        let guid = Guid::of_zfs(7);
+        assert!(!there(&[]) && !there(&[(Guid::NIL, true)]) && !there(&[(guid, false)]));
+        assert!(there(&[(Guid::NIL, true), (guid, true)]));
+    }
+
+    fn partial(guid: Guid, live: bool) -> Partial {
+        let name = "a".parse().expect("a name");
+        Partial { name, guid, token: String::new(), live, since: None, bytes: None }
     }
 }
