@@ -274,7 +274,7 @@ fn doctor_names_snapshots_that_nobody_knows_to_be_good_of_plain_directories_and_
     lab.write(&format!("[job.node]\ndatasets = [{live:?}]\ncrash_consistent = true\n"));
     assert_eq!(places("doctor"), [named(&live)]);
     fs::remove_file(lab.root().join("config.toml")).expect("removed");
-    assert_eq!(places("doctor"), [String::new(); 0]);
+    assert_eq!(places("doctor"), Vec::<String>::new());
     assert_eq!(places(&format!("doctor {live}")), [named(&live)]);
     // Nobody ever took one of it.
     lab.ends(2, &format!("doctor {}", plain.path().display()));
