@@ -96,6 +96,6 @@ pub(super) fn no_changes_apart(record: &Record) -> Error {
         subject: record.name.to_string(),
         wanted: "overlay that keeps its changes apart from its base",
         why: format!("its mode is {}", record.mode),
-        hint: None,
+        hint: Some("make it with cowsnap overlay create --mode kernel, or --mode fuse".into()),
     }
 }

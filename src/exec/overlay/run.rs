@@ -69,7 +69,7 @@ pub fn enter() -> Result<()> {
                 op: "make",
                 subject: "mounts for one command".into(),
                 lacking: format!("this process may not mount, nor have a user namespace: {why} ({error})"),
-                hint: Some(format!("{grant}; or run it as root")),
+                hint: Some(format!("{grant}; or run it as root; or, where there is /dev/fuse: cowsnap overlay create --mode fuse --at DIR, and the command in DIR")),
             }
         }
         _ => Error::io("make", "mounts for one command")(error),

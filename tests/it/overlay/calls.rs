@@ -73,6 +73,38 @@ fn data_goes_past_the_process_which_may_stand_still() {
     lab.assert_nothing_left();
 }
 
+/// Where data begins and ends is told as of the base, and as of what was written into its blocks.
+#[test]
+fn holes_are_where_there_is_no_data() {
+    use rustix::fs::{SeekFrom, seek};
+    ground!("fuse", "ext4");
+    const MIB: u64 = 1 << 20;
+    let lab = Lab::on("ext4", &["-q"]);
+    let sparse = File::create(lab.base().join("sparse")).expect("made");
+    sparse.set_len(64 * MIB).expect("made longer");
+    sparse.write_all_at(&[7; 4096], MIB).expect("written");
+    let at = lab.create("ci", &["--mode", "fuse"]);
+    let file = File::options().read(true).write(true).open(at.join("sparse")).expect("opened");
+    let all = || {
+        let (mut found, mut offset) = (Vec::new(), 0);
+        while let Ok(data) = seek(&file, SeekFrom::Data(offset)) {
+            offset = seek(&file, SeekFrom::Hole(data)).expect("the end is one");
+            found.push((data, offset));
+        }
+        found
+    };
+    assert_eq!(all(), [(MIB, MIB + 4096)]);
+    file.write_all_at(b"x", 40 * MIB).expect("written");
+    let found = all();
+    let [first, (data, end)] = found[..] else { panic!("{found:?}") };
+    assert_eq!(first, (MIB, MIB + 4096));
+    // What is copied is a block, of which the most is 1 MiB.
+    assert!((39 * MIB..=40 * MIB).contains(&data) && (40 * MIB + 1..=41 * MIB).contains(&end), "{found:?}");
+    drop(file);
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
 /// The options of the one overlayfs of that home in a table of mounts.
 fn options(mountinfo: &str, home: &str) -> Vec<String> {
     let lines = mountinfo.lines().filter(|line| line.contains(&format!(" - overlay cowsnap:{home}:")));

@@ -105,7 +105,7 @@ copy_file_range = 5
 
 /// fsx holds every byte that it reads against what it wrote; it goes on for `COWSNAP_FSX_SECONDS`, or 10 s.
 ///
-/// A new file is read and written past the process, closed and opened. One that was there is served in blocks as long as it is open.
+/// Both are emptied as fsx begins, and are read and written past the process then; the first is closed and opened meanwhile.
 #[test]
 fn fsx_reads_what_it_wrote() {
     ground!("fuse", "ext4", "fsx");
