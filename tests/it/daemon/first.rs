@@ -91,7 +91,7 @@ fn what_is_stopped_is_started_before_the_container_ends_however_long_that_takes(
     let lab = lab(STOPPED);
     fs::write(file(&lab, "slow"), "").expect("written");
     let mut daemon = beside_a_service(&lab);
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("the stop", || file(&lab, "ending").exists());
     // Its guard is all that is left.
     let first = children_of(daemon.pid())[0];
@@ -120,7 +120,7 @@ fn a_second_signal_to_end_cuts_no_transaction_off() {
     let lab = lab(STOPPED);
     let mut daemon = beside_a_service(&lab);
     fs::write(file(&lab, "late"), "").expect("written");
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("the start", || file(&lab, "starting").exists());
     let first = children_of(daemon.pid())[0];
     for n in 1..4 {

@@ -88,7 +88,7 @@ fn over_tcp_a_run_takes_the_token_and_other_machines_need_it_for_all_but_health(
         assert_eq!((get(&daemon, path, None), get(&daemon, path, Some(TOKEN))), (403, 403), "{path}");
     }
     assert_eq!((get(&daemon, "/healthz", None), get(&daemon, "/livez", None)), (503, 200));
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("a run", || daemon.n_snapshots() == 2);
     token(&lab, TOKEN, 0o600);
     assert!(daemon.reload().ends_with("STATUS=1 job"));

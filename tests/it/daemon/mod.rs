@@ -115,6 +115,17 @@ impl<'a> Daemon<'a> {
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
+    /// Asks for a run, once the one before has ended, which is a moment after its snapshot is there.
+    fn runs(&self, job: &str) {
+        waits("that a run begins", || match self.ask("POST", &format!("/jobs/{job}/run")).0 {
+            409 => false,
+            status => {
+                assert_eq!(status, 202);
+                true
+            }
+        });
+    }
+
     fn get(&self, path: &str) -> Value {
         let (status, value) = self.ask("GET", path);
         assert_eq!(status, 200, "{path}: {value}");

@@ -58,7 +58,7 @@ fn what_is_asked_for_is_run_at_once_and_a_job_at_work_is_a_conflict() {
         "{told}"
     );
     assert_eq!(daemon.n_snapshots(), 1);
-    assert_eq!(daemon.ask("POST", "/jobs/slow/run").0, 202);
+    daemon.runs("slow");
     waits("its midst", || file(&lab, "waits").exists());
     assert_eq!(daemon.get("/jobs/slow")["is_at_work"], true);
     let (status, told) = daemon.ask("POST", "/jobs/slow/run");
@@ -81,9 +81,9 @@ fn a_job_that_waits_holds_up_no_other() {
     let lab = lab(&format!("{SLOW}{other}"));
     lab.ends(0, "create FS/other");
     let daemon = Daemon::start(&lab, "");
-    assert_eq!(daemon.ask("POST", "/jobs/slow/run").0, 202);
+    daemon.runs("slow");
     waits("its midst", || file(&lab, "waits").exists());
-    assert_eq!(daemon.ask("POST", "/jobs/other/run").0, 202);
+    daemon.runs("other");
     waits("the other", || lab.snapshots("other").len() == 1);
     assert_eq!(daemon.get("/jobs/slow")["is_at_work"], true);
     assert_eq!(daemon.get("/healthz")["ok"], true);
@@ -104,7 +104,7 @@ fn a_job_ends_cleanly_before_the_daemon_does() {
     fs::write(file(&lab, "go"), "").expect("written");
     let daemon = Daemon::start(&lab, "");
     assert_eq!(daemon.get("/jobs/slow")["is_asked_for"], true);
-    assert_eq!(daemon.ask("POST", "/jobs/slow/run").0, 202);
+    daemon.runs("slow");
     waits("the run", || daemon.n_snapshots() == 1);
     waits("what was asked for is done", || daemon.get("/jobs/slow")["is_asked_for"] == false);
 }
@@ -123,7 +123,7 @@ fn a_job_that_is_killed_is_told_and_takes_nothing_with_it() {
     assert_eq!(daemon.get("/healthz")["ok"], true);
     fs::write(file(&lab, "go"), "").expect("written");
     waits("the guard", || !file(&lab, "state/leases/slow.json").exists());
-    daemon.ask("POST", "/jobs/slow/run");
+    daemon.runs("slow");
     waits("the next run", || daemon.n_snapshots() == 1);
     waits("its record", || daemon.get("/jobs/slow")["unended"] == 1);
 }
@@ -154,7 +154,7 @@ fn a_configuration_that_is_broken_is_told_and_changes_nothing() {
     waits("the first run", || daemon.n_snapshots() == 1);
     lab.write("[job.node]\nlost = 3\n");
     // Nobody has said that it is to be taken up, and it reaches no job.
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("a run by what was", || daemon.n_snapshots() == 2);
     assert_eq!(daemon.get("/healthz")["ok"], true);
     let said = daemon.reload();
@@ -162,7 +162,7 @@ fn a_configuration_that_is_broken_is_told_and_changes_nothing() {
     let (status, told) = daemon.ask("GET", "/healthz");
     assert_eq!((status, &told["ok"]), (503, &false.into()));
     assert!(told["reasons"][0].as_str().is_some_and(|why| why.contains("config.toml:")), "{told}");
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("another", || daemon.n_snapshots() == 3);
     lab.write(YEARLY);
     assert_eq!(daemon.reload(), "READY=1\nSTATUS=1 job");
@@ -179,7 +179,7 @@ fn a_configuration_that_is_broken_is_told_and_changes_nothing() {
         (daemon.get("/livez")["ok"].clone(), daemon.measured("cowsnap_daemon_config_current")),
         (true.into(), 0.0)
     );
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("one by the copy", || daemon.n_snapshots() == 4);
     lab.write(YEARLY);
     assert_eq!(daemon.reload(), "READY=1\nSTATUS=1 job");
@@ -200,7 +200,7 @@ fn what_is_stopped_is_started_even_by_a_daemon_that_can_not_begin() {
     ground!("btrfs");
     let lab = lab(SLOW);
     let mut daemon = Daemon::start(&lab, "");
-    assert_eq!(daemon.ask("POST", "/jobs/slow/run").0, 202);
+    daemon.runs("slow");
     waits("its midst", || file(&lab, "waits").exists());
     let run = daemon.children()[0];
     for pid in guards_of(&lab).into_iter().chain([run]) {
@@ -240,7 +240,7 @@ fn a_configuration_that_does_not_answer_holds_up_nothing() {
     ground::run("mkfifo", &[path]);
     daemon.signal(Signal::HUP);
     daemon.notified.until("it reloads", |said| said.starts_with("RELOADING=1\n"));
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("a run", || daemon.n_snapshots() == 2);
     waits("what it says", || daemon.ask("GET", "/healthz").1.to_string().contains("does not answer"));
     let answers = || {
@@ -256,7 +256,7 @@ fn a_configuration_that_does_not_answer_holds_up_nothing() {
     ground::run("mkfifo", &[path]);
     let mut daemon = Daemon::start(&lab, "");
     waits("the warning", || daemon.said().contains("does not answer"));
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("a run by the copy", || daemon.n_snapshots() == 3);
     answers();
     daemon.notified.until("it is ready again", |said| said == "READY=1\nSTATUS=1 job");
@@ -272,12 +272,12 @@ fn a_job_whose_process_fails_is_not_well() {
     let copy = copies.map(|entry| entry.path().join("config.toml")).next().expect("there");
     let sound = fs::read(&copy).expect("read");
     fs::write(&copy, "[job.node]\nlost = 3\n").expect("written");
-    daemon.ask("POST", "/jobs/node/run");
+    daemon.runs("node");
     waits("it is told", || daemon.ask("GET", "/healthz").1.to_string().contains("exit code 2"));
     assert!(daemon.measured("cowsnap_daemon_calls_failed{job_name=\"node\"}") > 0.0);
     fs::write(&copy, sound).expect("written");
     waits("the end of the last", || daemon.children().is_empty());
-    assert_eq!(daemon.ask("POST", "/jobs/node/run").0, 202);
+    daemon.runs("node");
     waits("a run", || daemon.n_snapshots() == 1);
     waits("it is well", || daemon.get_any("/healthz")["ok"] == true);
     assert_eq!(daemon.measured("cowsnap_daemon_calls_failed{job_name=\"node\"}"), 0.0);
