@@ -382,15 +382,27 @@ fn killed_at_any_step_with_or_without_its_guard_the_unit_runs_afterwards() {
     let lab = Lab::new("", "");
     lab.start();
     lab.write("nothing is configured any more", &[]);
-    for (step, whom) in [("Stop(0)", "one"), ("Verify", "both"), ("Snapshot", "one"), ("Start(0)", "both")] {
+    // Before that step, it alone or with its guard: what is found then, and how often it is started in all.
+    for (step, whom, found, n) in [
+        ("Guard", "both", "active", 0),
+        ("Stop(0)", "one", "active", 0),
+        ("Stop(0)", "both", "active", 0),
+        ("Verify", "both", "inactive", 1),
+        ("Snapshot", "one", "", 1),
+        ("Confirm", "both", "inactive", 1),
+        ("Start(0)", "both", "inactive", 1),
+        ("Answer", "both", "active", 1),
+        ("Settle", "one", "", 1),
+        ("Unlease", "both", "active", 1),
+    ] {
         let begun = lab.n_begun();
         lab.dies(step, whom);
         if whom == "both" {
-            assert_eq!(property(lab.unit(), "ActiveState"), "inactive", "{step}");
+            assert_eq!(property(lab.unit(), "ActiveState"), found, "{step}");
+            assert!(lab.lease().exists(), "{step}");
             lab.ends(0, "job recover");
         }
         lab.is_well(&format!("{step} {whom}"));
-        let n = usize::from(step != "Stop(0)");
         waits("its first line", || lab.n_begun() == begun + n);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::chain::{self, Chain};
 
 #[test]
-fn a_node_s_unit_is_stopped_for_its_snapshot_and_its_wrecked_data_rolled_back_to_that_height() {
+fn a_node_s_unit_is_stopped_for_its_snapshot_and_its_wrecked_data_is_back_by_a_clone_that_is_mounted() {
     ground!("systemd", "btrfs", "litecoind");
     let mut lab = Lab::new("", "");
     let chain = Chain::of(&lab.root().join("mnt/node"));
@@ -33,7 +33,9 @@ fn a_node_s_unit_is_stopped_for_its_snapshot_and_its_wrecked_data_rolled_back_to
     stop();
     chain.wreck();
     let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name");
-    lab.ends(0, &format!("rollback ROOT/mnt/node@{name}"));
+    lab.ends(0, &format!("clone ROOT/mnt/node@{name} ROOT/mnt/back"));
+    let [back, data] = ["ROOT/mnt/back", "ROOT/mnt/node"].map(|path| lab.placed(path));
+    ground::run("mount", &["--bind", &back, &data]);
     start();
     chain.waits_until_it_answers();
     assert_eq!((chain.height(), chain.is_sound()), (Some(20), true));

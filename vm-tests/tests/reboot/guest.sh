@@ -47,11 +47,12 @@ END
     sync
 }
 
-# A run that is killed before that step, its guard with it.
+# A run that is killed before that step, its guard with it: what is the state of the unit then?
 dies() {
     COWSNAP_TEST_SYSTEMD_DIES_BEFORE="$2 both node.service" COWSNAP_TEST_SYSTEMD_ROOT=/srv \
         "$1" --ignored --exact systemd::dies >/dev/null 2>&1 && die "it lives"
-    is_down
+    [ "$(systemctl is-active node.service)" = "$3" ] || die "node.service is $(systemctl is-active node.service)"
+    [ -e $state/leases/node.json ] || die "no lease"
 }
 
 # A run that waits for a service that takes its time.
@@ -60,11 +61,6 @@ waits() {
     cowsnap --state-dir $state --quiet job run node >/srv/said 2>&1 &
     i=0
     until [ -e /srv/ending ]; do sleep 0.2; i=$((i + 1)); [ $i -lt 600 ] || die "it is not told to end: $(cat /srv/said)"; done
-    [ -e $state/leases/node.json ] || die "no lease"
-}
-
-is_down() {
-    [ "$(systemctl is-active node.service)" = inactive ] || die "node.service is $(systemctl is-active node.service)"
     [ -e $state/leases/node.json ] || die "no lease"
 }
 

@@ -17,8 +17,10 @@ fn a_service_that_a_job_had_stopped_runs_after_a_reboot() {
     let lab = Lab::new(image);
     let mut guest = lab.boot();
     lab.ask(&mut guest, &format!("make '{}'", lab.program.display()));
-    for step in ["Verify", "Start(0)"] {
-        lab.ask(&mut guest, &format!("dies '{}' '{step}'", lab.tests.display()));
+    for (step, found) in
+        [("Stop(0)", "active"), ("Verify", "inactive"), ("Start(0)", "inactive"), ("Answer", "active")]
+    {
+        lab.ask(&mut guest, &format!("dies '{}' '{step}' {found}", lab.tests.display()));
         guest.kill();
         guest = lab.boot();
         lab.ask(&mut guest, "runs");
