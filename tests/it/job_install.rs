@@ -89,6 +89,51 @@ fn systemd_takes_the_units_that_are_written_and_uninstall_takes_these_away() {
     assert!(nothing.is_empty() && said.contains("nothing of cowsnap job install"), "{said}");
 }
 
+/// What is in a unit under one of its headings: keys and values, as often as they stand there.
+fn section(unit: &Path, heading: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(unit).expect("read");
+    let lines = text.lines().skip_while(|line| *line != heading).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    let pairs = lines.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_units_make_up_for_what_was_missed_spread_their_calls_and_take_rights_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("config.toml"), TWO).expect("written");
+    cowsnap(folder, 0, "job install --systemd --dir units");
+    cowsnap(folder, 0, "job install --daemon --dir units");
+    let timer = section(&folder.join("units/cowsnap-job@.timer"), "[Timer]");
+    let spread = |(key, value): &(String, String)| key == "RandomizedDelaySec" && value.as_str() != "0";
+    assert_eq!(timer.iter().filter(|pair| spread(pair)).count(), 1, "{timer:?}");
+    let has = |all: &[(String, String)], key: &str, value: &str| {
+        let found: Vec<_> = all.iter().filter(|pair| pair.0 == key).map(|pair| pair.1.as_str()).collect();
+        assert_eq!(found, [value], "{key}: {all:?}");
+    };
+    has(&timer, "Persistent", "yes");
+    has(&timer, "FixedRandomDelay", "yes");
+    let taken_away = "~CAP_SYS_BOOT CAP_SYS_TIME CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_SYSLOG CAP_SYS_PACCT CAP_SYS_TTY_CONFIG \
+                      CAP_AUDIT_CONTROL CAP_AUDIT_READ";
+    for unit in ["cowsnap-job@.service", "cowsnap-daemon.service"] {
+        let service = section(&folder.join("units").join(unit), "[Service]");
+        for (key, value) in [
+            ("KillMode", "process"),
+            ("OOMPolicy", "continue"),
+            ("LockPersonality", "yes"),
+            ("RestrictRealtime", "yes"),
+            ("SystemCallArchitectures", "native"),
+            ("CapabilityBoundingSet", taken_away),
+        ] {
+            has(&service, key, value);
+        }
+    }
+    let recovers = section(&folder.join("units/cowsnap-recover.service"), "[Service]");
+    has(&recovers, "KillMode", "process");
+    has(&recovers, "Restart", "on-failure");
+}
+
 #[test]
 fn cron_takes_the_file_that_is_written_and_one_of_somebody_else_is_not_replaced() {
     ground!("crontab");
