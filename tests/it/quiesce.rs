@@ -185,6 +185,7 @@ fn a_run_stops_the_service_takes_the_snapshot_and_starts_it_again() {
     assert!(lab.pid().is_some_and(|pid| pid != before), "it was not started again");
     assert_eq!(lab.n_snapshots(), 1);
     assert!(!lab.lease().exists());
+    expect_told_of_downtime(&lab, told["downtime_ms"].as_u64().expect("a number"));
     let (text, _) = lab.ends(0, "job run node");
     assert!(text.contains("stopped for ") && text.contains(" ms\n"), "{text}");
     waits("the guards' end", || guards(&lab.root().join("state")).is_empty());
@@ -194,6 +195,33 @@ fn a_run_stops_the_service_takes_the_snapshot_and_starts_it_again() {
             && explained.contains("starts again"),
         "{explained}"
     );
+}
+
+/// That the record of the one run, and what is made of it, have the downtime that the run told of.
+fn expect_told_of_downtime(lab: &Lab, ms: u64) {
+    let record = fs::read(lab.root().join("state/runs/node.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("it is JSON");
+    let tallies = record["tallies"].as_array().expect("tallies");
+    let tally = tallies.iter().find(|tally| tally["op"] == "quiesce").unwrap_or_else(|| panic!("{record}"));
+    assert_eq!(
+        (&tally["last_downtime_ms"], &tally["total_downtime_ms"]),
+        (&ms.into(), &ms.into()),
+        "{tally}"
+    );
+    let (metrics, _) = lab.ends(0, "metrics");
+    for name in ["cowsnap_last_downtime_seconds", "cowsnap_downtime_seconds_total"] {
+        let samples: Vec<_> = metrics.lines().filter(|line| line.starts_with(name)).collect();
+        let [sample] = samples[..] else { panic!("{name}: {samples:?} in {metrics}") };
+        let (series, seconds) = sample.rsplit_once(' ').expect("a number behind a blank");
+        assert!(series.contains("job_name=\"node\"") && series.contains("op=\"quiesce\""), "{sample}");
+        assert_eq!(seconds.parse(), Ok(ms as f64 / 1000.0), "{sample}");
+    }
+    let (table, _) = lab.ends(0, "status");
+    let [head, row] = table.lines().collect::<Vec<_>>()[..] else { panic!("{table}") };
+    let at = head.find("DOWN").expect("a column");
+    let cell = row[at..].split("  ").next().unwrap_or_default();
+    // Of ten seconds and more, the table says roughly how many.
+    assert!(cell == format!("{ms} ms") || ms >= 10_000 && cell.starts_with(char::is_numeric), "{table}");
 }
 
 #[test]
