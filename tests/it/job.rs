@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -130,6 +131,58 @@ fn every_example_passes_the_check_and_is_explained() {
         );
         let objects: Value = serde_json::from_str(&run(&["job", "explain", "--json"])).expect("one object");
         assert_eq!(objects["jobs"][0]["next"].as_array().map(Vec::len), Some(3), "{objects}");
+    }
+}
+
+/// Every path below a folder, with what its inode and its bytes are.
+fn state_of(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(path) = open.pop() {
+        let meta = fs::symlink_metadata(&path).expect("it is there");
+        let bytes = if meta.is_file() { fs::read(&path).expect("read") } else { Vec::new() };
+        let (mode, inode, changed) = (meta.mode(), meta.ino(), (meta.ctime(), meta.ctime_nsec()));
+        found.push(format!("{path:?} {mode:o} {inode} {changed:?} {bytes:?}"));
+        if meta.is_dir() {
+            open.extend(fs::read_dir(&path).expect("read").map(|entry| entry.expect("an entry").path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_check_of_a_configuration_touches_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::create_dir_all(folder.join("conf.d")).expect("made");
+    fs::create_dir(folder.join("data")).expect("made");
+    let (config, data) = (folder.join("config.toml"), folder.join("data").display().to_string());
+    // All that a run would call leaves a mark.
+    let marks = format!("[\"/bin/touch\", {:?}]", folder.join("mark").display().to_string());
+    let right = format!(
+        "[notify]\ncommand = {marks}\n[job.node]\ndatasets = [{data:?}]\nschedule = \"* * * * *\"\n[job.node.retention]\nlast = 1\n\
+         [job.node.trigger]\nwith_schedule = \"either\"\nnumber = {{ command = {marks} }}\nat_least = 1\n\
+         [job.node.hooks]\nbefore_snapshot = {marks}\non_failure = {marks}\n\
+         [[job.node.target]]\nto = \"{data}-replica\"\n[[job.node.target]]\nto = \"ssh://nowhere/vault/node\"\n\
+         [job.node.quiesce]\nprobe = {{ command = {marks} }}\n\
+         [[job.node.quiesce.service]]\nstatus = {marks}\nstop = {marks}\nstart = {marks}\n\
+         [job.node.drill]\ncommand = {marks}\n"
+    );
+    let wrong = right.replace("last = 1", "lost = 1");
+    for (text, code) in [(right, 0), (wrong, 2)] {
+        fs::write(&config, text).expect("written");
+        let before = state_of(folder);
+        for line in [&["job", "check"][..], &["--json", "job", "check"]] {
+            let output = ground::cowsnap(&folder.join("state"))
+                .args(line)
+                .env("COWSNAP_CONFIG", &config)
+                .env("COWSNAP_SSH", format!("/bin/touch {}", folder.join("mark").display()))
+                .output()
+                .expect("the program starts");
+            assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(state_of(folder), before, "{line:?}");
+        }
     }
 }
 
