@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::ground::{self, ground};
 use crate::job::{Lab, NODE};
 use crate::peer::hung::{Frozen, wait_for_all_of, within};
+use crate::peer::lab::{cut, noise};
 
 /// (label, value, warning, critical) of what is measured on the first line, read as Nagios reads it.
 fn measured(text: &str) -> Vec<(String, String, String, String)> {
@@ -231,6 +232,45 @@ fn a_target_on_another_machine_is_asked_and_unknown_as_long_as_it_can_not_be() {
     assert!(said.contains("ssh://there/FS/none has nothing of FS/node"), "{said}");
     lab.write(&there("replica"));
     lab.ends(0, "check");
+}
+
+#[test]
+fn a_receive_that_was_cut_and_that_nobody_goes_on_with_is_a_warning_until_a_run_does() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    (0..12).for_each(|n| {
+        let file = lab.fs.path().join(format!("node/file {n}"));
+        fs::write(file, noise(n, 1_000_000)).expect("written");
+    });
+    lab.ends(0, "snapshot FS/node --name later");
+    // The line is cut after the half of it, and what had come by then is kept.
+    let (program, state) = (env!("CARGO_BIN_EXE_cowsnap"), lab.fs.outside().join("there"));
+    let serves = format!("'{program}' --state-dir '{}' serve --checkpoint 1M", state.display());
+    fs::write(lab.ssh(), format!("#!/bin/sh\n{} | {serves}\n", cut(6_000_000))).expect("written");
+    fs::set_permissions(lab.ssh(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    lab.ends(5, "replicate FS/node ssh://there/FS/replica");
+    let replica = cowsnap::endpoint::path::named(&lab.fs.path().join("replica")).expect("it is there");
+    let partials = || replica.partials().expect("read");
+    // Who receives notices it when it has read what there is.
+    let is_left =
+        |all: &[cowsnap::model::Partial]| !all.is_empty() && all.iter().all(|partial| !partial.live);
+    ground::waits("the receiver's end", || is_left(&partials()));
+    assert_eq!(partials().iter().map(|p| p.name.to_string()).collect::<Vec<_>>(), ["later"]);
+    let (said, _) = lab.ends(1, "check");
+    let why = "WARNING - node: FS/replica has a receive that nobody works on: later";
+    assert!(said.contains(why), "{said}");
+    let of_replica = |text: &str| {
+        let stuck = measured(text).into_iter().find(|one| one.0.ends_with("replica stuck"));
+        stuck.expect("it is measured").1
+    };
+    assert_eq!(of_replica(&said), "1", "{said}");
+    let (metrics, _) = lab.ends(0, "metrics");
+    let counted = "cowsnap_partial_receives{job_name=\"node\",dataset=\"FS/node\",target=\"FS/replica\",state=\"stuck\"} 1";
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+    lab.ends(0, "job run node");
+    assert_eq!(of_replica(&lab.ends(0, "check").0), "0");
 }
 
 #[test]
