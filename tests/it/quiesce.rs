@@ -26,7 +26,8 @@ struct Lab {
 }
 
 /// What a shell does that is started as `sh SCRIPT`: it writes, and is slow to end if there is a file `slow`, and to start if there is one called `late`. It
-/// does not start at all if there is one called `broken`, and keeps nothing open that it was handed if there is one called `closes`. Each start adds a line to `begun`.
+/// does not start at all if there is one called `broken`, and keeps nothing open that it was handed if there is one called `closes`. As it ends it sees to it that
+/// no snapshot can be made any more if there is one called `locks`. Each start adds a line to `begun`.
 const SCRIPT: &str = r#"
 cd "$(dirname "$0")" || exit 1
 [ -e broken ] && exit 9
@@ -36,7 +37,7 @@ echo begun >> begun
 setsid sh -c '
     [ -e late ] && sleep 1
     exec 9>>mnt/node/log
-    trap "echo x > ending; [ -e slow ] && sleep 3 9>&-; exit 0" TERM
+    trap "echo x > ending; [ -e locks ] && chattr +i mnt/.cowsnap/datasets/*/snap; [ -e slow ] && sleep 3 9>&-; exit 0" TERM
     echo $$ > pid
     while :; do echo x >&9; sleep 0.05; done
 ' </dev/null >/dev/null 2>&1 &

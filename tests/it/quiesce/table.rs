@@ -32,6 +32,32 @@ fn a_configuration_that_is_changed_while_its_job_runs_changes_nothing_of_that_ru
 }
 
 #[test]
+fn a_snapshot_that_fails_after_the_stop_costs_itself_and_the_service_is_started() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    // Where snapshots come into can be written to until the service has ended, so that nothing is wrong before.
+    let first = lab.start();
+    lab.ends(0, "job run node");
+    assert_ne!(lab.pid(), Some(first));
+    let (before, n_begun) = (lab.pid().expect("it runs"), lab.n_begun());
+    fs::write(lab.root().join("locks"), "").expect("written");
+    let (_, said) = lab.ends(6, "job run node");
+    assert!(said.contains(&lab.placed("ROOT/mnt/node@")) && said.contains("not permitted"), "{said}");
+    // It was stopped, and started once.
+    assert!(lab.pid().is_some_and(|pid| pid != before), "{said}");
+    assert_eq!((lab.n_begun(), lab.n_snapshots()), (n_begun + 1, 1));
+    assert!(!lab.lease().exists());
+    waits("the guards' end", || guards(&lab.root().join("state")).is_empty());
+    // It is the code that the snapshot alone has, and nothing of it is left.
+    lab.ends(6, "snapshot ROOT/mnt/node");
+    fs::remove_file(lab.root().join("locks")).expect("removed");
+    ground::run("sh", &["-c", &lab.placed("chattr -i ROOT/mnt/.cowsnap/datasets/*/snap")]);
+    lab.ends(0, "doctor ROOT/mnt");
+    lab.ends(0, "job run node");
+    assert_eq!(lab.n_snapshots(), 2);
+}
+
+#[test]
 fn a_target_whose_disk_is_full_costs_neither_the_service_nor_the_snapshot() {
     ground!("btrfs");
     let lab = Lab::new("");
