@@ -313,7 +313,8 @@ fn commands_stop_and_start_what_has_no_pidfile() {
     lab.write(
         "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[[job.node.quiesce.service]]\n\
          status = [\"/bin/sh\", \"-c\", \"grep -q ') [RSD] ' /proc/$(cat ROOT/pid)/stat 2>/dev/null\"]\n\
-         stop = [\"/bin/sh\", \"-c\", \"kill $(cat ROOT/pid)\"]\nstart = [\"/bin/sh\", \"ROOT/service\"]\n",
+         stop = [\"/bin/sh\", \"-c\", \"kill $(cat ROOT/pid)\"]\n\
+         start = [\"/bin/sh\", \"-c\", \"rm -f ROOT/pid; sh ROOT/service; until [ -s ROOT/pid ]; do sleep 0.05; done\"]\n",
     );
     let before = lab.start();
     let job = lab.json(0, "job run node");
