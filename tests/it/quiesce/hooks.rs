@@ -19,15 +19,18 @@ fn config(before: &str, after: &str) -> String {
     )
 }
 
+/// What was called since the last look, in that order.
+fn order(lab: &Lab) -> Vec<String> {
+    let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
+    let _ = fs::remove_file(lab.root().join("order"));
+    order.lines().map(str::to_owned).collect()
+}
+
 #[test]
 fn hooks_are_called_while_the_service_runs_and_what_fails_of_them_costs_no_snapshot_that_is_there() {
     ground!("btrfs");
     let lab = Lab::new("");
-    let order = || {
-        let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
-        let _ = fs::remove_file(lab.root().join("order"));
-        order.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let order = || order(&lab);
     let first = lab.start();
     lab.write(&config("true", "true"));
     let done = lab.json(0, "job run node");
@@ -102,11 +105,7 @@ fn what_is_called_when_is_explained_and_foreseen() {
 fn no_hook_is_called_of_a_job_that_is_skipped_nor_told_of_success_while_a_service_is_down() {
     ground!("btrfs");
     let lab = Lab::new("");
-    let order = || {
-        let order = fs::read_to_string(lab.root().join("order")).unwrap_or_default();
-        let _ = fs::remove_file(lab.root().join("order"));
-        order.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let order = || order(&lab);
     lab.start();
     lab.write(&config("true", "true"));
     lab.ends(0, "job run node");
