@@ -93,14 +93,7 @@ fn a_disk_here_that_hangs_holds_up_no_other_target_and_the_program_ends() {
     (0..30).for_each(|n| lab.write(&format!("b{n}"), &noise(n, 1_000_000)));
     let two = lab.snapshot("two");
     let inner_two = snapshot(&inner, "two");
-    let frozen = Frozen::new(&lab.target.path());
-    let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
-    let mut child = replicate(&["--stall", "2"]).stderr(said).spawn().unwrap();
-    let code = within(&mut child, Duration::from_secs(90));
-    drop(frozen);
-    let _ = child.wait();
-    wait_for_all_of(state.to_str().unwrap());
-    let said = std::fs::read_to_string(lab.source.outside().join("said")).unwrap();
+    let (code, said) = ends_while_it_hangs(&lab, &state, replicate(&["--stall", "2"]));
     assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("2 of 4 failed") && said.contains(&hangs), "{said}");
     let there = path::named(Path::new(&sound)).unwrap();
@@ -109,6 +102,18 @@ fn a_disk_here_that_hangs_holds_up_no_other_target_and_the_program_ends() {
     // Once it is back, the same command brings it what it lacks.
     assert!(replicate(&[]).status().unwrap().success());
     assert!(has(&lab.to(), &two));
+}
+
+/// How it ends while the target's disk hangs, and what it says. Nothing of it is left once the disk is back.
+fn ends_while_it_hangs(lab: &Lab, state: &Path, mut command: Command) -> (Option<i32>, String) {
+    let frozen = Frozen::new(&lab.target.path());
+    let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
+    let mut child = command.stderr(said).spawn().unwrap();
+    let code = within(&mut child, Duration::from_secs(90));
+    drop(frozen);
+    let _ = child.wait();
+    wait_for_all_of(state.to_str().unwrap());
+    (code, std::fs::read_to_string(lab.source.outside().join("said")).unwrap())
 }
 
 /// Nobody can end a process that waits for such a disk: it is another one's to wait.
@@ -128,14 +133,7 @@ fn a_disk_here_that_hangs_and_is_the_only_target_ends_the_run() {
     assert!(replicate(&[]).status().unwrap().success());
     (0..30).for_each(|n| lab.write(&format!("b{n}"), &noise(n, 1_000_000)));
     let two = lab.snapshot("two");
-    let frozen = Frozen::new(&lab.target.path());
-    let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
-    let mut child = replicate(&["--stall", "2"]).stderr(said).spawn().unwrap();
-    let code = within(&mut child, Duration::from_secs(90));
-    drop(frozen);
-    let _ = child.wait();
-    wait_for_all_of(state.to_str().unwrap());
-    let said = std::fs::read_to_string(lab.source.outside().join("said")).unwrap();
+    let (code, said) = ends_while_it_hangs(&lab, &state, replicate(&["--stall", "2"]));
     assert_eq!(code, Some(5), "{said}");
     assert!(said.contains(to.to_str().unwrap()), "{said}");
     assert!(replicate(&[]).status().unwrap().success());
