@@ -8,6 +8,7 @@ pub mod clock;
 pub mod file;
 pub mod forked;
 pub mod freeze;
+pub mod fuse;
 pub mod handle;
 pub mod interrupt;
 pub mod loopdev;

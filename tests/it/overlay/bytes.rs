@@ -7,11 +7,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use cowsnap::endpoint::overlay::fuse::Options;
 use rustix::fs::{Advice, FallocateFlags};
 
 use super::lab::{Lab, utf8};
 use crate::ground::ground;
 use crate::mapped::Mapped;
+use crate::overlay_fuse::core::{Ground, blocks_only};
+use crate::overlay_fuse::mounted::Apart;
 use crate::overlay_fuse::ops::Dice;
 
 /// The files of the base, and how long each is: copied whole when it is first written to, in blocks, with holes, and one that ends
@@ -183,11 +186,10 @@ fn make_files(dir: &Path) {
     }
 }
 
-fn same_bytes(lab: &Lab, mode: &[&str], seed: u64, calls: usize) {
-    let plain = lab.root().join("plain");
-    fs::create_dir_all(&plain).expect("made");
-    make_files(&plain);
-    let at = lab.create("ci", mode);
+/// Makes the same calls of the files in `at`, which shows them as they are made, and of others in `plain`.
+fn same_bytes(plain: &Path, at: &Path, seed: u64, calls: usize) {
+    fs::create_dir_all(plain).expect("made");
+    make_files(plain);
     let mut dice = Dice::new(seed);
     for (name, _) in FILES {
         let (mut expected, mut found) = (Tried::new(plain.join(name)), Tried::new(at.join(name)));
@@ -217,14 +219,13 @@ fn same_bytes(lab: &Lab, mode: &[&str], seed: u64, calls: usize) {
             );
         }
         drop((expected, found));
-        let both = [&plain, &at].map(|dir| fs::read(dir.join(name)).expect("read"));
+        let both = [plain, at].map(|dir| fs::read(dir.join(name)).expect("read"));
         assert!(
             both[0] == both[1],
             "seed {seed}, {name}: {}",
             difference(&Ok(both[0].clone()), &Ok(both[1].clone()))
         );
     }
-    lab.ok(&["destroy", "ci"]);
 }
 
 type Answer = Result<Vec<u8>, Option<i32>>;
@@ -248,9 +249,25 @@ fn a_file_of_the_base_holds_what_one_of_ext4_holds() {
     let before = FILES.map(|(name, _)| fs::read(lab.base().join(name)).expect("read"));
     let seeds = std::env::var("COWSNAP_BYTES_SEEDS").map_or(2, |text| text.parse().expect("a number"));
     for seed in 1..=seeds {
-        same_bytes(&lab, &["--mode", "fuse"], seed, 400);
+        let at = lab.create("ci", &["--mode", "fuse"]);
+        same_bytes(&lab.root().join("plain"), &at, seed, 400);
+        lab.ok(&["destroy", "ci"]);
     }
     let after = FILES.map(|(name, _)| fs::read(lab.base().join(name)).expect("read"));
     assert!(before == after, "the base was changed: {}", utf8(&lab.base()));
     lab.assert_nothing_left();
+}
+
+/// As an ordinary user has it: all data goes through the process, and the kernel holds back what was written.
+#[test]
+fn without_passthrough_it_holds_the_same() {
+    ground!("fuse");
+    let small = Options { whole_up_to: 200_000, ..Options::default() };
+    for (seed, options) in [(21, small), (22, blocks_only())] {
+        let ground = Ground::new();
+        make_files(&ground.path("base"));
+        let apart = Apart::new(&ground, options);
+        same_bytes(&ground.path("beside"), &ground.path("mnt"), seed, 400);
+        apart.end();
+    }
 }

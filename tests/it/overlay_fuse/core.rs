@@ -173,6 +173,22 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
             }
             tree.change().link(attr.number, dir, name).map(|_| String::new())
         }
+        Op::Unnamed(dir, mode, data, name) => {
+            let dir = walk(tree, dir)?;
+            check_dir(&dir)?;
+            let (made, opened) = tree.change().create_unnamed(dir.number, *mode, &me())?;
+            tree.change().write(&opened, data, 0)?;
+            let linked = name.as_ref().map_or(Ok(made), |name| {
+                let (dir, entry) = parent(tree, name)?;
+                if walk(tree, name).is_ok() {
+                    return Err(Errno::EXIST);
+                }
+                tree.change().link(made.number, dir, entry)
+            });
+            let line = linked.and_then(|_| tree.attr(made.number)).map(|attr| line_of(&attr));
+            tree.release(&opened);
+            line
+        }
         Op::Chmod(path, mode) => {
             let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
             tree.change().set_attr(file(tree, path, false)?.number, &set).map(|_| String::new())
@@ -194,12 +210,13 @@ fn apply_core(tree: &Tree, op: &Op) -> Answer {
             names.sort();
             Ok(format!("{names:?}"))
         }
-        Op::Stat(path) => {
-            let attr = walk(tree, path)?;
-            let (links, size) = if is_dir(&attr) { (0, 0) } else { (attr.nlink, attr.stat.st_size) };
-            Ok(format!("{:o} {}:{} x{links} {size}", attr.mode, attr.stat.st_uid, attr.stat.st_gid))
-        }
+        Op::Stat(path) => Ok(line_of(&walk(tree, path)?)),
     }
+}
+
+fn line_of(attr: &Attr) -> String {
+    let (links, size) = if is_dir(attr) { (0, 0) } else { (attr.nlink, attr.stat.st_size) };
+    format!("{:o} {}:{} x{links} {size}", attr.mode, attr.stat.st_uid, attr.stat.st_gid)
 }
 
 fn make(tree: &Tree, path: &Path, new: &New) -> Answer {

@@ -1,5 +1,5 @@
 //! cowsnap's own copy-on-write filesystem: without a kernel, and mounted.
 
-mod core;
-mod mounted;
+pub mod core;
+pub mod mounted;
 pub mod ops;

@@ -1,15 +1,17 @@
 //! The filesystem as a kernel shows it: beside a plain directory, beside kernel overlayfs, with programs on it.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use cowsnap::endpoint::overlay::fuse::adapter::{Mount, Mounted, mount};
 use cowsnap::endpoint::overlay::fuse::{Layers, Lower, Options, Tree};
 use cowsnap::sys::mount::Restrict;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::ground::ground;
 use crate::overlay::lab::{Lab, Process};
@@ -18,6 +20,10 @@ use super::core::{Ground, blocks_only};
 use super::ops::{Dice, Op, apply, dump};
 
 fn show(ground: &Ground, layers: &Layers, options: Options, passthrough: bool) -> Mounted {
+    show_at(&ground.path("mnt"), layers, options, passthrough)
+}
+
+fn show_at(dir: &Path, layers: &Layers, options: Options, passthrough: bool) -> Mounted {
     let tree = Arc::new(Tree::open(layers, options).expect("open"));
     let how = Mount {
         source: "cowsnap:test".into(),
@@ -26,7 +32,57 @@ fn show(ground: &Ground, layers: &Layers, options: Options, passthrough: bool) -
         threads: if passthrough { 1 } else { 2 },
         restrict: Restrict::default(),
     };
-    mount(tree, &ground.path("mnt"), &how).expect("mount")
+    mount(tree, dir, &how).expect("mount")
+}
+
+const SERVES: &str = "COWSNAP_TEST_SERVES";
+
+/// A filesystem without passthrough, served by a process of its own, as it must be where its files are mapped: who serves what he
+/// has mapped himself waits for himself. It is unmounted when this is dropped.
+pub struct Apart(Child);
+
+impl Apart {
+    pub fn new(ground: &Ground, options: Options) -> Self {
+        let (what, at) = ((ground.path("mnt"), ground.layers(), options), ground.path("mnt"));
+        let device = || std::fs::metadata(&at).map(|of| of.dev());
+        let before = device().expect("examined");
+        let child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--ignored", "--exact", "overlay_fuse::mounted::serves"])
+            .env(SERVES, serde_json::to_string(&what).expect("as text"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
+        let apart = Self(child.expect("this binary runs"));
+        for _ in 0..6000 {
+            if device().is_ok_and(|of| of != before) {
+                return apart;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("it is not mounted");
+    }
+
+    pub fn end(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().expect("it ends").success(), "it was not unmounted");
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "is started by a test that it serves"]
+fn serves() {
+    let Ok(what) = std::env::var(SERVES) else { return };
+    let (at, layers, options): (PathBuf, Layers, Options) = serde_json::from_str(&what).expect("of a test");
+    let mounted = show_at(&at, &layers, options, false);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    mounted.unmount().expect("unmount");
 }
 
 fn open(path: &Path) -> OwnedFd {
@@ -416,4 +472,59 @@ fn links_to_one_file_are_one_file() {
     assert_eq!(&one[10..32], b"through the other name");
     drop(root);
     mounted.unmount().expect("unmount");
+}
+
+/// How many entries the directories of the upper layer have, in all.
+fn entries(dir: &Path) -> usize {
+    let below = std::fs::read_dir(dir).expect("listed").map(|entry| entry.expect("entry").path());
+    below.map(|path| 1 + if path.is_dir() { entries(&path) } else { 0 }).sum()
+}
+
+#[test]
+fn a_file_without_a_name_is_gone_when_it_is_closed_or_has_the_name_that_it_is_given() {
+    ground!("fuse", "root");
+    for passthrough in [false, true] {
+        let ground = Ground::new();
+        let mounted = show(&ground, &ground.layers(), Options::default(), passthrough);
+        let dir = ground.path("mnt").join("a/b");
+        let unnamed = |more: OFlags| {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | more;
+            std::fs::File::from(rustix::fs::open(&dir, flags, Mode::from_raw_mode(0o640)).expect("made"))
+        };
+        let give = |file: &std::fs::File, name: &str| {
+            let seen = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(
+                rustix::fs::CWD,
+                seen,
+                rustix::fs::CWD,
+                dir.join(name),
+                AtFlags::SYMLINK_FOLLOW,
+            )
+        };
+        let file = unnamed(OFlags::empty());
+        let before = entries(&ground.path("upper"));
+        file.write_all_at(&[7; 100_000], 5).expect("written");
+        let what = file.metadata().expect("stat");
+        assert_eq!((what.nlink(), what.len(), what.mode() & 0o7777), (0, 100_005, 0o640));
+        assert_eq!(entries(&ground.path("upper")), before, "it has a name somewhere");
+        drop(file);
+
+        assert_eq!(give(&unnamed(OFlags::EXCL), "never"), Err(Errno::NOENT));
+        let file = unnamed(OFlags::empty());
+        file.write_all_at(b"then named", 0).expect("written");
+        assert_eq!(give(&file, "a"), Err(Errno::EXIST), "the base has one of this name");
+        std::fs::remove_file(dir.join("a")).expect("a whiteout");
+        assert_eq!((give(&file, "a"), give(&file, "too")), (Ok(()), Ok(())));
+        file.write_all_at(b"THEN", 0).expect("written");
+        assert_eq!(std::fs::read(dir.join("a")).expect("read"), b"THEN named");
+        assert_eq!(std::fs::metadata(dir.join("too")).expect("stat").nlink(), 2);
+        drop(file);
+        std::fs::remove_file(dir.join("a")).expect("removed");
+        mounted.unmount().expect("unmount");
+
+        let mounted = show(&ground, &ground.layers(), Options::default(), passthrough);
+        assert_eq!(std::fs::read(dir.join("too")).expect("read"), b"THEN named");
+        assert!(!dir.join("a").exists() && !dir.join("never").exists());
+        mounted.unmount().expect("unmount");
+    }
 }

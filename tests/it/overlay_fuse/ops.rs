@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub enum Op {
     Rmdir(PathBuf),
     Rename(PathBuf, PathBuf, u32),
     Link(PathBuf, PathBuf),
+    /// A file without a name in a directory: its mode, its data, the name that it is given then.
+    Unnamed(PathBuf, u32, Vec<u8>, Option<PathBuf>),
     Chmod(PathBuf, u32),
     SetXattr(PathBuf, Vec<u8>),
     RemoveXattr(PathBuf),
@@ -81,7 +83,7 @@ impl Dice {
         let (offset, target) = (self.offset(), self.offset());
         let len = 1 + self.below(100_000) as usize;
         let byte = self.below(256) as u8;
-        match self.below(26) {
+        match self.below(28) {
             0 | 1 => Op::Create(path, 0o600 | self.below(0o200) as u32),
             2 | 3 => Op::Mkdir(path, 0o700 | self.below(0o100) as u32),
             4 => Op::Symlink(format!("to {byte}"), path),
@@ -114,6 +116,10 @@ impl Dice {
             22 => Op::Chmod(path, 0o600 | self.below(0o200) as u32),
             23 => Op::SetXattr(path, vec![byte; byte as usize]),
             24 => Op::RemoveXattr(path),
+            25 | 26 => {
+                let name = (!byte.is_multiple_of(4)).then_some(other);
+                Op::Unnamed(path, 0o600 | self.below(0o200) as u32, vec![byte; len], name)
+            }
             _ if byte.is_multiple_of(2) => Op::List(path),
             _ => Op::Stat(path),
         }
@@ -189,6 +195,16 @@ pub fn apply(root: &OwnedFd, op: &Op) -> Answer {
             rustix::fs::renameat_with(root, from, root, to, RenameFlags::from_bits_retain(*flags)).map(none)
         }
         Op::Link(from, to) => rustix::fs::linkat(root, from, root, to, AtFlags::empty()).map(none),
+        Op::Unnamed(dir, mode, data, name) => {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(root, dir, flags, Mode::from_raw_mode(*mode))?;
+            rustix::io::pwrite(&file, data, 0)?;
+            if let Some(name) = name {
+                let seen = format!("/proc/self/fd/{}", file.as_raw_fd());
+                rustix::fs::linkat(rustix::fs::CWD, seen, root, name, AtFlags::SYMLINK_FOLLOW)?;
+            }
+            Ok(line_of(&rustix::fs::fstat(&file)?))
+        }
         Op::Chmod(path, mode) => {
             let file = open(path, OFlags::RDONLY)?;
             rustix::fs::fchmod(file, Mode::from_raw_mode(*mode)).map(none)

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, RwLock};
 
-use rustix::fs::{OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::fs::{Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags};
 
 use super::copy_up::remove_tree;
 use super::file::{Data, Opened};
@@ -67,6 +67,23 @@ impl Changing<'_> {
         Ok((attr, names.opened(attr.number, data, true)))
     }
 
+    /// Makes a file that has no name, and opens it. It is gone when it is closed, unless it is given a name.
+    pub fn create_unnamed(&self, parent: u64, mode: u32, caller: &Caller) -> Fallible<(Attr, Opened)> {
+        let mut names = self.names();
+        let (dir, _) = names.writable_dir(parent, &self.options)?;
+        let heritage = names.heritage(parent, &dir)?;
+        let umask = if heritage.acl { 0 } else { caller.umask };
+        let owner = Owner { uid: caller.uid, gid: heritage.gid.unwrap_or(caller.gid), umask };
+        let file = names.stack.upper.create_unnamed(&dir, mode & !umask)?;
+        owner.take_file(&file, mode)?;
+        let kept = Arc::new(rustix::io::fcntl_dupfd_cloexec(&file, 0)?);
+        let number = names.nodes.remember_orphan(kept, &rustix::fs::fstat(&file)?, !heritage.acl);
+        names.nodes.looked_up(number);
+        let data = Arc::new(Data { source: RwLock::new(Source::Whole(file)) });
+        let opened = names.opened(number, data, true);
+        Ok((names.attr(number)?, opened))
+    }
+
     /// Gives a file one more name.
     pub fn link(&self, number: u64, parent: u64, name: &OsStr) -> Fallible<Attr> {
         let mut names = self.names();
@@ -74,18 +91,17 @@ impl Changing<'_> {
         let (dir, place) = names.writable_dir(parent, &self.options)?;
         let target = dir.join(name);
         let slot = names.vacancy(&place, &target, name)?;
-        let Spot::Named(upper, path) = names.spot(number)? else { return Err(Errno::NOENT) };
         match slot {
             Slot::Taken => return Err(Errno::EXIST),
-            Slot::Free => upper.link(&path, upper, &target)?,
+            Slot::Free => names.spot(number)?.link(&names.stack.upper, &target)?,
             Slot::Whiteout => {
                 let work = names.work_name();
-                let Spot::Named(upper, path) = names.spot(number)? else { return Err(Errno::NOENT) };
-                upper.link(&path, &names.work, &work)?;
-                names.work.rename(&work, upper, &target, RenameFlags::empty())?;
+                names.spot(number)?.link(&names.work, &work)?;
+                names.work.rename(&work, &names.stack.upper, &target, RenameFlags::empty())?;
             }
         }
         names.nodes.gain_place(number, parent, name);
+        names.nodes.get_mut(number)?.orphan = None;
         names.nodes.looked_up(number);
         names.attr(number)
     }
@@ -391,6 +407,21 @@ impl Owner {
         let special = mode & (libc::S_ISUID | libc::S_ISGID);
         if special != 0 {
             root.chmod(path, root.stat(path)?.st_mode | special)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::take`], of an open file.
+    fn take_file(&self, file: &OwnedFd, mode: u32) -> Fallible<()> {
+        let (uid, gid) = *ME;
+        if (uid, gid) == (self.uid, self.gid) || uid != 0 {
+            return Ok(());
+        }
+        rustix::fs::fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        let special = mode & (libc::S_ISUID | libc::S_ISGID);
+        if special != 0 {
+            let mode = rustix::fs::fstat(file)?.st_mode | special;
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
         }
         Ok(())
     }

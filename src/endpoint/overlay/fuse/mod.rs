@@ -1,7 +1,7 @@
 //! cowsnap's own copy-on-write filesystem: read-only layers below one that is written to, block by block.
 //!
 //! ```text
-//! adapter   the one file that knows fuser: requests in, replies out
+//! adapter   the one place that knows the kernel's requests, and fuser: requests in, answers out
 //! serve     the mode: starts the process of an overlay and tells it what to show; probe: whether that can be
 //! daemon    the process that serves an overlay's mounts; control: what is said to it over its socket
 //! tree      the filesystem without a kernel: look up, list, read attributes; copy_up, change, rename, file, reset are its parts

@@ -170,6 +170,16 @@ impl Nodes {
         number
     }
 
+    /// Makes the node of a file in the upper layer that has no name yet.
+    pub fn remember_orphan(&mut self, file: Arc<OwnedFd>, stat: &Stat, bare: bool) -> u64 {
+        let id = id_of(stat);
+        self.release_id(id);
+        let number = self.number_of(id, true);
+        let node = self.by_number.entry(number).or_insert_with(|| Node::new(libc::S_IFREG));
+        (node.upper, node.orphan, node.bare) = (true, Some(file), bare);
+        number
+    }
+
     /// The node in the upper layer with this identity that is known by this name.
     pub fn known_above(&mut self, id: FileId, parent: u64, name: &OsStr) -> Option<u64> {
         let number = self.number_of(id, true);

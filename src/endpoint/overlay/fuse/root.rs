@@ -63,6 +63,12 @@ impl Root {
         self.near(path, |fd, path| rustix::fs::openat(fd, path, flags, bits(mode)))
     }
 
+    /// Makes a file without a name in a directory, and opens it for reading and writing.
+    pub fn create_unnamed(&self, dir: &Path, mode: u32) -> Fallible<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        self.near(dir, |fd, path| rustix::fs::openat(fd, path, flags, bits(mode)))
+    }
+
     /// Makes a directory.
     pub fn mkdir(&self, path: &Path, mode: u32) -> Fallible<()> {
         self.near(path, |fd, path| rustix::fs::mkdirat(fd, path, bits(mode)))
@@ -105,6 +111,14 @@ impl Root {
     pub fn link(&self, path: &Path, to: &Self, target: &Path) -> Fallible<()> {
         self.near(path, |from, path| {
             to.near(target, |to, target| rustix::fs::linkat(from, path, to, target, AtFlags::empty()))
+        })
+    }
+
+    /// Gives an open file a name. ENOENT: it lost its last one.
+    pub fn link_open(&self, file: &OwnedFd, target: &Path) -> Fallible<()> {
+        let seen = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+        self.near(target, |to, target| {
+            rustix::fs::linkat(rustix::fs::CWD, &seen, to, target, AtFlags::SYMLINK_FOLLOW)
         })
     }
 

@@ -1,7 +1,7 @@
 //! One existing file, wherever it is: at a path below a root, or behind a descriptor once it has no name.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timestamps, Uid, XattrFlags};
@@ -30,6 +30,14 @@ impl Spot<'_> {
         match self {
             Self::Named(root, path) => root.open_at(path, flags),
             Self::Orphan(fd) => rustix::fs::open(seen(fd), flags | OFlags::CLOEXEC, Mode::empty()),
+        }
+    }
+
+    /// Gives the file one more name, in `root`. ENOENT: it lost its last one.
+    pub fn link(&self, root: &Root, target: &Path) -> Fallible<()> {
+        match self {
+            Self::Named(from, path) => from.link(path, root, target),
+            Self::Orphan(fd) => root.link_open(fd, target),
         }
     }
 

@@ -4,12 +4,7 @@
 //! the thread that serves takes longer than serving. So that thread looks for the next request for a moment before it sleeps, as long
 //! as that is of use.
 
-use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long the next request is looked for.
 const MOMENT: Duration = Duration::from_micros(50);
@@ -20,63 +15,40 @@ const MOST: i32 = 32;
 /// For how many requests it is let be once all is lost.
 const PAUSE: i32 = 64;
 
-/// Whether one thread waits awake, and for what.
-#[derive(Debug, Default)]
+/// Whether the one thread that serves waits awake.
+#[derive(Debug)]
 pub(super) struct Linger {
-    device: OnceLock<OwnedFd>,
     /// Above zero: what was saved up. Below: for how many requests it is let be.
-    luck: AtomicI32,
+    luck: i32,
 }
 
 impl Linger {
-    /// From now on, the thread that serves `device` lingers. It must be the only one.
-    pub(super) fn begin(&self, device: OwnedFd) {
-        self.luck.store(MOST, Ordering::Relaxed);
-        let _ = self.device.set(device);
+    pub(super) fn new() -> Self {
+        Self { luck: MOST }
     }
 
-    /// Lingers when the guard is dropped: after the answer.
-    pub(super) fn after(&self) -> Lingering<'_> {
-        Lingering(self)
-    }
-
-    fn look(&self) {
-        let Some(device) = self.device.get() else { return };
-        let luck = self.luck.load(Ordering::Relaxed);
-        if luck < 0 {
-            return self.luck.store(luck + 1, Ordering::Relaxed);
+    /// What `look` finds within the moment, if that was of use lately.
+    pub(super) fn find<T, E>(
+        &mut self,
+        mut look: impl FnMut() -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E> {
+        if self.luck < 0 {
+            self.luck += 1;
+            return Ok(None);
         }
-        let luck = match is_asked(device) {
-            true => (luck + 1).min(MOST),
-            false if luck < LOSS => -PAUSE,
-            false => luck - LOSS,
+        let began = Instant::now();
+        let found = loop {
+            match look()? {
+                None if began.elapsed() <= MOMENT => {}
+                found => break found,
+            }
         };
-        self.luck.store(luck, Ordering::Relaxed);
-    }
-}
-
-/// Whether there is a request within the moment.
-fn is_asked(device: &OwnedFd) -> bool {
-    let began = Instant::now();
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    loop {
-        let mut polled = [PollFd::new(device, PollFlags::IN)];
-        // What can not be polled is not waited for.
-        if poll(&mut polled, Some(&at_once)) != Ok(0) {
-            return true;
-        }
-        if began.elapsed() > MOMENT {
-            return false;
-        }
-    }
-}
-
-/// See [`Linger::after`].
-pub(super) struct Lingering<'a>(&'a Linger);
-
-impl Drop for Lingering<'_> {
-    fn drop(&mut self) {
-        self.0.look();
+        self.luck = match found {
+            Some(_) => (self.luck + 1).min(MOST),
+            None if self.luck < LOSS => -PAUSE,
+            None => self.luck - LOSS,
+        };
+        Ok(found)
     }
 }
 
@@ -86,22 +58,17 @@ mod tests {
 
     #[test]
     fn it_is_let_be_where_nothing_comes_and_tried_again() {
-        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
-        let linger = Linger::default();
-        drop(linger.after());
-        linger.begin(reader);
-        let luck = || linger.luck.load(Ordering::Relaxed);
-        assert_eq!(luck(), MOST);
+        let mut linger = Linger::new();
+        let nothing = || Ok::<Option<()>, ()>(None);
         for _ in 0..=MOST / LOSS {
-            drop(linger.after());
+            assert_eq!(linger.find(nothing), Ok(None));
         }
-        assert_eq!(luck(), -PAUSE);
-        rustix::io::write(&writer, b"a request").expect("written");
+        assert_eq!(linger.luck, -PAUSE);
         for _ in 0..PAUSE {
-            drop(linger.after());
+            assert_eq!(linger.find(|| Ok::<_, ()>(Some(()))), Ok(None), "it looked");
         }
-        assert_eq!(luck(), 0);
-        drop(linger.after());
-        assert_eq!(luck(), 1);
+        assert_eq!(linger.find(|| Ok::<_, ()>(Some(()))), Ok(Some(())));
+        assert_eq!(linger.luck, 1);
+        assert_eq!(linger.find(|| Err::<Option<()>, _>("broken")), Err("broken"));
     }
 }

@@ -1,16 +1,25 @@
-//! The one place that knows fuser: requests of the kernel become calls of [`Tree`], answers become replies.
+//! The one place that knows the kernel's requests: they become calls of [`Tree`], what these return becomes answers.
 //!
-//! `requests` has a function for each request, `words` what the two sides call the same things.
+//! ```text
+//! requests  a function for each request
+//! wire      what a request says and what an answer looks like
+//! device    where they are read from and written to; linger: waiting awake for the next
+//! helpers   threads for what may take long
+//! ```
+//!
+//! fuser mounts, speaks the first word with the kernel, and tells it what to forget.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLockWriteGuard};
+use std::thread::JoinHandle;
 
-use fuser::{BackingId, Config, FileHandle, INodeNo, MountOption, Notifier, Session, SessionACL};
+use fuser::{
+    Config, Filesystem, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,13 +27,16 @@ use super::reset::Outdated;
 use super::{Changing, Errno, Fallible, Layers, Listed, Opened, Tree};
 use crate::sys::mount::Restrict;
 
+mod device;
 mod helpers;
 mod linger;
 mod requests;
-mod words;
+mod wire;
 
+use device::{Backing, Device, Reply};
 use helpers::Helpers;
 use linger::Linger;
+use wire::Request;
 
 /// How the filesystem is mounted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,7 +59,14 @@ pub struct Mount {
 pub struct Mounted {
     handle: Handle,
     at: PathBuf,
-    session: Option<fuser::BackgroundSession>,
+    session: Option<Served>,
+}
+
+/// The mount, and the threads that serve it.
+#[derive(Debug)]
+struct Served {
+    session: Session<Greeting>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What a mounted filesystem is spoken to by.
@@ -55,7 +74,7 @@ pub struct Mounted {
 pub struct Handle {
     tree: Arc<Tree>,
     notifier: Notifier,
-    device: Arc<OwnedFd>,
+    device: Arc<Device>,
 }
 
 /// Mounts `tree` at `dir` and serves it by threads of this process.
@@ -73,26 +92,12 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
     config.mount_options.extend((!restrict.nosuid).then_some(MountOption::Suid));
     config.mount_options.extend(restrict.noexec.then_some(MountOption::NoExec));
     config.acl = if how.others { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(how.threads.max(1));
+    let passes = Arc::new(OnceLock::new());
+    let greeting = Greeting { passthrough: how.passthrough, passes: Arc::clone(&passes) };
+    let session = Session::new(greeting, dir, &config)?;
+    let (notifier, teller) = (session.notifier(), session.notifier());
+    let device = Arc::new(Device::new(session.as_fd().try_clone_to_owned()?));
     let (stale, moved) = std::sync::mpsc::channel();
-    let (alone, linger) = (how.threads <= 1, Arc::new(Linger::default()));
-    let shared = Shared {
-        tree: Arc::clone(&tree),
-        passthrough: how.passthrough.into(),
-        stale,
-        files: Mutex::default(),
-        dirs: Mutex::default(),
-        frozen: Helpers::new(1),
-    };
-    let helpers = Helpers::new(if alone { HELPERS } else { 0 });
-    let adapter = Adapter { shared: Arc::new(shared), linger: Arc::clone(&linger), helpers };
-    let session = Session::new(adapter, dir, &config)?;
-    let (device, notifier) = (Arc::new(session.as_fd().try_clone_to_owned()?), session.notifier());
-    if alone {
-        linger.begin(device.try_clone()?);
-    }
-    let session = session.spawn()?;
-    let teller = session.notifier();
     std::thread::Builder::new().name("notify".into()).spawn(move || {
         for (parent, name) in moved {
             let name: OsString = name;
@@ -100,6 +105,27 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
             let _ = teller.inval_entry(INodeNo(parent), &name);
         }
     })?;
+    let shared = Shared {
+        tree: Arc::clone(&tree),
+        passthrough: passes.get() == Some(&true),
+        stale,
+        files: Mutex::default(),
+        dirs: Mutex::default(),
+        frozen: Helpers::new(1),
+    };
+    let alone = how.threads <= 1;
+    let helpers = Helpers::new(if alone { HELPERS } else { 0 });
+    let adapter = Arc::new(Adapter { shared: Arc::new(shared), helpers });
+    if alone {
+        device.do_not_block()?;
+    }
+    let threads = (0..how.threads.max(1)).map(|_| {
+        let (adapter, device) = (Arc::clone(&adapter), Arc::clone(&device));
+        let linger = alone.then(Linger::new);
+        std::thread::Builder::new().name("serve".into()).spawn(move || adapter.serve(&device, linger))
+    });
+    let threads = threads.collect::<std::io::Result<_>>()?;
+    let session = Served { session, threads };
     let at = dir.to_owned();
     Ok(Mounted { handle: Handle { tree, notifier, device }, at, session: Some(session) })
 }
@@ -151,17 +177,23 @@ impl Mounted {
 
     /// Unmounts, and waits until the last request is answered.
     pub fn unmount(mut self) -> std::io::Result<()> {
-        match self.session.take() {
-            Some(session) => session.umount_and_join(),
-            None => Ok(()),
-        }
+        let Some(mut served) = self.session.take() else { return Ok(()) };
+        served.session.unmount()?;
+        served.join()
     }
 
     /// Waits until somebody unmounts the filesystem.
     pub fn wait(mut self) -> std::io::Result<()> {
-        match self.session.take() {
-            Some(session) => session.join(),
-            None => Ok(()),
+        self.session.take().map_or(Ok(()), Served::join)
+    }
+}
+
+impl Served {
+    fn join(self) -> std::io::Result<()> {
+        let ended: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        match ended.iter().all(Result::is_ok) {
+            true => Ok(()),
+            false => Err(std::io::Error::other("a thread that serves the filesystem panicked")),
         }
     }
 }
@@ -180,10 +212,49 @@ impl Drop for Mounted {
 /// FUSE_NOTIFY_INC_EPOCH: all names are looked up again. A header alone: length, code, no request.
 const INC_EPOCH: [u8; 16] = [16, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// The first word with the kernel: what either side can.
+#[derive(Debug)]
+struct Greeting {
+    /// Whether reads and writes are to go past the process.
+    passthrough: bool,
+    /// Whether they do.
+    passes: Arc<OnceLock<bool>>,
+}
+
+impl Filesystem for Greeting {
+    fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ];
+        for flag in wanted {
+            // What the kernel does not know it does without.
+            let _ = config.add_capabilities(flag);
+        }
+        let passes = self.passthrough
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(2).is_ok();
+        let _ = self.passes.set(passes);
+        if !passes {
+            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        let _ = config.set_max_write(wire::MAX_WRITE);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+}
+
 /// How the kernel reads and writes a node while it is open.
 struct Flow {
     /// The file that it goes to past this process, if it does.
-    backing: Option<Arc<BackingId>>,
+    backing: Option<Arc<Backing>>,
     /// Whether the file was in the upper layer.
     upper: bool,
     opens: u32,
@@ -194,14 +265,13 @@ const HELPERS: usize = 4;
 
 struct Adapter {
     shared: Arc<Shared>,
-    linger: Arc<Linger>,
     helpers: Helpers,
 }
 
 /// What the threads have that help, too.
 struct Shared {
     tree: Arc<Tree>,
-    passthrough: AtomicBool,
+    passthrough: bool,
     stale: Sender<(u64, OsString)>,
     files: Mutex<Files>,
     dirs: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
@@ -224,13 +294,33 @@ struct Files {
     flows: HashMap<u64, Flow>,
 }
 
-/// What an open file is answered with.
-struct Answer {
-    handle: FileHandle,
-    backing: Option<Arc<BackingId>>,
+/// How an open file is known to the kernel.
+struct Entered {
+    handle: u64,
+    backing: Option<Arc<Backing>>,
 }
 
 impl Adapter {
+    /// Answers requests until the filesystem is unmounted.
+    fn serve(&self, device: &Arc<Device>, mut linger: Option<Linger>) {
+        let mut buffer = vec![0; wire::LONGEST];
+        loop {
+            let len = match device.next(&mut buffer, linger.as_mut()) {
+                Ok(Some(len)) => len,
+                Ok(None) => return,
+                Err(error) => return tracing::error!(%error, "requests can not be read any more"),
+            };
+            let Ok(request) = Request::parse(&buffer[..len]) else {
+                return tracing::error!(len, "a request that is none");
+            };
+            let reply = Reply::new(device, request.unique);
+            if request.op == wire::op::DESTROY {
+                return reply.done();
+            }
+            self.dispatch(request, reply);
+        }
+    }
+
     /// Changes something: at once, or, if the filesystem is frozen, as soon as it goes on; who only looks does not wait for that.
     fn change(&self, act: impl FnOnce(&Shared, &Changing<'_>) + Send + 'static) {
         Shared::change(&self.shared, act);
@@ -253,8 +343,8 @@ impl Shared {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, handle: FileHandle) -> Fallible<Opened> {
-        self.files().open.get(&handle.0).cloned().ok_or(Errno::BADF)
+    fn file(&self, handle: u64) -> Fallible<Opened> {
+        self.files().open.get(&handle).cloned().ok_or(Errno::BADF)
     }
 
     /// Opens a node the way in which it is open already; to write to it, within a `change`.
@@ -265,8 +355,8 @@ impl Shared {
         &self,
         number: u64,
         change: Option<&Changing<'_>>,
-        back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
-    ) -> Fallible<Answer> {
+        back: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
+    ) -> Fallible<Entered> {
         let mut files = self.files();
         let file = match change {
             Some(change) => change.open_writable(number)?,
@@ -291,10 +381,10 @@ impl Shared {
         files: &mut Files,
         file: Opened,
         upper: bool,
-        back: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
-    ) -> Answer {
+        back: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
+    ) -> Entered {
         let flow = files.flows.entry(file.number).or_insert_with(|| {
-            let backing = self.passthrough.load(Ordering::Relaxed).then(|| file.whole(back)).flatten();
+            let backing = self.passthrough.then(|| file.whole(back)).flatten();
             // Where the kernel refuses, all goes through this process.
             Flow { backing: backing.and_then(Result::ok).map(Arc::new), upper, opens: 0 }
         });
@@ -303,12 +393,12 @@ impl Shared {
         files.next += 1;
         let handle = files.next;
         files.open.insert(handle, file);
-        Answer { handle: FileHandle(handle), backing }
+        Entered { handle, backing }
     }
 
-    fn close(&self, handle: FileHandle) {
+    fn close(&self, handle: u64) {
         let mut files = self.files();
-        let Some(file) = files.open.remove(&handle.0) else { return };
+        let Some(file) = files.open.remove(&handle) else { return };
         if let Some(flow) = files.flows.get_mut(&file.number) {
             flow.opens -= 1;
             if flow.opens == 0 {
@@ -319,15 +409,15 @@ impl Shared {
         self.tree.release(&file);
     }
 
-    fn listing(&self, node: u64, handle: FileHandle, offset: u64) -> Fallible<Arc<Vec<Listed>>> {
+    fn listing(&self, node: u64, handle: u64, offset: u64) -> Fallible<Arc<Vec<Listed>>> {
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         if offset > 0
-            && let Some(listing) = dirs.get(&handle.0)
+            && let Some(listing) = dirs.get(&handle)
         {
             return Ok(Arc::clone(listing));
         }
         let listing = Arc::new(self.tree.list(node)?);
-        dirs.insert(handle.0, Arc::clone(&listing));
+        dirs.insert(handle, Arc::clone(&listing));
         Ok(listing)
     }
 }

@@ -1,232 +1,221 @@
-//! A function for each request of the kernel.
+//! A function for each request of the kernel. One that can not be read is answered EIO: its reply is dropped.
 
 use std::ffi::OsStr;
-use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
 
-use fuser::{
-    CopyFileRangeFlags, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
-};
 use rustix::fs::{RenameFlags, XattrFlags};
 
-use super::words::{
-    FOREVER, answer, caller, done, entry, errno, extended, file_attr, kind_of, nothing, set_time,
-};
-use super::{Adapter, Answer, Shared};
+use super::device::Reply;
+use super::wire::{Answer, Listing, Request, WRITE_KILL_SUIDGID, op, set_attr};
+use super::{Adapter, Entered, Shared, wire};
 use crate::endpoint::overlay::fuse::nodes::ROOT;
-use crate::endpoint::overlay::fuse::{Changing, Errno, New, SetAttr};
+use crate::endpoint::overlay::fuse::{Attr, Changing, Errno, Fallible, New, Opened};
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-        ];
-        for flag in wanted {
-            // What the kernel does not know it does without.
-            let _ = config.add_capabilities(flag);
+/// Answers with what a call returned.
+macro_rules! answer {
+    ($reply:ident, $result:expr, $value:pat => $ok:expr) => {
+        match $result {
+            Ok($value) => $ok,
+            Err(error) => $reply.error(error),
         }
-        let passes = self.passthrough.load(Ordering::Relaxed)
-            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(2).is_ok();
-        self.passthrough.store(passes, Ordering::Relaxed);
-        if !passes {
-            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
+    };
+}
+
+fn done(reply: Reply, result: Fallible<()>) {
+    answer!(reply, result, () => reply.done())
+}
+
+fn entry(reply: Reply, result: Fallible<Attr>) {
+    answer!(reply, result, attr => reply.answer(Answer::new().entry(&attr)))
+}
+
+fn extended(reply: Reply, size: u32, result: Fallible<Vec<u8>>) {
+    match result {
+        Err(error) => reply.error(error),
+        Ok(value) if size == 0 => reply.answer(Answer::new().u32(value.len() as u32).u32(0)),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::RANGE),
+        Ok(value) => reply.data(&value),
+    }
+}
+
+impl Adapter {
+    /// Does what is asked for.
+    pub(super) fn dispatch(&self, request: Request<'_>, reply: Reply) {
+        let op = request.op;
+        let read = match op {
+            op::FORGET | op::BATCH_FORGET => {
+                reply.is_not_awaited();
+                self.forget(request)
+            }
+            op::LOOKUP => self.lookup(request, reply),
+            op::GETATTR => self.getattr(request, reply),
+            op::SETATTR => self.setattr(request, reply),
+            op::READLINK => self.readlink(request, reply),
+            op::SYMLINK | op::MKNOD | op::MKDIR => self.make(request, reply),
+            op::UNLINK => self.unlink(request, reply),
+            op::RMDIR => self.rmdir(request, reply),
+            op::RENAME | op::RENAME2 => self.rename(request, reply),
+            op::LINK => self.link(request, reply),
+            op::OPEN => self.open(request, reply),
+            op::CREATE | op::TMPFILE => self.create(request, reply),
+            op::READ => self.read(request, reply),
+            op::WRITE => self.write(request, reply),
+            op::STATFS => self.statfs(reply),
+            op::RELEASE => self.release(request, reply),
+            op::FSYNC => self.fsync(request, reply),
+            op::SETXATTR => self.setxattr(request, reply),
+            op::GETXATTR => self.getxattr(request, reply),
+            op::LISTXATTR => self.listxattr(request, reply),
+            op::REMOVEXATTR => self.removexattr(request, reply),
+            op::OPENDIR => self.opendir(reply),
+            op::READDIR | op::READDIRPLUS => self.readdir(request, reply),
+            op::RELEASEDIR => self.releasedir(request, reply),
+            op::FSYNCDIR => self.fsyncdir(reply),
+            op::FALLOCATE => self.fallocate(request, reply),
+            op::LSEEK => self.lseek(request, reply),
+            op::COPY_FILE_RANGE => self.copy_file_range(request, reply),
+            // The kernel asks no more, and does without, or itself. FLUSH: nothing is held back until a file is closed.
+            _ => {
+                reply.error(Errno::NOSYS);
+                Ok(())
+            }
+        };
+        if let Err(error) = read {
+            tracing::warn!(op, %error, "a request that can not be read");
         }
-        let _ = config.set_max_write(1 << 20);
-        let _ = config.set_max_background(64);
+    }
+
+    fn lookup(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        match self.tree.lookup(request.node, request.body.name()?) {
+            Err(Errno::NOENT) => reply.answer(Answer::new().no_entry()),
+            result => entry(reply, result),
+        }
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _after = self.linger.after();
-        match self.tree.lookup(parent.0, name) {
-            Err(Errno::NOENT) => reply.entry(&FOREVER, &nothing(), Generation(0)),
-            result => entry(reply, result),
+    fn forget(&self, mut request: Request<'_>) -> Fallible<()> {
+        let body = &mut request.body;
+        if request.op == op::FORGET {
+            self.tree.forget(request.node, body.u64()?);
+            return Ok(());
         }
+        let (count, _) = (body.u32()?, body.u32()?);
+        for _ in 0..count {
+            self.tree.forget(body.u64()?, body.u64()?);
+        }
+        Ok(())
     }
 
-    fn forget(&self, _: &Request, node: INodeNo, times: u64) {
-        let _after = self.linger.after();
-        self.tree.forget(node.0, times);
+    fn getattr(&self, request: Request<'_>, reply: Reply) -> Fallible<()> {
+        answer!(reply, self.tree.attr(request.node), attr => reply.answer(Answer::new().attributes(&attr)));
+        Ok(())
     }
 
-    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let _after = self.linger.after();
-        answer!(reply, self.tree.attr(node.0), attr => reply.attr(&FOREVER, &file_attr(&attr)))
-    }
-
-    fn setattr(
-        &self,
-        request: &Request,
-        node: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<fuser::BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let _after = self.linger.after();
-        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        // With nothing to set, the kernel means the bits that lend rights.
-        let nothing = mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none();
-        let drop_rights = if size.is_some() { request.uid() != 0 } else { nothing };
-        let set = SetAttr { mode, uid, gid, size, atime, mtime, drop_rights };
+    fn setattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, set) = (request.node, set_attr(&mut request.body)?);
         self.change(move |_, change| {
-            answer!(reply, change.set_attr(node.0, &set), attr => reply.attr(&FOREVER, &file_attr(&attr)))
+            let changed = change.set_attr(node, &set);
+            answer!(reply, changed, attr => reply.answer(Answer::new().attributes(&attr)))
         });
+        Ok(())
     }
 
-    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        let _after = self.linger.after();
-        answer!(reply, self.tree.readlink(node.0), target => reply.data(&target))
+    fn readlink(&self, request: Request<'_>, reply: Reply) -> Fallible<()> {
+        answer!(reply, self.tree.readlink(request.node), target => reply.data(&target));
+        Ok(())
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let _after = self.linger.after();
-        let new = match mode & libc::S_IFMT {
-            libc::S_IFREG => New::File(mode & 0o7777),
-            _ => New::Node(mode, rdev.into()),
+    fn make(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (umask, new, name) = match request.op {
+            op::SYMLINK => {
+                let name = body.name()?;
+                (0, New::Link(body.name()?.to_owned()), name)
+            }
+            op::MKDIR => {
+                let (mode, umask) = (body.u32()?, body.u32()?);
+                (umask, New::Dir(mode & 0o7777), body.name()?)
+            }
+            _ => {
+                let (mode, device, umask, _) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+                let new = match mode & libc::S_IFMT {
+                    libc::S_IFREG => New::File(mode & 0o7777),
+                    _ => New::Node(mode, device.into()),
+                };
+                (umask, new, body.name()?)
+            }
         };
-        let (name, caller) = (name.to_owned(), caller(request, umask));
-        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
+        let (parent, name, caller) = (request.node, name.to_owned(), request.caller(umask));
+        self.change(move |_, change| entry(reply, change.make(parent, &name, &new, &caller)));
+        Ok(())
     }
 
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let _after = self.linger.after();
-        let (name, caller, new) = (name.to_owned(), caller(request, umask), New::Dir(mode & 0o7777));
-        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
+    fn unlink(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (parent, name) = (request.node, request.body.name()?.to_owned());
+        self.change(move |_, change| done(reply, change.unlink(parent, &name)));
+        Ok(())
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _after = self.linger.after();
-        let name = name.to_owned();
-        self.change(move |_, change| done(reply, change.unlink(parent.0, &name)));
+    fn rmdir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (parent, name) = (request.node, request.body.name()?.to_owned());
+        self.change(move |_, change| done(reply, change.rmdir(parent, &name)));
+        Ok(())
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _after = self.linger.after();
-        let name = name.to_owned();
-        self.change(move |_, change| done(reply, change.rmdir(parent.0, &name)));
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let _after = self.linger.after();
-        let new = New::Link(target.as_os_str().to_os_string());
-        let (name, caller) = (name.to_owned(), caller(request, 0));
-        self.change(move |_, change| entry(reply, change.make(parent.0, &name, &new, &caller)));
-    }
-
-    fn rename(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        to_parent: INodeNo,
-        to_name: &OsStr,
-        flags: fuser::RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let _after = self.linger.after();
-        let flags = RenameFlags::from_bits_retain(flags.bits());
-        let (name, to_name) = (name.to_owned(), to_name.to_owned());
+    fn rename(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let to_parent = body.u64()?;
+        let flags = match request.op {
+            op::RENAME2 => (body.u32()?, body.u32()?).0,
+            _ => 0,
+        };
+        let (parent, flags) = (request.node, RenameFlags::from_bits_retain(flags));
+        let (name, to_name) = (body.name()?.to_owned(), body.name()?.to_owned());
         self.change(move |_, change| {
-            done(reply, change.rename((parent.0, &name), (to_parent.0, &to_name), flags));
+            done(reply, change.rename((parent, &name), (to_parent, &to_name), flags));
         });
+        Ok(())
     }
 
-    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _after = self.linger.after();
-        let name = name.to_owned();
-        self.change(move |_, change| entry(reply, change.link(node.0, parent.0, &name)));
+    fn link(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, parent) = (request.body.u64()?, request.node);
+        let name = request.body.name()?.to_owned();
+        self.change(move |_, change| entry(reply, change.link(node, parent, &name)));
+        Ok(())
     }
 
-    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _after = self.linger.after();
-        match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => opened(&self.shared, node, None, reply),
+    fn open(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, flags) = (request.node, request.body.u32()? as i32);
+        match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => opened(&self.shared, node, None, reply),
             _ => self.change(move |shared, change| opened(shared, node, Some(change), reply)),
         }
+        Ok(())
     }
 
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        _: i32,
-        reply: ReplyCreate,
-    ) {
-        let _after = self.linger.after();
-        let (name, caller) = (name.to_owned(), caller(request, umask));
+    fn create(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (_flags, mode, umask, _) = (body.u32()?, body.u32()? & 0o7777, body.u32()?, body.u32()?);
+        let name = (request.op == op::CREATE).then(|| body.name().map(OsStr::to_owned)).transpose()?;
+        let (parent, caller) = (request.node, request.caller(umask));
         self.change(move |shared, change| {
-            answer!(reply, change.create(parent.0, &name, mode & 0o7777, &caller), (attr, file) => {
-                let Answer { handle, backing } =
-                    shared.enter(&mut shared.files(), file, true, |fd| reply.open_backing(fd));
-                let (attr, none, cached) = (file_attr(&attr), Generation(0), FopenFlags::FOPEN_KEEP_CACHE);
-                match backing {
-                    Some(id) => {
-                        reply.created_passthrough(&FOREVER, &attr, none, handle, FopenFlags::empty(), &id);
-                    }
-                    None => reply.created(&FOREVER, &attr, none, handle, cached),
-                }
+            let created = match name {
+                Some(name) => change.create(parent, &name, mode, &caller),
+                None => change.create_unnamed(parent, mode, &caller),
+            };
+            answer!(reply, created, (attr, file) => {
+                let entered = shared.enter(&mut shared.files(), file, true, |fd| reply.back(fd));
+                let backing = entered.backing.as_ref().map(|backing| backing.id);
+                reply.answer(Answer::new().entry(&attr).opened(entered.handle, backing));
             })
         });
+        Ok(())
     }
 
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let _after = self.linger.after();
-        let file = self.file(handle);
-        let tree = Arc::clone(&self.tree);
+    fn read(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?.min(wire::MAX_WRITE));
+        let (file, tree) = (self.file(handle), Arc::clone(&self.tree));
         self.helpers.run(move || {
             let read = file.and_then(|file| {
                 let mut buffer = vec![0; size as usize];
@@ -236,29 +225,21 @@ impl Filesystem for Adapter {
             });
             answer!(reply, read, data => reply.data(&data))
         });
+        Ok(())
     }
 
-    fn write(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let _after = self.linger.after();
+    fn write(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, body) = (request.node, &mut request.body);
+        let (handle, offset, size, flags) = (body.u64()?, body.u64()?, body.u32()?, body.u32()?);
+        let (_lock, _flags, _) = (body.u64()?, body.u32()?, body.u32()?);
+        let data = body.bytes(size)?;
         let file = self.file(handle);
-        let drops_rights = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let write = move |change: &Changing<'_>, data: &[u8]| {
             let written = file.and_then(|file| {
                 change.write(&file, data, offset)?;
-                if drops_rights { change.drop_rights(node.0) } else { Ok(()) }
+                if flags & WRITE_KILL_SUIDGID != 0 { change.drop_rights(node) } else { Ok(()) }
             });
-            answer!(reply, written, () => reply.written(data.len() as u32))
+            answer!(reply, written, () => reply.answer(Answer::new().u32(data.len() as u32).u32(0)))
         };
         match self.tree.try_change() {
             Some(change) => write(&change, data),
@@ -267,242 +248,170 @@ impl Filesystem for Adapter {
                 self.change(move |_, change| write(change, &data));
             }
         }
+        Ok(())
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        let _after = self.linger.after();
-        // The kernel asks no more: nothing is held back until a file is closed.
-        reply.error(fuser::Errno::ENOSYS);
+    fn statfs(&self, reply: Reply) -> Fallible<()> {
+        answer!(reply, self.tree.statfs(), fs => reply.answer(Answer::new().room(&fs)));
+        Ok(())
     }
 
-    fn release(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        let _after = self.linger.after();
-        self.close(handle);
-        reply.ok();
+    fn release(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        self.close(request.body.u64()?);
+        reply.done();
+        Ok(())
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         if self.tree.options.volatile {
-            return reply.error(fuser::Errno::ENOSYS); // The kernel takes that for done, and asks no more.
+            reply.error(Errno::NOSYS); // The kernel takes that for done, and asks no more.
+            return Ok(());
         }
-        let (file, tree) = (self.file(handle), Arc::clone(&self.tree));
+        let (file, tree) = (self.file(request.body.u64()?), Arc::clone(&self.tree));
         self.helpers.run(move || done(reply, file.and_then(|file| tree.fsync(&file))));
+        Ok(())
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let _after = self.linger.after();
+    fn opendir(&self, reply: Reply) -> Fallible<()> {
         let mut files = self.files();
         files.next += 1;
-        reply.opened(FileHandle(files.next), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+        let flags = wire::CACHE_DIR | wire::KEEP_CACHE;
+        reply.answer(Answer::new().u64(files.next).u32(flags).u32(0));
+        Ok(())
     }
 
-    fn readdir(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let _after = self.linger.after();
-        let listing = match self.listing(node.0, handle, offset) {
+    fn readdir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (handle, offset, size) = (request.body.u64()?, request.body.u64()?, request.body.u32()?);
+        let listing = match self.listing(request.node, handle, offset) {
             Ok(listing) => listing,
-            Err(error) => return reply.error(errno(error)),
+            Err(error) => {
+                reply.error(error);
+                return Ok(());
+            }
         };
+        let (mut page, plus) = (Listing::new(size), request.op == op::READDIRPLUS);
+        let own = [(request.node, "."), (self.tree.parent(request.node), "..")];
         for at in offset..listing.len() as u64 + 2 {
-            let full = match at {
-                0 => reply.add(node, 1, FileType::Directory, "."),
-                1 => reply.add(INodeNo(self.tree.parent(node.0)), 2, FileType::Directory, ".."),
-                _ => {
+            let had_room = match own.get(at as usize) {
+                Some((number, name)) if plus => {
+                    // A directory that is gone has no parent to speak of.
+                    let Ok(mut attr) = self.tree.attr(*number).or_else(|_| self.tree.attr(ROOT)) else {
+                        break;
+                    };
+                    attr.number = *number;
+                    page.add_plus(&attr, at + 1, OsStr::new(name))
+                }
+                Some((number, name)) => page.add(*number, at + 1, libc::S_IFDIR, OsStr::new(name)),
+                None if plus => {
+                    let name = &listing[at as usize - 2].name;
+                    let Ok(attr) = self.tree.lookup(request.node, name) else { continue };
+                    let had_room = page.add_plus(&attr, at + 1, name);
+                    if !had_room {
+                        self.tree.forget(attr.number, 1);
+                    }
+                    had_room
+                }
+                None => {
                     let listed = &listing[at as usize - 2];
-                    let number = self.tree.number_of(node.0, listed).unwrap_or(listed.ino);
-                    let kind = kind_of(listed.kind.as_raw_mode());
-                    reply.add(INodeNo(number), at + 1, kind, &listed.name)
+                    let number = self.tree.number_of(request.node, listed).unwrap_or(listed.ino);
+                    page.add(number, at + 1, listed.kind.as_raw_mode(), &listed.name)
                 }
             };
-            if full {
+            if !had_room {
                 break;
             }
         }
-        reply.ok();
+        reply.answer(page.answer());
+        Ok(())
     }
 
-    fn readdirplus(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let _after = self.linger.after();
-        let listing = match self.listing(node.0, handle, offset) {
-            Ok(listing) => listing,
-            Err(error) => return reply.error(errno(error)),
-        };
-        for at in offset..listing.len() as u64 + 2 {
-            let own = [(node.0, "."), (self.tree.parent(node.0), "..")];
-            let full = if let Some((number, name)) = own.get(at as usize) {
-                // A directory that is gone has no parent to speak of.
-                let Ok(attr) = self.tree.attr(*number).or_else(|_| self.tree.attr(ROOT)) else { break };
-                reply.add(INodeNo(*number), at + 1, *name, &FOREVER, &file_attr(&attr), Generation(0))
-            } else {
-                let name = &listing[at as usize - 2].name;
-                let Ok(attr) = self.tree.lookup(node.0, name) else { continue };
-                let attr = file_attr(&attr);
-                let full = reply.add(attr.ino, at + 1, name, &FOREVER, &attr, Generation(0));
-                if full {
-                    self.tree.forget(attr.ino.0, 1);
-                }
-                full
-            };
-            if full {
-                break;
-            }
-        }
-        reply.ok();
+    fn releasedir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.body.u64()?);
+        reply.done();
+        Ok(())
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        let _after = self.linger.after();
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
-        reply.ok();
-    }
-
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, reply: Reply) -> Fallible<()> {
         if self.tree.options.volatile {
-            return reply.error(fuser::Errno::ENOSYS);
+            reply.error(Errno::NOSYS);
+            return Ok(());
         }
         let tree = Arc::clone(&self.tree);
         self.helpers.run(move || done(reply, tree.sync()));
+        Ok(())
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        answer!(reply, self.tree.statfs(), fs => reply.statfs(
-            fs.f_blocks,
-            fs.f_bfree,
-            fs.f_bavail,
-            fs.f_files,
-            fs.f_ffree,
-            fs.f_bsize as u32,
-            fs.f_namemax as u32,
-            fs.f_frsize as u32,
-        ))
+    fn setxattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, body) = (request.node, &mut request.body);
+        let (size, flags) = (body.u32()?, XattrFlags::from_bits_retain(body.u32()?));
+        let (name, value) = (body.name()?.to_owned(), body.bytes(size)?.to_owned());
+        self.change(move |_, change| done(reply, change.set_xattr(node, &name, &value, flags)));
+        Ok(())
     }
 
-    fn setxattr(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _: u32,
-        reply: ReplyEmpty,
-    ) {
-        let _after = self.linger.after();
-        let flags = XattrFlags::from_bits_retain(flags as u32);
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.change(move |_, change| done(reply, change.set_xattr(node.0, &name, &value, flags)));
+    fn getxattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (size, _) = (request.body.u32()?, request.body.u32()?);
+        extended(reply, size, self.tree.xattr(request.node, request.body.name()?));
+        Ok(())
     }
 
-    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _after = self.linger.after();
-        extended(reply, size, self.tree.xattr(node.0, name));
+    fn listxattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let names = self.tree.xattrs(request.node);
+        let listed = names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect());
+        extended(reply, request.body.u32()?, listed);
+        Ok(())
     }
 
-    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let _after = self.linger.after();
-        let names = self.tree.xattrs(node.0);
-        extended(
-            reply,
-            size,
-            names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect()),
-        );
+    fn removexattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (node, name) = (request.node, request.body.name()?.to_owned());
+        self.change(move |_, change| done(reply, change.remove_xattr(node, &name)));
+        Ok(())
     }
 
-    fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _after = self.linger.after();
-        let name = name.to_owned();
-        self.change(move |_, change| done(reply, change.remove_xattr(node.0, &name)));
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        len: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let _after = self.linger.after();
+    fn fallocate(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (handle, offset, len, mode) = (body.u64()?, body.u64()?, body.u64()?, body.u32()?);
         let file = self.file(handle);
         self.change(move |_, change| {
-            done(reply, file.and_then(|file| change.allocate(&file, mode as u32, offset, len)));
+            done(reply, file.and_then(|file| change.allocate(&file, mode, offset, len)));
         });
+        Ok(())
     }
 
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let _after = self.linger.after();
-        let sought = self.file(handle).and_then(|file| {
+    fn lseek(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (handle, offset, whence) = (body.u64()?, body.u64()? as i64, body.u32()? as i32);
+        let seek = |file: Opened| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             match whence {
                 libc::SEEK_DATA => self.tree.seek(&file, offset, true),
                 libc::SEEK_HOLE => self.tree.seek(&file, offset, false),
                 _ => Err(Errno::INVAL),
             }
-        });
-        answer!(reply, sought, at => reply.offset(at as i64))
+        };
+        answer!(reply, self.file(handle).and_then(seek), at => reply.answer(Answer::new().u64(at)));
+        Ok(())
     }
 
-    fn copy_file_range(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        from: FileHandle,
-        at: u64,
-        _: INodeNo,
-        to: FileHandle,
-        target: u64,
-        len: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        let _after = self.linger.after();
+    fn copy_file_range(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let body = &mut request.body;
+        let (from, at, _node) = (body.u64()?, body.u64()?, body.u64()?);
+        let (to, target, len) = (body.u64()?, body.u64()?, body.u64()?);
         let (from, to, shared) = (self.file(from), self.file(to), Arc::clone(&self.shared));
         self.helpers.run(move || {
             Shared::change(&shared, move |_, change| {
                 let copied = from.and_then(|from| change.copy_range((&from, at), (&to?, target), len));
-                answer!(reply, copied, len => reply.written(len as u32))
+                answer!(reply, copied, len => reply.answer(Answer::new().u32(len as u32).u32(0)))
             });
         });
+        Ok(())
     }
 }
 
 /// Answers who opens a node; to write to it, within a `change`.
-fn opened(shared: &Shared, node: INodeNo, change: Option<&Changing<'_>>, reply: ReplyOpen) {
-    let opened = shared.open_node(node.0, change, |fd| reply.open_backing(fd));
-    answer!(reply, opened, Answer { handle, backing } => match backing {
-        Some(id) => reply.opened_passthrough(handle, FopenFlags::empty(), &id),
-        None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
-    })
+fn opened(shared: &Shared, node: u64, change: Option<&Changing<'_>>, reply: Reply) {
+    let opened = shared.open_node(node, change, |fd| reply.back(fd));
+    answer!(reply, opened, Entered { handle, backing } => {
+        reply.answer(Answer::new().opened(handle, backing.as_ref().map(|backing| backing.id)));
+    });
 }
