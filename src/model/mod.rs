@@ -3,6 +3,7 @@
 //! **Invariant:** values only. Nothing here reads a clock, opens a file, starts a process or touches the network.
 
 pub mod address;
+pub mod archive;
 pub mod dates;
 pub mod digests;
 pub mod flush;

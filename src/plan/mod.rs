@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a file, starts a process or touches the network.
 
+pub mod archive;
 pub mod beat;
 pub mod common;
 pub mod fan;
