@@ -39,7 +39,8 @@ impl Linger {
         let began = Instant::now();
         let found = loop {
             match look()? {
-                None if began.elapsed() <= MOMENT => {}
+                // Who asks may be waiting for this very processor.
+                None if began.elapsed() <= MOMENT => std::thread::yield_now(),
                 found => break found,
             }
         };
