@@ -266,6 +266,43 @@ fn a_stopped_process_does_not_keep_a_killed_one_from_being_reaped() {
 }
 
 #[test]
+fn what_somebody_else_mounted_beneath_it_or_later_in_its_place_stays() {
+    ground!("fuse", "root");
+    let lab = Lab::new();
+    let at = lab.at("ci");
+    fs::create_dir_all(&at).expect("made");
+    ground::run("mount", &["-t", "tmpfs", "cowsnap-test", utf8(&at)]);
+    let device = || fs::metadata(&at).expect("examined").dev();
+    let theirs = device();
+    lab.create("ci", &FUSE);
+    assert_eq!(read(at.join("file")), "base");
+    lab.ok(&["destroy", "ci"]);
+    wait_until(|| daemons(&lab).is_empty());
+    let left = device();
+    assert_eq!(left, theirs, "what was beneath is gone");
+    ground::run("umount", &[&at]);
+
+    lab.create("ci", &FUSE);
+    let mut user = Process::new(
+        Command::new("sleep").arg("600").stdin(fs::File::open(at.join("file")).expect("opened")),
+    );
+    lab.ok(&["destroy", "ci", "--force"]);
+    lab.create("next", &["--mode", "fuse"]);
+    assert_eq!(daemons(&lab).len(), 2, "the first one serves who still uses it");
+    fs::create_dir_all(&at).expect("made");
+    ground::run("mount", &["-t", "tmpfs", "cowsnap-test", utf8(&at)]);
+    fs::write(at.join("theirs"), "theirs").expect("written");
+    user.end();
+    wait_until(|| daemons(&lab).len() == 1);
+    let kept = fs::read_to_string(at.join("theirs"));
+    ground::run("umount", &[&at]);
+    assert_eq!(kept.expect("what came in its place is there"), "theirs");
+    fs::remove_dir(&at).expect("removed");
+    lab.ok(&["destroy", "next"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
 fn unmounting_it_ends_its_process_and_a_reset_shows_it_again() {
     ground!("fuse", "root");
     let lab = Lab::new();

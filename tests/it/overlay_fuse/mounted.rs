@@ -528,3 +528,32 @@ fn a_file_without_a_name_is_gone_when_it_is_closed_or_has_the_name_that_it_is_gi
         mounted.unmount().expect("unmount");
     }
 }
+
+#[test]
+fn what_a_reset_took_away_gets_no_name_in_the_new_tree() {
+    ground!("fuse", "root");
+    for passthrough in [false, true] {
+        let ground = Ground::new();
+        let before = dump(&ground.path("base"));
+        let mounted = show(&ground, &ground.layers(), Options::default(), passthrough);
+        let mnt = ground.path("mnt");
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&mnt, flags, Mode::from_raw_mode(0o644)).expect("made");
+        rustix::io::pwrite(&file, b"of the last suite", 0).expect("written");
+        mounted.reset(&ground.next("second")).expect("reset");
+        let seen = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let linked = rustix::fs::linkat(
+            rustix::fs::CWD,
+            seen,
+            rustix::fs::CWD,
+            mnt.join("x"),
+            AtFlags::SYMLINK_FOLLOW,
+        );
+        assert_eq!(linked, Err(Errno::NOENT), "passthrough {passthrough}");
+        assert_eq!(dump(&mnt), before);
+        let mut buffer = [0; 17];
+        assert_eq!(rustix::io::pread(&file, &mut buffer, 0), Ok(17), "whoever has it open keeps it");
+        drop(file);
+        mounted.unmount().expect("unmount");
+    }
+}

@@ -87,6 +87,10 @@ impl Changing<'_> {
     /// Gives a file one more name.
     pub fn link(&self, number: u64, parent: u64, name: &OsStr) -> Fallible<Attr> {
         let mut names = self.names();
+        if names.nodes.get(number)?.lost {
+            // What a reset took away does not come back by a descriptor that somebody kept.
+            return Err(Errno::NOENT);
+        }
         names.copy_up(number, &self.options)?;
         let (dir, place) = names.writable_dir(parent, &self.options)?;
         let target = dir.join(name);

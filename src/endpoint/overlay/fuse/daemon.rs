@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::adapter::{Handle, Mounted, mount};
+use super::adapter::{Handle, Mounted, id_at, mount};
 use super::control::{Answer, Control, Request, Stats, View, by_short_path, next, send};
 use super::{Errno, Tree};
 use crate::sys::{child, memory};
@@ -59,7 +59,7 @@ pub fn start(home: &Path, dir: &Path) -> std::io::Result<Control> {
 /// A standard input that is no socket; a directory in which no socket can be made.
 pub fn serve(dir: &Path) -> std::io::Result<()> {
     child::close_all_but_standard()?;
-    // Each thread that serves has a buffer of 16 MiB, of which it touches little.
+    // Each thread that serves has a buffer of 1 MiB, of which it touches little.
     memory::keep_no_large_pieces();
     // The caller's mask is applied by the kernel.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -219,7 +219,7 @@ impl Service {
         let tree = Arc::new(Tree::open(&view.layers, view.options)?);
         let mounted = mount(tree, &view.at, &view.mount)?;
         let (handle, at) = (mounted.handle(), view.at.clone());
-        let mount = mount_at(&at);
+        let mount = id_at(&at);
         tracing::info!(copy, generation, at = %at.display(), "shows");
         let serial = self.change(|state| {
             state.began = true;
@@ -251,7 +251,7 @@ impl Service {
         let (at, mount, serial) = (shown.at.clone(), shown.mount, shown.serial);
         drop(shown);
         // What somebody else mounted over it, or in its place, stays.
-        if mount.is_none() || mount_at(&at) == mount {
+        if mount.is_none() || id_at(&at) == mount {
             take_down(&at)?;
         }
         let is_there =
@@ -302,13 +302,6 @@ fn stats(shown: &Shown) -> Stats {
     let (tree, generation) = (shown.handle.tree(), shown.generation);
     let pid = std::process::id();
     Stats { pid, generation, nodes: tree.known(), busy: tree.busy(), writers: tree.writers() }
-}
-
-/// The id of what is mounted at `at`, or of what that is in.
-fn mount_at(at: &Path) -> Option<u64> {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    let fd = rustix::fs::open(at, flags, rustix::fs::Mode::empty()).ok()?;
-    crate::sys::mount::mount_id(fd.as_fd()).ok()
 }
 
 /// Detaches whatever of FUSE is mounted at `at`, also if its process is gone; who may not mount asks `fusermount3` for it.

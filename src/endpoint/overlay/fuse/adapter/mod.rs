@@ -5,21 +5,20 @@
 //! wire      what a request says and what an answer looks like
 //! device    where they are read from and written to; linger: waiting awake for the next
 //! helpers   threads for what may take long
+//! mounting  mounts and unmounts
 //! ```
 //!
-//! fuser mounts, speaks the first word with the kernel, and tells it what to forget.
+//! fuser speaks the first word with the kernel, and tells it what to forget.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
-use fuser::{
-    Config, Filesystem, INodeNo, InitFlags, KernelConfig, MountOption, Notifier, Session, SessionACL,
-};
+use fuser::{Config, Filesystem, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +29,15 @@ use crate::sys::mount::Restrict;
 mod device;
 mod helpers;
 mod linger;
+mod mounting;
 mod requests;
 mod wire;
 
 use device::{Backing, Device, Reply};
 use helpers::Helpers;
 use linger::Linger;
+use mounting::Placed;
+pub(super) use mounting::id_at;
 use wire::Request;
 
 /// How the filesystem is mounted.
@@ -58,15 +60,9 @@ pub struct Mount {
 #[derive(Debug)]
 pub struct Mounted {
     handle: Handle,
-    at: PathBuf,
-    session: Option<Served>,
-}
-
-/// The mount, and the threads that serve it.
-#[derive(Debug)]
-struct Served {
-    session: Session<Greeting>,
-    threads: Vec<JoinHandle<()>>,
+    placed: Placed,
+    /// What serves it; nothing once it is known to be unmounted.
+    threads: Option<Vec<JoinHandle<()>>>,
 }
 
 /// What a mounted filesystem is spoken to by.
@@ -81,22 +77,19 @@ pub struct Handle {
 ///
 /// Requests are answered from when this returns.
 pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounted> {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(how.source.clone()),
-        MountOption::Subtype("cowsnap".into()),
-        MountOption::DefaultPermissions,
-    ];
-    let restrict = how.restrict;
-    config.mount_options.extend((!restrict.nodev).then_some(MountOption::Dev));
-    config.mount_options.extend((!restrict.nosuid).then_some(MountOption::Suid));
-    config.mount_options.extend(restrict.noexec.then_some(MountOption::NoExec));
-    config.acl = if how.others { SessionACL::All } else { SessionACL::Owner };
     let passes = Arc::new(OnceLock::new());
     let greeting = Greeting { passthrough: how.passthrough, passes: Arc::clone(&passes) };
-    let session = Session::new(greeting, dir, &config)?;
+    let (placed, device) = Placed::new(dir, how)?;
+    let undo = |_: &std::io::Error| drop(placed.detach());
+    let session = device.try_clone().and_then(|device| {
+        let mut config = Config::default();
+        // What the kernel lets through is for us.
+        config.acl = SessionACL::All;
+        Session::from_fd(greeting, device, SessionACL::All, config)
+    });
+    let session = session.inspect_err(undo)?;
     let (notifier, teller) = (session.notifier(), session.notifier());
-    let device = Arc::new(Device::new(session.as_fd().try_clone_to_owned()?));
+    let device = Arc::new(Device::new(device));
     let (stale, moved) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("notify".into()).spawn(move || {
         for (parent, name) in moved {
@@ -125,9 +118,7 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
         std::thread::Builder::new().name("serve".into()).spawn(move || adapter.serve(&device, linger))
     });
     let threads = threads.collect::<std::io::Result<_>>()?;
-    let session = Served { session, threads };
-    let at = dir.to_owned();
-    Ok(Mounted { handle: Handle { tree, notifier, device }, at, session: Some(session) })
+    Ok(Mounted { handle: Handle { tree, notifier, device }, placed, threads: Some(threads) })
 }
 
 impl Handle {
@@ -175,36 +166,32 @@ impl Mounted {
         self.handle.reset(layers)
     }
 
-    /// Unmounts, and waits until the last request is answered.
+    /// Unmounts, and waits until the last request is answered. EBUSY: somebody uses it.
     pub fn unmount(mut self) -> std::io::Result<()> {
-        let Some(mut served) = self.session.take() else { return Ok(()) };
-        served.session.unmount()?;
-        served.join()
+        self.placed.unmount()?;
+        self.threads.take().map_or(Ok(()), join)
     }
 
     /// Waits until somebody unmounts the filesystem.
     pub fn wait(mut self) -> std::io::Result<()> {
-        self.session.take().map_or(Ok(()), Served::join)
+        self.threads.take().map_or(Ok(()), join)
     }
 }
 
-impl Served {
-    fn join(self) -> std::io::Result<()> {
-        let ended: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
-        match ended.iter().all(Result::is_ok) {
-            true => Ok(()),
-            false => Err(std::io::Error::other("a thread that serves the filesystem panicked")),
-        }
+fn join(threads: Vec<JoinHandle<()>>) -> std::io::Result<()> {
+    let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+    match ended.iter().all(Result::is_ok) {
+        true => Ok(()),
+        false => Err(std::io::Error::other("a thread that serves the filesystem panicked")),
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take()
-            && let Err(error) = super::take_down(&self.at)
+        if self.threads.is_some()
+            && let Err(error) = self.placed.detach()
         {
-            tracing::debug!(at = %self.at.display(), %error, "not detached");
-            drop(session);
+            tracing::debug!(placed = ?self.placed, %error, "not detached");
         }
     }
 }
