@@ -10,12 +10,13 @@ use crate::cli::Context;
 use crate::exec::overlay::layers::{Commit, commit};
 use crate::exec::overlay::unhindered;
 use crate::model::overlay::{LayerName, OverlayName};
+use crate::model::quoted;
 
 /// Keep what an overlay changed as a layer
 ///
 /// The overlay shows the same tree afterwards and lies on the layer: a reset brings it back to here. Other overlays can be made upon it.
 /// While something uses the tree, nothing is done (exit code 3), unless --force or --kill is given; and not while a file in it is open
-/// for writing.
+/// for writing. In mode native, what differs from the base is copied into the layer, and the overlay goes on upon its base.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which overlay
@@ -38,6 +39,13 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
         context.notice(format!("{}: for an instant nothing was mounted there", args.name));
     }
     let record = done.layer.record();
+    if !done.is_below {
+        context.notice(format!(
+            "{}: in mode native it goes on upon its base. An overlay upon the layer: cowsnap overlay create NAME --base {} --at DIR",
+            args.name,
+            quoted(done.layer.label())
+        ));
+    }
     let text = format!("{}  {} entries, {} bytes", done.layer.label(), record.entries, record.bytes);
     context.print(&json!({ "layer": layers::value_of(&done.layer)? }), text)
 }

@@ -19,6 +19,7 @@ pub mod send;
 pub mod set;
 pub mod staging;
 pub mod store;
+pub mod touched;
 pub mod usage;
 mod written;
 

@@ -443,6 +443,11 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// A directory that is laid out like one, and no copy's.
+    pub(super) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), number: 0 }
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir

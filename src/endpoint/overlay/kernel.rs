@@ -49,12 +49,7 @@ impl Serve for Kernel {
     fn freeze(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
         let at = place.at();
         mount::set_filesystem_readonly(at, true).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => Error::Refused {
-                op: "freeze",
-                subject: at.display().to_string(),
-                why: "something has a file in it open for writing".into(),
-                hint: Some(format!("fuser -vm {}", quoted(at.display()))),
-            },
+            Some(Errno::BUSY) => open_for_writing(at),
             _ => Error::io("freeze", at.display())(error),
         })?;
         // What becomes of it is synced before it is a layer.
@@ -80,6 +75,16 @@ impl Serve for Kernel {
 
     fn base_down(&self, overlay: &Entry, record: &Record) -> Result<()> {
         base::let_go(overlay, record)
+    }
+}
+
+/// What is refused while somebody can still write to a tree, by what was opened before.
+pub(super) fn open_for_writing(at: &Path) -> Error {
+    Error::Refused {
+        op: "freeze",
+        subject: at.display().to_string(),
+        why: "something has a file in it open for writing".into(),
+        hint: Some(format!("fuser -vm {}", quoted(at.display()))),
     }
 }
 

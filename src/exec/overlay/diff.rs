@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{opened, server};
 use crate::endpoint::overlay::layer::{self, DiffRequest, Difference, Layer, Stack, Tree};
-use crate::endpoint::overlay::{Entry, Generation, Home};
+use crate::endpoint::overlay::{Entry, Generation, Home, Place, native};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, LayerName, Mode, OverlayName, Record};
+use crate::model::quoted;
 
 /// What one copy of an overlay changed: of the tree that it was made with, or since `since`, one of its layers.
 ///
@@ -25,6 +26,12 @@ pub fn diff(
     let copy = record.copy(copy).ok_or_else(|| {
         missing("copy", format!("{copy} of overlay {name}, which has {}", record.copies.len()))
     })?;
+    if record.mode == Mode::Native {
+        if let Some(since) = since {
+            return Err(not_since(&record, since));
+        }
+        return layer::diff(&native_stack(&locked, &record, copy)?, 1, request);
+    }
     if record.mode == Mode::Fuse {
         write_back(copy)?;
     }
@@ -54,6 +61,21 @@ pub fn diff(
         found.sort();
     }
     Ok(found)
+}
+
+/// What a native copy shows, and the base as it is now: what differs is the layer above.
+pub(super) fn native_stack(entry: &Entry, record: &Record, copy: &Copy) -> Result<Stack> {
+    native::stack(&Place { overlay: entry, record, lower: &[], copy })
+}
+
+fn not_since(record: &Record, since: &LayerName) -> Error {
+    let name = quoted(&record.name);
+    Error::Foreign {
+        subject: record.name.to_string(),
+        wanted: "stack of layers",
+        why: format!("its mode is native: what it shows is compared with its base, and not with {since}"),
+        hint: Some(format!("cowsnap overlay diff {name}")),
+    }
 }
 
 /// Has the kernel write what it holds back of files that were written to.

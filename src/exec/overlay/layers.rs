@@ -1,6 +1,6 @@
 //! Layers of overlays: made of what one changed, found by name, put below one.
 
-use super::diff::{no_changes_apart, stack};
+use super::diff::{native_stack, no_changes_apart, stack};
 use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
 use crate::endpoint::overlay::kernel::MAX_LOWER;
 use crate::endpoint::overlay::layer::{self, CommitRequest, DiffRequest, Layer};
@@ -31,6 +31,8 @@ pub struct Committed {
     pub survivors: Vec<Survivor>,
     /// False if for an instant nothing showed.
     pub atomic: bool,
+    /// Whether the overlay lies on it now: in mode native, it goes on upon its base.
+    pub is_below: bool,
     /// What keeps the old tree from being torn down.
     pub old: Vec<std::os::fd::OwnedFd>,
 }
@@ -56,6 +58,10 @@ pub fn commit(
     }
     let survivors = deal_with_users(&record, &[&copy], wanted.survivors, "commit overlay")
         .map_err(|error| with_layer(error, name, &wanted.layer))?;
+    if record.mode == Mode::Native {
+        let layer = commit_native(&locked, &record, &copy, wanted, before)?;
+        return Ok(Committed { layer, survivors, atomic: true, is_below: false, old: Vec::new() });
+    }
     before(Step::Freeze)?;
     let server = server(&record)?;
     let generation = locked.generation(copy.number, copy.generation);
@@ -68,7 +74,7 @@ pub fn commit(
     match made {
         Ok((layer, swapped)) => {
             let old = swapped.old.into_iter().collect();
-            Ok(Committed { layer, survivors, atomic: swapped.atomic, old })
+            Ok(Committed { layer, survivors, atomic: swapped.atomic, is_below: true, old })
         }
         Err(error) => {
             if generation.is_frozen()
@@ -82,6 +88,33 @@ pub fn commit(
     }
 }
 
+/// Makes a layer of what makes the clone another tree than the base: it is written out, while nobody can write to the clone.
+fn commit_native(
+    locked: &Locked,
+    record: &Record,
+    copy: &Copy,
+    wanted: &Commit,
+    before: &mut Before<'_>,
+) -> Result<Layer> {
+    before(Step::Freeze)?;
+    let server = server(record)?;
+    let generation = locked.generation(copy.number, copy.generation);
+    let place = Place { overlay: locked, record, lower: &[], copy };
+    generation.mark_frozen()?;
+    let mut frozen_and_made = || {
+        server.freeze(&place, &generation)?;
+        before(Step::Layer)?;
+        let stack = native_stack(locked, record, copy)?;
+        layer::commit_apart(locked.home(), &stack, &request(record, wanted), &mut || before(Step::Name))
+    };
+    let made = frozen_and_made();
+    let thawed = server.thaw(&place, &generation).and_then(|()| generation.unmark_frozen());
+    if let Err(error) = thawed {
+        tracing::warn!(overlay = %record.name, %error, "nobody can write to it until it is reset");
+    }
+    made
+}
+
 /// What a commit that was killed has done, if it is the one that is asked for and nothing was changed since.
 fn finished(locked: &Locked, record: &Record, copy: &Copy, layer: Layer) -> Result<Committed> {
     let shown = locked.generation(copy.number, copy.generation);
@@ -91,12 +124,12 @@ fn finished(locked: &Locked, record: &Record, copy: &Copy, layer: Layer) -> Resu
     }
     locked.write(record)?;
     shown.forget_layers()?;
-    Ok(Committed { layer, survivors: Vec::new(), atomic: true, old: Vec::new() })
+    Ok(Committed { layer, survivors: Vec::new(), atomic: true, is_below: true, old: Vec::new() })
 }
 
 /// Whether a commit can be done, and of which copy. Changes nothing.
 fn check(record: &Record) -> Result<Copy> {
-    if !record.mode.has_layers() {
+    if !record.mode.has_layers() && record.mode != Mode::Native {
         return Err(no_changes_apart(record));
     }
     let refused = |why: String, hint: &str| Error::Refused {
@@ -247,7 +280,12 @@ pub(super) fn check_fits(record: &Record, layer: &Layer) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(unfit(record, layer, why, None))
+    let label = quoted(layer.label());
+    let hint = match record.mode {
+        Mode::Native => Some(format!("cowsnap overlay create NAME --base {label} --at DIR --mode kernel")),
+        _ => None,
+    };
+    Err(unfit(record, layer, why, hint))
 }
 
 fn unfit(record: &Record, layer: &Layer, why: String, hint: Option<String>) -> Error {

@@ -180,7 +180,7 @@ fn loop_devices(lab: &Lab) -> Vec<String> {
 }
 
 /// On btrfs, the base a subvolume.
-pub(super) fn subvolume_lab() -> Lab {
+pub fn subvolume_lab() -> Lab {
     NATIVE.lab()
 }
 

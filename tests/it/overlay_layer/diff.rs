@@ -19,7 +19,7 @@ fn at(root: &Path, path: &[u8]) -> PathBuf {
 }
 
 /// Does to `copy` what `changes` say, taking new data and attributes from `new`.
-fn apply(changes: &[Difference], copy: &Path, new: &Path) {
+pub fn apply(changes: &[Difference], copy: &Path, new: &Path) {
     let aside = copy.with_extension("aside");
     fs::create_dir_all(&aside).expect("mkdir");
     // What goes and what moves is named as it was: from the inside out, so that no name changes meanwhile.
@@ -75,7 +75,7 @@ fn copy_attributes(from: &Path, to: &Path) {
 }
 
 /// Without the times of directories, which no diff tells.
-fn timeless(mut view: View) -> View {
+pub fn timeless(mut view: View) -> View {
     for line in view.values_mut().filter(|line| line.starts_with("Directory")) {
         let words: Vec<_> =
             line.split(' ').enumerate().filter(|(n, _)| *n != 3).map(|(_, word)| word).collect();

@@ -7,6 +7,7 @@ mod diff;
 mod faults;
 mod lab;
 mod modes;
+pub mod native;
 mod program;
 mod prune;
 mod view;

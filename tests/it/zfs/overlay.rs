@@ -13,6 +13,7 @@ use crate::ground::{self, ground, waits};
 use crate::overlay::lab::{Lab, read, text, utf8};
 use crate::overlay::modes::{self, NATIVE_ZFS, assert_nothing_left};
 use crate::overlay::native::{self, create, spare};
+use crate::overlay_layer::native::told_is_what_shows as told_of_clones;
 
 /// Each as a test of its own: what holds of clones whichever filesystem makes them.
 macro_rules! shared {
@@ -38,8 +39,33 @@ shared! {
     kill_9_at_any_time_is_survived: modes::kill_9_at_any_time_is_survived,
     a_snapshot_is_cloned_and_is_not_changed: native::of_a_snapshot,
     a_clone_whose_file_was_lost_in_a_crash_goes_with_its_overlay: native::with_lost_files,
+    what_is_told_of_a_clone_is_what_it_shows_and_so_does_its_layer: told_is_what_shows,
     kill_9_of_a_create_leaves_nothing: native::killed_while_it_is_made,
     kill_9_of_what_makes_clones_in_the_background_leaves_none: native::killed_in_the_background,
+}
+
+fn told_is_what_shows(case: modes::Case) {
+    told_of_clones(case, 4, &["kernel", "fuse"]);
+}
+
+#[test]
+fn what_shows_snapshots_is_no_part_of_a_diff() {
+    ground!("zfs");
+    let lab = NATIVE_ZFS.lab();
+    zfs(&["set", "snapdir=visible", &lab.pool().name]);
+    create(&lab, utf8(&lab.base()), &["--mode", "native"]);
+    let at = lab.at("ci");
+    assert!(
+        fs::read_dir(&at).expect("listed").flatten().any(|entry| entry.file_name() == ".zfs"),
+        "it is listed"
+    );
+    fs::rename(at.join("dir"), at.join("renamed")).expect("renamed");
+    fs::write(at.join("renamed/deep/file"), "deeper").expect("written");
+    assert_eq!(lab.ok(&["diff", "ci"]), "R dir -> renamed\nM renamed/deep/file  4 -> 6\n");
+    lab.ok(&["commit", "ci", "x"]);
+    assert_eq!(lab.ok(&["verify", "--all"]), "ci@x  sound\n");
+    lab.ok(&["destroy", "ci", "ci@x"]);
+    assert_nothing_left(&lab);
 }
 
 fn cowsnap(lab: &Lab, args: &[&str]) -> Output {

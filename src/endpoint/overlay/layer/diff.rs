@@ -394,7 +394,7 @@ fn device_of(node: &Node) -> Option<(u32, u32)> {
 }
 
 fn size(node: &Node) -> Option<u64> {
-    (node.file_type() == FileType::RegularFile).then(|| node.size())
+    (type_of(node) == FileType::RegularFile).then(|| node.size())
 }
 
 fn failed(op: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Error {

@@ -1,5 +1,6 @@
 //! Layers: what one tree changed of those below it, in the format of the kernel's overlayfs (docs/FORMAT-overlay.md).
 
+mod apart;
 mod commit;
 mod data;
 mod diff;
@@ -7,6 +8,7 @@ mod export;
 mod hash;
 mod history;
 mod import;
+mod lay;
 mod links;
 pub mod manifest;
 pub mod map;
@@ -21,12 +23,14 @@ mod tree;
 mod users;
 mod whole;
 
+pub use apart::{Origins, set_apart};
 pub use commit::{CommitRequest, Described, commit, describe, described};
 pub use data::Content;
 pub use diff::{DiffRequest, Difference, diff, diff_of_links};
 pub use export::export;
 pub use history::Layers;
 pub use import::{ImportRequest, Onto, import};
+pub use lay::commit_apart;
 pub use links::{complete_links, index_of};
 pub use record::LayerRecord;
 pub(in crate::endpoint) use scan::hash_attributes;

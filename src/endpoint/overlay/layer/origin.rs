@@ -24,6 +24,17 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// As a mark has it, of no filesystem in particular: for a layer that is nowhere on disk.
+    pub(super) fn as_mark(&self) -> Option<Vec<u8>> {
+        let len = u8::try_from(HANDLE_AT + self.bytes.len()).ok()?;
+        let mut mark = vec![0, MAGIC, len, 0, u8::try_from(self.kind).ok()?];
+        mark.resize(HANDLE_AT, 0);
+        mark.extend(&self.bytes);
+        Some(mark)
+    }
+}
+
 /// The handle of what is at `path`; `None` if its filesystem gives none.
 pub(super) fn handle_of(tree: &Tree, path: &[u8]) -> Option<Handle> {
     let (dir, name) = beneath::split(path);

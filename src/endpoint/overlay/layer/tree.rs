@@ -11,6 +11,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, lgetxattr, llistxattr, readlinkat, statat};
 use rustix::io::Errno;
 
+use super::apart::{Apart, Mark};
 use super::merge::{Entry, Part, Redirect, joined};
 use crate::endpoint::{Error, Result, beneath};
 use crate::model::overlay::Xattrs;
@@ -29,6 +30,8 @@ pub struct Tree {
     blocks: PathBuf,
     xattrs: Xattrs,
     last: RefCell<Option<(Vec<u8>, Rc<OwnedFd>)>>,
+    /// What of it is the layer, with which marks, if not all that is there is.
+    apart: Option<Apart>,
 }
 
 /// Something in a tree.
@@ -50,7 +53,17 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, rustix::fs::Mode::empty());
         let root = root.map_err(Error::io("open", dir.display()))?;
-        Ok(Self { root, blocks: blocks.into(), xattrs, last: RefCell::new(None) })
+        Ok(Self { root, blocks: blocks.into(), xattrs, last: RefCell::new(None), apart: None })
+    }
+
+    /// As the layer that is set apart in it: a whole tree, of which the entries that make it another one than the base are seen.
+    pub(super) fn with(self, apart: Apart) -> Self {
+        Self { apart: Some(apart), ..self }
+    }
+
+    /// What is set apart in it.
+    pub(super) fn apart(&self) -> Option<&Apart> {
+        self.apart.as_ref()
     }
 
     /// Opens the base at `dir`: a directory that is no layer, in which the kernel minds marks all the same. What is mounted in it
@@ -83,6 +96,16 @@ impl Tree {
 
     /// What is at `path`; `None` if nothing is.
     pub fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        let Some(apart) = &self.apart else { return self.node_on_disk(path) };
+        match apart.mark(path) {
+            None => Ok(None),
+            Some(Mark::Whiteout) => Ok(Some(Node::whiteout(rustix::fs::fstat(self.root())?, self.xattrs))),
+            Some(Mark::Here(marks)) => Ok(self.node_on_disk(path)?.map(|node| node.marked(marks))),
+        }
+    }
+
+    /// What is at `path`, whatever is set apart.
+    fn node_on_disk(&self, path: &[u8]) -> io::Result<Option<Node>> {
         let (dir, name) = beneath::split(path);
         let found = self.dir(dir).and_then(|dir| {
             let name = if name.is_empty() { b"." } else { name };
@@ -97,6 +120,14 @@ impl Tree {
 
     /// The names in the directory at `path` and what sort of thing each is, sorted.
     pub fn names(&self, path: &[u8]) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+        match &self.apart {
+            Some(apart) => Ok(apart.names(path)),
+            None => self.names_on_disk(path),
+        }
+    }
+
+    /// The names in the directory at `path`, whatever is set apart.
+    pub(super) fn names_on_disk(&self, path: &[u8]) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         let dir = beneath::open_dir(self.root(), path)?;
         let mut buffer = Vec::with_capacity(32 << 10);
         let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
@@ -140,7 +171,7 @@ impl Tree {
     }
 
     /// The directory at `path`; the one asked for last is kept open.
-    fn dir(&self, path: &[u8]) -> Result<Rc<OwnedFd>, Errno> {
+    pub(super) fn dir(&self, path: &[u8]) -> Result<Rc<OwnedFd>, Errno> {
         let mut last = self.last.borrow_mut();
         match &*last {
             Some((opened, fd)) if opened == path => Ok(Rc::clone(fd)),
@@ -192,6 +223,30 @@ fn whole(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Er
 }
 
 impl Node {
+    /// A whiteout as the kernel makes it, on the filesystem that `like` is on.
+    fn whiteout(like: Stat, xattrs: Xattrs) -> Self {
+        let mut stat = like;
+        (stat.st_mode, stat.st_rdev, stat.st_size) = (FileType::CharacterDevice.as_raw_mode(), 0, 0);
+        Self { stat, attributes: Attributes::new(), xattrs }
+    }
+
+    /// It, as a layer has it that nobody wrote as one: with these marks, what looks like a mark as that of a nested overlay, and a device
+    /// that a whiteout would be taken for as the mark of one.
+    fn marked(mut self, marks: &Attributes) -> Self {
+        let prefix = self.xattrs.prefix().as_bytes();
+        let escaped = |name: Vec<u8>| match name.strip_prefix(prefix) {
+            Some(mark) => [prefix, b"overlay.", mark].concat(),
+            None => name,
+        };
+        self.attributes = self.attributes.into_iter().map(|(name, value)| (escaped(name), value)).collect();
+        self.attributes.extend(marks.clone());
+        if self.file_type() == FileType::CharacterDevice && self.stat.st_rdev == 0 {
+            self.stat.st_mode = FileType::RegularFile.as_raw_mode() | self.mode();
+            self.attributes.insert([prefix, b"cowsnap.node"].concat(), b"c 0 0".to_vec());
+        }
+        self
+    }
+
     /// What sort of thing it is, marks aside.
     pub fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)

@@ -6,6 +6,7 @@
 //!
 //! On ZFS all clones of an overlay are of one snapshot: the base, or one that is taken of it when the overlay is made, and goes with it.
 
+mod changes;
 mod clones;
 mod strays;
 
@@ -15,20 +16,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use changes::stack;
 use clones::{Clones, Source};
 
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};
 use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
+use crate::endpoint::overlay::kernel::open_for_writing;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::record::{read_record, replace_file_unsynced, sync_folder};
 use crate::endpoint::zfs::inside::Found;
 use crate::endpoint::{Error, Result, btrfs, zfs};
 use crate::model::overlay::{Base, BaseKind, Copy, Mode, MountSource, Record, State};
 use crate::model::{Guid, PathText, quoted};
-use crate::sys::mount::Detached;
+use crate::sys::mount::{self, Detached};
 use crate::sys::namespace;
 
 /// Serves [`Mode::Native`].
@@ -211,11 +215,15 @@ impl Serve for Native {
     }
 
     fn freeze(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
-        Err(refused(place.record, "its changes are not kept apart from the base".into()))
+        let at = place.at();
+        mount::set_readonly(at, true).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::BUSY) => open_for_writing(at),
+            _ => Error::io("freeze", at.display())(error),
+        })
     }
 
-    fn thaw(&self, _: &Place<'_>, _: &Generation) -> Result<()> {
-        Ok(())
+    fn thaw(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
+        mount::set_readonly(place.at(), false).map_err(Error::io("thaw", place.at().display()))
     }
 
     fn take_down(&self, place: &Place<'_>) -> Result<()> {

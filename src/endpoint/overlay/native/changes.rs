@@ -1,0 +1,95 @@
+//! What was changed in a clone: it is compared with its base. On btrfs, only directories are looked at in which something is younger than the
+//! clone; elsewhere, both trees are.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::endpoint::btrfs::touched;
+use crate::endpoint::overlay::layer::{Origins, Stack, Tree, set_apart};
+use crate::endpoint::overlay::{Place, Serve};
+use crate::endpoint::{Error, Result, beneath};
+use crate::model::quoted;
+use crate::sys::btrfs::get_subvol_info;
+
+use super::Native;
+
+/// So many bytes of names of one file are told for sure.
+const MAX_NAMES: usize = 32 << 10;
+
+/// What a copy shows, as a layer upon the base as that is now.
+///
+/// # Errors
+/// [`Error::Refused`] if the copy does not show; what can not be read.
+pub fn stack(place: &Place<'_>) -> Result<Stack> {
+    if !Native.is_shown(place)? {
+        return Err(Error::Refused {
+            op: "compare overlay",
+            subject: place.record.name.to_string(),
+            why: format!("nothing shows at {}", place.at().display()),
+            hint: Some(format!("cowsnap overlay mount {}", quoted(&place.record.name))),
+        });
+    }
+    let xattrs = place.record.options.xattrs;
+    let tree = Tree::base(place.at(), xattrs)?;
+    let base = Tree::base(&Native.base(place.overlay, place.record)?, xattrs)?;
+    let told = match Told::of(&base, &tree) {
+        Err(error @ Error::Interrupted { .. }) => return Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "both trees are looked through");
+            None
+        }
+        Ok(told) => told,
+    };
+    let tree = set_apart(&base, tree, told.as_ref().map(|told| told as &dyn Origins))?;
+    Ok(Stack::new(vec![tree, base]))
+}
+
+/// What btrfs tells.
+struct Told {
+    base: OwnedFd,
+    /// Directories of the clone in which something may differ, or below which.
+    dirs: HashSet<Vec<u8>>,
+}
+
+impl Told {
+    /// `None` if it tells nothing: it is another filesystem, or not that clone.
+    fn of(base: &Tree, clone: &Tree) -> Result<Option<Self>> {
+        // A mount of its own can not be asked, a directory that is opened can.
+        let open =
+            |tree: &Tree| beneath::open_dir(tree.root(), b"").map_err(Error::io("open", "a subvolume"));
+        let (base, clone) = (open(base)?, open(clone)?);
+        let (Ok(source), Ok(info)) = (get_subvol_info(base.as_fd()), get_subvol_info(clone.as_fd())) else {
+            return Ok(None);
+        };
+        if info.parent_uuid != source.uuid {
+            return Ok(None);
+        }
+        let mut inodes = touched::inodes_since(clone.as_fd(), info.otransid)?;
+        // What the base changed meanwhile is another difference.
+        inodes.extend(touched::inodes_since(base.as_fd(), info.otransid)?);
+        let mut dirs = HashSet::new();
+        for inode in inodes {
+            let names = touched::names(clone.as_fd(), inode)?;
+            if names.iter().map(Vec::len).sum::<usize>() > MAX_NAMES {
+                return Ok(None);
+            }
+            for mut name in names {
+                while dirs.insert(name.clone()) && !name.is_empty() {
+                    let end = name.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+                    name.truncate(end);
+                }
+            }
+        }
+        Ok(Some(Self { base, dirs }))
+    }
+}
+
+impl Origins for Told {
+    fn may_differ(&self, dir: &[u8]) -> bool {
+        self.dirs.contains(dir)
+    }
+
+    fn names(&self, inode: u64) -> Result<Vec<Vec<u8>>> {
+        touched::names(self.base.as_fd(), inode)
+    }
+}

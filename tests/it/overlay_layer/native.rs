@@ -1,0 +1,324 @@
+//! Clones, compared with their base: the same is told of them as of an overlay that keeps its changes apart, and it becomes a layer like any other.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cowsnap::endpoint::Error;
+use cowsnap::endpoint::change::Kind;
+use cowsnap::endpoint::overlay::Home;
+use cowsnap::endpoint::overlay::layer::{self, DiffRequest, Stack, Tree, set_apart};
+use cowsnap::exec::overlay::layers::{Commit, commit};
+use cowsnap::exec::overlay::{self, Step, Survivors, unhindered};
+use cowsnap::model::overlay::Xattrs;
+
+use super::diff::{apply, timeless};
+use super::lab::Random;
+use super::view::{assert_same, of_kernel};
+use crate::ground::{ground, run};
+use crate::overlay::killed::killed;
+use crate::overlay::lab::{Lab, Process, read, utf8};
+use crate::overlay::modes::{Case, NATIVE, assert_nothing_left, subvolume_lab};
+
+const NOTHING_READ: DiffRequest = DiffRequest { content: false };
+
+/// What the base has, beside what every lab's has.
+const FILL: &str = "
+mkdir -p keep/sub old/in/deep gone/x again swap/a swap/b empty
+for f in keep/sub/read keep/patched keep/mode keep/touched keep/cut old/in/deep/f old/file gone/x/y again/1 swap/a/1 swap/b/2 \
+    over from type second; do echo \"$f\" > $f; done
+ln second second-name; ln second third-name; ln keep/cut keep/other-name
+ln -s keep link; ln -s keep turned; mkfifo pipe; head -c 300000 /dev/zero | tr '\\0' x > large
+touch -d '2020-01-01' keep/* keep/sub/read old/file large
+";
+
+/// What a suite does to it.
+const WRECK: &str = "
+cat keep/sub/read > /dev/null; ls -R . > /dev/null
+printf patched | dd of=large bs=1 seek=100000 conv=notrunc status=none
+printf p > keep/patched; chmod 600 keep/mode; touch -d '2021-02-03' keep/touched; : > keep/cut
+chown 12:34 old/file; setfattr -n user.test -v 1 empty
+mv old new; echo more >> new/in/deep/f; mv new/in/deep deeper; echo n > new/in/new
+mkdir old; echo o > old/file
+rm -r gone; rm -r again; mkdir again; echo 2 > again/2
+mv swap/a swap/c; mv swap/b swap/a; mv swap/c swap/b
+mv from over; rm type; mkdir type; echo t > type/t
+rm second; ln third-name fourth-name
+rm link; ln -s other link; rm -r turned; echo f > turned; rm pipe; mkfifo pipe; mkdir -p added/below; echo b > added/below/b
+rm symlink; mknod null c 1 3; echo gone > short; rm short
+mv dir/deep/file moved
+";
+
+fn in_dir(dir: &Path, script: &str) {
+    run("sh", &["-euc", &format!("cd '{}'\n{script}", utf8(dir))]);
+}
+
+fn native(lab: &Lab, name: &str) -> PathBuf {
+    lab.create(name, &["--mode", "native", "--owner", "none"])
+}
+
+#[test]
+fn of_a_clone_the_same_changes_are_told_as_of_an_overlay_of_the_kernel() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    in_dir(&lab.base(), FILL);
+    let (kernel, native) = (lab.create("kernel", &["--mode", "kernel"]), native(&lab, "native"));
+    let told = |name: &str, more: &[&str]| lab.ok(&[&["diff", name], more].concat());
+    assert_eq!(told("native", &[]), "");
+    in_dir(&kernel, WRECK);
+    in_dir(&native, WRECK);
+    let lines = told("kernel", &[]);
+    assert_eq!(told("native", &[]), lines);
+    assert_eq!(told("native", &["--content"]), told("kernel", &["--content"]));
+    assert_eq!(lab.json(&["diff", "native"]), lab.json(&["diff", "kernel"]));
+    assert_eq!(lab.run(&["diff", "native", "-0"]).stdout, lab.run(&["diff", "kernel", "-0"]).stdout);
+    for wanted in [
+        "M large  300000\n",
+        "R old -> new\n",
+        "R old/in/deep -> deeper\n",
+        "M deeper/f  14 -> 19\n",
+        "R swap/a -> swap/b\n",
+        "D gone\n",
+        "T type",
+        "m keep/mode  10\n",
+        "R from -> over  5\n",
+    ] {
+        assert!(lines.contains(wanted), "{wanted:?} in\n{lines}");
+    }
+    assert!(!lines.contains("keep/sub"), "what was only read is as it was:\n{lines}");
+    lab.ok(&["reset", "native"]);
+    assert_eq!(told("native", &[]), "");
+    lab.ok(&["destroy", "--all"]);
+    assert_nothing_left(&lab);
+}
+
+/// A directory that is listed has a time of access behind that of its last change.
+#[test]
+fn directories_in_which_nothing_changed_are_not_looked_at() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    in_dir(&lab.base(), "mkdir -p same/below other/below; touch same/below/f other/below/f");
+    let at = native(&lab, "ci");
+    let is_listed = |dir: &str| {
+        let found = fs::metadata(lab.base().join(dir)).expect("there");
+        (found.atime(), found.atime_nsec()) > (found.mtime(), found.mtime_nsec())
+    };
+    fs::write(at.join("other/below/f"), "changed").expect("written");
+    assert!(!is_listed("same/below") && !is_listed("other/below"), "nobody looked yet");
+    assert_eq!(lab.ok(&["diff", "ci"]), "M other/below/f  0 -> 7\n");
+    assert!(is_listed("other/below"), "a look is seen");
+    assert!(!is_listed("same") && !is_listed("same/below"));
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+/// Without what btrfs tells, both trees are walked; the answer is the same, and it is right.
+#[test]
+fn a_base_with_a_clones_changes_done_is_what_the_clone_shows() {
+    ground!("overlay", "btrfs");
+    told_is_what_shows(NATIVE, 8, &["kernel", "fuse"]);
+}
+
+pub fn told_is_what_shows(case: Case, seeds: u64, modes: &[&str]) {
+    let lab = case.lab();
+    let mut kinds = std::collections::BTreeMap::new();
+    for seed in 0..seeds {
+        let (mut random, mut names) = (Random(seed * 7_368_787 + 1), Vec::new());
+        (0..80).for_each(|_| random.act(&lab.base(), &mut names));
+        let at = native(&lab, "ci");
+        (0..150).for_each(|_| random.act(&at, &mut names));
+        let name = "ci".parse().expect("a name");
+        let changes = overlay::diff(&lab.home(), &name, None, 1, NOTHING_READ).expect("a diff");
+        let tree = |dir: &Path| Tree::base(dir, Xattrs::Trusted).expect("opened");
+        let apart = set_apart(&tree(&lab.base()), tree(&at), None).expect("set apart");
+        let walked =
+            layer::diff(&Stack::new(vec![apart, tree(&lab.base())]), 1, NOTHING_READ).expect("a diff");
+        assert_eq!(walked, changes, "seed {seed}");
+        let copy = lab.root().join(format!("copy-{seed}"));
+        run("cp", &["-aT", utf8(&lab.base()), utf8(&copy)]);
+        apply(&changes, &copy, &at);
+        assert_same(&timeless(of_kernel(&at)), &timeless(of_kernel(&copy)), &format!("seed {seed}"));
+        changes.iter().for_each(|found| *kinds.entry(found.change.kind).or_insert(0) += 1);
+        committed_is_what_shows(&lab, &at, seed, modes);
+        lab.ok(&["destroy", "ci"]);
+    }
+    for kind in [Kind::Added, Kind::Modified, Kind::Destroyed, Kind::Renamed, Kind::Metadata, Kind::Retyped] {
+        assert!(kinds.contains_key(&kind), "no {kind} among {kinds:?}");
+    }
+    assert_nothing_left(&lab);
+}
+
+/// Overlays of other modes upon the layer show what the clone does.
+fn committed_is_what_shows(lab: &Lab, at: &Path, seed: u64, modes: &[&str]) {
+    let layer = format!("layer-{seed}");
+    lab.ok(&["commit", "ci", &layer]);
+    let label = format!("ci@{layer}");
+    lab.ok(&["verify", &label]);
+    for &mode in modes {
+        let upon = lab.at(mode);
+        lab.ok(&["create", mode, "--base", &label, "--at", utf8(&upon), "--mode", mode]);
+        assert_same(&of_kernel(at), &of_kernel(&upon), &format!("seed {seed} in mode {mode}"));
+        lab.ok(&["destroy", mode]);
+    }
+}
+
+#[test]
+fn what_a_clone_changed_becomes_a_layer_that_is_exported_and_imported() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    in_dir(&lab.base(), FILL);
+    let at = native(&lab, "ci");
+    in_dir(&at, WRECK);
+    run("sh", &["-c", &format!("head -c 20000000 /dev/urandom > '{}/random'", utf8(&at))]);
+    run("sync", &["-f", utf8(&at)]);
+    let told = lab.run(&["commit", "ci", "wrecked"]);
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && said.contains("create NAME --base 'ci@wrecked' --at DIR"), "{said}");
+    let json = lab.json(&["list", "--layers"]);
+    let id = json["layers"][0]["id"].as_str().expect("an id");
+    let shared = run("filefrag", &["-v", utf8(&lab.home_dir().join("layers").join(id).join("tree/random"))]);
+    let shared = String::from_utf8_lossy(&shared.stdout).into_owned();
+    assert!(shared.contains("shared"), "its data is the clone's: {shared}");
+    fs::File::options().append(true).open(at.join("over")).expect("it can be written to again");
+    assert_eq!(lab.ok(&["verify", "--all"]), "ci@wrecked  sound\n");
+    assert!(lab.fails(3, &["commit", "ci", "wrecked"]).contains("ci@wrecked"), "the name is taken");
+
+    let (file, elsewhere, there) =
+        (lab.root().join("layer.cow"), lab.root().join("elsewhere"), lab.at("there"));
+    lab.ok(&["export", "ci@wrecked", utf8(&file)]);
+    let home = ["--home", utf8(&elsewhere)];
+    let ok = |args: &[&str]| lab.ok(&[&home, args].concat());
+    ok(&["create", "there", "--base", utf8(&lab.base()), "--at", utf8(&there), "--mode", "kernel"]);
+    ok(&["import", utf8(&file), "--onto", "there"]);
+    ok(&["reset", "there", "--to", "ci@wrecked"]);
+    assert_same(&of_kernel(&at), &of_kernel(&there), "imported");
+    ok(&["destroy", "there"]);
+
+    // The clone itself goes on upon its base, and another layer is one beside the first.
+    let why = lab.fails(3, &["reset", "ci", "--to", "wrecked"]);
+    assert!(why.contains("mode native has none") && why.contains("--base 'ci@wrecked'"), "{why}");
+    let why = lab.fails(2, &["diff", "ci", "wrecked"]);
+    assert!(why.contains("compared with its base") && why.contains("overlay diff 'ci'"), "{why}");
+    lab.ok(&["reset", "ci"]);
+    assert_eq!(read(at.join("over")), "over\n");
+    fs::write(at.join("file"), "second").expect("written");
+    lab.ok(&["commit", "ci", "second"]);
+    let upon = lab.at("upon");
+    lab.ok(&["create", "upon", "--base", "ci@second", "--at", utf8(&upon), "--mode", "fuse"]);
+    assert_same(&of_kernel(&at), &of_kernel(&upon), "the second");
+    assert_eq!(lab.ok(&["diff", "upon"]), "");
+    lab.ok(&["destroy", "--all"]);
+    lab.ok(&["destroy", "ci@wrecked", "ci@second"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_subvolume_in_a_clone_and_a_device_that_looks_like_a_whiteout_are_in_its_layer() {
+    ground!("overlay", "btrfs", "fuse");
+    let lab = subvolume_lab();
+    let at = native(&lab, "ci");
+    run("btrfs", &["subvolume", "create", utf8(&at.join("dir/nested"))]);
+    in_dir(&at, "echo n > dir/nested/file; mknod none c 0 0; rm symlink");
+    let told = "A dir/nested\nA dir/nested/file  2\nA none\nD symlink\n";
+    assert_eq!(lab.ok(&["diff", "ci"]), told);
+    committed_is_what_shows(&lab, &at, 0, &["fuse"]);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn a_base_that_was_changed_since_is_what_a_clone_is_compared_with() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    let at = native(&lab, "ci");
+    fs::write(at.join("file"), "suite's").expect("written");
+    fs::write(lab.base().join("dir/deep/file"), "the base's").expect("written");
+    fs::write(lab.base().join("dir/new"), "n").expect("written");
+    assert_eq!(
+        lab.ok(&["diff", "ci"]),
+        "M dir/deep/file  10 -> 4\nM dir/link  4 -> 7\nD dir/new  1\nM file  4 -> 7\n"
+    );
+    committed_is_what_shows(&lab, &at, 0, &["kernel", "fuse"]);
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+fn commit_killed(
+    verb: &str,
+    root: &Path,
+    before: &mut dyn FnMut(Step) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let home = Home::open(&root.join("home"))?;
+    let layer = verb.parse().expect("a name");
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let wanted = Commit { layer, survivors: Survivors::Refuse, now };
+    commit(&home, &"ci".parse().expect("a name"), &wanted, before).map(drop)
+}
+
+killed!(kill_before, child_that_dies_while_it_works, commit_killed);
+
+#[test]
+fn after_a_clones_commit_is_killed_at_any_step_it_can_be_written_to_and_nothing_is_left() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    let at = native(&lab, "ci");
+    fs::write(at.join("file"), "suite's").expect("written");
+    let in_layers = || fs::read_dir(lab.home_dir().join("layers")).expect("listed").count();
+    for step in [Step::Freeze, Step::Layer, Step::Name] {
+        kill_before(&lab, "killed", step);
+        assert_eq!(in_layers(), usize::from(step == Step::Name), "{step:?}: what was being written");
+        assert_eq!(lab.ok(&["diff", "ci"]), "M dir/link  4 -> 7\nM file  4 -> 7\n", "{step:?}");
+        fs::write(at.join("since"), "x").expect("it can be written to");
+        fs::remove_file(at.join("since")).expect("removed");
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+        assert_eq!(in_layers(), 0, "{step:?}");
+    }
+    lab.ok(&["commit", "ci", "killed"]);
+    assert_eq!(lab.ok(&["verify", "--all"]), "ci@killed  sound\n");
+    lab.ok(&["destroy", "ci", "ci@killed"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn while_a_clones_layer_is_made_nobody_writes_and_after_a_failure_anybody_may() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    let at = native(&lab, "ci");
+    fs::write(at.join("file"), "suite's").expect("written");
+    let mut user = Process::new(Command::new("sleep").arg("600").current_dir(&at));
+    let why = lab.fails(3, &["commit", "ci", "x"]);
+    assert!(why.contains(&format!("sleep ({})", user.pid())), "{why}");
+    user.end();
+    let open = fs::File::create(at.join("open")).expect("created");
+    let why = lab.fails(3, &["commit", "ci", "x", "--force"]);
+    assert!(why.contains("open for writing"), "{why}");
+    drop(open);
+    fs::write(at.join("file"), "still writable").expect("it was given back");
+    let wanted = |layer: &str| Commit {
+        layer: layer.parse().expect("a name"),
+        survivors: Survivors::Refuse,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let name = "ci".parse().expect("a name");
+    for at_step in [Step::Freeze, Step::Layer, Step::Name] {
+        let mut frozen = false;
+        let failed = commit(&lab.home(), &name, &wanted("x"), &mut |step| {
+            frozen |= step != Step::Freeze && fs::write(at.join("file"), "late").is_err();
+            match step == at_step {
+                true => Err(Error::io("test", "a fault")(std::io::Error::other("fault"))),
+                false => Ok(()),
+            }
+        });
+        assert!(failed.is_err() && frozen == (at_step != Step::Freeze), "{at_step:?}: {failed:?}");
+        fs::write(at.join("file"), format!("after {at_step:?}")).expect("it can be written to again");
+        assert_eq!(lab.ok(&["list", "--layers", "--quiet"]), "");
+    }
+    commit(&lab.home(), &name, &wanted("x"), &mut unhindered).expect("committed");
+    assert_eq!(lab.ok(&["verify", "--all"]), "ci@x  sound\n");
+    lab.create("copies", &["--copies", "2", "--mode", "native"]);
+    assert!(lab.fails(3, &["commit", "copies", "x"]).contains("it has 2 copies"));
+    lab.ok(&["destroy", "--all"]);
+    lab.ok(&["destroy", "ci@x"]);
+    assert_nothing_left(&lab);
+}
