@@ -363,20 +363,57 @@ fn a_dry_run_changes_nothing_and_says_what_would_be() {
     lab.ok(&["destroy", "ci"]);
 }
 
+/// Something in the trash at which whoever destroys it stops, as long as this is there: a record that is a FIFO which nobody writes to.
+struct Unending(PathBuf);
+
+impl Unending {
+    fn new(lab: &Lab) -> Self {
+        let dir = lab.home_dir().join("trash/1");
+        fs::create_dir(&dir).expect("mkdir");
+        let record = dir.join("overlay.json");
+        ground::run("mkfifo", &[utf8(&record)]);
+        Self(record)
+    }
+}
+
+impl Drop for Unending {
+    fn drop(&mut self) {
+        // Who waits for a writer has had one, and goes on.
+        let _ = fs::File::options().read(true).write(true).open(&self.0);
+    }
+}
+
+/// A command that destroyed in the foreground would end when the FIFO is written to.
 #[test]
 fn nobody_waits_for_the_trash() {
     ground!("overlay");
     let lab = Lab::new();
-    let at = lab.create("ci", &[]);
-    for n in 0..300 {
-        fs::write(at.join(format!("new {n}")), "x").expect("written");
+    lab.create("ci", &[]);
+    lab.create("other", &[]);
+    let unending = Unending::new(&lab);
+    for args in [&["reset", "ci"][..], &["reset", "--all"], &["commit", "ci", "x"], &["destroy", "ci"]] {
+        // A pipe that stays open after the command would hold up whoever reads it to its end.
+        let mut child = lab.command(args).stdout(Stdio::piped()).spawn().expect("spawned");
+        let mut out = child.stdout.take().expect("piped");
+        let (sender, ended) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            std::io::Read::read_to_end(&mut out, &mut Vec::new()).expect("read to its end");
+            let _ = sender.send(());
+        });
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(60));
+        if ended.is_err() {
+            child.kill().expect("ended");
+        }
+        let status = child.wait().expect("ended");
+        assert!(ended.is_ok(), "{args:?} waits for what is destroyed");
+        assert!(status.success(), "{args:?}");
+        reader.join().expect("it ends");
+        // Somebody does destroy it, and can not get on.
+        ground::waits("somebody to empty the trash", || lab.home().is_swept().expect("asked"));
+        assert!(unending.0.exists());
     }
-    // A pipe that stays open after the command would hold up whoever reads it to its end.
-    let mut child = lab.command(&["reset", "ci"]).stdout(Stdio::piped()).spawn().expect("spawned");
-    let mut out = child.stdout.take().expect("piped");
-    assert!(child.wait().expect("ended").success());
-    std::io::Read::read_to_end(&mut out, &mut Vec::new()).expect("read to its end");
-    lab.ok(&["destroy", "ci"]);
+    drop(unending);
+    lab.ok(&["destroy", "other", "ci@x"]);
     lab.assert_nothing_left();
 }
 

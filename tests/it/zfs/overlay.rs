@@ -45,7 +45,7 @@ shared! {
 }
 
 fn told_is_what_shows(case: modes::Case) {
-    told_of_clones(case, 4, &["kernel", "fuse"]);
+    told_of_clones(case, 4, &["kernel"]);
 }
 
 #[test]
