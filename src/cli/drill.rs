@@ -14,7 +14,7 @@ use crate::endpoint::overlay::Home;
 use crate::endpoint::{Dataset, Error as EndpointError, History};
 use crate::exec::job::newest_taken;
 use crate::exec::overlay::drill::{Drill, Drilled, Part, drill};
-use crate::exec::overlay::run::enter;
+use crate::exec::overlay::enter::alone;
 use crate::exec::restore::nested_with;
 use crate::model::{SnapshotName, Target, Version, VersionKind};
 use crate::sys::interrupt;
@@ -62,7 +62,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
     // Before anything is mounted for it: nobody else is to see that.
     if !args.dry_run {
-        enter()?;
+        alone()?;
     }
     let mut objects = Vec::new();
     let mut text = String::new();

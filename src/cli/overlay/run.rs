@@ -10,7 +10,8 @@ use serde_json::json;
 use super::{ModeArg, base, sweep_in_background, value_of};
 use crate::cli::Context;
 use crate::endpoint::overlay::{Home, base::empty};
-use crate::exec::overlay::run::{Run, destroy_older, enter, exit_code, run as run_command};
+use crate::exec::overlay::enter::{Seen, enter};
+use crate::exec::overlay::run::{Run, destroy_older, exit_code, run as run_command};
 use crate::exec::overlay::{Created, reap};
 use crate::model::quoted;
 use crate::{Error, Result};
@@ -65,7 +66,7 @@ fn parse_cpus(text: &str) -> std::result::Result<Cpus, String> {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
     let (base, layers) =
         args.base.map_or_else(|| Ok((empty(), Vec::new())), |text| base::parse(&text, dir, context))?;
-    enter()?;
+    let seen = enter(args.mode.0)?;
     let home = Home::open(dir)?;
     super::reap::notices(&reap(&home, false)?, context);
     let what = Run {
@@ -75,9 +76,15 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
         command: args.command,
         keep_on_failure: args.keep_on_failure,
         cpus: args.cpu.map_or_else(Vec::new, |cpus| cpus.0),
+        seen,
     };
     let mut tell = |created: &Created| {
         context.notice(format!("mode {}: {}", created.record.mode, created.record.why.join("; ")));
+        if seen == Seen::ByTheUser {
+            context.notice(
+                "other processes of this user see its tree too: the machine gives this one no user namespace",
+            );
+        }
         for warning in &created.warnings {
             context.warn(warning);
         }

@@ -97,6 +97,19 @@ pub fn in_private(place: &Place<'_>) -> Result<Vec<Survivor>> {
     Ok(pids.into_iter().map(survivor).collect())
 }
 
+/// The processes that were started with this in their environment, and are not this one.
+pub fn with_variable(variable: &str) -> Vec<Survivor> {
+    let own = std::process::id();
+    let has_it = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|one| one == variable.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let found = pids.filter(|pid| *pid != own && has_it(pid));
+    found.map(|pid| Survivor { pid, name: name_of(pid), how: format!("has {variable}") }).collect()
+}
+
 /// The first way in which a process uses what `is_in` says of its links.
 fn how_it_uses(process: &Path, is_in: impl Fn(&Path) -> bool, at: &Path, counts: Counts) -> Option<String> {
     let links = [("cwd", "its working directory"), ("root", "its root directory"), ("exe", "its program")];

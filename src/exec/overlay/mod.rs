@@ -18,6 +18,7 @@ pub mod create;
 pub mod destroy;
 pub mod diff;
 pub mod drill;
+pub mod enter;
 pub mod layers;
 pub mod list;
 pub mod mount;

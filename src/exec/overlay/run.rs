@@ -1,4 +1,4 @@
-//! A private overlay for one command: in a mount namespace of its own, gone with it.
+//! A private overlay for one command: in a mount namespace of its own where that is possible, gone with it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,11 +9,12 @@ use std::process::{Child, Command, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
+use super::enter::Seen;
 use super::{Created, New, Survivors, create, destroy, opened, unhindered};
-use crate::endpoint::overlay::{Entry, Home, Locked, Place, owner, probe, survivors};
+use crate::endpoint::overlay::{Entry, Home, Locked, Place, owner, survivors};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Base, LayerId, Mode, OverlayName, Record};
-use crate::sys::{child, interrupt, mount, namespace};
+use crate::sys::{child, interrupt};
 
 /// Where the command finds its tree.
 pub const DIR: &str = "COWSNAP_OVERLAY_DIR";
@@ -38,6 +39,8 @@ pub struct Run {
     pub keep_on_failure: bool,
     /// The processors that it may run on; none named: all.
     pub cpus: Vec<usize>,
+    /// Who sees the tree.
+    pub seen: Seen,
 }
 
 /// How a command ended.
@@ -51,66 +54,6 @@ pub struct Ran {
     pub ended: usize,
     /// Where its changes are kept, if they are.
     pub kept: Option<PathBuf>,
-}
-
-/// Gives this process mounts of its own: as root directly, else in a user namespace, in which it stays the user that it is. To be
-/// called before the home is opened, with one thread.
-///
-/// # Errors
-/// [`Error::Denied`] if the machine allows neither.
-pub fn enter() -> Result<()> {
-    if probe::may_mount().is_ok() && mount::own_namespace().is_ok() {
-        return Ok(());
-    }
-    namespace::own_users_and_mounts().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EINVAL | libc::ENOSYS) => {
-            let (why, grant) = no_users(&error, &|path| fs::read_to_string(path).ok());
-            Error::Denied {
-                op: "make",
-                subject: "mounts for one command".into(),
-                lacking: format!("this process may not mount, nor have a user namespace: {why} ({error})"),
-                hint: Some(format!("{grant}; or run it as root; or, where there is /dev/fuse: cowsnap overlay create --mode fuse --at DIR, and the command in DIR")),
-            }
-        }
-        _ => Error::io("make", "mounts for one command")(error),
-    })
-}
-
-/// Why the kernel gives this process no user namespace, and what would make it; `read` reads files of `/proc`.
-fn no_users(
-    error: &std::io::Error,
-    read: &dyn Fn(&'static str) -> Option<String>,
-) -> (&'static str, &'static str) {
-    let is = |path, value: &str| read(path).is_some_and(|text| text.trim() == value);
-    if is("/proc/self/uid_map", "") {
-        return (
-            "its user has no id in the user namespace that it is in",
-            "give it one when that is made: unshare --map-current-user, podman run --userns keep-id",
-        );
-    }
-    if error.raw_os_error() == Some(libc::EINVAL) {
-        return ("the kernel has none", "take a kernel with CONFIG_USER_NS");
-    }
-    let settings = [
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ];
-    if let Some((_, _, grant)) = settings.iter().find(|(path, value, _)| is(path, value)) {
-        return ("a setting of the machine denies it", grant);
-    }
-    match error.raw_os_error() {
-        Some(libc::ENOSPC) => ("there are as many as may be", "sysctl user.max_user_namespaces=10000"),
-        _ if read("/proc/self/status").is_some_and(|status| status.contains("\nSeccomp:\t2")) => (
-            "a filter of system calls denies it",
-            "in a container: --security-opt seccomp=unconfined, or --cap-add SYS_ADMIN",
-        ),
-        _ => ("something denies it that is not to be seen, a chroot or a security module", "leave that"),
-    }
 }
 
 /// Runs the command on a tree of its own and does away with the tree. `started` is called once the tree is there.
@@ -165,7 +108,7 @@ fn create_numbered(home: &Home, run: &Run) -> Result<(u32, Created)> {
             owner: owner.clone(),
             durable: false,
             layers: run.layers.clone(),
-            more: std::collections::BTreeMap::new(),
+            more: run.seen.option(),
         };
         match create(home, &new, &mut unhindered) {
             Err(Error::Exists { .. }) => {}
@@ -247,6 +190,11 @@ fn children() -> Vec<Pid> {
 /// Ends what a command left behind whose caller was killed: whoever sees its tree, which nobody else ever did.
 pub(super) fn end_what_was_left(locked: &Locked, record: &Record) -> Result<()> {
     let own = tree(locked);
+    if Seen::of(record) == Seen::ByTheUser {
+        // Who sees the tree need not be of the command.
+        let started = format!("{DIR}={}", own.display());
+        return Ok(survivors::kill(&survivors::with_variable(&started))?);
+    }
     for copy in record.copies.iter().filter(|copy| copy.at() == own) {
         let place = Place { overlay: locked, record, lower: &[], copy };
         survivors::kill(&survivors::in_private(&place)?)?;
@@ -294,34 +242,6 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_denies_a_user_namespace_is_named_with_what_to_grant() {
-        let files = |set: &'static [(&'static str, &'static str)]| {
-            move |path: &'static str| {
-                set.iter().find(|(name, _)| path.ends_with(name)).map(|f| f.1.to_owned())
-            }
-        };
-        let denied = |code, set| {
-            let error = std::io::Error::from_raw_os_error(code);
-            no_users(&error, &files(set)).1
-        };
-        assert!(denied(libc::EPERM, &[("uid_map", "")]).contains("--map-current-user"));
-        assert!(denied(libc::EINVAL, &[]).contains("CONFIG_USER_NS"));
-        assert_eq!(
-            denied(libc::ENOSPC, &[("max_user_namespaces", "0\n")]),
-            "sysctl user.max_user_namespaces=10000"
-        );
-        assert_eq!(denied(libc::ENOSPC, &[]), "sysctl user.max_user_namespaces=10000");
-        assert_eq!(
-            denied(libc::EPERM, &[("unprivileged_userns_clone", "0\n")]),
-            "sysctl kernel.unprivileged_userns_clone=1"
-        );
-        let restricted = &[("unprivileged_userns_clone", "1\n"), ("restrict_unprivileged_userns", "1\n")];
-        assert_eq!(denied(libc::EACCES, restricted), "sysctl kernel.apparmor_restrict_unprivileged_userns=0");
-        assert!(denied(libc::EPERM, &[("status", "Name:\tx\nSeccomp:\t2\n")]).contains("seccomp=unconfined"));
-        assert_eq!(denied(libc::EPERM, &[("status", "Name:\tx\nSeccomp:\t0\n")]), "leave that");
-    }
 
     #[test]
     fn a_code_is_passed_on_and_a_signal_is_above_128() {

@@ -46,7 +46,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 }
 
 /// As [`Lab::assert_nothing_left`], and no process.
-fn assert_nothing_left(lab: &Lab) {
+pub fn assert_nothing_left(lab: &Lab) {
     lab.assert_nothing_left();
     wait_until(|| daemons(lab).is_empty());
 }
@@ -512,10 +512,10 @@ fn kill_9_of_the_process_at_any_time_harms_nothing_below() {
 }
 
 /// `daemon`: fusermount3 serves nobody without a name.
-const USER: &str = "1";
+pub const USER: &str = "1";
 
 /// Gives base, home and the places of overlays to that user.
-fn give(lab: &Lab) {
+pub fn give(lab: &Lab) {
     for dir in [lab.base(), lab.home_dir(), lab.at("")] {
         fs::create_dir_all(&dir).expect("made");
         ground::run("chown", &["-R", "-h", &format!("{USER}:{USER}"), utf8(&dir)]);
@@ -529,7 +529,7 @@ fn as_user(lab: &Lab, device: &str, script: &str) -> Output {
 }
 
 /// As if fusermount3 was not installed.
-const WITHOUT_FUSERMOUNT3: &str = "for dir in $(realpath /bin /sbin | sort -u); do
+pub const WITHOUT_FUSERMOUNT3: &str = "for dir in $(realpath /bin /sbin | sort -u); do
     test -e $dir/fusermount3 || continue
     mkdir -p /mnt/upper /mnt/work && mknod /mnt/upper/fusermount3 c 0 0 || exit 99
     mount -t overlay -o lowerdir=$dir,upperdir=/mnt/upper,workdir=/mnt/work none $dir && ! test -e $dir/fusermount3 || exit 99
@@ -537,18 +537,22 @@ done";
 
 /// The same, after `prepare` was run as root.
 fn as_user_where(lab: &Lab, device: &str, prepare: &str, script: &str) -> Output {
+    as_user_by(lab, device, prepare, "", script).output().expect("unshare runs")
+}
+
+/// The same, started by the program `by`.
+pub fn as_user_by(lab: &Lab, device: &str, prepare: &str, by: &str, script: &str) -> Command {
     let setup = format!(
         "mount -t tmpfs none /mnt && mknod -m {device} /mnt/fuse c 10 229 && mount --bind /mnt/fuse /dev/fuse || exit 99
          {prepare}
-         exec setpriv --reuid {USER} --regid {USER} --clear-groups sh -c \"$0\""
+         exec {by} setpriv --reuid {USER} --regid {USER} --clear-groups sh -c \"$0\""
     );
     let program = env!("CARGO_BIN_EXE_cowsnap");
-    Command::new("unshare")
-        .args(["-m", "sh", "-c", &setup])
-        .arg(format!("cowsnap={program}\ncd {}\n{script}", utf8(lab.root())))
-        .env("COWSNAP_OVERLAY_HOME", lab.home_dir())
-        .output()
-        .expect("unshare runs")
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &setup]);
+    command.arg(format!("cowsnap={program}\ncd {}\n{script}", utf8(lab.root())));
+    command.env("COWSNAP_OVERLAY_HOME", lab.home_dir());
+    command
 }
 
 #[test]

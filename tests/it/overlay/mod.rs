@@ -16,6 +16,7 @@ pub mod native;
 mod neighbours;
 mod page;
 mod programs;
+mod open;
 mod reap;
 mod run;
 mod suites;

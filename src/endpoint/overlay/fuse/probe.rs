@@ -1,7 +1,7 @@
 //! Whether a filesystem can be served here, and what to grant if not.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::Errno;
@@ -53,6 +53,10 @@ fn no_helper() -> Option<String> {
     let found = places.map(|dir| dir.join("fusermount3")).find_map(|file| file.metadata().ok());
     match found {
         None => Some("this process may not mount, and there is no fusermount3 (apt install fuse3)".into()),
+        // Root may be nobody in this user namespace.
+        Some(meta) if meta.uid() != 0 => {
+            Some("this process may not mount, and fusermount3 is not root's in the user namespace that it is in".into())
+        }
         Some(meta) if meta.permissions().mode() & libc::S_ISUID == 0 => Some(
             "this process may not mount, and fusermount3 does not run as root (chmod u+s $(command -v fusermount3))".into(),
         ),
