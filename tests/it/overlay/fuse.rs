@@ -27,7 +27,7 @@ pub(super) fn daemons(lab: &Lab) -> Vec<u32> {
 }
 
 /// Ends the process that serves this lab's one overlay, and waits until it is gone.
-fn kill_daemon(lab: &Lab) {
+pub fn kill_daemon(lab: &Lab) {
     let found = daemons(lab);
     let [pid] = found[..] else { panic!("these serve: {found:?}") };
     let pid = rustix::process::Pid::from_raw(pid as i32).expect("a pid");
