@@ -8,6 +8,7 @@ mod denied;
 mod faults;
 mod full;
 mod fuse;
+mod json;
 mod kernel;
 pub mod killed;
 pub mod lab;
