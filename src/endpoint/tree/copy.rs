@@ -90,12 +90,12 @@ impl Copier<'_> {
             rustix::fs::mkdirat(self.to, &entry.path, Mode::RWXU).map_err(self.failed("copy", entry))?;
         }
         let (firsts, further) = by_first_names(others);
-        let (total, done) = (scan.bytes(), AtomicU64::new(0));
+        // A file of several names is copied once.
+        let total = firsts.iter().map(|entry| bytes_of(entry)).sum();
+        let progress = Progress { watch: self.watch, total, done: AtomicU64::new(0) };
         each(&firsts, |entry| {
-            self.copy_one(entry, total)?;
-            if let Some(tell) = &self.watch.0 {
-                tell(done.fetch_add(entry.size, Ordering::Relaxed) + entry.size, total);
-            }
+            let told = self.copy_one(entry, &progress)?;
+            progress.add(bytes_of(entry).saturating_sub(told));
             Ok(())
         })?;
         for (first, entry) in further {
@@ -108,15 +108,16 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn copy_one(&self, entry: &Entry, total: u64) -> Result<()> {
+    /// Copies what is no directory; how many of its bytes `progress` has been told of.
+    fn copy_one(&self, entry: &Entry, progress: &Progress<'_>) -> Result<u64> {
         match entry.kind {
-            Kind::File => self.copy_file(entry, total),
-            Kind::Symlink => self.copy_symlink(entry),
-            _ => self.copy_special(entry),
+            Kind::File => self.copy_file(entry, progress),
+            Kind::Symlink => self.copy_symlink(entry).map(|()| 0),
+            _ => self.copy_special(entry).map(|()| 0),
         }
     }
 
-    fn copy_file(&self, entry: &Entry, total: u64) -> Result<()> {
+    fn copy_file(&self, entry: &Entry, progress: &Progress<'_>) -> Result<u64> {
         let from = open_quietly(self.from, &entry.path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW)
             .map_err(|errno| self.unreadable(errno, entry))?;
         self.check_unchanged(from.as_fd(), entry)?;
@@ -124,9 +125,9 @@ impl Copier<'_> {
         let to = rustix::fs::openat(self.to, &entry.path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(self.failed("copy", entry))?;
         copy_nocow(from.as_fd(), to.as_fd());
-        let (from, to) = self.copy_content(from, to, entry, total)?;
+        let (from, to, told) = self.copy_content(from, to, entry, progress)?;
         describe(entry, &Pair { from: from.as_fd(), to: to.as_fd() }).map_err(self.failed("copy", entry))?;
-        self.check_unchanged(from.as_fd(), entry)
+        self.check_unchanged(from.as_fd(), entry).map(|()| told)
     }
 
     fn copy_content(
@@ -134,20 +135,21 @@ impl Copier<'_> {
         from: OwnedFd,
         to: OwnedFd,
         entry: &Entry,
-        total: u64,
-    ) -> Result<(OwnedFd, OwnedFd)> {
+        progress: &Progress<'_>,
+    ) -> Result<(OwnedFd, OwnedFd, u64)> {
         if entry.size == 0 {
-            return Ok((from, to));
+            return Ok((from, to, 0));
         }
         match rustix::fs::ioctl_ficlone(&to, &from) {
-            Ok(()) => return Ok((from, to)),
+            Ok(()) => return Ok((from, to, 0)),
             Err(errno) if !can_not_be_shared(errno) => return Err(self.failed("copy", entry)(errno)),
-            Err(errno) if !self.copying => return Err(self.not_shared(errno, entry, total)),
+            Err(errno) if !self.copying => return Err(self.not_shared(errno, entry, progress.total)),
             Err(_) => {}
         }
         let (mut from, mut to) = (File::from(from), File::from(to));
-        copy_data(&mut from, &mut to, entry.size).map_err(Error::io("copy", self.shown(entry)))?;
-        Ok((from.into(), to.into()))
+        let told = copy_data(&mut from, &mut to, entry.size, progress);
+        let told = told.map_err(Error::io("copy", self.shown(entry)))?;
+        Ok((from.into(), to.into(), told))
     }
 
     fn not_shared(&self, errno: Errno, entry: &Entry, total: u64) -> Error {
@@ -254,11 +256,31 @@ pub(super) fn can_not_be_shared(errno: Errno) -> bool {
     )
 }
 
-/// Copies what is not a hole. Both are empty beyond.
-fn copy_data(from: &mut File, to: &mut File, length: u64) -> io::Result<()> {
+/// How many bytes of data something has.
+fn bytes_of(entry: &Entry) -> u64 {
+    if entry.kind == Kind::File { entry.size } else { 0 }
+}
+
+/// How far all of it is.
+struct Progress<'a> {
+    watch: &'a Watch,
+    total: u64,
+    done: AtomicU64,
+}
+
+impl Progress<'_> {
+    fn add(&self, bytes: u64) {
+        if let Some(tell) = &self.watch.0 {
+            tell(self.done.fetch_add(bytes, Ordering::Relaxed) + bytes, self.total);
+        }
+    }
+}
+
+/// Copies what is not a hole, and tells of it; how many bytes that were. Both are empty beyond.
+fn copy_data(from: &mut File, to: &mut File, length: u64, progress: &Progress<'_>) -> io::Result<u64> {
     const CHUNK: u64 = 16 << 20;
     to.set_len(length)?;
-    let mut at = 0;
+    let (mut at, mut told) = (0, 0);
     while at < length {
         let (start, end) = next_data(from, at, length)?;
         at = start;
@@ -273,9 +295,14 @@ fn copy_data(from: &mut File, to: &mut File, length: u64) -> io::Result<()> {
                 return Err(io::Error::other("it became shorter while it was copied"));
             }
             at += n;
+            if at < length {
+                // The last of it is told with the file.
+                progress.add(n);
+                told += n;
+            }
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 /// Where the next data at or after `at` begins and ends; both are `length` if there is none.

@@ -118,11 +118,6 @@ impl Scan {
         self.entries.iter().map(|entry| (entry.path.as_path(), entry)).collect()
     }
 
-    /// How many bytes its files have, holes included.
-    pub(super) fn bytes(&self) -> u64 {
-        self.entries.iter().filter(|e| e.kind == Kind::File).map(|e| e.size).sum()
-    }
-
     /// Waits until whatever changes from now on gets a later time than everything that was seen.
     pub(super) fn let_a_tick_pass(&self) {
         let Some(newest) = self.entries.iter().map(|e| e.ctime).max() else { return };

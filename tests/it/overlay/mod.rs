@@ -4,6 +4,7 @@ mod below;
 mod bytes;
 mod calls;
 mod containers;
+mod copying;
 mod denied;
 mod faults;
 mod full;
