@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 use serde_json::{Value, json};
 
 use crate::cli::asked::Asking;
@@ -12,7 +12,7 @@ use crate::cli::table::printable_lines;
 use crate::cli::{Context, status, watched};
 use crate::config::value;
 use crate::model::run::{Op, Subject};
-use crate::plan::health::{self, About, Facts, Finding, Limits, State};
+use crate::plan::health::{self, About, Facts, Finding, Pair, State, Thresholds};
 use crate::{Error, Result};
 
 /// Say in one line whether jobs are well, with the exit codes of Nagios: 0 ok, 1 warning, 2 critical, 3 unknown
@@ -22,42 +22,56 @@ use crate::{Error, Result};
 pub struct Args {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    given: Given,
+}
+
+/// What the command line says goes before what a job says.
+#[derive(Debug, clap::Args)]
+struct Given {
     /// Warn of a newest snapshot that is older, instead of what the schedule says
     #[arg(long, value_name = "AGE", value_parser = value::span)]
     warn_age: Option<Span>,
     /// The same, critical
     #[arg(long, value_name = "AGE", value_parser = value::span)]
     crit_age: Option<Span>,
-    /// Warn if less is free where a dataset or target is, of 100
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
-    warn_free: f64,
+    /// Warn of what a target has if that is older; as snapshots by default
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    warn_replica_age: Option<Span>,
     /// The same, critical
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
-    crit_free: f64,
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    crit_replica_age: Option<Span>,
+    /// Warn of a last drill that went well if it is older, of jobs that have one; 35d by default
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    warn_drill_age: Option<Span>,
+    /// The same, critical
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    crit_drill_age: Option<Span>,
+    /// Warn if less is free where a dataset or target is, of 100; 20 by default
+    #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
+    warn_free: Option<f64>,
+    /// The same, critical; 10 by default
+    #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
+    crit_free: Option<f64>,
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    let number = text.trim_end_matches('%').parse::<f64>().ok();
-    number
-        .filter(|number| (0.0..=100.0).contains(number))
-        .ok_or_else(|| "a number of 0 to 100 is needed".into())
-}
-
-impl Args {
-    fn limits(&self) -> Limits {
-        Limits {
-            warn_age: self.warn_age.and_then(duration),
-            crit_age: self.crit_age.and_then(duration),
-            warn_free: self.warn_free,
-            crit_free: self.crit_free,
+impl Given {
+    fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            age: Pair { warn: self.warn_age, crit: self.crit_age },
+            replica_age: Pair { warn: self.warn_replica_age, crit: self.crit_replica_age },
+            drill_age: Pair { warn: self.warn_drill_age, crit: self.crit_drill_age },
+            free: Pair { warn: self.warn_free, crit: self.crit_free },
         }
     }
-}
 
-/// Days of 24 hours; months and years as they are from now on.
-fn duration(span: Span) -> Option<SignedDuration> {
-    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-    span.to_duration(SpanRelativeTo::from(&now)).ok()
+    /// Judges by this, and by what the job says where this says nothing.
+    fn tell(&self, all: &mut All, now: Timestamp) {
+        let given = self.thresholds();
+        for (job, facts) in all.jobs.iter().zip(&mut all.facts) {
+            facts.limits = given.or(&job.check.clone().unwrap_or_default()).limits(now);
+        }
+    }
 }
 
 /// Runs the subcommand. Whatever keeps it from finding out is unknown.
@@ -82,17 +96,19 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 fn looked(args: &Args, context: &Context) -> Result<u8> {
     let units = facts::failed_units(args.which.timeout());
     let asking = Asking::begin(&args.which, context);
-    let done = facts::all(&args.which, false, context).map(|mut all| {
+    let done = facts::all(&args.which, false, context);
+    let now = Timestamp::now();
+    let done = done.map(|mut all| {
         asking.tell(&mut all.facts);
+        args.given.tell(&mut all, now);
         all
     });
     let (state, text, value) = match &done {
         Ok(all) => {
-            let now = Timestamp::now();
-            let findings = judged(all, units(), args, now);
+            let findings = judged(all, units(), now);
             let state = if all.facts.is_empty() { State::Unknown } else { health::worst(&findings) };
             let jobs: Vec<_> = all.facts.iter().map(|facts| status::object(facts, now)).collect();
-            let text = report(state, all, &findings, &args.limits(), now);
+            let text = report(state, all, &findings, now);
             (state, text, json!({ "state": state, "findings": findings, "jobs": jobs }))
         }
         Err(error) => unknown(&with_causes(error)),
@@ -111,10 +127,8 @@ pub fn unreadable(error: &Error) -> (ExitCode, String) {
     (ExitCode::from(State::Unknown.exit_code()), format!("COWSNAP UNKNOWN - {}", plain(&error.to_string())))
 }
 
-fn judged(all: &All, units: Result<Vec<String>, String>, args: &Args, now: Timestamp) -> Vec<Finding> {
-    let limits = args.limits();
-    let mut findings: Vec<_> =
-        all.facts.iter().flat_map(|facts| health::findings(facts, &limits, now)).collect();
+fn judged(all: &All, units: Result<Vec<String>, String>, now: Timestamp) -> Vec<Finding> {
+    let mut findings: Vec<_> = all.facts.iter().flat_map(|facts| health::findings(facts, now)).collect();
     for job in &all.stopped {
         findings.push(Finding {
             state: State::Critical,
@@ -135,7 +149,7 @@ fn judged(all: &All, units: Result<Vec<String>, String>, args: &Args, now: Times
 }
 
 /// The summary with what is measured, then a line for each finding.
-fn report(state: State, all: &All, findings: &[Finding], limits: &Limits, now: Timestamp) -> String {
+fn report(state: State, all: &All, findings: &[Finding], now: Timestamp) -> String {
     let names = || all.facts.iter().map(|facts| facts.job.as_str()).collect::<Vec<_>>().join(", ");
     let summary = match findings {
         [] if all.facts.is_empty() => "no job is configured".to_owned(),
@@ -143,7 +157,7 @@ fn report(state: State, all: &All, findings: &[Finding], limits: &Limits, now: T
         [one] => format!("{}: {}", one.job, one.what),
         [first, rest @ ..] => format!("{}: {} (and {} more)", first.job, first.what, rest.len()),
     };
-    let measured: Vec<_> = all.facts.iter().flat_map(|facts| measured(facts, limits, now)).collect();
+    let measured: Vec<_> = all.facts.iter().flat_map(|facts| measured(facts, now)).collect();
     let measured = if measured.is_empty() { String::new() } else { format!(" | {}", measured.join(" ")) };
     let mut text = format!("COWSNAP {state} - {}{measured}\n", plain(&summary));
     for finding in findings {
@@ -153,13 +167,16 @@ fn report(state: State, all: &All, findings: &[Finding], limits: &Limits, now: T
 }
 
 /// `'label'=value;warn;crit`, one for each thing that has a number.
-fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
+fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
     let mut all = Vec::new();
+    let limits = &facts.limits;
     let job = &facts.job;
     let age = |time: Timestamp| now.duration_since(time).as_secs().max(0);
-    let between = |last: Timestamp, patience| {
-        if limits.warn_age.is_some() || limits.crit_age.is_some() {
-            return [limits.warn_age, limits.crit_age].map(|limit| limit.map(|limit| limit.as_secs()));
+    let set =
+        |pair: Pair<SignedDuration>| [pair.warn, pair.crit].map(|limit| limit.map(|limit| limit.as_secs()));
+    let between = |last: Timestamp, pair: Pair<SignedDuration>, patience| {
+        if pair.is_set() {
+            return set(pair);
         }
         let late = health::lateness(last, &facts.promise, patience);
         [late.map(|(warn, _)| warn), late.map(|(_, crit)| crit)]
@@ -177,7 +194,7 @@ fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
     for (name, seen, is_nested) in datasets.chain(nested) {
         let Ok(seen) = seen else { continue };
         if let Some(newest) = seen.newest {
-            let [warn, crit] = between(newest, 1).map(number);
+            let [warn, crit] = between(newest, limits.age, 1).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(newest)));
         }
         if !is_nested {
@@ -186,11 +203,12 @@ fn measured(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<String> {
     }
     let record = facts.record.as_ref().ok().and_then(Option::as_ref);
     let drill = record.and_then(|record| record.tally(&Subject::of_job(Op::Drill))?.last_success);
-    all.extend(drill.map(|last| format!("{}={}s;;;0", label(&[job, "drill", "age"]), age(last))));
+    let [warn, crit] = set(limits.drill_age).map(number);
+    all.extend(drill.map(|last| format!("{}={}s;{warn};{crit};0", label(&[job, "drill", "age"]), age(last))));
     for target in &facts.targets {
         let name = &target.to;
         if let Some(up_to) = target.known_up_to() {
-            let [warn, crit] = between(up_to, 2).map(number);
+            let [warn, crit] = between(up_to, limits.replica_age, 2).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(up_to)));
         }
         if let Some(lag) = health::lag(target, facts) {
@@ -228,13 +246,5 @@ mod tests {
     fn what_a_name_holds_ends_neither_a_label_nor_the_text() {
         assert_eq!(label(&["a'b", "c=d|e\nf", "age"]), "'a_b c_d_e_f age'");
         assert_eq!(plain("a | b\nCOWSNAP OK\t- c"), "a / b COWSNAP OK - c");
-    }
-
-    #[test]
-    fn a_share_is_of_a_hundred() {
-        assert_eq!((percent("20"), percent("5.5%")), (Ok(20.0), Ok(5.5)));
-        for wrong in ["", "-1", "101", "NaN", "inf", "x"] {
-            assert!(percent(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -21,7 +21,7 @@ use crate::exec::replicate::{mark_for, mark_for_peer};
 use crate::model::run::Subject;
 use crate::model::{self, JobRecord, PeerAddress, Version, VersionKind};
 use crate::plan::common::kept;
-use crate::plan::health::{self, Base, Facts, Seen};
+use crate::plan::health::{self, Base, Facts, Limits, Seen};
 use crate::quiesce::Leases;
 use crate::{Error, Result};
 
@@ -167,8 +167,14 @@ fn silent(job: &Job, seconds: u64, noted: Option<Noted>) -> Facts {
         record,
         is_at_work,
         has_drill: job.drill.is_some(),
+        limits: limits(job),
         stopped,
     }
+}
+
+/// From when on the job is not well, as it is configured.
+fn limits(job: &Job) -> Limits {
+    job.check.as_ref().map(|set| set.limits(Timestamp::now())).unwrap_or_default()
 }
 
 /// What was written down of a job.
@@ -198,6 +204,7 @@ fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
         targets: targets.collect(),
         is_at_work,
         has_drill: job.drill.is_some(),
+        limits: limits(job),
         stopped,
         record,
     }

@@ -12,7 +12,7 @@ use crate::cli::facts::{self, All, Which};
 use crate::cli::table::{Table, printable_lines, size};
 use crate::cli::{Context, watched};
 use crate::model::run::{Op, Subject};
-use crate::plan::health::{self, Facts, Limits, Verdict, roughly};
+use crate::plan::health::{self, Facts, Verdict, roughly};
 use crate::sys::interrupt;
 
 /// Say how jobs are doing: when each ran last and runs next, what failed, and how old its targets are
@@ -68,7 +68,7 @@ fn text(all: &All, sizes: bool, now: Timestamp) -> String {
     let mut table = Table::new(&columns);
     let mut notes = String::new();
     for facts in &all.facts {
-        let findings = health::findings(facts, &Limits::default(), now);
+        let findings = health::findings(facts, now);
         table.row(row(facts, health::verdict(&findings).0, sizes, now));
         for finding in &findings {
             notes += &format!("{}: {}: {}\n", finding.job, finding.state, finding.what);
@@ -154,7 +154,7 @@ fn roughly_ms(ms: u64) -> String {
 
 /// What `--json` says of a job.
 pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
-    let findings = health::findings(facts, &Limits::default(), now);
+    let findings = health::findings(facts, now);
     let (verdict, why) = health::verdict(&findings);
     let told = |is_nested: bool| {
         move |(name, seen): &(String, Result<health::Seen, String>)| match seen {

@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Class;
 use crate::model::{Flush, Notify, Quiesce, quoted};
-use crate::plan::health::Promise;
+use crate::plan::health::{Promise, Thresholds};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 use crate::plan::trigger::{Combined, Trigger};
@@ -75,6 +75,8 @@ pub struct Job {
     pub drill: Option<Drill>,
     /// What is called at which moment of its runs.
     pub hooks: Option<Hooks>,
+    /// From when on it is not well, where that is not as usual.
+    pub check: Option<Thresholds>,
 }
 
 /// What is called at which moment of a run: of each a program's absolute path and its arguments.

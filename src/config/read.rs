@@ -14,6 +14,7 @@ use crate::model::{PeerAddress, Target};
 use crate::plan::retain::{Period, Retention};
 use crate::plan::schedule::Schedule;
 
+mod check;
 mod drill;
 mod flush;
 mod hooks;
@@ -59,6 +60,7 @@ struct RawJob {
     target: Vec<Spanned<RawTarget>>,
     drill: Option<Spanned<drill::RawDrill>>,
     hooks: Option<Spanned<hooks::RawHooks>>,
+    check: Option<Spanned<check::RawCheck>>,
 }
 
 #[derive(Deserialize)]
@@ -243,6 +245,8 @@ impl Reader<'_> {
             }
         };
         let retention = raw.retention.map(|raw| self.retention(raw));
+        let check =
+            raw.check.map(|raw_check| self.check(raw_check, !raw.target.is_empty(), raw.drill.is_some()));
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
         let recursive = raw.recursive;
         let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets, recursive));
@@ -267,6 +271,7 @@ impl Reader<'_> {
             targets,
             drill,
             hooks,
+            check,
         }
     }
 

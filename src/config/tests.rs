@@ -2,6 +2,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
+mod check;
 mod trigger;
 
 /// What is read from files of these names and texts.
@@ -180,8 +181,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-        config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks"
-    "#]],
+            config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks", "check"
+        "#]],
     );
     check_job(
         "recursive = \"yes\"",
@@ -216,8 +217,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "checks = []",
         expect![[r#"
-        config.toml:4: job.a: unknown field "checks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks"
-    "#]],
+            config.toml:4: job.a: unknown field "checks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks", "check"
+        "#]],
     );
 }
 

@@ -75,6 +75,17 @@ pub fn age(text: &str) -> Result<Span, String> {
     }
 }
 
+/// A share of 100, with or without its sign.
+///
+/// # Errors
+/// What a share is.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|number| (0.0..=100.0).contains(number))
+        .ok_or_else(|| "a number of 0 to 100 is needed".into())
+}
+
 /// A zone of the IANA database by its name, or `local` for this machine's.
 ///
 /// # Errors
@@ -151,6 +162,14 @@ mod tests {
             assert!(age(nothing).is_err(), "{nothing}");
         }
         assert!(span("6m").is_ok(), "for --every");
+    }
+
+    #[test]
+    fn a_share_is_of_a_hundred() {
+        assert_eq!((percent("20"), percent("5.5%")), (Ok(20.0), Ok(5.5)));
+        for wrong in ["", "-1", "101", "NaN", "inf", "x"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,6 +11,10 @@ use crate::model::JobRecord;
 use crate::model::run::{Failure, LastRun, Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
+mod limits;
+
+pub use limits::{Limits, Pair, Thresholds};
+
 /// What was seen of a job.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -30,6 +34,8 @@ pub struct Facts {
     pub is_at_work: bool,
     /// Whether its restore is to be rehearsed.
     pub has_drill: bool,
+    /// From when on it is bad.
+    pub limits: Limits,
     /// Services that a run has left stopped, or why nobody knows.
     pub stopped: Result<Vec<String>, String>,
 }
@@ -196,36 +202,15 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// From when on it is bad.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
-    /// A newest snapshot that is older; without it the schedule decides.
-    pub warn_age: Option<SignedDuration>,
-    /// The same, worse.
-    pub crit_age: Option<SignedDuration>,
-    /// Percent of a filesystem or pool that should be free.
-    pub warn_free: f64,
-    /// The same, worse.
-    pub crit_free: f64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { warn_age: None, crit_age: None, warn_free: 20.0, crit_free: 10.0 }
-    }
-}
-
 /// How long after its time a run may come without a word: a minute's cron, and a service that takes its time to stop.
 const GRACE: SignedDuration = SignedDuration::from_mins(15);
 
 /// How far ahead a clock may be.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// How old the last restore that went well may be.
-const DRILL: SignedDuration = SignedDuration::from_hours(35 * 24);
-
 /// All that is not well of a job.
-pub fn findings(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<Finding> {
+pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
+    let limits = &facts.limits;
     let mut found = Found { job: &facts.job, all: Vec::new() };
     found.of_services(facts);
     found.of_record(facts);
@@ -234,17 +219,17 @@ pub fn findings(facts: &Facts, limits: &Limits, now: Timestamp) -> Vec<Finding> 
         match seen {
             Err(why) => found.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
             Ok(seen) => {
-                found.of_age(name, seen.newest, &facts.promise, limits, now);
+                found.of_age(name, seen.newest, &facts.promise, limits.age, now);
                 found.of_receives(name, seen);
                 found.of_space(name, seen, limits);
             }
         }
     }
     for (name, seen) in &facts.nested {
-        found.of_nested(name, seen.as_ref(), facts, limits, now);
+        found.of_nested(name, seen.as_ref(), facts, now);
     }
     for target in &facts.targets {
-        found.of_target(target, facts, limits, now);
+        found.of_target(target, facts, now);
     }
     found.all.sort_by_key(|finding| std::cmp::Reverse(finding.state));
     found.all
@@ -370,17 +355,28 @@ impl Found<'_> {
         let Ok(record) = &facts.record else { return };
         let tally = record.as_ref().and_then(|record| record.tally(&Subject::of_job(Op::Drill)));
         let last = tally.and_then(|tally| tally.last_success);
-        let what = match last.map(|last| now.duration_since(last)) {
+        let limits = facts.limits.drill_age;
+        let (state, what) = match last.map(|last| now.duration_since(last)) {
             _ if !facts.has_drill => return,
             // A clock that was ahead has told nothing.
             Some(age) if age < -AHEAD => {
-                "the last rehearsal of its restore is from the future: see to the clock".into()
+                let what = "the last rehearsal of its restore is from the future: see to the clock";
+                (State::Warning, what.into())
             }
-            Some(age) if age <= DRILL => return,
-            Some(age) => format!("the last rehearsal of its restore that went well is {} old", roughly(age)),
-            None => "its restore was never rehearsed: cowsnap drill".into(),
+            Some(age) => match past(limits, age) {
+                State::Ok => return,
+                state => {
+                    let age = roughly(age);
+                    (state, format!("the last rehearsal of its restore that went well is {age} old"))
+                }
+            },
+            None => {
+                let since = record.as_ref().map_or(now, |record| record.since);
+                let state = past(limits, now.duration_since(since)).max(State::Warning);
+                (state, "its restore was never rehearsed: cowsnap drill".into())
+            }
         };
-        self.add(State::Warning, About::Drill, what);
+        self.add(state, About::Drill, what);
     }
 
     /// By the limits if they are set, else by what is promised.
@@ -389,7 +385,7 @@ impl Found<'_> {
         name: &str,
         newest: Option<Timestamp>,
         promise: &Promise,
-        limits: &Limits,
+        limits: Pair<SignedDuration>,
         now: Timestamp,
     ) {
         let Some(newest) = newest else {
@@ -416,14 +412,7 @@ impl Found<'_> {
     }
 
     /// What was made since the last run is in the next one. The space is that of what it is inside of.
-    fn of_nested(
-        &mut self,
-        name: &str,
-        seen: Result<&Seen, &String>,
-        facts: &Facts,
-        limits: &Limits,
-        now: Timestamp,
-    ) {
+    fn of_nested(&mut self, name: &str, seen: Result<&Seen, &String>, facts: &Facts, now: Timestamp) {
         match seen {
             Err(why) => self.add(State::Unknown, About::Unseen, format!("{name}: {why}")),
             Ok(Seen { newest: None, .. }) => {
@@ -431,7 +420,7 @@ impl Found<'_> {
                 self.add(State::Warning, About::Late, what);
             }
             Ok(seen) => {
-                self.of_age(name, seen.newest, &facts.promise, limits, now);
+                self.of_age(name, seen.newest, &facts.promise, facts.limits.age, now);
                 self.of_receives(name, seen);
             }
         }
@@ -458,13 +447,13 @@ impl Found<'_> {
         }
     }
 
-    fn of_target(&mut self, target: &Target, facts: &Facts, limits: &Limits, now: Timestamp) {
+    fn of_target(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
         let Target { dataset, to, seen, asked, up_to, base } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
             Some(Ok(seen)) => {
                 self.of_receives(to, seen);
-                self.of_space(to, seen, limits);
+                self.of_space(to, seen, &facts.limits);
             }
             None => {}
         }
@@ -497,7 +486,7 @@ impl Found<'_> {
             }
             Ok(Some(up_to)) if self.is_ahead(&format!("what {to} has of {dataset}"), *up_to, now) => {}
             Ok(Some(up_to)) => {
-                let state = age_state(*up_to, &facts.promise, limits, 2, now);
+                let state = age_state(*up_to, &facts.promise, facts.limits.replica_age, 2, now);
                 // One that has all that there is is not late: its source is.
                 let is_behind = lag(target, facts).is_none_or(|lag| !lag.is_zero());
                 if state != State::Ok && is_behind {
@@ -544,20 +533,28 @@ fn state_of(class: &str) -> State {
 }
 
 /// Late by a quarter of the time between two runs is a warning, by a whole one critical; `patience` times as much, and never within [`GRACE`].
-fn age_state(last: Timestamp, promise: &Promise, limits: &Limits, patience: i32, now: Timestamp) -> State {
-    let age = now.duration_since(last);
-    if limits.crit_age.is_some_and(|limit| age > limit) {
-        return State::Critical;
-    }
-    if limits.warn_age.is_some_and(|limit| age > limit) {
-        return State::Warning;
-    }
-    if limits.warn_age.is_some() || limits.crit_age.is_some() {
-        return State::Ok;
+fn age_state(
+    last: Timestamp,
+    promise: &Promise,
+    limits: Pair<SignedDuration>,
+    patience: i32,
+    now: Timestamp,
+) -> State {
+    if limits.is_set() {
+        return past(limits, now.duration_since(last));
     }
     match lateness(last, promise, patience) {
         Some((_, critical)) if now > critical => State::Critical,
         Some((warning, _)) if now > warning => State::Warning,
+        _ => State::Ok,
+    }
+}
+
+/// Which of the limits an age is past.
+fn past(limits: Pair<SignedDuration>, age: SignedDuration) -> State {
+    match limits {
+        Pair { crit: Some(limit), .. } if age > limit => State::Critical,
+        Pair { warn: Some(limit), .. } if age > limit => State::Warning,
         _ => State::Ok,
     }
 }

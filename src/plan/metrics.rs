@@ -7,7 +7,7 @@ use jiff::Timestamp;
 pub use exposition::{Family, Kind, Labels, exposition};
 
 use crate::model::run::{Op, Subject, Tally};
-use crate::plan::health::{self, Base, Facts, Limits, Seen, State};
+use crate::plan::health::{self, Base, Facts, Seen, State};
 
 /// Every name, with its kind and what it says.
 const NAMES: [(&str, Kind, &str); 27] = [
@@ -116,7 +116,7 @@ impl Collected {
     fn of_job(&mut self, job: &Measured<'_>, now: Timestamp) {
         let facts = job.facts;
         let labels = || vec![("job_name", facts.job.clone())];
-        let state = match health::worst(&health::findings(facts, &Limits::default(), now)) {
+        let state = match health::worst(&health::findings(facts, now)) {
             State::Ok => 0.0,
             state => f64::from(state.exit_code()),
         };

@@ -101,8 +101,10 @@ fn every_example_passes_the_check_and_is_explained() {
         let uncommented: String = example
             .lines()
             .map(|line| {
-                let key =
-                    line.strip_prefix("# ").filter(|line| line.starts_with("[[") || line.contains(" = \""));
+                let is_meant = |line: &&str| {
+                    line.starts_with('[') || line.starts_with("warn_") || line.contains(" = \"")
+                };
+                let key = line.strip_prefix("# ").filter(is_meant);
                 format!("{}\n", key.unwrap_or(line))
             })
             .collect();
@@ -126,7 +128,9 @@ fn every_example_passes_the_check_and_is_explained() {
         }
         let explained = run(&["job", "explain"]);
         assert!(
-            explained.contains("brings ssh://backup/vault/") && explained.contains("next: 20"),
+            explained.contains("brings ssh://backup/vault/")
+                && explained.contains("next: 20")
+                && explained.contains("free space a warning below 15 %"),
             "{explained}"
         );
         let objects: Value = serde_json::from_str(&run(&["job", "explain", "--json"])).expect("one object");

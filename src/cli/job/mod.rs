@@ -11,6 +11,7 @@ use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
 use crate::plan::schedule::Schedule;
 
+mod check_words;
 mod due;
 mod hooks;
 mod install;

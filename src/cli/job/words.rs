@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cli::job::{N_NEXT, trigger_words};
+use crate::cli::job::{N_NEXT, check_words, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
 use crate::model::{Flush, Notify, Quiesce, Service};
@@ -56,6 +56,7 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
             .map(|words| format!("calls {} if something failed", words.join(" "))),
     );
     all.extend(job.notify.as_ref().map(told));
+    all.extend(job.check.as_ref().map(check_words::check));
     all
 }
 

@@ -29,6 +29,7 @@ fn nightly(newest: Option<&str>) -> Facts {
         record: Ok(None),
         is_at_work: false,
         has_drill: false,
+        limits: Limits::default(),
         stopped: Ok(Vec::new()),
     }
 }
@@ -49,7 +50,7 @@ fn ended(facts: &mut Facts, subject: Subject, time: &str, failure: Option<(&str,
 }
 
 fn check(facts: &Facts, now: &str, expected: Expect) {
-    let findings = findings(facts, &Limits::default(), at(now));
+    let findings = findings(facts, at(now));
     let lines: String = findings.iter().map(|f| format!("{} {:?}: {}\n", f.state, f.about, f.what)).collect();
     let (verdict, _) = verdict(&findings);
     expected.assert_eq(&format!("{lines}{verdict}, {}", worst(&findings)));
@@ -121,9 +122,10 @@ fn no_snapshot_is_critical_and_one_of_the_future_tells_of_the_clock() {
 #[test]
 fn ages_that_are_given_go_before_the_schedule() {
     let hours = |n| Some(SignedDuration::from_hours(n));
-    let state = |warn_age, crit_age, now| {
-        let limits = Limits { warn_age, crit_age, ..Limits::default() };
-        worst(&findings(&nightly(Some("20T02:00")), &limits, at(now)))
+    let state = |warn, crit, now| {
+        let age = Pair { warn, crit };
+        let limits = Limits { age, replica_age: age, ..Limits::default() };
+        worst(&findings(&Facts { limits, ..nightly(Some("20T02:00")) }, at(now)))
     };
     assert_eq!(state(hours(1), hours(2), "20T02:59"), State::Ok);
     assert_eq!(state(hours(1), hours(2), "20T03:30"), State::Warning);
@@ -182,6 +184,58 @@ fn a_failure_counts_until_the_same_goes_well() {
 }
 
 #[test]
+fn what_a_target_has_has_limits_of_its_own() {
+    let hours = |n| Some(SignedDuration::from_hours(n));
+    let mut facts = nightly(Some("25T02:00"));
+    facts.targets.push(Target {
+        dataset: "tank/node".into(),
+        to: "vault/node".into(),
+        seen: None,
+        asked: None,
+        up_to: Ok(Some(at("20T02:00"))),
+        base: Some(Base::Held),
+    });
+    facts.limits.age = Pair { warn: hours(1000), crit: None };
+    facts.limits.replica_age = Pair { warn: hours(24), crit: hours(150) };
+    check(
+        &facts,
+        "25T12:00",
+        expect![[r#"
+            WARNING Late: vault/node has tank/node as it was 5 d ago
+            LATE, WARNING"#]],
+    );
+    facts.limits.replica_age.crit = hours(100);
+    assert_eq!(worst(&findings(&facts, at("25T12:00"))), State::Critical);
+    facts.limits.replica_age = facts.limits.age;
+    assert_eq!(worst(&findings(&facts, at("25T12:00"))), State::Ok);
+}
+
+#[test]
+fn a_rehearsal_is_too_old_when_the_job_says_so() {
+    let hours = |n| Some(SignedDuration::from_hours(n));
+    let mut facts = nightly(Some("29T02:00"));
+    facts.has_drill = true;
+    facts.limits.drill_age = Pair { warn: hours(24), crit: hours(72) };
+    ended(&mut facts, Subject::of_job(Op::Drill), "28T02:00", None);
+    check(
+        &facts,
+        "29T04:00",
+        expect![[r#"
+            WARNING Drill: the last rehearsal of its restore that went well is 26 h old
+            OK, WARNING"#]],
+    );
+    facts.limits.drill_age.crit = hours(25);
+    assert_eq!(worst(&findings(&facts, at("29T04:00"))), State::Critical);
+    // Never, for as long as anything was written down of the job.
+    let mut never = nightly(Some("29T02:00"));
+    never.has_drill = true;
+    never.limits.drill_age = facts.limits.drill_age;
+    assert_eq!(worst(&findings(&never, at("29T04:00"))), State::Warning);
+    ended(&mut never, Subject::of_job(Op::Run), "01T02:00", None);
+    assert_eq!(worst(&findings(&never, at("29T04:00"))), State::Critical);
+}
+
+#[test]
 fn a_restore_that_was_not_rehearsed_for_long_is_a_warning_and_not_the_jobs_own_doing() {
     let mut facts = nightly(Some("29T02:00"));
     facts.has_drill = true;
@@ -195,7 +249,7 @@ fn a_restore_that_was_not_rehearsed_for_long_is_a_warning_and_not_the_jobs_own_d
     ended(&mut facts, Subject::of_job(Op::Drill), "01T02:00", None);
     check(&facts, "29T12:00", expect!["OK, OK"]);
     facts.datasets.clear();
-    let late = findings(&facts, &Limits::default(), at("30T00:00") + SignedDuration::from_hours(24 * 7));
+    let late = findings(&facts, at("30T00:00") + SignedDuration::from_hours(24 * 7));
     assert_eq!(late[0].what, "the last rehearsal of its restore that went well is 35 d old");
 }
 
@@ -266,7 +320,7 @@ fn a_target_is_judged_by_what_it_has_and_not_for_a_source_that_is_late() {
     );
     // Neither has anything newer: the source is late, and said so once.
     facts.targets = vec![target(None, Some("24T02:00"))];
-    assert_eq!(findings(&facts, &Limits::default(), at("28T12:00")).len(), 1);
+    assert_eq!(findings(&facts, at("28T12:00")).len(), 1);
     assert_eq!(lag(&facts.targets[0], &facts), Some(SignedDuration::ZERO));
 }
 
@@ -315,9 +369,9 @@ fn a_snapshot_that_a_trigger_promises_by_its_age_is_late_without_a_schedule() {
     );
     // With a schedule too, what is first counts.
     facts.promise.schedule = of_schedule("0 2 * * *").schedule;
-    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:01"))), State::Warning);
+    assert_eq!(worst(&findings(&facts, at("20T12:01"))), State::Warning);
     facts.promise.age = Some(SignedDuration::from_hours(100));
-    assert_eq!(worst(&findings(&facts, &Limits::default(), at("21T08:01"))), State::Warning);
+    assert_eq!(worst(&findings(&facts, at("21T08:01"))), State::Warning);
 }
 
 #[test]
@@ -375,9 +429,9 @@ fn a_failure_of_long_ago_does_not_explain_that_of_the_last_run() {
         &[("ssh://b/v", "unreachable"), ("ssh://c/v", "unreachable")],
         "partial",
     );
-    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:00"))), State::Warning);
+    assert_eq!(worst(&findings(&facts, at("20T12:00"))), State::Warning);
     run_ended(&mut facts, "20T04:00", &[("ssh://b/v", "unreachable")], "partial");
-    assert_eq!(worst(&findings(&facts, &Limits::default(), at("20T12:00"))), State::Critical);
+    assert_eq!(worst(&findings(&facts, at("20T12:00"))), State::Critical);
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn job(name: &str) -> Facts {
         record: Ok(None),
         is_at_work: false,
         has_drill: false,
+        limits: health::Limits::default(),
         stopped: Ok(Vec::new()),
     }
 }

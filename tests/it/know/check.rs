@@ -63,6 +63,69 @@ fn each_state_has_its_code_and_the_first_line_says_why() {
 }
 
 #[test]
+fn a_job_says_by_itself_when_it_is_not_well_and_the_command_line_goes_before() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    lab.ends(0, "check");
+    std::thread::sleep(Duration::from_millis(1100));
+    let with = |lines: &str| lab.write(&format!("{NODE}[job.node.check]\n{lines}\n"));
+    with("warn_age = \"1s\"");
+    let (said, _) = lab.ends(1, "check");
+    assert!(said.contains("the last snapshot of FS/node is"), "{said}");
+    assert!(said.contains("FS/node age'=") && said.contains("s;1;;0 "), "{said}");
+    assert!(lab.ends(0, "status").0.contains("LATE"), "status judges as check does");
+    assert!(lab.ends(0, "metrics").0.contains("\ncowsnap_job_state{job_name=\"node\"} 1\n"));
+    lab.ends(0, "check --warn-age 1h");
+    lab.ends(2, "check --crit-age 1s");
+    // What a target has is judged by the same, unless something is said of it; it is not late as long as it has all that there is.
+    with("warn_age = \"1h\"\ncrit_replica_age = \"1s\"");
+    lab.ends(0, "check");
+    lab.ends(0, "snapshot FS/node --label job=node");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("FS/replica has FS/node as it was"), "{said}");
+    lab.ends(0, "check --crit-replica-age 1h");
+    lab.ends(0, "job run node");
+    with("warn_free = 100\ncrit_free = 0");
+    let (said, _) = lab.ends(1, "check");
+    assert!(said.contains("% is free where FS/node is"), "{said}");
+    lab.ends(0, "check --warn-free 1");
+    with("crit_free = 1");
+    lab.ends(2, "check --crit-free 100");
+    assert!(lab.ends(0, "job explain node").0.contains("free space critical below 1 %"));
+    with("warn_age = \"soon\"");
+    let (said, _) = lab.ends(3, "check");
+    assert!(said.contains("job.node.check.warn_age: a time is a number"), "{said}");
+    lab.ends(2, "job check");
+}
+
+#[test]
+fn how_old_a_rehearsal_may_be_is_the_job_s_to_say() {
+    ground!("btrfs", "loop", "root");
+    let with = |check: &str| {
+        format!(
+            "{NODE}[job.node.drill]\ncommand = [\"/bin/true\"]\n[job.node.check]\nwarn_free = 1\ncrit_free = 0\n{check}"
+        )
+    };
+    let lab = Lab::new(&with(""));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let (said, _) = lab.ends(1, "check");
+    assert!(said.contains("its restore was never rehearsed"), "{said}");
+    let home = lab.fs.outside().join("overlays");
+    lab.ends(0, &format!("drill node --home {}", home.display()));
+    lab.ends(0, "check");
+    std::thread::sleep(Duration::from_millis(1100));
+    lab.write(&with("crit_drill_age = \"1s\""));
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("the last rehearsal of its restore that went well is"), "{said}");
+    assert!(said.contains("'node drill age'=") && said.contains("s;;1;0"), "{said}");
+    lab.ends(0, "check --crit-drill-age 1h");
+    lab.ends(1, "check --crit-drill-age 1h --warn-drill-age 1s");
+}
+
+#[test]
 fn what_can_not_be_looked_at_is_3_and_never_0() {
     ground!("btrfs");
     let lab = Lab::new(NODE);

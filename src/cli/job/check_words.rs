@@ -1,0 +1,50 @@
+//! From when on `cowsnap check` finds a job not well, in words.
+
+use jiff::Span;
+
+use crate::plan::health::{Pair, Thresholds};
+
+/// What differs from what is usual.
+pub(super) fn check(set: &Thresholds) -> String {
+    let span = |span: Span| format!("{span:#}");
+    let mut all = Vec::new();
+    let mut older = |what: &str, pair: Pair<Span>| {
+        let said = said(pair, "after", span);
+        all.extend(said.map(|said| format!("{what} {said}")));
+    };
+    older("a newest snapshot", set.age);
+    older("what a target has", set.replica_age);
+    older("a rehearsal that went well", set.drill_age);
+    let free = said(set.free, "below", |percent| format!("{percent} %"));
+    all.extend(free.map(|said| format!("free space {said}")));
+    format!("is not well, says cowsnap check, by: {}", all.join("; "))
+}
+
+/// `a warning after 26h, critical after 50h`
+fn said<T>(pair: Pair<T>, word: &str, text: impl Fn(T) -> String) -> Option<String> {
+    let one = |name: &str, limit: Option<T>| limit.map(|limit| format!("{name} {word} {}", text(limit)));
+    let both: Vec<_> =
+        [one("a warning", pair.warn), one("critical", pair.crit)].into_iter().flatten().collect();
+    (!both.is_empty()).then(|| both.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_said_and_nothing_else() {
+        let span = |text: &str| text.parse().ok();
+        let set = Thresholds {
+            age: Pair { warn: span("26h"), crit: span("2d") },
+            drill_age: Pair { warn: None, crit: span("3mo") },
+            free: Pair { warn: Some(12.5), crit: None },
+            ..Thresholds::default()
+        };
+        assert_eq!(
+            check(&set),
+            "is not well, says cowsnap check, by: a newest snapshot a warning after 26h, critical after 2d; \
+             a rehearsal that went well critical after 3mo; free space a warning below 12.5 %"
+        );
+    }
+}
