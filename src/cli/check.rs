@@ -211,6 +211,11 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             let [warn, crit] = between(up_to, limits.replica_age, 2).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(up_to)));
         }
+        let verified = [Op::Verify, Op::VerifyContent]
+            .map(|op| record?.tally(&Subject::of_target(op, &target.dataset, name))?.last_success);
+        if let Some(last) = verified.into_iter().flatten().max() {
+            all.push(format!("{}={}s;;;0", label(&[job, name, "verified"]), age(last)));
+        }
         if let Some(lag) = health::lag(target, facts) {
             all.push(format!("{}={}s;;;0", label(&[job, name, "lag"]), lag.as_secs()));
         }

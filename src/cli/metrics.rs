@@ -54,6 +54,9 @@ fn subjects(job: &Job) -> Vec<Subject> {
     all.extend(job.targets.iter().map(|target| Subject::to_target(&target.dataset, &target.to)));
     all.extend(job.retention.iter().flat_map(|_| each(Op::Prune)));
     all.extend(job.drill.as_ref().map(|_| Subject::of_job(Op::Drill)));
+    for op in [Op::Verify, Op::VerifyContent] {
+        all.extend(job.targets.iter().map(|target| Subject::of_target(op, &target.dataset, &target.to)));
+    }
     all
 }
 

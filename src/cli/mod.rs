@@ -245,7 +245,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Snapshot(args) => snapshot::run(args, context),
         Command::Stream(args) => stream::run(args, context),
         Command::Unmount(args) => unmount::run(args, context),
-        Command::Verify(args) => verify::run(args, context),
+        Command::Verify(args) => verify::run(&args, context),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -2,18 +2,22 @@
 
 use std::ffi::OsString;
 use std::iter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::json;
 
 use crate::cli::doctor::with_causes;
+use crate::cli::job::recorded::{self, Verified};
 use crate::cli::peer::Way;
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
 use crate::cli::{Context, place};
+use crate::endpoint;
 use crate::endpoint::content::Summary;
 use crate::exec::transfer::Place;
 use crate::exec::verify::{Checked, Contents, Outcome, Report, Request, verify};
+use crate::model::run::Depth;
 use crate::model::{SnapshotName, SnapshotRef, Target};
 use crate::plan::verify::Digests;
 use crate::sys::interrupt;
@@ -49,14 +53,42 @@ pub struct Args {
     /// What is run there
     #[arg(long, value_name = "COMMAND", default_value = "cowsnap serve")]
     remote_command: String,
+    /// Where jobs are configured: what came of it is counted of those that bring SOURCE to DEST
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, context: &Context) -> Result<()> {
-    let (source, name) = source(&args)?;
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let (source, name) = source(args)?;
+    let (against, began) = (Target::parse(&args.against)?, Instant::now());
+    let is_one = name.is_some();
+    let done = compared(args, &source, name, &against, context);
+    let is_ended = matches!(done, Err(Error::Endpoint(endpoint::Error::Interrupted { .. })));
+    if !is_ended && interrupt::check().is_ok() {
+        let what = Verified {
+            config: &args.config,
+            source: &source,
+            against: &against,
+            is_one,
+            depth: Depth { content: args.content, all: args.read_all },
+            took: began.elapsed(),
+        };
+        recorded::verified(&what, done.as_ref().err(), context);
+    }
+    done
+}
+
+fn compared(
+    args: &Args,
+    source: &Target,
+    name: Option<SnapshotName>,
+    against: &Target,
+    context: &Context,
+) -> Result<()> {
     let way = Way { stall: args.stall, ssh: &args.ssh, remote: &args.remote_command, unattended: None };
-    let from = way.to(&source, context)?;
-    let to = way.to(&Target::parse(&args.against)?, context)?;
+    let from = way.to(source, context)?;
+    let to = way.to(against, context)?;
     let request = Request { name, content: args.content, read_all: args.read_all };
     let told_of =
         |from: &Place, to: &Place| verify(from, to, &request, context.state_dir(), &Progress::new(context));

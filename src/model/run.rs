@@ -31,9 +31,19 @@ pub enum Op {
     Prune,
     /// A restore is rehearsed, beside the runs.
     Drill,
+    /// A target is compared with its dataset by what was written down of streams, beside the runs.
+    Verify,
+    /// The same, with what is in the files of both.
+    #[serde(rename = "verify-content")]
+    VerifyContent,
 }
 
 impl Op {
+    /// Whether it is done beside the runs, by whoever calls it.
+    pub fn is_beside(self) -> bool {
+        matches!(self, Self::Drill | Self::Verify | Self::VerifyContent)
+    }
+
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
@@ -43,6 +53,8 @@ impl Op {
             Self::Replicate => "replicate",
             Self::Prune => "prune",
             Self::Drill => "drill",
+            Self::Verify => "verify",
+            Self::VerifyContent => "verify-content",
         }
     }
 }
@@ -73,7 +85,12 @@ impl Subject {
 
     /// Of one dataset to one target.
     pub fn to_target(dataset: &str, target: &str) -> Self {
-        Self { op: Op::Replicate, dataset: Some(dataset.into()), target: Some(target.into()) }
+        Self::of_target(Op::Replicate, dataset, target)
+    }
+
+    /// Of one dataset and one target.
+    pub fn of_target(op: Op, dataset: &str, target: &str) -> Self {
+        Self { op, dataset: Some(dataset.into()), target: Some(target.into()) }
     }
 }
 
@@ -237,6 +254,15 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How thoroughly a target was compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// What is in the files of both, too.
+    pub content: bool,
+    /// All of it was read, whatever was read before.
+    pub all: bool,
+}
+
 /// A run that has begun and has not said that it is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
@@ -357,6 +383,24 @@ impl JobRecord {
         self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
     }
 
+    /// The target of the outcome's subject was compared with its dataset, beside any run. What reading has found is well again by reading all of it, and not by what was read before.
+    pub fn verified(&mut self, depth: Depth, outcome: &Outcome) {
+        let of = |op| Subject { op, ..outcome.subject.clone() };
+        let (digests, content) = (of(Op::Verify), of(Op::VerifyContent));
+        let is_found = self.tally(&content).filter(|tally| tally.is_failing()).is_some_and(|tally| {
+            tally.last_failure.as_ref().is_some_and(|failed| failed.failure.class == "corrupt")
+        });
+        let of = match (depth.content, outcome.failure.is_none()) {
+            (false, _) => vec![digests],
+            (true, false) => vec![content],
+            (true, true) if is_found && !depth.all => vec![digests],
+            (true, true) => vec![digests, content],
+        };
+        for subject in of {
+            self.note(Outcome { subject, ..outcome.clone() });
+        }
+    }
+
     /// Something was done that belongs to no run.
     pub fn note(&mut self, outcome: Outcome) {
         self.tally_mut(&outcome.subject).add(outcome);
@@ -422,212 +466,4 @@ impl JobRecord {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn outcome(subject: Subject, second: i64, failed: bool) -> Outcome {
-        let failure = failed.then(|| Failure::new("unreachable", "no route"));
-        Outcome { bytes: 10, failure, ..Outcome::done(subject, at(second), Duration::from_millis(1500)) }
-    }
-
-    #[test]
-    fn what_went_well_and_what_failed_is_counted_apart_and_kept_beside_each_other() {
-        let mut record = JobRecord::new("node", at(0));
-        let target = Subject::to_target("tank/node", "vault/node");
-        for (second, failed) in [(10, false), (20, true)] {
-            record.begin(at(second - 1), 7);
-            assert!(record.running.is_some());
-            let all = vec![
-                Outcome { up_to: (!failed).then(|| at(second)), ..outcome(target.clone(), second, failed) },
-                outcome(Subject::of_job(Op::Run), second, failed),
-            ];
-            record.end(at(second - 1), all, |_| true);
-        }
-        let tally = record.tally(&target).unwrap();
-        assert_eq!(
-            (tally.done, tally.failed, tally.last_success, tally.up_to),
-            (1, 1, Some(at(10)), Some(at(10)))
-        );
-        assert_eq!(tally.last_failure.as_ref().map(|failed| failed.at), Some(at(20)));
-        assert_eq!((tally.total_ms, tally.total_bytes, record.running.as_ref()), (3000, 20, None));
-        let last = record.last_run.unwrap();
-        assert_eq!((last.began, last.ended), (at(19), Some(at(20))));
-        assert_eq!(last.failure.unwrap().class, "unreachable");
-    }
-
-    #[test]
-    fn a_run_that_was_killed_is_the_last_one_and_has_no_end() {
-        let mut record = JobRecord::new("node", at(0));
-        record.begin(at(1), 7);
-        record.begin(at(2), 8);
-        let last = record.last_run.as_ref().unwrap();
-        assert_eq!((last.began, last.ended, record.unended), (at(1), None, 1));
-        assert_eq!(last.failure.as_ref().unwrap().class, UNENDED);
-        assert_eq!(record.running.as_ref().map(|running| running.pid), Some(8));
-        record.end(at(2), vec![outcome(Subject::of_job(Op::Run), 3, false)], |_| true);
-        assert_eq!((record.last_run.unwrap().failure, record.unended), (None, 1));
-    }
-
-    #[test]
-    fn who_is_told_late_does_not_undo_that_it_is_well_again() {
-        let mut record = JobRecord::new("node", at(0));
-        let failure = Failure::new("unreachable", "no route");
-        let run = |record: &mut JobRecord, second, failed| {
-            record.begin(at(second - 1), 7);
-            record.end(at(second - 1), vec![outcome(Subject::of_job(Op::Run), second, failed)], |_| true);
-        };
-        run(&mut record, 10, true);
-        run(&mut record, 20, false);
-        record.was_told(Channel::Mail, at(20), None);
-        record.was_told(Channel::Mail, at(10), Some(&failure));
-        assert_eq!(record.mailed, None);
-        run(&mut record, 30, true);
-        assert!(record.is_news(Channel::Mail, at(30), Some(&failure)));
-        record.was_told(Channel::Mail, at(30), Some(&failure));
-        assert!(record.mailed.is_some() && !record.is_news(Channel::Mail, at(31), Some(&failure)));
-    }
-
-    #[test]
-    fn what_could_not_be_begun_says_nothing_of_the_run_that_is_at_work() {
-        let mut record = JobRecord::new("node", at(0));
-        record.begin(at(1), 7);
-        record.end(at(5), vec![outcome(Subject::of_job(Op::Run), 5, true)], |_| true);
-        assert_eq!((record.running.as_ref().map(|running| running.since), record.unended), (Some(at(1)), 0));
-        record.forget(at(5));
-        assert!(record.running.is_some());
-        record.forget(at(1));
-        assert!(record.running.is_none());
-    }
-
-    #[test]
-    fn it_does_not_grow_with_what_was_configured_once_nor_with_what_is_said() {
-        let mut record = JobRecord::new("node", at(0));
-        for n in 0..100 {
-            let target = Subject::to_target("tank/node", &format!("vault/{n}"));
-            record.end(at(n), vec![outcome(target.clone(), n, false)], |subject| *subject == target);
-        }
-        assert_eq!(record.tallies.len(), 2, "the run, and the last target");
-        record.skip(at(1), &"é".repeat(2 * MAX_TEXT));
-        assert_eq!(record.skipped.last.unwrap().why.chars().count(), MAX_TEXT + 1);
-        let long = Failure::new("x", &"é".repeat(2 * MAX_TEXT)).text;
-        assert!(long.ends_with('…') && long.chars().count() == MAX_TEXT + 1);
-    }
-
-    #[test]
-    fn what_is_written_is_read_again_and_another_version_or_job_is_none() {
-        let mut record = JobRecord::new("node", at(0));
-        record.end(at(1), vec![outcome(Subject::of_dataset(Op::Prune, "tank/node"), 2, true)], |_| true);
-        let text = serde_json::to_string(&record).unwrap();
-        let read: JobRecord = serde_json::from_str(&text).unwrap();
-        assert_eq!(read, record);
-        assert!(read.is_of("node") && !read.is_of("other"));
-        let newer: JobRecord = serde_json::from_str(&text.replace("\"version\":1", "\"version\":2")).unwrap();
-        assert!(!newer.is_of("node"));
-    }
-
-    #[test]
-    fn bytes_that_are_not_what_they_were_are_counted_among_the_failures() {
-        let mut tally = Tally::new(Subject::of_job(Op::Run));
-        for class in ["corrupt", "conflict", "corrupt"] {
-            let failure = Some(Failure::new(class, "no"));
-            tally.add(Outcome { failure, ..outcome(Subject::of_job(Op::Run), 1, false) });
-        }
-        assert_eq!((tally.failed, tally.corrupt), (3, 2));
-    }
-
-    #[test]
-    fn counters_stay_at_their_end() {
-        let mut tally = Tally::new(Subject::of_job(Op::Run));
-        (tally.done, tally.total_bytes) = (u64::MAX, u64::MAX);
-        tally.add(outcome(Subject::of_job(Op::Run), 1, false));
-        assert_eq!((tally.done, tally.total_bytes), (u64::MAX, u64::MAX));
-    }
-
-    #[test]
-    fn what_is_done_is_called_as_it_is_written() {
-        for op in [Op::Run, Op::Quiesce, Op::Snapshot, Op::Replicate, Op::Prune, Op::Drill] {
-            assert_eq!(serde_json::to_string(&op).unwrap(), format!("{:?}", op.name()));
-        }
-    }
-
-    #[test]
-    fn what_belongs_to_no_run_is_counted_and_is_not_the_last_run() {
-        let mut record = JobRecord::new("node", at(0));
-        record.begin(at(1), 7);
-        let drill = Subject::of_job(Op::Drill);
-        record.note(outcome(drill.clone(), 2, true));
-        record.note(outcome(drill.clone(), 3, false));
-        let tally = record.tally(&drill).unwrap();
-        assert_eq!((tally.done, tally.failed, tally.last_success), (1, 1, Some(at(3))));
-        assert!(record.running.is_some() && record.last_run.is_none());
-        assert_eq!(record.tallies[0].subject, Subject::of_job(Op::Run));
-    }
-
-    #[test]
-    fn downtime_is_summed_and_the_last_one_stays_until_there_is_another() {
-        let mut tally = Tally::new(Subject::of_job(Op::Quiesce));
-        for down in [Some(300), Some(200), None] {
-            let downtime = down.map(Duration::from_millis);
-            tally.add(Outcome { downtime, ..outcome(Subject::of_job(Op::Quiesce), 1, false) });
-        }
-        assert_eq!((tally.last_downtime_ms, tally.total_downtime_ms), (Some(200), 500));
-        assert_eq!(milliseconds(Duration::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn a_failure_is_told_until_somebody_was_and_when_it_is_another_and_after_it_went_well() {
-        let mut record = JobRecord::new("node", at(0));
-        let failure = |class| Some(Failure::new(class, "no"));
-        let is_news = |record: &JobRecord, second, class| {
-            Channel::ALL.map(|whom| record.is_news(whom, at(second), failure(class).as_ref()))
-        };
-        // Nobody could be told the first time.
-        assert_eq!([is_news(&record, 0, "usage"), is_news(&record, 60, "usage")], [[true; 2]; 2]);
-        record.was_told(Channel::Command, at(60), failure("usage").as_ref());
-        assert_eq!(record.told, Some(Told { at: at(60), class: "usage".into() }));
-        assert_eq!(is_news(&record, 120, "usage"), [false, true], "no mail was taken yet");
-        record.was_told(Channel::Mail, at(120), failure("usage").as_ref());
-        assert_eq!(is_news(&record, 180, "usage"), [false; 2]);
-        assert_eq!(is_news(&record, 180, "corrupt"), [true; 2]);
-        for whom in Channel::ALL {
-            assert!(record.is_news(whom, at(240), None));
-            record.was_told(whom, at(240), None);
-        }
-        assert_eq!((&record.told, &record.mailed), (&None, &None));
-        assert_eq!(is_news(&record, 300, "usage"), [true; 2]);
-    }
-
-    #[test]
-    fn what_failed_last_is_known_whatever_the_clock_said() {
-        let subject = || Subject::of_job(Op::Drill);
-        let mut tally = Tally::new(subject());
-        assert!(!tally.is_failing());
-        // It went well while the clock was ahead by a year, and failed when it was right again.
-        tally.add(outcome(subject(), 31_536_000, false));
-        tally.add(outcome(subject(), 10, true));
-        tally.add(outcome(subject(), 20, true));
-        assert_eq!((tally.is_failing(), tally.in_a_row), (true, Some(2)));
-        tally.add(outcome(subject(), 5, false));
-        assert_eq!((tally.is_failing(), tally.in_a_row), (false, Some(0)));
-        // What was written before failures in a row were counted.
-        for (success, failure, expected) in [
-            (None, Some(2), true),
-            (Some(1), Some(2), true),
-            (Some(3), Some(2), false),
-            (Some(3), None, false),
-        ] {
-            let failed = |second| Failed { at: at(second), failure: Failure::new("usage", "no") };
-            let old = Tally {
-                in_a_row: None,
-                last_success: success.map(at),
-                last_failure: failure.map(failed),
-                ..Tally::new(subject())
-            };
-            assert_eq!(old.is_failing(), expected, "{success:?} {failure:?}");
-        }
-    }
-}
+mod tests;

@@ -344,10 +344,17 @@ impl Found<'_> {
         let Some(failed) = &tally.last_failure else { return };
         let subject = &tally.subject;
         let of = subject.dataset.as_deref().map(|dataset| format!(" of {dataset}")).unwrap_or_default();
-        let to = subject.target.as_deref().map(|target| format!(" to {target}")).unwrap_or_default();
+        let is_verified = matches!(subject.op, Op::Verify | Op::VerifyContent);
+        let to = if is_verified { " against" } else { " to" };
+        let to = subject.target.as_deref().map(|target| format!("{to} {target}")).unwrap_or_default();
         let what =
             format!("{}{of}{to} failed at {:.0}: {}", subject.op.name(), failed.at, failed.failure.text);
-        self.add(state_of(&failed.failure.class), About::Failed, what);
+        let state = match failed.failure.class.as_str() {
+            // Nothing differs, and something is not proven.
+            "partial" if is_verified => State::Warning,
+            class => state_of(class),
+        };
+        self.add(state, About::Failed, what);
     }
 
     /// One that failed is told by its tally.
@@ -517,7 +524,8 @@ impl Found<'_> {
 
 /// Whether failures of its parts tell why the `last` run failed: one of the same class, or several of one that failed of several.
 fn is_told(record: &JobRecord, last: &LastRun, failure: &Failure) -> bool {
-    let is_part = |tally: &&Tally| !matches!(tally.subject.op, Op::Run | Op::Drill) && tally.is_failing();
+    let is_part =
+        |tally: &&Tally| tally.subject.op != Op::Run && !tally.subject.op.is_beside() && tally.is_failing();
     let parts = record.tallies.iter().filter(is_part).filter_map(|tally| tally.last_failure.as_ref());
     let of_it: Vec<_> = parts.filter(|failed| failed.at >= last.began).collect();
     of_it.iter().any(|failed| failed.failure.class == failure.class)

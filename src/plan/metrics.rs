@@ -188,6 +188,9 @@ impl Collected {
                 }
                 self.add("cowsnap_downtime_seconds_total", labels(), tally.total_downtime_ms as f64 / 1000.0);
             }
+            Op::Verify | Op::VerifyContent => {
+                self.add("cowsnap_verify_failures_total", labels(), tally.corrupt as f64);
+            }
             Op::Run | Op::Snapshot | Op::Prune | Op::Drill => {}
         }
     }

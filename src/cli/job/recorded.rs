@@ -1,18 +1,20 @@
 //! What becomes of a job's runs is written down. What can not be written is warned of: no run fails of it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::Error;
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
-use crate::config::Job;
+use crate::config::{self, Config, Job};
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
+use crate::model::Target;
 use crate::model::notify::{Channel, Message, News, Notify};
-use crate::model::run::{Failure, Op, Outcome, Subject};
+use crate::model::run::{Depth, Failure, Op, Outcome, Subject};
+use crate::{Class, Error};
 
 /// A run that is at work, and what it has done so far.
 pub(super) struct Recorder<'a> {
@@ -165,6 +167,48 @@ pub(in crate::cli) fn drilled(
     change(&job.name, context, |record| record.note(outcome));
 }
 
+/// What was compared, by whoever called that.
+pub(in crate::cli) struct Verified<'a> {
+    /// The configuration that may name the two.
+    pub config: &'a Path,
+    /// The dataset.
+    pub source: &'a Target,
+    /// The target.
+    pub against: &'a Target,
+    /// One snapshot alone: that it is well says nothing of the others.
+    pub is_one: bool,
+    /// How thoroughly.
+    pub depth: Depth,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A target was compared with its dataset: that is counted of each job that brings the one to the other.
+pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, context: &Context) {
+    let is_found = error.is_some_and(|error| error.class() == Class::Corrupt);
+    if what.is_one && !is_found {
+        return;
+    }
+    let config = match Config::load(what.config) {
+        Ok(config) => config,
+        Err(config::Error::None { .. }) => return,
+        Err(error) => {
+            let why = with_causes(&error.into());
+            return context.warn(format!("what came of this is not written down for any job: {why}"));
+        }
+    };
+    let is = |text: &str, target: &Target| Target::parse(text.as_ref()).is_ok_and(|named| named == *target);
+    for job in &config.jobs {
+        let its = |it: &&config::Replica| is(&it.dataset, what.source) && is(&it.to, what.against);
+        for it in job.targets.iter().filter(its) {
+            let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
+            let outcome = Outcome::done(subject, Timestamp::now(), what.took);
+            let outcome = Outcome { failure: error.map(failure), ..outcome };
+            change(&job.name, context, |record| record.verified(what.depth, &outcome));
+        }
+    }
+}
+
 /// A run could not be begun.
 pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) -> Option<ToTell> {
     let now = Timestamp::now();
@@ -235,7 +279,7 @@ fn is_configured(job: &Job, subject: &Subject) -> bool {
         Op::Drill => job.drill.is_some(),
         Op::Snapshot => has(&subject.dataset),
         Op::Prune => has(&subject.dataset) && job.retention.is_some(),
-        Op::Replicate => job.targets.iter().any(|target| {
+        Op::Replicate | Op::Verify | Op::VerifyContent => job.targets.iter().any(|target| {
             subject.dataset.as_deref() == Some(&target.dataset)
                 && subject.target.as_deref() == Some(&target.to)
         }),

@@ -184,6 +184,30 @@ fn a_failure_counts_until_the_same_goes_well() {
 }
 
 #[test]
+fn what_a_comparison_found_is_critical_and_what_it_could_not_prove_a_warning() {
+    let mut facts = nightly(Some("20T02:00"));
+    let verified = |facts: &mut Facts, time: &str, failure: Option<(&str, &str)>| {
+        ended(facts, Subject::of_target(Op::Verify, "tank/node", "vault/node"), time, failure);
+    };
+    verified(&mut facts, "20T03:00", Some(("partial", "1 of 2 is not proven")));
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            WARNING Failed: verify of tank/node against vault/node failed at 2026-11-20T03:00:00Z: 1 of 2 is not proven
+            FAILED, WARNING"#]],
+    );
+    verified(&mut facts, "20T04:00", Some(("corrupt", "it differs")));
+    assert_eq!(worst(&findings(&facts, at("20T12:00"))), State::Critical);
+    verified(&mut facts, "20T05:00", None);
+    check(&facts, "20T12:00", expect!["OK, OK"]);
+    // It is no part of a run, and tells of none why that failed.
+    verified(&mut facts, "20T06:00", Some(("corrupt", "it differs")));
+    ended(&mut facts, Subject::of_job(Op::Run), "20T06:01", Some(("corrupt", "of another")));
+    assert_eq!(findings(&facts, at("20T12:00")).len(), 2);
+}
+
+#[test]
 fn what_a_target_has_has_limits_of_its_own() {
     let hours = |n| Some(SignedDuration::from_hours(n));
     let mut facts = nightly(Some("25T02:00"));

@@ -77,6 +77,25 @@ fn recorded() -> JobRecord {
 }
 
 #[test]
+fn what_a_comparison_finds_is_a_verify_failure() {
+    let subjects =
+        [Op::Verify, Op::VerifyContent].map(|op| Subject::of_target(op, "tank/node", "vault/node"));
+    let mut record = JobRecord::new("node", at("00:00"));
+    let failure = Some(Failure::new("corrupt", "it differs"));
+    let outcome = Outcome::done(subjects[0].clone(), at("01:00"), Duration::from_secs(1));
+    record.note(Outcome { failure, ..outcome });
+    check(
+        &Facts { record: Ok(Some(record)), ..job("node") },
+        subjects.to_vec(),
+        &["verify_failures_total"],
+        expect![[r#"
+            cowsnap_verify_failures_total{job_name="node",op="verify",dataset="tank/node",target="vault/node"} 1
+            cowsnap_verify_failures_total{job_name="node",op="verify-content",dataset="tank/node",target="vault/node"} 0
+        "#]],
+    );
+}
+
+#[test]
 fn a_job_that_never_ran_counts_from_0() {
     check(
         &job("node"),

@@ -55,7 +55,7 @@ fn sample(line: &str) -> (String, f64) {
     (series.to_owned(), number.parse().expect("a number"))
 }
 
-fn of(samples: &BTreeMap<String, f64>, name: &str, labels: &[&str]) -> f64 {
+pub fn of(samples: &BTreeMap<String, f64>, name: &str, labels: &[&str]) -> f64 {
     let mut found = samples.iter().filter(|(series, _)| {
         series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label))
     });
@@ -75,13 +75,14 @@ fn counters_begin_at_0_and_tell_what_runs_did() {
     let results = before.iter().filter(|(series, _)| series.starts_with(operations));
     assert_eq!(
         results.map(|(_, number)| *number).collect::<Vec<_>>(),
-        [0.0; 8],
-        "run, snapshot, replicate, prune"
+        [0.0; 12],
+        "run, snapshot, replicate, prune, verify, verify-content"
     );
-    for name in
-        ["cowsnap_transferred_bytes_total", "cowsnap_verify_failures_total", "cowsnap_runs_skipped_total"]
-    {
+    for name in ["cowsnap_transferred_bytes_total", "cowsnap_runs_skipped_total"] {
         assert_eq!(of(&before, name, &[]), 0.0);
+    }
+    for op in ["replicate", "verify", "verify-content"] {
+        assert_eq!(of(&before, "cowsnap_verify_failures_total", &[&format!("op=\"{op}\"")]), 0.0);
     }
     assert_eq!(of(&before, "cowsnap_job_state", &["job_name=\"node\""]), 2.0, "it has no snapshot");
     assert!(!before.keys().any(|series| series.starts_with("cowsnap_last_success")), "it never was");

@@ -6,3 +6,4 @@ pub mod metrics;
 mod notify;
 mod record;
 mod status;
+mod verify;

@@ -1,0 +1,97 @@
+//! What `cowsnap verify` finds is counted of the job that brings the one to the other, whoever calls it.
+
+use std::fs;
+
+use crate::ground::{ground, run};
+use crate::job::{Lab, NODE};
+use crate::know::metrics::{of, parsed};
+
+/// The snapshot of that name at the target, as cowsnap keeps it.
+fn snapshot(lab: &Lab, name: &str) -> String {
+    lab.fs.path().join(format!(".cowsnap/datasets/replica/snap/{name}")).display().to_string()
+}
+
+fn lab() -> Lab {
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    fs::write(lab.fs.path().join("node/f"), "good\n").expect("written");
+    lab.ends(0, "job run node");
+    lab
+}
+
+/// How often bytes were found that are not what they were, by `op`.
+fn found(lab: &Lab, op: &str) -> f64 {
+    let metrics = parsed(&format!("{}\n", lab.ends(0, "metrics").0));
+    of(&metrics, "cowsnap_verify_failures_total", &[&format!("op=\"{op}\""), "target=\"FS/replica\""])
+}
+
+#[test]
+fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_again() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab();
+    assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (0.0, 0.0));
+    let (said, _) = lab.ends(0, "check");
+    assert!(!said.contains("verified"), "nobody has yet: {said}");
+    lab.ends(0, "verify FS/node --against FS/replica --content");
+    let (said, _) = lab.ends(0, "check");
+    assert!(said.contains("'node FS/replica verified'="), "{said}");
+    // Somebody writes into what is kept there.
+    let name = lab.snapshots("replica")[0].0.clone();
+    let at = snapshot(&lab, &name);
+    run("btrfs", &["property", "set", "-f", &at, "ro", "false"]);
+    fs::write(format!("{at}/f"), "bad\n").expect("written");
+    run("btrfs", &["property", "set", &at, "ro", "true"]);
+    lab.ends(4, "verify FS/node --against FS/replica");
+    assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (1.0, 0.0));
+    let (said, _) = lab.ends(2, "check");
+    assert!(
+        said.starts_with("COWSNAP CRITICAL - node: verify of FS/node against FS/replica failed at"),
+        "{said}"
+    );
+    lab.ends(4, "verify FS/node --against FS/replica --content --read-all");
+    // Of one snapshot, too.
+    lab.ends(4, &format!("verify FS/node@{name} --against FS/replica"));
+    assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (2.0, 1.0));
+    let status = lab.ends(0, "status").0;
+    assert!(status.contains("FAILED"), "{status}");
+    // It is brought again, and proven; that what is written down of it fits says nothing of what was read.
+    for (name, _) in lab.snapshots("replica") {
+        let holds = lab.json(0, &format!("holds FS/replica@{name}"));
+        for hold in holds["holds"].as_array().expect("a list") {
+            let tag = hold["tag"].as_str().expect("a tag");
+            lab.ends(0, &format!("release {tag} FS/replica@{name}"));
+        }
+    }
+    lab.ends(0, "destroy FS/replica --snapshots");
+    lab.ends(0, "replicate FS/node FS/replica");
+    lab.ends(0, "verify FS/node --against FS/replica");
+    assert!(lab.ends(2, "check").0.starts_with("COWSNAP CRITICAL - node: verify-content of"));
+    lab.ends(0, "verify FS/node --against FS/replica --content --read-all");
+    lab.ends(0, "check");
+    assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (2.0, 1.0));
+}
+
+#[test]
+fn what_is_of_no_job_or_of_one_snapshot_alone_is_counted_nowhere_and_ends_as_ever() {
+    ground!("btrfs", "loop", "root");
+    let lab = lab();
+    let done = |lab: &Lab| {
+        let metrics = parsed(&format!("{}\n", lab.ends(0, "metrics").0));
+        of(&metrics, "cowsnap_operations_total", &["op=\"verify\"", "result=\"success\""])
+    };
+    let name = lab.snapshots("replica")[0].0.clone();
+    lab.ends(0, &format!("verify FS/node@{name} --against FS/replica"));
+    assert_eq!(done(&lab), 0.0, "it says nothing of the others");
+    lab.ends(0, "replicate FS/node FS/another");
+    lab.ends(0, "verify FS/node --against FS/another");
+    assert_eq!(done(&lab), 0.0);
+    lab.ends(0, "verify FS/node --against FS/replica");
+    assert_eq!(done(&lab), 1.0);
+    // What can not be written down changes nothing of what is found.
+    lab.write("[job.node]\nlost = 3\n");
+    let (_, said) = lab.ends(0, "verify FS/node --against FS/replica");
+    assert!(said.contains("what came of this is not written down for any job"), "{said}");
+    fs::remove_file(&lab.config).expect("removed");
+    let (_, said) = lab.ends(0, "verify FS/node --against FS/replica");
+    assert_eq!(said, "");
+}
