@@ -263,22 +263,20 @@ impl Leases {
         Ok(found)
     }
 
-    /// That of `job`, if there is one.
+    /// That of `job`, if there is one: as it was written, or by its copy if a disk has damaged it since.
     ///
     /// # Errors
-    /// One that can not be read, or is none.
+    /// One that can not be read, or is none, and has no copy that can be.
     pub fn read(&self, job: &str) -> Result<Option<Lease>> {
-        let path = self.path(job);
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(Error::io("read", path.display()))?,
+        let lease = match parsed(job, self.path(job)) {
+            // A copy alone is one that was not begun, or is over.
+            Ok(None) => return Ok(None),
+            Ok(Some(lease)) => lease,
+            Err(error) => match parsed(job, self.copy(job)) {
+                Ok(Some(lease)) if lease.job == job => lease,
+                _ => return Err(error),
+            },
         };
-        let unreadable =
-            |why: serde_json::Error| Error::Unreadable { job: job.into(), path, why: why.to_string() };
-        let mut lease = serde_json::from_slice::<Lease>(&bytes).map_err(unreadable)?;
-        for entry in lease.services.iter_mut().filter(|entry| entry.boot.is_empty()) {
-            entry.boot.clone_from(&lease.boot);
-        }
         Ok(Some(lease))
     }
 
@@ -287,8 +285,12 @@ impl Leases {
     /// # Errors
     /// A full disk, and the like.
     pub fn write(&self, lease: &Lease) -> Result<()> {
-        let path = self.path(&lease.job);
+        let (path, copy) = (self.path(&lease.job), self.copy(&lease.job));
         let bytes = serde_json::to_vec_pretty(lease).expect("texts and numbers");
+        // The copy first: it is never older than what it stands for. Without one nothing is kept from being done.
+        if replace(&copy, &bytes).is_err() {
+            let _ = fs::remove_file(&copy);
+        }
         let written = replace(&path, &bytes).and_then(|()| self.sync());
         written.map_err(Error::io("write", path.display()))
     }
@@ -299,15 +301,38 @@ impl Leases {
     /// A directory that can not be written to.
     pub fn remove(&self, job: &str) -> Result<()> {
         let path = self.path(job);
-        match fs::remove_file(&path) {
+        let removed = match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.and_then(|()| self.sync()).map_err(Error::io("remove", path.display())),
-        }
+        };
+        // It means nothing any more, and the next one is written over it.
+        let _ = removed.is_ok().then(|| fs::remove_file(self.copy(job)));
+        removed
+    }
+
+    /// Where its copy is.
+    fn copy(&self, job: &str) -> PathBuf {
+        self.dir.join(format!("{job}.copy"))
     }
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(File::open(&self.dir)?.as_fd())?)
     }
+}
+
+/// What the file says; `None` if there is none.
+fn parsed(job: &str, path: PathBuf) -> Result<Option<Lease>> {
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read", path.display()))?,
+    };
+    let unreadable =
+        |why: serde_json::Error| Error::Unreadable { job: job.into(), path, why: why.to_string() };
+    let mut lease = serde_json::from_slice::<Lease>(&bytes).map_err(unreadable)?;
+    for entry in lease.services.iter_mut().filter(|entry| entry.boot.is_empty()) {
+        entry.boot.clone_from(&lease.boot);
+    }
+    Ok(Some(lease))
 }
 
 /// The file is the old one or the new one, whole.

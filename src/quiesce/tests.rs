@@ -296,7 +296,23 @@ fn a_lease_is_whole_or_not_there() {
     assert!(matches!(leases.lock("node.a", false), Err(Error::Busy { .. })));
     drop(lock);
     leases.lock("node.a", true).expect("nobody has it");
+    // What a disk makes of it: nothing, a part of it, noise.
+    let whole = std::fs::read(leases.path("node.a")).expect("read");
+    for damaged in [&b""[..], &whole[..whole.len() / 2], &[0xff; 700], &vec![0; whole.len()]] {
+        std::fs::write(leases.path("node.a"), damaged).expect("written");
+        let read = leases.read("node.a").expect("by its copy").expect("it is there");
+        assert_eq!(format!("{read:?}"), format!("{lease:?}"));
+    }
+    // Both of them.
+    let copy = leases.path("node.a").with_extension("copy");
+    std::fs::write(&copy, &whole[..20]).expect("written");
+    assert_eq!(leases.read("node.a").expect_err("nothing is left").class(), Class::Corrupt);
+    leases.write(&lease).expect("written");
     leases.remove("node.a").expect("removed");
+    assert!(!copy.exists());
+    // What a crash leaves of one that is over, or was not begun.
+    std::fs::write(&copy, &whole).expect("written");
+    assert!(leases.read("node.a").expect("read").is_none());
     leases.remove("node.a").expect("it is gone already");
     assert!(leases.read("node.a").expect("read").is_none());
     std::fs::write(leases.path("b"), "{").expect("written");

@@ -155,6 +155,50 @@ fn killed_at_any_step_with_or_without_its_guard_the_service_runs_afterwards() {
     assert_eq!(lab.json(0, "job recover")["recovered"].as_array().map(Vec::len), Some(0));
 }
 
+/// What a disk makes of a lease: a part of it, noise, nothing.
+fn damaged(lab: &Lab, nth: usize) {
+    let whole = fs::read(lab.lease()).expect("there is one");
+    let bytes = [whole[..whole.len() / 3].to_vec(), vec![0xa5; 4096], Vec::new()];
+    fs::write(lab.lease(), &bytes[nth % 3]).expect("written");
+}
+
+#[test]
+fn what_a_killed_run_has_stopped_is_started_though_its_lease_is_damaged() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    lab.write("nothing is configured any more");
+    for (nth, step) in ["Verify", "Snapshot", "Start(0)", "Answer"].into_iter().enumerate() {
+        lab.dies(step, "both");
+        damaged(&lab, nth);
+        let (text, _) = lab.ends(0, "job recover");
+        assert!(text.contains("runs"), "{step}: {text}");
+        lab.runs_again(step);
+    }
+    assert_eq!(
+        fs::read_dir(lab.root().join("state/leases")).expect("read").flatten().filter(is_lease).count(),
+        0
+    );
+}
+
+fn is_lease(entry: &fs::DirEntry) -> bool {
+    entry.path().extension().is_some_and(|extension| extension == "json" || extension == "copy")
+}
+
+#[test]
+fn what_a_killed_run_has_frozen_is_thawed_though_its_lease_is_damaged() {
+    ground!("btrfs", "ext4", "fsfreeze");
+    let lab = Lab::new("");
+    let inner = freeze::Inner::within(&lab);
+    for (nth, line) in ["job recover", "job run --due", "job recover --forget node"].into_iter().enumerate() {
+        lab.dies("Snapshot", "both");
+        assert!(!inner.is_thawed());
+        damaged(&lab, nth);
+        lab.ends(0, line);
+        assert!(inner.is_thawed() && !lab.lease().exists(), "{line}");
+    }
+}
+
 #[test]
 fn killed_while_the_service_starts_it_is_not_started_twice() {
     ground!("btrfs");
