@@ -127,7 +127,7 @@ pub fn unreadable(error: &Error) -> (ExitCode, String) {
     (ExitCode::from(State::Unknown.exit_code()), format!("COWSNAP UNKNOWN - {}", plain(&error.to_string())))
 }
 
-fn judged(all: &All, units: Result<Vec<String>, String>, now: Timestamp) -> Vec<Finding> {
+fn judged(all: &All, failed: Result<Option<Vec<String>>, String>, now: Timestamp) -> Vec<Finding> {
     let mut findings: Vec<_> = all.facts.iter().flat_map(|facts| health::findings(facts, now)).collect();
     for job in &all.stopped {
         findings.push(Finding {
@@ -137,15 +137,36 @@ fn judged(all: &All, units: Result<Vec<String>, String>, now: Timestamp) -> Vec<
             what: "it is not configured any more, and has left services stopped: cowsnap job recover".into(),
         });
     }
-    let of_machine = |state, about, what| Finding { state, about, job: "systemd".into(), what };
-    match units {
-        Err(why) => findings.push(of_machine(State::Unknown, About::Unseen, why)),
-        Ok(units) => findings.extend(
-            units.iter().map(|unit| of_machine(State::Critical, About::Failed, format!("{unit} has failed"))),
-        ),
-    }
+    findings.extend(of_units(all, failed));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.state));
     findings
+}
+
+/// What systemd says of the units that call jobs, and of those that jobs stop and start. Where it is not there, these can not be asked after.
+fn of_units(all: &All, failed: Result<Option<Vec<String>>, String>) -> Vec<Finding> {
+    let finding = |state, about, job: &str, what| Finding { state, about, job: job.into(), what };
+    let jobs = || all.jobs.iter().map(|job| (job.name.as_str(), facts::units(job)));
+    let failed = match failed {
+        Err(why) => return vec![finding(State::Unknown, About::Unseen, "systemd", why)],
+        Ok(None) => {
+            let unknown = jobs().flat_map(|(job, units)| units.into_iter().map(move |unit| (job, unit)));
+            let what = |unit| format!("whether {unit} has failed can not be asked: there is no systemd here");
+            return unknown
+                .map(|(job, unit)| finding(State::Unknown, About::Unseen, job, what(unit)))
+                .collect();
+        }
+        Ok(Some(failed)) => failed,
+    };
+    let mut found = Vec::new();
+    for unit in &failed {
+        let what = || format!("{unit} has failed");
+        if unit.starts_with("cowsnap") {
+            found.push(finding(State::Critical, About::Failed, "systemd", what()));
+        }
+        let its = jobs().filter(|(_, units)| units.contains(&unit.as_str()));
+        found.extend(its.map(|(job, _)| finding(State::Critical, About::Failed, job, what())));
+    }
+    found
 }
 
 /// The summary with what is measured, then a line for each finding.

@@ -369,26 +369,32 @@ fn kept_for(
     }))
 }
 
-/// Asks for the units of systemd that have to do with cowsnap and failed, none where there is no systemd; the answer is waited for so many seconds from now on.
+/// Asks for the units of systemd that failed; `None` where there is no systemd. The answer is waited for so many seconds from now on.
 ///
 /// It is an error what `systemctl` says, or that it says nothing.
-pub fn failed_units(seconds: u64) -> impl FnOnce() -> Result<Vec<String>, String> {
+pub fn failed_units(seconds: u64) -> impl FnOnce() -> Result<Option<Vec<String>>, String> {
     let answer = within(Instant::now() + Duration::from_secs(seconds), ask_for_failed_units);
     move || answer().unwrap_or_else(|| Err(format!("systemctl did not answer within {seconds} s")))
 }
 
-fn ask_for_failed_units() -> Result<Vec<String>, String> {
+fn ask_for_failed_units() -> Result<Option<Vec<String>>, String> {
     if !Path::new("/run/systemd/system").exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager", "cowsnap*"];
+    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
     let output = Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output();
     let output = output.map_err(|error| with_causes(&Error::io("run", "systemctl")(error)))?;
     if !output.status.success() {
         return Err(format!("systemctl: {}", String::from_utf8_lossy(&output.stderr).trim()));
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    Ok(Some(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()))
+}
+
+/// The units of systemd that a job stops and starts.
+pub fn units(job: &Job) -> Vec<&str> {
+    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services);
+    services.filter_map(|service| service.unit()).collect()
 }
 
 impl Which {

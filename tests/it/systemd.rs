@@ -14,6 +14,8 @@ use crate::ground::{self, Btrfs, ground, waits};
 
 mod daemon;
 mod node;
+mod timer;
+mod zfs;
 
 /// Where units of this start of the machine alone are.
 const UNITS: &str = "/run/systemd/system";

@@ -90,6 +90,7 @@ pub(super) fn install(args: &Install, config: &Path, context: &Context) -> Resul
     }
     if by.is_told() {
         systemctl("daemon-reload", &[])?;
+        was_well(&gone);
         systemctl("start", &called_by(by)?)?;
     }
     let all = wanted.iter().zip(&became).map(|(wanted, became)| (wanted.path(), *became, wanted.text()));
@@ -120,6 +121,7 @@ pub(super) fn uninstall(args: &Uninstall, context: &Context) -> Result<()> {
     }
     if by.is_told() && !found.is_empty() {
         systemctl("daemon-reload", &[])?;
+        was_well(&found);
     }
     told(found.iter().map(|path| (path.as_path(), Became::Removed, None)), by, context)
 }
@@ -244,6 +246,16 @@ fn crontab(dir: &Path, paths: &Paths) -> Wanted {
         @reboot root /usr/bin/cowsnap --state-dir /var/lib/cowsnap job recover\n\
         * * * * * root /usr/bin/cowsnap --quiet --state-dir /var/lib/cowsnap job run --due --config /etc/cowsnap/config.toml\n";
     Wanted::File { path: dir.join(CRON), text: paths.put_into(text) }
+}
+
+/// A service that failed is one for as long as systemd knows it, also when it is called no more. Nothing fails of this: most have not failed.
+fn was_well(gone: &[PathBuf]) {
+    let names = gone.iter().filter_map(|path| path.file_name()?.to_str());
+    let services = names.map(|name| name.replace(".timer", ".service"));
+    let services: Vec<_> = services.filter(|name| !name.contains("@.")).collect();
+    for service in services {
+        let _ = Command::new("systemctl").args(["reset-failed", &service]).output();
+    }
 }
 
 fn systemctl(verb: &str, links: &[PathBuf]) -> Result<()> {

@@ -101,6 +101,30 @@ fn a_job_says_by_itself_when_it_is_not_well_and_the_command_line_goes_before() {
 }
 
 #[test]
+fn whether_a_unit_that_a_job_stops_has_failed_is_unknown_without_systemd() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let check = || {
+        // As on a machine that something else has started, whatever has started this one.
+        let script = "[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd; exec \"$@\"";
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_cowsnap"), "--state-dir"]);
+        command.arg(lab.fs.outside().join("state")).arg("check");
+        let output = command.env("COWSNAP_CONFIG", &lab.config).output().expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "nobody asks for one: {said}");
+    let with_unit = NODE.replace("crash_consistent = true\n", "");
+    lab.write(&format!("{with_unit}[[job.node.quiesce.service]]\nunit = \"node.service\"\n"));
+    let (code, said) = check();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("UNKNOWN: node: whether node.service has failed can not be asked"), "{said}");
+}
+
+#[test]
 fn how_old_a_rehearsal_may_be_is_the_job_s_to_say() {
     ground!("btrfs", "loop", "root");
     let with = |check: &str| {
