@@ -99,19 +99,20 @@ pub fn run(setup: Setup) -> Result<()> {
     let (tell, heard) = channel();
     hear_signals(&tell)?;
     let _lock = only_one(&setup.state_dir)?;
-    if setup.token_file.is_none()
-        && let Some(far) = setup.listen.iter().find(|address| !address.is_private())
-    {
-        return Err(Error::Usage {
-            what: format!("{far} is not this machine's alone, so who asks there has to have a token"),
-            hint: Some("cowsnap daemon --token-file FILE".into()),
-        });
-    }
     // While no other thread makes files, or processes: it would share the mask that new sockets are made with.
-    let bound = setup.listen.iter().map(listen::bind).collect::<Result<Vec<_>>>();
-    // Whatever becomes of the configuration.
+    let bound =
+        private(&setup).and_then(|()| setup.listen.iter().map(listen::bind).collect::<Result<Vec<_>>>());
+    // Whatever becomes of the configuration, and of where it is to listen.
     let recover = recover(&setup, &tell)?;
-    let bound = bound?;
+    let bound = match bound {
+        Ok(bound) => bound,
+        Err(error) => {
+            if recover.is_some() {
+                taking::wait_for_recovery(&heard);
+            }
+            return Err(error);
+        }
+    };
     let mut beginning = taking::beginning(&setup, &tell, &heard, recover.is_some())?;
     let tokens: Tokens = Arc::new(RwLock::new(beginning.token.take()));
     for bound in &bound {
@@ -120,6 +121,17 @@ pub fn run(setup: Setup) -> Result<()> {
     let door = http::Door::new(&setup, tell.clone(), tokens.clone());
     let _sockets: Vec<_> = http::open(bound, door, &tell)?;
     Supervisor::new(setup, beginning, recover, tokens, tell, heard).run()
+}
+
+/// Where other machines can ask, a token is asked for.
+fn private(setup: &Setup) -> Result<()> {
+    match setup.listen.iter().find(|address| !address.is_private()) {
+        Some(far) if setup.token_file.is_none() => Err(Error::Usage {
+            what: format!("{far} is not this machine's alone, so who asks there has to have a token"),
+            hint: Some("cowsnap daemon --token-file FILE".into()),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// As a job's name; no job is called so.

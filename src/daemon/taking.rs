@@ -88,15 +88,22 @@ pub(super) fn beginning(
     };
     let beginning = chosen(setup, read, before, since);
     if beginning.is_err() && recovers {
-        let is_its_end = |message: &Message| matches!(message, Message::Ended { job, .. } if job == RECOVER);
-        let mut is_over = other.iter().any(is_its_end);
-        while !is_over {
-            is_over = heard.recv().is_ok_and(|message| is_its_end(&message));
+        if !other.iter().any(is_its_end) {
+            wait_for_recovery(heard);
         }
     }
     // Nobody hears only when all is over.
     other.into_iter().for_each(|message| drop(tell.send(message)));
     beginning
+}
+
+fn is_its_end(message: &Message) -> bool {
+    matches!(message, Message::Ended { job, .. } if job == RECOVER)
+}
+
+/// A daemon that can not be begun ends when what was stopped is started: in a container nothing outlives it.
+pub(super) fn wait_for_recovery(heard: &Receiver<Message>) {
+    while !heard.recv().is_ok_and(|message| is_its_end(&message)) {}
 }
 
 fn chosen(setup: &Setup, read: Option<Read>, before: Option<Taken>, since: Instant) -> Result<Beginning> {

@@ -195,9 +195,8 @@ fn a_configuration_that_is_broken_is_told_and_changes_nothing() {
     assert!(said.contains("config.toml:2") && said.contains("lost"), "{said}");
 }
 
-#[test]
-fn what_is_stopped_is_started_even_by_a_daemon_that_can_not_begin() {
-    ground!("btrfs");
+/// A job whose run was killed in its midst with its guard, and a daemon that went with it.
+fn left_stopped() -> Lab {
     let lab = lab(SLOW);
     let mut daemon = Daemon::start(&lab, "");
     daemon.runs("slow");
@@ -208,13 +207,31 @@ fn what_is_stopped_is_started_even_by_a_daemon_that_can_not_begin() {
     }
     daemon.signal(Signal::KILL);
     daemon.child.wait().expect("it ends");
+    drop(daemon);
     assert!(!file(&lab, "after").exists() && file(&lab, "state/leases/slow.json").exists());
     fs::write(file(&lab, "go"), "").expect("written");
-    lab.write("[job.slow]\nlost = 3\n");
-    fs::remove_dir_all(file(&lab, "state/daemon")).expect("removed");
-    lab.ends(2, "daemon --listen FS/../socket");
-    assert!(file(&lab, "after").exists(), "nobody has told it to go on");
-    assert!(!file(&lab, "state/leases/slow.json").exists());
+    lab
+}
+
+#[test]
+fn what_is_stopped_is_started_even_by_a_daemon_that_can_not_begin() {
+    ground!("btrfs");
+    // The configuration; an address that takes a token; a token that can not be read.
+    for (line, says) in [
+        ("daemon --listen FS/../socket", "config.toml:2"),
+        ("daemon --listen 0.0.0.0:0", "who asks there has to have a token"),
+        ("daemon --listen 127.0.0.1:0 --token-file FS/../none", "none"),
+    ] {
+        let lab = left_stopped();
+        if says.contains("config") {
+            lab.write("[job.slow]\nlost = 3\n");
+        }
+        fs::remove_dir_all(file(&lab, "state/daemon")).expect("removed");
+        let (_, said) = lab.ends(2, line);
+        assert!(said.contains(says), "{line}: {said}");
+        assert!(file(&lab, "after").exists(), "{line}: nobody has told it to go on");
+        assert!(!file(&lab, "state/leases/slow.json").exists(), "{line}");
+    }
 }
 
 /// Those that are there for jobs of that state directory.
