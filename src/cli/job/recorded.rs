@@ -13,7 +13,7 @@ use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
 use crate::model::Target;
 use crate::model::notify::{Channel, Message, News, Notify};
-use crate::model::run::{Depth, Failure, Op, Outcome, Subject};
+use crate::model::run::{Depth, Failure, Op, Outcome, Subject, UNENDED};
 use crate::{Class, Error};
 
 /// A run that is at work, and what it has done so far.
@@ -25,6 +25,8 @@ pub(super) struct Recorder<'a> {
     outcomes: Vec<Outcome>,
     /// When its snapshots were taken.
     taken: Option<Timestamp>,
+    /// The run before has failed, and said so.
+    had_failed: bool,
     _at_work: Option<AtWork>,
     starting: Option<notify::Starting>,
 }
@@ -38,8 +40,13 @@ impl<'a> Recorder<'a> {
             None
         });
         let began = Timestamp::now();
+        let mut had_failed = false;
         if at_work.is_some() {
-            change(&job.name, context, |record| record.begin(began, std::process::id()));
+            change(&job.name, context, |record| {
+                record.begin(began, std::process::id());
+                let failure = record.last_run.as_ref().and_then(|last| last.failure.as_ref());
+                had_failed = failure.is_some_and(|failure| failure.class != UNENDED);
+            });
         }
         Self {
             job,
@@ -48,9 +55,15 @@ impl<'a> Recorder<'a> {
             clock: Instant::now(),
             outcomes: Vec::new(),
             taken: None,
+            had_failed,
             _at_work: at_work,
             starting: None,
         }
+    }
+
+    /// Whether the run before has failed, and came so far as to say so.
+    pub(super) fn had_failed(&self) -> bool {
+        self.had_failed
     }
 
     /// It is certain that it is not left to another time: who is pinged hears of its start, once.

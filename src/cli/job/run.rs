@@ -259,7 +259,10 @@ impl Work {
         let (n_failed, n_told) = (self.failed.len(), self.objects.len());
         let mut recorder = Recorder::begin(job, context);
         let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
-        if is_run && self.failed.len() > n_failed {
+        // Whoever only waits for what a run has left that failed has nothing to add to that, each minute.
+        let only_waits =
+            args.due && recorder.had_failed() && self.failed[n_failed..].iter().all(|(_, e)| is_busy(e));
+        if is_run && self.failed.len() > n_failed && !only_waits {
             let taken = self.objects.get(n_told).cloned().unwrap_or_default();
             self.call(Moment::OnFailure, job, &taken, n_failed, context);
         }

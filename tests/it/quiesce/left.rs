@@ -70,6 +70,82 @@ fn a_service_that_never_stops_is_named_by_doctor_forgotten_by_recover_and_no_oth
 }
 
 #[test]
+fn on_failure_is_called_once_of_a_service_that_does_not_stop_however_many_minutes_wait_for_it() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let scheduled = |stop: &str| {
+        let hook =
+            "[job.node.hooks]\non_failure = [\"/bin/sh\", \"-c\", \"echo $COWSNAP_CLASS >> ROOT/called\"]\n";
+        let text = job(IS_UP, stop);
+        text.replace("[job.node.quiesce]\n", &format!("schedule = \"* * * * *\"\n{hook}[job.node.quiesce]\n"))
+    };
+    lab.write(&scheduled("sleep 600"));
+    lab.write_up();
+    lab.ends(5, "job run node");
+    waits("the guard", || lab.guard().is_some());
+    let n_called = || fs::read_to_string(lab.root().join("called")).map_or(0, |text| text.lines().count());
+    assert_eq!(n_called(), 1);
+    let mut n_failed = 0;
+    waits("three minutes", || lab.runs("job run --due node").0 == Some(5));
+    for _ in 0..2 {
+        n_failed += usize::from(lab.runs("job run --due node").0 == Some(5));
+    }
+    assert_eq!((n_failed, n_called()), (2, 1));
+    // Who asks for a run by name is told of that one.
+    lab.ends(5, "job run node");
+    assert_eq!(n_called(), 2);
+    // And the next one that fails is another one.
+    lab.ends(0, "job recover --forget node");
+    lab.write(&scheduled("rm ROOT/up"));
+    lab.ends(0, "job run node");
+    lab.write(&scheduled("exit 3"));
+    lab.write_up();
+    assert_ne!(lab.runs("job run node").0, Some(0));
+    assert_eq!(n_called(), 3);
+}
+
+#[test]
+fn a_service_whose_stop_refuses_goes_on_and_has_no_snapshot_and_no_lease() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.write(&job(IS_UP, "echo no >&2; exit 3"));
+    lab.write_up();
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("exit status: 3"), "{said}");
+    waits("the guard's end", || lab.guard().is_none());
+    assert!(lab.root().join("up").exists() && !lab.lease().exists());
+    assert_eq!(lab.n_snapshots(), 0);
+    // It can be stopped now, and is.
+    lab.write(&job(IS_UP, "rm ROOT/up"));
+    lab.ends(0, "job run node");
+    assert!(lab.n_snapshots() == 1 && lab.root().join("up").exists());
+}
+
+#[test]
+fn what_may_not_be_good_and_can_not_be_destroyed_is_told_and_keeps_no_run_from_its_snapshot() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.write(&format!("{}[job.node.retention]\nlast = 1\n", job(IS_UP, "rm ROOT/up")));
+    lab.write_up();
+    let doubtful = "20200101T000000Z-unconfirmed";
+    lab.ends(0, &format!("snapshot ROOT/mnt/node --name {doubtful} --label job=node --hold mine"));
+    for n in 2..4 {
+        let (_, said) = lab.ends(0, "job run node");
+        let told = format!("node@{doubtful} may not be good, and can not be destroyed");
+        assert!(said.contains(&told), "{said}");
+        assert!(lab.root().join("up").exists() && !lab.lease().exists());
+        let list = lab.json(0, "list ROOT/mnt/node");
+        let names = list["datasets"][0]["snapshots"].as_array().expect("a list").iter();
+        let names: Vec<_> = names.map(|snapshot| snapshot["name"].as_str().expect("a name")).collect();
+        assert!(names.contains(&doubtful) && names.len() == 2, "{n}: {names:?}");
+    }
+    lab.ends(0, &format!("release mine ROOT/mnt/node@{doubtful}"));
+    let (_, said) = lab.ends(0, "job run node");
+    assert!(said.contains("is destroyed: its run was killed"), "{said}");
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
 fn services_that_are_not_the_job_s_any_more_keep_it_from_no_snapshot_and_a_guard_without_end_is_a_failure() {
     ground!("btrfs");
     let lab = Lab::new("");
