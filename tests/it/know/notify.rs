@@ -291,6 +291,37 @@ fn nobody_waits_for_a_run_that_is_over_while_others_are_told_of_it() {
 }
 
 #[test]
+fn who_is_told_slowly_is_told_before_the_program_ends_and_before_another_job_stops_anything() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let at = |name: &str| lab.fs.outside().join(name).to_str().expect("utf-8").to_owned();
+    let (slow, log) = script(&lab, "slow", &format!("sleep 2; echo told; touch {}", at("told")));
+    fs::write(at("up"), "").expect("written");
+    let stop = format!(
+        "[ -e {told} ] && touch {order}; rm {up}",
+        told = at("told"),
+        order = at("order"),
+        up = at("up")
+    );
+    lab.write(&format!(
+        "[job.first]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\n\
+         [job.first.notify]\ncommand = [\"{slow}\"]\non = [\"success\"]\n\
+         [job.second]\ndatasets = [\"FS/node\"]\n[[job.second.quiesce.service]]\n\
+         status = [\"/bin/sh\", \"-c\", \"[ -e {up} ]\"]\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n\
+         start = [\"/bin/touch\", \"{up}\"]\n",
+        slow = slow.display(),
+        up = at("up"),
+    ));
+    lab.ends(0, "job run first second");
+    assert!(fs::exists(at("order")).expect("looked"), "it was stopped while somebody was told");
+    assert_eq!(read(&log), "told\n");
+    // At the program's end, too.
+    lab.ends(0, "job run first");
+    assert_eq!(read(&log), "told\ntold\n");
+}
+
+#[test]
 fn an_answer_that_sends_elsewhere_is_none_and_much_that_is_said_holds_nobody_up() {
     ground!("btrfs", "curl");
     let lab = Lab::new("");
