@@ -85,6 +85,38 @@ intermediates = true
 ";
 
 #[test]
+fn postgresql_in_a_job_of_several_datasets_is_warned_of_and_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    let runs = |args: &[&str]| {
+        let output = ground::cowsnap(folder.path()).args(args).env("COWSNAP_CONFIG", &config).output();
+        let output = output.expect("the program starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let write = |datasets: &str, flush: &str| {
+        let text = format!("[job.pg]\ndatasets = [{datasets}]\n[job.pg.flush]\n{flush}\n");
+        fs::write(&config, text).expect("written");
+    };
+    let postgres = "postgres = { connection = \"port=5432\" }";
+    write("\"tank/pg\", \"tank/wal\"", postgres);
+    let (text, said) = runs(&["job", "check"]);
+    assert!(text.contains("nothing is wrong with pg"), "{text}");
+    assert!(said.contains("config.toml:1: job pg: ") && said.contains("one of tank/pg, tank/wal"), "{said}");
+    let value: Value = serde_json::from_str(&runs(&["job", "check", "--json"]).0).expect("one object");
+    assert_eq!(value["warnings"].as_array().map(Vec::len), Some(1), "{value}");
+    assert!(runs(&["job", "explain"]).0.contains("do not lie in one of the datasets alone"));
+    for (datasets, flush) in
+        [("\"tank/pg\"", postgres), ("\"tank/pg\", \"tank/wal\"", "sqlite = [\"/srv/a.db\"]")]
+    {
+        write(datasets, flush);
+        assert_eq!(runs(&["job", "check"]).1, "", "{datasets} {flush}");
+        assert!(!runs(&["job", "explain"]).0.contains("do not lie in"));
+    }
+}
+
+#[test]
 fn every_example_passes_the_check_and_is_explained() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("config.toml");

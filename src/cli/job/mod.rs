@@ -9,6 +9,7 @@ use crate::Result;
 use crate::cli::Context;
 use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
+use crate::model::Flushed;
 use crate::plan::schedule::Schedule;
 
 mod check_words;
@@ -127,7 +128,24 @@ fn check(config: &Config, context: &Context) -> Result<()> {
         names => format!("nothing is wrong with {}", names.join(", ")),
     };
     let files: Vec<_> = config.files.iter().map(|file| file.display().to_string()).collect();
-    context.print(&json!({ "files": files, "jobs": names }), text)
+    let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).collect();
+    doubts.iter().for_each(|doubt| context.warn(doubt));
+    context.print(&json!({ "files": files, "jobs": names, "warnings": doubts }), text)
+}
+
+/// What is right, and may be refused by each run for what nobody has looked at yet.
+fn doubt(job: &Job) -> Option<String> {
+    let is_asked = job.flush.as_ref().is_some_and(|flush| matches!(flush.what, Flushed::Postgres { .. }));
+    (is_asked && job.datasets.len() > 1).then(|| {
+        format!(
+            "{}: job {}: the data directory of PostgreSQL, its pg_wal and its tablespaces have to lie in one of {}, or each run is refused: \
+             snapshots of several datasets need not be of one instant, as on btrfs, and it recovers from none that are not; name its service under \
+             quiesce instead of flush, so that it is stopped",
+            job.place,
+            job.name,
+            job.datasets.join(", ")
+        )
+    })
 }
 
 fn explain(config: &Config, names: &[String], context: &Context) -> Result<()> {

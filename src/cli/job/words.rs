@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cli::job::{N_NEXT, check_words, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
-use crate::model::{Flush, Notify, Quiesce, Service};
+use crate::model::{Flush, Flushed, Notify, Quiesce, Service};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
 
@@ -35,6 +35,10 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
     all.extend(before(job));
     all.extend(job.quiesce.as_ref().map(stops));
     all.extend(job.flush.as_ref().map(flushes));
+    let is_split = job.datasets.len() > 1;
+    all.extend(job.flush.as_ref().filter(|flush| is_split && matches!(flush.what, Flushed::Postgres { .. })).map(|_| {
+        "takes none if its data directory, pg_wal and tablespaces do not lie in one of the datasets alone".to_owned()
+    }));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
     all.push(format!(
         "takes a snapshot of {}{inside}, with the label job={}",
