@@ -4,6 +4,7 @@ mod chain;
 mod ground;
 mod mapped;
 mod net;
+mod traced;
 
 mod adopt;
 mod backend;

@@ -6,6 +6,7 @@ mod fan;
 mod foretold;
 mod hostile;
 pub mod hung;
+mod killed;
 pub mod lab;
 pub mod program;
 mod resume;
