@@ -30,7 +30,8 @@ struct State {
     snapshots: BTreeMap<(String, SnapshotName), Stored>,
     origins: BTreeMap<String, Guid>, // What clones were made from.
     clock: Option<Timestamp>,
-    bookmarks: BTreeMap<(String, SnapshotName), Version>,
+    bookmarks: BTreeMap<(String, SnapshotName), (Version, Content)>,
+    makes_no_bookmarks: bool,
     capacity: Option<u64>,
     quotas: BTreeMap<String, u64>,
     partials: BTreeMap<String, Partial>,
@@ -75,6 +76,11 @@ impl FakeStore {
     /// Lets it have room for that many bytes; at first it has room for all.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = Some(bytes);
+    }
+
+    /// Lets whoever asks for a bookmark be denied it, or not.
+    pub fn deny_bookmarks(&self, denied: bool) {
+        self.lock().makes_no_bookmarks = denied;
     }
 
     /// Lets the space of this version stay away when it is destroyed.
@@ -177,11 +183,35 @@ impl Fake {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Reused`].
     pub fn bookmark(&self, version: &VersionRef) -> Result<()> {
+        self.mark(version, &version.name)
+    }
+
+    /// Makes a bookmark of that name of a snapshot, or of another bookmark; one that is there already is it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Reused`]; [`Error::Denied`] after [`FakeStore::deny_bookmarks`].
+    pub fn mark(&self, version: &VersionRef, name: &SnapshotName) -> Result<()> {
         let mut state = self.store.lock();
-        let mut bookmark = self.stored(&mut state, version)?.version.clone();
-        bookmark.kind = VersionKind::Bookmark;
-        state.bookmarks.insert((self.name.clone(), version.name.clone()), bookmark);
+        if state.makes_no_bookmarks {
+            let (subject, lacking) = (self.at(name), "the right to make bookmarks".into());
+            return Err(Error::Denied { op: "bookmark", subject, lacking, hint: None });
+        }
+        let (of, content) = self.marked(&mut state, version)?;
+        let id = VersionRef { name: name.clone(), ..of.id };
+        let bookmark = Version { id, kind: VersionKind::Bookmark, ..of };
+        state.bookmarks.insert((self.name.clone(), name.clone()), (bookmark, content));
         Ok(())
+    }
+
+    /// A version and what it held, which a bookmark remembers here: what is new since then can be told from it.
+    fn marked(&self, state: &mut State, version: &VersionRef) -> Result<(Version, Content)> {
+        let bookmark = state.bookmarks.get(&(self.name.clone(), version.name.clone()));
+        match bookmark.filter(|(bookmark, _)| bookmark.id == *version).cloned() {
+            Some(marked) => Ok(marked),
+            None => {
+                self.stored(state, version).map(|stored| (stored.version.clone(), stored.content.clone()))
+            }
+        }
     }
 
     /// As [`History::destroy`], but of the snapshot only.
@@ -263,7 +293,7 @@ impl History for Fake {
         }
         let bookmarks = state.bookmarks.iter().filter(|((of, _), _)| *of == self.name);
         let snapshots = mine.iter().map(|(_, stored)| stored.version.clone());
-        let versions = snapshots.chain(bookmarks.map(|(_, version)| version.clone())).collect();
+        let versions = snapshots.chain(bookmarks.map(|(_, (version, _))| version.clone())).collect();
         let held = |stored: &Stored| {
             let id = stored.version.id.clone();
             stored.holds.iter().map(|tag| (id.clone(), tag.clone())).collect::<Vec<_>>()
@@ -271,6 +301,7 @@ impl History for Fake {
         let holds = mine.iter().flat_map(|(_, stored)| held(stored)).collect();
         let mut inventory = Inventory::new(self.name.clone(), versions, holds);
         inventory.partials = partials;
+        inventory.caps.bookmarks = true;
         Ok(inventory)
     }
 
@@ -293,7 +324,7 @@ impl History for Fake {
         let mut state = self.store.lock();
         let key = (self.name.clone(), version.name.clone());
         // As on ZFS: a name means the snapshot, and its bookmark where only that is left.
-        let is_meant = state.bookmarks.get(&key).is_some_and(|bookmark| bookmark.id == *version);
+        let is_meant = state.bookmarks.get(&key).is_some_and(|(bookmark, _)| bookmark.id == *version);
         if is_meant && !state.snapshots.contains_key(&key) {
             state.bookmarks.remove(&key);
             return Ok(());

@@ -7,11 +7,12 @@ use std::io::Read;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::endpoint::fake::Fake;
 use crate::endpoint::{
     Backend, Details, Dying, Endpoint, Error, History, Outgoing, Prunable, ReceiveRequest, Result,
     RollbackRequest, RolledBack, SendRequest, SnapshotRequest, SnapshotSet, Wait,
 };
-use crate::model::{HoldTag, Inventory, Version, VersionRef};
+use crate::model::{HoldTag, Inventory, SnapshotName, Version, VersionRef};
 
 /// On which side of its effect the operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,16 @@ impl<B> Faulty<B> {
     /// What is inside, which does not fail.
     pub fn inner(&self) -> &B {
         &self.inner
+    }
+}
+
+impl Faulty<Fake> {
+    /// As [`Fake::mark`].
+    ///
+    /// # Errors
+    /// What that says, and what was put into it.
+    pub fn mark(&self, version: &VersionRef, name: &SnapshotName) -> Result<()> {
+        self.faults.run("bookmark", || self.inner.mark(version, name))
     }
 }
 

@@ -21,7 +21,7 @@ impl Endpoint for Fake {
     fn send(&self, request: &SendRequest) -> Result<Outgoing> {
         let mut state = self.store.lock();
         let base = match &request.base {
-            Some(base) => self.stored(&mut state, base)?.content.clone(),
+            Some(base) => self.marked(&mut state, base)?.1,
             None => Content::new(),
         };
         let Stored { version, content, .. } = self.stored(&mut state, &request.version)?.clone();

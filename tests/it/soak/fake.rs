@@ -10,8 +10,8 @@ use cowsnap::endpoint::{
 };
 use cowsnap::exec::prune::{Seen, prune};
 use cowsnap::exec::replicate::keep;
-use cowsnap::model::{Guid, HoldTag, Inventory, VersionRef};
-use cowsnap::plan::replicate::{Plan, Policy, Step, replicate, simulate};
+use cowsnap::model::{Guid, HoldTag, Inventory, Version, VersionKind, VersionRef};
+use cowsnap::plan::replicate::{Policy, Step, held_instead, replicate, simulate};
 use cowsnap::plan::retain::Retention;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -20,6 +20,21 @@ use super::dice::{Dice, Said, operations};
 
 type Place = Faulty<Fake>;
 
+/// By what a source knows what its target has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cursor {
+    /// A hold, as on btrfs.
+    Hold,
+    /// A bookmark, as on ZFS.
+    Bookmark,
+    /// A hold, where a bookmark is wanted and denied.
+    Denied,
+}
+
+impl Cursor {
+    const ALL: [Self; 3] = [Self::Hold, Self::Bookmark, Self::Denied];
+}
+
 /// Two places, each of which may fail at any of its operations.
 struct World {
     dice: Dice,
@@ -27,6 +42,7 @@ struct World {
     source: Place,
     target: Place,
     faults: [Faults; 2],
+    cursor: Cursor,
     target_store: FakeStore,
     truth: HashMap<Guid, Content>,
     made: usize,
@@ -54,18 +70,19 @@ fn tag(text: &str) -> HoldTag {
 }
 
 impl World {
-    fn new(dice: Dice, intermediates: bool, linear: bool) -> Self {
+    fn new(dice: Dice, intermediates: bool, linear: bool, cursor: Cursor) -> Self {
         let (here, there) = (tag("cowsnap:to:x"), tag("cowsnap:from:x"));
-        let policy =
-            Policy { intermediates, last: None, full_again: false, linear, here, marks: false, there };
+        let marks = cursor != Cursor::Hold;
+        let policy = Policy { intermediates, last: None, full_again: false, linear, here, marks, there };
         let (source_store, target_store) = (FakeStore::default(), FakeStore::default());
+        source_store.deny_bookmarks(cursor == Cursor::Denied);
         let (source, target) = (source_store.dataset("data"), target_store.dataset("copy"));
         source.create().expect("created");
         let faults = [Faults::default(), Faults::default()];
         let [one, other] = &faults;
         let (source, target) = (Faulty::new(source, one), Faulty::new(target, other));
         let (truth, made, runs) = (HashMap::new(), 0, [0, 0]);
-        Self { dice, policy, source, target, faults, target_store, truth, made, runs }
+        Self { dice, policy, source, target, faults, cursor, target_store, truth, made, runs }
     }
 
     fn operate(&mut self) {
@@ -112,10 +129,11 @@ impl World {
         let plan = replicate(&source, &target, &self.policy).expect("nobody has to decide anything");
         let has_some = !target.versions().is_empty();
         assert_eq!(plan.base.is_some(), has_some, "an increment, once there was one");
-        let done = self.carry_out(&plan, cut);
+        let mut steps = plan.steps;
+        let done = self.carry_out(&mut steps, &source, cut);
         if done.is_ok() {
             let (mut source, mut target) = (source, target);
-            plan.steps.iter().for_each(|step| simulate(step, &self.policy, &mut source, &mut target));
+            steps.iter().for_each(|step| simulate(step, &self.policy, &mut source, &mut target));
             let seen = self.inventories();
             assert_eq!(told(&seen.0), told(&source), "what was foretold of the source");
             assert_eq!(told(&seen.1), told(&target), "what was foretold of the target");
@@ -124,37 +142,57 @@ impl World {
         done
     }
 
-    fn carry_out(&self, plan: &Plan, cut: Option<u64>) -> Result<()> {
-        let places = (&self.source, &self.target);
-        for step in &plan.steps {
-            if let Step::Transfer { version, base, .. } = step {
-                bring(places, version, base.as_ref(), cut)?;
-            } else {
-                keep(step, &self.policy, places)?;
+    /// As [`cowsnap::exec::replicate::replicate`] does them; `steps` are those that were done, where a bookmark could not be made.
+    fn carry_out(&self, steps: &mut Vec<Step>, seen: &Inventory, cut: Option<u64>) -> Result<()> {
+        let (places, mut at) = ((&self.source, &self.target), 0);
+        while let Some(step) = steps.get(at) {
+            match step {
+                Step::Transfer { version, base, .. } => bring(places, version, base.as_ref(), cut)?,
+                Step::MarkHere { version, name } => match self.source.mark(version, name) {
+                    Err(Error::Denied { .. }) => {
+                        held_instead(steps, at, seen, &self.policy);
+                        continue;
+                    }
+                    done => done?,
+                },
+                step => drop(keep(step, &self.policy, places)?),
             }
+            at += 1;
         }
         Ok(())
     }
 
+    /// What the source knows of what its target has: what is held for it, and what is marked.
+    fn cursors(&self, source: &Inventory) -> [Vec<Guid>; 2] {
+        let prefix = format!("{}:", self.policy.here);
+        let marks = source.versions().iter().filter(|version| version.id.name.as_str().starts_with(&prefix));
+        [held_by(source, &self.policy.here), marks.map(|version| version.id.guid).collect()]
+    }
+
     fn replicate_well(&mut self) {
-        if self.inventories().0.versions().is_empty() {
+        if snapshots(&self.inventories().0).next().is_none() {
             return;
         }
         self.replicate(None).expect("nothing fails");
         let (source, target) = self.inventories();
-        let newest = source.newest().expect("there is one").id.clone();
-        let kept = |inventory: &Inventory, tag: &HoldTag| {
-            let held = inventory.holds().iter().filter(|(_, by)| by == tag);
-            held.map(|(version, _)| version.clone()).collect::<Vec<_>>()
+        let newest = snapshots(&source).last().expect("there is one").id.guid;
+        let wanted = match self.cursor {
+            Cursor::Bookmark => [vec![], vec![newest]],
+            Cursor::Hold | Cursor::Denied => [vec![newest], vec![]],
         };
-        assert_eq!(kept(&source, &self.policy.here), std::slice::from_ref(&newest));
-        assert_eq!(kept(&target, &self.policy.there), [newest]);
-        let again = replicate(&source, &target, &self.policy).expect("no conflict");
-        assert_eq!(again.steps, [], "planning again after success");
+        assert_eq!(self.cursors(&source), wanted);
+        assert_eq!(held_by(&target, &self.policy.there), [newest]);
+        let mut again = replicate(&source, &target, &self.policy).expect("no conflict").steps;
+        // Each time it is tried anew.
+        if self.cursor == Cursor::Denied {
+            assert!(matches!(again[..], [Step::MarkHere { .. }, Step::ReleaseHere { .. }]), "{again:?}");
+            held_instead(&mut again, 0, &source, &self.policy);
+        }
+        assert_eq!(again, [], "planning again after success");
     }
 
     fn replicate_badly(&mut self) {
-        if self.inventories().0.versions().is_empty() {
+        if snapshots(&self.inventories().0).next().is_none() {
             return;
         }
         let cut = match self.dice.below(4) {
@@ -198,7 +236,8 @@ impl World {
     }
 
     fn any(&mut self, inventory: &Inventory) -> Option<VersionRef> {
-        self.dice.one_of(inventory.versions()).map(|version| version.id.clone())
+        let all: Vec<_> = snapshots(inventory).collect();
+        self.dice.one_of(&all).map(|version| version.id.clone())
     }
 
     fn hold(&mut self) {
@@ -231,7 +270,7 @@ impl World {
     fn look(&self) {
         let (source, target) = self.inventories();
         for (place, inventory) in [(&self.source, &source), (&self.target, &target)] {
-            for version in inventory.versions() {
+            for version in snapshots(inventory) {
                 let content = place.inner().content_of(&version.id).expect("there");
                 assert!(Some(&content) == self.truth.get(&version.id.guid), "{}", version.id);
             }
@@ -264,6 +303,23 @@ fn bring(
     to.receive(&request, &mut stream).map(drop)
 }
 
+fn snapshots(inventory: &Inventory) -> impl Iterator<Item = &Version> {
+    inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot)
+}
+
+fn held_by(inventory: &Inventory, tag: &HoldTag) -> Vec<Guid> {
+    inventory.holds().iter().filter(|(_, by)| by == tag).map(|(version, _)| version.guid).collect()
+}
+
+/// The linear ones are as ZFS is: there alone are bookmarks.
+fn policies() -> impl Iterator<Item = (bool, bool, Cursor)> {
+    let of = |cursor| {
+        [(false, false), (true, false), (false, true), (true, true)]
+            .map(|(all, linear)| (all, linear, cursor))
+    };
+    Cursor::ALL.into_iter().flat_map(of).filter(|(_, linear, cursor)| *linear || *cursor == Cursor::Hold)
+}
+
 /// What an inventory says, without the order of transactions, which nobody foretells.
 fn told(inventory: &Inventory) -> String {
     let versions: Vec<_> = inventory.versions().iter().map(|version| version.id.to_string()).collect();
@@ -276,8 +332,8 @@ fn in_memory_too_nothing_is_wrong_and_the_next_increment_has_its_base() {
     let n = operations(600);
     let said = Said::new("soak::fake", n);
     let mut runs = [0, 0];
-    for (intermediates, linear) in [(false, false), (true, false), (false, true), (true, true)] {
-        let mut world = World::new(said.dice(), intermediates, linear);
+    for (intermediates, linear, cursor) in policies() {
+        let mut world = World::new(said.dice(), intermediates, linear, cursor);
         for nth in 1..=n {
             said.at(nth);
             world.operate();
@@ -297,8 +353,8 @@ fn in_memory_too_nothing_is_wrong_and_the_next_increment_has_its_base() {
 #[test]
 fn wherever_a_run_is_ended_the_next_one_gets_there_and_leaks_no_hold() {
     let said = Said::new("soak::ended", 1);
-    let begun = |intermediates, linear| {
-        let mut world = World::new(said.dice(), intermediates, linear);
+    let begun = |intermediates, linear, cursor| {
+        let mut world = World::new(said.dice(), intermediates, linear, cursor);
         world.write();
         world.snapshot();
         world.replicate_well();
@@ -308,8 +364,8 @@ fn wherever_a_run_is_ended_the_next_one_gets_there_and_leaks_no_hold() {
         }
         world
     };
-    for (intermediates, linear) in [(false, false), (true, false), (false, true), (true, true)] {
-        let mut alone = begun(intermediates, linear);
+    for (intermediates, linear, cursor) in policies() {
+        let mut alone = begun(intermediates, linear, cursor);
         alone.replicate_well();
         let (source, target) = alone.inventories();
         let wanted =
@@ -317,7 +373,7 @@ fn wherever_a_run_is_ended_the_next_one_gets_there_and_leaks_no_hold() {
         for (side, when) in [(0, When::Before), (0, When::After), (1, When::Before), (1, When::After)] {
             let mut ended = 0;
             for nth in 1.. {
-                let mut world = begun(intermediates, linear);
+                let mut world = begun(intermediates, linear, cursor);
                 world.faults[side].fail(nth, when);
                 let done = world.replicate(None);
                 let n_operations = world.faults[side].count();
@@ -326,14 +382,16 @@ fn wherever_a_run_is_ended_the_next_one_gets_there_and_leaks_no_hold() {
                     done.expect("nothing has failed");
                     break;
                 }
-                done.expect_err("one has");
+                // A bookmark that is denied has no effect that could be the last thing before the end.
+                let is_denied = (cursor, when, side) == (Cursor::Denied, When::After, 0);
+                assert!(done.is_err() || is_denied, "{nth} of side {side}, {when:?}, {cursor:?}");
                 ended += 1;
                 world.replicate_well();
                 world.look();
                 let (source, target) = world.inventories();
                 let newest = target.newest().map(|newest| newest.id.clone());
                 let left = (told(&source), target.holds().to_vec(), newest);
-                assert_eq!(left, wanted, "{nth} of side {side}, {when:?}");
+                assert_eq!(left, wanted, "{nth} of side {side}, {when:?}, {cursor:?}");
                 assert!(target.partials.is_empty(), "{nth} of side {side}, {when:?}");
             }
             assert!(ended >= if intermediates { 6 } else { 3 }, "{ended} operations of side {side}");
