@@ -352,7 +352,7 @@ pub struct Reader {
     marks: Marks,
     sequence: Sequence,
     pool: Arc<Pool>,
-    block: Block,
+    block: Arc<Block>,
     taken: usize, // Invariant: at most `block.len()`.
     sealed: Option<Sealed>,
 }
@@ -404,7 +404,7 @@ impl Reader {
             marks: Marks::default(),
             sequence,
             pool,
-            block: Block::default(),
+            block: Arc::default(),
             taken: 0,
             sealed: None,
         })
@@ -420,8 +420,9 @@ impl Reader {
         self.sealed.as_ref()
     }
 
-    /// What the latest frames hash to, also while it is being read.
+    /// What the latest frames hash to and hold, also while it is being read. From then on it keeps them.
     pub fn marks(&self) -> Marks {
+        self.marks.lock().keeps_blocks = true;
         self.marks.clone()
     }
 
@@ -448,16 +449,20 @@ impl Reader {
         match results.next().ok_or(Error::Spent)?? {
             Checked::Frame(frame) => {
                 self.sequence.accept(&frame)?;
-                if !self.sequence.last {
-                    self.marks.add(&self.sequence.tree);
-                }
-                self.pool.put(std::mem::replace(&mut self.block, frame.bytes));
+                let block = Arc::new(frame.bytes);
+                let old = self.marks.add(&self.sequence, &block);
+                let done = std::mem::replace(&mut self.block, block);
+                [Some(done), old]
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Arc::into_inner)
+                    .for_each(|b| self.pool.put(b));
                 self.taken = 0;
                 self.results = Some(results);
             }
             Checked::Trailer(trailer) => {
                 self.sealed = Some(self.sequence.finish(&trailer, &self.key)?);
-                self.block.truncate(0);
+                self.block = Arc::default();
                 self.taken = 0;
             }
         }
@@ -467,24 +472,63 @@ impl Reader {
 
 /// How far back [`Marks`] go, in frames: more than whoever applies a stream lies behind its reader.
 const MARKS: usize = 64;
+/// The same, for what is in the frames: a few more than wait to be applied.
+const BLOCKS: usize = 12;
 
-/// What a stream hashes to up to each of its latest frames, as far as it was verified. Clones show the same stream.
+/// What a stream hashes to up to each of its latest frames, and what is in the very latest, as far as it was verified. Clones show the same
+/// stream.
 #[derive(Debug, Clone, Default)]
-pub struct Marks(Arc<Mutex<VecDeque<Prefix>>>);
+pub struct Marks(Arc<Mutex<Latest>>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    prefixes: VecDeque<Prefix>,
+    blocks: VecDeque<(u64, Arc<Block>)>,
+    keeps_blocks: bool,
+}
 
 impl Marks {
-    /// The first `frames` frames, if they were verified and are not too long past.
+    /// The first `frames` frames, if they were verified and are not too long past. A last frame that is shorter than others is none of them.
     pub fn at(&self, frames: u64) -> Option<Prefix> {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.iter().find(|prefix| prefix.frames() == frames).cloned()
+        self.lock().prefixes.iter().find(|prefix| prefix.frames() == frames).cloned()
     }
 
-    fn add(&self, tree: &Tree) {
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if marks.len() == MARKS {
-            marks.pop_front();
+    /// What is in a frame, the first of which is 0, if it was verified and not long ago.
+    pub fn frame(&self, number: u64) -> Option<impl std::ops::Deref<Target = [u8]> + use<>> {
+        let block = self.lock().blocks.iter().find(|(of, _)| *of == number).map(|(_, block)| block.clone());
+        block.map(Whole)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Latest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of the last frame of `sequence`; answers what it no longer keeps.
+    fn add(&self, sequence: &Sequence, block: &Arc<Block>) -> Option<Arc<Block>> {
+        let latest = &mut *self.lock();
+        if !sequence.last {
+            if latest.prefixes.len() == MARKS {
+                latest.prefixes.pop_front();
+            }
+            latest.prefixes.push_back(sequence.tree.prefix());
         }
-        marks.push_back(tree.prefix());
+        if !latest.keeps_blocks {
+            return None;
+        }
+        latest.blocks.push_back((sequence.tree.frames() - 1, block.clone()));
+        let is_over = latest.blocks.len() > BLOCKS;
+        latest.blocks.pop_front_if(|_| is_over).map(|(_, block)| block)
+    }
+}
+
+/// The bytes of a block that others have, too.
+struct Whole(Arc<Block>);
+
+impl std::ops::Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -89,23 +89,23 @@ impl Dataset {
     ) -> Result<Version> {
         // Another receive that was broken off will not go on once this one has been begun.
         self.give_up_kept(None)?;
-        let (staged, begun) = match kept {
+        let (staged, begun, tail) = match kept {
             None => {
                 let origins = Origins { from: request.place, ..Origins::default() };
-                (self.stage(&request.name, request.guid)?, Begun { origins, ..Begun::default() })
+                let begun = Begun { origins, ..Begun::default() };
+                (self.stage(&request.name, request.guid)?, begun, Vec::new())
             }
             Some(kept) => {
-                pass_over(stream, kept.beyond())?;
-                if let Some(keeping) = request.keep.as_ref().filter(|_| kept.beyond() > 0)
-                    && keeping.marks.at(kept.next().frames()).as_ref() != Some(kept.next())
-                {
+                if !kept.passes_over(stream).map_err(Error::io("read", "the stream"))? {
                     kept.give_up()?;
                     return Err(self.another_stream(&request.name));
                 }
-                kept.take_up(self)?
+                let tail = kept.tail()?;
+                let (staged, begun) = kept.take_up(self)?;
+                (staged, begun, tail)
             }
         };
-        match self.apply_and_seal(request, &staged, begun, stream) {
+        match self.apply_and_seal(request, &staged, begun, &mut tail.as_slice().chain(&mut *stream)) {
             Ok(Origins { ungrounded, from, upon }) => staged.commit(&request.name, |meta| {
                 let upon = upon.flatten();
                 let whole = |digest| Verified { grounded: !ungrounded, from, upon, ..digest };
@@ -224,19 +224,6 @@ pub struct Fleeting {
 impl AsFd for Fleeting {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
-    }
-}
-
-/// Reads what was applied already.
-fn pass_over(stream: &mut impl Read, len: u64) -> Result<()> {
-    let passed = std::io::copy(&mut stream.take(len), &mut std::io::sink());
-    match passed.map_err(Error::io("read", "the stream"))? {
-        passed if passed == len => Ok(()),
-        _ => Err(Error::Corrupt {
-            what: "btrfs stream",
-            why: "it ends before it goes on".into(),
-            source: None,
-        }),
     }
 }
 

@@ -3,9 +3,11 @@
 //! While a stream is applied, the subvolume in the making is snapshotted now and then between two commands, read-only, as
 //! `%<staging>.<number>` beside it, and the staging directory's `checkpoint` says what else is needed to go on from there: where in
 //! the stream that was, and what the stream's first frames hash to, so that a sender can tell whether it still sends the same bytes.
+//! What had come of the last of these frames and was not applied yet lies beside it, as `tail.<number>`.
 //! A snapshot is on disk when the kernel's call returns, and only then is it written down.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,10 +59,14 @@ impl Eq for Keeping {}
 pub(super) struct Checkpoint {
     /// The snapshot's number.
     number: u64,
-    /// What the stream's first frames hash to: all before the one that [`Midway::offset`] is in.
+    /// What the stream's first frames hash to: all that need not come again.
     prefix: Prefix,
-    /// The same with the frame that it is in, of which a part was applied.
-    next: Prefix,
+    /// What of them was not applied yet, from [`Midway::offset`] on.
+    #[serde(default)]
+    tail: Option<Piece>,
+    /// What was applied behind them, of a last frame that is shorter than others: it comes again, and is passed over.
+    #[serde(default)]
+    passed: Option<Piece>,
     /// Where to go on.
     midway: Midway,
     /// When that was.
@@ -74,6 +80,25 @@ pub(super) struct Checkpoint {
     /// What its base had come as.
     #[serde(default)]
     upon: Option<Digest>,
+}
+
+/// Some bytes of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Piece {
+    len: u64,
+    blake3: String,
+}
+
+impl Piece {
+    /// None of nothing.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let blake3 = blake3::hash(bytes).to_hex().to_string();
+        (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3 })
+    }
+
+    fn len(piece: Option<&Self>) -> u64 {
+        piece.map_or(0, |piece| piece.len)
+    }
 }
 
 fn not_known() -> bool {
@@ -120,12 +145,15 @@ impl Origins {
 pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
     let bytes = read_at(staging, CHECKPOINT).ok()??;
     let checkpoint: Checkpoint = serde_json::from_slice(&bytes).ok()?;
-    (checkpoint.midway.offset / FRAME_LEN as u64 == checkpoint.prefix.frames()).then_some(checkpoint)
+    let (tail, passed) = (Piece::len(checkpoint.tail.as_ref()), Piece::len(checkpoint.passed.as_ref()));
+    let is_sound =
+        checkpoint.midway.offset.checked_add(tail)? == checkpoint.prefix.stream_len().checked_add(passed)?;
+    is_sound.then_some(checkpoint)
 }
 
 /// How many bytes of the stream need not come again, if the receive of that staging directory can go on.
 pub(super) fn len(staging: BorrowedFd<'_>) -> Option<u64> {
-    read(staging).map(|checkpoint| checkpoint.midway.offset)
+    read(staging).map(|checkpoint| checkpoint.prefix.stream_len())
 }
 
 impl Checkpoint {
@@ -186,11 +214,10 @@ impl<'a> Keeper<'a> {
         enough && offset >= FRAME_LEN as u64
     }
 
-    /// Keeps `subvolume` as it is.
+    /// Keeps `subvolume` as it is, if anything has come since the last time.
     pub fn keep(&mut self, subvolume: BorrowedFd<'_>, midway: Midway, origins: Origins) -> Result<()> {
-        // What is not verified any more, or not yet, is for the next time.
-        let (frames, marks) = (midway.offset / FRAME_LEN as u64, &self.keeping.marks);
-        let (Some(prefix), Some(next)) = (marks.at(frames), marks.at(frames + 1)) else { return Ok(()) };
+        // What is not known any more, or too little, is for the next time.
+        let Some(Around { prefix, tail, passed }) = self.around(midway.offset) else { return Ok(()) };
         let io = |error| Error::io("keep", "what was received so far")(error);
         let (dir, staged) = (self.staged.dir(), self.staged.name());
         self.number += 1;
@@ -199,10 +226,15 @@ impl<'a> Keeper<'a> {
         self.last = midway.offset;
         let (number, made) = (self.number, Timestamp::now());
         let Origins { ungrounded, from, upon } = origins;
-        let upon = upon.flatten();
-        let checkpoint = Checkpoint { number, prefix, next, midway, made, ungrounded, from, upon };
+        let (upon, staging) = (upon.flatten(), self.staged.staging().fd());
+        if !tail.is_empty() {
+            write_at(staging, &name_of_tail(number), &tail).map_err(io)?;
+        }
+        let tail = Piece::of(&tail);
+        let checkpoint = Checkpoint { number, prefix, tail, passed, midway, made, ungrounded, from, upon };
         let json = serde_json::to_vec(&checkpoint).expect("its keys are texts");
-        write_at(self.staged.staging().fd(), OsStr::new(CHECKPOINT), &json).map_err(io)?;
+        write_at(staging, OsStr::new(CHECKPOINT), &json).map_err(io)?;
+        remove_at(staging, &name_of_tail(number - 1)).map_err(io)?;
         match btrfs::snap_destroy(dir, &name_of(staged, self.number - 1)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}
@@ -211,6 +243,40 @@ impl<'a> Keeper<'a> {
         self.since = Instant::now();
         Ok(())
     }
+}
+
+/// What is known of the stream around a place in it.
+struct Around {
+    prefix: Prefix,
+    tail: Vec<u8>,
+    passed: Option<Piece>,
+}
+
+impl Keeper<'_> {
+    /// What is known around `offset`, unless it kept there already.
+    fn around(&self, offset: u64) -> Option<Around> {
+        let (number, at) = (offset / FRAME_LEN as u64, (offset % FRAME_LEN as u64) as usize);
+        let marks = &self.keeping.marks;
+        if offset <= self.last {
+            return None;
+        }
+        if at == 0 {
+            return Some(Around { prefix: marks.at(number)?, tail: Vec::new(), passed: None });
+        }
+        let frame = marks.frame(number)?;
+        match marks.at(number + 1) {
+            Some(prefix) => Some(Around { prefix, tail: frame.get(at..)?.to_vec(), passed: None }),
+            None => Some(Around {
+                prefix: marks.at(number)?,
+                tail: Vec::new(),
+                passed: Piece::of(frame.get(..at)?),
+            }),
+        }
+    }
+}
+
+fn name_of_tail(number: u64) -> OsString {
+    format!("tail.{number}").into()
 }
 
 /// A receive that was broken off and can go on. While it is there, nobody else has it; dropped, it stays.
@@ -227,14 +293,26 @@ impl Kept {
         &self.checkpoint.prefix
     }
 
-    /// How many bytes behind the prefix are there, too.
-    pub fn beyond(&self) -> u64 {
-        self.checkpoint.midway.offset - self.checkpoint.prefix.stream_len()
+    /// Reads from `stream`, which begins behind the prefix, what was applied of it already; whether it is the same.
+    pub(super) fn passes_over(&self, stream: &mut impl Read) -> std::io::Result<bool> {
+        let Some(passed) = &self.checkpoint.passed else { return Ok(true) };
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut stream.take(passed.len), &mut hasher)?;
+        Ok(hasher.finalize().to_hex().as_str() == passed.blake3)
     }
 
-    /// What of the stream was there, with the frame whose first bytes were applied, too.
-    pub(super) fn next(&self) -> &Prefix {
-        &self.checkpoint.next
+    /// What of the prefix is still to be applied.
+    pub(super) fn tail(&self) -> Result<Vec<u8>> {
+        let Some(tail) = &self.checkpoint.tail else { return Ok(Vec::new()) };
+        let bytes = read_at(self.fd.as_fd(), name_of_tail(self.checkpoint.number))?.unwrap_or_default();
+        match Piece::of(&bytes).as_ref() == Some(tail) {
+            true => Ok(bytes),
+            false => Err(Error::Corrupt {
+                what: "checkpoint",
+                why: "what is kept of its stream is not what was written".into(),
+                source: None,
+            }),
+        }
     }
 
     /// When it was kept.

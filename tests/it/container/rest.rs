@@ -84,3 +84,24 @@ fn a_rest_is_read_behind_its_own_beginning_only() {
     let alone = super::read_frames(&rest);
     assert!(matches!(alone, Err(Error::FrameOrder { .. })), "a rest is no container by itself");
 }
+
+/// Whoever asked for it finds the latest frames as they were, a short last one too, and no older ones: memory stays bounded.
+#[test]
+fn the_latest_frames_are_at_hand_and_no_others() {
+    let stream = stream(20 * FRAME + 77);
+    let (whole, _) = write(&header(), &stream, &stored());
+    let mut reader = Reader::open(Cursor::new(whole)).unwrap();
+    let marks = reader.marks();
+    assert!(marks.frame(0).is_none(), "it is not read yet");
+    for number in 0..21 {
+        let rest = &stream[number * FRAME..];
+        let frame = &rest[..rest.len().min(FRAME)];
+        reader.read_exact(&mut vec![0; frame.len()]).unwrap();
+        let number = number as u64;
+        assert!(marks.frame(number).expect("verified a moment ago")[..] == *frame, "{number}");
+        assert_eq!(marks.at(number + 1).is_some(), frame.len() == FRAME, "{number}");
+        assert!(marks.frame(number.saturating_sub(11)).is_some(), "{number}");
+        assert!(number < 12 || marks.frame(number - 12).is_none(), "{number}");
+    }
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}

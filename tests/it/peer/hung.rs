@@ -150,17 +150,22 @@ fn who_is_killed_takes_along_who_writes_to_a_disk_here() {
     lab.write("a", &noise(1, 20_000_000));
     let one = lab.snapshot("one");
     let mut slow = ground::cowsnap(&state);
-    slow.args(["replicate", "--bandwidth", "1M"]).args([&from, &to]);
+    slow.args(["replicate", "--bandwidth", "4M", "--checkpoint", "1M"]).args([&from, &to]);
     let mut child = slow.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    ground::waits("something to be received", || {
-        lab.to().inventory().is_ok_and(|there| there.partials.iter().any(|partial| partial.live))
+    ground::waits("something to be received that is safe", || {
+        let is_safe =
+            |there: cowsnap::model::Inventory| there.partials.iter().any(|partial| partial.bytes > Some(0));
+        lab.to().inventory().is_ok_and(is_safe)
     });
     child.kill().unwrap();
     child.wait().unwrap();
     let mut next = ground::cowsnap(&state);
-    next.arg("replicate").args([&from, &to]).stdin(Stdio::null());
+    next.args(["--json", "replicate"]).args([&from, &to]).stdin(Stdio::null());
     let next = next.output().unwrap();
     assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&next.stdout).unwrap();
+    let resumed = said["replicated"][0]["moved"][0]["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed >= 1 << 20, "{said}");
     assert!(has(&lab.to(), &one));
 }
 

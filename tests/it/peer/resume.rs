@@ -142,35 +142,32 @@ fn another_transfer_sweeps_what_nobody_went_on_with() {
     lab.expect_same(&two);
 }
 
-/// If the source does not send the same bytes again, all of it comes anew, and that is said.
+/// If the source does not send the same bytes again, be it the first or the last of what is there, all of it comes anew in the same run,
+/// and that is said.
 #[test]
-fn a_stream_that_begins_otherwise_begins_again() {
+fn a_stream_that_begins_otherwise_begins_again_at_once() {
     ground!("btrfs");
-    for (pull, relay) in [(false, false), (true, false), (true, true)] {
+    let ways = [("here", "here"), ("here", "there"), ("there", "here"), ("there", "there")];
+    for (way, last) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
         let lab = Lab::new();
         let (one, _) = two_versions(&lab);
         let serve = lab.serve("--checkpoint 1M");
         let cut = format!("{} | {serve}", cut(6_000_000));
         bring(&Place::Here(lab.from()), &lab.target_peer(&cut), &full(&one)).unwrap_err();
         wait_until_dead(&lab);
-        let [file] = &checkpoints(&lab)[..] else { panic!("no checkpoint") };
-        let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        let hash = said["prefix"]["subtrees"][0].as_str().unwrap();
-        let other = hash.chars().rev().collect::<String>();
-        said["prefix"]["subtrees"][0] = other.into();
-        fs::write(file, said.to_string()).unwrap();
+        alter(&lab, last);
         let warned = std::sync::Mutex::new(Vec::new());
         let observe = |event: Event| {
             if let Event::Warning { text } = event {
                 warned.lock().unwrap().push(text);
             }
         };
-        let from = if pull { lab.source_peer(&serve) } else { Place::Here(lab.from()) };
-        let to = if pull && !relay { Place::Here(lab.to()) } else { lab.target_peer(&serve) };
+        let from = if way.0 == "there" { lab.source_peer(&serve) } else { Place::Here(lab.from()) };
+        let to = if way.1 == "there" { lab.target_peer(&serve) } else { Place::Here(lab.to()) };
         let moved = transfer(&from, &to, &full(&one), &options(), &observe).unwrap();
         assert_eq!(moved.resumed_bytes, 0);
         let warned = warned.into_inner().unwrap();
-        assert!(warned.iter().any(|text| text.contains("begins again")), "{warned:?}");
+        assert!(warned.iter().any(|text| text.contains("begins again")), "{way:?}: {warned:?}");
         lab.expect_same(&one);
         assert_eq!(lab.left(), Vec::<String>::new());
     }
@@ -226,7 +223,7 @@ fn what_begins_again_gives_up_what_was_there() {
     let from = Place::Here(lab.from());
     bring(&from, &lab.target_peer(&cut_off), &full(&one)).unwrap_err();
     wait_until_dead(&lab);
-    alter(&lab, "prefix");
+    alter(&lab, true);
     bring(&from, &lab.target_peer(&cut_off), &full(&one)).unwrap_err();
     wait_until_dead(&lab);
     assert_eq!(lab.left().len(), 2, "one checkpoint and its staging directory: {:?}", lab.left());
@@ -236,33 +233,15 @@ fn what_begins_again_gives_up_what_was_there() {
     assert_eq!(lab.left(), Vec::<String>::new());
 }
 
-/// Changes a hash that a checkpoint says.
-fn alter(lab: &Lab, which: &str) {
+/// Changes what a checkpoint says that the first frames hash to, or the last one.
+fn alter(lab: &Lab, last: bool) {
     let [file] = &checkpoints(lab)[..] else { panic!("no checkpoint") };
     let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    let hashes = said[which]["subtrees"].as_array_mut().unwrap();
-    let last = hashes.last_mut().unwrap();
-    *last = last.as_str().unwrap().chars().rev().collect::<String>().into();
+    let hashes = said["prefix"]["subtrees"].as_array_mut().unwrap();
+    assert!(hashes.len() > 1, "{hashes:?}");
+    let at = if last { hashes.len() - 1 } else { 0 };
+    hashes[at] = hashes[at].as_str().unwrap().chars().rev().collect::<String>().into();
     fs::write(file, said.to_string()).unwrap();
-}
-
-/// The frame in which a checkpoint lies is compared too, though it is not in the prefix.
-#[test]
-fn a_stream_that_differs_behind_the_prefix_is_noticed_and_given_up() {
-    ground!("btrfs");
-    let lab = Lab::new();
-    let (one, _) = two_versions(&lab);
-    let serve = lab.serve("--checkpoint 1M");
-    let from = Place::Here(lab.from());
-    bring(&from, &lab.target_peer(&format!("{} | {serve}", cut(6_000_000))), &full(&one)).unwrap_err();
-    wait_until_dead(&lab);
-    alter(&lab, "next");
-    let error = bring(&from, &lab.target_peer(&serve), &full(&one)).unwrap_err();
-    assert!(error.to_string().contains("not the one that was broken off"), "{error:?}");
-    wait_until_dead(&lab);
-    assert_eq!(lab.left(), Vec::<String>::new());
-    assert_eq!(bring(&from, &lab.target_peer(&serve), &full(&one)).unwrap().resumed_bytes, 0);
-    lab.expect_same(&one);
 }
 
 /// A sender whose disk fails, or whose target is full, may do better next time: what was verified stays.
@@ -271,23 +250,7 @@ fn what_came_before_a_failure_of_either_side_is_kept() {
     ground!("btrfs");
     let lab = Lab::new();
     let (one, _) = two_versions(&lab);
-    let mut stream = cowsnap::endpoint::Endpoint::send(&lab.from(), &sending(&one)).unwrap().stream;
-    let header = cowsnap::stream::container::Header {
-        backend: cowsnap::stream::container::Backend::Btrfs,
-        dataset: "data".into(),
-        snapshot: one.id.name.clone(),
-        guid: one.id.guid,
-        base: None,
-        created: one.created,
-        stream_version: 1,
-        compressed: false,
-        properties: Default::default(),
-        zfs: None,
-        place: None,
-    };
-    let mut container = Vec::new();
-    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
-    cowsnap::stream::writer::write(&header, &mut stream, &mut container, &stored).unwrap();
+    let mut container = container(&lab, &one, None);
     container.truncate(7_000_000);
     let cut = std::io::Cursor::new(container);
     let failing = std::io::Read::chain(cut, Failing);
@@ -305,15 +268,34 @@ fn what_came_before_a_failure_of_either_side_is_kept() {
     assert_eq!(lab.left(), Vec::<String>::new());
 }
 
-fn sending(version: &Version) -> cowsnap::endpoint::SendRequest {
-    cowsnap::endpoint::SendRequest {
+/// The bytes in which a version travels.
+fn container(lab: &Lab, version: &Version, base: Option<&Version>) -> Vec<u8> {
+    let request = cowsnap::endpoint::SendRequest {
         version: version.id.clone(),
-        base: None,
+        base: base.map(|base| base.id.clone()),
         clone_sources: Vec::new(),
         stream_version: 0,
         compressed: false,
         zfs: Default::default(),
-    }
+    };
+    let mut stream = cowsnap::endpoint::Endpoint::send(&lab.from(), &request).unwrap().stream;
+    let header = cowsnap::stream::container::Header {
+        backend: cowsnap::stream::container::Backend::Btrfs,
+        dataset: "data".into(),
+        snapshot: version.id.name.clone(),
+        guid: version.id.guid,
+        base: base.map(|base| base.id.guid),
+        created: version.created,
+        stream_version: 1,
+        compressed: false,
+        properties: Default::default(),
+        zfs: None,
+        place: None,
+    };
+    let mut container = Vec::new();
+    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
+    cowsnap::stream::writer::write(&header, &mut stream, &mut container, &stored).unwrap();
+    container
 }
 
 /// A disk that fails.
@@ -323,4 +305,105 @@ impl std::io::Read for Failing {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         Err(std::io::Error::from_raw_os_error(libc::EIO))
     }
+}
+
+/// Names of all kinds, so that streams are cut between a file's making and its name, too, and some megabytes in all.
+fn many_names(lab: &Lab) -> [Version; 2] {
+    let data = lab.source.path().join("data");
+    let make = |from: u64, to: u64| {
+        for n in from..to {
+            fs::create_dir(data.join(format!("d{n}"))).unwrap();
+            lab.write(&format!("d{n}/f"), &noise(n, (n as usize * 7919) % 30_000));
+            fs::hard_link(data.join(format!("d{n}/f")), data.join(format!("link {n}"))).unwrap();
+            std::os::unix::fs::symlink("f", data.join(format!("d{n}/s"))).unwrap();
+        }
+    };
+    make(0, 200);
+    let one = lab.snapshot("one");
+    for n in 0..60 {
+        fs::rename(data.join(format!("d{n}")), data.join(format!("moved {n}"))).unwrap();
+        fs::remove_file(data.join(format!("link {}", n + 60))).unwrap();
+    }
+    make(200, 380);
+    [one, lab.snapshot("two")]
+}
+
+/// How many whole frames of 1 MiB are in it, as a reader of containers sees it.
+fn whole_frames(container: &[u8]) -> u64 {
+    let container = std::io::Cursor::new(container.to_vec());
+    let Ok(mut reader) = cowsnap::stream::reader::Reader::open(container) else { return 0 };
+    let _ = reader.verify(|_| ());
+    reader.verified() >> 20
+}
+
+/// Where to cut: at the first bytes, around the ends of frames, in the midst of them, within the trailer.
+fn places_to_cut(container: &[u8]) -> Vec<usize> {
+    let len = container.len();
+    let frames =
+        (1..=len >> 20).flat_map(|n| [(n << 20) - 70_000, n << 20, (n << 20) + 500, (n << 20) + 300_000]);
+    let ends = [0, 1, 40, 300, 5_000, len - 40_000, len - 70, len - 10, len - 1];
+    let mut all: Vec<_> = frames.chain(ends).filter(|at| *at < len).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Cut anywhere, by the end of the line or by an error of it, a stream goes on behind every whole frame that had come, however little that was
+/// and however seldom a checkpoint is wanted.
+#[test]
+fn a_stream_that_is_cut_goes_on_behind_all_that_had_come() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let [one, two] = many_names(&lab);
+    let [first, second] = [container(&lab, &one, None), container(&lab, &two, Some(&one))];
+    assert!(first.len() > 2 << 20 && second.len() > 2 << 20, "{} and {}", first.len(), second.len());
+    let here = (Place::Here(lab.from()), Place::Here(lab.to()));
+    for (container, what, version) in [(&first, full(&one), &one), (&second, upon(&two, &one), &two)] {
+        let mut n_resumed = 0;
+        for (n, at) in places_to_cut(container).into_iter().enumerate() {
+            let cut = std::io::Cursor::new(container[..at].to_vec());
+            let receive = |input: Box<dyn std::io::Read + Send>| {
+                let incoming = cowsnap::exec::receive::Incoming::open(input, "a stream", None)?;
+                incoming.keeping(256 << 20).receive(&lab.to(), &cowsnap::exec::Silent)
+            };
+            let input: Box<dyn std::io::Read + Send> = match n % 2 {
+                0 => Box::new(cut),
+                _ => Box::new(std::io::Read::chain(cut, Failing)),
+            };
+            receive(input).map(|_| ()).unwrap_err();
+            let frames = whole_frames(&container[..at]);
+            let moved = bring(&here.0, &here.1, &what).unwrap();
+            assert_eq!(moved.resumed_bytes, frames << 20, "cut at {at} of {}", container.len());
+            n_resumed += usize::from(frames > 0);
+            lab.expect_same(version);
+            assert_eq!(lab.left(), Vec::<String>::new(), "cut at {at}");
+            if n + 1 < places_to_cut(container).len() {
+                lab.to().destroy(&version.id).unwrap();
+            }
+        }
+        assert!(n_resumed > 6, "{n_resumed}");
+    }
+}
+
+/// The one place where bytes come again that were applied: a last frame that is no whole one. They are compared, and if they are others, all that is there is given up.
+#[test]
+fn what_comes_again_of_a_last_frame_is_compared() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let [one, _] = many_names(&lab);
+    let container = container(&lab, &one, None);
+    let cut = std::io::Cursor::new(container[..container.len() - 10].to_vec());
+    let incoming = cowsnap::exec::receive::Incoming::open(cut, "a stream", None).unwrap().keeping(1 << 30);
+    incoming.receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
+    let [file] = &checkpoints(&lab)[..] else { panic!("no checkpoint") };
+    let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let passed = said["passed"]["blake3"].as_str().expect("it was cut behind a last frame").to_owned();
+    said["passed"]["blake3"] = passed.chars().rev().collect::<String>().into();
+    fs::write(file, said.to_string()).unwrap();
+    let here = (Place::Here(lab.from()), Place::Here(lab.to()));
+    let error = bring(&here.0, &here.1, &full(&one)).unwrap_err();
+    assert!(error.to_string().contains("not the one that was broken off"), "{error:?}");
+    assert_eq!(lab.left(), Vec::<String>::new());
+    assert_eq!(bring(&here.0, &here.1, &full(&one)).unwrap().resumed_bytes, 0);
+    lab.expect_same(&one);
 }

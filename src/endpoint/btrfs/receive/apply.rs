@@ -17,7 +17,7 @@ use super::tree::Tree;
 use super::{Applied, Ground, Midway, Origin};
 use crate::endpoint::{Error, Result};
 use crate::model::Guid;
-use crate::stream::btrfs::{Command, Time};
+use crate::stream::btrfs::{Command, Time, Version};
 use crate::sys::{btrfs, file};
 
 /// A subvolume in the making.
@@ -61,13 +61,29 @@ pub(super) fn run(
             (subvolume, applier)
         }
     };
-    while let Some((item, more)) = batches.next_run()? {
+    loop {
+        let (item, more) = match batches.next_run() {
+            Ok(Some(run)) => run,
+            Ok(None) => break,
+            Err(error) => {
+                applier.keep_at_a_cut(batches.place(), &subvolume, &error);
+                return Err(error);
+            }
+        };
         if item.command == Command::End {
-            applier.end(item.offset)?;
-            return match batches.next_command()? {
-                None => Ok(Applied { subvolume, name: name.to_owned(), origin: applier.origin }),
-                Some(second) => Err(second_subvolume(second.offset)),
-            };
+            let end = item.offset;
+            // It may still be cut behind its last command: what that does is not done before all is there.
+            match batches.next_command() {
+                Ok(None) => {}
+                Ok(Some(second)) => return Err(second_subvolume(second.offset)),
+                Err(error) => {
+                    let place = batches.place().map(|(_, version)| (end, version));
+                    applier.keep_at_a_cut(place, &subvolume, &error);
+                    return Err(error);
+                }
+            }
+            applier.end(end)?;
+            return Ok(Applied { subvolume, name: name.to_owned(), origin: applier.origin });
         }
         applier.command(item.offset, &item.command)?;
         if !more.is_empty() {
@@ -178,10 +194,25 @@ impl<'g> Applier<'g> {
 
     /// Lets the ground keep what there is, if it wants to and nothing waits for the next command.
     fn keep_if_wanted(&mut self, batches: &Batches, subvolume: &OwnedFd) -> Result<()> {
-        let (Some(offset), Some(version)) = (batches.offset(), batches.version()) else { return Ok(()) };
+        let Some((offset, version)) = batches.place() else { return Ok(()) };
         if self.pending.is_some() || !self.ground.wants_to_keep(offset) {
             return Ok(());
         }
+        self.keep(subvolume, offset, version)
+    }
+
+    /// Lets the ground keep all that has come of a stream that was cut: who goes on need not send it again. What speaks against that is
+    /// nothing beside the cut itself.
+    fn keep_at_a_cut(&mut self, place: Option<(u64, Version)>, subvolume: &OwnedFd, error: &Error) {
+        let is_cut = matches!(error, Error::Io { .. } | Error::Interrupted { .. });
+        let Some((offset, version)) = place.filter(|_| is_cut) else { return };
+        let made = self.pending.take().map_or(Ok(()), |pending| self.make_pending(&pending));
+        if let Err(error) = made.and_then(|()| self.keep(subvolume, offset, version)) {
+            tracing::debug!(%error, offset, "what was received so far is not kept");
+        }
+    }
+
+    fn keep(&mut self, subvolume: &OwnedFd, offset: u64, version: Version) -> Result<()> {
         self.leave().map_err(|fault| fault.at(offset, &Command::End))?;
         let midway = Midway {
             offset,

@@ -17,6 +17,7 @@ pub(super) struct Batches {
     full: Receiver<btrfs::Result<Batch>>,
     empty: Sender<Box<[u8]>>,
     current: Option<Batch>,
+    last: Option<(u64, Version)>, // Where the one before it ended.
 }
 
 impl Batches {
@@ -36,20 +37,16 @@ impl Batches {
         self.current.as_mut().map_or(Ok(None), Batch::next_run).map_err(of_stream)
     }
 
-    /// Where the command stands that comes next; `None` at the end of what has arrived.
-    pub(super) fn offset(&self) -> Option<u64> {
-        self.current.as_ref().map(Batch::offset)
-    }
-
-    /// The version of the stream that the current command belongs to.
-    pub(super) fn version(&self) -> Option<Version> {
-        self.current.as_ref().map(Batch::version)
+    /// Where the command stands in the stream that comes next, and the stream's version; `None` before the first has arrived.
+    pub(super) fn place(&self) -> Option<(u64, Version)> {
+        self.current.as_ref().map(|batch| (batch.offset(), batch.version())).or(self.last)
     }
 
     /// Makes `current` hold a command; `false` at the end.
     fn refill(&mut self) -> Result<bool> {
         while self.current.as_ref().is_none_or(Batch::is_empty) {
             if let Some(done) = self.current.take() {
+                self.last = Some((done.offset(), done.version()));
                 // A reader that has come to the end wants no more buffers.
                 let _ = self.empty.send(done.into_buffer());
             }
@@ -71,7 +68,7 @@ pub(super) fn run<T: Send>(
     thread::scope(|scope| {
         let (full, batches) = sync_channel(BATCHES_AHEAD);
         let (empty, spares) = channel();
-        let mut batches = Batches { full: batches, empty, current: None };
+        let mut batches = Batches { full: batches, empty, current: None, last: None };
         let applying = thread::Builder::new()
             .name("apply".into())
             .spawn_scoped(scope, move || apply(&mut batches))
