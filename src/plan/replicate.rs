@@ -133,11 +133,14 @@ pub enum Conflict {
         /// The newest of the source that the target has.
         newer: VersionRef,
     },
-    /// What the two have in common is known to the source as a bookmark or not at all, and the source can not send from it.
-    #[error("@{} is the newest version that both have, and the source has no content of it to compare with", .base.name)]
+    /// The target has what the next increment was to build upon, and the source has it no longer: neither a snapshot of it nor a bookmark
+    /// that it can send from.
+    #[error("@{} is what both had, and the source has it no longer: the target has {}", .base.name, names(.theirs))]
     BaseOnlyThere {
-        /// What both know.
+        /// What the target keeps of the source.
         base: VersionRef,
+        /// What the target has.
+        theirs: Vec<VersionRef>,
     },
     /// The target has gone on by itself.
     #[error("the target has gone on since @{}, the newest before it that both have: it has {}", .since.name, names(.theirs))]
@@ -215,7 +218,12 @@ impl Conflict {
                 "take another target; what was brought readable goes on readable with the same --zfs-flags"
                     .into(),
             ),
-            Self::BaseOnlyThere { .. } => None,
+            Self::BaseOnlyThere { base, .. } => Some(format!(
+                "take another target; cowsnap clone {} NEW, there, goes on from the copy; on btrfs also, all of it again: cowsnap replicate --full {} {}",
+                quoted(format!("{to}@{}", base.name)),
+                quoted(from),
+                quoted(to)
+            )),
         }
     }
 }
@@ -362,11 +370,11 @@ fn common<'a>(
                 Ok(Common { base: None, newest })
             }
             Some(newer) => Err(Conflict::Ahead { wanted: last.id.clone(), newer: newer.id.clone() }),
-            None => Err(Conflict::NoCommonBase { theirs: named(&mut theirs()) }),
+            None => Err(nothing_common(there, policy)),
         };
     };
     if base.kind == VersionKind::Bookmark && !source.caps.bookmarks {
-        return Err(Conflict::BaseOnlyThere { base: base.id.clone() });
+        return Err(Conflict::BaseOnlyThere { base: base.id.clone(), theirs: named(&mut theirs()) });
     }
     let goes_encrypted = source.caps.encrypted == Some(true);
     if goes_encrypted && there.inventory.caps.encrypted == Some(false) && !there.has(last.id.guid) {
@@ -380,6 +388,16 @@ fn common<'a>(
     match newest.filter(|newest| newest.order > last.order) {
         Some(newer) => Err(Conflict::Ahead { wanted: last.id.clone(), newer: newer.id.clone() }),
         None => Err(Conflict::Diverged { since: base.id.clone(), theirs: since }),
+    }
+}
+
+/// Why there is nothing to build upon: what the target keeps of this source proves that there was something, and says what.
+fn nothing_common(there: &There<'_>, policy: &Policy) -> Conflict {
+    let theirs = snapshots(there.inventory).map(|version| version.id.clone()).collect();
+    let was_common = |version: &&Version| is_held(there.inventory, &version.id, &policy.there);
+    match snapshots(there.inventory).rfind(was_common) {
+        Some(base) => Conflict::BaseOnlyThere { base: base.id.clone(), theirs },
+        None => Conflict::NoCommonBase { theirs },
     }
 }
 

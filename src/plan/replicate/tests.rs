@@ -269,7 +269,7 @@ fn plans() {
             "#a b",
             "a",
             Policy { linear: true, ..policy() },
-            "! @a is the newest version that both have, and the source has no content of it to compare with",
+            "! @a is what both had, and the source has it no longer: the target has @a",
         ),
         ("", "a", policy(), "! there is nothing to send: the source has no snapshot"),
         // The target has newer ones of the source alone, or they stand in the way.
@@ -308,6 +308,37 @@ fn a_bookmark_is_a_base_where_there_are_bookmarks() {
     let mut both = inventory("a[h] #a b");
     both.caps.bookmarks = true;
     assert_eq!(told_of(&both, &inventory("a[t]"), &linear()), "+b a>b +b' -a -a'");
+}
+
+#[test]
+fn what_both_had_and_only_the_target_has_is_named() {
+    const BOTH_HAD: &str = "! @a is what both had, and the source has it no longer: the target has";
+    const NOTHING: &str = "! source and target have no version in common: the target has";
+    for (source, target, policy, plan) in [
+        // What the target keeps of this source proves it.
+        ("b", "a[t]", policy(), format!("{BOTH_HAD} @a")),
+        ("b c", "x a[t]", all(), format!("{BOTH_HAD} @x, @a")),
+        ("b", "a[t] own", linear(), format!("{BOTH_HAD} @a, @own")),
+        ("b", "x[t] a[t] own", policy(), format!("{BOTH_HAD} @x, @a, @own")),
+        ("b", "a[t]", marking(), format!("{BOTH_HAD} @a")),
+        // What it keeps of another, or for somebody, does not; nor what has the same name.
+        ("b", "a[other]", policy(), format!("{NOTHING} @a")),
+        ("b", "a", policy(), format!("{NOTHING} @a")),
+        ("a=y b", "a=z", policy(), format!("{NOTHING} @a")),
+        // Anything that both still have is a base; in full nothing is needed.
+        ("b c", "a[t] b", policy(), "+c b>c +c' -a'".to_owned()),
+        ("b", "a[t]", Policy { full_again: true, ..policy() }, "+b >b +b' -a'".to_owned()),
+        ("b", "a[t]", Policy { full_again: true, ..linear() }, format!("{BOTH_HAD} @a")),
+    ] {
+        assert_eq!(told(source, target, &policy), plan, "{source} -> {target}");
+    }
+    let conflict = replicate(&inventory("b"), &inventory("a[t]"), &policy()).unwrap_err();
+    let base = reference("a", "a");
+    assert_eq!(conflict, Conflict::BaseOnlyThere { base: base.clone(), theirs: vec![base] });
+    assert!(!conflict.is_transient());
+    let hint = conflict.hint("/a b", "tank/c").expect("there is a way");
+    let helps = ["cowsnap clone 'tank/c@a' NEW", "replicate --full '/a b' 'tank/c'"];
+    assert!(helps.iter().all(|help| hint.contains(help)), "{hint}");
 }
 
 fn with_partial(target: &str, guid: &str, live: bool) -> Inventory {
@@ -396,7 +427,7 @@ fn each_conflict_says_what_would_help() {
         ("a n=x", inventory("a n=y"), policy(), "cowsnap rename 'to@n' NEW"),
         ("a b", with_partial("a", "b", true), policy(), "wait until it is done"),
         ("a b", with_partial("a", "z", false), linear(), "cowsnap destroy 'to@%partial'"),
-        ("#a b", inventory("a"), policy(), ""),
+        ("#a b", inventory("a"), policy(), "cowsnap clone 'to@a' NEW"),
     ] {
         let said = hint(source, &target, &policy);
         assert!(said.contains(wanted) && said.is_empty() == wanted.is_empty(), "{said}");

@@ -89,7 +89,17 @@ fn what_somebody_has_to_decide_is_foretold() {
     ground::run(env!("CARGO_BIN_EXE_cowsnap"), &["create", taken.to_str().unwrap()]);
     snapshot(&taken, "two");
     lab.snapshot("two");
+    let kept = lab.target.path().join("kept");
+    assert!(run(&lab, &[&from, &text(&kept)]).status.success());
+    let two = lab.from().inventory().unwrap().newest().unwrap().clone();
+    for tag in lab.from().inventory().unwrap().holds_of(&two.id) {
+        lab.from().release(&two.id, tag).unwrap();
+    }
+    // Somebody destroys what the next increment was to build upon.
+    lab.from().destroy(&two.id).unwrap();
+    lab.snapshot("two");
     for (target, why) in [
+        (&kept, "@two is what both had, and the source has it no longer: the target has @two"),
         (&other, "no version in common: the target has @own"),
         (&taken, "another version that is called @two"),
     ] {
