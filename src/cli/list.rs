@@ -264,7 +264,11 @@ mod tests {
         let told = |live, resumes, since: Option<&str>, bytes| {
             let since = since.map(|text| text.parse().expect("a time"));
             let name = "s".parse().expect("a name");
-            in_part(&Partial { name, guid: Guid::NIL, token: "1-x".into(), live, since, bytes }, resumes, now)
+            in_part(
+                &Partial { name, guid: Guid::NIL, token: "1-x".into(), live, since, bytes, base: None },
+                resumes,
+                now,
+            )
         };
         for (since, age) in [
             ("2026-11-22T11:59:30Z", "30 s"),

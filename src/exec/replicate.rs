@@ -543,6 +543,6 @@ mod tests {
 
     fn partial(guid: Guid, live: bool) -> Partial {
         let name = "a".parse().expect("a name");
-        Partial { name, guid, token: String::new(), live, since: None, bytes: None }
+        Partial { name, guid, token: String::new(), live, since: None, bytes: None, base: None }
     }
 }

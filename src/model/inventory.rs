@@ -39,6 +39,16 @@ pub struct Partial {
     /// How many bytes of the stream would not have to come again, where that is known.
     #[serde(default)]
     pub bytes: Option<u64>,
+    /// What its stream builds upon, [`Guid::NIL`] if upon nothing, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Guid>,
+}
+
+impl Partial {
+    /// Whether a stream upon `base` can go on with it, as far as that is known.
+    pub fn is_upon(&self, base: Option<Guid>) -> bool {
+        self.base.is_none_or(|upon| upon == base.unwrap_or(Guid::NIL))
+    }
 }
 
 /// What one place holds of one dataset, read from the place each time and never cached.

@@ -156,6 +156,11 @@ pub(super) fn len(staging: BorrowedFd<'_>) -> Option<u64> {
     read(staging).map(|checkpoint| checkpoint.prefix.stream_len())
 }
 
+/// What the stream builds upon, [`Guid::NIL`] if upon nothing, if the receive of that staging directory can go on.
+pub(super) fn base(staging: BorrowedFd<'_>) -> Option<Guid> {
+    read(staging).map(|checkpoint| checkpoint.midway.origin.base.map_or(Guid::NIL, |(uuid, _)| Guid(uuid)))
+}
+
 impl Checkpoint {
     /// How its snapshot is called beside the one in the making, which is called `staged`.
     fn name(&self, staged: &OsStr) -> OsString {

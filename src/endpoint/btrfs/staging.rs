@@ -389,8 +389,8 @@ pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
         if entry.key == key {
             let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
             let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());
-            let (since, bytes) = (begun(fd.as_fd()), kept::len(fd.as_fd()));
-            partials.push(Partial { name: entry.name, guid, token, live, since, bytes });
+            let (since, bytes, base) = (begun(fd.as_fd()), kept::len(fd.as_fd()), kept::base(fd.as_fd()));
+            partials.push(Partial { name: entry.name, guid, token, live, since, bytes, base });
         }
     }
     Ok(partials)

@@ -48,7 +48,7 @@ impl Endpoint for Fake {
             (Err(_), Some(guid)) if request.keep.is_some() => {
                 let token = format!("{} bytes", bytes.len());
                 let (name, bytes) = (request.name.clone(), Some(bytes.len() as u64));
-                let partial = Partial { name, guid, token, live: false, since: None, bytes };
+                let partial = Partial { name, guid, token, live: false, since: None, bytes, base: None };
                 state.partials.insert(self.name.clone(), partial);
             }
             _ => drop(state.partials.remove(&self.name)),

@@ -349,6 +349,7 @@ fn partial(token: &str, live: bool) -> Partial {
         live,
         since: None,
         bytes: read.map(|read| read.bytes),
+        base: None,
     }
 }
 

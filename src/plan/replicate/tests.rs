@@ -344,7 +344,15 @@ fn what_both_had_and_only_the_target_has_is_named() {
 fn with_partial(target: &str, guid: &str, live: bool) -> Inventory {
     let VersionRef { guid, name } = reference(guid, guid);
     let mut target = inventory(target);
-    target.partials.push(Partial { name, guid, token: "x".into(), live, since: None, bytes: None });
+    target.partials.push(Partial {
+        name,
+        guid,
+        token: "x".into(),
+        live,
+        since: None,
+        bytes: None,
+        base: None,
+    });
     target
 }
 
@@ -359,6 +367,30 @@ fn what_was_broken_off_goes_on_first() {
     assert_eq!(told_of(&source, &foreign, &policy()), "+c a>c +c' -a -a' -b");
     let stands = told_of(&source, &foreign, &linear());
     assert_eq!(stands, "! the target has received @z in part, which is not of this source");
+}
+
+/// What builds upon something else is no beginning of what is to be sent: it neither goes on nor is it sent for its own sake.
+#[test]
+fn what_was_broken_off_upon_another_base_does_not_go_on() {
+    let upon = |base: &str| {
+        let mut target = with_partial("a[t]", "b", false);
+        target.partials[0].base = Some(if base.is_empty() { Guid::NIL } else { reference(base, base).guid });
+        target
+    };
+    let source = inventory("a[h] b[h] c");
+    for (base, policy, plan) in [
+        ("a", policy(), "a>b~ +b' -a -a' +c b>c +c' -b -b'"),
+        ("", policy(), "+c a>c +c' -a -a' -b"),
+        ("x", policy(), "+c a>c +c' -a -a' -b"),
+        ("", all(), "a>b +b' -a -a' +c b>c +c' -b -b'"),
+        ("a", all(), "a>b~ +b' -a -a' +c b>c +c' -b -b'"),
+    ] {
+        assert_eq!(told_of(&source, &upon(base), &policy), plan, "{base:?}");
+    }
+    // In full, to a target that has nothing else.
+    let mut empty = inventory("");
+    empty.partials = upon("").partials;
+    assert_eq!(told_of(&inventory("b[h]"), &empty, &policy()), ">b~ +b'");
 }
 
 #[test]
@@ -567,7 +599,7 @@ fn done(step: &Step, is_cut: bool, policy: &Policy, source: &mut Inventory, targ
         Step::Transfer { version, .. } if is_cut => {
             let VersionRef { guid, name } = version.clone();
             let (token, live, since, bytes) = ("x".into(), false, None, None);
-            target.partials = vec![Partial { name, guid, token, live, since, bytes }];
+            target.partials = vec![Partial { name, guid, token, live, since, bytes, base: None }];
         }
         step => simulate(step, policy, source, target),
     }

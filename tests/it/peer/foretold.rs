@@ -113,6 +113,35 @@ fn what_somebody_has_to_decide_is_foretold() {
     }
 }
 
+/// What is there of the same version upon another base need come again in full: it is not counted.
+#[test]
+fn what_is_there_upon_another_base_is_not_taken_off() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let (from, to) = (text(&lab.source.path().join("data")), text(&lab.target.path().join("copy")));
+    lab.write("a", &noise(1, 200_000));
+    lab.snapshot("one");
+    json(&lab, &[&from, &to]);
+    lab.write("b", &noise(2, 5_000_000));
+    let two = lab.snapshot("two");
+    // All of it, though an increment would do.
+    let part = format!("{} | {}", cut(4_500_000), lab.serve("--checkpoint 1M"));
+    let peer = lab.target_peer(&part);
+    super::lab::bring(&cowsnap::exec::transfer::Place::Here(lab.from()), &peer, &full(&two)).unwrap_err();
+    ground::waits("who received it to be gone", || {
+        lab.to().inventory().unwrap().partials.iter().all(|partial| !partial.live)
+    });
+    let partial = lab.to().inventory().unwrap().partials.remove(0);
+    assert!(partial.bytes > Some(2 << 20) && partial.base.is_some_and(|base| base.is_nil()), "{partial:?}");
+    let dry = json(&lab, &["--dry-run", &from, &to]);
+    let said = &dry["replicated"][0];
+    assert!(said["to_send"][0]["bytes"].as_u64().unwrap() > 4_900_000, "{dry}");
+    assert!(said["steps"].as_array().unwrap().iter().all(|step| step["resume"] != true), "{dry}");
+    let done = json(&lab, &[&from, &to]);
+    assert_eq!(done["replicated"][0]["moved"][0]["resumed_bytes"], 0, "{done}");
+    assert_eq!(lab.left(), Vec::<String>::new());
+}
+
 /// What would be refused as it is sent is no matter of how much it is.
 #[test]
 fn a_base_that_can_not_be_sent_from_is_foretold() {
