@@ -147,3 +147,45 @@ fn who_may_do_anything_is_believed() {
     }
     assert_eq!(created_there(&lab, &old), old.created);
 }
+
+/// A snapshot whose date is still to come is kept, takes the place of none, and is warned of, whatever prune is asked to show.
+#[test]
+fn prune_keeps_what_is_from_the_future_and_warns_of_it() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let now = Timestamp::now();
+    for (name, days) in [("old", -9), ("ahead", 3), ("yesterday", -1), ("today", 0)] {
+        lab.write("a", name.as_bytes());
+        date(&lab, &lab.snapshot(name), now + DAY * days);
+    }
+    let prune = |args: &[&str]| {
+        let mut command = ground::cowsnap(&lab.source.outside().join("state"));
+        let output =
+            command.args(["prune", "--keep-daily", "2"]).args(args).arg(lab.source.path().join("data"));
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (explained, _) = prune(&["--explain"]);
+    let of_it = explained.lines().find(|line| line.contains("ahead")).expect("it is judged");
+    assert!(of_it.contains("from the future"), "{explained}");
+    for args in [&["--dry-run"][..], &[]] {
+        let (_, said) = prune(args);
+        assert!(said.contains("from the future by their clock, and kept: ahead"), "{args:?}: {said}");
+        assert!(!said.contains("yesterday"), "{said}");
+    }
+    let left: Vec<_> = lab
+        .from()
+        .inventory()
+        .unwrap()
+        .versions()
+        .iter()
+        .map(|version| version.id.name.to_string())
+        .collect();
+    assert_eq!(left, ["ahead", "yesterday", "today"], "two days, and what is from the future");
+    // Nothing is said where there is nothing to say.
+    let ahead = lab.from().inventory().unwrap().versions()[0].clone();
+    lab.from().destroy(&ahead.id).unwrap();
+    let (_, said) = prune(&[]);
+    assert!(!said.contains("future"), "{said}");
+}
