@@ -84,6 +84,56 @@ fn the_stream_is_what_btrfs_send_writes_full_and_incremental_in_every_version() 
     }
 }
 
+/// Upon this stands that a transfer that was cut goes on: who sends compares what it makes anew with what had come.
+#[test]
+fn the_kernel_writes_the_same_stream_each_time_also_after_a_remount() {
+    ground!("btrfs");
+    let ground = populated();
+    let data = ground.path().join("data");
+    let at = |name: &str| data.join(name).to_str().unwrap().to_owned();
+    run("cp", &["--reflink=always", &at("file 17 %\n"), &at("shared")]);
+    fs::hard_link(at("file 3 %\n"), at("linked")).unwrap();
+    run("setfattr", &["-n", "user.one", "-v", "two", &at("linked")]);
+    run("truncate", &["-s", "5M", &at("with a hole")]);
+    let first = snapshot(&ground, "first");
+    for n in 0..60 {
+        fs::rename(at(&format!("file {n} %\n")), at(&format!("moved {n}"))).unwrap();
+        fs::write(at(&format!("file {} %\n", n + 100)), content(n, 20_000)).unwrap();
+    }
+    let second = snapshot(&ground, "second");
+    let all = || {
+        let base = Some(id_of(&first));
+        let upon = SendOptions { base, clone_sources: vec![id_of(&first)], ..Default::default() };
+        let newer = (newest_stream_version() >= 2).then(|| SendOptions {
+            version: 2,
+            compressed: true,
+            ..upon.clone()
+        });
+        let each = [SendOptions::default(), upon].into_iter().chain(newer);
+        each.map(|options| blake3::hash(&bytes_of(source(&second, options)))).collect::<Vec<_>>()
+    };
+    let once = all();
+    assert!(once[0] != once[1], "in full, and upon the first");
+    assert_eq!(all(), once, "at once again");
+    // Others come and go, and nothing of it is in memory any more.
+    snapshot(&ground, "third");
+    run("btrfs", &["subvolume", "delete", ground.path().join("third").to_str().unwrap()]);
+    let (image, mount) = (ground.outside().join("image"), ground.path());
+    run("umount", &[&mount]);
+    run(
+        "mount",
+        &[
+            "-t".as_ref(),
+            "btrfs".as_ref(),
+            "-o".as_ref(),
+            "loop".as_ref(),
+            image.as_os_str(),
+            mount.as_os_str(),
+        ],
+    );
+    assert_eq!(all(), once, "after a remount");
+}
+
 #[test]
 fn an_error_of_the_kernel_comes_out_of_read_and_names_what_was_sent() {
     ground!("btrfs");
