@@ -1,7 +1,8 @@
 //! Which snapshots a policy keeps, and why.
 //!
-//! Never destroyed, whatever the policy says: the newest, one that is held, the newest that a replica has too, one that a clone depends
-//! on, one that was made writable, one from the future. Bookmarks are not judged: they take no space.
+//! Never destroyed, whatever the policy says: the newest, one that is held, the newest that a replica has too, the newest that a bookmark of
+//! replication's own marks as sent, one that a clone depends on, one that was made writable, one from the future. Bookmarks are not judged:
+//! they take no space.
 //!
 //! **Order is by transaction.** The clock of a snapshot says in which bucket of the calendar it is and how old it is, nothing else: of the snapshots
 //! in a bucket the one made last is kept, and the newest buckets are those into which a snapshot was put last, also if the clock was put
@@ -48,13 +49,14 @@ pub fn retain<'a>(
     now: &Zoned,
 ) -> Vec<Verdict<'a>> {
     let snapshots = inventory.versions().iter().filter(|version| version.kind == VersionKind::Snapshot);
+    let sent = sent(inventory);
     let (unconfirmed, good): (Vec<_>, Vec<_>) =
         snapshots.partition(|version| version.id.name.is_unconfirmed());
     let mut verdicts: Vec<_> = good
         .into_iter()
         .map(|version| Verdict {
             version,
-            kept_by: protections(version, inventory, around, now.timestamp()),
+            kept_by: protections(version, inventory, around, &sent, now.timestamp()),
             missed: Vec::new(),
         })
         .collect();
@@ -68,7 +70,7 @@ pub fn retain<'a>(
     keep_young(&mut verdicts, policy.min_age, now);
     // They take the place of none, and are their job's to destroy: a run may be about to confirm them.
     verdicts.extend(unconfirmed.into_iter().map(|version| {
-        let mut kept_by = protections(version, inventory, around, now.timestamp());
+        let mut kept_by = protections(version, inventory, around, &sent, now.timestamp());
         kept_by.push(Reason::Unconfirmed);
         Verdict { version, kept_by, missed: Vec::new() }
     }));
@@ -76,11 +78,32 @@ pub fn retain<'a>(
     verdicts
 }
 
+/// With what the names of the bookmarks begin by which replication knows what its targets have.
+const SENT: &str = "cowsnap:to:";
+
+/// The snapshots that were sent last to each target, as bookmarks say it, and to which. A bookmark is enough to send from; but when the target
+/// comes back with what is newer, it is the snapshot that this is applied upon.
+fn sent(inventory: &Inventory) -> HashMap<Guid, Vec<&str>> {
+    let mut newest = BTreeMap::new();
+    let marks = inventory.versions().iter().filter(|version| version.kind == VersionKind::Bookmark);
+    for mark in marks.filter(|mark| inventory.snapshot_of(mark.id.guid).is_some()) {
+        if let Some((tag, _)) =
+            mark.id.name.as_str().rsplit_once(':').filter(|(tag, _)| tag.starts_with(SENT))
+        {
+            newest.insert(tag, mark.id.guid);
+        }
+    }
+    let mut sent: HashMap<_, Vec<_>> = HashMap::new();
+    newest.into_iter().for_each(|(tag, guid)| sent.entry(guid).or_default().push(tag));
+    sent
+}
+
 /// What keeps a snapshot whatever the policy says.
 fn protections<'a>(
     version: &'a Version,
     inventory: &'a Inventory,
     around: &'a Surroundings,
+    sent: &HashMap<Guid, Vec<&'a str>>,
     now: Timestamp,
 ) -> Vec<Reason<'a>> {
     let mut reasons = Vec::new();
@@ -89,6 +112,7 @@ fn protections<'a>(
         reasons.push(Reason::Held(tags));
     }
     reasons.extend(around.bases.get(&version.id.guid).map(|with| Reason::Base(with)));
+    reasons.extend(sent.get(&version.id.guid).map(|to| Reason::Sent(to.clone())));
     reasons.extend(around.clones.get(&version.id).map(|clones| Reason::Cloned(clones)));
     if around.writable.contains(&version.id) {
         reasons.push(Reason::Writable);

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{SnapshotName, VersionRef};
 
+mod sent;
+
 fn zone(name: &str) -> TimeZone {
     TimeZone::get(name).expect("the program knows all time zones")
 }
@@ -644,6 +646,7 @@ fn every_reason_has_a_word_that_does_not_change_and_a_text() {
         (Reason::Newest, "newest", "the newest"),
         (Reason::Held(vec![&tag]), "held", "held by t"),
         (Reason::Base(&base), "base", "the base with tank/b"),
+        (Reason::Sent(vec!["cowsnap:to:a"]), "sent", "the newest sent by cowsnap:to:a"),
         (Reason::Cloned(&base), "cloned", "cloned to tank/b"),
         (Reason::Writable, "writable", "it was made writable"),
         (Reason::Future, "future", "from the future"),

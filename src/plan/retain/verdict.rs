@@ -46,6 +46,8 @@ pub enum Reason<'a> {
     Held(Vec<&'a HoldTag>),
     /// It is the newest that this dataset and each of these have in common.
     Base(&'a [String]),
+    /// It is the newest that was sent by each of these tags of replication, and the bookmark that says so is not enough to come back by.
+    Sent(Vec<&'a str>),
     /// These clones depend on it.
     Cloned(&'a [String]),
     /// These lie on it: it is a layer.
@@ -77,6 +79,7 @@ impl Reason<'_> {
             Self::Newest => "newest",
             Self::Held(_) => "held",
             Self::Base(_) => "base",
+            Self::Sent(_) => "sent",
             Self::Cloned(_) => "cloned",
             Self::Below(_) => "below",
             Self::Writable => "writable",
@@ -98,6 +101,7 @@ impl fmt::Display for Reason<'_> {
             Self::Newest => f.write_str("the newest"),
             Self::Held(tags) => write!(f, "held by {}", join(tags)),
             Self::Base(with) => write!(f, "the base with {}", join(with)),
+            Self::Sent(tags) => write!(f, "the newest sent by {}", join(tags)),
             Self::Cloned(clones) => write!(f, "cloned to {}", join(clones)),
             Self::Below(users) => write!(f, "below {}", join(users)),
             Self::Writable => f.write_str("it was made writable"),

@@ -114,7 +114,7 @@ fn what_a_dry_run_says_would_come_back_is_what_comes_back() {
 }
 
 #[test]
-fn what_a_replica_has_too_stays_unless_a_bookmark_is_the_base_of_the_next_increment() {
+fn what_a_replica_has_too_stays_and_so_does_what_a_bookmark_says_was_sent() {
     ground!("zfs");
     let shell = Shell::on(Pool::new());
     let (a, replica) = (shell.dataset.as_str(), shell.pool.full("replica"));
@@ -144,7 +144,8 @@ fn what_a_replica_has_too_stays_unless_a_bookmark_is_the_base_of_the_next_increm
     replicate();
     take(&["five", "six"]);
     shell.prune(0, &rules);
-    assert_eq!(snapshots(a), ["six"], "the bookmark of four is enough");
+    assert_eq!(snapshots(a), ["four", "six"], "four was sent last: its bookmark says so");
+    zfs(&["destroy", &format!("{a}@four")]);
     replicate();
     assert_eq!(snapshots(&replica), ["two", "four", "six"], "an increment, from the bookmark");
     // The replica has no bookmark: what it receives upon stays.

@@ -19,17 +19,17 @@ impl Lab {
         shim
     }
 
-    fn remotely(&self, arguments: &[&str]) -> std::process::Command {
+    pub(super) fn remotely(&self, arguments: &[&str]) -> std::process::Command {
         self.by(&format!("'{}' serve", env!("CARGO_BIN_EXE_cowsnap")), arguments)
     }
 
-    fn by(&self, remote: &str, arguments: &[&str]) -> std::process::Command {
+    pub(super) fn by(&self, remote: &str, arguments: &[&str]) -> std::process::Command {
         let mut command = self.command(&["replicate", "--json"]);
         command.env("COWSNAP_SSH", self.shim()).args(["--remote-command", remote]).args(arguments);
         command
     }
 
-    fn moves(&self, mut command: std::process::Command) -> Vec<Value> {
+    pub(super) fn moves(&self, mut command: std::process::Command) -> Vec<Value> {
         let output = command.output().expect("it starts");
         assert!(output.status.success(), "{}", super::said(&output));
         let done: Value = serde_json::from_slice(&output.stdout).expect("json");
@@ -70,9 +70,9 @@ fn a_target_that_is_not_there_yet_is_on_another_filesystem_all_the_same() {
     }
 }
 
-/// The source's snapshot may go once it was sent: its bookmark is the next increment's base.
+/// The source's snapshot may go once it was sent: its bookmark is the next increment's base. But only by name: prune keeps it to come back upon.
 #[test]
-fn what_was_sent_may_be_pruned_and_the_increment_still_goes() {
+fn what_was_sent_may_be_destroyed_and_the_increment_still_goes() {
     ground!("zfs");
     let lab = Lab::new();
     let second = format!("{} 2", lab.target);
@@ -88,7 +88,8 @@ fn what_was_sent_may_be_pruned_and_the_increment_still_goes() {
         lab.write("g", &noise(round, 200_000));
         newest = lab.snapshot(&round.to_string());
         lab.does(&["prune", &lab.source, "--keep-last", "1"]);
-        assert!(!super::super::lab::exists(&sent), "{sent} is there");
+        assert!(super::super::lab::exists(&sent), "{sent} is not there");
+        lab.does(&["destroy", &sent]);
         let moved = bring(&[&lab.source, targets[0], targets[1]]);
         assert!(moved[0]["base"].is_string() && moved[0]["targets"] == 2, "{moved:?}");
         assert!(moved[0]["stream_bytes"].as_u64().expect("a number") < 1_000_000, "{moved:?}");
@@ -135,27 +136,59 @@ fn a_key_to_send_gives_nothing_encrypted_away_readable() {
     assert_eq!(super::get(&open, "encryption"), "off");
 }
 
-/// A bookmark is enough to send from, and not to receive upon.
+/// A bookmark is enough to send from, and not to receive upon: prune keeps the snapshot, and so going back is an increment.
 #[test]
-fn to_go_back_the_old_source_needs_the_snapshot_that_both_had_and_else_takes_all() {
+fn to_go_back_after_a_prune_is_an_increment() {
     ground!("zfs");
     let lab = Lab::new();
     let back = |args: &[&str]| {
-        let command = [&["replicate", &lab.target, &lab.source], args].concat();
+        let command = [&["replicate", &*lab.target, &*lab.source], args].concat();
         lab.command(&command).output().expect("it starts")
     };
     lab.write("f", &noise(1, 300_000));
     let one = lab.snapshot("one");
-    lab.does(&["hold", "failover", &one]);
+    lab.does(&["replicate", &lab.source, &lab.target]);
+    let newer = lab.snapshot("two");
+    lab.snapshot("of no interest");
+    lab.does(&["prune", &lab.source, "--keep-last", "2"]);
+    let why = lab.does(&["prune", &lab.source, "--keep-last", "1", "--explain"]);
+    assert!(why.contains("the newest sent by cowsnap:to:"), "{why}");
+    lab.does(&["prune", &lab.source, "--keep-last", "1"]);
+    assert_eq!(
+        lab.snapshots(&lab.source),
+        ["one", "of no interest"],
+        "what was sent is there to go back upon"
+    );
+    assert!(!super::super::lab::exists(&newer));
+    zfs(&["snapshot", &format!("{}@from there", lab.target)]);
+    // What the source has of its own stands in the way, and nothing is thrown away for it.
+    let output = back(&[]);
+    let said = super::said(&output);
+    assert!(output.status.code() == Some(3) && said.contains("has gone on since @one"), "{said}");
+    lab.does(&["destroy", &format!("{}@of no interest", lab.source)]);
+    zfs(&["rollback", &one]);
+    let output = back(&["--json"]);
+    let done: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", super::said(&output)));
+    let moved = &done["replicated"][0]["moved"][0];
+    assert!(moved["base"].is_string() && moved["stream_bytes"].as_u64() < Some(100_000), "{done}");
+    assert_eq!(lab.snapshots(&lab.source), ["one", "from there"]);
+}
+
+/// Who destroys that snapshot by name can still send, and not go back but in full.
+#[test]
+fn without_the_snapshot_that_both_had_all_of_it_comes_back() {
+    ground!("zfs");
+    let lab = Lab::new();
+    let back = || lab.command(&["replicate", &lab.target, &lab.source]).output().expect("it starts");
+    lab.write("f", &noise(1, 300_000));
+    let one = lab.snapshot("one");
     lab.does(&["replicate", &lab.source, &lab.target]);
     lab.snapshot("two");
-    lab.does(&["prune", &lab.source, "--keep-last", "1"]);
-    assert_eq!(lab.snapshots(&lab.source), ["one", "two"], "what is held is there to go back upon");
-    lab.does(&["release", "failover", &one]);
-    lab.does(&["prune", &lab.source, "--keep-last", "1"]);
+    lab.does(&["destroy", &one]);
     assert_eq!((lab.snapshots(&lab.source).as_slice(), lab.marks().len()), (&["two".to_owned()][..], 1));
     zfs(&["snapshot", &format!("{}@three", lab.target)]);
-    let output = back(&[]);
+    let output = back();
     let said = super::said(&output);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("no version in common: the target has @two"), "{said}");
@@ -163,7 +196,7 @@ fn to_go_back_the_old_source_needs_the_snapshot_that_both_had_and_else_takes_all
     // What the page says: the old one stays under another name, until nobody wants what it alone has.
     let aside = format!("{}-aside", lab.source);
     lab.does(&["rename", &lab.source, &aside]);
-    let output = back(&[]);
+    let output = back();
     assert!(output.status.success(), "{}", super::said(&output));
     assert_eq!(lab.snapshots(&lab.source), ["three"]);
     lab.assert_same("three");
