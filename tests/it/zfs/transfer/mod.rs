@@ -12,6 +12,7 @@ use crate::ground::{self, run, waits};
 mod chain;
 mod conflict;
 mod damage;
+mod decisions;
 mod errnos;
 mod properties;
 mod raw;

@@ -36,12 +36,12 @@ impl Lab {
         done["replicated"][0]["moved"].as_array().expect("a list").clone()
     }
 
-    fn holds(&self, snapshot: &str) -> String {
+    pub(super) fn holds(&self, snapshot: &str) -> String {
         zfs(&["holds", "-H", snapshot])
     }
 
     /// The guids of what replication has marked at the source, sorted.
-    fn marks(&self) -> Vec<String> {
+    pub(super) fn marks(&self) -> Vec<String> {
         let all = zfs(&["list", "-H", "-d", "1", "-t", "bookmark", "-o", "name,guid", &self.source]);
         let ours = all.lines().filter(|line| line.contains("#cowsnap:to:"));
         let mut guids: Vec<_> = ours.filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect();
@@ -49,7 +49,7 @@ impl Lab {
         guids
     }
 
-    fn guid(&self, snapshot: &str) -> String {
+    pub(super) fn guid(&self, snapshot: &str) -> String {
         zfs(&["get", "-Hp", "-o", "value", "guid", snapshot]).trim().to_owned()
     }
 }
