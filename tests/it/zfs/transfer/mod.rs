@@ -14,6 +14,7 @@ mod conflict;
 mod damage;
 mod decisions;
 mod errnos;
+mod killed;
 mod properties;
 mod raw;
 mod remote;
