@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Service;
@@ -263,7 +264,7 @@ impl Leases {
         Ok(found)
     }
 
-    /// That of `job`, if there is one: as it was written, or by its copy if a disk has damaged it since.
+    /// That of `job`, if there is one: as it was written, which its digest tells, or by its copy if a disk has damaged it since.
     ///
     /// # Errors
     /// One that can not be read, or is none, and has no copy that can be.
@@ -286,7 +287,7 @@ impl Leases {
     /// A full disk, and the like.
     pub fn write(&self, lease: &Lease) -> Result<()> {
         let (path, copy) = (self.path(&lease.job), self.copy(&lease.job));
-        let bytes = serde_json::to_vec_pretty(lease).expect("texts and numbers");
+        let bytes = summed(lease);
         // The copy first: it is never older than what it stands for. Without one nothing is kept from being done.
         if replace(&copy, &bytes).is_err() {
             let _ = fs::remove_file(&copy);
@@ -320,15 +321,47 @@ impl Leases {
     }
 }
 
+/// What the file ends with, and the digest between them: a key more, that is of all that stands before it.
+const SUM: [&str; 2] = [",\n  \"blake3\": \"", "\"\n}"];
+
+/// The keys of a lease that was written before there was a digest: with any other, one was.
+const WITHOUT_SUM: [&str; 7] = ["job", "services", "stop_within", "start_within", "boot", "run", "guard"];
+
+/// What is written: the lease, and its digest.
+fn summed(lease: &Lease) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(lease).expect("texts and numbers");
+    bytes.truncate(bytes.len() - "\n}".len());
+    let sum = blake3::hash(&bytes).to_hex();
+    let [before, after] = SUM;
+    bytes.extend_from_slice([before, sum.as_str(), after].concat().as_bytes());
+    bytes
+}
+
+/// Whether that is what was written, as far as anybody can say.
+fn is_as_written(bytes: &[u8]) -> bool {
+    let [before, after] = SUM.map(str::as_bytes);
+    let len = before.len() + 2 * blake3::OUT_LEN + after.len();
+    if let Some((text, sum)) = bytes.len().checked_sub(len).map(|at| bytes.split_at(at)) {
+        let hash = blake3::hash(text).to_hex();
+        if sum == [before, hash.as_bytes(), after].concat() {
+            return true;
+        }
+    }
+    let keys = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(bytes).unwrap_or_default();
+    !keys.is_empty() && keys.keys().all(|key| WITHOUT_SUM.contains(&key.as_str()))
+}
+
 /// What the file says; `None` if there is none.
 fn parsed(job: &str, path: PathBuf) -> Result<Option<Lease>> {
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::io("read", path.display()))?,
     };
-    let unreadable =
-        |why: serde_json::Error| Error::Unreadable { job: job.into(), path, why: why.to_string() };
-    let mut lease = serde_json::from_slice::<Lease>(&bytes).map_err(unreadable)?;
+    let unreadable = |why: String| Error::Unreadable { job: job.into(), path: path.clone(), why };
+    let mut lease = serde_json::from_slice::<Lease>(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    if !is_as_written(&bytes) {
+        return Err(unreadable("it is not what was written: it has another blake3".into()));
+    }
     for entry in lease.services.iter_mut().filter(|entry| entry.boot.is_empty()) {
         entry.boot.clone_from(&lease.boot);
     }

@@ -303,10 +303,30 @@ fn a_lease_is_whole_or_not_there() {
         let read = leases.read("node.a").expect("by its copy").expect("it is there");
         assert_eq!(format!("{read:?}"), format!("{lease:?}"));
     }
+    // Whatever one byte becomes, most of them such that it is a lease still.
+    for nth in 0..whole.len() {
+        for bit in [1, 0x20] {
+            let mut damaged = whole.clone();
+            damaged[nth] ^= bit;
+            std::fs::write(leases.path("node.a"), &damaged).expect("written");
+            let read = leases.read("node.a").expect("by its copy").expect("it is there");
+            assert_eq!(format!("{read:?}"), format!("{lease:?}"), "byte {nth}");
+        }
+    }
     // Both of them.
     let copy = leases.path("node.a").with_extension("copy");
     std::fs::write(&copy, &whole[..20]).expect("written");
     assert_eq!(leases.read("node.a").expect_err("nothing is left").class(), Class::Corrupt);
+    let other = String::from_utf8(whole.clone()).expect("utf-8").replace("a.service", "b.service");
+    std::fs::write(leases.path("node.a"), &other).expect("written");
+    let error = leases.read("node.a").expect_err("the wrong one is started of it");
+    assert_eq!(error.class(), Class::Corrupt);
+    assert!(error.to_string().contains("it has another blake3"), "{error}");
+    // One of before there was a digest is what it says.
+    let old = serde_json::to_vec_pretty(&lease).expect("as it was made");
+    std::fs::write(leases.path("node.a"), &old).expect("written");
+    let read = leases.read("node.a").expect("read").expect("it is there");
+    assert_eq!(format!("{read:?}"), format!("{lease:?}"));
     leases.write(&lease).expect("written");
     leases.remove("node.a").expect("removed");
     assert!(!copy.exists());
