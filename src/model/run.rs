@@ -154,6 +154,21 @@ pub struct Failed {
     pub failure: Failure,
 }
 
+impl Failed {
+    /// Whether bytes were not what they were.
+    pub fn is_corrupt(&self) -> bool {
+        self.failure.class == "corrupt"
+    }
+}
+
+/// A difference between a target and its dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// When, and what is said of it.
+    #[serde(flatten)]
+    pub failed: Failed,
+}
+
 /// What became of all runs of one kind, of one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -174,6 +189,9 @@ pub struct Tally {
     pub last_success: Option<Timestamp>,
     /// When it failed last, and why.
     pub last_failure: Option<Failed>,
+    /// Of a comparison: the difference that was found last, whatever became of comparisons since, until one that would find it again goes well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Found>,
     /// How long it took last time.
     pub last_ms: u64,
     /// How long it took in all.
@@ -204,6 +222,7 @@ impl Tally {
             in_a_row: Some(0),
             last_success: None,
             last_failure: None,
+            found: None,
             last_ms: 0,
             total_ms: 0,
             last_bytes: 0,
@@ -238,6 +257,7 @@ impl Tally {
                 self.done = self.done.saturating_add(1);
                 self.in_a_row = Some(0);
                 self.last_success = Some(outcome.at);
+                self.found = None;
                 self.up_to = outcome.up_to.or(self.up_to);
             }
             Some(failure) => {
@@ -383,21 +403,29 @@ impl JobRecord {
         self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
     }
 
-    /// The target of the outcome's subject was compared with its dataset, beside any run. What reading has found is well again by reading all of it, and not by what was read before.
+    /// The target of the outcome's subject was compared with its dataset, beside any run. What reading has found is well again by reading all of it, and not by what was read before, nor by a
+    /// comparison that came to nothing.
     pub fn verified(&mut self, depth: Depth, outcome: &Outcome) {
         let of = |op| Subject { op, ..outcome.subject.clone() };
-        let (digests, content) = (of(Op::Verify), of(Op::VerifyContent));
-        let is_found = self.tally(&content).filter(|tally| tally.is_failing()).is_some_and(|tally| {
-            tally.last_failure.as_ref().is_some_and(|failed| failed.failure.class == "corrupt")
-        });
-        let of = match (depth.content, outcome.failure.is_none()) {
-            (false, _) => vec![digests],
-            (true, false) => vec![content],
-            (true, true) if is_found && !depth.all => vec![digests],
-            (true, true) => vec![digests, content],
+        let Some(failure) = &outcome.failure else {
+            let ops = [Op::Verify, Op::VerifyContent].map(of).into_iter();
+            let proven: Vec<_> = ops.filter(|subject| self.is_proven_by(depth, subject)).collect();
+            return proven.into_iter().for_each(|subject| self.note(Outcome { subject, ..outcome.clone() }));
         };
-        for subject in of {
-            self.note(Outcome { subject, ..outcome.clone() });
+        let subject = of(if depth.content { Op::VerifyContent } else { Op::Verify });
+        self.note(Outcome { subject: subject.clone(), ..outcome.clone() });
+        if failure.class == "corrupt" {
+            let failed = Failed { at: outcome.at, failure: failure.clone() };
+            self.tally_mut(&subject).found = Some(Found { failed });
+        }
+    }
+
+    /// Whether a comparison that found nothing says that nothing of that kind is there.
+    fn is_proven_by(&self, depth: Depth, subject: &Subject) -> bool {
+        let found = self.tally(subject).and_then(|tally| tally.found.as_ref());
+        match subject.op {
+            Op::VerifyContent => depth.content && (depth.all || found.is_none()),
+            _ => true,
         }
     }
 

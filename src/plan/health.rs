@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::model::JobRecord;
-use crate::model::run::{Failure, LastRun, Op, Subject, Tally, UNENDED};
+use crate::model::run::{Failed, Failure, LastRun, Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
 mod limits;
@@ -340,9 +340,14 @@ impl Found<'_> {
         }
     }
 
+    /// A difference that nothing has proven away, whatever failed since; else, and beside it, what failed last.
     fn of_tally(&mut self, tally: &Tally) {
-        let Some(failed) = &tally.last_failure else { return };
-        let subject = &tally.subject;
+        let found = tally.found.as_ref().map(|found| &found.failed);
+        let last = tally.last_failure.as_ref().filter(|last| found.is_none_or(|_| !last.is_corrupt()));
+        found.into_iter().chain(last).for_each(|failed| self.of_failed(&tally.subject, failed));
+    }
+
+    fn of_failed(&mut self, subject: &Subject, failed: &Failed) {
         let of = subject.dataset.as_deref().map(|dataset| format!(" of {dataset}")).unwrap_or_default();
         let is_verified = matches!(subject.op, Op::Verify | Op::VerifyContent);
         let to = if is_verified { " against" } else { " to" };

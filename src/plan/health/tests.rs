@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::model::run::{Failure, Outcome, Subject};
+use crate::model::run::{Depth, Failure, Outcome, Subject};
 
 const GIB: u64 = 1 << 30;
 
@@ -205,6 +205,32 @@ fn what_a_comparison_found_is_critical_and_what_it_could_not_prove_a_warning() {
     verified(&mut facts, "20T06:00", Some(("corrupt", "it differs")));
     ended(&mut facts, Subject::of_job(Op::Run), "20T06:01", Some(("corrupt", "of another")));
     assert_eq!(findings(&facts, at("20T12:00")).len(), 2);
+}
+
+#[test]
+fn what_a_comparison_found_stays_critical_whatever_the_next_ones_could_not_do() {
+    let mut facts = nightly(Some("20T02:00"));
+    let verified = |facts: &mut Facts, time: &str, all: bool, failure: Option<(&str, &str)>| {
+        let failure = failure.map(|(class, text)| Failure::new(class, text));
+        let subject = Subject::of_target(Op::Verify, "tank/node", "vault/node");
+        let outcome = Outcome { failure, ..Outcome::done(subject, at(time), Duration::from_secs(1)) };
+        let record = facts.record.as_mut().expect("as it was made");
+        let record = record.get_or_insert_with(|| JobRecord::new("node", at("01T00:00")));
+        record.verified(Depth { content: true, all }, &outcome);
+    };
+    verified(&mut facts, "20T03:00", true, Some(("corrupt", "it can not be read")));
+    verified(&mut facts, "20T04:00", true, Some(("unreachable", "it is not mounted")));
+    let both = || {
+        expect![[r#"
+        CRITICAL Failed: verify-content of tank/node against vault/node failed at 2026-11-20T03:00:00Z: it can not be read
+        WARNING Failed: verify-content of tank/node against vault/node failed at 2026-11-20T04:00:00Z: it is not mounted
+        FAILED, CRITICAL"#]]
+    };
+    check(&facts, "20T12:00", both());
+    verified(&mut facts, "20T05:00", false, None);
+    check(&facts, "20T12:00", both());
+    verified(&mut facts, "20T06:00", true, None);
+    check(&facts, "20T12:00", expect!["OK, OK"]);
 }
 
 #[test]

@@ -65,7 +65,15 @@ fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_
     lab.ends(0, "destroy FS/replica --snapshots");
     lab.ends(0, "replicate FS/node FS/replica");
     lab.ends(0, "verify FS/node --against FS/replica");
-    assert!(lab.ends(2, "check").0.starts_with("COWSNAP CRITICAL - node: verify-content of"));
+    let is_found = || lab.ends(2, "check").0.starts_with("COWSNAP CRITICAL - node: verify-content of");
+    assert!(is_found());
+    // Nor does one that came to nothing, nor what goes well after that.
+    lab.ends(0, "rename FS/replica FS/away");
+    lab.ends(2, "verify FS/node --against FS/replica --content --read-all");
+    assert!(is_found());
+    lab.ends(0, "rename FS/away FS/replica");
+    lab.ends(0, "verify FS/node --against FS/replica --content");
+    assert!(is_found());
     lab.ends(0, "verify FS/node --against FS/replica --content --read-all");
     lab.ends(0, "check");
     assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (2.0, 1.0));
