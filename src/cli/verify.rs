@@ -71,7 +71,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             source: &source,
             against: &against,
             is_one,
-            depth: Depth { content: args.content, all: args.read_all },
+            depth: Depth { content: args.content, all: args.read_all, inside: args.recursive },
             took: began.elapsed(),
         };
         recorded::verified(&what, done.as_ref().err(), context);

@@ -167,6 +167,9 @@ pub struct Found {
     /// When, and what is said of it.
     #[serde(flatten)]
     pub failed: Failed,
+    /// It, or one before that nothing has proven away, may be of a dataset inside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inside: bool,
 }
 
 /// What became of all runs of one kind, of one subject.
@@ -281,6 +284,8 @@ pub struct Depth {
     pub content: bool,
     /// All of it was read, whatever was read before.
     pub all: bool,
+    /// With the datasets inside.
+    pub inside: bool,
 }
 
 /// A run that has begun and has not said that it is over.
@@ -404,7 +409,7 @@ impl JobRecord {
     }
 
     /// The target of the outcome's subject was compared with its dataset, beside any run. What reading has found is well again by reading all of it, and not by what was read before, nor by a
-    /// comparison that came to nothing.
+    /// comparison that came to nothing; what was found with the datasets inside, with these.
     pub fn verified(&mut self, depth: Depth, outcome: &Outcome) {
         let of = |op| Subject { op, ..outcome.subject.clone() };
         let Some(failure) = &outcome.failure else {
@@ -416,16 +421,19 @@ impl JobRecord {
         self.note(Outcome { subject: subject.clone(), ..outcome.clone() });
         if failure.class == "corrupt" {
             let failed = Failed { at: outcome.at, failure: failure.clone() };
-            self.tally_mut(&subject).found = Some(Found { failed });
+            let found = &mut self.tally_mut(&subject).found;
+            let inside = depth.inside || found.as_ref().is_some_and(|found| found.inside);
+            *found = Some(Found { failed, inside });
         }
     }
 
     /// Whether a comparison that found nothing says that nothing of that kind is there.
     fn is_proven_by(&self, depth: Depth, subject: &Subject) -> bool {
         let found = self.tally(subject).and_then(|tally| tally.found.as_ref());
+        let reaches = depth.inside || found.is_none_or(|found| !found.inside);
         match subject.op {
-            Op::VerifyContent => depth.content && (depth.all || found.is_none()),
-            _ => true,
+            Op::VerifyContent => depth.content && reaches && (depth.all || found.is_none()),
+            _ => reaches,
         }
     }
 

@@ -211,7 +211,9 @@ pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, conte
         }
     };
     let is = |text: &str, target: &Target| Target::parse(text.as_ref()).is_ok_and(|named| named == *target);
-    for job in &config.jobs {
+    // What says nothing of the datasets inside proves nothing to a job that takes them along.
+    let counts = |job: &&Job| error.is_some() || what.depth.inside || !job.recursive;
+    for job in config.jobs.iter().filter(counts) {
         let its = |it: &&config::Replica| is(&it.dataset, what.source) && is(&it.to, what.against);
         for it in job.targets.iter().filter(its) {
             let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);

@@ -141,7 +141,7 @@ fn what_was_found_by_reading_is_well_again_by_reading_all_of_it() {
     let failing = |record: &JobRecord, subject| record.tally(subject).is_some_and(Tally::is_failing);
     let verified = |record: &mut JobRecord, second, content, all, class: Option<&str>| {
         let failure = class.map(|class| Failure::new(class, "no"));
-        let depth = Depth { content, all };
+        let depth = Depth { content, all, inside: false };
         let outcome = Outcome::done(digests.clone(), at(second), Duration::ZERO);
         record.verified(depth, &Outcome { failure, ..outcome });
     };
@@ -176,6 +176,26 @@ fn what_was_found_by_reading_is_well_again_by_reading_all_of_it() {
             + record.tally(&digests).expect("as it was made").corrupt,
         3
     );
+}
+
+#[test]
+fn what_was_found_inside_is_well_again_by_looking_inside() {
+    let subject = Subject::of_target(Op::Verify, "tank/node", "vault/node");
+    for content in [false, true] {
+        let mut record = JobRecord::new("node", at(0));
+        let mut is_failing = |inside, class: Option<&str>| {
+            let failure = class.map(|class| Failure::new(class, "no"));
+            let outcome = Outcome { failure, ..Outcome::done(subject.clone(), at(1), Duration::ZERO) };
+            record.verified(Depth { content, all: content, inside }, &outcome);
+            record.tallies.iter().any(Tally::is_failing)
+        };
+        assert!(is_failing(true, Some("corrupt")));
+        assert!(is_failing(false, None));
+        // What is found without them since takes nothing of that away.
+        assert!(is_failing(false, Some("corrupt")) && is_failing(false, None));
+        assert!(!is_failing(true, None));
+        assert!(is_failing(false, Some("corrupt")) && !is_failing(false, None));
+    }
 }
 
 #[test]

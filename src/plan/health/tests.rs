@@ -216,7 +216,7 @@ fn what_a_comparison_found_stays_critical_whatever_the_next_ones_could_not_do() 
         let outcome = Outcome { failure, ..Outcome::done(subject, at(time), Duration::from_secs(1)) };
         let record = facts.record.as_mut().expect("as it was made");
         let record = record.get_or_insert_with(|| JobRecord::new("node", at("01T00:00")));
-        record.verified(Depth { content: true, all }, &outcome);
+        record.verified(Depth { content: true, all, inside: false }, &outcome);
     };
     verified(&mut facts, "20T03:00", true, Some(("corrupt", "it can not be read")));
     verified(&mut facts, "20T04:00", true, Some(("unreachable", "it is not mounted")));

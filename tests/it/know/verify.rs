@@ -6,9 +6,16 @@ use crate::ground::{ground, run};
 use crate::job::{Lab, NODE};
 use crate::know::metrics::{of, parsed};
 
-/// The snapshot of that name at the target, as cowsnap keeps it.
-fn snapshot(lab: &Lab, name: &str) -> String {
-    lab.fs.path().join(format!(".cowsnap/datasets/replica/snap/{name}")).display().to_string()
+/// A snapshot of a dataset, as cowsnap keeps both.
+fn snapshot(lab: &Lab, dataset: &str, name: &str) -> String {
+    lab.fs.path().join(format!(".cowsnap/datasets/{dataset}/snap/{name}")).display().to_string()
+}
+
+/// As somebody does it who may.
+fn write_into(at: &str) {
+    run("btrfs", &["property", "set", "-f", at, "ro", "false"]);
+    fs::write(format!("{at}/f"), "bad\n").expect("written");
+    run("btrfs", &["property", "set", at, "ro", "true"]);
 }
 
 fn lab() -> Lab {
@@ -37,10 +44,7 @@ fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_
     assert!(said.contains("'node FS/replica verified'="), "{said}");
     // Somebody writes into what is kept there.
     let name = lab.snapshots("replica")[0].0.clone();
-    let at = snapshot(&lab, &name);
-    run("btrfs", &["property", "set", "-f", &at, "ro", "false"]);
-    fs::write(format!("{at}/f"), "bad\n").expect("written");
-    run("btrfs", &["property", "set", &at, "ro", "true"]);
+    write_into(&snapshot(&lab, "replica", &name));
     lab.ends(4, "verify FS/node --against FS/replica");
     assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (1.0, 0.0));
     let (said, _) = lab.ends(2, "check");
@@ -77,6 +81,32 @@ fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_
     lab.ends(0, "verify FS/node --against FS/replica --content --read-all");
     lab.ends(0, "check");
     assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (2.0, 1.0));
+}
+
+#[test]
+fn what_a_job_takes_along_is_proven_by_what_looks_inside() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(&NODE.replace("[job.node]\n", "[job.node]\nrecursive = true\nnot_atomic = true\n"));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "create FS/node/index");
+    fs::write(lab.fs.path().join("node/index/f"), "good\n").expect("written");
+    lab.ends(0, "job run node");
+    let n_proven = || {
+        let metrics = parsed(&format!("{}\n", lab.ends(0, "metrics").0));
+        of(&metrics, "cowsnap_operations_total", &["op=\"verify\"", "result=\"success\""])
+    };
+    lab.ends(0, "verify FS/node --against FS/replica");
+    assert!(n_proven() == 0.0, "it says nothing of what is inside");
+    lab.ends(0, "verify FS/node --against FS/replica -r");
+    assert!(n_proven() == 1.0);
+    // Somebody writes into what is kept there of the one inside.
+    let name = lab.snapshots("node/index")[0].0.clone();
+    write_into(&snapshot(&lab, "replica%2Findex", &name));
+    lab.ends(4, "verify FS/node --against FS/replica -r");
+    lab.ends(0, "verify FS/node --against FS/replica");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.starts_with("COWSNAP CRITICAL - node: verify of FS/node against FS/replica failed at"), "{said}");
+    assert!(n_proven() == 1.0);
 }
 
 #[test]
