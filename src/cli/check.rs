@@ -94,7 +94,6 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 
 /// Looks, prints, and answers the exit code.
 fn looked(args: &Args, context: &Context) -> Result<u8> {
-    let units = facts::failed_units(args.which.timeout());
     let asking = Asking::begin(&args.which, context);
     let done = facts::all(&args.which, false, context);
     let now = Timestamp::now();
@@ -105,7 +104,7 @@ fn looked(args: &Args, context: &Context) -> Result<u8> {
     });
     let (state, text, value) = match &done {
         Ok(all) => {
-            let findings = judged(all, units(), now);
+            let findings = judged(all, now);
             let state = if all.facts.is_empty() { State::Unknown } else { health::worst(&findings) };
             let jobs: Vec<_> = all.facts.iter().map(|facts| status::object(facts, now)).collect();
             let text = report(state, all, &findings, now);
@@ -127,7 +126,7 @@ pub fn unreadable(error: &Error) -> (ExitCode, String) {
     (ExitCode::from(State::Unknown.exit_code()), format!("COWSNAP UNKNOWN - {}", plain(&error.to_string())))
 }
 
-fn judged(all: &All, failed: Result<Option<Vec<String>>, String>, now: Timestamp) -> Vec<Finding> {
+fn judged(all: &All, now: Timestamp) -> Vec<Finding> {
     let mut findings: Vec<_> = all.facts.iter().flat_map(|facts| health::findings(facts, now)).collect();
     for job in &all.stopped {
         findings.push(Finding {
@@ -137,36 +136,23 @@ fn judged(all: &All, failed: Result<Option<Vec<String>>, String>, now: Timestamp
             what: "it is not configured any more, and has left services stopped: cowsnap job recover".into(),
         });
     }
-    findings.extend(of_units(all, failed));
+    findings.extend(of_units(all));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.state));
     findings
 }
 
-/// What systemd says of the units that call jobs, and of those that jobs stop and start. Where it is not there, these can not be asked after.
-fn of_units(all: &All, failed: Result<Option<Vec<String>>, String>) -> Vec<Finding> {
-    let finding = |state, about, job: &str, what| Finding { state, about, job: job.into(), what };
-    let jobs = || all.jobs.iter().map(|job| (job.name.as_str(), facts::units(job)));
-    let failed = match failed {
-        Err(why) => return vec![finding(State::Unknown, About::Unseen, "systemd", why)],
-        Ok(None) => {
-            let unknown = jobs().flat_map(|(job, units)| units.into_iter().map(move |unit| (job, unit)));
-            let what = |unit| format!("whether {unit} has failed can not be asked: there is no systemd here");
-            return unknown
-                .map(|(job, unit)| finding(State::Unknown, About::Unseen, job, what(unit)))
-                .collect();
+/// What systemd says of the units that call jobs. Those that jobs stop and start are theirs.
+fn of_units(all: &All) -> Vec<Finding> {
+    let finding = |state, about, what| Finding { state, about, job: "systemd".into(), what };
+    match &all.failed_units {
+        Err(why) => vec![finding(State::Unknown, About::Unseen, why.clone())],
+        Ok(failed) => {
+            let failed = failed.iter().flatten().filter(|unit| unit.starts_with("cowsnap"));
+            failed
+                .map(|unit| finding(State::Critical, About::Failed, format!("{unit} has failed")))
+                .collect()
         }
-        Ok(Some(failed)) => failed,
-    };
-    let mut found = Vec::new();
-    for unit in &failed {
-        let what = || format!("{unit} has failed");
-        if unit.starts_with("cowsnap") {
-            found.push(finding(State::Critical, About::Failed, "systemd", what()));
-        }
-        let its = jobs().filter(|(_, units)| units.contains(&unit.as_str()));
-        found.extend(its.map(|(job, _)| finding(State::Critical, About::Failed, job, what())));
     }
-    found
 }
 
 /// The summary with what is measured, then a line for each finding.

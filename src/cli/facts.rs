@@ -49,7 +49,12 @@ pub struct All {
     pub stale: Vec<String>,
     /// Jobs that are not configured any more, and have left services stopped.
     pub stopped: Vec<String>,
+    /// All units of systemd that failed, `None` where there is no systemd, or why nobody knows.
+    pub failed_units: FailedUnits,
 }
+
+/// Units of systemd that failed.
+type FailedUnits = Result<Option<Vec<String>>, String>;
 
 /// Looks at the jobs that are meant, with `sizes` if they are wanted, which is slow. What does not answer in time is told as such.
 ///
@@ -73,21 +78,26 @@ pub fn all_of(
 ) -> Result<All> {
     let jobs: Vec<Job> = config.chosen(names)?.into_iter().cloned().collect();
     let until = Instant::now() + Duration::from_secs(seconds);
+    // No job's name has a blank.
+    let units = hanging.within("failed units", until, failed_units);
     let begun: Vec<_> = jobs
         .iter()
         .map(|job| {
             let (its, there) = (job.clone(), context.clone());
             let seen = hanging.within(&job.name, until, move || of_job(&its, sizes, &there));
             let (its, there) = (job.clone(), context.clone());
-            // No job's name has a blank.
             (seen, hanging.within(&format!("{} noted", job.name), until, move || noted(&its, &there)))
         })
         .collect();
-    let facts = jobs
+    let mut facts: Vec<_> = jobs
         .iter()
         .zip(begun)
         .map(|(job, (seen, noted))| seen().unwrap_or_else(|| silent(job, seconds, noted())))
         .collect();
+    let failed_units = units().unwrap_or_else(|| Err(format!("systemctl did not answer within {seconds} s")));
+    for (job, facts) in jobs.iter().zip(&mut facts) {
+        facts.units = units_of(job, &failed_units);
+    }
     let is_unknown = |name: &String| config.jobs.iter().all(|job| job.name != *name);
     let names_all = names.is_empty();
     let stale = Records::of(context.state_dir()).jobs().unwrap_or_default();
@@ -97,6 +107,7 @@ pub fn all_of(
         facts,
         stale: stale.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
         stopped: stopped.into_iter().filter(|name| names_all && is_unknown(name)).collect(),
+        failed_units,
     })
 }
 
@@ -169,6 +180,7 @@ fn silent(job: &Job, seconds: u64, noted: Option<Noted>) -> Facts {
         has_drill: job.drill.is_some(),
         limits: limits(job),
         stopped,
+        units: Vec::new(), // They are asked for once, of all jobs.
     }
 }
 
@@ -206,6 +218,7 @@ fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
         has_drill: job.drill.is_some(),
         limits: limits(job),
         stopped,
+        units: Vec::new(),
         record,
     }
 }
@@ -369,15 +382,8 @@ fn kept_for(
     }))
 }
 
-/// Asks for the units of systemd that failed; `None` where there is no systemd. The answer is waited for so many seconds from now on.
-///
-/// It is an error what `systemctl` says, or that it says nothing.
-pub fn failed_units(seconds: u64) -> impl FnOnce() -> Result<Option<Vec<String>>, String> {
-    let answer = within(Instant::now() + Duration::from_secs(seconds), ask_for_failed_units);
-    move || answer().unwrap_or_else(|| Err(format!("systemctl did not answer within {seconds} s")))
-}
-
-fn ask_for_failed_units() -> Result<Option<Vec<String>>, String> {
+/// An error is what `systemctl` says.
+fn failed_units() -> FailedUnits {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(None);
     }
@@ -391,10 +397,15 @@ fn ask_for_failed_units() -> Result<Option<Vec<String>>, String> {
     Ok(Some(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()))
 }
 
-/// The units of systemd that a job stops and starts.
-pub fn units(job: &Job) -> Vec<&str> {
+/// The units of systemd that a job stops and starts. Where it is not there, they can not be asked after.
+fn units_of(job: &Job, failed: &FailedUnits) -> Vec<health::Unit> {
     let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services);
-    services.filter_map(|service| service.unit()).collect()
+    let has_failed = |unit: &str| match failed {
+        Err(why) => Err(why.clone()),
+        Ok(None) => Err("there is no systemd here".into()),
+        Ok(Some(failed)) => Ok(failed.iter().any(|failed| failed == unit)),
+    };
+    services.filter_map(|service| service.unit()).map(|unit| (unit.to_owned(), has_failed(unit))).collect()
 }
 
 impl Which {

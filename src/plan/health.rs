@@ -38,7 +38,12 @@ pub struct Facts {
     pub limits: Limits,
     /// Services that a run has left stopped, or why nobody knows.
     pub stopped: Result<Vec<String>, String>,
+    /// Units of systemd that it stops and starts.
+    pub units: Vec<Unit>,
 }
+
+/// A unit of systemd, and whether it has failed, or why nobody can say.
+pub type Unit = (String, Result<bool, String>);
 
 /// When there is to be a snapshot. Without either, nobody said so, and none is late.
 #[derive(Debug, Clone, Default)]
@@ -213,6 +218,7 @@ pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     let limits = &facts.limits;
     let mut found = Found { job: &facts.job, all: Vec::new() };
     found.of_services(facts);
+    found.of_units(facts);
     found.of_record(facts);
     found.of_drill(facts, now);
     for (name, seen) in &facts.datasets {
@@ -316,6 +322,19 @@ impl Found<'_> {
                 self.add(State::Critical, About::Failed, what);
             }
             Ok(_) => {}
+        }
+    }
+
+    fn of_units(&mut self, facts: &Facts) {
+        for (unit, has_failed) in &facts.units {
+            match has_failed {
+                Ok(false) => {}
+                Ok(true) => self.add(State::Critical, About::Failed, format!("{unit} has failed")),
+                Err(why) => {
+                    let what = format!("whether {unit} has failed can not be asked: {why}");
+                    self.add(State::Unknown, About::Unseen, what);
+                }
+            }
         }
     }
 

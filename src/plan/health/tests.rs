@@ -31,6 +31,7 @@ fn nightly(newest: Option<&str>) -> Facts {
         has_drill: false,
         limits: Limits::default(),
         stopped: Ok(Vec::new()),
+        units: Vec::new(),
     }
 }
 
@@ -231,6 +232,27 @@ fn what_a_comparison_found_stays_critical_whatever_the_next_ones_could_not_do() 
     check(&facts, "20T12:00", both());
     verified(&mut facts, "20T06:00", true, None);
     check(&facts, "20T12:00", expect!["OK, OK"]);
+}
+
+#[test]
+fn a_unit_that_has_failed_is_critical_and_one_that_can_not_be_asked_after_unknown() {
+    let unit = |has_failed| ("node.service".to_owned(), has_failed);
+    let with = |has_failed| Facts { units: vec![unit(has_failed)], ..nightly(Some("20T02:00")) };
+    check(&with(Ok(false)), "20T12:00", expect!["OK, OK"]);
+    check(
+        &with(Ok(true)),
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Failed: node.service has failed
+            FAILED, CRITICAL"#]],
+    );
+    check(
+        &with(Err("there is no systemd here".into())),
+        "20T12:00",
+        expect![[r#"
+            UNKNOWN Unseen: whether node.service has failed can not be asked: there is no systemd here
+            UNKNOWN, UNKNOWN"#]],
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn job(name: &str) -> Facts {
         has_drill: false,
         limits: health::Limits::default(),
         stopped: Ok(Vec::new()),
+        units: Vec::new(),
     }
 }
 

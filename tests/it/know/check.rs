@@ -100,28 +100,58 @@ fn a_job_says_by_itself_when_it_is_not_well_and_the_command_line_goes_before() {
     lab.ends(2, "job check");
 }
 
+/// What it says where `/run` is as `script` makes it, whatever has started this machine, and its exit code.
+fn elsewhere(lab: &Lab, script: &str, verb: &str) -> (Option<i32>, String) {
+    let script = format!("mount -t tmpfs none /run; {script}; exec \"$@\"");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_cowsnap"), "--state-dir"]);
+    command.arg(lab.fs.outside().join("state")).arg(verb);
+    let output = command.env("COWSNAP_CONFIG", &lab.config).output().expect("it starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn with_unit() -> String {
+    let node = NODE.replace("crash_consistent = true\n", "");
+    format!("{node}[[job.node.quiesce.service]]\nunit = \"node.service\"\n")
+}
+
 #[test]
 fn whether_a_unit_that_a_job_stops_has_failed_is_unknown_without_systemd() {
     ground!("btrfs", "loop", "root");
     let lab = Lab::new(NODE);
     lab.ends(0, "create FS/node");
     lab.ends(0, "job run node");
-    let check = || {
-        // As on a machine that something else has started, whatever has started this one.
-        let script = "[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd; exec \"$@\"";
-        let mut command = std::process::Command::new("unshare");
-        command.args(["-m", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_cowsnap"), "--state-dir"]);
-        command.arg(lab.fs.outside().join("state")).arg("check");
-        let output = command.env("COWSNAP_CONFIG", &lab.config).output().expect("it starts");
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (code, said) = check();
+    let (code, said) = elsewhere(&lab, "true", "check");
     assert_eq!(code, Some(0), "nobody asks for one: {said}");
-    let with_unit = NODE.replace("crash_consistent = true\n", "");
-    lab.write(&format!("{with_unit}[[job.node.quiesce.service]]\nunit = \"node.service\"\n"));
-    let (code, said) = check();
+    lab.write(&with_unit());
+    let (code, said) = elsewhere(&lab, "true", "check");
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("UNKNOWN: node: whether node.service has failed can not be asked"), "{said}");
+    let (_, said) = elsewhere(&lab, "true", "metrics");
+    assert!(said.contains("\ncowsnap_job_state{job_name=\"node\"} 3\n"), "{said}");
+}
+
+#[test]
+fn a_failed_unit_that_a_job_stops_is_its_state_for_whoever_asks() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "job run node");
+    let systemctl = "mkdir -p /run/systemd/system /run/bin; PATH=/run/bin:$PATH; \
+         printf '#!/bin/sh\\necho node.service loaded failed failed node; echo cowsnap-x.service loaded failed failed x\\n' \
+         > /run/bin/systemctl; chmod 755 /run/bin/systemctl";
+    // It is no service of the job yet.
+    let (_, said) = elsewhere(&lab, systemctl, "metrics");
+    assert!(said.contains("\ncowsnap_job_state{job_name=\"node\"} 0\n"), "{said}");
+    lab.write(&with_unit());
+    let (code, said) = elsewhere(&lab, systemctl, "check");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("CRITICAL: node: node.service has failed"), "{said}");
+    assert!(said.contains("CRITICAL: systemd: cowsnap-x.service has failed"), "{said}");
+    let (code, said) = elsewhere(&lab, systemctl, "status");
+    assert!(code == Some(0) && said.contains("FAILED") && said.contains("node.service has failed"), "{said}");
+    let (_, said) = elsewhere(&lab, systemctl, "metrics");
+    assert!(said.contains("\ncowsnap_job_state{job_name=\"node\"} 2\n"), "{said}");
 }
 
 #[test]
