@@ -148,9 +148,7 @@ fn of_units(all: &All) -> Vec<Finding> {
         Err(why) => vec![finding(State::Unknown, About::Unseen, why.clone())],
         Ok(failed) => {
             let failed = failed.iter().flatten().filter(|unit| unit.starts_with("cowsnap"));
-            failed
-                .map(|unit| finding(State::Critical, About::Failed, format!("{unit} has failed")))
-                .collect()
+            failed.map(|unit| finding(State::Critical, About::Failed, format!("{unit} has failed"))).collect()
         }
     }
 }
@@ -218,10 +216,11 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             let [warn, crit] = between(up_to, limits.replica_age, 2).map(number);
             all.push(format!("{}={}s;{warn};{crit};0", label(&[job, name, "age"]), age(up_to)));
         }
-        let verified = [Op::Verify, Op::VerifyContent]
-            .map(|op| record?.tally(&Subject::of_target(op, &target.dataset, name))?.last_success);
-        if let Some(last) = verified.into_iter().flatten().max() {
-            all.push(format!("{}={}s;;;0", label(&[job, name, "verified"]), age(last)));
+        for (op, what) in [(Op::Verify, "verified"), (Op::VerifyContent, "verified-content")] {
+            let tally =
+                record.and_then(|record| record.tally(&Subject::of_target(op, &target.dataset, name)));
+            let last = tally.and_then(|tally| tally.last_success);
+            all.extend(last.map(|last| format!("{}={}s;;;0", label(&[job, name, what]), age(last))));
         }
         if let Some(lag) = health::lag(target, facts) {
             all.push(format!("{}={}s;;;0", label(&[job, name, "lag"]), lag.as_secs()));

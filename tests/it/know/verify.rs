@@ -39,9 +39,15 @@ fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_
     assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (0.0, 0.0));
     let (said, _) = lab.ends(0, "check");
     assert!(!said.contains("verified"), "nobody has yet: {said}");
+    lab.ends(0, "verify FS/node --against FS/replica");
+    let (said, _) = lab.ends(0, "check");
+    assert!(said.contains("'node FS/replica verified'=") && !said.contains("verified-content"), "{said}");
     lab.ends(0, "verify FS/node --against FS/replica --content");
     let (said, _) = lab.ends(0, "check");
-    assert!(said.contains("'node FS/replica verified'="), "{said}");
+    assert!(
+        said.contains("'node FS/replica verified'=") && said.contains("'node FS/replica verified-content'="),
+        "{said}"
+    );
     // Somebody writes into what is kept there.
     let name = lab.snapshots("replica")[0].0.clone();
     write_into(&snapshot(&lab, "replica", &name));
@@ -105,7 +111,10 @@ fn what_a_job_takes_along_is_proven_by_what_looks_inside() {
     lab.ends(4, "verify FS/node --against FS/replica -r");
     lab.ends(0, "verify FS/node --against FS/replica");
     let (said, _) = lab.ends(2, "check");
-    assert!(said.starts_with("COWSNAP CRITICAL - node: verify of FS/node against FS/replica failed at"), "{said}");
+    assert!(
+        said.starts_with("COWSNAP CRITICAL - node: verify of FS/node against FS/replica failed at"),
+        "{said}"
+    );
     assert!(n_proven() == 1.0);
 }
 
