@@ -462,6 +462,14 @@ impl JobRecord {
         self.running.take_if(|running| running.since == began);
     }
 
+    /// Whether the last run said that its snapshot failed, or what it stopped for that.
+    pub fn has_no_snapshot(&self) -> bool {
+        let failure = self.last_run.as_ref().and_then(|last| last.failure.as_ref());
+        let is_part = |tally: &&Tally| matches!(tally.subject.op, Op::Quiesce | Op::Snapshot);
+        failure.is_some_and(|failure| failure.class != UNENDED)
+            && self.tallies.iter().filter(is_part).any(Tally::is_failing)
+    }
+
     /// A run was not begun.
     pub fn skip(&mut self, now: Timestamp, why: &str) {
         self.skipped.n = self.skipped.n.saturating_add(1);

@@ -11,9 +11,9 @@ use crate::cli::doctor::with_causes;
 use crate::config::{self, Config, Job};
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
-use crate::model::Target;
 use crate::model::notify::{Channel, Message, News, Notify};
-use crate::model::run::{Depth, Failure, Op, Outcome, Subject, UNENDED};
+use crate::model::run::{Depth, Failure, Op, Outcome, Subject};
+use crate::model::{JobRecord, Target};
 use crate::{Class, Error};
 
 /// A run that is at work, and what it has done so far.
@@ -25,7 +25,7 @@ pub(super) struct Recorder<'a> {
     outcomes: Vec<Outcome>,
     /// When its snapshots were taken.
     taken: Option<Timestamp>,
-    /// The run before has failed, and said so.
+    /// The run before has no snapshot, and said so.
     had_failed: bool,
     _at_work: Option<AtWork>,
     starting: Option<notify::Starting>,
@@ -44,8 +44,7 @@ impl<'a> Recorder<'a> {
         if at_work.is_some() {
             change(&job.name, context, |record| {
                 record.begin(began, std::process::id());
-                let failure = record.last_run.as_ref().and_then(|last| last.failure.as_ref());
-                had_failed = failure.is_some_and(|failure| failure.class != UNENDED);
+                had_failed = record.has_no_snapshot();
             });
         }
         Self {
@@ -61,7 +60,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Whether the run before has failed, and came so far as to say so.
+    /// Whether the run before has failed at its snapshot, and came so far as to say so.
     pub(super) fn had_failed(&self) -> bool {
         self.had_failed
     }
@@ -120,6 +119,18 @@ impl<'a> Recorder<'a> {
     /// It is left to another time, and nothing was done.
     pub(super) fn never_was(self) {
         change(&self.job.name, self.context, |record| record.forget(self.began));
+    }
+
+    /// It could only wait for what the run before has left, which was counted: it was none itself. Who is to know hears of it as of a run that failed.
+    pub(super) fn waited(self, failed: &[(String, Error)]) -> Option<ToTell> {
+        let run = Outcome::done(Subject::of_job(Op::Run), Timestamp::now(), self.clock.elapsed());
+        let run = Outcome { failure: summed(failed), ..run };
+        let why = run.failure.as_ref().map_or_else(String::new, |failure| failure.text.clone());
+        let began = self.began;
+        told_of(self.job, began, self.starting, &run, self.context, |record| {
+            record.forget(began);
+            record.skip(run.at, &why);
+        })
     }
 
     /// The run is over, and this failed of it. Who is to know is told when nobody has to wait for this run any more.
@@ -241,10 +252,24 @@ fn ended(
     run: &Outcome,
     context: &Context,
 ) -> Option<ToTell> {
+    told_of(job, began, starting, run, context, |record| {
+        record.end(began, outcomes, |subject| is_configured(job, subject));
+    })
+}
+
+/// Writes that down, and answers what is to be told.
+fn told_of(
+    job: &Job,
+    began: Timestamp,
+    starting: Option<notify::Starting>,
+    run: &Outcome,
+    context: &Context,
+    write: impl FnOnce(&mut JobRecord),
+) -> Option<ToTell> {
     let (mut before, mut people) = (None, Channel::ALL.to_vec());
     change(&job.name, context, |record| {
         before = record.last_run.as_ref().and_then(|last| last.failure.clone());
-        record.end(began, outcomes, |subject| is_configured(job, subject));
+        write(record);
         people.retain(|&whom| record.is_news(whom, run.at, run.failure.as_ref()));
         if run.failure.is_none() {
             Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, run.at, None));
@@ -273,7 +298,7 @@ fn ended(
     Some(ToTell { job: job.name.clone(), notify, starting, message, at: run.at, people })
 }
 
-fn change(job: &str, context: &Context, change: impl FnOnce(&mut crate::model::JobRecord)) {
+fn change(job: &str, context: &Context, change: impl FnOnce(&mut JobRecord)) {
     match Records::of(context.state_dir()).change(job, Timestamp::now(), change) {
         Ok(None) => {}
         Ok(Some(damage)) => context.warn(format!("job {job}: {damage}")),

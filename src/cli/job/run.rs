@@ -256,7 +256,7 @@ impl Work {
             }
             _ => {}
         }
-        let (n_failed, n_told) = (self.failed.len(), self.objects.len());
+        let (n_failed, n_told, n_done) = (self.failed.len(), self.objects.len(), self.n_done);
         let mut recorder = Recorder::begin(job, context);
         let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
         // Whoever only waits for what a run has left that failed has nothing to add to that, each minute.
@@ -266,8 +266,12 @@ impl Work {
             let taken = self.objects.get(n_told).cloned().unwrap_or_default();
             self.call(Moment::OnFailure, job, &taken, n_failed, context);
         }
+        let failed = &self.failed[n_failed..];
         match is_run {
-            true => self.to_tell.extend(recorder.end(&self.failed[n_failed..])),
+            true if only_waits && !failed.is_empty() && self.n_done == n_done => {
+                self.to_tell.extend(recorder.waited(failed))
+            }
+            true => self.to_tell.extend(recorder.end(failed)),
             false => recorder.never_was(),
         }
     }

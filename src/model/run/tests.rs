@@ -179,6 +179,24 @@ fn what_was_found_by_reading_is_well_again_by_reading_all_of_it() {
 }
 
 #[test]
+fn a_run_whose_snapshot_failed_is_told_from_one_that_failed_later_or_was_killed() {
+    let mut record = JobRecord::new("node", at(0));
+    let mut ended = |failed: &[Op], kills: bool| {
+        record.begin(at(1), 7);
+        let all = [Op::Quiesce, Op::Snapshot, Op::Replicate, Op::Run];
+        let all = all.map(|op| outcome(Subject::of_job(op), 2, failed.contains(&op)));
+        match kills {
+            true => record.begin(at(3), 8),
+            false => record.end(at(1), all.into(), |_| true),
+        }
+        record.has_no_snapshot()
+    };
+    assert!(!ended(&[], false) && !ended(&[Op::Replicate, Op::Run], false));
+    assert!(ended(&[Op::Snapshot, Op::Run], false) && ended(&[Op::Quiesce, Op::Run], false));
+    assert!(!ended(&[], true));
+}
+
+#[test]
 fn what_was_found_inside_is_well_again_by_looking_inside() {
     let subject = Subject::of_target(Op::Verify, "tank/node", "vault/node");
     for content in [false, true] {

@@ -91,9 +91,22 @@ fn on_failure_is_called_once_of_a_service_that_does_not_stop_however_many_minute
         n_failed += usize::from(lab.runs("job run --due node").0 == Some(5));
     }
     assert_eq!((n_failed, n_called()), (2, 1));
+    // Nor is it another run that failed: it was none.
+    let counted = || {
+        let record = fs::read(lab.root().join("state/runs/node.json")).expect("a record");
+        let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+        let failed = |tally: &serde_json::Value| (tally["op"].clone(), tally["failed"].clone());
+        let tallies: Vec<_> = record["tallies"].as_array().expect("a list").iter().map(failed).collect();
+        assert!(record["running"].is_null() && record["skipped"]["n"].as_u64() >= Some(3), "{record}");
+        tallies
+    };
+    let each = |n: u64| ["run", "quiesce", "snapshot"].map(|op| (op.into(), n.into()));
+    assert_eq!(counted(), each(1));
+    let check = lab.runs("check");
+    assert!(check.0 == Some(2) || check.0 == Some(1), "that it failed stays said");
     // Who asks for a run by name is told of that one.
     lab.ends(5, "job run node");
-    assert_eq!(n_called(), 2);
+    assert_eq!((n_called(), counted()), (2, each(2).to_vec()));
     // And the next one that fails is another one.
     lab.ends(0, "job recover --forget node");
     lab.write(&scheduled("rm ROOT/up"));
