@@ -33,6 +33,26 @@ fn told(changes: &[Change]) -> String {
 }
 
 #[test]
+fn of_a_file_with_more_names_than_the_kernel_tells_all_are_told() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let data = ground.subvolume("data");
+    fs::write(data.join("first"), "1").unwrap();
+    let mut names = BTreeSet::from([b"first".to_vec()]);
+    for number in 0..120 {
+        let name = format!("d{number}/{}", "n".repeat(60));
+        fs::create_dir(data.join(format!("d{number}"))).unwrap();
+        fs::hard_link(data.join("first"), data.join(&name)).unwrap();
+        names.insert(name.into_bytes());
+    }
+    let old = snapshot(&ground, "old");
+    fs::write(data.join("first"), "changed").unwrap();
+    let changes = diff(&old, &snapshot(&ground, "new"));
+    assert!(changes.iter().all(|change| change.kind == Kind::Modified), "{}", told(&changes));
+    assert_eq!(changes.into_iter().map(|change| change.path).collect::<BTreeSet<_>>(), names);
+}
+
+#[test]
 fn each_kind_of_change_has_its_letter_and_final_names() {
     ground!("btrfs");
     let ground = Btrfs::new();

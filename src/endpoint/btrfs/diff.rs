@@ -1,7 +1,7 @@
 //! What changed between two versions, at the cost of the change: the kernel compares the trees and sends, without data,
 //! what makes one of the other.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -10,12 +10,12 @@ use std::path::Path;
 use crate::endpoint::btrfs::dataset::Dataset;
 use crate::endpoint::btrfs::send::{Source, stream};
 use crate::endpoint::change::{Change, Kind};
-use crate::endpoint::{Error, Result};
+use crate::endpoint::{Error, Result, beneath};
 use crate::model::VersionRef;
 use crate::stream::btrfs::Parser;
 use crate::sys::btrfs::{self, SendOptions};
 use crate::sys::interrupt;
-use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 
 pub mod fold;
 
@@ -154,6 +154,7 @@ impl Trees<'_> {
         let mut told: HashSet<_> = self.changes.iter().filter(enough).map(|c| c.path.clone()).collect();
         let inner = |change: &&Change| matches!(change.kind, Kind::Modified | Kind::Metadata);
         let changed: Vec<_> = self.changes.iter().filter(inner).cloned().collect();
+        let mut of_many_names = HashMap::new();
         for change in changed {
             let stat = self.stat(&self.new, &change.path)?;
             if type_of(&stat) == FileType::Directory || stat.st_nlink < 2 {
@@ -161,13 +162,47 @@ impl Trees<'_> {
             }
             let names = btrfs::paths_of_inode(self.new.as_fd(), stat.st_ino)
                 .map_err(Error::io("look up the names of a file of", self.subject))?;
+            let Some(names) = names else {
+                of_many_names.insert(stat.st_ino, change.kind);
+                continue;
+            };
             for path in names {
                 if told.insert(path.clone()) {
                     self.add(path, change.kind, None);
                 }
             }
         }
+        for (path, kind) in self.names_of(&of_many_names)? {
+            if told.insert(path.clone()) {
+                self.add(path, kind, None);
+            }
+        }
         Ok(())
+    }
+
+    /// What files are called that have more names than the kernel tells, by inode number: all of the tree is looked through.
+    fn names_of(&self, wanted: &HashMap<u64, Kind>) -> Result<Vec<(Vec<u8>, Kind)>> {
+        let mut found = Vec::new();
+        let mut waiting = if wanted.is_empty() { Vec::new() } else { vec![Vec::new()] };
+        while let Some(dir) = waiting.pop() {
+            interrupt::check()
+                .map_err(|_| Error::Interrupted { op: "compare", subject: self.subject.into() })?;
+            let failed = || Error::io("list a directory of", self.subject);
+            let opened = beneath::open_dir(self.new.as_fd(), &dir).map_err(failed())?;
+            for entry in Dir::read_from(opened).map_err(|errno| failed()(errno.into()))? {
+                let entry = entry.map_err(|errno| failed()(errno.into()))?;
+                let name = entry.file_name().to_bytes();
+                if name == b"." || name == b".." {
+                    continue;
+                }
+                let path = if dir.is_empty() { name.to_vec() } else { [&dir, &b"/"[..], name].concat() };
+                match entry.file_type() {
+                    FileType::Directory => waiting.push(path),
+                    _ => found.extend(wanted.get(&entry.ino()).map(|&kind| (path, kind))),
+                }
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -34,16 +34,17 @@ pub fn inodes_since(root: BorrowedFd<'_>, since: u64) -> Result<HashSet<u64>> {
     Ok(found)
 }
 
-/// What an inode of the subvolume of `root` is called there; nothing if there is none.
+/// What an inode of the subvolume of `root` is called there: nothing if there is none, `None` if it has more names, or longer paths, than the
+/// kernel tells.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn names(root: BorrowedFd<'_>, inode: u64) -> Result<Vec<Vec<u8>>> {
+pub fn names(root: BorrowedFd<'_>, inode: u64) -> Result<Option<Vec<Vec<u8>>>> {
     if inode == FIRST_FREE_OBJECTID {
-        return Ok(vec![Vec::new()]);
+        return Ok(Some(vec![Vec::new()]));
     }
     match btrfs::paths_of_inode(root, inode) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Some(Vec::new())),
         other => other.map_err(Error::io("look up", format!("inode {inode}"))),
     }
 }

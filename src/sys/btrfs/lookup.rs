@@ -102,7 +102,8 @@ pub fn open_inode(any: BorrowedFd<'_>, subvolume: u64, inode: u64, generation: u
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-const PATHS_BUFFER: usize = 64 << 10;
+/// The kernel uses no more, whatever it is offered (`btrfs_ioctl_ino_to_path`).
+const PATHS_BUFFER: usize = 4 << 10;
 
 #[repr(C)]
 struct DataContainer {
@@ -121,22 +122,31 @@ struct InoPathArgs {
     fspath: *mut DataContainer,
 }
 
-/// The paths of `inode` below the root of the subvolume that holds `fd`, as many as fit into 64 KiB.
-/// Needs CAP_DAC_READ_SEARCH.
-pub fn paths_of_inode(fd: BorrowedFd<'_>, inode: u64) -> io::Result<Vec<Vec<u8>>> {
+/// The paths of `inode` below the root of the subvolume that holds `fd`; `None` if they are more than the kernel tells, about 4 KiB with
+/// all directories, be it one path alone. Needs CAP_DAC_READ_SEARCH.
+pub fn paths_of_inode(fd: BorrowedFd<'_>, inode: u64) -> io::Result<Option<Vec<Vec<u8>>>> {
     // SAFETY: all-zero bytes are a valid DataContainer: integers only.
     let mut found: Box<DataContainer> = unsafe { Box::<DataContainer>::new_zeroed().assume_init() };
     let mut args =
         InoPathArgs { inum: inode, size: PATHS_BUFFER as u64, reserved: [0; 4], fspath: &raw mut *found };
     // SAFETY: BTRFS_IOC_INO_PATHS reads one ino_path_args and writes at most `size` bytes where `fspath` points.
     unsafe { ioctl(fd, code::<InoPathArgs>(READ | WRITE, 35), &mut args) }?;
-    let texts = found.values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>();
+    Ok(paths_in(&found))
+}
+
+fn paths_in(found: &DataContainer) -> Option<Vec<Vec<u8>>> {
+    // What did not fit is counted, and nothing else says so.
+    if found.elem_missed > 0 {
+        return None;
+    }
     let path_at = |offset: &u64| {
         // Offsets count from `values`, where the texts follow the offsets.
-        let text = texts.get(usize::try_from(*offset).ok()?..)?;
-        text.split(|&b| b == 0).next().map(<[u8]>::to_vec)
+        let offset = usize::try_from(*offset).ok()?;
+        let bytes = found.values.get(offset / 8..)?.iter().flat_map(|value| value.to_ne_bytes());
+        let text: Vec<u8> = bytes.skip(offset % 8).take_while(|&byte| byte != 0).collect();
+        Some(text)
     };
-    Ok(found.values[..found.elem_cnt as usize].iter().filter_map(path_at).collect())
+    found.values.get(..found.elem_cnt as usize)?.iter().map(path_at).collect()
 }
 
 #[cfg(test)]
@@ -147,5 +157,22 @@ mod tests {
     fn request_codes_are_those_of_the_kernels_header() {
         assert_eq!(code::<InoLookupArgs>(READ | WRITE, 18), 0xd000_9412);
         assert_eq!(code::<InoPathArgs>(READ | WRITE, 35), 0xc038_9423);
+    }
+
+    #[test]
+    fn paths_of_which_one_did_not_fit_are_none() {
+        let mut found = DataContainer {
+            bytes_left: 0,
+            bytes_missing: 0,
+            elem_cnt: 2,
+            elem_missed: 0,
+            values: [0; PATHS_BUFFER / 8 - 2],
+        };
+        found.values[..2].copy_from_slice(&[16, 21]);
+        found.values[2] = u64::from_ne_bytes(*b"dir/\0oth");
+        found.values[3] = u64::from_ne_bytes(*b"er\0\0\0\0\0\0");
+        assert_eq!(paths_in(&found), Some(vec![b"dir/".to_vec(), b"other".to_vec()]));
+        found.elem_missed = 1;
+        assert_eq!(paths_in(&found), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Clones, compared with their base: the same is told of them as of an overlay that keeps its changes apart, and it becomes a layer like any other.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,8 @@ use cowsnap::endpoint::overlay::layer::{self, DiffRequest, Stack, Tree, set_apar
 use cowsnap::exec::overlay::layers::{Commit, commit};
 use cowsnap::exec::overlay::{self, Step, Survivors, unhindered};
 use cowsnap::model::overlay::Xattrs;
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
 
 use super::diff::{apply, timeless};
 use super::lab::Random;
@@ -110,6 +114,59 @@ fn directories_in_which_nothing_changed_are_not_looked_at() {
     assert!(is_listed("other/below"), "a look is seen");
     assert!(!is_listed("same") && !is_listed("same/below"));
     lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+/// Writes a file whose path has over 4096 bytes.
+fn write_far_below(root: &Path, text: &str) {
+    let mut dir: OwnedFd = fs::File::open(root).expect("opened").into();
+    let name = "l".repeat(240);
+    for _ in 0..20 {
+        match mkdirat(&dir, &name, Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            made => made.expect("made"),
+        }
+        dir = openat(&dir, &name, OFlags::DIRECTORY, Mode::empty()).expect("opened");
+    }
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY;
+    let file = openat(&dir, "file", flags, Mode::RWXU).expect("created");
+    fs::File::from(file).write_all(text.as_bytes()).expect("written");
+}
+
+/// The kernel tells at most 4 KiB of what a file is called, and by a number alone that there is more.
+#[test]
+fn a_change_is_told_by_all_names_of_a_file_and_however_long_its_path_is() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    in_dir(&lab.base(), "echo 1 > first");
+    let (n_names, tail) = (120, "n".repeat(60));
+    for number in 0..n_names {
+        fs::create_dir(lab.base().join(format!("d{number}"))).expect("made");
+        fs::hard_link(lab.base().join("first"), lab.base().join(format!("d{number}/{tail}")))
+            .expect("linked");
+    }
+    write_far_below(&lab.base(), "1");
+    let (kernel, native) = (lab.create("kernel", &["--mode", "kernel"]), native(&lab, "native"));
+    let told = |name: &str| lab.ok(&["diff", name]);
+    for at in [&kernel, &native] {
+        in_dir(at, "echo changed > first");
+    }
+    let lines = told("native");
+    assert_eq!(lines.lines().filter(|line| line.starts_with("M ")).count(), n_names + 1, "{lines}");
+    assert_eq!(lines, told("kernel"));
+    lab.ok(&["commit", "native", "layer"]);
+    let upon = lab.at("upon");
+    lab.ok(&["create", "upon", "--base", "native@layer", "--at", utf8(&upon), "--mode", "kernel"]);
+    for number in 0..n_names {
+        assert_eq!(read(upon.join(format!("d{number}/{tail}"))), "changed\n");
+    }
+
+    lab.ok(&["reset", "native"]);
+    write_far_below(&native, "changed");
+    let lines = told("native");
+    assert!(lines.starts_with("M llll") && lines.lines().count() == 1, "{lines}");
+    lab.ok(&["destroy", "--all"]);
+    lab.ok(&["destroy", "native@layer"]);
     assert_nothing_left(&lab);
 }
 

@@ -29,11 +29,12 @@ pub trait Origins {
     /// Whether something in this directory of the clone, or below it, may not be as it is in the base.
     fn may_differ(&self, dir: &[u8]) -> bool;
 
-    /// What the base's file or directory with this inode number is called there; nothing if there is none.
+    /// What the base's file or directory with this inode number is called there: nothing if there is none, `None` if it has more names than
+    /// are told.
     ///
     /// # Errors
     /// What the kernel says.
-    fn names(&self, inode: u64) -> Result<Vec<Vec<u8>>>;
+    fn names(&self, inode: u64) -> Result<Option<Vec<Vec<u8>>>>;
 }
 
 /// An entry of the layer.
@@ -100,8 +101,14 @@ impl Apart {
 pub fn set_apart(base: &Tree, tree: Tree, origins: Option<&dyn Origins>) -> Result<Tree> {
     let unknown = Walked { base, names: OnceCell::new() };
     let device = seen(&tree, b"")?.map(|root| root.device);
-    let mut walk =
-        Walk { base, tree: &tree, origins: origins.unwrap_or(&unknown), device, apart: Apart::default() };
+    let mut walk = Walk {
+        base,
+        tree: &tree,
+        origins: origins.unwrap_or(&unknown),
+        unknown: &unknown,
+        device,
+        apart: Apart::default(),
+    };
     walk.dir(b"", Some(b""))?;
     let apart = walk.apart;
     Ok(tree.with(apart))
@@ -118,7 +125,13 @@ impl Origins for Walked<'_> {
         true
     }
 
-    fn names(&self, inode: u64) -> Result<Vec<Vec<u8>>> {
+    fn names(&self, inode: u64) -> Result<Option<Vec<Vec<u8>>>> {
+        self.names_walked(inode).map(Some)
+    }
+}
+
+impl Walked<'_> {
+    fn names_walked(&self, inode: u64) -> Result<Vec<Vec<u8>>> {
         let names = match self.names.get() {
             Some(names) => names,
             None => {
@@ -128,9 +141,7 @@ impl Origins for Walked<'_> {
         };
         Ok(names.get(&inode).cloned().unwrap_or_default())
     }
-}
 
-impl Walked<'_> {
     fn all(&self) -> Result<HashMap<u64, Vec<Vec<u8>>>> {
         let mut names = HashMap::<u64, Vec<Vec<u8>>>::new();
         let mut waiting = vec![Vec::new()];
@@ -200,6 +211,7 @@ struct Walk<'a> {
     tree: &'a Tree,
     origins: &'a dyn Origins,
     /// The device of the clone: what lies on another one, a subvolume in it, was never in the base.
+    unknown: &'a Walked<'a>,
     device: Option<(u32, u32)>,
     apart: Apart,
 }
@@ -281,7 +293,11 @@ impl Walk<'_> {
         if !self.is_of_the_clone(now) {
             return Ok(None);
         }
-        for path in self.origins.names(now.inode)? {
+        let names = match self.origins.names(now.inode)? {
+            Some(names) => names,
+            None => self.unknown.names_walked(now.inode)?,
+        };
+        for path in names {
             if seen(self.base, &path)?.is_some_and(|was| now.is(&was)) {
                 return Ok(Some(path));
             }

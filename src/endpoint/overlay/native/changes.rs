@@ -13,9 +13,6 @@ use crate::sys::btrfs::get_subvol_info;
 
 use super::Native;
 
-/// So many bytes of names of one file are told for sure.
-const MAX_NAMES: usize = 32 << 10;
-
 /// What a copy shows, as a layer upon the base as that is now.
 ///
 /// # Errors
@@ -69,10 +66,7 @@ impl Told {
         inodes.extend(touched::inodes_since(base.as_fd(), info.otransid)?);
         let mut dirs = HashSet::new();
         for inode in inodes {
-            let names = touched::names(clone.as_fd(), inode)?;
-            if names.iter().map(Vec::len).sum::<usize>() > MAX_NAMES {
-                return Ok(None);
-            }
+            let Some(names) = touched::names(clone.as_fd(), inode)? else { return Ok(None) };
             for mut name in names {
                 while dirs.insert(name.clone()) && !name.is_empty() {
                     let end = name.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
@@ -89,7 +83,7 @@ impl Origins for Told {
         self.dirs.contains(dir)
     }
 
-    fn names(&self, inode: u64) -> Result<Vec<Vec<u8>>> {
+    fn names(&self, inode: u64) -> Result<Option<Vec<Vec<u8>>>> {
         touched::names(self.base.as_fd(), inode)
     }
 }
