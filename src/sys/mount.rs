@@ -296,18 +296,6 @@ pub fn restrict_private(mount: &Detached, restrict: Restrict) -> io::Result<()> 
     set_attributes(mount, restrict, libc::MS_PRIVATE)
 }
 
-/// Lets nobody write through the mount at `dir`, or lets them again; the filesystem stays as it is (kernel 5.12).
-///
-/// EBUSY: something was opened for writing through it.
-pub fn set_readonly(dir: &Path, readonly: bool) -> io::Result<()> {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    let mounted = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
-    let bit = |on: bool| if on { libc::MOUNT_ATTR_RDONLY } else { 0 };
-    let attributes =
-        libc::mount_attr { attr_set: bit(readonly), attr_clr: bit(!readonly), propagation: 0, userns_fd: 0 };
-    change_attributes(mounted.as_fd(), &attributes)
-}
-
 fn set_attributes(mount: &Detached, restrict: Restrict, propagation: u64) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: restrict.bits(), attr_clr: 0, propagation, userns_fd: 0 };
     change_attributes(mount.as_fd(), &attributes)

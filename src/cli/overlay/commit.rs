@@ -16,7 +16,8 @@ use crate::model::quoted;
 ///
 /// The overlay shows the same tree afterwards and lies on the layer: a reset brings it back to here. Other overlays can be made upon it.
 /// While something uses the tree, nothing is done (exit code 3), unless --force or --kill is given; and not while a file in it is open
-/// for writing. In mode native, what differs from the base is copied into the layer, and the overlay goes on upon its base.
+/// for writing. In mode native, what differs from the base at one instant is copied into the layer; whoever writes
+/// goes on, files may be open, and the overlay goes on upon its base.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which overlay

@@ -58,7 +58,7 @@ impl Dataset {
 }
 
 /// Removes the empty directory that a snapshot has where its source had a subvolume. It has inode 2, like no other.
-fn take_placeholder_away(parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<(), Errno> {
+pub(super) fn take_placeholder_away(parent: &OwnedFd, name: &std::ffi::OsStr) -> Result<(), Errno> {
     const EMPTY_SUBVOL_DIR_OBJECTID: u64 = 2;
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino {
         EMPTY_SUBVOL_DIR_OBJECTID => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::endpoint::btrfs::Dataset;
-use crate::endpoint::btrfs::clone::reachable;
+use crate::endpoint::btrfs::clone::{reachable, take_placeholder_away};
 use crate::endpoint::btrfs::store::{STORE_DIR, Store, list, open_beneath};
 use crate::endpoint::{Error, Result};
 use crate::sys::btrfs;
@@ -66,6 +67,53 @@ impl Scratch {
         let folder = self.store.make_in_store(FOLDER)?;
         btrfs::snap_create(folder.as_fd(), OsStr::new(name), source, false)
             .map_err(self.store.io("make", name))
+    }
+
+    /// Makes `name` a snapshot of the clone `clone` as it is at one instant, with the subvolumes that were made in it, each at its own. It is
+    /// read-only if there are none; false if there is no such clone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_view(&self, name: &str, clone: &str) -> Result<bool> {
+        let (from, to) = (self.path(clone), self.path(name));
+        let source = match open_beneath(self.store.top(), &from) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(self.store.io("open", clone))?,
+        };
+        let nested = self.store.dataset(&from).nested()?;
+        let folder = self.store.make_in_store(FOLDER)?;
+        btrfs::snap_create(folder.as_fd(), OsStr::new(name), source.as_fd(), nested.is_empty())
+            .map_err(self.store.io("snapshot", clone))?;
+        self.take_inside(&from, &to, &nested)?;
+        Ok(true)
+    }
+
+    /// A snapshot holds an empty directory where its source has a subvolume.
+    fn take_inside(&self, from: &Path, to: &Path, nested: &[Dataset]) -> Result<()> {
+        for nested in nested {
+            let failed = || Error::io("snapshot", nested);
+            let refused = |errno: Errno| failed()(errno.into());
+            let Ok(below) = nested.path().strip_prefix(from) else { continue };
+            let at = to.join(below);
+            let (Some(dir), Some(name)) = (at.parent(), at.file_name()) else { continue };
+            let dir = open_beneath(self.store.top(), dir).map_err(failed())?;
+            let was = rustix::fs::fstat(&dir).map_err(refused)?;
+            match take_placeholder_away(&dir, name) {
+                // It was not there yet.
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(refused)?,
+            }
+            let source = open_beneath(self.store.top(), nested.path()).map_err(failed())?;
+            btrfs::snap_create(dir.as_fd(), name, source.as_fd(), false).map_err(failed())?;
+            let time = |tv_sec, nsec: u64| Timespec { tv_sec, tv_nsec: nsec as _ };
+            let times = Timestamps {
+                last_access: time(was.st_atime, was.st_atime_nsec),
+                last_modification: time(was.st_mtime, was.st_mtime_nsec),
+            };
+            rustix::fs::futimens(&dir, &times).map_err(refused)?;
+            self.take_inside(nested.path(), &at, &nested.nested()?)?;
+        }
+        Ok(())
     }
 
     /// Opens the root of the clone `name` so that it can be mounted; `None` if there is none.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::zfs::error::lzc;
-use crate::endpoint::zfs::overlays::PATIENCE;
+use crate::endpoint::zfs::overlays::{PATIENCE, VIEW};
 use crate::endpoint::zfs::{list, program};
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, quoted};
@@ -82,7 +82,8 @@ fn made_in(
             });
         }
         let found = Inside { name: inside.to_owned(), guid: Guid::of_zfs(list::number(guid)?) };
-        match taken_along.contains(&(inside, *at)) {
+        let is_view = inside.strip_prefix('@').is_some_and(|name| name.starts_with(VIEW));
+        match is_view || taken_along.contains(&(inside, *at)) {
             true => nobodys.push(found),
             false => somebodys.push(found),
         }

@@ -26,6 +26,8 @@ use crate::sys::mount::{self, Detached, Restrict};
 pub(super) const FOLDER: &str = "cowsnap-overlays";
 /// What the snapshots are called that were taken for overlays, up to digits that are nobody else's.
 pub(super) const SNAPSHOT: &str = "cowsnap-overlay:";
+/// What the snapshots of clones are called that are taken to be looked at, up to digits that are nobody else's.
+pub(super) const VIEW: &str = "cowsnap-view:";
 /// The property that says what is an overlay's: on the folder, on each clone, on each snapshot that was taken for one.
 pub(super) const MARK: &str = "cowsnap:overlay";
 /// What it says on the folder.
@@ -296,6 +298,26 @@ impl Clones {
         })
     }
 
+    /// Takes the snapshot `name` of the clone `clone`, to be looked at; false if there is no such clone.
+    ///
+    /// # Errors
+    /// What ZFS says.
+    pub fn take_view(&self, name: &str, clone: &str) -> Result<bool> {
+        let full = self.full(name);
+        let said = BTreeMap::from([(MARK.to_owned(), mark_of(name))]);
+        let lzc = with_pool(&full)?;
+        if !lzc.exists(&self.full(clone)) {
+            return Ok(false);
+        }
+        let taken = lzc.snapshot(std::slice::from_ref(&full), &said);
+        taken.map(|()| true).map_err(failed("take the snapshot", &full, &[]))
+    }
+
+    /// What the snapshot of the clone `clone` is called that is looked at, with these digits.
+    pub fn name_of_view(clone: &str, random: u64) -> String {
+        format!("{clone}@{VIEW}{random:016x}")
+    }
+
     /// Gives the clone `name` another one; false if there is none.
     ///
     /// # Errors
@@ -332,6 +354,10 @@ impl Clones {
         }
         if !is_made_by_us(&full, &mark_of(name), guid)? {
             return Ok(false);
+        }
+        if name.contains('@') {
+            let gone = lzc.destroy_snapshots(std::slice::from_ref(&full), true);
+            return gone.map(|()| true).map_err(failed("destroy", &full, &[]));
         }
         for attempt in 1.. {
             let why = match lzc.destroy(&full) {

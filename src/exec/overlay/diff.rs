@@ -30,7 +30,7 @@ pub fn diff(
         if let Some(since) = since {
             return Err(not_since(&record, since));
         }
-        return layer::diff(&native_stack(&locked, &record, copy)?, 1, request);
+        return layer::diff(native_look(&locked, &record, copy)?.stack(), 1, request);
     }
     if record.mode == Mode::Fuse {
         write_back(copy)?;
@@ -63,9 +63,10 @@ pub fn diff(
     Ok(found)
 }
 
-/// What a native copy shows, and the base as it is now: what differs is the layer above.
-pub(super) fn native_stack(entry: &Entry, record: &Record, copy: &Copy) -> Result<Stack> {
-    native::stack(&Place { overlay: entry, record, lower: &[], copy })
+/// What a native copy shows now, and the base: what differs is the layer above.
+pub(super) fn native_look(entry: &Entry, record: &Record, copy: &Copy) -> Result<native::Look> {
+    let generation = entry.generation(copy.number, copy.generation);
+    native::look(&Place { overlay: entry, record, lower: &[], copy }, &generation)
 }
 
 fn not_since(record: &Record, since: &LayerName) -> Error {

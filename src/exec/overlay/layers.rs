@@ -1,6 +1,6 @@
 //! Layers of overlays: made of what one changed, found by name, put below one.
 
-use super::diff::{native_stack, no_changes_apart, stack};
+use super::diff::{native_look, no_changes_apart, stack};
 use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
 use crate::endpoint::overlay::kernel::MAX_LOWER;
 use crate::endpoint::overlay::layer::{self, CommitRequest, DiffRequest, Layer};
@@ -16,7 +16,7 @@ use crate::model::quoted;
 pub struct Commit {
     /// What the layer is called.
     pub layer: LayerName,
-    /// What to do with processes that use the tree: they are left with one that nobody can write to.
+    /// What to do with processes that use the tree: they are left with one that nobody can write to, or, in mode native, let alone.
     pub survivors: Survivors,
     /// The time that the layer is said to be made at.
     pub now: jiff::Timestamp,
@@ -27,7 +27,7 @@ pub struct Commit {
 pub struct Committed {
     /// The layer.
     pub layer: Layer,
-    /// Who used the tree: ended, or left with the old one, as was asked.
+    /// Who used the tree: ended, or let alone, as was asked.
     pub survivors: Vec<Survivor>,
     /// False if for an instant nothing showed.
     pub atomic: bool,
@@ -57,7 +57,7 @@ pub fn commit(
         return finished(&locked, &record, &copy, there);
     }
     let survivors = deal_with_users(&record, &[&copy], wanted.survivors, "commit overlay")
-        .map_err(|error| with_layer(error, name, &wanted.layer))?;
+        .map_err(|error| with_layer(error, &record, &wanted.layer))?;
     if record.mode == Mode::Native {
         let layer = commit_native(&locked, &record, &copy, wanted, before)?;
         return Ok(Committed { layer, survivors, atomic: true, is_below: false, old: Vec::new() });
@@ -88,7 +88,7 @@ pub fn commit(
     }
 }
 
-/// Makes a layer of what makes the clone another tree than the base: it is written out, while nobody can write to the clone.
+/// Makes a layer of what makes the clone another tree than the base: it is written out as it is at one instant.
 fn commit_native(
     locked: &Locked,
     record: &Record,
@@ -97,22 +97,9 @@ fn commit_native(
     before: &mut Before<'_>,
 ) -> Result<Layer> {
     before(Step::Freeze)?;
-    let server = server(record)?;
-    let generation = locked.generation(copy.number, copy.generation);
-    let place = Place { overlay: locked, record, lower: &[], copy };
-    generation.mark_frozen()?;
-    let mut frozen_and_made = || {
-        server.freeze(&place, &generation)?;
-        before(Step::Layer)?;
-        let stack = native_stack(locked, record, copy)?;
-        layer::commit_apart(locked.home(), &stack, &request(record, wanted), &mut || before(Step::Name))
-    };
-    let made = frozen_and_made();
-    let thawed = server.thaw(&place, &generation).and_then(|()| generation.unmark_frozen());
-    if let Err(error) = thawed {
-        tracing::warn!(overlay = %record.name, %error, "nobody can write to it until it is reset");
-    }
-    made
+    let look = native_look(locked, record, copy)?;
+    before(Step::Layer)?;
+    layer::commit_apart(locked.home(), look.stack(), &request(record, wanted), &mut || before(Step::Name))
 }
 
 /// What a commit that was killed has done, if it is the one that is asked for and nothing was changed since.
@@ -150,12 +137,16 @@ fn check(record: &Record) -> Result<Copy> {
     Ok(copy.clone())
 }
 
-fn with_layer(error: Error, name: &OverlayName, layer: &LayerName) -> Error {
+fn with_layer(error: Error, record: &Record, layer: &LayerName) -> Error {
+    let forced = match record.mode {
+        Mode::Native => "takes what there is at one instant, and lets them go on",
+        _ => "leaves them with a tree that nobody can write to",
+    };
     match error {
         Error::Refused { op, subject, why, hint: Some(_) } => {
             let hint = format!(
-                "cowsnap overlay commit --kill {} {} ends them, --force leaves them with a tree that nobody can write to",
-                quoted(name),
+                "cowsnap overlay commit --kill {} {} ends them, --force {forced}",
+                quoted(&record.name),
                 quoted(layer)
             );
             Error::Refused { op, subject, why, hint: Some(hint) }

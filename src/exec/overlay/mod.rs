@@ -276,6 +276,9 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
         // A reset shows another tree, which can be written to.
         tracing::warn!(overlay = %name, %error, "nobody can write to it until it is reset");
     }
+    if let Err(error) = overlay::native::forget_views(&locked, &record) {
+        tracing::warn!(overlay = %name, %error, "a snapshot that a killed command looked at is still there");
+    }
     Ok((locked, record))
 }
 

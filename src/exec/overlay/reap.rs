@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::destroy::DESTROY;
 use super::{Survivors, deal_with_inside, destroy, opened, run, unhindered};
-use crate::endpoint::overlay::{Entry, Home, Locked, fuse, kernel, layer, ours, owner};
+use crate::endpoint::overlay::{Entry, Home, Locked, fuse, kernel, layer, native, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record};
 use crate::plan::overlay::reap::{Here, Kept, Mounted, Reaped, Seen, Verdict, Written, stray, verdict};
@@ -37,7 +37,7 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
         match verdict(&found, &here) {
             Verdict::Keep(why) => {
                 if !dry_run
-                    && was_left_frozen(&entry)
+                    && was_left_by_a_command(&entry)
                     && let Err(error) = opened(home, &found.name)
                 {
                     reaping.failed.push((found.name.clone(), error));
@@ -60,11 +60,12 @@ pub fn reap(home: &Home, dry_run: bool) -> Result<Reaping> {
     Ok(reaping)
 }
 
-/// Whether a commit of it was killed: whoever opens it goes on from there.
-fn was_left_frozen(entry: &Entry) -> bool {
+/// Whether a commit or diff of it was killed: whoever opens it goes on from there.
+fn was_left_by_a_command(entry: &Entry) -> bool {
     let Ok(Some(record)) = entry.record() else { return false };
     let is_frozen = |copy: &Copy| entry.generation(copy.number, copy.generation).is_frozen();
-    record.copies.iter().any(is_frozen) && entry.is_locked().is_ok_and(|locked| !locked)
+    let is_left = record.copies.iter().any(is_frozen) || !native::views(entry, &record).is_empty();
+    is_left && entry.is_locked().is_ok_and(|locked| !locked)
 }
 
 /// Decides again with the overlay's lock, and with that of the home if it has no record: its maker may not have come to that yet.

@@ -1,18 +1,20 @@
 //! Clones, compared with their base: the same is told of them as of an overlay that keeps its changes apart, and it becomes a layer like any other.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use cowsnap::endpoint::Error;
 use cowsnap::endpoint::change::Kind;
 use cowsnap::endpoint::overlay::Home;
 use cowsnap::endpoint::overlay::layer::{self, DiffRequest, Stack, Tree, set_apart};
 use cowsnap::exec::overlay::layers::{Commit, commit};
-use cowsnap::exec::overlay::{self, Step, Survivors, unhindered};
+use cowsnap::exec::overlay::{self, Step, Survivors};
 use cowsnap::model::overlay::Xattrs;
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
@@ -316,66 +318,115 @@ fn commit_killed(
 killed!(kill_before, child_that_dies_while_it_works, commit_killed);
 
 #[test]
-fn after_a_clones_commit_is_killed_at_any_step_it_can_be_written_to_and_nothing_is_left() {
+fn after_a_clones_commit_is_killed_at_any_step_nothing_is_left_of_what_it_looked_at() {
     ground!("overlay", "btrfs");
     let lab = subvolume_lab();
     let at = native(&lab, "ci");
     fs::write(at.join("file"), "suite's").expect("written");
     let in_layers = || fs::read_dir(lab.home_dir().join("layers")).expect("listed").count();
     for step in [Step::Freeze, Step::Layer, Step::Name] {
+        let before = clones(&lab);
         kill_before(&lab, "killed", step);
         assert_eq!(in_layers(), usize::from(step == Step::Name), "{step:?}: what was being written");
-        assert_eq!(lab.ok(&["diff", "ci"]), "M dir/link  4 -> 7\nM file  4 -> 7\n", "{step:?}");
         fs::write(at.join("since"), "x").expect("it can be written to");
         fs::remove_file(at.join("since")).expect("removed");
+        let is_left = step != Step::Freeze;
+        assert_eq!(clones(&lab).difference(&before).count(), usize::from(is_left), "{step:?}");
         assert_eq!(lab.ok(&["reap"]), "nothing to reap\n");
+        assert_eq!(clones(&lab), before, "{step:?}: by reap");
         assert_eq!(in_layers(), 0, "{step:?}");
+        kill_before(&lab, "killed", step);
+        assert_eq!(lab.ok(&["diff", "ci"]), "M dir/link  4 -> 7\nM file  4 -> 7\n", "{step:?}");
+        assert_eq!(clones(&lab), before, "{step:?}: by the next command");
+        lab.ok(&["reap"]);
     }
+    kill_before(&lab, "killed", Step::Layer);
     lab.ok(&["commit", "ci", "killed"]);
     assert_eq!(lab.ok(&["verify", "--all"]), "ci@killed  sound\n");
     lab.ok(&["destroy", "ci", "ci@killed"]);
     assert_nothing_left(&lab);
 }
 
+/// What is in the folder of clones, when the one that waits is there.
+fn clones(lab: &Lab) -> BTreeSet<std::ffi::OsString> {
+    let spare = lab.home_dir().join("overlays/ci/1/spare");
+    let waits = || spare.exists() || (std::thread::sleep(Duration::from_millis(10)), false).1;
+    assert!((0..6000).any(|_| waits()), "a clone waits");
+    let folder = lab.root().join(".cowsnap/overlays");
+    fs::read_dir(folder).expect("listed").map(|entry| entry.expect("an entry").file_name()).collect()
+}
+
 #[test]
-fn while_a_clones_layer_is_made_nobody_writes_and_after_a_failure_anybody_may() {
+fn a_clones_layer_is_of_one_instant_whoever_writes_meanwhile_by_whichever_mount() {
     ground!("overlay", "btrfs");
     let lab = subvolume_lab();
     let at = native(&lab, "ci");
-    fs::write(at.join("file"), "suite's").expect("written");
+    fs::write(at.join("file"), "1").expect("written");
     let mut user = Process::new(Command::new("sleep").arg("600").current_dir(&at));
     let why = lab.fails(3, &["commit", "ci", "x"]);
     assert!(why.contains(&format!("sleep ({})", user.pid())), "{why}");
+    assert!(why.contains("--force takes what there is at one instant"), "{why}");
+    lab.ok(&["commit", "ci", "forced", "--force"]);
     user.end();
-    let open = fs::File::create(at.join("open")).expect("created");
-    let why = lab.fails(3, &["commit", "ci", "x", "--force"]);
-    assert!(why.contains("open for writing"), "{why}");
-    drop(open);
-    fs::write(at.join("file"), "still writable").expect("it was given back");
+
+    // As a container's copy of the mount: no mount of this namespace is written through.
+    let generations = fs::read_dir(lab.root().join(".cowsnap/overlays")).expect("listed");
+    let of_shown = |entry: &fs::DirEntry| fs::read(entry.path().join("file")).is_ok_and(|text| text == b"1");
+    let elsewhere =
+        generations.map(|entry| entry.expect("an entry")).find(of_shown).expect("the clone").path();
+    let mut open = fs::File::options().write(true).open(elsewhere.join("file")).expect("opened");
     let wanted = |layer: &str| Commit {
         layer: layer.parse().expect("a name"),
         survivors: Survivors::Refuse,
         now: jiff::Timestamp::UNIX_EPOCH,
     };
     let name = "ci".parse().expect("a name");
+    let write = |step: Step| {
+        let late = format!("{step:?}");
+        fs::write(elsewhere.join("late"), &late).expect("written by the other mount");
+        fs::write(at.join("late too"), &late).expect("written by the overlay's");
+        fs::remove_file(at.join("dir/deep/file")).or_else(|_| fs::write(at.join("dir/deep/file"), late))
+    };
     for at_step in [Step::Freeze, Step::Layer, Step::Name] {
-        let mut frozen = false;
-        let failed = commit(&lab.home(), &name, &wanted("x"), &mut |step| {
-            frozen |= step != Step::Freeze && fs::write(at.join("file"), "late").is_err();
-            match step == at_step {
-                true => Err(Error::io("test", "a fault")(std::io::Error::other("fault"))),
-                false => Ok(()),
-            }
+        let failed = commit(&lab.home(), &name, &wanted("x"), &mut |step| match step == at_step {
+            true => Err(Error::io("test", "a fault")(std::io::Error::other("fault"))),
+            false => Ok(()),
         });
-        assert!(failed.is_err() && frozen == (at_step != Step::Freeze), "{at_step:?}: {failed:?}");
-        fs::write(at.join("file"), format!("after {at_step:?}")).expect("it can be written to again");
-        assert_eq!(lab.ok(&["list", "--layers", "--quiet"]), "");
+        assert!(failed.is_err(), "{at_step:?}");
+        assert_eq!(lab.ok(&["verify", "--all"]), "ci@forced  sound\n", "{at_step:?}");
     }
-    commit(&lab.home(), &name, &wanted("x"), &mut unhindered).expect("committed");
-    assert_eq!(lab.ok(&["verify", "--all"]), "ci@x  sound\n");
+    commit(&lab.home(), &name, &wanted("x"), &mut |step| {
+        if step != Step::Freeze {
+            open.write_all(b"late").expect("written through what was open");
+            write(step).expect("churned");
+        }
+        Ok(())
+    })
+    .expect("committed");
+    assert_eq!(lab.ok(&["verify", "--all"]), "ci@x  sound\nci@forced  sound\n");
+    let upon = lab.at("upon");
+    lab.ok(&["create", "upon", "--base", "ci@x", "--at", utf8(&upon), "--mode", "kernel"]);
+    assert_eq!(read(upon.join("file")), "1");
+    assert!(!upon.join("late").exists() && !upon.join("late too").exists());
+    assert!(upon.join("dir/deep/file").exists());
+    assert!(read(at.join("file")).starts_with("late"), "{}", read(at.join("file")));
     lab.create("copies", &["--copies", "2", "--mode", "native"]);
     assert!(lab.fails(3, &["commit", "copies", "x"]).contains("it has 2 copies"));
+    drop(open);
     lab.ok(&["destroy", "--all"]);
+    lab.ok(&["destroy", "ci@forced", "ci@x"]);
+    assert_nothing_left(&lab);
+}
+
+#[test]
+fn what_a_user_made_of_the_overlays_mount_stays_so() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    let at = native(&lab, "ci");
+    run("mount", &["-o", "remount,bind,ro", utf8(&at)]);
+    lab.ok(&["commit", "ci", "x"]);
+    assert!(fs::write(at.join("file"), "late").is_err(), "it is read-only as before");
+    lab.ok(&["destroy", "ci"]);
     lab.ok(&["destroy", "ci@x"]);
     assert_nothing_left(&lab);
 }

@@ -2,22 +2,38 @@
 //! clone; elsewhere, both trees are.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::endpoint::btrfs::touched;
 use crate::endpoint::overlay::layer::{Origins, Stack, Tree, set_apart};
-use crate::endpoint::overlay::{Place, Serve};
+use crate::endpoint::overlay::{Generation, Place, Serve};
 use crate::endpoint::{Error, Result, beneath};
 use crate::model::quoted;
 use crate::sys::btrfs::get_subvol_info;
 
 use super::Native;
+use super::view::View;
 
-/// What a copy shows, as a layer upon the base as that is now.
+/// What a copy shows at one instant, as a layer upon the base as that is now. The snapshot goes with the value.
+#[derive(Debug)]
+pub struct Look {
+    stack: Stack,
+    // After the trees that are open in it.
+    _view: View,
+}
+
+impl Look {
+    /// The layer, and the base.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+}
+
+/// Looks at a copy.
 ///
 /// # Errors
 /// [`Error::Refused`] if the copy does not show; what can not be read.
-pub fn stack(place: &Place<'_>) -> Result<Stack> {
+pub fn look(place: &Place<'_>, generation: &Generation) -> Result<Look> {
     if !Native.is_shown(place)? {
         return Err(Error::Refused {
             op: "compare overlay",
@@ -27,9 +43,10 @@ pub fn stack(place: &Place<'_>) -> Result<Stack> {
         });
     }
     let xattrs = place.record.options.xattrs;
-    let tree = Tree::base(place.at(), xattrs)?;
+    let view = View::take(place.overlay.home(), generation)?;
+    let tree = view.tree(xattrs)?;
     let base = Tree::base(&Native.base(place.overlay, place.record)?, xattrs)?;
-    let told = match Told::of(&base, &tree) {
+    let told = match view.clone().map_or(Ok(None), |clone| Told::of(&base, &tree, clone.as_fd())) {
         Err(error @ Error::Interrupted { .. }) => return Err(error),
         Err(error) => {
             tracing::debug!(%error, "both trees are looked through");
@@ -38,7 +55,7 @@ pub fn stack(place: &Place<'_>) -> Result<Stack> {
         Ok(told) => told,
     };
     let tree = set_apart(&base, tree, told.as_ref().map(|told| told as &dyn Origins))?;
-    Ok(Stack::new(vec![tree, base]))
+    Ok(Look { stack: Stack::new(vec![tree, base]), _view: view })
 }
 
 /// What btrfs tells.
@@ -49,24 +66,24 @@ struct Told {
 }
 
 impl Told {
-    /// `None` if it tells nothing: it is another filesystem, or not that clone.
-    fn of(base: &Tree, clone: &Tree) -> Result<Option<Self>> {
+    /// `None` if it tells nothing: it is another filesystem, or not a clone of that base. `view` is a snapshot of the clone.
+    fn of(base: &Tree, view: &Tree, clone: BorrowedFd<'_>) -> Result<Option<Self>> {
         // A mount of its own can not be asked, a directory that is opened can.
         let open =
             |tree: &Tree| beneath::open_dir(tree.root(), b"").map_err(Error::io("open", "a subvolume"));
-        let (base, clone) = (open(base)?, open(clone)?);
-        let (Ok(source), Ok(info)) = (get_subvol_info(base.as_fd()), get_subvol_info(clone.as_fd())) else {
+        let (base, view) = (open(base)?, open(view)?);
+        let (Ok(source), Ok(info)) = (get_subvol_info(base.as_fd()), get_subvol_info(clone)) else {
             return Ok(None);
         };
         if info.parent_uuid != source.uuid {
             return Ok(None);
         }
-        let mut inodes = touched::inodes_since(clone.as_fd(), info.otransid)?;
+        let mut inodes = touched::inodes_since(view.as_fd(), info.otransid)?;
         // What the base changed meanwhile is another difference.
         inodes.extend(touched::inodes_since(base.as_fd(), info.otransid)?);
         let mut dirs = HashSet::new();
         for inode in inodes {
-            let Some(names) = touched::names(clone.as_fd(), inode)? else { return Ok(None) };
+            let Some(names) = touched::names(view.as_fd(), inode)? else { return Ok(None) };
             for mut name in names {
                 while dirs.insert(name.clone()) && !name.is_empty() {
                     let end = name.iter().rposition(|&byte| byte == b'/').unwrap_or(0);

@@ -63,6 +63,33 @@ impl Clones {
         }
     }
 
+    /// Takes a snapshot of the clone to be looked at; false if there is no such clone.
+    pub(super) fn take_view(&self, name: &str, clone: &str) -> Result<bool> {
+        match self {
+            Self::Btrfs(scratch) => scratch.take_view(name, clone),
+            Self::Zfs(clones) => clones.take_view(name, clone),
+        }
+    }
+
+    /// What a snapshot of the clone is called that is looked at.
+    pub(super) fn name_of_view(&self, clone: &str, random: u64) -> String {
+        match self {
+            Self::Btrfs(_) => {
+                let (stem, _) = clone.rsplit_once(':').unwrap_or((clone, ""));
+                format!("{stem}:{random:016x}")
+            }
+            Self::Zfs(_) => ZfsClones::name_of_view(clone, random),
+        }
+    }
+
+    /// The root of what is called so, to be read; `None` if there is none.
+    pub(super) fn root(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match self {
+            Self::Btrfs(scratch) => scratch.open(name),
+            Self::Zfs(clones) => Ok(clones.open(name)?.map(OwnedFd::from)),
+        }
+    }
+
     pub(super) fn rename(&self, name: &str, new: &str) -> Result<bool> {
         match self {
             Self::Btrfs(scratch) => scratch.rename(name, new),

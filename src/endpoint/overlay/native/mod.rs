@@ -9,6 +9,7 @@
 mod changes;
 mod clones;
 mod strays;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,23 +17,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-pub use changes::stack;
+pub use changes::{Look, look};
 use clones::{Clones, Source};
+pub use view::{forget_views, views};
 
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};
 use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
-use crate::endpoint::overlay::kernel::open_for_writing;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::record::{read_record, replace_file_unsynced, sync_folder};
 use crate::endpoint::zfs::inside::Found;
 use crate::endpoint::{Error, Result, btrfs, zfs};
 use crate::model::overlay::{Base, BaseKind, Copy, Mode, MountSource, Record, State};
 use crate::model::{Guid, PathText, quoted};
-use crate::sys::mount::{self, Detached};
+use crate::sys::mount::Detached;
 use crate::sys::namespace;
 
 /// Serves [`Mode::Native`].
@@ -72,6 +72,8 @@ impl CloneFile {
 
 /// The file in a generation's directory.
 const CLONE: &str = "clone";
+/// The file beside it that names the snapshot of the clone that a command looks at.
+const VIEW: &str = "view";
 /// The file beside it that says what was made in the clone and may go with it.
 const GIVEN_UP: &str = "given-up";
 /// The file in a copy's directory that names the clone to be used next, and what it is called until that is there.
@@ -214,16 +216,13 @@ impl Serve for Native {
         Ok(names)
     }
 
-    fn freeze(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
-        let at = place.at();
-        mount::set_readonly(at, true).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => open_for_writing(at),
-            _ => Error::io("freeze", at.display())(error),
-        })
+    /// What it shows is looked at as it is at one instant ([`look`]).
+    fn freeze(&self, _: &Place<'_>, _: &Generation) -> Result<()> {
+        Ok(())
     }
 
-    fn thaw(&self, place: &Place<'_>, _: &Generation) -> Result<()> {
-        mount::set_readonly(place.at(), false).map_err(Error::io("thaw", place.at().display()))
+    fn thaw(&self, _: &Place<'_>, _: &Generation) -> Result<()> {
+        Ok(())
     }
 
     fn take_down(&self, place: &Place<'_>) -> Result<()> {
@@ -418,6 +417,7 @@ pub(super) fn destroy_clones_in(home: &Home, path: &Path) -> Result<()> {
     {
         strays::destroy(home, path, &record)?;
     }
+    discard(home, &path.join(VIEW))?;
     discard(home, &path.join(CLONE))?;
     clone_files(path)?.iter().try_for_each(|file| discard(home, file))?;
     clones::discard_origin(path)
@@ -430,7 +430,8 @@ fn clone_files(overlay: &Path) -> Result<Vec<PathBuf>> {
     let waiting = |name| copies.iter().map(move |copy| copy.join(name));
     let mut files: Vec<_> = waiting(SPARE_MAKING).chain(waiting(SPARE)).collect();
     for copy in &copies {
-        files.extend(numbered(copy)?.into_iter().map(|generation| generation.join(CLONE)));
+        let generations = numbered(copy)?.into_iter();
+        files.extend(generations.flat_map(|dir| [dir.join(VIEW), dir.join(CLONE)]));
     }
     Ok(files)
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use super::clones::Clones;
-use super::{CLONE, clone_files, is_lost, read};
+use super::{CLONE, VIEW, clone_files, is_lost, read};
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::record::read_record;
@@ -64,6 +64,7 @@ fn known(home: &Home, overlay: &OverlayName) -> Result<HashSet<String>> {
     }
     // What goes out of use comes here: afterwards, so that nothing is missed.
     for path in home.trash()? {
+        note(&path.join(VIEW))?;
         note(&path.join(CLONE))?;
         clone_files(&path)?.iter().try_for_each(|file| note(file))?;
     }

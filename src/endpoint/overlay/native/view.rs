@@ -1,0 +1,91 @@
+//! What a clone is at one instant, to be compared and copied: a snapshot that is there as long as somebody looks. Whoever writes to the clone,
+//! by whichever mount, goes on.
+//!
+//! It is named in a file before it is taken: what a killed command leaves is destroyed by the next one.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::clones::Clones;
+use super::{CLONE, CloneFile, VIEW, discard, read, write};
+use crate::endpoint::overlay::home::random;
+use crate::endpoint::overlay::layer::Tree;
+use crate::endpoint::overlay::{Generation, Home, Locked};
+use crate::endpoint::{Error, Result};
+use crate::model::overlay::{Mode, Record, Xattrs};
+
+/// A snapshot of a clone that goes with the value.
+#[derive(Debug)]
+pub(super) struct View {
+    home: Home,
+    file: PathBuf,
+    root: Option<OwnedFd>,
+    /// The clone itself, on btrfs.
+    clone: Option<OwnedFd>,
+}
+
+impl View {
+    /// Takes one of the clone that `generation` has.
+    pub(super) fn take(home: &Home, generation: &Generation) -> Result<Self> {
+        let gone = |name: &str| Error::NotFound { what: "clone", subject: name.to_owned(), hint: None };
+        let named = generation.dir().join(CLONE);
+        let clone = read(&named)?.ok_or_else(|| gone(&named.display().to_string()))?;
+        let among = clone.among()?;
+        let file = generation.dir().join(VIEW);
+        discard(home, &file)?;
+        let name = among.name_of_view(&clone.name, random()?);
+        let view = CloneFile { name, guid: None, transaction: None, ..clone.clone() };
+        write(&file, &view)?;
+        let mut taken = Self { home: home.clone(), file, root: None, clone: None };
+        if !among.take_view(&view.name, &clone.name)? {
+            return Err(gone(&clone.name));
+        }
+        taken.root = among.root(&view.name)?;
+        if let Clones::Btrfs(_) = among {
+            taken.clone = among.root(&clone.name)?;
+        }
+        Ok(taken)
+    }
+
+    /// It, as a tree.
+    pub(super) fn tree(&self, xattrs: Xattrs) -> Result<Tree> {
+        let root = self.root.as_ref().ok_or_else(|| Error::NotFound {
+            what: "snapshot of a clone",
+            subject: self.file.display().to_string(),
+            hint: None,
+        })?;
+        Tree::base(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())), xattrs)
+    }
+
+    /// The clone of which it is, where that can tell what was changed.
+    pub(super) fn clone(&self) -> Option<&OwnedFd> {
+        self.clone.as_ref()
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.root = None;
+        if let Err(error) = discard(&self.home, &self.file) {
+            tracing::warn!(%error, "the next command on the overlay destroys the snapshot");
+        }
+    }
+}
+
+/// Destroys what killed commands left that were looking at clones of this overlay.
+///
+/// # Errors
+/// What can not be destroyed.
+pub fn forget_views(locked: &Locked, record: &Record) -> Result<()> {
+    if record.mode != Mode::Native {
+        return Ok(());
+    }
+    views(locked, record).iter().try_for_each(|file| discard(locked.home(), file))
+}
+
+/// The files that name what commands look at, or left.
+pub fn views(entry: &crate::endpoint::overlay::Entry, record: &Record) -> Vec<PathBuf> {
+    let of_copy =
+        |copy: &crate::model::overlay::Copy| entry.generation(copy.number, copy.generation).dir().join(VIEW);
+    record.copies.iter().map(of_copy).filter(|file| file.exists()).collect()
+}
