@@ -100,9 +100,7 @@ impl Dataset {
                     kept.give_up()?;
                     return Err(self.another_stream(&request.name));
                 }
-                let tail = kept.tail()?;
-                let (staged, begun) = kept.take_up(self)?;
-                (staged, begun, tail)
+                kept.take_up(self)?
             }
         };
         match self.apply_and_seal(request, &staged, begun, &mut tail.as_slice().chain(&mut *stream)) {

@@ -280,6 +280,12 @@ impl Keeper<'_> {
     }
 }
 
+/// The error with what caused it, in one line.
+fn told(error: &Error) -> String {
+    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+    format!("{error}{cause}")
+}
+
 fn name_of_tail(number: u64) -> OsString {
     format!("tail.{number}").into()
 }
@@ -290,6 +296,15 @@ pub struct Kept {
     fd: OwnedFd,
     id: OsString,
     checkpoint: Checkpoint,
+    /// What is there to go on from, once it was looked at.
+    ground: Option<Ground>,
+}
+
+/// What a checkpoint names, as it was found.
+struct Ground {
+    home: Home,
+    snapshot: OwnedFd,
+    tail: Vec<u8>,
 }
 
 impl Kept {
@@ -306,17 +321,25 @@ impl Kept {
         Ok(hasher.finalize().to_hex().as_str() == passed.blake3)
     }
 
+    /// Looks whether what the checkpoint names is there, and is what was written: who is offered its prefix counts on it. Answers what is wrong.
+    fn look(&mut self, dataset: &Dataset) -> Result<(), String> {
+        let name = self.checkpoint.name(&staged_name(&self.id));
+        let home = dataset.home().map_err(|error| told(&error))?.ok_or("the dataset has no history")?;
+        let snapshot = home.snapshot(&name).map_err(|error| told(&error))?;
+        let snapshot = snapshot.ok_or("the snapshot of it is not there")?;
+        let tail = self.tail()?;
+        self.ground = Some(Ground { home, snapshot, tail });
+        Ok(())
+    }
+
     /// What of the prefix is still to be applied.
-    pub(super) fn tail(&self) -> Result<Vec<u8>> {
+    fn tail(&self) -> Result<Vec<u8>, String> {
         let Some(tail) = &self.checkpoint.tail else { return Ok(Vec::new()) };
-        let bytes = read_at(self.fd.as_fd(), name_of_tail(self.checkpoint.number))?.unwrap_or_default();
+        let bytes = read_at(self.fd.as_fd(), name_of_tail(self.checkpoint.number));
+        let bytes = bytes.map_err(|error| told(&error))?.unwrap_or_default();
         match Piece::of(&bytes).as_ref() == Some(tail) {
             true => Ok(bytes),
-            false => Err(Error::Corrupt {
-                what: "checkpoint",
-                why: "what is kept of its stream is not what was written".into(),
-                source: None,
-            }),
+            false => Err("what is kept of its stream is not what was written".into()),
         }
     }
 
@@ -325,28 +348,25 @@ impl Kept {
         self.checkpoint.made
     }
 
-    /// Makes it a subvolume in the making again.
-    pub(super) fn take_up(self, dataset: &Dataset) -> Result<(Staged, Begun)> {
-        let Self { store, fd, id, checkpoint } = self;
+    /// Makes it a subvolume in the making again; answers also what of the prefix is still to be applied.
+    pub(super) fn take_up(self, dataset: &Dataset) -> Result<(Staged, Begun, Vec<u8>)> {
+        let Self { store, fd, id, checkpoint, ground } = self;
         let io = |error| Error::io("go on with", "what was received so far")(error);
-        let home = dataset.home()?.ok_or_else(|| Error::NotFound {
-            what: "partial receive",
-            subject: dataset.to_string(),
-            hint: None,
-        })?;
+        let Some(Ground { home, snapshot, tail }) = ground else {
+            return Err(Error::NotFound {
+                what: "partial receive",
+                subject: dataset.to_string(),
+                hint: None,
+            });
+        };
         let staged = staged_name(&id);
         checkpoint.clear_others(&home, &staged).map_err(io)?;
-        let kept = home.snapshot(&checkpoint.name(&staged))?.ok_or_else(|| Error::NotFound {
-            what: "partial receive",
-            subject: dataset.to_string(),
-            hint: None,
-        })?;
-        btrfs::snap_create(home.snap(), &staged, kept.as_fd(), false).map_err(io)?;
+        btrfs::snap_create(home.snap(), &staged, snapshot.as_fd(), false).map_err(io)?;
         let staging = Staging::taken_up(&store, fd, id);
         let Checkpoint { number, midway, ungrounded, from, upon, .. } = checkpoint;
         let origins = Origins { ungrounded, from, upon: Some(upon) };
         let begun = Begun { midway: Some(midway), number, origins };
-        Ok((Staged::of(dataset, home, staging), begun))
+        Ok((Staged::of(dataset, home, staging), begun, tail))
     }
 
     /// Gives it up: nothing of it stays.
@@ -371,10 +391,10 @@ pub(super) fn forget(staging: BorrowedFd<'_>) -> Result<()> {
 }
 
 impl Dataset {
-    /// The receive of `guid` upon `base` that was broken off here, if it can go on.
+    /// The receive of `guid` upon `base` that was broken off here, if it can go on. One of which the disk has lost something can not, and is given up.
     ///
     /// # Errors
-    /// A store that can not be read.
+    /// A store that can not be read, or written to.
     pub fn kept(&self, guid: Guid, base: Option<Guid>) -> Result<Option<Kept>> {
         let is_it = |entry: &Entry, checkpoint: &Checkpoint| {
             let origin = &checkpoint.midway.origin;
@@ -384,7 +404,16 @@ impl Dataset {
         };
         let mut all = self.all_kept(is_it, TRIES)?;
         all.sort_by_key(|kept| kept.checkpoint.midway.offset);
-        Ok(all.pop())
+        while let Some(mut kept) = all.pop() {
+            match kept.look(self) {
+                Ok(()) => return Ok(Some(kept)),
+                Err(why) => {
+                    tracing::warn!("{self}: what was received in part is given up, and begins anew: {why}");
+                    kept.give_up()?;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Gives up every receive that was broken off here and that nobody goes on with, but those of `spared`. Answers how many.
@@ -419,7 +448,7 @@ impl Dataset {
             };
             // It may have come to an end before it was locked.
             if let Some(checkpoint) = matches(fd.as_fd()) {
-                all.push(Kept { store: Arc::clone(store), fd, id, checkpoint });
+                all.push(Kept { store: Arc::clone(store), fd, id, checkpoint, ground: None });
             }
         }
         Ok(all)

@@ -244,6 +244,65 @@ fn alter(lab: &Lab, last: bool) {
     fs::write(file, said.to_string()).unwrap();
 }
 
+/// What a disk has lost is not gone on with: the next run, each way, says so and brings all of it.
+#[test]
+fn what_is_kept_and_damaged_begins_anew_in_the_next_run() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let [one, _] = many_names(&lab);
+    let mut container = container(&lab, &one, None);
+    container.truncate((2 << 20) + 300_000);
+    let serve = lab.serve("");
+    let cut_off = || {
+        let cut = std::io::Cursor::new(container.clone());
+        let incoming =
+            cowsnap::exec::receive::Incoming::open(cut, "a stream", None).unwrap().keeping(256 << 20);
+        incoming.receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
+    };
+    let damages: [(&str, fn(&Lab)); 3] = [
+        ("a tail that is shorter", |lab| {
+            let tail = tail(lab);
+            let bytes = fs::read(&tail).unwrap();
+            fs::write(&tail, &bytes[..bytes.len() - 1]).unwrap();
+        }),
+        ("no tail", |lab| fs::remove_file(tail(lab)).unwrap()),
+        ("no snapshot", |lab| {
+            let kept: Vec<_> = lab.left().into_iter().filter(|name| name.starts_with('%')).collect();
+            let [kept] = &kept[..] else { panic!("{kept:?}") };
+            let datasets = lab.target.path().join(".cowsnap/datasets");
+            let snapshots =
+                fs::read_dir(datasets).unwrap().flatten().map(|at| at.path().join("snap").join(kept));
+            let at = snapshots.into_iter().find(|at| at.exists()).unwrap();
+            crate::ground::run("btrfs", &["subvolume", "delete", at.to_str().unwrap()]);
+        }),
+    ];
+    for (name, damage) in damages {
+        for there in [false, true] {
+            cut_off();
+            damage(&lab);
+            let to = if there { lab.target_peer(&serve) } else { Place::Here(lab.to()) };
+            let moved = bring(&Place::Here(lab.from()), &to, &full(&one));
+            let moved = moved.unwrap_or_else(|error| panic!("{name}, {there}: {error:?}"));
+            assert_eq!(moved.resumed_bytes, 0, "{name}, {there}");
+            drop(to);
+            lab.expect_same(&one);
+            assert_eq!(lab.left(), Vec::<String>::new(), "{name}, {there}");
+            lab.to().destroy(&one.id).unwrap();
+        }
+    }
+    cut_off();
+    let moved = bring(&Place::Here(lab.from()), &Place::Here(lab.to()), &full(&one)).unwrap();
+    assert_eq!(moved.resumed_bytes, 2 << 20, "what is sound is gone on with");
+}
+
+/// The file in which the rest of a frame is kept.
+fn tail(lab: &Lab) -> PathBuf {
+    let [checkpoint] = &checkpoints(lab)[..] else { panic!("no checkpoint") };
+    let all = fs::read_dir(checkpoint.parent().unwrap()).unwrap().flatten().map(|file| file.path());
+    let is_tail = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().starts_with("tail.");
+    all.into_iter().find(is_tail).expect("it was cut within a frame")
+}
+
 /// A sender whose disk fails, or whose target is full, may do better next time: what was verified stays.
 #[test]
 fn what_came_before_a_failure_of_either_side_is_kept() {
