@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::aside;
 use super::line::{DataOut, Line, Patience};
@@ -81,8 +81,16 @@ impl Ssh {
 struct Running {
     child: Child,
     listener: JoinHandle<()>,
+    /// Whether it was given up, as nothing moved for too long.
+    hangs: Arc<AtomicBool>,
+    /// Whether a stream to it was cut, so that it makes durable what has come of that.
+    keeps: AtomicBool,
+    /// How long it is given for that.
+    to_keep: Duration,
 }
 
+/// How long to wait for who has nothing to do any more.
+const GRACE: Duration = Duration::from_secs(2);
 /// How often to look again.
 const NAP: Duration = Duration::from_millis(20);
 /// How many times to look whether all was heard of a program that has ended: another may still have its standard error.
@@ -98,7 +106,13 @@ impl Running {
             }
         };
         match std::thread::Builder::new().name("listen".into()).spawn(listen) {
-            Ok(listener) => Ok(Self { child, listener }),
+            Ok(listener) => Ok(Self {
+                child,
+                listener,
+                hangs: Arc::default(),
+                keeps: AtomicBool::new(false),
+                to_keep: Duration::ZERO,
+            }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -109,25 +123,35 @@ impl Running {
 
     fn end(&mut self) {
         // Others may use its connection: it is ended only if it does not end by itself, now that nothing more is said.
-        if self.ends() {
+        if self.ends_within(GRACE) || self.is_keeping() && self.has_kept() {
             return;
         }
         let _ = self.child.kill();
         // Who waits for a disk that hangs does not end: that is not waited for.
-        if !self.ends() {
+        if !self.ends_within(GRACE) {
             tracing::warn!("process {} waits within the kernel and does not end", self.child.id());
         }
     }
 
-    /// Whether it ends within two seconds.
-    fn ends(&mut self) -> bool {
-        for _ in 0..100 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return true;
+    fn is_keeping(&self) -> bool {
+        self.keeps.load(Ordering::Relaxed) && !self.hangs.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ends once it has made durable what had come, which may be much to write.
+    fn has_kept(&mut self) -> bool {
+        tracing::warn!("what has come is made durable at the target; one more signal ends that at once");
+        self.ends_within(self.to_keep)
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if begun.elapsed() >= limit {
+                return false;
             }
             std::thread::sleep(NAP);
         }
-        false
+        true
     }
 }
 
@@ -157,7 +181,7 @@ pub struct Peer {
     by: Arc<Ssh>,
     line: Line,
     stands_for: Option<StandsFor>,
-    _ssh: Arc<Running>,
+    ssh: Arc<Running>,
 }
 
 impl Peer {
@@ -178,14 +202,15 @@ impl Peer {
         })?;
         let piped = "it was asked to be piped";
         let (input, output) = (child.stdout.take().expect(piped), child.stdin.take().expect(piped));
-        let running = Arc::new(Running::new(child, &with, ssh.hear)?);
-        let Patience { silence, stall, .. } = ssh.patience;
+        let mut running = Running::new(child, &with, ssh.hear)?;
+        let Patience { silence, stall, frame, .. } = ssh.patience;
         let input = Timely::new(File::from(OwnedFd::from(input)), Some(silence));
         let output = Timely::new(File::from(OwnedFd::from(output)), stall);
         let line = Line::new(&with, input, output, ssh.patience)?;
+        (running.hangs, running.to_keep) = (line.hanging(), stall.unwrap_or(frame));
         line.greet()?;
         let (address, by) = (address.clone(), Arc::new(ssh.clone()));
-        Ok(Self { address, by, line, stands_for: None, _ssh: running })
+        Ok(Self { address, by, line, stands_for: None, ssh: Arc::new(running) })
     }
 
     /// The same dataset over a new connection: an error in the midst of a stream ends one.
@@ -361,6 +386,18 @@ impl Offered<'_> {
     /// # Errors
     /// The peer's own reason if it has one, else that of `write`.
     pub fn send<T, E: Reason>(
+        &self,
+        behind: bool,
+        write: impl FnOnce(&mut Begun) -> Result<T, E>,
+    ) -> Result<(T, Taken), E> {
+        let sent = self.send_all(behind, write);
+        let is_cut = sent.is_err() && self.begun.load(Ordering::Relaxed);
+        // Elsewhere it goes on by itself.
+        self.peer.ssh.keeps.store(is_cut && self.peer.address.is_aside(), Ordering::Relaxed);
+        sent
+    }
+
+    fn send_all<T, E: Reason>(
         &self,
         behind: bool,
         write: impl FnOnce(&mut Begun) -> Result<T, E>,

@@ -110,6 +110,11 @@ impl Line {
         self.hangs.load(Ordering::Relaxed)
     }
 
+    /// What [`Line::hangs`] answers, also once the conversation is over.
+    pub(super) fn hanging(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hangs)
+    }
+
     /// Says who speaks, and hears the same.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A disk of this machine that hangs.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -167,6 +168,95 @@ fn who_is_killed_takes_along_who_writes_to_a_disk_here() {
     let resumed = said["replicated"][0]["moved"][0]["resumed_bytes"].as_u64().unwrap();
     assert!(resumed >= 1 << 20, "{said}");
     assert!(has(&lab.to(), &one));
+}
+
+/// A run that is asked to end while the target here has no more than begun to take a stream, on a disk that does not answer for a while.
+struct Interrupted {
+    lab: Lab,
+    state: PathBuf,
+    one: Version,
+    child: Child,
+    frozen: Option<Frozen>,
+}
+
+impl Interrupted {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let state = lab.source.outside().join("state");
+        lab.write("a", &noise(1, 60_000_000));
+        let one = lab.snapshot("one");
+        let mut slow = ground::cowsnap(&state);
+        slow.args(["replicate", "--bandwidth", "4M", lab.source.path().join("data").to_str().unwrap()]);
+        slow.arg(lab.target.path().join("copy")).stdin(Stdio::null()).stdout(Stdio::null());
+        let said = std::fs::File::create(lab.source.outside().join("said")).unwrap();
+        let child = slow.stderr(said).spawn().unwrap();
+        let at = lab.target.path();
+        ground::waits("some MiB to come", || {
+            let said =
+                Command::new("du").args(["-sb"]).arg(&at).stderr(Stdio::null()).output().unwrap().stdout;
+            let said = String::from_utf8_lossy(&said);
+            said.split_whitespace().next().and_then(|n| n.parse().ok()).is_some_and(|n: u64| n > 3 << 20)
+        });
+        let frozen = Some(Frozen::new(&at));
+        let made = Self { lab, state, one, child, frozen };
+        made.interrupt();
+        made
+    }
+
+    fn interrupt(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.lab.source.outside().join("said")).unwrap()
+    }
+}
+
+impl Drop for Interrupted {
+    fn drop(&mut self) {
+        self.frozen = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A disk may have much to write before what has come is safe: that is waited for.
+#[test]
+fn what_has_come_is_kept_though_a_disk_here_takes_long_for_it() {
+    ground!("btrfs", "fsfreeze");
+    let mut run = Interrupted::new();
+    ground::waits("it to say what it waits for", || run.said().contains("is made durable"));
+    // More than twice what anybody else is given to end.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(run.child.try_wait().unwrap().is_none(), "{}", run.said());
+    run.frozen = None;
+    let ended = within(&mut run.child, Duration::from_secs(90));
+    assert_ne!(ended, Some(0), "{}", run.said());
+    wait_for_all_of(run.state.to_str().unwrap());
+    let mut next = ground::cowsnap(&run.state);
+    next.args(["--json", "replicate"]).arg(run.lab.source.path().join("data")).stdin(Stdio::null());
+    let next = next.arg(run.lab.target.path().join("copy")).output().unwrap();
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&next.stdout).unwrap();
+    let resumed = said["replicated"][0]["moved"][0]["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed >= 1 << 20, "{said}");
+    assert!(has(&run.lab.to(), &run.one));
+}
+
+#[test]
+fn a_second_signal_waits_for_no_disk() {
+    ground!("btrfs", "fsfreeze");
+    let mut run = Interrupted::new();
+    ground::waits("it to say what it waits for", || run.said().contains("is made durable"));
+    run.interrupt();
+    let ended = (0..1200).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        run.child.try_wait().unwrap()
+    });
+    assert_eq!(ended.expect("it ends while the disk hangs").signal(), Some(2), "{}", run.said());
+    run.frozen = None;
+    wait_for_all_of(run.state.to_str().unwrap());
 }
 
 fn snapshot(dataset: &Dataset, name: &str) -> Version {
