@@ -87,10 +87,8 @@ pub(super) fn beginning(
         }
     };
     let beginning = chosen(setup, read, before, since);
-    if beginning.is_err() && recovers {
-        if !other.iter().any(is_its_end) {
-            wait_for_recovery(heard);
-        }
+    if beginning.is_err() && recovers && !other.iter().any(is_its_end) {
+        wait_for_recovery(heard);
     }
     // Nobody hears only when all is over.
     other.into_iter().for_each(|message| drop(tell.send(message)));

@@ -257,7 +257,7 @@ pub fn replicate(source: &Inventory, target: &Inventory, policy: &Policy) -> Res
     let last = last(source, policy)?;
     let Common { base, newest } = common(source, &there, policy, last)?;
     let resumed = partial(source, target, policy, base, last)?;
-    let (wanted, resumed) = wanted_behind(source, target, &there, policy, base, last, resumed);
+    let (wanted, resumed) = wanted_behind(source, &there, policy, base, last, resumed);
     let sent: HashSet<_> = wanted.iter().map(|version| version.id.guid).collect();
     let marks = marks(source, policy);
     // What is common and newer than all that is sent stays what the next increment builds upon.
@@ -435,7 +435,6 @@ fn partial<'a>(
 /// What is to be sent, oldest first, and which of it goes on with what the target has in part: not if that builds upon something else.
 fn wanted_behind<'a>(
     source: &'a Inventory,
-    target: &Inventory,
     there: &There<'_>,
     policy: &Policy,
     base: Option<&'a Version>,
@@ -446,7 +445,7 @@ fn wanted_behind<'a>(
     let goes_on = |resumed: &&Version| {
         let before = with.iter().take_while(|version| version.id != resumed.id).last().copied().or(base);
         let upon = before.map(|before| before.id.guid);
-        let mut partials = target.partials.iter().filter(|partial| partial.guid == resumed.id.guid);
+        let mut partials = there.inventory.partials.iter().filter(|partial| partial.guid == resumed.id.guid);
         partials.any(|partial| partial.is_upon(upon))
     };
     match resumed {

@@ -517,7 +517,8 @@ impl Marks {
         }
         latest.blocks.push_back((sequence.tree.frames() - 1, block.clone()));
         let is_over = latest.blocks.len() > BLOCKS;
-        latest.blocks.pop_front_if(|_| is_over).map(|(_, block)| block)
+        let oldest = if is_over { latest.blocks.pop_front() } else { None };
+        oldest.map(|(_, block)| block)
     }
 }
 

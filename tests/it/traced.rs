@@ -52,6 +52,7 @@ pub fn serves(words: &[String]) -> bool {
 }
 
 /// Runs `command` until it and all that it has started are gone.
+#[expect(clippy::zombie_processes, reason = "whoever follows all of them waits for all of them")]
 pub fn run(mut command: Command, death: Death) -> Ended {
     command.stdin(Stdio::null());
     let trace_me = || {

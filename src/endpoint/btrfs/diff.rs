@@ -189,8 +189,8 @@ impl Trees<'_> {
                 .map_err(|_| Error::Interrupted { op: "compare", subject: self.subject.into() })?;
             let failed = || Error::io("list a directory of", self.subject);
             let opened = beneath::open_dir(self.new.as_fd(), &dir).map_err(failed())?;
-            for entry in Dir::read_from(opened).map_err(|errno| failed()(errno.into()))? {
-                let entry = entry.map_err(|errno| failed()(errno.into()))?;
+            for entry in Dir::read_from(opened).map_err(failed())? {
+                let entry = entry.map_err(failed())?;
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." {
                     continue;

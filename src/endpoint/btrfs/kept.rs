@@ -92,8 +92,8 @@ struct Piece {
 impl Piece {
     /// None of nothing.
     fn of(bytes: &[u8]) -> Option<Self> {
-        let blake3 = blake3::hash(bytes).to_hex().to_string();
-        (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3 })
+        let hash = || blake3::hash(bytes).to_hex().to_string();
+        (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3: hash() })
     }
 
     fn len(piece: Option<&Self>) -> u64 {

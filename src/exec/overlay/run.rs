@@ -193,7 +193,7 @@ pub(super) fn end_what_was_left(locked: &Locked, record: &Record) -> Result<()> 
     if Seen::of(record) == Seen::ByTheUser {
         // Who sees the tree need not be of the command.
         let started = format!("{DIR}={}", own.display());
-        return Ok(survivors::kill(&survivors::with_variable(&started))?);
+        return survivors::kill(&survivors::with_variable(&started));
     }
     for copy in record.copies.iter().filter(|copy| copy.at() == own) {
         let place = Place { overlay: locked, record, lower: &[], copy };

@@ -17,10 +17,13 @@ use cowsnap::model::overlay::Mode;
 use super::lab::Lab;
 use crate::ground::ground;
 
+/// How far it was, who said so, and whether nobody waits any more.
+type Heard = (Vec<(u64, u64)>, HashSet<ThreadId>, bool);
+
 /// What was told, and by whom. Whoever tells something first waits for another thread that does.
 #[derive(Default)]
 struct Told {
-    all: Mutex<(Vec<(u64, u64)>, HashSet<ThreadId>, bool)>,
+    all: Mutex<Heard>,
     another: Condvar,
 }
 

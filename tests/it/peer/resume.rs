@@ -259,7 +259,8 @@ fn what_is_kept_and_damaged_begins_anew_in_the_next_run() {
             cowsnap::exec::receive::Incoming::open(cut, "a stream", None).unwrap().keeping(256 << 20);
         incoming.receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
     };
-    let damages: [(&str, fn(&Lab)); 3] = [
+    type Damage = (&'static str, fn(&Lab));
+    let damages: [Damage; 3] = [
         ("a tail that is shorter", |lab| {
             let tail = tail(lab);
             let bytes = fs::read(&tail).unwrap();

@@ -141,7 +141,7 @@ impl Reply {
     }
 
     /// The kernel does not wait for an answer to this request.
-    pub(super) fn is_not_awaited(mut self) {
+    pub(super) fn leave_unanswered(mut self) {
         self.device = None;
     }
 

@@ -44,7 +44,7 @@ impl Adapter {
         let op = request.op;
         let read = match op {
             op::FORGET | op::BATCH_FORGET => {
-                reply.is_not_awaited();
+                reply.leave_unanswered();
                 self.forget(request)
             }
             op::LOOKUP => self.lookup(request, reply),
