@@ -463,6 +463,7 @@ fn what_comes_again_of_a_last_frame_is_compared() {
     let here = (Place::Here(lab.from()), Place::Here(lab.to()));
     let error = bring(&here.0, &here.1, &full(&one)).unwrap_err();
     assert!(error.to_string().contains("not the one that was broken off"), "{error:?}");
+    assert_eq!(error.class(), Class::Conflict, "as the page on replication says");
     assert_eq!(lab.left(), Vec::<String>::new());
     assert_eq!(bring(&here.0, &here.1, &full(&one)).unwrap().resumed_bytes, 0);
     lab.expect_same(&one);
