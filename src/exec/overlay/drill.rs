@@ -69,7 +69,7 @@ pub struct Drilled {
     pub modes: Vec<Mode>,
 }
 
-/// Rehearses. To be called after [`run::enter`], whose mounts nobody else sees. A signal ends it, and leaves nothing.
+/// Rehearses. To be called after `run::enter`, whose mounts nobody else sees. A signal ends it, and leaves nothing.
 ///
 /// # Errors
 /// A snapshot that can not be put back; a command that can not be started; a signal. That the data is not good is none.
