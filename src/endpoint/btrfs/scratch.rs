@@ -69,6 +69,16 @@ impl Scratch {
             .map_err(self.store.io("make", name))
     }
 
+    /// Makes `name` a read-only snapshot of the subvolume whose root `source` is, to make clones of.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn make_origin(&self, name: &str, source: BorrowedFd<'_>) -> Result<()> {
+        let folder = self.store.make_in_store(FOLDER)?;
+        btrfs::snap_create(folder.as_fd(), OsStr::new(name), source, true)
+            .map_err(self.store.io("snapshot", name))
+    }
+
     /// Makes `name` a snapshot of the clone `clone` as it is at one instant, with the subvolumes that were made in it, each at its own. It is
     /// read-only if there are none; false if there is no such clone.
     ///

@@ -144,6 +144,19 @@ impl Origin {
         lzc.destroy_snapshots(std::slice::from_ref(&name), true).map_err(failed("destroy", &name, &[]))
     }
 
+    /// Whether it was taken for an overlay.
+    pub fn was_taken(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// Mounts it, which was [checked](Self::checked), where nobody sees it, to be read.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(&self) -> Result<Detached> {
+        mounted(&self.snapshot, Restrict { readonly: true, ..Restrict::default() })
+    }
+
     /// The pool that it is in.
     pub fn pool(&self) -> &str {
         pool_of(&self.snapshot)
@@ -286,16 +299,7 @@ impl Clones {
         if !with_pool(&full)?.exists(&full) {
             return Ok(None);
         }
-        let mounted = mount::detached_as("zfs", Path::new(&full), &[], Restrict::default());
-        mounted.map(Some).map_err(|error| match error.raw_os_error() {
-            Some(libc::EACCES) => Error::Refused {
-                op: "mount",
-                subject: full.clone(),
-                why: "the key of its encryption is not loaded".into(),
-                hint: Some(format!("zfs load-key -r {}", quoted(pool_of(&full)))),
-            },
-            _ => crate::endpoint::mounted::not_allowed(error, "mount", &full),
-        })
+        mounted(&full, Restrict { readonly: name.contains('@'), ..Restrict::default() }).map(Some)
     }
 
     /// Takes the snapshot `name` of the clone `clone`, to be looked at; false if there is no such clone.
@@ -399,6 +403,18 @@ pub fn expect_pool(pool: &str, meant: Option<Guid>) -> Result<()> {
             hint: Some(format!("zpool import {meant} {}", quoted(pool))),
         }),
     }
+}
+
+fn mounted(full: &str, restrict: Restrict) -> Result<Detached> {
+    mount::detached_as("zfs", Path::new(full), &[], restrict).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES) => Error::Refused {
+            op: "mount",
+            subject: full.to_owned(),
+            why: "the key of its encryption is not loaded".into(),
+            hint: Some(format!("zfs load-key -r {}", quoted(pool_of(full)))),
+        },
+        _ => crate::endpoint::mounted::not_allowed(error, "mount", &full),
+    })
 }
 
 fn auto_snapshot() -> (String, Prop) {

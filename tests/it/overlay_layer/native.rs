@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use cowsnap::endpoint::overlay::layer::{self, DiffRequest, Stack, Tree, set_apar
 use cowsnap::exec::overlay::layers::{Commit, commit};
 use cowsnap::exec::overlay::{self, Step, Survivors};
 use cowsnap::model::overlay::Xattrs;
-use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::fs::{Mode, OFlags, inotify, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::diff::{apply, timeless};
@@ -99,22 +98,27 @@ fn of_a_clone_the_same_changes_are_told_as_of_an_overlay_of_the_kernel() {
     assert_nothing_left(&lab);
 }
 
-/// A directory that is listed has a time of access behind that of its last change.
 #[test]
 fn directories_in_which_nothing_changed_are_not_looked_at() {
     ground!("overlay", "btrfs");
     let lab = subvolume_lab();
     in_dir(&lab.base(), "mkdir -p same/below other/below; touch same/below/f other/below/f");
     let at = native(&lab, "ci");
-    let is_listed = |dir: &str| {
-        let found = fs::metadata(lab.base().join(dir)).expect("there");
-        (found.atime(), found.atime_nsec()) > (found.mtime(), found.mtime_nsec())
-    };
     fs::write(at.join("other/below/f"), "changed").expect("written");
-    assert!(!is_listed("same/below") && !is_listed("other/below"), "nobody looked yet");
+    let generations = fs::read_dir(lab.home_dir().join("overlays/ci/1")).expect("listed");
+    let named = generations.filter_map(|entry| fs::read(entry.expect("an entry").path().join("clone")).ok());
+    let clone: serde_json::Value = serde_json::from_slice(&named.last().expect("one")).expect("JSON");
+    let made_of = lab.root().join(".cowsnap/overlays").join(clone["origin"].as_str().expect("a name"));
+    let watch = |dir: &str| {
+        let watched = inotify::init(inotify::CreateFlags::NONBLOCK).expect("made");
+        inotify::add_watch(&watched, made_of.join(dir), inotify::WatchFlags::ACCESS).expect("watched");
+        watched
+    };
+    let is_listed = |watched: &OwnedFd| rustix::io::read(watched, &mut [0; 4096]).is_ok();
+    let (other, same, below) = (watch("other/below"), watch("same"), watch("same/below"));
     assert_eq!(lab.ok(&["diff", "ci"]), "M other/below/f  0 -> 7\n");
-    assert!(is_listed("other/below"), "a look is seen");
-    assert!(!is_listed("same") && !is_listed("same/below"));
+    assert!(is_listed(&other), "a look is seen");
+    assert!(!is_listed(&same) && !is_listed(&below));
     lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }
@@ -287,18 +291,37 @@ fn a_subvolume_in_a_clone_and_a_device_that_looks_like_a_whiteout_are_in_its_lay
 }
 
 #[test]
-fn a_base_that_was_changed_since_is_what_a_clone_is_compared_with() {
+fn a_clone_is_compared_with_what_it_was_made_of_whatever_the_base_became() {
     ground!("overlay", "btrfs");
     let lab = subvolume_lab();
     let at = native(&lab, "ci");
-    fs::write(at.join("file"), "suite's").expect("written");
-    fs::write(lab.base().join("dir/deep/file"), "the base's").expect("written");
-    fs::write(lab.base().join("dir/new"), "n").expect("written");
-    assert_eq!(
-        lab.ok(&["diff", "ci"]),
-        "M dir/deep/file  10 -> 4\nM dir/link  4 -> 7\nD dir/new  1\nM file  4 -> 7\n"
-    );
-    committed_is_what_shows(&lab, &at, 0, &["kernel", "fuse"]);
+    let told = || lab.ok(&["diff", "ci"]);
+    // As it was made, and of the clone that waited.
+    for round in ["first", "second"] {
+        let before = read(lab.base().join("file"));
+        fs::write(lab.base().join("dir/deep/file"), format!("the base's {round}")).expect("written");
+        fs::write(lab.base().join(round), "n").expect("written");
+        fs::remove_file(lab.base().join("symlink"))
+            .or_else(|_| fs::write(lab.base().join("symlink"), "s"))
+            .expect("changed");
+        assert_eq!(told(), "", "{round}");
+        fs::write(at.join("file"), "suite's").expect("written");
+        assert_eq!(told(), "M dir/link  4 -> 7\nM file  4 -> 7\n", "{round}");
+        lab.ok(&["commit", "ci", round]);
+        let layer = format!("ci@{round}");
+        let upon = lab.at("upon");
+        lab.ok(&["create", "upon", "--base", &layer, "--at", utf8(&upon), "--mode", "kernel"]);
+        assert_eq!(read(upon.join("file")), "suite's");
+        assert_eq!(read(upon.join("dir/deep/file")), format!("the base's {round}"), "it is not in the layer");
+        lab.ok(&["destroy", "upon", &layer]);
+        // Of the base as it is now.
+        lab.ok(&["reset", "ci"]);
+        assert_eq!((told(), read(at.join("file"))), (String::new(), before));
+        assert!(at.join(round).exists());
+        clones(&lab);
+        lab.ok(&["reset", "ci"]);
+        assert_eq!(told(), "");
+    }
     lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }

@@ -1,4 +1,4 @@
-//! What was changed in a clone: it is compared with its base. On btrfs, only directories are looked at in which something is younger than the
+//! What was changed in a clone: it is compared with what it was made of. On btrfs, only directories are looked at in which something is younger than the
 //! clone; elsewhere, both trees are.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use crate::sys::btrfs::get_subvol_info;
 use super::Native;
 use super::view::View;
 
-/// What a copy shows at one instant, as a layer upon the base as that is now. The snapshot goes with the value.
+/// What a copy shows at one instant, as a layer upon what the clone was made of. The snapshot goes with the value.
 #[derive(Debug)]
 pub struct Look {
     stack: Stack,
@@ -43,9 +43,12 @@ pub fn look(place: &Place<'_>, generation: &Generation) -> Result<Look> {
         });
     }
     let xattrs = place.record.options.xattrs;
-    let view = View::take(place.overlay.home(), generation)?;
+    let view = View::take(place.overlay, generation)?;
     let tree = view.tree(xattrs)?;
-    let base = Tree::base(&Native.base(place.overlay, place.record)?, xattrs)?;
+    let base = match view.origin(xattrs)? {
+        Some(origin) => origin,
+        None => Tree::base(&Native.base(place.overlay, place.record)?, xattrs)?,
+    };
     let told = match view.clone().map_or(Ok(None), |clone| Told::of(&base, &tree, clone.as_fd())) {
         Err(error @ Error::Interrupted { .. }) => return Err(error),
         Err(error) => {

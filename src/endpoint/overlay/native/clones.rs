@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{CloneFile, refused};
 use crate::endpoint::btrfs::scratch::Scratch;
 use crate::endpoint::btrfs::store::STORE_DIR;
+use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::{Entry, Place, shown};
 use crate::endpoint::record::{read_record, replace_file};
 use crate::endpoint::zfs::inside::{Found, Inside};
@@ -127,7 +128,12 @@ impl Clones {
 
 /// The base, ready to be cloned.
 pub(super) enum Source {
-    Btrfs { scratch: Scratch, root: OwnedFd },
+    /// Its root; `is_live` if it may change.
+    Btrfs {
+        scratch: Scratch,
+        root: OwnedFd,
+        is_live: bool,
+    },
     Zfs(Origin),
 }
 
@@ -139,13 +145,13 @@ impl Source {
         let path = record.base.path.as_path();
         let Some(version) = &record.base.version else {
             let root = File::open(path).map_err(Error::io("open", path.display()))?.into();
-            return Ok(Self::Btrfs { scratch: Scratch::of(path)?, root });
+            return Ok(Self::Btrfs { scratch: Scratch::of(path)?, root, is_live: true });
         };
         match crate::endpoint::path::named(path)? {
             // One that was received need not be there, but for its snapshots.
             Dataset::Btrfs(dataset) => {
                 let root = dataset.open_version(version)?;
-                Ok(Self::Btrfs { scratch: Scratch::beside(&dataset), root })
+                Ok(Self::Btrfs { scratch: Scratch::beside(&dataset), root, is_live: false })
             }
             other => Err(refused(record, format!("{other} is not on btrfs"))),
         }
@@ -193,10 +199,30 @@ impl Source {
         }
     }
 
+    /// What is written down of a clone before it is made.
+    pub(super) fn clone_to_be(&self, name: String, transaction: Option<u64>) -> Result<CloneFile> {
+        let origin = match self {
+            Self::Btrfs { is_live: true, .. } => {
+                let (stem, _) = name.rsplit_once(':').unwrap_or((&name, ""));
+                Some(format!("{stem}:{:016x}", random()?))
+            }
+            _ => None,
+        };
+        Ok(CloneFile { on: self.on()?, name, transaction, origin, guid: None, pool: self.pool() })
+    }
+
     /// Makes the clone.
     pub(super) fn make(&self, clone: &CloneFile) -> Result<()> {
         match self {
-            Self::Btrfs { scratch, root } => scratch.make(&clone.name, root.as_fd()),
+            Self::Btrfs { scratch, root, .. } => match &clone.origin {
+                None => scratch.make(&clone.name, root.as_fd()),
+                Some(origin) => {
+                    scratch.make_origin(origin, root.as_fd())?;
+                    let gone = || Error::NotFound { what: "snapshot", subject: origin.clone(), hint: None };
+                    let root = scratch.open(origin)?.ok_or_else(gone)?;
+                    scratch.make(&clone.name, root.as_fd())
+                }
+            },
             Self::Zfs(origin) => ZfsClones::of_pool(origin.pool()).make(&clone.name, origin),
         }
     }
@@ -252,6 +278,14 @@ pub(super) fn discard_origin(dir: &Path) -> Result<()> {
     let Some(origin) = read_origin(dir)? else { return Ok(()) };
     origin.destroy()?;
     super::remove(&dir.join(ORIGIN))
+}
+
+/// The root of the snapshot that was taken for the clones of the overlay in `dir`, on ZFS; `None` if none was.
+pub(super) fn open_origin(dir: &Path) -> Result<Option<OwnedFd>> {
+    match read_origin(dir)? {
+        Some(origin) if origin.was_taken() => origin.checked()?.open().map(|tree| Some(tree.into())),
+        _ => Ok(None),
+    }
 }
 
 fn read_origin(dir: &Path) -> Result<Option<Origin>> {

@@ -28,7 +28,7 @@ use crate::endpoint::each::each_by;
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, Serve, Swapped, base, ours, shown};
 use crate::endpoint::record::{read_record, replace_file_unsynced, sync_folder};
-use crate::endpoint::zfs::inside::Found;
+use crate::endpoint::zfs::inside::{Found, Inside};
 use crate::endpoint::{Error, Result, btrfs, zfs};
 use crate::model::overlay::{Base, BaseKind, Copy, Mode, MountSource, Record, State};
 use crate::model::{Guid, PathText, quoted};
@@ -48,6 +48,9 @@ struct CloneFile {
     name: String,
     /// The base's last transaction when it was made, on btrfs: what was changed since is not in it.
     transaction: Option<u64>,
+    /// What the read-only snapshot of a base that may change is called of which it is made, on btrfs: with that it is compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
     /// Its guid, on ZFS, once that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guid: Option<Guid>,
@@ -67,6 +70,16 @@ impl CloneFile {
             zfs::overlays::expect_pool(&self.on.as_path().display().to_string(), self.pool)?;
         }
         Ok(clones)
+    }
+
+    /// Destroys it, with what is `given_up` of what was made in it, and what was made for it. False: another one is called so, and stays.
+    fn destroy(&self, given_up: &[Inside]) -> Result<bool> {
+        let among = self.among()?;
+        let gone = among.destroy(&self.name, self.guid, given_up)?;
+        if let Some(origin) = &self.origin {
+            among.destroy(origin, None, &[])?;
+        }
+        Ok(gone)
     }
 }
 
@@ -279,7 +292,7 @@ fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> 
         return Ok(tree);
     }
     let name = name_of(place.overlay, place.copy.number, generation.number, random()?);
-    let mut clone = CloneFile { on: source.on()?, name, transaction: None, guid: None, pool: source.pool() };
+    let mut clone = source.clone_to_be(name, None)?;
     let source = source.checked()?;
     write(&generation.dir().join(CLONE), &clone)?;
     source.make(&clone)?;
@@ -357,7 +370,7 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
     }
     let transaction = source.transaction()?;
     let name = name_of(overlay, copy, source.generation_of_spare(overlay, copy)?, random()?);
-    let mut clone = CloneFile { on: source.on()?, name, transaction, guid: None, pool: source.pool() };
+    let mut clone = source.clone_to_be(name, transaction)?;
     write(&making, &clone)?;
     source.make(&clone)?;
     clone.guid = source.guid(&clone)?;
@@ -370,9 +383,7 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
         return discard(overlay.home(), &making);
     }
     match fs::rename(&making, &spare) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            clone.among()?.destroy(&clone.name, clone.guid, &[]).map(drop)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => clone.destroy(&[]).map(drop),
         other => other.map_err(Error::io("rename", making.display())),
     }
 }
@@ -459,8 +470,7 @@ fn discard(home: &Home, file: &Path) -> Result<()> {
         let given_up = read_record(&file.with_file_name(GIVEN_UP))?.unwrap_or_default();
         // What can not be read says nothing.
         let given_up: Vec<_> = serde_json::from_slice(&given_up).unwrap_or_default();
-        let gone = clone.among()?.destroy(&clone.name, clone.guid, &given_up)?;
-        if !gone {
+        if !clone.destroy(&given_up)? {
             return strays::keep(home, file);
         }
     }

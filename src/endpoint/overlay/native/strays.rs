@@ -53,7 +53,7 @@ pub(super) fn destroy(home: &Home, dir: &Path, record: &Record) -> Result<()> {
 fn known(home: &Home, overlay: &OverlayName) -> Result<HashSet<String>> {
     let mut known = HashSet::new();
     let mut note = |file: &Path| -> Result<()> {
-        known.extend(read(file)?.map(|clone| clone.name));
+        known.extend(read(file)?.into_iter().flat_map(|clone| [Some(clone.name), clone.origin]).flatten());
         Ok(())
     };
     for file in clone_files(home.entry(overlay).dir())? {
@@ -118,6 +118,7 @@ mod tests {
             on: Path::new("tank").into(),
             name: name.into(),
             transaction: None,
+            origin: None,
             guid: None,
             pool: None,
         }

@@ -6,13 +6,13 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::clones::Clones;
+use super::clones::{self, Clones};
 use super::{CLONE, CloneFile, VIEW, discard, read, write};
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::layer::Tree;
-use crate::endpoint::overlay::{Generation, Home, Locked};
+use crate::endpoint::overlay::{Entry, Generation, Home, Locked};
 use crate::endpoint::{Error, Result};
-use crate::model::overlay::{Mode, Record, Xattrs};
+use crate::model::overlay::{Copy, Mode, Record, Xattrs};
 
 /// A snapshot of a clone that goes with the value.
 #[derive(Debug)]
@@ -22,11 +22,14 @@ pub(super) struct View {
     root: Option<OwnedFd>,
     /// The clone itself, on btrfs.
     clone: Option<OwnedFd>,
+    /// What the clone was made of, if the base may have changed since.
+    origin: Option<OwnedFd>,
 }
 
 impl View {
     /// Takes one of the clone that `generation` has.
-    pub(super) fn take(home: &Home, generation: &Generation) -> Result<Self> {
+    pub(super) fn take(entry: &Entry, generation: &Generation) -> Result<Self> {
+        let home = entry.home();
         let gone = |name: &str| Error::NotFound { what: "clone", subject: name.to_owned(), hint: None };
         let named = generation.dir().join(CLONE);
         let clone = read(&named)?.ok_or_else(|| gone(&named.display().to_string()))?;
@@ -34,9 +37,10 @@ impl View {
         let file = generation.dir().join(VIEW);
         discard(home, &file)?;
         let name = among.name_of_view(&clone.name, random()?);
-        let view = CloneFile { name, guid: None, transaction: None, ..clone.clone() };
+        // What the clone was made of is not the snapshot's.
+        let view = CloneFile { name, origin: None, guid: None, transaction: None, ..clone.clone() };
         write(&file, &view)?;
-        let mut taken = Self { home: home.clone(), file, root: None, clone: None };
+        let mut taken = Self { home: home.clone(), file, root: None, clone: None, origin: None };
         if !among.take_view(&view.name, &clone.name)? {
             return Err(gone(&clone.name));
         }
@@ -44,6 +48,10 @@ impl View {
         if let Clones::Btrfs(_) = among {
             taken.clone = among.root(&clone.name)?;
         }
+        taken.origin = match &clone.origin {
+            Some(origin) => among.root(origin)?,
+            None => clones::open_origin(entry.dir())?,
+        };
         Ok(taken)
     }
 
@@ -54,13 +62,22 @@ impl View {
             subject: self.file.display().to_string(),
             hint: None,
         })?;
-        Tree::base(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())), xattrs)
+        tree_of(root, xattrs)
+    }
+
+    /// What the clone was made of, if the base may have changed since.
+    pub(super) fn origin(&self, xattrs: Xattrs) -> Result<Option<Tree>> {
+        self.origin.as_ref().map(|origin| tree_of(origin, xattrs)).transpose()
     }
 
     /// The clone of which it is, where that can tell what was changed.
     pub(super) fn clone(&self) -> Option<&OwnedFd> {
         self.clone.as_ref()
     }
+}
+
+fn tree_of(root: &OwnedFd, xattrs: Xattrs) -> Result<Tree> {
+    Tree::base(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())), xattrs)
 }
 
 impl Drop for View {
@@ -84,8 +101,7 @@ pub fn forget_views(locked: &Locked, record: &Record) -> Result<()> {
 }
 
 /// The files that name what commands look at, or left.
-pub fn views(entry: &crate::endpoint::overlay::Entry, record: &Record) -> Vec<PathBuf> {
-    let of_copy =
-        |copy: &crate::model::overlay::Copy| entry.generation(copy.number, copy.generation).dir().join(VIEW);
+pub fn views(entry: &Entry, record: &Record) -> Vec<PathBuf> {
+    let of_copy = |copy: &Copy| entry.generation(copy.number, copy.generation).dir().join(VIEW);
     record.copies.iter().map(of_copy).filter(|file| file.exists()).collect()
 }
