@@ -15,6 +15,7 @@ use super::merge::Part;
 use super::tree::Stack;
 use crate::endpoint::overlay::fuse;
 use crate::endpoint::{Error, Result};
+use crate::sys::interrupt;
 
 const CHUNK: usize = 256 << 10;
 
@@ -107,11 +108,24 @@ impl Content {
     }
 }
 
-/// Copies the data of a range to the same place, which holds zeros.
+/// How much is copied at a time: a signal is heeded in between.
+const AT_A_TIME: u64 = 16 << 20;
+
+/// Copies the data of a range to the same place, which holds zeros; stops at a signal.
 fn copy_data(from: &File, to: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    copy_while(from, to, range, || interrupt::check().map_err(io::Error::from))
+}
+
+fn copy_while(
+    from: &File,
+    to: &File,
+    range: std::ops::Range<u64>,
+    check: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
     let mut at = range.start;
     while let Some(data) = next_data(from, at)?.filter(|&data| data < range.end) {
-        at = end_of_data(from, data)?.min(range.end);
+        check()?;
+        at = end_of_data(from, data)?.min(range.end).min(data + AT_A_TIME);
         let copied = fuse::io::copy(from.as_fd(), data, to.as_fd(), data, at - data)?;
         if copied < at - data {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -248,6 +262,23 @@ pub(super) fn read_map(blocks: &Path, number: u64) -> Result<(BlockMap, Hash)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_stops_at_a_signal_within_a_file() {
+        let (from, to) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+        let size = 3 * AT_A_TIME;
+        from.write_all_at(&vec![1; size as usize], 0).expect("written");
+        let n_checks = std::cell::Cell::new(0);
+        let check = || match n_checks.replace(n_checks.get() + 1) {
+            0 => Ok(()),
+            _ => Err(io::Error::other("a signal")),
+        };
+        let why = copy_while(&from, &to, 0..size, check).expect_err("stopped");
+        assert_eq!(why.to_string(), "a signal");
+        assert_eq!(to.metadata().expect("metadata").len(), AT_A_TIME);
+        copy_while(&from, &to, 0..size, || Ok(())).expect("copied");
+        assert_eq!(to.metadata().expect("metadata").len(), size);
+    }
 
     /// Numbers that look random and are the same each time.
     struct Random(u64);
