@@ -25,6 +25,8 @@ pub struct Death {
     /// The first call is 1.
     pub nth: usize,
     pub when: When,
+    /// Which calls count, by their number and second argument, which says of an ioctl which one it is; those that change nothing never do.
+    pub counts: fn(u64, u64) -> bool,
 }
 
 /// How it ended.
@@ -34,10 +36,17 @@ pub struct Ended {
     pub n_calls: usize,
     /// The last of them.
     pub last: String,
+    /// Its number and its second argument.
+    pub last_call: (u64, u64),
     /// Whether the victim was killed.
     pub killed: bool,
     /// How the command itself ended; none if by a signal.
     pub code: Option<i32>,
+}
+
+/// Every call counts.
+pub fn any(_: u64, _: u64) -> bool {
+    true
 }
 
 /// Whether that is the command line of `cowsnap replicate`.
@@ -70,7 +79,7 @@ pub fn run(mut command: Command, death: Death) -> Ended {
         death,
         tasks: HashMap::new(),
         processes: HashMap::new(),
-        ended: Ended { n_calls: 0, last: String::new(), killed: false, code: None },
+        ended: Ended { n_calls: 0, last: String::new(), last_call: (0, 0), killed: false, code: None },
     };
     tracer.follow();
     tracer.ended
@@ -147,7 +156,7 @@ impl Tracer {
         let process =
             self.tasks.entry(task).or_insert_with(|| Task { process: process_of(task), within: None });
         let (process, within) = (process.process, process.within.take());
-        let is_victim = self.death.is_victim;
+        let Death { is_victim, counts, .. } = self.death;
         if !*self.processes.entry(process).or_insert_with(|| is_victim(&words_of(process)))
             || self.ended.killed
         {
@@ -155,8 +164,9 @@ impl Tracer {
         }
         let call = call_of(task);
         let number = match (call.op, within) {
-            (ENTRY, _) if changes_a_filesystem(&call) => {
+            (ENTRY, _) if changes_a_filesystem(&call) && counts(call.number, call.arguments[1]) => {
                 self.ended.n_calls += 1;
+                self.ended.last_call = (call.number, call.arguments[1]);
                 self.ended.last = format!("call {} of {:?}", call.number, &call.arguments[..3]);
                 self.tasks.get_mut(&task).expect("seen").within = Some(self.ended.n_calls);
                 (self.death.when == When::Before).then_some(self.ended.n_calls)

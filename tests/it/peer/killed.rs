@@ -4,8 +4,9 @@ use std::process::{Command, Stdio};
 
 use cowsnap::endpoint::History;
 use cowsnap::model::{HoldTag, Inventory, VersionRef};
+use libc::{SYS_ioctl, SYS_openat, SYS_renameat, SYS_renameat2, SYS_unlinkat, c_long};
 
-use super::lab::Lab;
+use super::lab::{Lab, cut, noise};
 use crate::ground::{self, ground};
 use crate::traced::{self, Death, Ended, When};
 
@@ -31,11 +32,13 @@ struct Replica {
     lab: Lab,
     way: Way,
     made: usize,
+    /// What is run on the other side; `cowsnap serve` if that is not said.
+    remote: Option<String>,
 }
 
 impl Replica {
     fn new(way: Way) -> Self {
-        let mut replica = Self { lab: Lab::new(), way, made: 0 };
+        let mut replica = Self { lab: Lab::new(), way, made: 0, remote: None };
         replica.snapshot();
         replica
     }
@@ -63,7 +66,9 @@ impl Replica {
         let folder = std::path::Path::new(program).parent().expect("a folder");
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", folder.display())).env("COWSNAP_SSH", self.lab.shim());
-        command.args(["--quiet", "replicate", &from, &to]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["--quiet", "replicate", &from, &to]);
+        command.args(self.remote.iter().flat_map(|remote| ["--remote-command", remote]));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
 
@@ -72,7 +77,7 @@ impl Replica {
             Victim::Here => traced::replicates,
             Victim::There => traced::serves,
         };
-        traced::run(self.replicate(), Death { is_victim, nth, when })
+        traced::run(self.replicate(), Death { is_victim, nth, when, counts: traced::any })
     }
 
     fn inventories(&self) -> [Inventory; 2] {
@@ -81,6 +86,20 @@ impl Replica {
             error => panic!("{error}"),
         });
         [self.lab.from().inventory().expect("it is there"), target]
+    }
+
+    /// A new snapshot, in which some MiB are new.
+    fn large_snapshot(&mut self) {
+        self.forget_the_old();
+        self.lab.write("large", &noise(self.made as u64, 3_500_000));
+        self.snapshot();
+    }
+
+    fn tags(&self) -> [HoldTag; 2] {
+        self.kept().map(|kept| match &kept[..] {
+            [(_, tag)] => tag.clone(),
+            other => panic!("{other:?}"),
+        })
     }
 
     /// By which tags what is kept, here and there.
@@ -93,6 +112,7 @@ impl Replica {
         let output = self.replicate().stderr(Stdio::piped()).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(0), "{told}: {said}");
+        assert!(!said.contains("is given up"), "what was kept is sound wherever it died, {told}: {said}");
         let [source, target] = self.inventories();
         let newest = source.newest().expect("there is one").clone();
         assert!(target.partials.is_empty() && source.partials.is_empty(), "{told}: {:?}", target.partials);
@@ -134,10 +154,7 @@ impl Replica {
 /// Kills the next run before its first call, the one after that after it, and so on until one is done before; `begin` makes what is to be brought.
 fn at_each_call(replica: &mut Replica, victim: Victim, least: usize, mut begin: impl FnMut(&mut Replica)) {
     assert_eq!(replica.replicate().status().expect("it starts").code(), Some(0));
-    let tags = replica.kept().map(|kept| match &kept[..] {
-        [(_, tag)] => tag.clone(),
-        other => panic!("{other:?}"),
-    });
+    let tags = replica.tags();
     for when in [When::Before, When::After] {
         let mut calls = Vec::new();
         for nth in 1.. {
@@ -166,6 +183,70 @@ fn increments(way: Way, victim: Victim, least: usize) {
         replica.forget_the_old();
         replica.snapshot();
     });
+}
+
+/// The calls by which a receiver makes, names and removes files and snapshots, and not those by which it writes into files.
+fn is_of_keeping(call: u64, second: u64) -> bool {
+    makes_a_snapshot(call, second)
+        || destroys_a_snapshot(call, second)
+        || [SYS_openat, SYS_renameat, SYS_renameat2, SYS_unlinkat].contains(&(call as c_long))
+}
+
+fn makes_a_snapshot(call: u64, second: u64) -> bool {
+    call as c_long == SYS_ioctl && second as u16 == 0x9417
+}
+
+fn destroys_a_snapshot(call: u64, second: u64) -> bool {
+    call as c_long == SYS_ioctl && matches!(second as u16, 0x940f | 0x943f)
+}
+
+/// Kills who receives some MiB by `remote` before and after each of its calls of keeping, with one more run each time. Answers at which.
+fn while_it_keeps(remote: impl Fn(&Lab) -> String) -> Vec<(u64, u64)> {
+    let mut replica = Replica::new(Way::Pushed);
+    assert_eq!(replica.replicate().status().expect("it starts").code(), Some(0));
+    let tags = replica.tags();
+    let mut killed = Vec::new();
+    for when in [When::Before, When::After] {
+        for nth in 1.. {
+            replica.large_snapshot();
+            replica.remote = Some(remote(&replica.lab));
+            let death = Death { is_victim: traced::serves, nth, when, counts: is_of_keeping };
+            let ended = traced::run(replica.replicate(), death);
+            replica.remote = None;
+            replica.converges(&tags, &format!("killed {when:?} {nth}: {}", ended.last));
+            if !ended.killed {
+                break;
+            }
+            killed.push(ended.last_call);
+        }
+    }
+    replica.expect_healthy();
+    killed
+}
+
+/// How many of them are such.
+fn count(killed: &[(u64, u64)], is_it: fn(u64, u64) -> bool) -> usize {
+    killed.iter().filter(|(call, second)| is_it(*call, *second)).count()
+}
+
+/// From the snapshot of what has come to the removal of the one before.
+#[test]
+fn a_receiver_that_is_killed_while_it_makes_a_checkpoint_is_gone_on_with() {
+    ground!("btrfs");
+    let killed = while_it_keeps(|lab| lab.serve("--checkpoint 1M"));
+    // Before and after: the one in the making, and of three checkpoints at least two; the first of these goes.
+    assert!(count(&killed, makes_a_snapshot) >= 6, "{killed:x?}");
+    assert!(count(&killed, destroys_a_snapshot) >= 2, "{killed:x?}");
+    assert!(count(&killed, |call, _| call as c_long == SYS_unlinkat) >= 2, "{killed:x?}");
+}
+
+/// What had come when the line ended is kept whole, or not at all.
+#[test]
+fn a_receiver_that_is_killed_while_it_keeps_what_had_come_is_gone_on_with() {
+    ground!("btrfs");
+    let killed = while_it_keeps(|lab| format!("{} | {}", cut(2_500_000), lab.serve("")));
+    // Before and after: the one in the making, and what is kept of it.
+    assert!(count(&killed, makes_a_snapshot) >= 4, "{killed:x?}");
 }
 
 #[test]

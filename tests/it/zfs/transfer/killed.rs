@@ -35,7 +35,7 @@ fn killed_at_each_call(is_victim: fn(&[String]) -> bool, least: usize) {
         lab.snapshot(&newest);
         let mut run = lab.command(&["--quiet", "replicate", &lab.source, &lab.target]);
         run.stdout(Stdio::null()).stderr(Stdio::null());
-        let ended = traced::run(run, Death { is_victim, nth, when: When::Before });
+        let ended = traced::run(run, Death { is_victim, nth, when: When::Before, counts: traced::any });
         converges(&lab, &newest, &format!("killed before {nth}: {}", ended.last));
         if !ended.killed {
             eprintln!("killed before each of {} calls", nth - 1);
