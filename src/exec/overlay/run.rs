@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::enter::Seen;
 use super::{Created, New, Survivors, create, destroy, opened, unhindered};
+use crate::endpoint::overlay::fuse::serve;
 use crate::endpoint::overlay::{Entry, Home, Locked, Place, owner, survivors};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Base, LayerId, Mode, OverlayName, Record};
@@ -74,7 +75,10 @@ pub fn run(home: &Home, run: &Run, started: &mut dyn FnMut(&Created)) -> Result<
         .map_err(Error::io("watch over", "the command"))
         .and_then(|()| start(run, number, &at))
         .and_then(wait);
-    let ended = end_what_is_left(&own);
+    let ended = end_what_is_left(|| {
+        let spared = if run.seen == Seen::ByTheUser { serving_others(home, &name) } else { Vec::new() };
+        [own.as_slice(), &spared].concat()
+    });
     match outcome {
         Ok(status) if run.keep_on_failure && !status.success() => {
             let kept = keep(home, &name)?;
@@ -164,12 +168,13 @@ fn has_the_terminal() -> bool {
     })
 }
 
-/// Ends the processes that the command left behind, which have become children of this one: all but those that it had before. How
+/// Ends the processes that the command left behind, which have become children of this one: all but those that are `spared` now. How
 /// many there were.
-fn end_what_is_left(own: &[Pid]) -> usize {
+fn end_what_is_left(spared: impl Fn() -> Vec<Pid>) -> usize {
     let mut ended = 0;
     loop {
-        let left: Vec<_> = children().into_iter().filter(|pid| !own.contains(pid)).collect();
+        let (children, spared) = (children(), spared());
+        let left: Vec<_> = children.into_iter().filter(|pid| !spared.contains(pid)).collect();
         if left.is_empty() {
             return ended;
         }
@@ -178,6 +183,13 @@ fn end_what_is_left(own: &[Pid]) -> usize {
             ended += usize::from(rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok());
         }
     }
+}
+
+/// The processes that serve the other overlays of the home. Where the command's mounts are everybody's, one that it made goes on after it; in a mount
+/// namespace of its own it goes with that.
+fn serving_others(home: &Home, own: &OverlayName) -> Vec<Pid> {
+    let others = home.entries().unwrap_or_default().into_iter().filter(|entry| entry.name() != own);
+    others.filter_map(|entry| serve::process(&entry)).collect()
 }
 
 /// The children of this process' first thread, which starts all of them and is given all orphans.
@@ -193,7 +205,10 @@ pub(super) fn end_what_was_left(locked: &Locked, record: &Record) -> Result<()> 
     if Seen::of(record) == Seen::ByTheUser {
         // Who sees the tree need not be of the command.
         let started = format!("{DIR}={}", own.display());
-        return survivors::kill(&survivors::with_variable(&started));
+        let spared = serving_others(locked.home(), &record.name);
+        let mut left = survivors::with_variable(&started);
+        left.retain(|one| !spared.iter().any(|pid| pid.as_raw_nonzero().get() as u32 == one.pid));
+        return survivors::kill(&left);
     }
     for copy in record.copies.iter().filter(|copy| copy.at() == own) {
         let place = Place { overlay: locked, record, lower: &[], copy };

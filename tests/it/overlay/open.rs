@@ -101,3 +101,27 @@ fn of_a_killed_caller_the_next_one_ends_what_the_command_started_and_nobody_else
     assert_nothing_left(&lab);
     ground::run("chown", &["-R", "0:0", super::lab::utf8(&lab.home_dir())]);
 }
+
+/// It is a process that the command started, and leads a session of its own as anything that is left running may.
+#[test]
+fn another_overlay_that_a_command_made_goes_on_after_it_or_its_killed_caller() {
+    ground!("fuse", "root", "setpriv", "fusermount3", "/usr/bin/python3");
+    let lab = Lab::new();
+    let script = "base=$PWD/base; mnt=$PWD/mnt
+        make() { echo \"$cowsnap overlay create -q $1 --base $base --at $mnt/$1 --mode fuse --owner none > /dev/null\"; }
+        $cowsnap overlay run --base base -- sh -c \"$(make first); echo changed > $mnt/first/file; sleep 600 &\"
+        cat mnt/first/file; echo more > mnt/first/more && cat mnt/first/more
+        $cowsnap overlay run -q --base base -- sh -c \"$(make second); sleep 601 & touch ready; wait\" &
+        caller=$!; trap 'kill -9 $caller 2>/dev/null' EXIT
+        until test -e home/overlays/run-1/tree/ready; do sleep 0.05; done
+        kill -9 $caller; wait $caller; trap - EXIT
+        $cowsnap overlay reap > /dev/null; test -e home/overlays/run-1 || echo reaped
+        cat mnt/second/file; cat mnt/first/file
+        $cowsnap overlay reset -q first; echo; cat mnt/first/file
+        $cowsnap overlay destroy -q first second";
+    let output = as_user(&lab, "0666", "true", script);
+    let told = text(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "changed\nmore\nreaped\nbasechanged\n\nbase", "{told}");
+    assert!(told.contains("left running: 1 processes"), "the rest is ended: {told}");
+    assert_nothing_left(&lab);
+}

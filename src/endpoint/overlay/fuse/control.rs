@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::adapter::Mount;
@@ -130,6 +131,14 @@ impl Control {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
             stream => Ok(Some(Self::over(stream?)?)),
         }
+    }
+
+    /// The process, when it began to listen.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn process(&self) -> std::io::Result<Pid> {
+        Ok(rustix::net::sockopt::socket_peercred(self.reader.get_ref())?.pid)
     }
 
     /// Speaks over this stream.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::StatVfsMountFlags;
+use rustix::process::Pid;
 
 use super::adapter::Mount;
 use super::control::{Control, View};
@@ -184,6 +185,11 @@ fn show_if_served(place: &Place<'_>, generation: &Generation, view: &View) -> Re
 /// Whether the overlay's process is there.
 pub fn is_served(overlay: &Entry) -> bool {
     matches!(Control::connect(overlay.dir()), Ok(Some(_)))
+}
+
+/// The overlay's process, if there is one that this one may speak to.
+pub fn process(overlay: &Entry) -> Option<Pid> {
+    Control::connect(overlay.dir()).ok().flatten()?.process().ok()
 }
 
 /// Whether there certainly is no process of the overlay, in whichever namespaces.
