@@ -577,6 +577,9 @@ fn an_ordinary_user_needs_fusermount3_and_the_device_only() {
     assert_nothing_left(&lab);
 }
 
+/// What is said to a user without an entry in passwd.
+const NAMELESS: &str = "only for a user who has a name: 1 has none (useradd --no-create-home --uid 1 NAME;";
+
 #[test]
 fn what_to_grant_is_said_with_exit_6() {
     ground!("fuse", "overlay", "setpriv", "fusermount3");
@@ -587,9 +590,14 @@ fn what_to_grant_is_said_with_exit_6() {
         ("0600", create.to_owned(), "/dev/fuse may not be opened by this user (chmod 666 /dev/fuse)"),
         ("0666", format!("PATH=/nowhere {create}"), "there is no fusermount3 (apt install fuse3)"),
         ("0666", format!("setpriv --no-new-privs {create}"), "no_new_privs is set"),
+        ("0666", create.to_owned(), NAMELESS),
     ];
     for (device, script, expected) in cases {
-        let prepare = if expected.contains("apt install") { WITHOUT_FUSERMOUNT3 } else { "true" };
+        let prepare = match expected {
+            NAMELESS => "grep -v '^[^:]*:[^:]*:1:' /etc/passwd > /mnt/passwd; mount --bind /mnt/passwd /etc/passwd || exit 99",
+            _ if expected.contains("apt install") => WITHOUT_FUSERMOUNT3,
+            _ => "true",
+        };
         let output = as_user_where(&lab, device, prepare, &script);
         let said = text(&output);
         assert!(output.status.code() == Some(6) && said.contains(expected), "{expected}: {said}");

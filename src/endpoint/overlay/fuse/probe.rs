@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use super::Errno;
 use crate::endpoint::overlay::probe::may_not_mount;
@@ -60,6 +61,22 @@ fn no_helper() -> Option<String> {
         Some(meta) if meta.permissions().mode() & libc::S_ISUID == 0 => Some(
             "this process may not mount, and fusermount3 does not run as root (chmod u+s $(command -v fusermount3))".into(),
         ),
-        Some(_) => None,
+        Some(_) => nameless(),
     }
+}
+
+/// What `getent` answers if it finds nothing.
+const NOT_FOUND: i32 = 2;
+
+/// What fusermount3 asks for first: the user's name, wherever the machine has names from.
+fn nameless() -> Option<String> {
+    let user = rustix::process::getuid().as_raw();
+    let mut getent = Command::new("getent");
+    getent.args(["passwd", &user.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Where that can not be asked, fusermount3 says it itself.
+    (getent.status().ok()?.code() == Some(NOT_FOUND)).then(|| {
+        format!(
+            "this process may not mount, and fusermount3 does so only for a user who has a name: {user} has none (useradd --no-create-home --uid {user} NAME; in a container, in its image)"
+        )
+    })
 }
