@@ -594,7 +594,9 @@ fn what_to_grant_is_said_with_exit_6() {
     ];
     for (device, script, expected) in cases {
         let prepare = match expected {
-            NAMELESS => "grep -v '^[^:]*:[^:]*:1:' /etc/passwd > /mnt/passwd; mount --bind /mnt/passwd /etc/passwd || exit 99",
+            NAMELESS => {
+                "grep -v '^[^:]*:[^:]*:1:' /etc/passwd > /mnt/passwd; mount --bind /mnt/passwd /etc/passwd || exit 99"
+            }
             _ if expected.contains("apt install") => WITHOUT_FUSERMOUNT3,
             _ => "true",
         };

@@ -121,7 +121,11 @@ fn another_overlay_that_a_command_made_goes_on_after_it_or_its_killed_caller() {
         $cowsnap overlay destroy -q first second";
     let output = as_user(&lab, "0666", "true", script);
     let told = text(&output);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "changed\nmore\nreaped\nbasechanged\n\nbase", "{told}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "changed\nmore\nreaped\nbasechanged\n\nbase",
+        "{told}"
+    );
     assert!(told.contains("left running: 1 processes"), "the rest is ended: {told}");
     assert_nothing_left(&lab);
 }

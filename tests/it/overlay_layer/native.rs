@@ -98,6 +98,24 @@ fn of_a_clone_the_same_changes_are_told_as_of_an_overlay_of_the_kernel() {
     assert_nothing_left(&lab);
 }
 
+/// What the clone of overlay `ci` was made of.
+fn made_of(lab: &Lab) -> PathBuf {
+    let generations = fs::read_dir(lab.home_dir().join("overlays/ci/1")).expect("listed");
+    let named = generations.filter_map(|entry| fs::read(entry.expect("an entry").path().join("clone")).ok());
+    let clone: serde_json::Value = serde_json::from_slice(&named.last().expect("one")).expect("JSON");
+    lab.root().join(".cowsnap/overlays").join(clone["origin"].as_str().expect("a name"))
+}
+
+fn watch(dir: &Path) -> OwnedFd {
+    let watched = inotify::init(inotify::CreateFlags::NONBLOCK).expect("made");
+    inotify::add_watch(&watched, dir, inotify::WatchFlags::ACCESS).expect("watched");
+    watched
+}
+
+fn is_listed(watched: &OwnedFd) -> bool {
+    rustix::io::read(watched, &mut [0; 4096]).is_ok()
+}
+
 #[test]
 fn directories_in_which_nothing_changed_are_not_looked_at() {
     ground!("overlay", "btrfs");
@@ -105,20 +123,36 @@ fn directories_in_which_nothing_changed_are_not_looked_at() {
     in_dir(&lab.base(), "mkdir -p same/below other/below; touch same/below/f other/below/f");
     let at = native(&lab, "ci");
     fs::write(at.join("other/below/f"), "changed").expect("written");
-    let generations = fs::read_dir(lab.home_dir().join("overlays/ci/1")).expect("listed");
-    let named = generations.filter_map(|entry| fs::read(entry.expect("an entry").path().join("clone")).ok());
-    let clone: serde_json::Value = serde_json::from_slice(&named.last().expect("one")).expect("JSON");
-    let made_of = lab.root().join(".cowsnap/overlays").join(clone["origin"].as_str().expect("a name"));
-    let watch = |dir: &str| {
-        let watched = inotify::init(inotify::CreateFlags::NONBLOCK).expect("made");
-        inotify::add_watch(&watched, made_of.join(dir), inotify::WatchFlags::ACCESS).expect("watched");
-        watched
-    };
-    let is_listed = |watched: &OwnedFd| rustix::io::read(watched, &mut [0; 4096]).is_ok();
+    let made_of = made_of(&lab);
+    let watch = |dir: &str| watch(&made_of.join(dir));
     let (other, same, below) = (watch("other/below"), watch("same"), watch("same/below"));
     assert_eq!(lab.ok(&["diff", "ci"]), "M other/below/f  0 -> 7\n");
     assert!(is_listed(&other), "a look is seen");
     assert!(!is_listed(&same) && !is_listed(&below));
+    lab.ok(&["destroy", "ci"]);
+    assert_nothing_left(&lab);
+}
+
+/// Reading changes when a file was read, and with that its inode.
+#[test]
+fn what_was_only_read_is_not_looked_at() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    const N_DIRS: usize = 40;
+    let fill = "for d in $(seq 1 40); do mkdir d$d; for f in 1 2 3; do echo $f > d$d/$f; touch -ad 2020-01-01 d$d/$f; done; touch -ad 2020-01-01 d$d; done";
+    in_dir(&lab.base(), fill);
+    let at = native(&lab, "ci");
+    let made_of = made_of(&lab);
+    in_dir(&at, "ls -R > /dev/null; find . -type f -exec cat {} + > /dev/null");
+    for read in ["d1", "d1/1", "d40/3"] {
+        let when = |root: &Path| fs::metadata(root.join(read)).expect("there").accessed().expect("known");
+        assert_ne!(when(&at), when(&made_of), "{read}: that it was read is written down");
+    }
+    let watched: Vec<_> = (1..=N_DIRS).map(|number| watch(&made_of.join(format!("d{number}")))).collect();
+    let n_listed = || watched.iter().filter(|watched| is_listed(watched)).count();
+    assert_eq!((lab.ok(&["diff", "ci"]), n_listed()), (String::new(), 0));
+    in_dir(&at, "echo 4 > d7/2");
+    assert_eq!((lab.ok(&["diff", "ci"]), n_listed()), ("M d7/2  2\n".to_owned(), 1));
     lab.ok(&["destroy", "ci"]);
     assert_nothing_left(&lab);
 }

@@ -72,7 +72,11 @@ const NOT_FOUND: i32 = 2;
 fn nameless() -> Option<String> {
     let user = rustix::process::getuid().as_raw();
     let mut getent = Command::new("getent");
-    getent.args(["passwd", &user.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    getent
+        .args(["passwd", &user.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     // Where that can not be asked, fusermount3 says it itself.
     (getent.status().ok()?.code() == Some(NOT_FOUND)).then(|| {
         format!(

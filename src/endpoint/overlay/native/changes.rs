@@ -84,6 +84,7 @@ impl Told {
         let mut inodes = touched::inodes_since(view.as_fd(), info.otransid)?;
         // What the base changed meanwhile is another difference.
         inodes.extend(touched::inodes_since(base.as_fd(), info.otransid)?);
+        touched::leave_out_read(&mut inodes, view.as_fd(), base.as_fd())?;
         let mut dirs = HashSet::new();
         for inode in inodes {
             let Some(names) = touched::names(view.as_fd(), inode)? else { return Ok(None) };
