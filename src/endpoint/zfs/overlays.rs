@@ -413,7 +413,7 @@ fn mounted(full: &str, restrict: Restrict) -> Result<Detached> {
             why: "the key of its encryption is not loaded".into(),
             hint: Some(format!("zfs load-key -r {}", quoted(pool_of(full)))),
         },
-        _ => crate::endpoint::mounted::not_allowed(error, "mount", &full),
+        _ => crate::endpoint::mounted::not_allowed(error, "mount", full),
     })
 }
 

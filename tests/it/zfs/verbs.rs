@@ -21,8 +21,12 @@ impl Shell {
     /// Runs it; `P` at the beginning of an argument, or after a `/`, stands for the pool, `OUT` for a directory outside.
     fn try_run(&self, args: &[&str]) -> Output {
         let outside = self.pool.outside().to_str().expect("utf-8");
-        let args =
-            args.iter().map(|arg| arg.replace("P/", &format!("{}/", self.pool.name)).replace("OUT", outside));
+        let pool = &self.pool.name;
+        let named = |arg: &&str| match arg.strip_prefix("P/") {
+            Some(dataset) => format!("{pool}/{dataset}"),
+            None => arg.replace("/P/", &format!("/{pool}/")),
+        };
+        let args = args.iter().map(|arg| named(arg).replace("OUT", outside));
         Command::new(env!("CARGO_BIN_EXE_cowsnap"))
             .args(args)
             .env("COWSNAP_STATE_DIR", self.pool.outside().join("state"))

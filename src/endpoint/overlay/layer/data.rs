@@ -113,7 +113,7 @@ const AT_A_TIME: u64 = 16 << 20;
 
 /// Copies the data of a range to the same place, which holds zeros; stops at a signal.
 fn copy_data(from: &File, to: &File, range: std::ops::Range<u64>) -> io::Result<()> {
-    copy_while(from, to, range, || interrupt::check().map_err(io::Error::from))
+    copy_while(from, to, range, interrupt::check)
 }
 
 fn copy_while(
