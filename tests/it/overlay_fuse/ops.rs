@@ -41,6 +41,11 @@ impl Op {
         matches!(self, Self::Allocate(_, mode, ..) if mode & moves.bits() != 0)
     }
 
+    /// Whether this makes a file without a name, which kernel overlayfs of Linux 6.1 can not.
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self, Self::Unnamed(..))
+    }
+
     /// The operation in a line.
     pub fn brief(&self) -> String {
         let mut text = format!("{self:?}");
