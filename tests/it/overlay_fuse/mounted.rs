@@ -557,3 +557,51 @@ fn what_a_reset_took_away_gets_no_name_in_the_new_tree() {
         mounted.unmount().expect("unmount");
     }
 }
+
+/// Directories are not opened at this filesystem: what is listed where a reader goes on follows from where he is alone.
+#[test]
+fn who_lists_a_directory_while_it_changes_sees_each_name_that_stays_once() {
+    ground!("fuse");
+    let ground = Ground::new();
+    let mounted = show(&ground, &ground.layers(), Options::default(), false);
+    let dir = ground.path("mnt").join("many");
+    std::fs::create_dir(&dir).expect("made");
+    let name = |n: usize| format!("{n:04}-{}", "long".repeat(40));
+    (0..2000).for_each(|n| std::fs::write(dir.join(name(n)), "").expect("written"));
+    let names = |listing: &mut rustix::fs::Dir, most: usize| -> Vec<String> {
+        let entries = listing.by_ref().take(most).map(|entry| entry.expect("an entry"));
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut one = rustix::fs::Dir::new(open(&dir)).expect("a directory");
+    let mut seen = names(&mut one, 700);
+    // Every second name goes; who begins now sees what is left, and all that he does the other one sees, too.
+    (0..2000).step_by(2).for_each(|n| std::fs::remove_file(dir.join(name(n))).expect("removed"));
+    let mut other = names(&mut rustix::fs::Dir::new(open(&dir)).expect("a directory"), usize::MAX);
+    other.sort();
+    let stayed: Vec<String> = (0..2000).skip(1).step_by(2).map(name).collect();
+    assert_eq!(other[..2], [".", ".."]);
+    assert_eq!(other[2..], stayed);
+    // One that was let go meanwhile: the listings of other directories take its place.
+    for n in 0..3 {
+        let filler = ground.path("mnt").join(format!("filler {n}"));
+        std::fs::create_dir(&filler).expect("made");
+        assert_eq!(std::fs::read_dir(&filler).expect("listed").count(), 0);
+    }
+    std::fs::write(dir.join("added"), "").expect("written");
+    seen.extend(names(&mut one, usize::MAX));
+    let mut odd: Vec<_> = seen.iter().filter(|name| stayed.contains(name)).cloned().collect();
+    odd.sort();
+    assert_eq!(odd, stayed, "each once");
+    one.rewind();
+    assert_eq!(names(&mut one, usize::MAX).len(), 2 + 1000 + 1);
+    drop(one);
+    // From where somebody was before.
+    let mut again = rustix::fs::Dir::new(open(&dir)).expect("a directory");
+    let _ = names(&mut again, 500);
+    let at = again.next().expect("one more").expect("an entry").offset();
+    let rest = names(&mut again, usize::MAX);
+    again.seek(at).expect("a position");
+    assert_eq!(names(&mut again, usize::MAX), rest);
+    drop(again);
+    mounted.unmount().expect("unmount");
+}

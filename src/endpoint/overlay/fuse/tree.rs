@@ -225,6 +225,11 @@ impl Tree {
         }
     }
 
+    /// How many names in the directory the kernel knows.
+    pub fn known_names(&self, number: u64) -> usize {
+        self.names().nodes.get(number).map_or(0, |node| node.pins as usize)
+    }
+
     /// The number of a listed entry's node.
     pub fn number_of(&self, parent: u64, listed: &Listed) -> Fallible<u64> {
         let mut names = self.names();

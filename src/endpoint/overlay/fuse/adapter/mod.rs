@@ -3,7 +3,8 @@
 //! ```text
 //! requests  a function for each request
 //! wire      what a request says and what an answer looks like
-//! device    where they are read from and written to; linger: waiting awake for the next
+//! device    where they are read from and written to; linger: waiting awake for the next; company: keeping others awake
+//! listings  of directories, page by page
 //! helpers   threads for what may take long
 //! mounting  mounts and unmounts
 //! ```
@@ -17,25 +18,30 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use fuser::{Config, Filesystem, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
 use serde::{Deserialize, Serialize};
 
 use super::reset::Outdated;
-use super::{Changing, Errno, Fallible, Layers, Listed, Opened, Tree};
+use super::{Changing, Errno, Fallible, Layers, Opened, Tree};
 use crate::sys::mount::Restrict;
 
+mod company;
 mod device;
 mod helpers;
 mod linger;
+mod listings;
 mod mounting;
 mod requests;
 mod wire;
 
+use company::Company;
 use device::{Backing, Device, Reply};
 use helpers::Helpers;
 use linger::Linger;
+use listings::{Entries, Listings};
 use mounting::Placed;
 pub(super) use mounting::id_at;
 use wire::Request;
@@ -77,8 +83,8 @@ pub struct Handle {
 ///
 /// Requests are answered from when this returns.
 pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounted> {
-    let passes = Arc::new(OnceLock::new());
-    let greeting = Greeting { passthrough: how.passthrough, passes: Arc::clone(&passes) };
+    let able = Arc::new(OnceLock::new());
+    let greeting = Greeting { passthrough: how.passthrough, able: Arc::clone(&able) };
     let (placed, device) = Placed::new(dir, how)?;
     let undo = |_: &std::io::Error| drop(placed.detach());
     let session = device.try_clone().and_then(|device| {
@@ -100,10 +106,11 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
     })?;
     let shared = Shared {
         tree: Arc::clone(&tree),
-        passthrough: passes.get() == Some(&true),
+        passthrough: able.get().is_some_and(|able| able.passes),
         stale,
         files: Mutex::default(),
-        dirs: Mutex::default(),
+        listings: Mutex::new(Listings::new()),
+        opens_dirs: able.get().is_some_and(|able| able.opens_dirs),
         frozen: Helpers::new(1),
     };
     let alone = how.threads <= 1;
@@ -204,8 +211,16 @@ const INC_EPOCH: [u8; 16] = [16, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 struct Greeting {
     /// Whether reads and writes are to go past the process.
     passthrough: bool,
-    /// Whether they do.
-    passes: Arc<OnceLock<bool>>,
+    able: Arc<OnceLock<Able>>,
+}
+
+/// What the kernel can that not every kernel can.
+#[derive(Debug)]
+struct Able {
+    /// Whether reads and writes go past the process.
+    passes: bool,
+    /// Whether it opens directories without us.
+    opens_dirs: bool,
 }
 
 impl Filesystem for Greeting {
@@ -228,7 +243,8 @@ impl Filesystem for Greeting {
         let passes = self.passthrough
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(2).is_ok();
-        let _ = self.passes.set(passes);
+        let opens_dirs = config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_ok();
+        let _ = self.able.set(Able { passes, opens_dirs });
         if !passes {
             let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
         }
@@ -261,7 +277,9 @@ struct Shared {
     passthrough: bool,
     stale: Sender<(u64, OsString)>,
     files: Mutex<Files>,
-    dirs: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
+    listings: Mutex<Listings>,
+    /// Whether the kernel opens directories itself.
+    opens_dirs: bool,
     /// Does the changes that came while the filesystem was frozen, one after the other, once it goes on.
     frozen: Helpers,
 }
@@ -291,8 +309,13 @@ impl Adapter {
     /// Answers requests until the filesystem is unmounted.
     fn serve(&self, device: &Arc<Device>, mut linger: Option<Linger>) {
         let mut buffer = vec![0; wire::LONGEST];
+        let mut company = linger.as_ref().map(|_| Company::new());
         loop {
-            let len = match device.next(&mut buffer, linger.as_mut()) {
+            let next = device.next(&mut buffer, linger.as_mut());
+            if let Some(company) = &mut company {
+                company.came(Instant::now());
+            }
+            let len = match next {
                 Ok(Some(len)) => len,
                 Ok(None) => return,
                 Err(error) => return tracing::error!(%error, "requests can not be read any more"),
@@ -396,15 +419,18 @@ impl Shared {
         self.tree.release(&file);
     }
 
-    fn listing(&self, node: u64, handle: u64, offset: u64) -> Fallible<Arc<Vec<Listed>>> {
-        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset > 0
-            && let Some(listing) = dirs.get(&handle)
+    /// The entries of a directory, as they are now for who begins, as they were for who goes on.
+    fn listing(&self, node: u64, position: u64) -> Fallible<Entries> {
+        if position > 0
+            && let Some(entries) = self.listings().get(node)
         {
-            return Ok(Arc::clone(listing));
+            return Ok(entries);
         }
-        let listing = Arc::new(self.tree.list(node)?);
-        dirs.insert(handle, Arc::clone(&listing));
-        Ok(listing)
+        let listed = self.tree.list(node)?;
+        Ok(self.listings().keep(node, listed))
+    }
+
+    fn listings(&self) -> MutexGuard<'_, Listings> {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,14 +1,13 @@
 //! A function for each request of the kernel. One that can not be read is answered EIO: its reply is dropped.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::device::Reply;
 use super::wire::{Answer, Listing, Request, WRITE_KILL_SUIDGID, op, set_attr};
-use super::{Adapter, Entered, Shared, wire};
-use crate::endpoint::overlay::fuse::nodes::ROOT;
+use super::{Adapter, Entered, Shared, listings, wire};
 use crate::endpoint::overlay::fuse::{Attr, Changing, Errno, Fallible, New, Opened};
 
 /// Answers with what a call returned.
@@ -69,7 +68,7 @@ impl Adapter {
             op::REMOVEXATTR => self.removexattr(request, reply),
             op::OPENDIR => self.opendir(reply),
             op::READDIR | op::READDIRPLUS => self.readdir(request, reply),
-            op::RELEASEDIR => self.releasedir(request, reply),
+            op::RELEASEDIR => self.releasedir(reply),
             op::FSYNCDIR => self.fsyncdir(reply),
             op::FALLOCATE => self.fallocate(request, reply),
             op::LSEEK => self.lseek(request, reply),
@@ -273,49 +272,54 @@ impl Adapter {
     }
 
     fn opendir(&self, reply: Reply) -> Fallible<()> {
-        let mut files = self.files();
-        files.next += 1;
+        if self.opens_dirs {
+            reply.error(Errno::NOSYS); // The kernel asks no more, not for closing it either, and takes these flags for given.
+            return Ok(());
+        }
         let flags = wire::CACHE_DIR | wire::KEEP_CACHE;
-        reply.answer(Answer::new().u64(files.next).u32(flags).u32(0));
+        reply.answer(Answer::new().u64(0).u32(flags).u32(0));
         Ok(())
     }
 
     fn readdir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
-        let (handle, offset, size) = (request.body.u64()?, request.body.u64()?, request.body.u32()?);
-        let listing = match self.listing(request.node, handle, offset) {
-            Ok(listing) => listing,
+        let (_, position, size) = (request.body.u64()?, request.body.u64()?, request.body.u32()?);
+        let node = request.node;
+        let entries = match self.listing(node, position) {
+            Ok(entries) => entries,
             Err(error) => {
                 reply.error(error);
                 return Ok(());
             }
         };
-        let (mut page, plus) = (Listing::new(size), request.op == op::READDIRPLUS);
-        let own = [(request.node, "."), (self.tree.parent(request.node), "..")];
-        for at in offset..listing.len() as u64 + 2 {
-            let had_room = match own.get(at as usize) {
-                Some((number, name)) if plus => {
-                    // A directory that is gone has no parent to speak of.
-                    let Ok(mut attr) = self.tree.attr(*number).or_else(|_| self.tree.attr(ROOT)) else {
-                        break;
-                    };
-                    attr.number = *number;
-                    page.add_plus(&attr, at + 1, OsStr::new(name))
+        let left = listings::behind(&entries, position);
+        if left.is_empty() {
+            self.listings().forget(node);
+        }
+        let mut page = match request.op {
+            op::READDIRPLUS => Listing::plus(size),
+            _ => Listing::new(size),
+        };
+        let own = [(node, "."), (self.tree.parent(node), "..")];
+        let dots = (1..=listings::DOTS).zip(own).skip(position.min(listings::DOTS) as usize);
+        for (at, (number, name)) in dots {
+            if !page.add(number, at, libc::S_IFDIR, OsStr::new(name)) {
+                reply.answer(page.answer());
+                return Ok(());
+            }
+        }
+        // What the kernel knows already it need not be told.
+        let plus = request.op == op::READDIRPLUS && self.tree.known_names(node) * 4 < entries.len() * 3;
+        for (at, listed) in left {
+            let had_room = if plus {
+                let Ok(attr) = self.tree.lookup(node, &listed.name) else { continue };
+                let had_room = page.add_with(&attr, *at, &listed.name);
+                if !had_room {
+                    self.tree.forget(attr.number, 1);
                 }
-                Some((number, name)) => page.add(*number, at + 1, libc::S_IFDIR, OsStr::new(name)),
-                None if plus => {
-                    let name = &listing[at as usize - 2].name;
-                    let Ok(attr) = self.tree.lookup(request.node, name) else { continue };
-                    let had_room = page.add_plus(&attr, at + 1, name);
-                    if !had_room {
-                        self.tree.forget(attr.number, 1);
-                    }
-                    had_room
-                }
-                None => {
-                    let listed = &listing[at as usize - 2];
-                    let number = self.tree.number_of(request.node, listed).unwrap_or(listed.ino);
-                    page.add(number, at + 1, listed.kind.as_raw_mode(), &listed.name)
-                }
+                had_room
+            } else {
+                let number = self.tree.number_of(node, listed).unwrap_or(listed.ino);
+                page.add(number, *at, listed.kind.as_raw_mode(), &listed.name)
             };
             if !had_room {
                 break;
@@ -325,8 +329,7 @@ impl Adapter {
         Ok(())
     }
 
-    fn releasedir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.body.u64()?);
+    fn releasedir(&self, reply: Reply) -> Fallible<()> {
         reply.done();
         Ok(())
     }

@@ -248,40 +248,42 @@ pub(super) fn header(len: u32, error: i32, unique: u64) -> [u8; 16] {
 pub(super) struct Listing {
     answer: Answer,
     limit: usize,
+    plus: bool,
 }
 
 impl Listing {
     /// Room for `size` bytes.
     pub(super) fn new(size: u32) -> Self {
         let limit = 16 + size.min(MAX_WRITE) as usize;
-        Self { answer: Answer(Vec::with_capacity(limit)), limit }.begun()
+        let mut answer = Answer(Vec::with_capacity(limit));
+        answer.0.resize(16, 0);
+        Self { answer, limit, plus: false }
     }
 
-    fn begun(mut self) -> Self {
-        self.answer.0.resize(16, 0);
-        self
+    /// As [`Self::new`], with room for what the kernel looks entries up by.
+    pub(super) fn plus(size: u32) -> Self {
+        Self { plus: true, ..Self::new(size) }
     }
 
     /// Adds an entry; `next` is where the listing goes on after it. Returns whether there was room.
     pub(super) fn add(&mut self, number: u64, next: u64, mode: u32, name: &OsStr) -> bool {
-        self.add_with(None, number, next, mode, name)
+        // Where no node is named, the kernel looks nothing up.
+        let before = if self.plus { Answer(vec![0; 128]) } else { Answer(Vec::new()) };
+        self.push(&before, number, next, mode, name)
     }
 
-    /// As [`Self::add`], with all that there is to know of it: the kernel looks it up by this.
-    pub(super) fn add_plus(&mut self, attr: &Attr, next: u64, name: &OsStr) -> bool {
-        self.add_with(Some(attr), attr.number, next, attr.mode, name)
+    /// As [`Self::add`], with all that there is to know of it.
+    pub(super) fn add_with(&mut self, attr: &Attr, next: u64, name: &OsStr) -> bool {
+        self.push(&Answer(Vec::new()).entry(attr), attr.number, next, attr.mode, name)
     }
 
-    fn add_with(&mut self, attr: Option<&Attr>, number: u64, next: u64, mode: u32, name: &OsStr) -> bool {
+    fn push(&mut self, before: &Answer, number: u64, next: u64, mode: u32, name: &OsStr) -> bool {
         let padded = name.len().next_multiple_of(8);
-        let len = attr.map_or(0, |_| 128) + 24 + padded;
-        if self.answer.0.len() + len > self.limit {
+        if self.answer.0.len() + before.0.len() + 24 + padded > self.limit {
             return false;
         }
         let mut answer = std::mem::replace(&mut self.answer, Answer(Vec::new()));
-        if let Some(attr) = attr {
-            answer = answer.entry(attr);
-        }
+        answer.0.extend_from_slice(&before.0);
         answer = answer.u64(number).u64(next).u32(name.len() as u32).u32((mode & libc::S_IFMT) >> 12);
         answer.0.extend_from_slice(name.as_bytes());
         answer.0.resize(answer.0.len() + padded - name.len(), 0);
