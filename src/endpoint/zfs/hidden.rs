@@ -1,6 +1,7 @@
 //! What no listing shows: what overlays made for themselves ([`overlays`](super::overlays)), known by its name and its own mark.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use crate::endpoint::Result;
 use crate::endpoint::zfs::dataset::Dataset;
@@ -9,6 +10,10 @@ use crate::endpoint::zfs::overlays::{FOLDER, IS_FOLDER, MARK, SNAPSHOT, mark_of}
 use crate::endpoint::zfs::{list, program};
 use crate::model::overlay::{MountSource, OverlayName};
 use crate::model::quoted;
+
+/// How often, and how long, a clone that has no mark yet is waited for.
+const WAITS: u32 = 10;
+const WAIT: Duration = Duration::from_millis(20);
 
 /// The overlay whose clone is called `name`, if that is what such a one is called.
 pub(super) fn overlay_of(name: &str) -> Option<OverlayName> {
@@ -56,9 +61,14 @@ impl Hidden {
     /// What `zfs` says.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut asked: BTreeSet<_> = names.flat_map(asked_for).collect();
-        let mut gone = HashSet::new();
+        let (mut gone, mut waits) = (HashSet::new(), WAITS);
         while !asked.is_empty() {
             let why = match marks(&asked) {
+                Ok(text) if waits > 0 && is_being_made(&String::from_utf8_lossy(&text)) => {
+                    waits -= 1;
+                    std::thread::sleep(WAIT);
+                    continue;
+                }
                 Ok(text) => {
                     let mut hidden = Self::read(&String::from_utf8_lossy(&text));
                     hidden.names.extend(gone);
@@ -113,6 +123,15 @@ impl Hidden {
         let own = clone_of(name).or_else(|| folder_of(name)).unwrap_or(name);
         self.names.contains(own)
     }
+}
+
+/// Whether one that is called as an overlay's clone has no mark: the kernel makes a clone first, and then gives it its properties (`zfs_ioc_clone`).
+fn is_being_made(text: &str) -> bool {
+    text.lines().any(|line| {
+        let mut fields = line.split('\t');
+        let name = fields.next().unwrap_or_default();
+        overlay_of(name).is_some() && fields.eq([MARK, "-"])
+    })
 }
 
 /// What tells of these whether they are an overlay's, and of clones whether they have an older history than they could have made themselves.
@@ -170,6 +189,18 @@ mod tests {
     use super::*;
 
     const CLONE: &str = "tank/cowsnap-overlays/cowsnap:0123456789abcdef:ci:1:7:00000000000000ff";
+
+    #[test]
+    fn a_clone_without_a_mark_is_being_made() {
+        let told = |name: &str, property: &str, value: &str| {
+            is_being_made(&format!("{name}\t{property}\t{value}\n"))
+        };
+        assert!(told(CLONE, MARK, "-"));
+        assert!(!told(CLONE, MARK, "x"), "it has one");
+        assert!(!told(CLONE, "origin", "-"), "another property");
+        assert!(!told("tank/cowsnap-overlays/mine", MARK, "-"), "somebody's");
+        assert!(!is_being_made(""));
+    }
 
     #[test]
     fn a_clone_says_by_its_name_which_overlay_shows_it() {
