@@ -74,7 +74,7 @@ fn together(
         for waiting in waiting {
             running.push(waiting.map(|waiting| {
                 let (feed, fed) = queue(&pace);
-                let prefix = waiting.prefix().cloned();
+                let prefix = waiting.prefix();
                 let (seen, resumed) = (fed.seen.clone(), prefix.as_ref().map_or(0, Prefix::stream_len));
                 branches.push(Branch { behind: prefix, taker: feed });
                 let take = || waiting.take(fed, &source, what, options.keep_every, observe);
@@ -225,15 +225,19 @@ impl<'a> Waiting<'a> {
         match from {
             // Its beginning can be left out by the peer alone, for one target.
             Place::There(_) if ready.prefix().is_some() => Err(Box::new(Ended::Alone)),
+            // What it has taken behind whole frames is compared for one target alone.
+            _ if ready.prefix().is_some_and(|prefix| prefix.passed().is_some()) => {
+                Err(Box::new(Ended::Alone))
+            }
             _ => Ok(ready),
         }
     }
 
     /// What it has already.
-    fn prefix(&self) -> Option<&Prefix> {
+    fn prefix(&self) -> Option<Prefix> {
         match self {
             Self::Here(_, kept) => kept.as_ref().map(|kept| kept.prefix()),
-            Self::There(_, offered) => offered.prefix.as_ref(),
+            Self::There(_, offered) => offered.prefix.clone(),
         }
     }
 

@@ -91,7 +91,8 @@ impl Incoming {
         name: Option<SnapshotName>,
         kept: btrfs::Kept,
     ) -> Result<Self> {
-        let reader = Reader::resume(input, kept.prefix()).map_err(|error| container_failed(source, error))?;
+        let reader =
+            Reader::resume(input, &kept.prefix()).map_err(|error| container_failed(source, error))?;
         Ok(Self { kept: Some(kept), ..Self::of_container(reader, source, name)? })
     }
 

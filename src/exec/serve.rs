@@ -179,7 +179,7 @@ impl Server<'_> {
         dataset.backend("receive")?;
         expect_missing(dataset, version)?;
         let kept = dataset.kept(version.guid, base)?;
-        line.say(Kind::Answer, &Ready { prefix: kept.as_ref().map(|kept| kept.prefix().clone()) })?;
+        line.say(Kind::Answer, &Ready { prefix: kept.as_ref().map(btrfs::Kept::prefix) })?;
         let Some((kind, payload)) = line.next()? else { return Ok(()) };
         let kept = match kind {
             Kind::Request => match line.parse(&payload)? {

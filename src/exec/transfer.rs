@@ -434,7 +434,7 @@ fn copy_behind(
     observe: &dyn Observe,
 ) -> Result<Brought> {
     let leaving = Leaving::new(from, what, None, options.zfs_flags)?;
-    let behind = kept.as_ref().map(|kept| kept.prefix().clone());
+    let behind = kept.as_ref().map(btrfs::Kept::prefix);
     let before = behind.as_ref().map_or(0, |prefix| prefix.stream_len());
     let (reader, writer) = pipe::pipe(STREAM_PIPE).map_err(Error::io("send", from))?;
     std::thread::scope(|scope| {
@@ -518,7 +518,7 @@ fn pull(
 ) -> Result<Brought> {
     let base = what.base_guid();
     let kept = to.kept(what.version.guid, base)?;
-    let behind = kept.as_ref().map(|kept| kept.prefix().clone());
+    let behind = kept.as_ref().map(btrfs::Kept::prefix);
     let fetched = from.fetch(&asked(from, what, options, behind.clone()))?;
     let before = behind.filter(|_| fetched.behind).map_or(0, |prefix| prefix.stream_len());
     if kept.is_some() && !fetched.behind {

@@ -12,7 +12,7 @@ pub mod zfs;
 pub use error::{Error, Place, Result};
 pub use header::{Backend, Header};
 pub use record::{Head, Kind};
-pub use tree::{BadPrefix, Prefix};
+pub use tree::{BadPrefix, Piece, Prefix};
 pub use zfs::{ResumePoint, ZfsFlags, ZfsKind, ZfsStream};
 
 /// The format's version that is written.

@@ -22,7 +22,7 @@ pub trait Taker {
 /// A reader.
 #[derive(Debug)]
 pub struct Branch<T> {
-    /// What it has of the stream already.
+    /// What it has of the stream already, in whole frames: what was passed behind them is not looked at.
     pub behind: Option<Prefix>,
     /// What takes the rest for it.
     pub taker: T,
@@ -78,7 +78,7 @@ impl<T: Taker> State<T> {
         if self.is != Is::Waiting || before.frames() < frames && !is_all {
             return;
         }
-        if self.behind.as_ref().is_some_and(|behind| before.prefix() != *behind) {
+        if self.behind.as_ref().is_some_and(|behind| !behind.is_of(before)) {
             self.taker.other_beginning();
             self.is = Is::Gone;
             return;

@@ -56,7 +56,7 @@ pub fn write(
     write_behind(header, frames, Trunk::default(), Plain(out), options)
 }
 
-/// As [`write()`], without the frames of `prefix`: they are read and compared, and what comes after them is written, for a
+/// As [`write()`], without the frames of `prefix`: they are read and compared, with what was passed behind them, and what comes after them is written, for a
 /// [`Reader`](super::reader::Reader) that is [resumed](super::reader::Reader::resume) with the same prefix.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub fn write_rest(
 ) -> Result<Sealed> {
     let (mut frames, pool) = (Frames::of(stream), Pool::default());
     let tree = hash_ahead(&mut frames, prefix.frames(), &pool)?;
-    if tree.prefix() != *prefix {
+    if !prefix.is_of(&tree) || !frames.go_on_from(prefix, &pool)? {
         return Err(Error::OtherPrefix { frames: prefix.frames() });
     }
     write_behind(header, frames, Trunk { tree, len: prefix.stream_len() }, Plain(out), options)
@@ -216,11 +216,28 @@ struct Frames<R> {
     stream: R,
     number: u64,
     ended: bool,
+    ahead: Option<Frame>, // Looked at, and handed on next.
 }
 
 impl<R: Read> Frames<R> {
     fn of(stream: R) -> Self {
-        Self { stream, number: 0, ended: false }
+        Self { stream, number: 0, ended: false, ahead: None }
+    }
+
+    /// Whether the frame that comes next begins with what was passed behind `prefix`.
+    fn go_on_from(&mut self, prefix: &Prefix, pool: &Pool) -> Result<bool> {
+        if prefix.passed().is_none() {
+            return Ok(true);
+        }
+        match self.next(pool) {
+            Frame::Read(number, block) => {
+                let goes_on = prefix.goes_on_in(&block[HEAD_LEN..]);
+                self.ahead = Some(Frame::Read(number, block));
+                Ok(goes_on)
+            }
+            Frame::End => Ok(false),
+            Frame::Failed(error) => Err(error),
+        }
     }
 
     /// Hands each on, until the stream ends or `submit` says that nobody wants more.
@@ -235,6 +252,9 @@ impl<R: Read> Frames<R> {
     }
 
     fn next(&mut self, pool: &Pool) -> Frame {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
+        }
         if self.ended {
             return Frame::End;
         }

@@ -25,7 +25,7 @@ use super::store::{Store, list, open_beneath, read_at, remove_at, write_at};
 use crate::endpoint::dir::lock;
 use crate::endpoint::{Error, Result};
 use crate::model::{Digest, Guid};
-use crate::stream::container::{FRAME_LEN, Prefix};
+use crate::stream::container::{FRAME_LEN, Piece, Prefix};
 use crate::stream::reader::Marks;
 use crate::sys::btrfs;
 
@@ -82,25 +82,6 @@ pub(super) struct Checkpoint {
     upon: Option<Digest>,
 }
 
-/// Some bytes of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Piece {
-    len: u64,
-    blake3: String,
-}
-
-impl Piece {
-    /// None of nothing.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        let hash = || blake3::hash(bytes).to_hex().to_string();
-        (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3: hash() })
-    }
-
-    fn len(piece: Option<&Self>) -> u64 {
-        piece.map_or(0, |piece| piece.len)
-    }
-}
-
 fn not_known() -> bool {
     true
 }
@@ -145,7 +126,8 @@ impl Origins {
 pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
     let bytes = read_at(staging, CHECKPOINT).ok()??;
     let checkpoint: Checkpoint = serde_json::from_slice(&bytes).ok()?;
-    let (tail, passed) = (Piece::len(checkpoint.tail.as_ref()), Piece::len(checkpoint.passed.as_ref()));
+    let len = |piece: &Option<Piece>| piece.as_ref().map_or(0, |piece| piece.len);
+    let (tail, passed) = (len(&checkpoint.tail), len(&checkpoint.passed));
     let is_sound =
         checkpoint.midway.offset.checked_add(tail)? == checkpoint.prefix.stream_len().checked_add(passed)?;
     is_sound.then_some(checkpoint)
@@ -308,9 +290,9 @@ struct Ground {
 }
 
 impl Kept {
-    /// What of the stream is there.
-    pub fn prefix(&self) -> &Prefix {
-        &self.checkpoint.prefix
+    /// What of the stream is there, and what of it was passed behind that.
+    pub fn prefix(&self) -> Prefix {
+        self.checkpoint.prefix.clone().with_passed(self.checkpoint.passed.clone())
     }
 
     /// Reads from `stream`, which begins behind the prefix, what was applied of it already; whether it is the same.

@@ -83,29 +83,77 @@ const MAX_FRAMES: u64 = u64::MAX / FRAME_LEN as u64;
 /// same bytes. All of these frames are full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Text", into = "Text")]
-pub struct Prefix(Tree);
+pub struct Prefix {
+    tree: Tree,
+    passed: Option<Piece>,
+}
+
+/// Some bytes of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// How many.
+    pub len: u64,
+    /// Their blake3, hexadecimal.
+    pub blake3: String,
+}
+
+impl Piece {
+    /// None of nothing.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let hash = || blake3::hash(bytes).to_hex().to_string();
+        (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3: hash() })
+    }
+
+    /// Whether `bytes` begin with it.
+    fn begins(&self, bytes: &[u8]) -> bool {
+        let first = usize::try_from(self.len).ok().and_then(|len| bytes.get(..len));
+        first.and_then(Self::of).as_ref() == Some(self)
+    }
+}
 
 impl Prefix {
     /// How many frames there are.
     pub fn frames(&self) -> u64 {
-        self.0.frames
+        self.tree.frames
     }
 
     /// How many bytes they hold.
     pub fn stream_len(&self) -> u64 {
-        self.0.frames * FRAME_LEN as u64
+        self.tree.frames * FRAME_LEN as u64
+    }
+
+    /// With what of the frame behind them was taken already, though it comes again: a stream that goes on otherwise is another one.
+    #[must_use]
+    pub fn with_passed(self, passed: Option<Piece>) -> Self {
+        Self { passed, ..self }
+    }
+
+    /// What of the frame behind them was taken already.
+    pub fn passed(&self) -> Option<&Piece> {
+        self.passed.as_ref()
+    }
+
+    /// Whether these are the frames of `tree`.
+    pub(in crate::stream) fn is_of(&self, tree: &Tree) -> bool {
+        self.tree == *tree
+    }
+
+    /// Whether the frame behind them, which is `next`, begins with what was taken of it.
+    pub(in crate::stream) fn goes_on_in(&self, next: &[u8]) -> bool {
+        self.passed.as_ref().is_none_or(|passed| passed.begins(next))
     }
 
     /// Where hashing goes on.
     pub(in crate::stream) fn tree(&self) -> Tree {
-        self.0.clone()
+        self.tree.clone()
     }
 }
 
 impl Tree {
     /// What there is so far, as the beginning of a longer stream. Right only if every frame was full.
     pub(in crate::stream) fn prefix(&self) -> Prefix {
-        Prefix(self.clone())
+        Prefix { tree: self.clone(), passed: None }
     }
 
     /// How many subtrees stand unmerged behind `frames` frames.
@@ -122,15 +170,18 @@ struct Text {
     subtrees: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     only: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passed: Option<Piece>,
 }
 
 impl From<Prefix> for Text {
-    fn from(Prefix(tree): Prefix) -> Self {
+    fn from(Prefix { tree, passed }: Prefix) -> Self {
         let hex = |value: &ChainingValue| blake3::Hash::from_bytes(*value).to_hex().to_string();
         Self {
             frames: tree.frames,
             subtrees: tree.subtrees.iter().map(hex).collect(),
             only: tree.only.map(|root| root.to_hex().to_string()),
+            passed,
         }
     }
 }
@@ -156,12 +207,19 @@ impl TryFrom<Text> for Prefix {
         if text.only.is_some() != (text.frames == 1) {
             return Err(BadPrefix("a frame is the only one, or it is not"));
         }
+        if let Some(passed) = &text.passed {
+            hash(&passed.blake3)?;
+            if !(1..FRAME_LEN as u64).contains(&passed.len) {
+                return Err(BadPrefix("what was passed behind the frames is a part of one"));
+            }
+        }
         let subtrees = text.subtrees.iter().map(|hex| hash(hex).map(|hash| *hash.as_bytes()));
-        Ok(Self(Tree {
+        let tree = Tree {
             frames: text.frames,
             subtrees: subtrees.collect::<Result<_, _>>()?,
             only: text.only.as_ref().map(hash).transpose()?,
-        }))
+        };
+        Ok(Self { tree, passed: text.passed })
     }
 }
 
@@ -201,7 +259,8 @@ mod tests {
     #[test]
     fn hashing_goes_on_from_a_prefix_that_was_written_down() {
         for cut in 0..9 {
-            let prefix = tree_of(0..cut, Tree::default()).prefix();
+            let passed = Piece::of(&vec![1; cut as usize]);
+            let prefix = tree_of(0..cut, Tree::default()).prefix().with_passed(passed);
             let written = serde_json::to_string(&prefix).unwrap();
             let read: Prefix = serde_json::from_str(&written).unwrap();
             assert_eq!((&read, read.stream_len()), (&prefix, cut * FRAME_LEN as u64));
@@ -209,6 +268,18 @@ mod tests {
                 let whole = tree_of(0..end, Tree::default()).root();
                 assert_eq!(tree_of(cut..end, read.tree()).root(), whole, "{cut} of {end}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_passed_is_found_at_the_beginning_of_the_next_frame_alone() {
+        let prefix = Tree::default().prefix();
+        assert!(prefix.goes_on_in(b"") && prefix.goes_on_in(b"x"), "nothing was passed");
+        let prefix = prefix.with_passed(Piece::of(b"abc"));
+        for (next, is_it) in
+            [("abc", true), ("abcd", true), ("ab", false), ("", false), ("abd", false), ("xabc", false)]
+        {
+            assert_eq!(prefix.goes_on_in(next.as_bytes()), is_it, "{next}");
         }
     }
 
@@ -224,6 +295,9 @@ mod tests {
             format!(r#"{{"frames":2,"subtrees":["{hash}","{hash}"],"only":"{hash}"}}"#),
             format!(r#"{{"frames":2,"subtrees":["{hash}","{}"]}}"#, &hash[1..]),
             r#"{"frames":18446744073709551615,"subtrees":[]}"#.into(),
+            format!(r#"{{"frames":0,"subtrees":[],"passed":{{"len":0,"blake3":"{hash}"}}}}"#),
+            format!(r#"{{"frames":0,"subtrees":[],"passed":{{"len":1048576,"blake3":"{hash}"}}}}"#),
+            format!(r#"{{"frames":0,"subtrees":[],"passed":{{"len":5,"blake3":"{}"}}}}"#, &hash[1..]),
         ] {
             assert!(prefix(wrong.clone()).is_err(), "{wrong}");
         }

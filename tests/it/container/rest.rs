@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Read};
 
-use cowsnap::stream::container::{Error, Prefix, Sealed};
+use cowsnap::stream::container::{Error, Piece, Prefix, Sealed};
 use cowsnap::stream::reader::Reader;
 use cowsnap::stream::writer::{self, Options};
 
@@ -70,6 +70,26 @@ fn behind_another_beginning_nothing_is_written() {
     let (error, written) = rest(&stream[..3 * FRAME - 1], &prefix, &stored()).unwrap_err();
     assert!(matches!(error, Error::OtherPrefix { frames: 3 }) && written == 0, "{error}");
     rest(&stream[..3 * FRAME], &prefix, &stored()).expect("a rest may be empty");
+}
+
+/// What the reader has taken of a last frame comes again, and is compared before anything is written.
+#[test]
+fn behind_another_last_frame_nothing_is_written() {
+    let stream = stream(3 * FRAME + 4321);
+    let whole = write(&header(), &stream, &stored()).0;
+    let plain = prefix_of(&whole, 3);
+    for passed in [1, 4000, 4321] {
+        let prefix = plain.clone().with_passed(Piece::of(&stream[3 * FRAME..3 * FRAME + passed]));
+        for options in [stored(), zstd()] {
+            assert!(rest(&stream, &prefix, &options).unwrap() == rest(&stream, &plain, &options).unwrap());
+        }
+        let mut other = stream.clone();
+        other[3 * FRAME + passed - 1] ^= 1;
+        for other in [&other[..], &stream[..3 * FRAME + passed - 1], &stream[..3 * FRAME]] {
+            let (error, written) = rest(other, &prefix, &zstd()).unwrap_err();
+            assert!(matches!(error, Error::OtherPrefix { frames: 3 }) && written == 0, "{error}");
+        }
+    }
 }
 
 #[test]

@@ -330,6 +330,19 @@ fn what_came_before_a_failure_of_either_side_is_kept() {
 
 /// The bytes in which a version travels.
 fn container(lab: &Lab, version: &Version, base: Option<&Version>) -> Vec<u8> {
+    let (header, mut stream) = outgoing(lab, version, base);
+    let mut container = Vec::new();
+    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
+    cowsnap::stream::writer::write(&header, &mut stream, &mut container, &stored).unwrap();
+    container
+}
+
+/// A version's stream, and what it says of itself.
+fn outgoing(
+    lab: &Lab,
+    version: &Version,
+    base: Option<&Version>,
+) -> (cowsnap::stream::container::Header, Box<dyn std::io::Read + Send>) {
     let request = cowsnap::endpoint::SendRequest {
         version: version.id.clone(),
         base: base.map(|base| base.id.clone()),
@@ -338,7 +351,7 @@ fn container(lab: &Lab, version: &Version, base: Option<&Version>) -> Vec<u8> {
         compressed: false,
         zfs: Default::default(),
     };
-    let mut stream = cowsnap::endpoint::Endpoint::send(&lab.from(), &request).unwrap().stream;
+    let stream = cowsnap::endpoint::Endpoint::send(&lab.from(), &request).unwrap().stream;
     let header = cowsnap::stream::container::Header {
         backend: cowsnap::stream::container::Backend::Btrfs,
         dataset: "data".into(),
@@ -352,10 +365,7 @@ fn container(lab: &Lab, version: &Version, base: Option<&Version>) -> Vec<u8> {
         zfs: None,
         place: None,
     };
-    let mut container = Vec::new();
-    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
-    cowsnap::stream::writer::write(&header, &mut stream, &mut container, &stored).unwrap();
-    container
+    (header, stream)
 }
 
 /// A disk that fails.
@@ -445,26 +455,95 @@ fn a_stream_that_is_cut_goes_on_behind_all_that_had_come() {
     }
 }
 
-/// The one place where bytes come again that were applied: a last frame that is no whole one. They are compared, and if they are others, all that is there is given up.
+/// The one place where bytes come again that were applied: a last frame that is no whole one. They are compared where they are made, and if they
+/// are others, all of it comes anew in the same run, and that is said: each way, and of one target among several.
+#[test]
+fn a_last_frame_that_is_another_begins_again_at_once() {
+    ground!("btrfs");
+    let ways =
+        [("here", "here"), ("here", "there"), ("there", "here"), ("there", "there"), ("here", "several")];
+    for way in ways {
+        for is_other in [true, false] {
+            let lab = Lab::new();
+            let [one, _] = many_names(&lab);
+            cut_in_the_last_frame(&lab, &one, is_other);
+            let warned = std::sync::Mutex::new(Vec::new());
+            let observe = |event: Event| {
+                if let Event::Warning { text } = event {
+                    warned.lock().unwrap().push(text);
+                }
+            };
+            let serve = lab.serve("--checkpoint 1M");
+            let from = if way.0 == "there" { lab.source_peer(&serve) } else { Place::Here(lab.from()) };
+            let to = if way.1 == "there" { lab.target_peer(&serve) } else { Place::Here(lab.to()) };
+            let resumed = match way.1 {
+                "several" => among_several(&lab, &from, &to, &observe),
+                _ => transfer(&from, &to, &full(&one), &options(), &observe).unwrap().resumed_bytes,
+            };
+            assert_eq!(resumed == 0, is_other, "{way:?}: {resumed}");
+            let warned = warned.into_inner().unwrap();
+            let said = warned.iter().any(|text| text.contains("begins again"));
+            assert_eq!(said, is_other, "{way:?}: {warned:?}");
+            lab.expect_same(&one);
+            assert_eq!(lab.left(), Vec::<String>::new(), "{way:?}");
+        }
+    }
+}
+
+/// Brings all to `to`, and to another target that has nothing yet; what `to` had already.
+fn among_several(lab: &Lab, from: &Place, to: &Place, observe: &dyn cowsnap::exec::Observe) -> u64 {
+    let other = Place::Here(cowsnap::endpoint::path::named(&lab.target.path().join("other")).unwrap());
+    let wanted = cowsnap::exec::replicate::Wanted {
+        intermediates: false,
+        last: Some("one".parse().unwrap()),
+        full_again: false,
+        options: options(),
+    };
+    let state = lab.source.outside().join("state");
+    let guard = cowsnap::exec::replicate::Guard { state_dir: &state, wait: true };
+    let done = cowsnap::exec::replicate::replicate(from, &[to.clone(), other], &wanted, guard, observe);
+    let done: Vec<_> = done.into_iter().map(|done| done.unwrap().moved).collect();
+    assert!(done[0].len() == 1 && done[1].len() == 1, "{done:?}");
+    done[0][0].resumed_bytes
+}
+
+/// Leaves a receive that was cut behind its last frame, before the trailer; with other bytes of that frame than the source sends, if it is so wanted.
+fn cut_in_the_last_frame(lab: &Lab, one: &Version, is_other: bool) {
+    let container = container(lab, one, None);
+    let cut = std::io::Cursor::new(container[..container.len() - 10].to_vec());
+    let incoming = cowsnap::exec::receive::Incoming::open(cut, "a stream", None).unwrap().keeping(1 << 30);
+    incoming.receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
+    let [file] = &checkpoints(lab)[..] else { panic!("no checkpoint") };
+    let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let passed = said["passed"]["blake3"].as_str().expect("it was cut behind a last frame").to_owned();
+    if is_other {
+        said["passed"]["blake3"] = passed.chars().rev().collect::<String>().into();
+        fs::write(file, said.to_string()).unwrap();
+    }
+}
+
+/// A sender that compares nothing is not believed: what is there is given up.
 #[test]
 fn what_comes_again_of_a_last_frame_is_compared() {
     ground!("btrfs");
     let lab = Lab::new();
     let [one, _] = many_names(&lab);
-    let container = container(&lab, &one, None);
-    let cut = std::io::Cursor::new(container[..container.len() - 10].to_vec());
-    let incoming = cowsnap::exec::receive::Incoming::open(cut, "a stream", None).unwrap().keeping(1 << 30);
-    incoming.receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
-    let [file] = &checkpoints(&lab)[..] else { panic!("no checkpoint") };
-    let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    let passed = said["passed"]["blake3"].as_str().expect("it was cut behind a last frame").to_owned();
-    said["passed"]["blake3"] = passed.chars().rev().collect::<String>().into();
-    fs::write(file, said.to_string()).unwrap();
-    let here = (Place::Here(lab.from()), Place::Here(lab.to()));
-    let error = bring(&here.0, &here.1, &full(&one)).unwrap_err();
+    cut_in_the_last_frame(&lab, &one, true);
+    let kept = lab.to().kept(one.id.guid, None).unwrap().expect("it can go on");
+    let mut rest = Vec::new();
+    let stored = cowsnap::stream::writer::Options { level: None, threads: 1 };
+    let (header, mut stream) = outgoing(&lab, &one, None);
+    let believed = kept.prefix().with_passed(None);
+    cowsnap::stream::writer::write_rest(&header, &mut stream, &believed, &mut rest, &stored).unwrap();
+    let incoming =
+        cowsnap::exec::receive::Incoming::resume(std::io::Cursor::new(rest), "a stream", None, kept);
+    let error = incoming.unwrap().receive(&lab.to(), &cowsnap::exec::Silent).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("not the one that was broken off"), "{error:?}");
     assert_eq!(error.class(), Class::Conflict, "as the page on replication says");
     assert_eq!(lab.left(), Vec::<String>::new());
-    assert_eq!(bring(&here.0, &here.1, &full(&one)).unwrap().resumed_bytes, 0);
+    assert_eq!(
+        bring(&Place::Here(lab.from()), &Place::Here(lab.to()), &full(&one)).unwrap().resumed_bytes,
+        0
+    );
     lab.expect_same(&one);
 }
