@@ -313,7 +313,7 @@ impl Dataset {
     /// [`Error::Denied`] if not; a table of mounts that can not be read; [`Error::Foreign`] for a plain directory, which is walked to each time.
     pub fn expect_direct(&self, path: &Path) -> Result<()> {
         let is_direct = match self {
-            Self::Btrfs(dataset) => dataset.store().is_opened_directly(),
+            Self::Btrfs(dataset) => dataset.is_directly_at(path)?,
             Self::Zfs(dataset) => dataset.is_directly_at(path)?,
             Self::Tree(dataset) => return Err(dataset.has_no_stream("serve")),
         };

@@ -25,6 +25,18 @@ pub fn named(path: &Path) -> Result<Dataset> {
     }
 }
 
+/// As [`named`], if no symbolic link leads there, be it one that somebody puts there meanwhile: where one leads, nothing is touched.
+///
+/// # Errors
+/// As [`named`]; [`Error::Denied`](crate::endpoint::Error::Denied) for a link.
+pub fn named_directly(path: &Path) -> Result<Dataset> {
+    match serving(path)? {
+        Serving::Btrfs => Ok(btrfs::Dataset::named_by(path, btrfs::Store::open_directly)?.into()),
+        Serving::Zfs => Ok(zfs::Dataset::named(path)?.into()),
+        Serving::Tree => Ok(tree::Dataset::named(path)?.into()),
+    }
+}
+
 /// As [`named`], and nothing is written to the filesystem: what died there is left to who works on it.
 ///
 /// # Errors

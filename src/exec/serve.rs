@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::endpoint::content::Reading;
 use crate::endpoint::peer::message::{Ready, Refusal, Request, Said, Sending, Sent, Taken};
 use crate::endpoint::peer::{Line, Reason, Rights};
-use crate::endpoint::{self, Dataset, History, btrfs};
+use crate::endpoint::{self, Dataset, History, btrfs, path};
 use crate::exec::receive::Incoming;
 use crate::exec::sent::note_sent;
 use crate::exec::transfer::{Leaving, Transfer};
@@ -129,8 +129,8 @@ impl Server<'_> {
             }
             Target::Path(path) if !self.rights.under.is_empty() => {
                 expect_direct(path)?;
-                let dataset = (self.resolve)(&target)?;
-                // Once more, of what was opened: somebody could have put a link there in between.
+                // By no link that somebody puts there in between, and once more, of what was opened: it could have been renamed.
+                let dataset = path::named_directly(path)?;
                 dataset.expect_direct(path)?;
                 return Ok(dataset);
             }

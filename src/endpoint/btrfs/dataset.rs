@@ -123,6 +123,23 @@ impl Dataset {
         })
     }
 
+    /// Whether it is what stands at `path`, by which it was named: no link led to it, and nothing on the way was renamed between when that was
+    /// opened and when its place in the filesystem was found. All work is done beneath that place, by names that are no links.
+    ///
+    /// # Errors
+    /// A table of mounts that can not be read.
+    pub fn is_directly_at(&self, path: &Path) -> Result<bool> {
+        let io = |error| Error::io("find the place of", path.display())(error);
+        if !self.store.is_opened_directly() {
+            return Ok(false);
+        }
+        let id = mount::mount_id(self.store.anchor()).map_err(io)?;
+        let mounts = mount::mounts().map_err(io)?;
+        let Some(through) = mounts.iter().find(|mount| mount.id == id) else { return Ok(false) };
+        let place = path.strip_prefix(&through.dir).map(|rest| through.root.join(rest));
+        Ok(place.is_ok_and(|place| place.strip_prefix("/") == Ok(&self.path)))
+    }
+
     /// The same dataset, called `label` where people see it.
     pub fn with_label(self, label: impl Into<String>) -> Self {
         Self { label: label.into(), ..self }

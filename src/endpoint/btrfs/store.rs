@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::endpoint::btrfs::dataset::{self, Dataset};
@@ -65,7 +65,20 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_as_it_is(path: &Path) -> Result<Arc<Self>> {
-        let anchor = open_path(path)?;
+        Self::of(open_path(path)?, path)
+    }
+
+    /// As [`Store::open`], if no symbolic link leads to `path`, whoever puts one there meanwhile: behind one, nothing is touched.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`Error::Denied`] for a link.
+    pub fn open_directly(path: &Path) -> Result<Arc<Self>> {
+        let store = Self::of(open_path_directly(path)?, path)?;
+        staging::recover(&store);
+        Ok(store)
+    }
+
+    fn of(anchor: OwnedFd, path: &Path) -> Result<Arc<Self>> {
         check_is_btrfs(anchor.as_fd(), path)?;
         let fsid = btrfs::fs_info(anchor.as_fd()).map_err(Error::io("read", path.display()))?.fsid;
         let top = open_top(anchor.as_fd(), path)?;
@@ -285,7 +298,24 @@ pub fn key_of(path: &Path) -> String {
 
 fn open_path(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()) {
+    opened(rustix::fs::open(path, flags, Mode::empty()), path)
+}
+
+fn open_path_directly(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::LOOP) => Err(Error::Denied {
+            op: "serve",
+            subject: path.display().to_string(),
+            lacking: "it is or lies behind a symbolic link".into(),
+            hint: None,
+        }),
+        other => opened(other, path),
+    }
+}
+
+fn opened(opened: rustix::io::Result<OwnedFd>, path: &Path) -> Result<OwnedFd> {
+    match opened {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT) => {
             Err(Error::NotFound { what: "directory", subject: path.display().to_string(), hint: None })

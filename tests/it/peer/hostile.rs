@@ -6,14 +6,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use cowsnap::endpoint::History;
+use cowsnap::endpoint::{History, path};
 use cowsnap::model::Inventory;
 use cowsnap::stream::wire::{self, Kind};
 use serde_json::{Value, json};
 
 use super::lab::{Lab, noise};
 use super::program::Sshd;
-use crate::ground::{self, ground};
+use crate::ground::{self, Btrfs, ground};
 
 /// A client of the test's own. It ends with the value.
 struct Client {
@@ -283,6 +283,92 @@ fn no_name_leads_out_of_what_the_key_is_for() {
     drop(client);
     expect_untouched(&lab, &before);
     assert!(fs::read_dir(outside).unwrap().next().is_none());
+}
+
+/// Between the look at a path and its use somebody may put a link there, or move what was opened: what is used is what stands at the path, by no link.
+#[test]
+fn what_is_exchanged_on_the_way_leads_nowhere_else() {
+    ground!("btrfs");
+    let ground = Btrfs::new();
+    let [vault, outside] = ["vault", "outside"].map(|name| {
+        fs::create_dir(ground.path().join(name)).unwrap();
+        ground.path().join(name)
+    });
+    fs::create_dir(vault.join("real")).unwrap();
+    for dataset in ["vault/real/data", "outside/data"] {
+        ground.subvolume(dataset);
+    }
+    symlink(&outside, vault.join("link")).unwrap();
+    // A link that is there by the time of the use is not followed, neither to what is there nor to what is to be.
+    for below in ["link/data", "link/new"] {
+        let error = path::named_directly(&vault.join(below)).unwrap_err();
+        assert_eq!(error.class(), cowsnap::Class::Denied, "{below}: {error:?}");
+    }
+    for below in ["real/data", "real/new"] {
+        let at = vault.join(below);
+        path::named_directly(&at).unwrap().expect_direct(&at).unwrap();
+    }
+    // What was opened at the path is elsewhere as its place is looked up, and at the path again as that is checked.
+    for below in ["real/data", "real/new"] {
+        let at = vault.join(below);
+        let moved: cowsnap::endpoint::btrfs::Open = |path| {
+            let store = cowsnap::endpoint::btrfs::Store::open_directly(path)?;
+            let real = path.ancestors().find(|above| above.ends_with("vault/real")).unwrap();
+            fs::rename(real, real.parent().unwrap().parent().unwrap().join("outside/real")).unwrap();
+            Ok(store)
+        };
+        let dataset = cowsnap::endpoint::btrfs::Dataset::named_by(&at, moved).unwrap();
+        fs::rename(outside.join("real"), vault.join("real")).unwrap();
+        assert!(dataset.store().is_opened_directly() && dataset.path().starts_with("outside"), "{dataset:?}");
+        let error = cowsnap::endpoint::Dataset::from(dataset).expect_direct(&at).unwrap_err();
+        assert_eq!(error.class(), cowsnap::Class::Denied, "{error:?}");
+    }
+}
+
+/// The same of a whole conversation: while a directory and a link out take turns at one path, nobody is told of what is outside, or adds to it.
+#[test]
+fn a_path_that_is_exchanged_again_and_again_shows_nothing_outside() {
+    ground!("btrfs", "sshd", "ssh");
+    let (lab, sshd, _) = guarded();
+    let outside = lab.target.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    lab.target.subvolume("outside/data");
+    crate::ground::run(
+        env!("CARGO_BIN_EXE_cowsnap"),
+        &["snapshot", outside.join("data").to_str().unwrap(), "--name", "secret"],
+    );
+    let vault = lab.target.path().join("vault");
+    fs::create_dir_all(vault.join("flip")).unwrap();
+    lab.target.subvolume("vault/flip/data");
+    symlink(&outside, vault.join("other")).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    /// Ends the exchange, also if the test fails.
+    struct Over<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::sleep(std::time::Duration::from_micros(300));
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                let (flip, other) = (vault.join("flip"), vault.join("other"));
+                rustix::fs::renameat_with(rustix::fs::CWD, &flip, rustix::fs::CWD, &other, exchange).unwrap();
+            }
+        });
+        let mut client = Client::greeted(&sshd);
+        let mut answers = [0; 2];
+        while answers.contains(&0) || answers.iter().sum::<usize>() < 300 {
+            assert!(answers.iter().sum::<usize>() < 20_000, "refused and answered: {answers:?}");
+            client.say(Kind::Request, &json!({ "verb": "inventory", "target": at(&lab, "vault/flip/data") }));
+            let (kind, said) = client.hears().expect("it goes on");
+            assert!(!said["versions"].to_string().contains("secret"), "{said}");
+            answers[usize::from(kind == Kind::Answer)] += 1;
+        }
+    });
 }
 
 /// All that an honest client said, said again and again: what is there stays as it is, and what was destroyed comes as what it was.
