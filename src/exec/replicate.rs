@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -258,17 +259,17 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
     let mut lanes: Vec<_> = to.iter().map(|to| source.plan(to, wanted).map(Lane::new)).collect();
     let mut going: Vec<&mut Lane<'_>> = lanes.iter_mut().filter_map(|lane| lane.as_mut().ok()).collect();
     let turns = source.turns(&going.iter().map(|lane| &lane.prepared).collect::<Vec<_>>());
-    let mut connection = Connection { from, place: from.clone(), is_broken: false };
+    let connection = Mutex::new(Connection { from, place: from.clone(), is_broken: false, times: 0 });
     let at = At { source: &source.inventory, observe };
     // Before anything that is done for one target takes away what another builds upon.
-    going.iter_mut().for_each(|lane| lane.rename(&mut connection));
-    going.iter_mut().for_each(|lane| lane.mark(&mut connection, at));
-    going.iter_mut().for_each(|lane| lane.advance(&mut connection, at));
+    going.iter_mut().for_each(|lane| lane.rename(&connection));
+    going.iter_mut().for_each(|lane| lane.mark(&connection, at));
+    advance(going.iter_mut().map(|lane| &mut **lane), &connection, at);
     for turn in turns {
         let alive = |lane: &usize| going[*lane].failed.is_none();
         let numbers: Vec<_> = turn.lanes.into_iter().filter(alive).collect();
         let Some(&first) = numbers.first() else { continue };
-        let connected = match connection.sound() {
+        let connected = match alone(&connection).sound().cloned() {
             Ok(connected) => connected,
             Err(error) => {
                 for lane in numbers {
@@ -281,23 +282,48 @@ fn together(from: &Place, to: &[&Place], wanted: &Wanted, observe: &dyn Observe)
         let base = going[first].base().cloned();
         let what = Transfer { version: turn.version, base, token };
         let places: Vec<_> = numbers.iter().map(|&lane| going[lane].prepared.to).collect();
-        let outcomes = fan(connected, &places, &what, &wanted.options, observe);
-        connection.is_broken |= outcomes.iter().any(Result::is_err);
-        for (lane, outcome) in numbers.into_iter().zip(outcomes) {
+        let outcomes = fan(&connected, &places, &what, &wanted.options, observe);
+        alone(&connection).is_broken |= outcomes.iter().any(Result::is_err);
+        for (&lane, outcome) in numbers.iter().zip(outcomes) {
             if let Ok(moved) = &outcome {
                 note_moved(from, moved, &going[lane].prepared.policy.here, observe);
             }
             going[lane].arrived(outcome);
-            going[lane].advance(&mut connection, at);
         }
+        let arrived = going.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number));
+        advance(arrived.map(|(_, lane)| &mut **lane), &connection, at);
     }
     let done = going.iter().filter(|lane| lane.failed.is_none());
     for lane in done {
-        if let Ok(from) = connection.sound() {
+        if let Ok(from) = alone(&connection).sound() {
             lane.prepared.settle_turned(from, observe);
         }
     }
     lanes.into_iter().map(|lane| lane.and_then(|lane| lane.outcome(from))).collect()
+}
+
+/// Has each of `lanes` do its steps up to its next transfer, all at once: one whose disk is slow keeps no other waiting.
+fn advance<'a: 'b, 'b>(
+    lanes: impl Iterator<Item = &'b mut Lane<'a>>,
+    from: &Mutex<Connection<'_>>,
+    at: At<'_>,
+) {
+    // Without one, each lane says so.
+    let _ = alone(from).sound();
+    let before = alone(from).times;
+    std::thread::scope(|scope| {
+        for lane in lanes {
+            scope.spawn(move || lane.advance(from, at));
+        }
+    });
+    // What one of these threads has connected may end with it.
+    let mut from = alone(from);
+    from.is_broken |= from.times != before;
+}
+
+/// The source's connection for the caller alone: on it, one thing is said after another.
+fn alone<'a, 'b>(connection: &'a Mutex<Connection<'b>>) -> MutexGuard<'a, Connection<'b>> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The source of a run. What ends a peer's stream before its end leaves the rest of it in the connection, and so does whoever no longer
@@ -306,12 +332,14 @@ struct Connection<'a> {
     from: &'a Place,
     place: Place,
     is_broken: bool,
+    times: u32, // That it was made again.
 }
 
 impl Connection<'_> {
     fn sound(&mut self) -> Result<&Place> {
         if self.is_broken {
             self.place = self.from.again()?;
+            self.times += 1;
             self.is_broken = false;
         }
         Ok(&self.place)
@@ -340,7 +368,8 @@ impl<'a> Lane<'a> {
     }
 
     /// Keeps by the tags of today what is kept by those of before.
-    fn rename(&mut self, from: &mut Connection<'_>) {
+    fn rename(&mut self, from: &Mutex<Connection<'_>>) {
+        let mut from = alone(from);
         if let Err(error) = from.sound().and_then(|from| Ok(self.prepared.rename(from)?)) {
             from.is_broken = true;
             self.failed = Some(error);
@@ -348,36 +377,39 @@ impl<'a> Lane<'a> {
     }
 
     /// Makes the bookmarks that it begins with.
-    fn mark(&mut self, from: &mut Connection<'_>, at: At<'_>) {
+    fn mark(&mut self, from: &Mutex<Connection<'_>>, at: At<'_>) {
         self.go_on(from, at, |step| matches!(step, Step::MarkHere { .. }));
     }
 
     /// Does its steps up to the next transfer.
-    fn advance(&mut self, from: &mut Connection<'_>, at: At<'_>) {
+    fn advance(&mut self, from: &Mutex<Connection<'_>>, at: At<'_>) {
         self.go_on(from, at, |step| !matches!(step, Step::Transfer { .. }));
     }
 
     /// Does its steps, as long as they are `wanted`.
-    fn go_on(&mut self, from: &mut Connection<'_>, at: At<'_>, wanted: impl Fn(&Step) -> bool) {
+    fn go_on(&mut self, from: &Mutex<Connection<'_>>, at: At<'_>, wanted: impl Fn(&Step) -> bool) {
         while self.failed.is_none() && self.prepared.plan.steps.get(self.next).is_some_and(&wanted) {
-            let done = from.sound().and_then(|from| Ok(self.step(from)?));
-            match done {
+            match self.step(from) {
                 Ok(()) => self.next += 1,
                 Err(error) if self.goes_without(&error, at) => {}
                 Err(error) => {
-                    from.is_broken = true;
+                    alone(from).is_broken = true;
                     self.failed = Some(error);
                 }
             }
         }
     }
 
-    /// Does the next step, which is no transfer.
-    fn step(&self, from: &Place) -> endpoint::Result<()> {
+    /// Does the next step, which is no transfer. At the target, no other lane is waited for.
+    fn step(&self, from: &Mutex<Connection<'_>>) -> Result<()> {
         let Prepared { to, policy, plan, .. } = &self.prepared;
         match &plan.steps[self.next] {
-            Step::MarkHere { version, name } => from.mark(version, name),
-            step => keep(step, policy, (from, *to)).map(drop),
+            Step::MarkHere { version, name } => Ok(alone(from).sound()?.mark(version, name)?),
+            // Nothing of it is the source's.
+            step @ (Step::HoldThere { .. } | Step::ReleaseThere { .. }) => {
+                Ok(keep(step, policy, (*to, *to)).map(drop)?)
+            }
+            step => Ok(keep(step, policy, (alone(from).sound()?, *to)).map(drop)?),
         }
     }
 

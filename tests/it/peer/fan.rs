@@ -272,6 +272,39 @@ fn a_target_that_takes_nothing_is_given_up_and_the_others_go_on() {
     }
 }
 
+/// A command for a shell that passes on what a target is asked, but the request to hold only once the other target is asked for that, too.
+fn meet(lab: &Lab, own: &str, other: &str) -> String {
+    let [own, other] = [own, other].map(|name| lab.source.outside().join(name).display().to_string());
+    format!(
+        "perl -e 'while ($r = sysread STDIN, $b, 65536) {{ if ($b =~ /\"verb\":\"hold\"/) {{ open F, \">{own}\"; close F; \
+         $n = 0; select undef, undef, undef, 0.02 until -e \"{other}\" || $n++ > 3000; exit 1 unless -e \"{other}\" }} \
+         syswrite STDOUT, $b }}'"
+    )
+}
+
+/// A target whose last steps take long keeps no other waiting with its own: here each would wait for the other for ever.
+#[test]
+fn what_is_left_to_do_at_targets_is_done_side_by_side() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    write(&lab, 0);
+    let one = lab.snapshot("one");
+    let serve = lab.serve("");
+    let to = [("copy", "second"), ("second", "copy")]
+        .map(|(name, other)| there(&lab, name, &format!("{} | {serve}", meet(&lab, name, other))));
+    let ran = run(&lab, &Place::Here(lab.from()), &to);
+    for outcome in &ran.outcomes {
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+    assert_eq!(ran.streams, 1);
+    drop(to);
+    expect_all_have(&lab, &NAMES[..2], &one);
+    for name in &NAMES[..2] {
+        let there = cowsnap::endpoint::path::named(&lab.target.path().join(name)).unwrap();
+        assert_eq!(there.inventory().unwrap().holds().len(), 1, "{name}");
+    }
+}
+
 /// A source that fails is what all of them fail of, and each keeps what it has.
 #[test]
 fn a_source_that_fails_fails_all_and_all_go_on() {
