@@ -229,8 +229,11 @@ fn in_part(partial: &Partial, resumes: bool, now: jiff::Timestamp) -> String {
     });
     match (partial.live, resumes) {
         (true, _) => format!("PARTIAL: being received, {has}{begun}"),
+        (false, false) if partial.bytes == Some(0) => format!(
+            "PARTIAL: interrupted, not a snapshot, what is kept of it is damaged{begun} (cowsnap replicate begins anew; cowsnap doctor --fix gives it up)"
+        ),
         (false, false) => format!(
-            "PARTIAL: interrupted, not a snapshot, {has}{begun} (cowsnap replicate goes on with it; cowsnap doctor --fix gives it up)"
+            "PARTIAL: interrupted, not a snapshot, {has}{begun} (cowsnap replicate goes on with it, if the source still sends the same; cowsnap doctor --fix gives it up)"
         ),
         (false, true) => format!(
             "PARTIAL: interrupted, not a snapshot, {has}{begun} (the rest: cowsnap send --resume {} SOURCE; cowsnap doctor --fix \

@@ -385,7 +385,12 @@ fn would(plan: &Plan, foretold: &Foretold) -> Vec<String> {
         },
         _ => String::new(),
     };
-    let steps = plan.steps.iter().map(|step| format!("  would {step}{}", about(step)));
+    // Only what makes the stream can tell, by making it.
+    let upon = |step: &Step| match step {
+        Step::Transfer { resume: true, .. } => ", if the source still sends the same",
+        _ => "",
+    };
+    let steps = plan.steps.iter().map(|step| format!("  would {step}{}{}", about(step), upon(step)));
     let turned = foretold.turned.iter().map(|LetGo { at, version, tag }| {
         format!(
             "  would release @{} at the {at}, kept by {tag} since before the direction turned",

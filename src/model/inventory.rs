@@ -36,7 +36,7 @@ pub struct Partial {
     /// Since when, where that is known.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// How many bytes of the stream would not have to come again, where that is known.
+    /// How many bytes of the stream would not have to come again, where that is known; on btrfs none if what is kept of them is damaged.
     #[serde(default)]
     pub bytes: Option<u64>,
     /// What its stream builds upon, [`Guid::NIL`] if upon nothing, where that is known.

@@ -446,7 +446,8 @@ fn wanted_behind<'a>(
         let before = with.iter().take_while(|version| version.id != resumed.id).last().copied().or(base);
         let upon = before.map(|before| before.id.guid);
         let mut partials = there.inventory.partials.iter().filter(|partial| partial.guid == resumed.id.guid);
-        partials.any(|partial| partial.is_upon(upon))
+        // What is damaged begins anew; ZFS goes on by its token, whatever is there.
+        partials.any(|partial| partial.is_upon(upon) && (policy.linear || partial.bytes != Some(0)))
     };
     match resumed {
         Some(other) if !goes_on(&other) => (wanted(source, there, policy, base, last, None), None),

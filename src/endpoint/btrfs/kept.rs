@@ -133,9 +133,12 @@ pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
     is_sound.then_some(checkpoint)
 }
 
-/// How many bytes of the stream need not come again, if the receive of that staging directory can go on.
-pub(super) fn len(staging: BorrowedFd<'_>) -> Option<u64> {
-    read(staging).map(|checkpoint| checkpoint.prefix.stream_len())
+/// How many bytes of the stream need not come again, if the receive of the staging directory `id`, into the dataset of that key, can go on: none if
+/// the disk has lost something of it, as who would go on finds out, too. What is still being received is taken at its word.
+pub(super) fn len(store: &Store, staging: BorrowedFd<'_>, id: &OsStr, key: &str, live: bool) -> Option<u64> {
+    let checkpoint = read(staging)?;
+    let is_there = live || Ground::find(store, key, staging, id, &checkpoint).is_ok();
+    Some(if is_there { checkpoint.prefix.stream_len() } else { 0 })
 }
 
 /// What the stream builds upon, [`Guid::NIL`] if upon nothing, if the receive of that staging directory can go on.
@@ -144,6 +147,17 @@ pub(super) fn base(staging: BorrowedFd<'_>) -> Option<Guid> {
 }
 
 impl Checkpoint {
+    /// What of the prefix is still to be applied, as it lies in the directory `staging`.
+    fn tail(&self, staging: BorrowedFd<'_>) -> Result<Vec<u8>, String> {
+        let Some(tail) = &self.tail else { return Ok(Vec::new()) };
+        let bytes = read_at(staging, name_of_tail(self.number));
+        let bytes = bytes.map_err(|error| told(&error))?.unwrap_or_default();
+        match Piece::of(&bytes).as_ref() == Some(tail) {
+            true => Ok(bytes),
+            false => Err("what is kept of its stream is not what was written".into()),
+        }
+    }
+
     /// How its snapshot is called beside the one in the making, which is called `staged`.
     fn name(&self, staged: &OsStr) -> OsString {
         name_of(staged, self.number)
@@ -289,6 +303,23 @@ struct Ground {
     tail: Vec<u8>,
 }
 
+impl Ground {
+    /// Looks for it; answers what is wrong.
+    fn find(
+        store: &Store,
+        key: &str,
+        staging: BorrowedFd<'_>,
+        id: &OsStr,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self, String> {
+        let home =
+            Home::open(store, key).map_err(|error| told(&error))?.ok_or("the dataset has no history")?;
+        let snapshot = home.snapshot(&checkpoint.name(&staged_name(id))).map_err(|error| told(&error))?;
+        let snapshot = snapshot.ok_or("the snapshot of it is not there")?;
+        Ok(Self { home, snapshot, tail: checkpoint.tail(staging)? })
+    }
+}
+
 impl Kept {
     /// What of the stream is there, and what of it was passed behind that.
     pub fn prefix(&self) -> Prefix {
@@ -305,24 +336,9 @@ impl Kept {
 
     /// Looks whether what the checkpoint names is there, and is what was written: who is offered its prefix counts on it. Answers what is wrong.
     fn look(&mut self, dataset: &Dataset) -> Result<(), String> {
-        let name = self.checkpoint.name(&staged_name(&self.id));
-        let home = dataset.home().map_err(|error| told(&error))?.ok_or("the dataset has no history")?;
-        let snapshot = home.snapshot(&name).map_err(|error| told(&error))?;
-        let snapshot = snapshot.ok_or("the snapshot of it is not there")?;
-        let tail = self.tail()?;
-        self.ground = Some(Ground { home, snapshot, tail });
+        let (store, fd) = (dataset.store(), self.fd.as_fd());
+        self.ground = Some(Ground::find(store, &dataset.key(), fd, &self.id, &self.checkpoint)?);
         Ok(())
-    }
-
-    /// What of the prefix is still to be applied.
-    fn tail(&self) -> Result<Vec<u8>, String> {
-        let Some(tail) = &self.checkpoint.tail else { return Ok(Vec::new()) };
-        let bytes = read_at(self.fd.as_fd(), name_of_tail(self.checkpoint.number));
-        let bytes = bytes.map_err(|error| told(&error))?.unwrap_or_default();
-        match Piece::of(&bytes).as_ref() == Some(tail) {
-            true => Ok(bytes),
-            false => Err("what is kept of its stream is not what was written".into()),
-        }
     }
 
     /// When it was kept.

@@ -389,7 +389,8 @@ pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
         if entry.key == key {
             let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
             let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());
-            let (since, bytes, base) = (begun(fd.as_fd()), kept::len(fd.as_fd()), kept::base(fd.as_fd()));
+            let bytes = kept::len(store, fd.as_fd(), &id, &key, live);
+            let (since, base) = (begun(fd.as_fd()), kept::base(fd.as_fd()));
             partials.push(Partial { name: entry.name, guid, token, live, since, bytes, base });
         }
     }
@@ -402,13 +403,16 @@ fn begun(staging: BorrowedFd<'_>) -> Option<Timestamp> {
     Timestamp::from_second(said.st_mtime).ok()
 }
 
-/// What dead processes have left in the staging directory `dir`, if a receive can go on with it: the name that its snapshot would get, and how
-/// many bytes need not come again.
-pub fn left_in_part(dir: &Path) -> Option<(SnapshotName, u64)> {
+/// What dead processes have left in the staging directory `dir` of `store`, if a receive is to go on with it: the name that its snapshot would get,
+/// and how many bytes need not come again: none if the disk has lost something of them.
+pub fn left_in_part(store: &Store, dir: &Path) -> Option<(SnapshotName, u64)> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).ok()?;
     match read_intent(fd.as_fd()) {
-        Ok(Some(Intent::Receive(entry))) => Some((entry.name, kept::len(fd.as_fd())?)),
+        Ok(Some(Intent::Receive(entry))) => {
+            let bytes = kept::len(store, fd.as_fd(), dir.file_name()?, &entry.key, false)?;
+            Some((entry.name, bytes))
+        }
         _ => None,
     }
 }

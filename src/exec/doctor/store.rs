@@ -63,13 +63,16 @@ fn dead_staging(store: &Arc<Store>) -> Vec<Finding<'static>> {
     let dead = entries(&folder(store).join("staging")).into_iter().filter(|path| is_unlocked(path));
     let finding = |path: PathBuf| {
         let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
-        let what = match (name.to_string_lossy().starts_with("commit-"), left_in_part(&path)) {
+        let what = match (name.to_string_lossy().starts_with("commit-"), left_in_part(store, &path)) {
             (true, _) => {
                 "an operation that died as it was completed; the next use of the filesystem completes it"
                     .into()
             }
+            (false, Some((name, 0))) => format!(
+                "@{name} was received in part, and what is kept of that is damaged; the next cowsnap replicate begins anew"
+            ),
             (false, Some((name, bytes))) => format!(
-                "@{name} was received in part, {bytes} bytes of its stream; the next cowsnap replicate goes on with it"
+                "@{name} was received in part, {bytes} bytes of its stream; the next cowsnap replicate goes on with it, if the source still sends the same"
             ),
             (false, None) => "staging of an operation that died".to_owned(),
         };

@@ -361,6 +361,12 @@ fn what_was_broken_off_goes_on_first() {
     let source = inventory("a[h] b[h] c");
     let target = with_partial("a[t]", "b", false);
     assert_eq!(told_of(&source, &target, &policy()), "a>b~ +b' -a -a' +c b>c +c' -b -b'");
+    // What is damaged is not gone on with, but on ZFS, which has its own word for what there is.
+    let (mut damaged, mut sound) = (target.clone(), target.clone());
+    (damaged.partials[0].bytes, sound.partials[0].bytes) = (Some(0), Some(5));
+    assert_eq!(told_of(&source, &damaged, &policy()), "+c a>c +c' -a -a' -b");
+    assert_eq!(told_of(&source, &damaged, &linear()), told_of(&source, &target, &linear()));
+    assert_eq!(told_of(&source, &sound, &policy()), told_of(&source, &target, &policy()));
     let live = with_partial("a[t]", "b", true);
     assert_eq!(told_of(&source, &live, &policy()), "! the target has received @b in part, and still does");
     let foreign = with_partial("a[t]", "z", false);

@@ -277,7 +277,12 @@ fn what_is_kept_and_damaged_begins_anew_in_the_next_run() {
             crate::ground::run("btrfs", &["subvolume", "delete", at.to_str().unwrap()]);
         }),
     ];
+    expect_foretold(&lab, &cut_off, false);
     for (name, damage) in damages {
+        cut_off();
+        damage(&lab);
+        expect_foretold(&lab, &|| {}, true);
+        lab.to().give_up_partial().unwrap();
         for there in [false, true] {
             cut_off();
             damage(&lab);
@@ -294,6 +299,31 @@ fn what_is_kept_and_damaged_begins_anew_in_the_next_run() {
     cut_off();
     let moved = bring(&Place::Here(lab.from()), &Place::Here(lab.to()), &full(&one)).unwrap();
     assert_eq!(moved.resumed_bytes, 2 << 20, "what is sound is gone on with");
+}
+
+/// After `cut_off`, whether `list`, `doctor` and `replicate --dry-run` say that the next run begins anew, as it does if what is kept `is_damaged`.
+fn expect_foretold(lab: &Lab, cut_off: &dyn Fn(), is_damaged: bool) {
+    cut_off();
+    let (state, target) = (lab.source.outside().join("state"), lab.target.path());
+    let say = |args: &[&std::ffi::OsStr]| {
+        let said = crate::ground::cowsnap(&state).args(args).output().unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let [from, to] = [lab.source.path().join("data@one"), target.join("copy")];
+    let list = say(&["list".as_ref(), to.as_ref()]);
+    let doctor = say(&["doctor".as_ref(), target.as_ref()]);
+    let dry = say(&["replicate".as_ref(), "--dry-run".as_ref(), from.as_ref(), to.as_ref()]);
+    let json = say(&["--json".as_ref(), "list".as_ref(), to.as_ref()]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let bytes = json["datasets"][0]["partials"][0]["bytes"].as_u64();
+    assert_eq!(bytes, Some(if is_damaged { 0 } else { 2 << 20 }), "{json}");
+    assert_eq!(list.contains("cowsnap replicate begins anew"), is_damaged, "{list}");
+    assert_eq!(doctor.contains("the next cowsnap replicate begins anew"), is_damaged, "{doctor}");
+    assert_eq!(dry.contains("would send @one in full"), is_damaged, "{dry}");
+    assert_eq!(dry.contains(", if the source still sends the same"), !is_damaged, "{dry}");
+    if !is_damaged {
+        lab.to().give_up_partial().unwrap();
+    }
 }
 
 /// The file in which the rest of a frame is kept.
