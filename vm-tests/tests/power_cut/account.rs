@@ -165,11 +165,13 @@ pub struct Found {
     listed: BTreeMap<Name, (String, String)>,
     /// Receives that are not finished, with their tokens.
     pub partials: BTreeMap<Name, String>,
+    /// Of these, how many bytes need not come again.
+    pub kept: BTreeMap<Name, u64>,
     failed: Vec<String>,
 }
 
 impl Found {
-    /// From the lines that `there`, `listed`, `partial` and `failed` begin.
+    /// From the lines that `there`, `listed`, `partial`, `kept` and `failed` begin.
     pub fn read(lines: &str) -> Self {
         let mut found = Self::default();
         for line in lines.lines() {
@@ -181,6 +183,9 @@ impl Found {
                     found.listed.insert(name_of(fs, name), (guid.into(), said.into()));
                 }
                 ["partial", fs, name, token] => drop(found.partials.insert(name_of(fs, name), token.into())),
+                ["kept", fs, name, bytes] => {
+                    found.kept.extend(bytes.parse().ok().map(|bytes| (name_of(fs, name), bytes)));
+                }
                 ["failed", ..] => found.failed.push(line.into()),
                 _ => {}
             }
@@ -276,6 +281,9 @@ mod tests {
         let one = "begin receive btrfs 1 r@full d1 g1 -\n";
         check(one, "", &[]);
         check(one, "partial btrfs r@full 77-ab\n", &[]);
+        let found =
+            Found::read("partial btrfs r@full 77-ab\nkept btrfs r@full 1048576\nkept btrfs r@half -\n");
+        assert_eq!(found.kept, BTreeMap::from([(name_of("btrfs", "r@full"), 1 << 20)]));
         check(one, "there btrfs r@full d1\nlisted btrfs r@full g1 -\n", &[]);
         check(
             one,

@@ -305,7 +305,8 @@ look_at() {
     out=$(cowsnap -q --json list $all 2>&1) || { echo "failed list $fs $out"; return 0; }
     echo "$out" | jq -r --arg fs "$fs" '.datasets[] | (.dataset | sub("^(tank|/b)/"; "")) as $d
         | (.snapshots[] | "listed \($fs) \($d)@\(.name) \(.guid) \([(.labels | to_entries[] | "\(.key)=\(.value)"), .holds[]] | join("+") | if . == "" then "-" else . end)"),
-          (.partials[] | "partial \($fs) \($d)@\(.name) \(.token)")'
+          (.partials[] | "partial \($fs) \($d)@\(.name) \(.token)",
+            (select((.bytes // 0) > 0) | "kept \($fs) \($d)@\(.name) \(.bytes)"))'
 }
 
 names_on_zfs() { zfs list -H -o name -t filesystem,snapshot -r tank | sed -n "s,^tank/\([a-z]${k}[-@].*\|[a-z]${k}\)\$,\1,p" | grep -v %; }

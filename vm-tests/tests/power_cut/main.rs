@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use account::{Found, Told};
+use account::{Found, Name, Told};
 use vm_tests::{Drive, Guest, Image, Machine, Payload, Piece, Random, Running, Variant, VolatileDisk};
 
 const GUEST: &str = include_str!("guest.sh");
@@ -181,6 +181,11 @@ impl Lab {
                     said.lines()
                         .filter(|line| line.starts_with("moved"))
                         .for_each(|line| println!("cut {round}: {line}"));
+                    if let Some(bytes) = resumable(&found, name).filter(|_| goes_on && step.op == "replicate")
+                    {
+                        let resumed = resumed(&said, name);
+                        assert!(resumed > 0, "cut {round}: {bytes} bytes of {name} were durable: {said}");
+                    }
                 }
             }
         }
@@ -196,6 +201,19 @@ impl Lab {
         assert!(!swept.lines().any(|line| line.starts_with("left")), "cut {round}: {swept}");
         swept.lines().for_each(|line| println!("cut {round}: {line}"));
     }
+}
+
+/// How many bytes of it were safe on the disk as the power went, by which btrfs goes on. ZFS goes on by its token.
+fn resumable(found: &Found, name: &Name) -> Option<u64> {
+    found.kept.get(name).copied().filter(|_| name.fs == "btrfs")
+}
+
+/// How many bytes of it did not come again, as a replication said.
+fn resumed(said: &str, name: &Name) -> u64 {
+    let snapshot = name.name.split_once('@').map_or("", |(_, snapshot)| snapshot);
+    let begins = format!("moved {} {snapshot}: ", name.fs);
+    let mut of_it = said.lines().filter_map(|line| line.strip_prefix(&begins));
+    of_it.next().and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Gone with its value.
