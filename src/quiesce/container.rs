@@ -1,7 +1,7 @@
 //! Containers, by the engine that has them: Podman or Docker, which speak the same of them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
@@ -167,6 +167,29 @@ pub fn stop(
     match inspect(socket, name)?.state.exit_code {
         KILLED => Err("it was killed: what it had not written is lost".into()),
         _ => Ok(Stop::Down),
+    }
+}
+
+/// Whether one that runs was told to stop in that time, and has not yet. Podman says so itself; Docker tells of each signal.
+///
+/// # Errors
+/// It can not be found out.
+pub fn is_stopping(socket: &Path, name: &str, since: Duration) -> Result<bool, String> {
+    /// What was told since then may have been written down a moment earlier.
+    const SLACK: u64 = 2;
+    let Inspected { id, state, .. } = inspect(socket, name)?;
+    if state.status == "stopping" {
+        return Ok(true);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+    let from = now.saturating_sub(since).as_secs().saturating_sub(SLACK);
+    // {"container":["ID"],"event":["kill"]}
+    let which = format!("%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22kill%22%5D%7D");
+    let path = format!("{VERSION}/events?since={from}&until={}&filters={which}", now.as_secs());
+    match ask(socket, "GET", &path, Instant::now() + PATIENCE, false, &mut || ())? {
+        None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
+        Some(Answer { status: 200, body }) => Ok(!body.trim_ascii().is_empty()),
+        Some(answer) => Err(answer.complaint()),
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Stopping {
     Asked,
     /// It was told to, and will, however long that takes. Of a filesystem: it may be frozen.
     Sent,
+    /// It may have been told: what was written right before and after says whether ([`Telling`](crate::quiesce::telling::Telling)).
+    Marked,
 }
 
 /// A service that is to be started again.
@@ -198,6 +200,14 @@ impl Leases {
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).ok()?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
         Some(file)
+    }
+
+    /// Adds that to what [`Leases::begin`] made last.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn say(&self, service: &Service, doing: Doing, what: &[u8]) -> io::Result<()> {
+        File::options().append(true).open(self.doing(service, doing))?.write_all(what)
     }
 
     /// What was written into what [`Leases::begin`] made last.

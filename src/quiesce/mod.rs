@@ -28,6 +28,7 @@ mod program;
 mod real;
 mod service;
 mod systemd;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod units;

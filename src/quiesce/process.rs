@@ -21,6 +21,35 @@ const SLACK: f64 = 2.0;
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Of a process that is the kernel's own: `PF_KTHREAD`.
 const OF_THE_KERNEL: u64 = 0x0020_0000;
+/// Of a process that is about to be gone: `PF_EXITING`.
+const ENDING: u64 = 4;
+
+/// What a process that has not ended makes of SIGTERM, as far as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sigterm {
+    /// It was sent, and waits to be heard.
+    Pending,
+    /// It may have been: the process hears it, and may have.
+    Heard,
+    /// Nothing comes of it: it is ignored, or has not been sent, as the process would have ended of it.
+    Unheard,
+}
+
+impl Sigterm {
+    /// What `/proc/PID/status` says.
+    pub fn of_status(status: &str) -> Option<Self> {
+        const TERM: u64 = 1 << (15 - 1);
+        let has = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+            Some(u64::from_str_radix(line.trim(), 16).ok()? & TERM != 0)
+        };
+        Some(match (has("SigPnd")? || has("ShdPnd")?, has("SigCgt")? || has("SigBlk")?) {
+            (true, _) => Self::Pending,
+            (false, true) => Self::Heard, // What is blocked can be read of a descriptor.
+            (false, false) => Self::Unheard,
+        })
+    }
+}
 
 /// One that was there once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +133,15 @@ impl Process {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.boot == boot_id()) else { return Ok(None) };
         let Some(pidfd) = open(pid)? else { return Ok(None) };
         Ok((Self::of(self.pid).as_ref() == Some(self)).then_some(pidfd))
+    }
+
+    /// What it makes of SIGTERM; `None` if nobody can say, or it ends.
+    pub fn sigterm(&self) -> Option<Sigterm> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let is_ending = field(self.pid, 9).is_none_or(|flags| flags & ENDING != 0);
+        // What was read is of this process only if it is there still.
+        let is_there = matches!(self.open(), Ok(Some(_)));
+        Sigterm::of_status(&status).filter(|_| is_there && !is_ending)
     }
 
     /// Whether a signal has suspended it.

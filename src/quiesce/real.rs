@@ -12,6 +12,7 @@ use crate::quiesce::guard::{fulfil, start_guard};
 use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
 use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
+use crate::quiesce::telling::{self, Fate, Telling};
 use crate::quiesce::{
     Error, Finished, Lease, Leases, Result, World, command, frozen, lies, probe, transact, units,
 };
@@ -330,19 +331,38 @@ impl<A: Acts> World for Real<'_, A> {
         lease.services[at].process = service::process(&of).map_err(told)?;
         lease.services[at].device = device;
         lease.services[at].since = process::now();
-        // Before it is told: whoever dies in between leaves one that is waited for, and not one that stops unseen.
-        lease.services[at].stopping = Stopping::Sent;
         let is_first = !std::mem::replace(&mut self.is_counted, true);
         let counted = if is_first { self.leases.count(self.ground.job) } else { Ok(()) };
         // Before the lease says so: what an earlier one has left there is not about this one.
         let kept = self.leases.begin(&of, Doing::Stop);
+        // Before it is told: whoever dies in between leaves one of which that can be found out, and not one that stops unseen.
+        lease.services[at].stopping = marked(&of, kept.is_some());
+        let is_marked = lease.services[at].stopping == Stopping::Marked;
         if let Err(error) = counted.and_then(|()| self.leases.write(lease)) {
             lease.services[at].stopping = Stopping::No;
             return Err(error.into());
         }
+        let leases = self.leases.clone();
+        let mark = |telling: Telling| match is_marked {
+            true => leases.say(&of, Doing::Stop, telling.mark()),
+            false => Ok(()),
+        };
         let within = self.ground.quiesce.stop_within;
         let mut was_sent = false;
-        let done = self.told_to_stop(at, kept, &mut || was_sent = true);
+        let mut sent = || {
+            was_sent = true;
+            // A command that was begun has told nobody yet.
+            if !matches!(of, Service::Commands { .. }) {
+                let _ = mark(Telling::Told);
+            }
+        };
+        let done = match mark(Telling::About) {
+            Ok(()) => self.told_to_stop(at, kept, &mut sent),
+            Err(error) => Ok(Stop::NotBegun(format!("nobody would know that it was told: {error}"))),
+        };
+        if matches!(done, Ok(Stop::Late)) || done.is_err() && was_sent {
+            let _ = mark(Telling::Told);
+        }
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
         match done {
             Ok(Stop::Down) if device.is_some() => Ok(()),
@@ -440,6 +460,20 @@ impl<A: Acts> World for Real<'_, A> {
     }
 }
 
+/// What is written of a service that is about to be told. systemd and a frozen filesystem know more of it themselves, and a hook is not stopped.
+fn marked(service: &Service, has_file: bool) -> Stopping {
+    match service {
+        Service::Unit { .. } | Service::Frozen { .. } | Service::Hook { .. } => Stopping::Sent,
+        Service::Process { .. }
+        | Service::Program { .. }
+        | Service::Container { .. }
+        | Service::Commands { .. } => match has_file {
+            true => Stopping::Marked,
+            false => Stopping::Asked,
+        },
+    }
+}
+
 /// How long a service is waited for that may be stopping.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -457,7 +491,7 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
         return units::start(name, service, within, patience.sent);
     }
     if let Service::Frozen { place } = service {
-        stops(leases, &entry, patience)?;
+        stops(leases, &entry, lease.stop_within, patience)?;
         frozen::end(leases, &entry, place)?;
         lease.services[nth].stopping = Stopping::No;
         // Who thaws it once more does nothing.
@@ -466,7 +500,7 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
     }
     let failed = |why| Error::NotStarted { service: service.to_string(), why };
     let is_of_now = entry.boot == process::boot_id();
-    if is_of_now && !entry.starting && !stops(leases, &entry, patience)? {
+    if is_of_now && !entry.starting && !stops(leases, &entry, lease.stop_within, patience)? {
         return Ok(()); // It was not told to, or thinks nothing of it.
     }
     let since = entry.since.filter(|_| is_of_now);
@@ -500,45 +534,68 @@ pub(super) fn start(leases: &Leases, lease: &mut Lease, nth: usize, patience: Pa
 ///
 /// # Errors
 /// [`Error::StillStopping`].
-fn stops(leases: &Leases, entry: &Entry, patience: Patience) -> Result<bool> {
-    let Entry { service, stopping, process, .. } = entry;
-    let until = match stopping {
-        Stopping::No => return Ok(true),
-        Stopping::Asked => Some(patience.asked),
-        Stopping::Sent => patience.sent,
-    };
+fn stops(leases: &Leases, entry: &Entry, within: Duration, patience: Patience) -> Result<bool> {
+    let Entry { service, stopping, .. } = entry;
     let unknown = |why| Error::NotStarted { service: service.to_string(), why };
+    let fate = match stopping {
+        Stopping::No => return Ok(true),
+        Stopping::Asked => Fate::May(patience.asked),
+        Stopping::Sent => Fate::Stops,
+        Stopping::Marked => telling::fate(leases, entry, within, patience.asked),
+    };
+    let is_still = || Error::StillStopping { service: service.to_string() };
+    match fate {
+        // If it has ended by itself, it is started.
+        Fate::Runs => Ok(!service::known_to_run(service, None, within).map_err(unknown)?),
+        Fate::Stops if has_stopped(leases, entry, patience.sent, patience.asked).map_err(unknown)? => {
+            Ok(true)
+        }
+        Fate::May(until) if has_stopped(leases, entry, Some(until), patience.asked).map_err(unknown)? => {
+            Ok(true)
+        }
+        Fate::May(_) if patience.is_last && !telling::was_told(entry) => Ok(false),
+        Fate::May(_)
+            if patience.is_last
+                && has_stopped(leases, entry, patience.sent, patience.asked).map_err(unknown)? =>
+        {
+            Ok(true)
+        }
+        _ => Err(is_still()),
+    }
+}
+
+/// Waits until a service has stopped that may have been told to. `Ok(false)`: it has not when its time is over.
+fn has_stopped(
+    leases: &Leases,
+    entry: &Entry,
+    until: Option<Instant>,
+    asked: Instant,
+) -> Result<bool, String> {
+    let Entry { service, process, .. } = entry;
     let is_left = || Ok(!leases.is_at(service, Doing::Stop));
     if let Service::Hook { .. } = service {
         // What it has left running may have the file for ever: who was told of a snapshot is to hear that it is over.
-        service::eventually(Some(patience.asked), false, is_left).map_err(unknown)?;
+        service::eventually(Some(asked), false, is_left)?;
         return Ok(true);
     }
     // What stops it could stop what is started now.
-    let is_over = service::eventually(until, false, is_left);
-    let is_down = is_over.map_err(unknown)?
-        && match (service, process) {
-            (Service::Process { .. } | Service::Program { .. }, Some(process)) => {
-                match process.open().map_err(unknown)? {
-                    Some(pidfd) => command::ends(&pidfd, until, false).map_err(unknown)?,
-                    None => true,
-                }
-            }
-            (Service::Process { .. } | Service::Program { .. }, None) => true, // There was none.
-            (Service::Hook { .. } | Service::Frozen { .. }, _) => true,
-            // One that runs as another process was stopped, and somebody has started it since.
-            (Service::Container { .. }, Some(process)) => service::eventually(until, false, || {
-                let is_gone = process.open()?.is_none();
-                let is_other = || service::process(service).ok().flatten().is_some_and(|now| now != *process);
-                Ok(is_gone && (service::runs(service) == Ok(false) || is_other()))
-            })
-            .map_err(unknown)?,
-            _ => service::is_down(service, until, false).map_err(unknown)?,
-        };
-    match stopping {
-        _ if is_down => Ok(true),
-        Stopping::Asked if patience.is_last => Ok(false),
-        _ => Err(Error::StillStopping { service: service.to_string() }),
+    if !service::eventually(until, false, is_left)? {
+        return Ok(false);
+    }
+    match (service, process) {
+        (Service::Process { .. } | Service::Program { .. }, Some(process)) => match process.open()? {
+            Some(pidfd) => command::ends(&pidfd, until, false),
+            None => Ok(true),
+        },
+        (Service::Process { .. } | Service::Program { .. }, None) => Ok(true), // There was none.
+        (Service::Hook { .. } | Service::Frozen { .. }, _) => Ok(true),
+        // One that runs as another process was stopped, and somebody has started it since.
+        (Service::Container { .. }, Some(process)) => service::eventually(until, false, || {
+            let is_gone = process.open()?.is_none();
+            let is_other = || service::process(service).ok().flatten().is_some_and(|now| now != *process);
+            Ok(is_gone && (service::runs(service) == Ok(false) || is_other()))
+        }),
+        _ => service::is_down(service, until, false),
     }
 }
 
