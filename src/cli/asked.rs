@@ -1,6 +1,7 @@
 //! Other machines are asked what they have of what jobs bring to them: what was written down here may not be so any more.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,9 @@ use jiff::Timestamp;
 
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
-use crate::cli::facts::{Which, opened};
+use crate::cli::facts::{Which, days_left, opened};
 use crate::cli::peer::Way;
+use crate::config::{Job, Replica};
 use crate::endpoint::History;
 use crate::exec::replicate::mark_for_peer;
 use crate::exec::transfer::Place;
@@ -44,6 +46,8 @@ struct Answer {
     common: Option<(Timestamp, bool)>,
     /// Whether it has any at all.
     has_any: bool,
+    /// In how many days what both have goes from its source.
+    days: Option<i64>,
 }
 
 impl Asking {
@@ -52,17 +56,20 @@ impl Asking {
         let seconds = which.timeout();
         let until = Instant::now() + Duration::from_secs(seconds);
         let Ok(config) = which.config() else { return Self { all: Vec::new(), until, seconds } };
-        let targets =
-            config.chosen(which.names()).unwrap_or_default().into_iter().flat_map(|job| &job.targets);
+        let chosen = config.chosen(which.names()).unwrap_or_default();
+        let jobs: Arc<Vec<Job>> = Arc::new(chosen.into_iter().cloned().collect());
+        let targets = jobs.iter().flat_map(|job| &job.targets);
         let wanted = targets.map(|target| Wanted { dataset: target.dataset.clone(), to: target.to.clone() });
         let ask = |targets: Vec<Wanted>| {
             let (sender, answers) = channel();
-            let (all, there) = (targets.clone(), context.clone());
+            let (all, there, jobs) = (targets.clone(), context.clone(), Arc::clone(&jobs));
             // What it started to reach the machine ends with this thread.
             std::thread::spawn(move || {
                 for one in all {
                     let left = until.saturating_duration_since(Instant::now());
-                    let answer = asked(&one, left, &there).map_err(|error| with_causes(&error));
+                    let is_its = |target: &Replica| target.dataset == one.dataset && target.to == one.to;
+                    let job = jobs.iter().find(|job| job.targets.iter().any(is_its));
+                    let answer = asked(&one, job, left, &there).map_err(|error| with_causes(&error));
                     if left.is_zero() || sender.send(answer).is_err() {
                         return;
                     }
@@ -93,6 +100,7 @@ impl Asking {
                 let was_brought = target.known_up_to().is_some();
                 target.up_to = Ok(answer.common.map(|(taken, _)| taken));
                 target.base = answer.base(was_brought);
+                target.base_days = answer.days;
             }
         }
     }
@@ -122,7 +130,7 @@ impl Answer {
     }
 }
 
-fn asked(wanted: &Wanted, left: Duration, context: &Context) -> Result<Answer> {
+fn asked(wanted: &Wanted, job: Option<&Job>, left: Duration, context: &Context) -> Result<Answer> {
     /// Nobody waits for it that long.
     const STALL: u64 = 600;
     let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
@@ -131,12 +139,18 @@ fn asked(wanted: &Wanted, left: Duration, context: &Context) -> Result<Answer> {
     let Place::There(peer) = way.to(&to, context)? else {
         return Err(Error::Usage { what: format!("{to:?} is no other machine's"), hint: None });
     };
-    let Some((there, _)) = peer.said()? else { return Ok(Answer { common: None, has_any: false }) };
-    let here = opened(&wanted.dataset, context)?.inventory()?;
+    let Some((there, _)) = peer.said()? else {
+        return Ok(Answer { common: None, has_any: false, days: None });
+    };
+    let source = opened(&wanted.dataset, context)?;
+    let here = source.inventory()?;
     let address: &PeerAddress = peer.address();
     let common = here.versions().iter().rev().find(|version| there.snapshot_of(version.id.guid).is_some());
     let is_kept = |guid| kept(&here, &mark_for_peer(address)).any(|kept| kept == guid);
+    let unkept = common.map(|version| version.id.guid).filter(|&guid| !is_kept(guid));
+    let days = unkept.zip(job).map_or(Ok(None), |(guid, job)| days_left(&source, guid, job))?;
     Ok(Answer {
+        days,
         common: common.map(|version| (version.created, is_kept(version.id.guid))),
         has_any: there.versions().iter().any(|version| version.kind == VersionKind::Snapshot),
     })
@@ -148,7 +162,7 @@ mod tests {
 
     #[test]
     fn who_has_nothing_in_common_has_lost_it_if_it_was_ever_brought() {
-        let base = |common, has_any, was_brought| Answer { common, has_any }.base(was_brought);
+        let base = |common, has_any, was_brought| Answer { common, has_any, days: None }.base(was_brought);
         let taken = Timestamp::UNIX_EPOCH;
         assert_eq!(base(Some((taken, true)), true, true), Some(Base::Held));
         assert_eq!(base(Some((taken, false)), true, true), Some(Base::Unheld));

@@ -47,6 +47,18 @@ struct Given {
     /// The same, critical
     #[arg(long, value_name = "AGE", value_parser = value::span)]
     crit_drill_age: Option<Span>,
+    /// Warn of a last verify of a target that found nothing if it is older; never by default
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    warn_verify_age: Option<Span>,
+    /// The same, critical
+    #[arg(long, value_name = "AGE", value_parser = value::span)]
+    crit_verify_age: Option<Span>,
+    /// Warn if retention lets go what a target's next increment builds upon in fewer days; 7 by default
+    #[arg(long, value_name = "DAYS")]
+    warn_base_days: Option<u32>,
+    /// The same, critical; 1 by default
+    #[arg(long, value_name = "DAYS")]
+    crit_base_days: Option<u32>,
     /// Warn if less is free where a dataset or target is, of 100; 20 by default
     #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
     warn_free: Option<f64>,
@@ -61,6 +73,8 @@ impl Given {
             age: Pair { warn: self.warn_age, crit: self.crit_age },
             replica_age: Pair { warn: self.warn_replica_age, crit: self.crit_replica_age },
             drill_age: Pair { warn: self.warn_drill_age, crit: self.crit_drill_age },
+            verify_age: Pair { warn: self.warn_verify_age, crit: self.crit_verify_age },
+            base_days: Pair { warn: self.warn_base_days, crit: self.crit_base_days },
             free: Pair { warn: self.warn_free, crit: self.crit_free },
         }
     }
@@ -220,7 +234,14 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             let tally =
                 record.and_then(|record| record.tally(&Subject::of_target(op, &target.dataset, name)));
             let last = tally.and_then(|tally| tally.last_success);
-            all.extend(last.map(|last| format!("{}={}s;;;0", label(&[job, name, what]), age(last))));
+            let [warn, crit] = set(limits.verify_age).map(number);
+            all.extend(
+                last.map(|last| format!("{}={}s;{warn};{crit};0", label(&[job, name, what]), age(last))),
+            );
+        }
+        if let Some(days) = target.base_days {
+            let (warn, crit) = (limits.warn_base_days, limits.crit_base_days);
+            all.push(format!("{}={days};{warn}:;{crit}:;0", label(&[job, name, "base_days"])));
         }
         if let Some(lag) = health::lag(target, facts) {
             all.push(format!("{}={}s;;;0", label(&[job, name, "lag"]), lag.as_secs()));

@@ -14,14 +14,15 @@ use jiff::Timestamp;
 use crate::cli::doctor::with_causes;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, place};
-use crate::config::{Config, Job};
+use crate::config::{Config, Job, Replica};
 use crate::endpoint::{self, Dataset, History, Prunable};
+use crate::exec::prune;
 use crate::exec::record::Records;
 use crate::exec::replicate::{mark_for, mark_for_peer};
 use crate::model::run::Subject;
-use crate::model::{self, JobRecord, PeerAddress, Version, VersionKind};
+use crate::model::{self, Guid, JobRecord, PeerAddress, Version, VersionKind};
 use crate::plan::common::kept;
-use crate::plan::health::{self, Base, Facts, Limits, Seen};
+use crate::plan::health::{self, Base, Facts, Limits, Seen, expiry};
 use crate::quiesce::Leases;
 use crate::{Error, Result};
 
@@ -83,8 +84,8 @@ pub fn all_of(
     let begun: Vec<_> = jobs
         .iter()
         .map(|job| {
-            let (its, there) = (job.clone(), context.clone());
-            let seen = hanging.within(&job.name, until, move || of_job(&its, sizes, &there));
+            let (its, there, keepers) = (job.clone(), context.clone(), keepers(config, job));
+            let seen = hanging.within(&job.name, until, move || of_job(&its, &keepers, sizes, &there));
             let (its, there) = (job.clone(), context.clone());
             (seen, hanging.within(&format!("{} noted", job.name), until, move || noted(&its, &there)))
         })
@@ -201,13 +202,19 @@ fn noted(job: &Job, context: &Context) -> Noted {
     Noted { record, is_at_work, stopped: stopped(job, context) }
 }
 
-fn of_job(job: &Job, sizes: bool, context: &Context) -> Facts {
+/// The jobs by whose rules snapshots of its targets go.
+fn keepers(config: &Config, job: &Job) -> Vec<Job> {
+    let is_its = |other: &&Job| job.targets.iter().any(|target| other.datasets.contains(&target.to));
+    config.jobs.iter().filter(|other| other.retention.is_some()).filter(is_its).cloned().collect()
+}
+
+fn of_job(job: &Job, keepers: &[Job], sizes: bool, context: &Context) -> Facts {
     let Noted { record, is_at_work, stopped } = noted(job, context);
     let look = |name: &String| {
         (name.clone(), looked_at(name, Some(&job.name), sizes, context).map_err(|e| with_causes(&e)))
     };
     let known = record.as_ref().ok().and_then(Option::as_ref);
-    let targets = job.targets.iter().map(|target| of_target(&target.dataset, &target.to, known, context));
+    let targets = job.targets.iter().map(|target| of_target(target, job, keepers, known, context));
     Facts {
         job: job.name.clone(),
         promise: job.promised(),
@@ -315,43 +322,68 @@ fn usage(dataset: &Dataset) -> Result<Option<(u64, u64)>> {
 }
 
 /// One that is here is looked at; of another machine's, what was written down is told, and what is kept for it.
-fn of_target(dataset: &str, to: &str, record: Option<&JobRecord>, context: &Context) -> health::Target {
+fn of_target(
+    target: &Replica,
+    job: &Job,
+    keepers: &[Job],
+    record: Option<&JobRecord>,
+    context: &Context,
+) -> health::Target {
+    let Replica { dataset, to, .. } = target;
     let tally = record.and_then(|record| record.tally(&Subject::to_target(dataset, to)));
     let noted = tally.and_then(|tally| tally.up_to);
     let told = |error: Error| with_causes(&error);
+    let keeper = keepers.iter().find(|keeper| keeper.datasets.contains(to));
     let (seen, found) = match model::Target::parse(to.as_ref()) {
         Err(error) => (None, Err(told(error.into()))),
         Ok(model::Target::Remote(address)) => {
             let address = address.parse::<PeerAddress>().map_err(|error| error.to_string());
-            let base = address.and_then(|it| kept_for(dataset, &it, noted, context).map_err(told));
-            (None, base.map(|base| (noted, base)))
+            let base = address.and_then(|it| kept_for(dataset, &it, noted, job, context).map_err(told));
+            (None, base.map(|(base, days)| Common { taken: noted, base, days }))
         }
         Ok(_) => {
             let seen = looked_at(to, None, false, context).map_err(told);
             let found = match &seen {
                 Err(why) => Err(why.clone()),
-                Ok(_) => in_common(dataset, to, noted.is_some(), context).map_err(told),
+                Ok(_) => in_common(target, noted.is_some(), (job, keeper), context).map_err(told),
             };
             (Some(seen), found)
         }
     };
-    let base = found.as_ref().ok().and_then(|(_, base)| *base);
-    let up_to = found.map(|(up_to, _)| up_to);
-    health::Target { dataset: dataset.into(), to: to.into(), seen, asked: None, up_to, base }
+    let (base, base_days) = found.as_ref().map_or((None, None), |found| (found.base, found.days));
+    let up_to = found.map(|found| found.taken);
+    health::Target { dataset: dataset.clone(), to: to.clone(), seen, asked: None, up_to, base, base_days }
+}
+
+/// What both sides have.
+#[derive(Default)]
+struct Common {
+    /// When the newest one was taken.
+    taken: Option<Timestamp>,
+    base: Option<Base>,
+    days: Option<i64>,
+}
+
+/// In how many days the rules of `job` let `base` go.
+pub(super) fn days_left(dataset: &Dataset, base: Guid, job: &Job) -> Result<Option<i64>> {
+    let Some(policy) = &job.retention else { return Ok(None) };
+    let now = Timestamp::now().to_zoned(job.zone.clone());
+    let prune::Seen { inventory, around } = prune::Seen::of(dataset)?;
+    Ok(expiry::days_left(&inventory, base, policy, &around, &job.promised(), &now))
 }
 
 /// When the newest version was taken that both have, which the next increment builds upon, and what has become of that. Who `was_brought` something, has
 /// something, and has nothing in common, has lost it.
 fn in_common(
-    dataset: &str,
-    to: &str,
+    Replica { dataset, to, .. }: &Replica,
     was_brought: bool,
+    (job, keeper): (&Job, Option<&Job>),
     context: &Context,
-) -> Result<(Option<Timestamp>, Option<Base>)> {
-    let target = opened(to, context)?;
-    let here = opened(dataset, context)?.inventory()?;
+) -> Result<Common> {
+    let (source, target) = (opened(dataset, context)?, opened(to, context)?);
+    let here = source.inventory()?;
     let there = match target.inventory() {
-        Err(endpoint::Error::NotFound { .. }) => return Ok((None, None)),
+        Err(endpoint::Error::NotFound { .. }) => return Ok(Common::default()),
         there => there?,
     };
     let common = here.versions().iter().rev().find(|version| there.snapshot_of(version.id.guid).is_some());
@@ -362,7 +394,15 @@ fn in_common(
         Some(_) => Some(Base::Unheld),
         None => Some(Base::Lost).filter(|_| was_brought && has_any),
     };
-    Ok((common.map(|version| version.created), base))
+    let mut days = None;
+    if let Some(common) = common {
+        let guid = common.id.guid;
+        // What is kept for it does not go, be it kept by a bookmark alone.
+        let of_source = if base == Some(Base::Unheld) { days_left(&source, guid, job)? } else { None };
+        let of_target = keeper.map_or(Ok(None), |keeper| days_left(&target, guid, keeper))?;
+        days = of_source.into_iter().chain(of_target).min();
+    }
+    Ok(Common { taken: common.map(|version| version.created), base, days })
 }
 
 /// What has become of what a target on another machine was brought up to, as far as its source knows.
@@ -370,16 +410,18 @@ fn kept_for(
     dataset: &str,
     address: &PeerAddress,
     up_to: Option<Timestamp>,
+    job: &Job,
     context: &Context,
-) -> Result<Option<Base>> {
-    let Some(up_to) = up_to else { return Ok(None) };
-    let here = opened(dataset, context)?.inventory()?;
-    let is_there = || here.versions().iter().any(|version| version.created == up_to);
-    Ok(Some(match kept(&here, &mark_for_peer(address)).next() {
-        Some(_) => Base::Held,
-        None if is_there() => Base::Unheld,
-        None => Base::Lost,
-    }))
+) -> Result<(Option<Base>, Option<i64>)> {
+    let Some(up_to) = up_to else { return Ok((None, None)) };
+    let source = opened(dataset, context)?;
+    let here = source.inventory()?;
+    let base = here.versions().iter().rfind(|version| version.created == up_to);
+    Ok(match (kept(&here, &mark_for_peer(address)).next(), base) {
+        (Some(_), _) => (Some(Base::Held), None),
+        (None, Some(base)) => (Some(Base::Unheld), days_left(&source, base.id.guid, job)?),
+        (None, None) => (Some(Base::Lost), None),
+    })
 }
 
 /// An error is what `systemctl` says.

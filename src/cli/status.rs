@@ -175,7 +175,7 @@ pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
             let error = target.seen.as_ref().and_then(|seen| seen.as_ref().err());
             json!({
                 "dataset": target.dataset, "to": target.to, "up_to": target.known_up_to(), "is_looked_at": target.is_looked_at(),
-                "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()), "base": target.base,
+                "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()), "base": target.base, "base_days": target.base_days,
                 "error": error.or(target.up_to.as_ref().err()).or(target.asked.as_ref().and_then(|it| it.as_ref().err())),
             })
         })

@@ -161,7 +161,7 @@ impl Failed {
     }
 }
 
-/// A difference between a target and its dataset.
+/// A difference between a target and its dataset, or a restore that was rehearsed and was not good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// When, and what is said of it.
@@ -170,6 +170,9 @@ pub struct Found {
     /// It, or one before that nothing has proven away, may be of a dataset inside.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inside: bool,
+    /// Of a rehearsal: when the snapshot was taken that was not good. That an older one is says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Timestamp>,
 }
 
 /// What became of all runs of one kind, of one subject.
@@ -192,7 +195,7 @@ pub struct Tally {
     pub last_success: Option<Timestamp>,
     /// When it failed last, and why.
     pub last_failure: Option<Failed>,
-    /// Of a comparison: the difference that was found last, whatever became of comparisons since, until one that would find it again goes well.
+    /// Of a comparison or a rehearsal: what was found last that was not good, whatever became of those since, until one that would find it again goes well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<Found>,
     /// How long it took last time.
@@ -236,8 +239,11 @@ impl Tally {
         }
     }
 
-    /// Whether it failed last. Of what was written before that was counted, the times say so.
+    /// Whether it failed last, or before that in a way that nothing has proven away. Of what was written before that was counted, the times say so.
     pub fn is_failing(&self) -> bool {
+        if self.found.is_some() {
+            return true;
+        }
         let is_later = |failed: &Failed| self.last_success.is_none_or(|success| success <= failed.at);
         match self.in_a_row {
             Some(n) => n > 0,
@@ -260,14 +266,20 @@ impl Tally {
                 self.done = self.done.saturating_add(1);
                 self.in_a_row = Some(0);
                 self.last_success = Some(outcome.at);
-                self.found = None;
+                let is_older =
+                    |found: &Found| found.taken.zip(outcome.up_to).is_some_and(|(of, good)| good < of);
+                self.found.take_if(|found| !is_older(found));
                 self.up_to = outcome.up_to.or(self.up_to);
             }
             Some(failure) => {
                 self.failed = self.failed.saturating_add(1);
                 self.in_a_row = Some(self.in_a_row.unwrap_or(0).saturating_add(1));
                 self.corrupt = self.corrupt.saturating_add(u64::from(failure.class == "corrupt"));
-                self.last_failure = Some(Failed { at: outcome.at, failure });
+                let failed = Failed { at: outcome.at, failure };
+                if self.subject.op == Op::Drill && failed.is_corrupt() {
+                    self.found = Some(Found { failed: failed.clone(), inside: false, taken: outcome.up_to });
+                }
+                self.last_failure = Some(failed);
             }
         }
     }
@@ -423,7 +435,7 @@ impl JobRecord {
             let failed = Failed { at: outcome.at, failure: failure.clone() };
             let found = &mut self.tally_mut(&subject).found;
             let inside = depth.inside || found.as_ref().is_some_and(|found| found.inside);
-            *found = Some(Found { failed, inside });
+            *found = Some(Found { failed, inside, taken: None });
         }
     }
 

@@ -11,6 +11,7 @@ use crate::model::JobRecord;
 use crate::model::run::{Failed, Failure, LastRun, Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
+pub mod expiry;
 mod limits;
 
 pub use limits::{Limits, Pair, Thresholds};
@@ -86,6 +87,8 @@ pub struct Target {
     pub up_to: Result<Option<Timestamp>, String>,
     /// What has become of what the next increment builds upon; `None` where there has been nothing yet, or nobody knows.
     pub base: Option<Base>,
+    /// In how many days retention lets that go, here or there, if nothing is replicated any more; `None` if nothing that is known does.
+    pub base_days: Option<i64>,
 }
 
 impl Target {
@@ -167,6 +170,8 @@ pub enum About {
     Base,
     /// A restore that should have been rehearsed by now.
     Drill,
+    /// A target that should have been compared with its dataset by now.
+    Verify,
 }
 
 /// Something that is not well.
@@ -236,6 +241,7 @@ pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     }
     for target in &facts.targets {
         found.of_target(target, facts, now);
+        found.of_verify(target, facts, now);
     }
     found.all.sort_by_key(|finding| std::cmp::Reverse(finding.state));
     found.all
@@ -362,7 +368,9 @@ impl Found<'_> {
     /// A difference that nothing has proven away, whatever failed since; else, and beside it, what failed last.
     fn of_tally(&mut self, tally: &Tally) {
         let found = tally.found.as_ref().map(|found| &found.failed);
-        let last = tally.last_failure.as_ref().filter(|last| found.is_none_or(|_| !last.is_corrupt()));
+        let is_last = tally.in_a_row != Some(0);
+        let last =
+            tally.last_failure.as_ref().filter(|last| found.is_none_or(|_| is_last && !last.is_corrupt()));
         found.into_iter().chain(last).for_each(|failed| self.of_failed(&tally.subject, failed));
     }
 
@@ -408,6 +416,41 @@ impl Found<'_> {
             }
         };
         self.add(state, About::Drill, what);
+    }
+
+    /// One that found something is told by its tally. Nobody has to compare anything unless there is a limit.
+    fn of_verify(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
+        let limits = facts.limits.verify_age;
+        let (Ok(record), true) = (&facts.record, limits.is_set()) else { return };
+        let Target { dataset, to, .. } = target;
+        let last = record.as_ref().and_then(|record| last_verified(record, dataset, to));
+        let (state, what) = match last.map(|last| now.duration_since(last)) {
+            Some(age) if age < -AHEAD => {
+                let what =
+                    format!("the last verify of {dataset} against {to} is from the future: see to the clock");
+                (State::Warning, what)
+            }
+            Some(age) => {
+                let what = format!(
+                    "the last verify of {dataset} against {to} that found nothing is {} old",
+                    roughly(age)
+                );
+                (past(limits, age), what)
+            }
+            None => {
+                let since = record.as_ref().map_or(now, |record| record.since);
+                let state = past(limits, now.duration_since(since)).max(State::Warning);
+                (
+                    state,
+                    format!(
+                        "{dataset} was never compared with {to}: cowsnap verify {dataset} --against {to}"
+                    ),
+                )
+            }
+        };
+        if state != State::Ok {
+            self.add(state, About::Verify, what);
+        }
     }
 
     /// By the limits if they are set, else by what is promised.
@@ -479,7 +522,7 @@ impl Found<'_> {
     }
 
     fn of_target(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
-        let Target { dataset, to, seen, asked, up_to, base } = target;
+        let Target { dataset, to, seen, asked, up_to, base, base_days } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
             Some(Ok(seen)) => {
@@ -496,7 +539,7 @@ impl Found<'_> {
         }
         // A run that is at work may be about to hold it.
         if !facts.is_at_work {
-            self.of_base(dataset, to, *base);
+            self.of_base(dataset, to, *base, *base_days, &facts.limits);
         }
         let has_run = oldest_of_newest(facts).is_some();
         let is_brought = facts.is_at_work || matches!(seen, Some(Ok(Seen { live: 1.., .. })));
@@ -528,14 +571,26 @@ impl Found<'_> {
         }
     }
 
-    fn of_base(&mut self, dataset: &str, to: &str, base: Option<Base>) {
+    fn of_base(&mut self, dataset: &str, to: &str, base: Option<Base>, days: Option<i64>, limits: &Limits) {
+        let by_days = days.map_or(State::Ok, |days| limits.of_base(days));
+        let goes = days.map(|days| format!("retention lets it go {}", in_days(days)));
         match base {
-            None | Some(Base::Held) => {}
-            Some(Base::Unheld) => {
+            None => {}
+            // Kept at the source, and not there.
+            Some(Base::Held) if by_days == State::Ok => {}
+            Some(Base::Held) => {
                 let what = format!(
-                    "nothing keeps what the next increment of {dataset} to {to} builds upon: the next replication does"
+                    "what the next increment of {dataset} to {to} builds upon does not stay there: {}",
+                    goes.unwrap_or_default()
                 );
-                self.add(State::Warning, About::Base, what);
+                self.add(by_days, About::Base, what);
+            }
+            Some(Base::Unheld) => {
+                let goes = goes.map(|goes| format!(", and {goes}")).unwrap_or_default();
+                let what = format!(
+                    "nothing keeps what the next increment of {dataset} to {to} builds upon{goes}: the next replication does"
+                );
+                self.add(State::Warning.max(by_days), About::Base, what);
             }
             Some(Base::Lost) => {
                 let what =
@@ -543,6 +598,20 @@ impl Found<'_> {
                 self.add(State::Critical, About::Base, what);
             }
         }
+    }
+}
+
+/// When a target was compared last and nothing was found, however thoroughly.
+fn last_verified(record: &JobRecord, dataset: &str, to: &str) -> Option<Timestamp> {
+    let last = |op| record.tally(&Subject::of_target(op, dataset, to))?.last_success;
+    [Op::Verify, Op::VerifyContent].into_iter().filter_map(last).max()
+}
+
+fn in_days(days: i64) -> String {
+    match days {
+        0 => "today".into(),
+        1 => "tomorrow".into(),
+        days => format!("in {days} days"),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::model::run::{Op, Subject, Tally};
 use crate::plan::health::{self, Base, Facts, Seen, State};
 
 /// Every name, with its kind and what it says.
-const NAMES: [(&str, Kind, &str); 27] = [
+const NAMES: [(&str, Kind, &str); 28] = [
     ("cowsnap_build_info", Kind::Gauge, "Always 1; its label is the version."),
     (
         "cowsnap_job_state",
@@ -57,6 +57,11 @@ const NAMES: [(&str, Kind, &str); 27] = [
         "cowsnap_target_base_state",
         Kind::Gauge,
         "What has become of what the target's next increment builds upon: 0 kept, it does not expire; 1 nothing keeps it; 2 gone.",
+    ),
+    (
+        "cowsnap_target_base_days",
+        Kind::Gauge,
+        "In how many days retention lets that go if nothing is replicated any more; not there if nothing that is known does.",
     ),
 ];
 
@@ -217,6 +222,9 @@ impl Collected {
             // A run that is at work may be about to hold it.
             if let Some(base) = target.base.filter(|_| !facts.is_at_work) {
                 self.add("cowsnap_target_base_state", labels.clone(), base_state(base));
+            }
+            if let Some(days) = target.base_days.filter(|_| !facts.is_at_work) {
+                self.add("cowsnap_target_base_days", labels.clone(), days as f64);
             }
             if let Some(lag) = health::lag(target, facts) {
                 self.add(LAG.0, labels.clone(), lag.as_secs_f64());

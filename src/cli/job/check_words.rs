@@ -15,6 +15,9 @@ pub(super) fn check(set: &Thresholds) -> String {
     older("a newest snapshot", set.age);
     older("what a target has", set.replica_age);
     older("a rehearsal that went well", set.drill_age);
+    older("a comparison that found nothing", set.verify_age);
+    let days = said(set.base_days, "below", |days| format!("{days} days"));
+    all.extend(days.map(|said| format!("a base that is there {said}")));
     let free = said(set.free, "below", |percent| format!("{percent} %"));
     all.extend(free.map(|said| format!("free space {said}")));
     format!("is not well, says cowsnap check, by: {}", all.join("; "))
@@ -38,13 +41,16 @@ mod tests {
         let set = Thresholds {
             age: Pair { warn: span("26h"), crit: span("2d") },
             drill_age: Pair { warn: None, crit: span("3mo") },
+            verify_age: Pair { warn: span("8d"), crit: None },
+            base_days: Pair { warn: Some(5), crit: None },
             free: Pair { warn: Some(12.5), crit: None },
             ..Thresholds::default()
         };
         assert_eq!(
             check(&set),
             "is not well, says cowsnap check, by: a newest snapshot a warning after 26h, critical after 2d; \
-             a rehearsal that went well critical after 3mo; free space a warning below 12.5 %"
+             a rehearsal that went well critical after 3mo; a comparison that found nothing a warning after 8d; \
+             a base that is there a warning below 5 days; free space a warning below 12.5 %"
         );
     }
 }

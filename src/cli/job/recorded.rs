@@ -187,7 +187,7 @@ pub(in crate::cli) fn drilled(
     context: &Context,
 ) {
     let outcome = Outcome::done(Subject::of_job(Op::Drill), Timestamp::now(), took);
-    let outcome = Outcome { failure: error.map(failure), up_to: of.filter(|_| error.is_none()), ..outcome };
+    let outcome = Outcome { failure: error.map(failure), up_to: of, ..outcome };
     change(&job.name, context, |record| record.note(outcome));
 }
 

@@ -21,6 +21,10 @@ pub(super) struct RawCheck {
     crit_replica_age: Option<Text>,
     warn_drill_age: Option<Text>,
     crit_drill_age: Option<Text>,
+    warn_verify_age: Option<Text>,
+    crit_verify_age: Option<Text>,
+    warn_base_days: Option<Spanned<u32>>,
+    crit_base_days: Option<Spanned<u32>>,
     warn_free: Option<Spanned<Percent>>,
     crit_free: Option<Spanned<Percent>>,
 }
@@ -50,8 +54,16 @@ impl Reader<'_> {
         let replica =
             [("warn_replica_age", raw.warn_replica_age), ("crit_replica_age", raw.crit_replica_age)];
         let drill = [("warn_drill_age", raw.warn_drill_age), ("crit_drill_age", raw.crit_drill_age)];
+        let verify = [("warn_verify_age", raw.warn_verify_age), ("crit_verify_age", raw.crit_verify_age)];
+        let days = [("warn_base_days", raw.warn_base_days), ("crit_base_days", raw.crit_base_days)];
         if !has_targets {
             self.says_nothing(&replica, "a target");
+            self.says_nothing(&verify, "a target");
+            for (key, number) in &days {
+                if let Some(number) = number {
+                    self.problem(number.span(), key, "says nothing without a target");
+                }
+            }
         }
         if !has_drill {
             self.says_nothing(&drill, "a drill");
@@ -60,11 +72,13 @@ impl Reader<'_> {
             age: self.ages([("warn_age", raw.warn_age), ("crit_age", raw.crit_age)]),
             replica_age: self.ages(replica),
             drill_age: self.ages(drill),
+            verify_age: self.ages(verify),
+            base_days: self.days(days),
             free: self.free(raw.warn_free, raw.crit_free),
         };
         if !found.is_set() && self.problems.len() == n_problems {
-            let what = "says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, warn_free, \
-                        crit_free";
+            let what = "says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, \
+                        warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_free, crit_free";
             self.problem(span, "", what);
         }
         self.key.pop();
@@ -93,6 +107,24 @@ impl Reader<'_> {
                 keys[1],
                 format!("is not longer than {}, which is never warned of then", keys[0]),
             );
+        }
+        found
+    }
+
+    /// What is critical is fewer than what is warned of.
+    fn days(&mut self, [warn, crit]: [(&str, Option<Spanned<u32>>); 2]) -> Pair<u32> {
+        let number = |number: &Option<Spanned<u32>>| number.as_ref().map(|number| *number.get_ref());
+        let found = Pair { warn: number(&warn.1), crit: number(&crit.1) };
+        let usual = Limits::default();
+        let least = found.warn.unwrap_or(usual.warn_base_days);
+        let worst = found.crit.unwrap_or(usual.crit_base_days);
+        if worst > least
+            && let Some((key, Some(at))) = [crit, warn].into_iter().find(|(_, number)| number.is_some())
+        {
+            let what = format!(
+                "critical below {worst} days, and a warning below {least}: the second one has to be the larger one"
+            );
+            self.problem(at.span(), key, what);
         }
         found
     }

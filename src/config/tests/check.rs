@@ -6,7 +6,7 @@ const TARGET: &str = "[[job.a.target]]\nto = \"vault/a\"\n";
 #[test]
 fn a_job_says_from_when_on_it_is_not_well() {
     let lines = format!(
-        "{DRILL}{TARGET}[job.a.check]\nwarn_age = \"90m\"\ncrit_age = \"2d\"\nwarn_replica_age = \"3d\"\ncrit_drill_age = \"90d\"\nwarn_free = 12.5\ncrit_free = 5"
+        "{DRILL}{TARGET}[job.a.check]\nwarn_age = \"90m\"\ncrit_age = \"2d\"\nwarn_replica_age = \"3d\"\ncrit_drill_age = \"90d\"\nwarn_verify_age = \"8d\"\ncrit_base_days = 3\nwarn_free = 12.5\ncrit_free = 5"
     );
     let config = load(&[("config.toml", &job(&lines))]).expect("it is right");
     let set = config.jobs[0].check.as_ref().expect("there");
@@ -15,6 +15,8 @@ fn a_job_says_from_when_on_it_is_not_well() {
     assert_eq!(limits.age.warn, Some(jiff::SignedDuration::from_mins(90)));
     assert_eq!((limits.age.crit, limits.replica_age.warn), (hours(48), hours(72)));
     assert_eq!((limits.drill_age.warn, limits.drill_age.crit), (None, hours(90 * 24)));
+    assert_eq!((limits.verify_age.warn, limits.verify_age.crit), (hours(8 * 24), None));
+    assert_eq!((limits.warn_base_days, limits.crit_base_days), (7, 3));
     assert_eq!((limits.warn_free, limits.crit_free), (12.5, 5.0));
     assert!(load(&[("config.toml", &job(""))]).expect("it is right").jobs[0].check.is_none());
 }
@@ -24,7 +26,7 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         "[job.a.check]",
         expect![[r#"
-            config.toml:4: job.a.check: says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, warn_free, crit_free
+            config.toml:4: job.a.check: says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_free, crit_free
         "#]],
     );
     let lines = "[job.a.check]\nwarn_age = \"2d\"\ncrit_age = \"48h\"\nwarn_replica_age = \"1d\"\ncrit_drill_age = \"x\"\nwarn_free = 5";
@@ -36,6 +38,14 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
         config.toml:8: job.a.check.crit_drill_age: says nothing without a drill
         config.toml:8: job.a.check.crit_drill_age: a time is a number and h, d, w, mo or y: 36h, 7d, 1y 6mo
         config.toml:9: job.a.check.warn_free: critical below 10 %, and a warning below 5 %: the second one has to be the larger one
+    "#]],
+    );
+    check_job(
+        "[job.a.check]\nwarn_verify_age = \"8d\"\ncrit_base_days = 9",
+        expect![[r#"
+        config.toml:5: job.a.check.warn_verify_age: says nothing without a target
+        config.toml:6: job.a.check.crit_base_days: says nothing without a target
+        config.toml:6: job.a.check.crit_base_days: critical below 9 days, and a warning below 7: the second one has to be the larger one
     "#]],
     );
     check_job(
@@ -54,7 +64,7 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         "[job.a.check]\nwarn = \"2d\"",
         expect![[r#"
-        config.toml:5: job.a.check: unknown field "warn", expected one of "warn_age", "crit_age", "warn_replica_age", "crit_replica_age", "warn_drill_age", "crit_drill_age", "warn_free", "crit_free"
+        config.toml:5: job.a.check: unknown field "warn", expected one of "warn_age", "crit_age", "warn_replica_age", "crit_replica_age", "warn_drill_age", "crit_drill_age", "warn_verify_age", "crit_verify_age", "warn_base_days", "crit_base_days", "warn_free", "crit_free"
     "#]],
     );
 }

@@ -230,6 +230,26 @@ fn what_belongs_to_no_run_is_counted_and_is_not_the_last_run() {
 }
 
 #[test]
+fn a_restore_that_was_not_good_stays_so_until_one_of_that_snapshot_or_a_newer_one_is() {
+    let drill = || Subject::of_job(Op::Drill);
+    let mut tally = Tally::new(drill());
+    let mut rehearsed = |second, taken: Option<i64>, class: Option<&str>| {
+        let failure = class.map(|class| Failure::new(class, "no"));
+        tally.add(Outcome { failure, up_to: taken.map(at), ..outcome(drill(), second, false) });
+        (tally.is_failing(), tally.found.as_ref().map(|found| found.failed.at))
+    };
+    assert_eq!(rehearsed(2, Some(1), Some("unreachable")), (true, None));
+    assert_eq!(rehearsed(20, Some(10), Some("corrupt")), (true, Some(at(20))));
+    assert_eq!(rehearsed(21, None, Some("unreachable")), (true, Some(at(20))));
+    // An older one that is good says nothing of it.
+    assert_eq!(rehearsed(22, Some(1), None), (true, Some(at(20))));
+    assert_eq!(rehearsed(23, Some(10), None), (false, None));
+    assert_eq!(rehearsed(30, Some(10), Some("corrupt")), (true, Some(at(30))));
+    assert_eq!(rehearsed(31, Some(11), None), (false, None));
+    assert_eq!(tally.up_to, Some(at(11)));
+}
+
+#[test]
 fn downtime_is_summed_and_the_last_one_stays_until_there_is_another() {
     let mut tally = Tally::new(Subject::of_job(Op::Quiesce));
     for down in [Some(300), Some(200), None] {

@@ -2,6 +2,8 @@
 
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
+use super::State;
+
 /// What somebody has set, each of it or nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Thresholds {
@@ -11,6 +13,10 @@ pub struct Thresholds {
     pub replica_age: Pair<Span>,
     /// A last rehearsal that went well that is older.
     pub drill_age: Pair<Span>,
+    /// A last comparison of a target that found nothing that is older.
+    pub verify_age: Pair<Span>,
+    /// Fewer days until retention lets go what a target's next increment builds upon.
+    pub base_days: Pair<u32>,
     /// Less of a filesystem or pool that is free, of 100.
     pub free: Pair<f64>,
 }
@@ -48,6 +54,12 @@ pub struct Limits {
     pub replica_age: Pair<SignedDuration>,
     /// A last restore that went well that is older.
     pub drill_age: Pair<SignedDuration>,
+    /// A last comparison of a target that found nothing that is older.
+    pub verify_age: Pair<SignedDuration>,
+    /// Days that the base of a target should be there still.
+    pub warn_base_days: u32,
+    /// The same, worse.
+    pub crit_base_days: u32,
     /// Percent of a filesystem or pool that should be free.
     pub warn_free: f64,
     /// The same, worse.
@@ -61,8 +73,22 @@ impl Default for Limits {
             age: nothing,
             replica_age: nothing,
             drill_age: Pair { warn: Some(DRILL), crit: None },
+            verify_age: nothing,
+            warn_base_days: 7,
+            crit_base_days: 1,
             warn_free: 20.0,
             crit_free: 10.0,
+        }
+    }
+}
+
+impl Limits {
+    /// How bad it is that a base goes in so many days.
+    pub fn of_base(&self, days: i64) -> State {
+        match days {
+            days if days < self.crit_base_days.into() => State::Critical,
+            days if days < self.warn_base_days.into() => State::Warning,
+            _ => State::Ok,
         }
     }
 }
@@ -73,7 +99,8 @@ const DRILL: SignedDuration = SignedDuration::from_hours(35 * 24);
 impl Thresholds {
     /// Whether anything is set.
     pub fn is_set(&self) -> bool {
-        self.age.is_set() || self.replica_age.is_set() || self.drill_age.is_set() || self.free.is_set()
+        let ages = [self.age, self.replica_age, self.drill_age, self.verify_age];
+        ages.iter().any(Pair::is_set) || self.base_days.is_set() || self.free.is_set()
     }
 
     /// These, and where they say nothing `other`.
@@ -83,6 +110,8 @@ impl Thresholds {
             age: self.age.or(other.age),
             replica_age: self.replica_age.or(other.replica_age),
             drill_age: self.drill_age.or(other.drill_age),
+            verify_age: self.verify_age.or(other.verify_age),
+            base_days: self.base_days.or(other.base_days),
             free: self.free.or(other.free),
         }
     }
@@ -99,6 +128,9 @@ impl Thresholds {
             age,
             replica_age: ages(self.replica_age).if_set().unwrap_or(age),
             drill_age: ages(self.drill_age).if_set().unwrap_or(usual.drill_age),
+            verify_age: ages(self.verify_age),
+            warn_base_days: self.base_days.warn.unwrap_or(usual.warn_base_days),
+            crit_base_days: self.base_days.crit.unwrap_or(usual.crit_base_days),
             // Who sets one of them past what is usual of the other leaves no room for that.
             warn_free: self.free.warn.unwrap_or(usual.warn_free),
             crit_free: self.free.crit.unwrap_or(usual.crit_free),
@@ -140,12 +172,20 @@ mod tests {
             age,
             replica_age: Pair { warn: None, crit: span("1mo") },
             drill_age: Pair { warn: None, crit: span("90d") },
+            verify_age: Pair { warn: span("8d"), crit: None },
+            base_days: Pair { warn: None, crit: Some(3) },
             free: Pair { warn: Some(5.0), crit: Some(2.5) },
         };
         let set = apart.limits(now());
         // February had 28 days.
         assert_eq!(set.replica_age, Pair { warn: None, crit: hours(28 * 24) });
         assert_eq!(set.drill_age, Pair { warn: None, crit: hours(90 * 24) });
+        assert_eq!(set.verify_age, Pair { warn: hours(8 * 24), crit: None });
+        assert_eq!((set.warn_base_days, set.crit_base_days), (7, 3));
+        assert_eq!([9, 7, 6, 3, 2].map(|days| set.of_base(days)), {
+            use State::{Critical, Ok, Warning};
+            [Ok, Ok, Warning, Warning, Critical]
+        });
         assert_eq!((set.warn_free, set.crit_free), (5.0, 2.5));
     }
 

@@ -220,6 +220,7 @@ fn what_was_seen_of_places_is_told_of_each() {
         asked: None,
         up_to: Ok(up_to.map(at)),
         base: None,
+        base_days: None,
     };
     let vault = Seen { space: Some((0, 7)), ..Seen::default() };
     let facts = Facts {
@@ -276,6 +277,7 @@ fn failures_in_a_row_are_told_and_what_has_become_of_a_base() {
         asked: None,
         up_to: Ok(None),
         base,
+        base_days: (base == Some(Base::Unheld)).then_some(12),
     };
     let bases = [Some(Base::Held), Some(Base::Unheld), Some(Base::Lost), None];
     let targets = bases.iter().zip(["a", "b", "c", "d"]).map(|(base, to)| target(to, *base)).collect();
@@ -293,6 +295,7 @@ fn failures_in_a_row_are_told_and_what_has_become_of_a_base() {
             cowsnap_target_base_state{job_name="node",dataset="tank/node",target="a"} 0
             cowsnap_target_base_state{job_name="node",dataset="tank/node",target="b"} 1
             cowsnap_target_base_state{job_name="node",dataset="tank/node",target="c"} 2
+            cowsnap_target_base_days{job_name="node",dataset="tank/node",target="b"} 12
         "#]],
     );
     // Who is at work may be about to hold it.
@@ -404,6 +407,7 @@ fn a_dataset_that_is_brought_to_one_place_by_two_names_is_told_once() {
         asked: None,
         up_to: Ok(Some(at(up_to))),
         base: None,
+        base_days: None,
     };
     facts.targets = vec![target("01:00"), target("02:00")];
     check(

@@ -314,6 +314,15 @@ fn what_the_next_increment_builds_upon_is_held_or_free_to_go_or_lost() {
     assert_eq!(base(1), "unheld");
     let (said, _) = lab.ends(1, "check");
     assert!(said.contains("nothing keeps what the next increment of FS/node to FS/replica builds"), "{said}");
+    // Two newer ones are all that is kept.
+    lab.ends(0, "snapshot FS/node");
+    lab.ends(0, "snapshot FS/node");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("and retention lets it go today"), "{said}");
+    let days = measured(&said).into_iter().find(|one| one.0 == "node FS/replica base_days").expect("days");
+    assert_eq!((days.1.as_str(), days.2.as_str(), days.3.as_str()), ("0", "7:", "1:"), "{said}");
+    lab.ends(1, "check --crit-base-days 0");
+    assert_eq!(lab.json(2, "check")["jobs"][0]["targets"][0]["base_days"], 0);
     lab.ends(0, &format!("destroy {name}"));
     assert_eq!(base(2), "lost");
     let (said, _) = lab.ends(2, "check");

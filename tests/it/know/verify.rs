@@ -39,7 +39,10 @@ fn a_replica_that_is_not_what_it_was_is_counted_and_critical_until_it_is_proven_
     assert_eq!((found(&lab, "verify"), found(&lab, "verify-content")), (0.0, 0.0));
     let (said, _) = lab.ends(0, "check");
     assert!(!said.contains("verified"), "nobody has yet: {said}");
+    let (said, _) = lab.ends(1, "check --warn-verify-age 1h");
+    assert!(said.contains("FS/node was never compared with FS/replica"), "{said}");
     lab.ends(0, "verify FS/node --against FS/replica");
+    lab.ends(0, "check --warn-verify-age 1h");
     let (said, _) = lab.ends(0, "check");
     assert!(said.contains("'node FS/replica verified'=") && !said.contains("verified-content"), "{said}");
     lab.ends(0, "verify FS/node --against FS/replica --content");
