@@ -38,6 +38,8 @@ struct State {
     pid: i32,
     #[serde(default)]
     exit_code: i64,
+    #[serde(default)]
+    started_at: String,
 }
 
 impl Inspected {
@@ -176,16 +178,27 @@ pub fn stop(
 /// It can not be found out.
 pub fn is_stopping(socket: &Path, name: &str, since: Duration) -> Result<bool, String> {
     /// What was told since then may have been written down a moment earlier.
-    const SLACK: u64 = 2;
+    const SLACK: Duration = Duration::from_secs(2);
     let Inspected { id, state, .. } = inspect(socket, name)?;
     if state.status == "stopping" {
         return Ok(true);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-    let from = now.saturating_sub(since).as_secs().saturating_sub(SLACK);
+    let from = now.saturating_sub(since).saturating_sub(SLACK);
+    // What was told before it was started was told another process.
+    let started = state.started_at.parse::<jiff::Timestamp>().ok();
+    let started = started
+        .and_then(|started| Duration::try_from(started.duration_since(jiff::Timestamp::UNIX_EPOCH)).ok());
+    let from = from.max(started.unwrap_or_default());
     // {"container":["ID"],"event":["kill"]}
     let which = format!("%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22kill%22%5D%7D");
-    let path = format!("{VERSION}/events?since={from}&until={}&filters={which}", now.as_secs());
+    let path = format!(
+        "{VERSION}/events?since={}.{:09}&until={}.{:09}&filters={which}",
+        from.as_secs(),
+        from.subsec_nanos(),
+        now.as_secs(),
+        now.subsec_nanos()
+    );
     match ask(socket, "GET", &path, Instant::now() + PATIENCE, false, &mut || ())? {
         None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
         Some(Answer { status: 200, body }) => Ok(!body.trim_ascii().is_empty()),
@@ -311,6 +324,28 @@ mod tests {
             let asked = engine.join().expect("asked");
             assert!(asked[2].starts_with(&format!("POST /v1.40/containers/a/stop?t={t} ")), "{asked:?}");
         }
+    }
+
+    #[test]
+    fn one_that_was_told_is_known_by_its_state_or_by_what_its_engine_tells_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let running = |started: &str| {
+            let state = format!(r#"{{"Status":"running","Pid":7,"ExitCode":0,"StartedAt":"{started}"}}"#);
+            (200, format!(r#"{{"Id":"a","State":{state}}}"#))
+        };
+        let ask = |answers| {
+            let (socket, engine) = engine_of(folder.path(), answers);
+            let said = is_stopping(&socket, "node", Duration::from_secs(3));
+            (said, engine.join().expect("asked"))
+        };
+        let told = || (200, r#"{"status":"kill","id":"a"}"#.to_owned());
+        assert_eq!(ask(vec![state("stopping", 0)]).0, Ok(true));
+        assert_eq!(ask(vec![running(""), told()]).0, Ok(true));
+        // It was started a moment ago: what came before is not about this one.
+        let (said, asked) = ask(vec![running("2100-01-02T03:04:05.000000007Z"), (200, "\n".into())]);
+        assert_eq!(said, Ok(false));
+        assert!(asked[1].contains("/events?since=4102542245.000000007&until="), "{asked:?}");
+        assert!(ask(vec![running(""), (500, "{}".into())]).0.is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground, waits};
 
 mod container;
+mod docker;
 mod flush;
 mod freeze;
 mod hooks;

@@ -5,15 +5,25 @@ use std::process::Child;
 
 use super::*;
 
-/// Podman's engine, in a mount namespace of its own: its runtime wants to see cgroups of version 2 alone.
-const ENGINE: &str = r#"
+/// An engine, in a mount namespace of its own: its runtime wants to see cgroups of version 2 alone.
+pub(super) const ENGINE: &str = r#"
 umount -R /sys/fs/cgroup 2>/dev/null; umount -l /sys/fs/cgroup 2>/dev/null
 mount -t cgroup2 none /sys/fs/cgroup || exit 1
 exec "$@"
 "#;
 
-/// What runs in it: it writes to the dataset, and is slow to end if there is a file `slow`.
-const INSIDE: &str = r#"exec 9>>/data/log; trap '[ -e /data/slow ] && sleep 3; exit 0' TERM; while :; do echo x >&9; sleep 0.05; done"#;
+/// What runs in it: it writes to the dataset, and is slow to end if there is a file `slow`, which says how slow.
+pub(super) const INSIDE: &str = r#"exec 9>>/data/log; trap '[ -e /data/slow ] && { read -r n < /data/slow; sleep "${n:-3}"; }; exit 0' TERM; while :; do echo x >&9; sleep 0.05; done"#;
+
+/// What is to be an image: a shell.
+pub(super) fn shell_inside(lab: &Lab) {
+    let image = lab.root().join("inside/bin");
+    fs::create_dir_all(&image).expect("made");
+    fs::copy("/bin/busybox", image.join("busybox")).expect("busybox-static");
+    ["sh", "sleep", "echo"].iter().for_each(|name| {
+        std::os::unix::fs::symlink("busybox", image.join(name)).expect("made");
+    });
+}
 
 pub(super) struct Engine<'a> {
     lab: &'a Lab,
@@ -31,12 +41,7 @@ impl<'a> Engine<'a> {
 
     /// One that runs, with the container `node`, which does not: a shell that writes.
     fn new(lab: &'a Lab) -> Self {
-        let image = lab.root().join("inside/bin");
-        fs::create_dir_all(&image).expect("made");
-        fs::copy("/bin/busybox", image.join("busybox")).expect("busybox-static");
-        ["sh", "sleep", "echo"].iter().for_each(|name| {
-            std::os::unix::fs::symlink("busybox", image.join(name)).expect("made");
-        });
+        shell_inside(lab);
         Self::on(lab).with_container("none", &["/bin/sh", "-c", INSIDE])
     }
 

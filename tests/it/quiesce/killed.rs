@@ -15,9 +15,10 @@ fn transaction(
 ) -> cowsnap::Result<quiesce::Finished<(), cowsnap::Error>> {
     let start = vec!["/bin/sh".into(), root.join("service").to_str().expect("utf-8").into()];
     let inner = root.join("inner");
-    let (service, within) = match inner.exists() {
-        true => (Service::Frozen { place: inner }, 5_000),
-        false => (Service::Process { pidfile: root.join("pid"), start }, 60_000),
+    let (service, within) = match (inner.exists(), root.join("contained").exists()) {
+        (true, _) => (Service::Frozen { place: inner }, 5_000),
+        (_, true) => (Service::Container { name: "node".into(), socket: root.join("engine") }, 60_000),
+        _ => (Service::Process { pidfile: root.join("pid"), start }, 60_000),
     };
     let wanted = Quiesce {
         services: vec![service],
@@ -31,6 +32,13 @@ fn transaction(
     let ground =
         Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &roots, program: Some(program) };
     quiesce::quiesced(ground, Acts { snapshot: Some(snapshot), root }, before)
+}
+
+/// When a process began, in ticks.
+fn began(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name");
+    rest.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("a time")
 }
 
 /// Takes a snapshot by that, and leaves a file if it is discarded.
@@ -95,6 +103,22 @@ fn dies() {
 }
 
 impl Lab {
+    /// Makes of a lease of which nothing was told what it is right before the process is told, which may take so long to stop.
+    pub(super) fn about_to_tell(&self, pid: i32, seconds: u64) {
+        let lease = fs::read_to_string(self.lease()).expect("read");
+        let (lease, _) = lease.split_once(",\n  \"blake3\"").expect("it ends with that");
+        let mut lease: Value = serde_json::from_str(&format!("{lease}\n}}")).expect("as it was written");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
+        let uptime = fs::read_to_string("/proc/uptime").expect("read");
+        let (now, _) = uptime.split_once('.').expect("seconds");
+        lease["stop_within"]["secs"] = seconds.into();
+        let entry = &mut lease["services"][0];
+        entry["stopping"] = "marked".into();
+        entry["process"] = serde_json::json!({ "pid": pid, "began": began(pid), "boot": boot.trim() });
+        entry["since"] = (now.parse::<u64>().expect("seconds") * 100).into();
+        fs::write(self.lease(), lease.to_string()).expect("written");
+    }
+
     /// A transaction that is killed before that step, or as soon as the service is starting in it.
     pub(super) fn dies(&self, step: &str, whom: &str) {
         let output = self.killed(step, whom);
@@ -161,20 +185,7 @@ fn killed_right_before_the_service_is_told_to_stop_nobody_has_to_help() {
     let lab = Lab::new("");
     let pid = lab.start();
     lab.dies("Stop(0)", "both");
-    // As it is written right before: the next thing would have been to tell it.
-    let lease = fs::read_to_string(lab.lease()).expect("read");
-    let (lease, _) = lease.split_once(",\n  \"blake3\"").expect("it ends with that");
-    let mut lease: serde_json::Value =
-        serde_json::from_str(&format!("{lease}\n}}")).expect("as it was written");
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read");
-    let (_, rest) = stat.rsplit_once(") ").expect("a name");
-    let began: u64 = rest.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("a time");
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
-    let entry = &mut lease["services"][0];
-    entry["stopping"] = "marked".into();
-    entry["process"] = serde_json::json!({ "pid": pid, "began": began, "boot": boot.trim() });
-    entry["since"] = began.into();
-    fs::write(lab.lease(), lease.to_string()).expect("written");
+    lab.about_to_tell(pid, 2);
     lab.ends(0, "job recover");
     assert_eq!((lab.pid(), lab.lease().exists(), lab.n_begun()), (Some(pid), false, 1));
 }
