@@ -18,13 +18,24 @@ pub struct Flush {
 pub enum Flushed {
     /// Databases of SQLite: each one's log is brought into it.
     Sqlite(Vec<PathBuf>),
-    /// A server of PostgreSQL: a checkpoint.
+    /// A server of PostgreSQL.
     Postgres {
         /// As psql has it.
         connection: String,
         /// As whom psql is run.
         user: String,
+        /// What it is asked for; if nothing is said, what where its files lie needs.
+        method: Option<Method>,
     },
+}
+
+/// What a server of PostgreSQL is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// A checkpoint: all of it lies in one dataset, and is of one instant.
+    Checkpoint,
+    /// That it is in backup mode while the snapshot is taken: it may lie in several.
+    Backup,
 }
 
 impl fmt::Display for Flushed {
@@ -46,8 +57,11 @@ mod tests {
 
     #[test]
     fn a_database_is_called_by_its_files_or_its_server() {
-        let postgres =
-            |connection: &str| Flushed::Postgres { connection: connection.into(), user: "postgres".into() };
+        let postgres = |connection: &str| Flushed::Postgres {
+            connection: connection.into(),
+            user: "postgres".into(),
+            method: None,
+        };
         let all = [
             Flushed::Sqlite(vec!["/srv/a.db".into()]),
             Flushed::Sqlite(vec!["/srv/a.db".into(), "/srv/b.db".into()]),

@@ -6,22 +6,27 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::model::flush::Method;
 use crate::model::{Flush, Flushed};
-use crate::quiesce::{Error, Result, command};
+use crate::quiesce::{Error, Result, Session, command};
 
-/// Asks the databases, and waits until they have done it. They lie below `roots`.
+/// Asks the databases, and waits until they have done it. They lie below `roots`. What is answered stays open until there is the snapshot, and is ended then.
 ///
 /// # Errors
 /// [`Error::Flush`]: one has not, or lies elsewhere.
-pub fn flush(flush: &Flush, roots: &[PathBuf]) -> Result<()> {
+pub fn flush(flush: &Flush, roots: &[PathBuf]) -> Result<Option<Session>> {
     let until = Instant::now() + flush.within;
     let failed = |what: String| move |why| Error::Flush { what, why };
     match &flush.what {
-        Flushed::Sqlite(files) => files.iter().try_for_each(|file| {
-            sqlite(file, roots, command::left(until)).map_err(failed(file.display().to_string()))
-        }),
-        Flushed::Postgres { connection, user } => {
-            postgres(connection, user, roots, until).map_err(failed(flush.what.to_string()))
+        Flushed::Sqlite(files) => files
+            .iter()
+            .try_for_each(|file| {
+                sqlite(file, roots, command::left(until)).map_err(failed(file.display().to_string()))
+            })
+            .map(|()| None),
+        Flushed::Postgres { connection, user, method } => {
+            let asked = postgres(connection, user, *method, roots, until);
+            asked.map_err(failed(flush.what.to_string()))
         }
     }
 }
@@ -70,8 +75,14 @@ fn percent(file: &Path) -> Result<String, String> {
     Ok(bytes.iter().map(one).collect())
 }
 
-/// A checkpoint, if all that the server has lies in one dataset and is brought to the disk.
-fn postgres(connection: &str, user: &str, roots: &[PathBuf], until: Instant) -> Result<(), String> {
+/// A checkpoint, if all that the server has lies in one dataset and is brought to the disk; backup mode if that is wanted, or it lies in several.
+fn postgres(
+    connection: &str,
+    user: &str,
+    method: Option<Method>,
+    roots: &[PathBuf],
+    until: Instant,
+) -> Result<Option<Session>, String> {
     let as_user = [format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".into()];
     let mut words = vec!["psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1"];
     if !connection.is_empty() {
@@ -95,17 +106,37 @@ fn postgres(connection: &str, user: &str, roots: &[PathBuf], until: Instant) -> 
     }
     let data = PathBuf::from(lines.next().unwrap_or_default());
     let root = root_of(&data, roots)?;
+    let mut method = method;
     for place in lines.map(PathBuf::from).chain([data.join("pg_wal")]) {
-        if root_of(&place, roots).as_ref() != Ok(&root) {
-            let why = "which need not be of one instant: name it under quiesce, so that it is stopped";
-            return Err(format!("{} and {} lie in two datasets, {why}", place.display(), data.display()));
+        if root_of(&place, roots)? != root {
+            if method == Some(Method::Checkpoint) {
+                let why = "which need not be of one instant: method = \"backup\", or name it under quiesce, so that it is stopped";
+                return Err(format!("{} and {} lie in two datasets, {why}", place.display(), data.display()));
+            }
+            method = Some(Method::Backup);
         }
     }
-    asked(&["CHECKPOINT"]).map(drop)
+    match method {
+        Some(Method::Backup) => {
+            let words = as_it(true, &as_user, &words);
+            Session::begin(&words, &data, command::left(until)).map(Some)
+        }
+        Some(Method::Checkpoint) | None => asked(&["CHECKPOINT"]).map(|_| None),
+    }
 }
 
 /// What a command prints that ends well; as that user if this is root.
 fn said(switches: bool, user: &[String], words: &[&str], within: Duration) -> Result<String, String> {
+    let all = as_it(switches, user, words);
+    match command::output(&all, within)? {
+        None => Err(format!("{} took longer than {within:?}", words[0])),
+        Some((status, said)) if status.success() => Ok(said),
+        Some((status, _)) => Err(format!("{}: {status}", words[0])),
+    }
+}
+
+/// The words of a command; as that user if this is root.
+fn as_it(switches: bool, user: &[String], words: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     if switches && rustix::process::geteuid().is_root() {
         all.push("setpriv".into());
@@ -113,11 +144,7 @@ fn said(switches: bool, user: &[String], words: &[&str], within: Duration) -> Re
         all.push("--".into());
     }
     all.extend(words.iter().map(|word| (*word).to_owned()));
-    match command::output(&all, within)? {
-        None => Err(format!("{} took longer than {within:?}", words[0])),
-        Some((status, said)) if status.success() => Ok(said),
-        Some((status, _)) => Err(format!("{}: {status}", words[0])),
-    }
+    all
 }
 
 #[cfg(test)]

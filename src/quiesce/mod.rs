@@ -22,6 +22,7 @@ mod lease;
 mod left;
 mod lies;
 mod pidfile;
+mod postgres;
 mod probe;
 mod process;
 mod program;
@@ -39,6 +40,7 @@ pub use guard::{Recovered, guard, recover};
 pub use hook::call;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, end_overdue, forget, left, make_up_all};
+pub use postgres::Session;
 pub use real::{Acts, Ground, quiesced};
 pub use systemd::Trouble;
 

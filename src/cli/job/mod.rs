@@ -9,7 +9,8 @@ use crate::Result;
 use crate::cli::Context;
 use crate::cli::pool::print_unit;
 use crate::config::{Config, Job};
-use crate::model::Flushed;
+use crate::model::flush::Method;
+use crate::model::{Flush, Flushed};
 use crate::plan::schedule::Schedule;
 
 mod check_words;
@@ -135,12 +136,14 @@ fn check(config: &Config, context: &Context) -> Result<()> {
 
 /// What is right, and may be refused by each run for what nobody has looked at yet.
 fn doubt(job: &Job) -> Option<String> {
-    let is_asked = job.flush.as_ref().is_some_and(|flush| matches!(flush.what, Flushed::Postgres { .. }));
+    let by_checkpoint =
+        |flush: &Flush| matches!(flush.what, Flushed::Postgres { method: Some(Method::Checkpoint), .. });
+    let is_asked = job.flush.as_ref().is_some_and(by_checkpoint);
     (is_asked && job.datasets.len() > 1).then(|| {
         format!(
             "{}: job {}: the data directory of PostgreSQL, its pg_wal and its tablespaces have to lie in one of {}, or each run is refused: \
-             snapshots of several datasets need not be of one instant, as on btrfs, and it recovers from none that are not; name its service under \
-             quiesce instead of flush, so that it is stopped",
+             snapshots of several datasets need not be of one instant, as on btrfs, and it recovers from none that are not without a backup_label; leave out \
+             method, or name its service under quiesce instead of flush, so that it is stopped",
             job.place,
             job.name,
             job.datasets.join(", ")

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,11 +14,11 @@ use crate::cli::job::hooks::{self, Moment};
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
-use crate::endpoint::{Details, History, Prunable};
+use crate::endpoint::{Dataset, Details, History, Prunable};
 use crate::model::name::UNCONFIRMED;
 use crate::model::{Quiesce, SnapshotName};
 use crate::plan::quiesce::Step;
-use crate::quiesce::{self, By, Finished, Forgotten, Ground, Leases, MadeUp};
+use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Session};
 use crate::{Error, Result};
 
 /// What came of a job's snapshot.
@@ -120,12 +120,52 @@ pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Has a database write down what it has in memory, where the job says so.
-pub(super) fn flush(job: &Job, context: &Context) -> Result<()> {
+/// Has a database write down what it has in memory, where the job says so; or be in backup mode until the session is ended.
+pub(super) fn flush(job: &Job, context: &Context) -> Result<Option<Session>> {
     match &job.flush {
         Some(flush) => Ok(quiesce::flush(flush, &roots(job, context)?)?),
-        None => Ok(()),
+        None => Ok(None),
     }
+}
+
+/// Takes the snapshot of a database that is in backup mode. It counts once what a restore of it needs is stored.
+pub(super) fn backed_up(
+    job: &Job,
+    session: Session,
+    known: BTreeSet<SnapshotName>,
+    context: &Context,
+) -> Result<(Value, String)> {
+    let kept = context.state_dir().join("backups").join(&job.name);
+    let dataset = run::datasets(job, context)?.into_iter().next().expect("a job names a dataset");
+    forget_backups(&kept, &dataset)?;
+    let mut acts = Snapshots { job, known, context };
+    let mut taken = acts.take()?;
+    let guid = taken.0["snapshots"][0]["guid"].as_str().unwrap_or_default().to_owned();
+    let into = kept.join(&guid);
+    if let Err(error) = session.end(&into) {
+        let _ = std::fs::remove_dir_all(&into);
+        acts.discard(taken)?;
+        return Err(error.into());
+    }
+    acts.keep(&mut taken)?;
+    taken.0["backup"] = into.display().to_string().into();
+    context.notice(format!(
+        "job {}: its backup_label, and the log up to it, are in {}",
+        job.name,
+        into.display()
+    ));
+    Ok(taken)
+}
+
+/// Of snapshots that are gone, what was stored for them goes.
+fn forget_backups(kept: &Path, dataset: &Dataset) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(kept) else { return Ok(()) };
+    let inventory = dataset.inventory()?;
+    let there: BTreeSet<_> = inventory.versions().iter().map(|version| version.id.guid.to_string()).collect();
+    for entry in entries.flatten().filter(|entry| !there.contains(&*entry.file_name().to_string_lossy())) {
+        std::fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path().display()))?;
+    }
+    Ok(())
 }
 
 fn names(quiesce: &Quiesce, which: &[usize]) -> Vec<String> {

@@ -345,11 +345,13 @@ impl Work {
             Err(error) if hooks::has(Moment::BeforeSnapshot, job) => return Err(error),
             recovered => recovered.err().into_iter().collect(),
         };
-        quiesced::discard_unconfirmed(job, context)?;
+        let known = quiesced::discard_unconfirmed(job, context)?;
         hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context)?;
         recorder.starts();
-        quiesced::flush(job, context)?;
-        let (object, text) = snapshot::perform(snapshot::Args::of_job(job, false), context)?;
+        let (object, text) = match quiesced::flush(job, context)? {
+            Some(session) => quiesced::backed_up(job, session, known, context)?,
+            None => snapshot::perform(snapshot::Args::of_job(job, false), context)?,
+        };
         Ok(Taken { object, text, is_taken: true, failed })
     }
 

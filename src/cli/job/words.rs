@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cli::job::{N_NEXT, check_words, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Job, Replica};
+use crate::model::flush::Method;
 use crate::model::{Flush, Flushed, Notify, Quiesce, Service};
 use crate::plan::retain::Retention;
 use crate::plan::schedule::Schedule;
@@ -36,9 +37,7 @@ pub(super) fn sentences(job: &Job, now: Timestamp) -> Vec<String> {
     all.extend(job.quiesce.as_ref().map(stops));
     all.extend(job.flush.as_ref().map(flushes));
     let is_split = job.datasets.len() > 1;
-    all.extend(job.flush.as_ref().filter(|flush| is_split && matches!(flush.what, Flushed::Postgres { .. })).map(|_| {
-        "takes none if its data directory, pg_wal and tablespaces do not lie in one of the datasets alone".to_owned()
-    }));
+    all.extend(job.flush.as_ref().and_then(|flush| backs_up(&flush.what, is_split)));
     let inside = if job.recursive { " and all datasets inside" } else { "" };
     all.push(format!(
         "takes a snapshot of {}{inside}, with the label job={}",
@@ -111,6 +110,24 @@ pub(super) fn stops(quiesce: &Quiesce) -> String {
         services.join(", then "),
         time(quiesce.stop_within)
     )
+}
+
+/// How a database is kept whole whose files need not be of one instant.
+fn backs_up(what: &Flushed, is_split: bool) -> Option<String> {
+    const BACKUP: &str =
+        "it is in backup mode meanwhile, and its backup_label and log are kept in the state directory";
+    let Flushed::Postgres { method, .. } = what else { return None };
+    match method {
+        Some(Method::Backup) => Some(BACKUP.into()),
+        Some(Method::Checkpoint) if is_split => Some(
+            "takes none if its data directory, pg_wal and tablespaces do not lie in one of the datasets alone"
+                .into(),
+        ),
+        None if is_split => Some(format!(
+            "if its data directory, pg_wal and tablespaces do not lie in one of the datasets alone, {BACKUP}"
+        )),
+        Some(Method::Checkpoint) | None => None,
+    }
 }
 
 /// What comes before the snapshot where nothing is stopped.

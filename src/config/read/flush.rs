@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::quiesce::absolute;
 use super::{Reader, Text, Texts};
 use crate::config::value;
+use crate::model::flush::Method;
 use crate::model::{Flush, Flushed, Quiesce, Service};
 
 /// How long it may take, where nothing else is said.
@@ -30,6 +31,7 @@ pub(super) struct RawFlush {
 struct RawPostgres {
     connection: Option<Text>,
     user: Option<Text>,
+    method: Option<Text>,
 }
 
 /// What a job is told to do.
@@ -103,7 +105,7 @@ impl Reader<'_> {
     }
 
     fn server(&mut self, raw: RawPostgres) -> Option<Flushed> {
-        let RawPostgres { connection, user } = raw;
+        let RawPostgres { connection, user, method } = raw;
         let connection = match connection {
             Some(text) => self.parsed("postgres.connection", text, connects)?,
             None => String::new(),
@@ -112,7 +114,11 @@ impl Reader<'_> {
             Some(text) => self.parsed("postgres.user", text, named)?,
             None => "postgres".into(),
         };
-        Some(Flushed::Postgres { connection, user })
+        let method = match method {
+            Some(text) => Some(self.parsed("postgres.method", text, method_of)?),
+            None => None,
+        };
+        Some(Flushed::Postgres { connection, user, method })
     }
 }
 
@@ -127,6 +133,14 @@ fn connects(text: &str) -> Result<String, String> {
                 .into())
         }
         false => Ok(text.into()),
+    }
+}
+
+fn method_of(text: &str) -> Result<Method, String> {
+    match text {
+        "checkpoint" => Ok(Method::Checkpoint),
+        "backup" => Ok(Method::Backup),
+        _ => Err(format!("{text:?} is neither \"checkpoint\" nor \"backup\"")),
     }
 }
 

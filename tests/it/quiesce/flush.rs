@@ -103,16 +103,16 @@ impl Drop for Server<'_> {
     }
 }
 
-#[test]
-fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint() {
-    ground!("btrfs", "pg_ctlcluster", "setpriv");
-    let lab = Lab::new("");
+/// Whose user may come here.
+fn open(path: &Path) {
+    ground::run("chown", &["postgres:postgres", path.to_str().expect("utf-8")]);
+}
+
+/// One that does not run, and has nothing.
+fn server(lab: &Lab) -> Server<'_> {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("Debian's").flatten();
     let bin = versions.map(|entry| entry.path().join("bin")).max().expect("a version");
-    let server = Server { lab: &lab, bin };
-    let open = |path: &Path| {
-        ground::run("chown", &["postgres:postgres", path.to_str().expect("utf-8")]);
-    };
+    let server = Server { lab, bin };
     // Who is not root has to come through.
     ground::run("chmod", &["755", lab.placed("ROOT").as_str()]);
     ["socket", "data"].iter().for_each(|name| {
@@ -122,6 +122,23 @@ fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint(
     });
     open(&lab.root().join("mnt/node"));
     server.must("initdb", &["-D", "ROOT/mnt/node/data", "-A", "trust", "-N"]);
+    server
+}
+
+/// Its log is in a dataset of its own from here on.
+fn move_log(lab: &Lab) {
+    lab.ends(0, "create ROOT/mnt/wal");
+    open(&lab.root().join("mnt/wal"));
+    let (here, there) = (lab.root().join("mnt/node/data/pg_wal"), lab.root().join("mnt/wal/log"));
+    ground::run("mv", &[&here, &there]);
+    std::os::unix::fs::symlink(&there, &here).expect("made");
+}
+
+#[test]
+fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint() {
+    ground!("btrfs", "pg_ctlcluster", "setpriv");
+    let lab = Lab::new("");
+    let server = server(&lab);
     server.start("ROOT/mnt/node/data");
     server.asked("CREATE TABLE t AS SELECT generate_series(1, 1000) AS x");
     let point = || server.asked("SELECT redo_lsn FROM pg_control_checkpoint()");
@@ -134,14 +151,11 @@ fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint(
     // Its log elsewhere is not of the same instant.
     server.asked("INSERT INTO t VALUES (1001)");
     server.must("pg_ctl", &["stop", "-s", "-w", "-D", "ROOT/mnt/node/data"]);
-    lab.ends(0, "create ROOT/mnt/wal");
-    open(&lab.root().join("mnt/wal"));
-    let (here, there) = (lab.root().join("mnt/node/data/pg_wal"), lab.root().join("mnt/wal/log"));
-    ground::run("mv", &[&here, &there]);
-    std::os::unix::fs::symlink(&there, &here).expect("made");
+    move_log(&lab);
     server.start("ROOT/mnt/node/data");
     lab.ends(5, "job run node");
-    // Also if that is the job's: btrfs takes them back to back.
+    // Also if that is the job's: btrfs takes them back to back, which a checkpoint is not enough for.
+    let config = config.replace("dbname=postgres\" }", "dbname=postgres\", method = \"checkpoint\" }");
     lab.write(&config.replace("\"ROOT/mnt/node\"]", "\"ROOT/mnt/node\", \"ROOT/mnt/wal\"]"));
     let (_, said) = lab.ends(0, "job check");
     assert!(said.contains("job node: the data directory of PostgreSQL"), "{said}");
@@ -151,11 +165,89 @@ fn a_real_postgresql_recovers_from_a_snapshot_that_was_taken_after_a_checkpoint(
     let (_, said) = lab.ends(5, "job run node");
     assert!(said.contains("cannot flush PostgreSQL"), "{said}");
     assert_eq!(lab.n_snapshots(), 1);
-    lab.write(config);
+    lab.write(&config);
     lab.ends(0, &format!("clone ROOT/mnt/node@{name} ROOT/mnt/copy"));
     let _ = fs::remove_file(lab.root().join("mnt/copy/data/postmaster.pid"));
     server.start("ROOT/mnt/copy/data");
     assert_eq!(server.asked("SELECT count(*) FROM t"), "1000");
+}
+
+#[test]
+fn a_real_postgresql_in_several_datasets_recovers_by_what_is_kept_beside_its_snapshot() {
+    ground!("btrfs", "pg_ctlcluster", "setpriv");
+    let lab = Lab::new("");
+    let server = server(&lab);
+    move_log(&lab);
+    lab.ends(0, "create ROOT/mnt/space");
+    open(&lab.root().join("mnt/space"));
+    server.start("ROOT/mnt/node/data");
+    server.asked(&lab.placed("CREATE TABLESPACE far LOCATION 'ROOT/mnt/space'"));
+    server.asked("CREATE TABLE t (x bigint primary key)");
+    server.asked("CREATE TABLE u (x bigint primary key) TABLESPACE far");
+    let config = "[job.node]\nnot_atomic = true\ndatasets = [\"ROOT/mnt/node\", \"ROOT/mnt/wal\", \"ROOT/mnt/space\"]\n[job.node.flush]\n\
+         postgres = { connection = \"host=ROOT/mnt/node/socket dbname=postgres\" }\n";
+    lab.write(config);
+    assert!(!lab.ends(0, "job check").1.contains("PostgreSQL"), "there is nothing to warn of");
+    assert!(lab.ends(0, "job explain").0.contains("it is in backup mode meanwhile"));
+    // Both or none of each number.
+    let load = "DO $$ BEGIN FOR i IN 1..100000000 LOOP INSERT INTO t VALUES (i); INSERT INTO u VALUES (i); COMMIT; END LOOP; END $$";
+    let switch = ["--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
+    let mut load = Command::new("setpriv")
+        .args(switch)
+        .arg(server.bin.join("psql"))
+        .args(["-X", "-q", "-d", &lab.placed("host=ROOT/mnt/node/socket dbname=postgres"), "-c", load])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let n = || server.asked("SELECT count(*) FROM t").parse::<u64>().expect("a number");
+    waits("the load", || n() > 100);
+    // What is kept for a snapshot goes once that is gone.
+    let done = lab.json(0, "job run node");
+    let first = PathBuf::from(done["jobs"][0]["backup"].as_str().expect("where it is"));
+    let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name");
+    assert!(first.join("backup_label").exists());
+    for dataset in ["node", "wal", "space"] {
+        lab.ends(0, &format!("destroy ROOT/mnt/{dataset}@{name}"));
+    }
+    let before = n();
+    let done = lab.json(0, "job run node");
+    assert!(!first.exists());
+    let kept = PathBuf::from(done["jobs"][0]["backup"].as_str().expect("where it is"));
+    let name = done["jobs"][0]["snapshots"][0]["name"].as_str().expect("a name").to_owned();
+    assert_eq!(done["jobs"][0]["snapshots"].as_array().map(Vec::len), Some(3));
+    assert_eq!(server.asked("SELECT count(*) FROM pg_stat_activity WHERE query ILIKE '%pg_backup_st%' AND pid <> pg_backend_pid()"), "0");
+    let after = n();
+    server.must("pg_ctl", &["stop", "-s", "-w", "-m", "immediate", "-D", "ROOT/mnt/node/data"]);
+    load.wait().expect("it has ended");
+    // As docs/jobs.md has it.
+    for (dataset, copy) in [("node", "copy"), ("wal", "copy-wal"), ("space", "copy-space")] {
+        lab.ends(0, &format!("clone ROOT/mnt/{dataset}@{name} ROOT/mnt/{copy}"));
+    }
+    let data = lab.root().join("mnt/copy/data");
+    let _ = fs::remove_file(data.join("postmaster.pid"));
+    fs::remove_file(data.join("pg_wal")).expect("removed");
+    std::os::unix::fs::symlink(lab.root().join("mnt/copy-wal/log"), data.join("pg_wal")).expect("made");
+    fs::copy(kept.join("backup_label"), data.join("backup_label")).expect("copied");
+    let map = fs::read_to_string(kept.join("tablespace_map")).expect("there is one");
+    fs::write(data.join("tablespace_map"), map.replace("mnt/space", "mnt/copy-space")).expect("written");
+    for entry in fs::read_dir(kept.join("pg_wal")).expect("read").flatten() {
+        fs::copy(entry.path(), data.join("pg_wal").join(entry.file_name())).expect("copied");
+    }
+    ground::run(
+        "chown",
+        &["-R", "postgres:postgres", data.to_str().expect("utf-8"), &lab.placed("ROOT/mnt/copy-wal")],
+    );
+    server.start("ROOT/mnt/copy/data");
+    let now = n();
+    assert!(before <= now && now <= after, "{before} <= {now} <= {after}");
+    assert_eq!(
+        server.asked("SELECT count(*) FROM t FULL JOIN u USING (x) WHERE t.x IS NULL OR u.x IS NULL"),
+        "0"
+    );
+    assert_eq!(server.asked("SELECT max(x) FROM u").parse(), Ok(now));
+    assert!(!data.join("backup_label").exists(), "it was not read");
+    server.must("pg_ctl", &["stop", "-s", "-w", "-m", "fast", "-D", "ROOT/mnt/copy/data"]);
 }
 
 #[test]
