@@ -88,7 +88,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adopt(adopt::Args),
-    Check(check::Args),
+    Check(Box<check::Args>),
     Clone(clone::Args),
     Completions(completions::Args),
     Create(create::Args),
