@@ -1,6 +1,8 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::model::Flushed;
+use crate::model::flush::Method;
 
 mod check;
 mod trigger;
@@ -483,6 +485,19 @@ fn what_is_frozen_is_named_by_where_it_is_mounted() {
             config.toml:4: job.a.flush.fsfreeze: "a" is a relative path: an absolute one is needed
         "#]],
     );
+    let method = |text: &str| {
+        let config = load(&[("config.toml", &flush(&format!("postgres = {{ method = \"{text}\" }}")))]);
+        config.map(|config| config.jobs[0].flush.clone().expect("there").what)
+    };
+    for (text, expected) in [("checkpoint", Method::Checkpoint), ("backup", Method::Backup)] {
+        let found = method(text).expect("it is right");
+        assert!(
+            matches!(found, Flushed::Postgres { method: Some(found), .. } if found == expected),
+            "{found:?}"
+        );
+    }
+    let said = wrong(&flush("postgres = { method = \"dump\" }"));
+    assert!(said.contains("\"dump\" is neither \"checkpoint\" nor \"backup\""), "{said}");
     check(
         &flush("fsfreeze = [\"/a\"]\nafter = [\"/b\"]"),
         expect![[r#"
