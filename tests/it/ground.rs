@@ -248,8 +248,7 @@ const PREFIX: &str = "cowsnap-test-";
 /// A temporary directory; what a killed test leaves mounted in one is unmounted by a later test.
 pub fn scratch() -> tempfile::TempDir {
     sweep_what_killed_tests_left();
-    let prefix = format!("{PREFIX}{}-", std::process::id());
-    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
+    tempfile::Builder::new().prefix(&own_prefix()).tempdir().expect("a temporary directory")
 }
 
 /// Unmounts what is below `folder`, deepest first. A busy mount is detached, so that its loop device goes with its last user.
@@ -268,12 +267,30 @@ pub fn unmount_below(folder: &Path) {
     }
 }
 
+/// What the names of this test's own things begin with: process numbers are others in another suite's namespace.
+pub fn own_prefix() -> String {
+    format!("{PREFIX}{}-{}-", std::process::id(), numbering())
+}
+
+fn numbering() -> String {
+    let namespace =
+        std::fs::metadata("/proc/self/ns/pid").map_or(0, |of| std::os::unix::fs::MetadataExt::ino(&of));
+    format!("{:x}", namespace & 0xff_ffff)
+}
+
+/// Whether something that is called so was a test's that is gone.
+pub fn is_of_a_dead_test(name: &str) -> bool {
+    let mut fields = name.strip_prefix(PREFIX).unwrap_or_default().split('-');
+    let owner = fields.next().and_then(|pid| pid.parse::<u32>().ok());
+    fields.next() == Some(&numbering())
+        && owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
 /// A test that is killed cleans nothing up: the next one does, for processes that are gone.
 fn sweep_what_killed_tests_left() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if is_of_a_dead_test(&name) {
             unmount_below(&entry.path());
             let _ = std::fs::remove_dir_all(entry.path());
         }

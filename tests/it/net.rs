@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ground::{run, waits};
+use crate::ground::{is_of_a_dead_test, own_prefix, run, waits};
 
-const PREFIX: &str = "cowsnap-test-";
 const SSHD: &str = "/usr/sbin/sshd";
 const HERE: &str = "10.77.0.1";
 const THERE: &str = "10.77.0.2";
@@ -43,7 +42,7 @@ impl Net {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         sweep_what_killed_tests_left();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        let name = format!("{}{number}", own_prefix());
         let folder = tempfile::Builder::new().prefix(&format!("{name}-net-")).tempdir().expect("a directory");
         let mut net = Self { name, folder, sshd: None, alive };
         net.lay_the_line();
@@ -177,8 +176,7 @@ fn take_away(namespace: &str) {
 fn sweep_what_killed_tests_left() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if is_of_a_dead_test(&name) {
             take_away(&name);
         }
     }
@@ -188,7 +186,7 @@ fn sweep_what_killed_tests_left() {
 fn two_hosts_go_with_their_value() {
     crate::ground::ground!("ip", "ssh", "sshd");
     let namespaces = || {
-        let mine = format!("{PREFIX}{}-", std::process::id());
+        let mine = own_prefix();
         let all = fs::read_dir("/run/netns").expect("a directory").flatten();
         all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&mine)).count()
     };

@@ -147,6 +147,17 @@ pub(super) struct Names {
     pub(super) links: Option<super::copy_up::Links>,
 }
 
+/// What the numbers of a directory's entries follow from, as it was at one moment.
+#[derive(Debug)]
+pub struct Numbering {
+    parent: u64,
+    place: Where,
+    /// The device of its topmost piece below, if there is one.
+    lower: Option<u64>,
+    /// That of the upper layer.
+    upper: u64,
+}
+
 impl Tree {
     /// Opens the layers.
     pub fn open(layers: &Layers, options: Options) -> Fallible<Self> {
@@ -230,20 +241,33 @@ impl Tree {
         self.names().nodes.get(number).map_or(0, |node| node.pins as usize)
     }
 
-    /// The number of a listed entry's node.
-    pub fn number_of(&self, parent: u64, listed: &Listed) -> Fallible<u64> {
+    /// What the numbers of a directory's entries follow from.
+    pub fn numbering(&self, parent: u64) -> Fallible<Numbering> {
+        let names = self.names();
+        let place = names.nodes.place(parent)?;
+        let device_of = |root| Ok::<_, Errno>(rustix::fs::fstat(root)?.st_dev);
+        let lower = place.lowers.first().map(|piece| device_of(&names.stack.lowers[piece.layer].root));
+        Ok(Numbering { parent, lower: lower.transpose()?, upper: device_of(&names.stack.upper)?, place })
+    }
+
+    /// The number of a listed entry's node, and its type: that of one that is known may be another than its piece's.
+    pub fn number_of(&self, of: &Numbering, listed: &Listed) -> Fallible<(u64, u32)> {
         let mut names = self.names();
-        let dir = names.nodes.place(parent)?;
-        if listed.upper && listed.kind == rustix::fs::FileType::Directory || dir.lowers.len() > 1 {
-            let found = names.stack.find(&dir, &listed.name)?.ok_or(Errno::NOENT)?;
-            let id = names.id_of(&found)?;
-            return Ok(names.nodes.number_of(id, found.is_born_above()));
-        }
-        let device = match dir.lowers.first() {
-            Some(piece) if !listed.upper => rustix::fs::fstat(&names.stack.lowers[piece.layer].root)?.st_dev,
-            _ => rustix::fs::fstat(&names.stack.upper)?.st_dev,
+        let device = of.lower.filter(|_| !listed.upper).unwrap_or(of.upper);
+        let id = (device, listed.ino);
+        let is_merged = listed.upper && listed.kind == rustix::fs::FileType::Directory;
+        let known = if is_merged { names.nodes.known_above(id, of.parent, &listed.name) } else { None };
+        let number = match known {
+            Some(number) => number,
+            None if is_merged || of.place.lowers.len() > 1 => {
+                let found = names.stack.find(&of.place, &listed.name)?.ok_or(Errno::NOENT)?;
+                let id = names.id_of(&found)?;
+                names.nodes.number_of(id, found.is_born_above())
+            }
+            None => names.nodes.number_of(id, listed.upper),
         };
-        Ok(names.nodes.number_of((device, listed.ino), listed.upper))
+        let kind = names.nodes.get(number).map_or(listed.kind.as_raw_mode(), |node| node.kind);
+        Ok((number, kind))
     }
 
     /// The number of a directory's own parent; the root's is the root.

@@ -4,7 +4,7 @@
 //! requests  a function for each request
 //! wire      what a request says and what an answer looks like
 //! device    where they are read from and written to; linger: waiting awake for the next; company: keeping others awake
-//! listings  of directories, page by page
+//! dirs      directories that are open
 //! helpers   threads for what may take long
 //! mounting  mounts and unmounts
 //! ```
@@ -30,18 +30,18 @@ use crate::sys::mount::Restrict;
 
 mod company;
 mod device;
+mod dirs;
 mod helpers;
 mod linger;
-mod listings;
 mod mounting;
 mod requests;
 mod wire;
 
-use company::Company;
+use company::Member;
 use device::{Backing, Device, Reply};
+use dirs::{Dirs, Entries};
 use helpers::Helpers;
 use linger::Linger;
-use listings::{Entries, Listings};
 use mounting::Placed;
 pub(super) use mounting::id_at;
 use wire::Request;
@@ -83,8 +83,8 @@ pub struct Handle {
 ///
 /// Requests are answered from when this returns.
 pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounted> {
-    let able = Arc::new(OnceLock::new());
-    let greeting = Greeting { passthrough: how.passthrough, able: Arc::clone(&able) };
+    let passes = Arc::new(OnceLock::new());
+    let greeting = Greeting { passthrough: how.passthrough, passes: Arc::clone(&passes) };
     let (placed, device) = Placed::new(dir, how)?;
     let undo = |_: &std::io::Error| drop(placed.detach());
     let session = device.try_clone().and_then(|device| {
@@ -106,11 +106,10 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
     })?;
     let shared = Shared {
         tree: Arc::clone(&tree),
-        passthrough: able.get().is_some_and(|able| able.passes),
+        passthrough: passes.get() == Some(&true),
         stale,
         files: Mutex::default(),
-        listings: Mutex::new(Listings::new()),
-        opens_dirs: able.get().is_some_and(|able| able.opens_dirs),
+        dirs: Mutex::default(),
         frozen: Helpers::new(1),
     };
     let alone = how.threads <= 1;
@@ -211,16 +210,8 @@ const INC_EPOCH: [u8; 16] = [16, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 struct Greeting {
     /// Whether reads and writes are to go past the process.
     passthrough: bool,
-    able: Arc<OnceLock<Able>>,
-}
-
-/// What the kernel can that not every kernel can.
-#[derive(Debug)]
-struct Able {
-    /// Whether reads and writes go past the process.
-    passes: bool,
-    /// Whether it opens directories without us.
-    opens_dirs: bool,
+    /// Whether they do.
+    passes: Arc<OnceLock<bool>>,
 }
 
 impl Filesystem for Greeting {
@@ -243,8 +234,7 @@ impl Filesystem for Greeting {
         let passes = self.passthrough
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(2).is_ok();
-        let opens_dirs = config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_ok();
-        let _ = self.able.set(Able { passes, opens_dirs });
+        let _ = self.passes.set(passes);
         if !passes {
             let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
         }
@@ -277,9 +267,7 @@ struct Shared {
     passthrough: bool,
     stale: Sender<(u64, OsString)>,
     files: Mutex<Files>,
-    listings: Mutex<Listings>,
-    /// Whether the kernel opens directories itself.
-    opens_dirs: bool,
+    dirs: Mutex<Dirs>,
     /// Does the changes that came while the filesystem was frozen, one after the other, once it goes on.
     frozen: Helpers,
 }
@@ -309,7 +297,7 @@ impl Adapter {
     /// Answers requests until the filesystem is unmounted.
     fn serve(&self, device: &Arc<Device>, mut linger: Option<Linger>) {
         let mut buffer = vec![0; wire::LONGEST];
-        let mut company = linger.as_ref().map(|_| Company::new());
+        let mut company = linger.as_ref().map(|_| Member::new());
         loop {
             let next = device.next(&mut buffer, linger.as_mut());
             if let Some(company) = &mut company {
@@ -419,18 +407,22 @@ impl Shared {
         self.tree.release(&file);
     }
 
-    /// The entries of a directory, as they are now for who begins, as they were for who goes on.
-    fn listing(&self, node: u64, position: u64) -> Fallible<Entries> {
-        if position > 0
-            && let Some(entries) = self.listings().get(node)
+    /// The entries of a directory: as they are now for who begins, as they were for who goes on.
+    fn listing(&self, node: u64, handle: u64, offset: u64) -> Fallible<Arc<Entries>> {
+        if offset > 0
+            && let Some(entries) = self.dirs().entries(handle)
         {
             return Ok(entries);
         }
         let listed = self.tree.list(node)?;
-        Ok(self.listings().keep(node, listed))
+        // What the kernel knows already it need not be told.
+        let told = self.tree.known_names(node) * 4 < listed.len() * 3;
+        let entries = Arc::new(Entries { listed, told });
+        self.dirs().begin(handle, &entries);
+        Ok(entries)
     }
 
-    fn listings(&self) -> MutexGuard<'_, Listings> {
-        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn dirs(&self) -> MutexGuard<'_, Dirs> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

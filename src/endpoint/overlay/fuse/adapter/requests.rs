@@ -7,7 +7,7 @@ use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::device::Reply;
 use super::wire::{Answer, Listing, Request, WRITE_KILL_SUIDGID, op, set_attr};
-use super::{Adapter, Entered, Shared, listings, wire};
+use super::{Adapter, Entered, Shared, wire};
 use crate::endpoint::overlay::fuse::{Attr, Changing, Errno, Fallible, New, Opened};
 
 /// Answers with what a call returned.
@@ -66,9 +66,9 @@ impl Adapter {
             op::GETXATTR => self.getxattr(request, reply),
             op::LISTXATTR => self.listxattr(request, reply),
             op::REMOVEXATTR => self.removexattr(request, reply),
-            op::OPENDIR => self.opendir(reply),
+            op::OPENDIR => self.opendir(request, reply),
             op::READDIR | op::READDIRPLUS => self.readdir(request, reply),
-            op::RELEASEDIR => self.releasedir(reply),
+            op::RELEASEDIR => self.releasedir(request, reply),
             op::FSYNCDIR => self.fsyncdir(reply),
             op::FALLOCATE => self.fallocate(request, reply),
             op::LSEEK => self.lseek(request, reply),
@@ -271,55 +271,45 @@ impl Adapter {
         Ok(())
     }
 
-    fn opendir(&self, reply: Reply) -> Fallible<()> {
-        if self.opens_dirs {
-            reply.error(Errno::NOSYS); // The kernel asks no more, not for closing it either, and takes these flags for given.
-            return Ok(());
-        }
-        let flags = wire::CACHE_DIR | wire::KEEP_CACHE;
-        reply.answer(Answer::new().u64(0).u32(flags).u32(0));
+    fn opendir(&self, request: Request<'_>, reply: Reply) -> Fallible<()> {
+        let (handle, is_alone) = self.dirs().open(request.node);
+        let flags = wire::KEEP_CACHE | if is_alone { wire::CACHE_DIR } else { 0 };
+        reply.answer(Answer::new().u64(handle).u32(flags).u32(0));
         Ok(())
     }
 
     fn readdir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
-        let (_, position, size) = (request.body.u64()?, request.body.u64()?, request.body.u32()?);
+        let (handle, offset, size) = (request.body.u64()?, request.body.u64()?, request.body.u32()?);
         let node = request.node;
-        let entries = match self.listing(node, position) {
+        let entries = match self.listing(node, handle, offset) {
             Ok(entries) => entries,
             Err(error) => {
                 reply.error(error);
                 return Ok(());
             }
         };
-        let left = listings::behind(&entries, position);
-        if left.is_empty() {
-            self.listings().forget(node);
-        }
-        let mut page = match request.op {
-            op::READDIRPLUS => Listing::plus(size),
-            _ => Listing::new(size),
-        };
+        let is_plus = request.op == op::READDIRPLUS;
+        let mut page = if is_plus { Listing::plus(size) } else { Listing::new(size) };
         let own = [(node, "."), (self.tree.parent(node), "..")];
-        let dots = (1..=listings::DOTS).zip(own).skip(position.min(listings::DOTS) as usize);
-        for (at, (number, name)) in dots {
-            if !page.add(number, at, libc::S_IFDIR, OsStr::new(name)) {
-                reply.answer(page.answer());
-                return Ok(());
-            }
-        }
-        // What the kernel knows already it need not be told.
-        let plus = request.op == op::READDIRPLUS && self.tree.known_names(node) * 4 < entries.len() * 3;
-        for (at, listed) in left {
-            let had_room = if plus {
-                let Ok(attr) = self.tree.lookup(node, &listed.name) else { continue };
-                let had_room = page.add_with(&attr, *at, &listed.name);
-                if !had_room {
-                    self.tree.forget(attr.number, 1);
+        let numbering = if is_plus && entries.told { None } else { self.tree.numbering(node).ok() };
+        for at in offset..entries.listed.len() as u64 + 2 {
+            let had_room = match own.get(at as usize) {
+                Some((number, name)) => page.add(*number, at + 1, libc::S_IFDIR, OsStr::new(name)),
+                None if is_plus && entries.told => {
+                    let name = &entries.listed[at as usize - 2].name;
+                    let Ok(attr) = self.tree.lookup(node, name) else { continue };
+                    let had_room = page.add_with(&attr, at + 1, name);
+                    if !had_room {
+                        self.tree.forget(attr.number, 1);
+                    }
+                    had_room
                 }
-                had_room
-            } else {
-                let number = self.tree.number_of(node, listed).unwrap_or(listed.ino);
-                page.add(number, *at, listed.kind.as_raw_mode(), &listed.name)
+                None => {
+                    let listed = &entries.listed[at as usize - 2];
+                    let found = numbering.as_ref().and_then(|of| self.tree.number_of(of, listed).ok());
+                    let (number, kind) = found.unwrap_or((listed.ino, listed.kind.as_raw_mode()));
+                    page.add(number, at + 1, kind, &listed.name)
+                }
             };
             if !had_room {
                 break;
@@ -329,7 +319,8 @@ impl Adapter {
         Ok(())
     }
 
-    fn releasedir(&self, reply: Reply) -> Fallible<()> {
+    fn releasedir(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
+        self.dirs().close(request.body.u64()?);
         reply.done();
         Ok(())
     }
