@@ -43,12 +43,14 @@ pub struct Step {
 pub struct Told {
     had: BTreeMap<Name, Is>,
     steps: BTreeMap<(String, String, u32), Step>,
+    /// Of what a checkpoint was on disk.
+    checkpoints: BTreeSet<Name>,
     /// Commands that failed, in their words.
     pub failed: Vec<String>,
 }
 
 impl Told {
-    /// From the lines that `have`, `begin`, `done` and `failed` begin. The last line counts only if it is whole.
+    /// From the lines that `have`, `begin`, `done`, `checkpoint` and `failed` begin. The last line counts only if it is whole.
     pub fn read(lines: &str) -> Self {
         let mut told = Self::default();
         let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -75,6 +77,7 @@ impl Told {
                         is.guid = (*guid).into();
                     }
                 }
+                ["checkpoint", fs, name] => drop(told.checkpoints.insert(name_of(fs, name))),
                 ["failed", ..] => told.failed.push(line.into()),
                 _ => {}
             }
@@ -122,6 +125,9 @@ impl Told {
             }
             known.insert(name);
         }
+        let without =
+            self.checkpoints.iter().filter(|name| !found.has(name) && !found.kept.contains_key(name));
+        wrong.extend(without.map(|name| format!("{name} had a checkpoint on disk, and has none")));
         let strange = found.there.keys().filter(|name| !known.contains(name));
         wrong.extend(strange.map(|name| format!("{name} is there, and nobody made it")));
         wrong
@@ -165,7 +171,7 @@ pub struct Found {
     listed: BTreeMap<Name, (String, String)>,
     /// Receives that are not finished, with their tokens.
     pub partials: BTreeMap<Name, String>,
-    /// Of these, how many bytes need not come again.
+    /// Of these, of those that have a checkpoint, how many bytes need not come again.
     pub kept: BTreeMap<Name, u64>,
     failed: Vec<String>,
 }
@@ -207,6 +213,10 @@ impl Found {
         wrong.extend(missing.map(|name| format!("{name} is listed, and not there")));
         let both = self.partials.keys().filter(|name| self.there.contains_key(name));
         wrong.extend(both.map(|name| format!("{name} is there, and partial")));
+        let hollow = self.kept.iter().filter(|(_, bytes)| **bytes == 0);
+        wrong.extend(
+            hollow.map(|(name, _)| format!("{name} has a checkpoint, and what it names is not whole")),
+        );
         wrong
     }
 
@@ -284,6 +294,17 @@ mod tests {
         let found =
             Found::read("partial btrfs r@full 77-ab\nkept btrfs r@full 1048576\nkept btrfs r@half -\n");
         assert_eq!(found.kept, BTreeMap::from([(name_of("btrfs", "r@full"), 1 << 20)]));
+        check(
+            one,
+            "partial btrfs r@full 77-ab\nkept btrfs r@full 0\n",
+            &["btrfs r@full has a checkpoint, and what it names is not whole"],
+        );
+        let durable = format!("{one}checkpoint btrfs r@full\n");
+        check(&durable, "partial btrfs r@full 77-ab\nkept btrfs r@full 1048576\n", &[]);
+        check(&durable, "there btrfs r@full d1\nlisted btrfs r@full g1 -\n", &[]);
+        let lost = "btrfs r@full had a checkpoint on disk, and has none";
+        check(&durable, "partial btrfs r@full 77-ab\n", &[lost]);
+        check(&durable, "", &[lost]);
         check(one, "there btrfs r@full d1\nlisted btrfs r@full g1 -\n", &[]);
         check(
             one,

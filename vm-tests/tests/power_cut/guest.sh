@@ -238,12 +238,24 @@ work_clone() {
 # A full one and an increment to one target after another, each over a line of a megabyte a second.
 work_replicate() {
     n=0
+    if [ $fs = btrfs ]; then watch_checkpoints & watcher=$!; fi
     while [ $n -lt 24 ]; do
         n=$((n + 1))
         d=p$k-$(((n + 1) / 2))
         if [ $((n % 2)) = 1 ]; then s='full'; else s='more'; fi
         began $d@$s "$(cat /depot/$fs-$s)" '?'
         replicate $d $s >/run/replicated.$fs 2>&1 && echo "done $op $fs $n" || echo "failed $op $fs $n $(cat /run/replicated.$fs)"
+    done
+    if [ $fs = btrfs ]; then kill $watcher; fi
+}
+
+# Says of which receives a checkpoint is on disk: of those that have written a second one, the first was.
+watch_checkpoints() {
+    while sleep 0.1; do
+        for dir in /b/.cowsnap/staging/*; do
+            number=$(jq -r .number "$dir/checkpoint" 2>/dev/null) && [ "$number" -ge 2 ] 2>/dev/null || continue
+            jq -r '"checkpoint btrfs \(.key)@\(.name)"' "$dir/intent" 2>/dev/null
+        done
     done
 }
 
@@ -303,11 +315,14 @@ look_at() {
     [ -z "$all" ] && return 0
     # shellcheck disable=SC2086 # names without spaces
     out=$(cowsnap -q --json list $all 2>&1) || { echo "failed list $fs $out"; return 0; }
-    echo "$out" | jq -r --arg fs "$fs" '.datasets[] | (.dataset | sub("^(tank|/b)/"; "")) as $d
+    echo "$out" | jq -r --arg fs "$fs" --arg kept "$(checkpoints)" '.datasets[] | (.dataset | sub("^(tank|/b)/"; "")) as $d
         | (.snapshots[] | "listed \($fs) \($d)@\(.name) \(.guid) \([(.labels | to_entries[] | "\(.key)=\(.value)"), .holds[]] | join("+") | if . == "" then "-" else . end)"),
           (.partials[] | "partial \($fs) \($d)@\(.name) \(.token)",
-            (select((.bytes // 0) > 0) | "kept \($fs) \($d)@\(.name) \(.bytes)"))'
+            (select(.token as $token | $kept | split("\n") | index($token)) | "kept \($fs) \($d)@\(.name) \(.bytes // 0)"))'
 }
+
+# The tokens of what btrfs has a checkpoint of.
+checkpoints() { (cd /b/.cowsnap/staging 2>/dev/null && for at in */checkpoint; do [ ! -e "$at" ] || echo "${at%/*}"; done); }
 
 names_on_zfs() { zfs list -H -o name -t filesystem,snapshot -r tank | sed -n "s,^tank/\([a-z]${k}[-@].*\|[a-z]${k}\)\$,\1,p" | grep -v %; }
 content_on_zfs() {

@@ -131,19 +131,28 @@ impl Lab {
     fn until_cut(&self, guest: Guest, mut running: Running, ops: &[&str], random: &mut Random) -> String {
         let wanted = (2 + random.below(4) * ops.len() as u64) as usize;
         let mut told = String::new();
-        while told.matches("\ndone ").count() < wanted {
-            match running.next(LIMIT).unwrap_or_else(|error| panic!("{error}\n{told}")) {
-                Piece::Output(bytes) => told += &String::from_utf8_lossy(&bytes),
-                Piece::Over(_) => panic!("it ended before its power was cut:\n{told}"),
+        let mut until = |is_enough: &dyn Fn(&str) -> bool| {
+            while !is_enough(&told) {
+                match running.next(LIMIT).unwrap_or_else(|error| panic!("{error}\n{told}")) {
+                    Piece::Output(bytes) => told += &String::from_utf8_lossy(&bytes),
+                    Piece::Over(_) => panic!("it ended before its power was cut:\n{told}"),
+                }
             }
+            told.len()
+        };
+        let so_far = until(&|told| told.matches("\ndone ").count() >= wanted);
+        if ops == ["replicate"] {
+            // One is received of which there is a checkpoint: soon, before it is whole.
+            until(&|told| has_checkpoint(&told[so_far..]));
         }
         // Aimed at a write of one of the disks, so that something is on its way; a filesystem at rest writes nothing.
-        let disk = match random.below(2) {
-            _ if ops == ["layer"] => &self.ext4,
-            0 => &self.zfs,
-            _ => &self.btrfs,
+        let (disk, writes) = match random.below(2) {
+            _ if ops == ["layer"] => (&self.ext4, 60),
+            _ if ops == ["replicate"] => (&self.btrfs, 4),
+            0 => (&self.zfs, 60),
+            _ => (&self.btrfs, 60),
         };
-        disk.stop_after(1 + random.below(60));
+        disk.stop_after(1 + random.below(writes));
         disk.has_stopped(STOP_LIMIT);
         guest.kill();
         while let Ok(Piece::Output(bytes)) = running.next(LIMIT) {
@@ -201,6 +210,12 @@ impl Lab {
         assert!(!swept.lines().any(|line| line.starts_with("left")), "cut {round}: {swept}");
         swept.lines().for_each(|line| println!("cut {round}: {line}"));
     }
+}
+
+/// Whether something is being received of which there is a checkpoint.
+fn has_checkpoint(told: &str) -> bool {
+    let whole = told.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.rfind("checkpoint btrfs ").is_some_and(|at| whole.rfind("done replicate btrfs ") < Some(at))
 }
 
 /// How many bytes of it were safe on the disk as the power went, by which btrfs goes on. ZFS goes on by its token.
