@@ -170,9 +170,13 @@ struct Kept {
 }
 
 impl Prepared<'_> {
-    /// Keeps by the tags of today what is kept by those of before.
-    fn rename(&self, from: &Place) -> endpoint::Result<()> {
-        self.kept.here.iter().try_for_each(|left| left.rename(from, &self.policy.here))?;
+    /// Keeps at the source by the tags of today what is kept by those of before.
+    fn rename_here(&self, from: &Place) -> endpoint::Result<()> {
+        self.kept.here.iter().try_for_each(|left| left.rename(from, &self.policy.here))
+    }
+
+    /// The same at the target.
+    fn rename_there(&self) -> endpoint::Result<()> {
         self.kept.there.iter().try_for_each(|left| left.rename(self.to, &self.policy.there))
     }
 
@@ -326,6 +330,19 @@ fn alone<'a, 'b>(connection: &'a Mutex<Connection<'b>>) -> MutexGuard<'a, Connec
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Asks the source something. An answer that did not come to its end may come yet: before anybody else has the connection, it is known to be broken. A refusal is an answer.
+fn at_source<T>(
+    connection: &Mutex<Connection<'_>>,
+    ask: impl FnOnce(&Place) -> endpoint::Result<T>,
+) -> Result<T> {
+    let mut connection = alone(connection);
+    let asked = ask(connection.sound()?);
+    let is_answer =
+        |error: &endpoint::Error| matches!(error, endpoint::Error::Remote { class: Class::Denied, .. });
+    connection.is_broken |= asked.as_ref().is_err_and(|error| !is_answer(error));
+    Ok(asked?)
+}
+
 /// The source of a run. What ends a peer's stream before its end leaves the rest of it in the connection, and so does whoever no longer
 /// waits for an answer: then there is another one for what comes next.
 struct Connection<'a> {
@@ -369,11 +386,8 @@ impl<'a> Lane<'a> {
 
     /// Keeps by the tags of today what is kept by those of before.
     fn rename(&mut self, from: &Mutex<Connection<'_>>) {
-        let mut from = alone(from);
-        if let Err(error) = from.sound().and_then(|from| Ok(self.prepared.rename(from)?)) {
-            from.is_broken = true;
-            self.failed = Some(error);
-        }
+        let renamed = at_source(from, |from| self.prepared.rename_here(from));
+        self.failed = renamed.and_then(|()| Ok(self.prepared.rename_there()?)).err();
     }
 
     /// Makes the bookmarks that it begins with.
@@ -392,10 +406,7 @@ impl<'a> Lane<'a> {
             match self.step(from) {
                 Ok(()) => self.next += 1,
                 Err(error) if self.goes_without(&error, at) => {}
-                Err(error) => {
-                    alone(from).is_broken = true;
-                    self.failed = Some(error);
-                }
+                Err(error) => self.failed = Some(error),
             }
         }
     }
@@ -404,12 +415,12 @@ impl<'a> Lane<'a> {
     fn step(&self, from: &Mutex<Connection<'_>>) -> Result<()> {
         let Prepared { to, policy, plan, .. } = &self.prepared;
         match &plan.steps[self.next] {
-            Step::MarkHere { version, name } => Ok(alone(from).sound()?.mark(version, name)?),
+            Step::MarkHere { version, name } => at_source(from, |from| from.mark(version, name)),
             // Nothing of it is the source's.
             step @ (Step::HoldThere { .. } | Step::ReleaseThere { .. }) => {
                 Ok(keep(step, policy, (*to, *to)).map(drop)?)
             }
-            step => Ok(keep(step, policy, (alone(from).sound()?, *to)).map(drop)?),
+            step => at_source(from, |from| keep(step, policy, (from, *to)).map(drop)),
         }
     }
 
@@ -571,6 +582,25 @@ mod tests {
         let guid = Guid::of_zfs(7);
         assert!(!there(&[]) && !there(&[(Guid::NIL, true)]) && !there(&[(guid, false)]));
         assert!(there(&[(Guid::NIL, true), (guid, true)]));
+    }
+
+    #[test]
+    fn whoever_comes_next_finds_a_connection_that_broke_marked() {
+        let place = Place::Here(endpoint::Dataset::Zfs(endpoint::zfs::Dataset::by_name(
+            "tank/node".parse().expect("a name"),
+        )));
+        let error =
+            |class| endpoint::Error::Remote { place: "b".into(), what: "so".into(), class, hint: None };
+        for (class, breaks) in [(Class::Unreachable, true), (Class::Usage, true), (Class::Denied, false)] {
+            let connection =
+                Mutex::new(Connection { from: &place, place: place.clone(), is_broken: false, times: 0 });
+            let asked: Result<()> = at_source(&connection, |_| {
+                assert!(connection.try_lock().is_err(), "somebody else can have it, too");
+                Err(error(class))
+            });
+            assert_eq!(asked.expect_err("it failed").class(), class);
+            assert_eq!(alone(&connection).is_broken, breaks, "{class:?}");
+        }
     }
 
     fn partial(guid: Guid, live: bool) -> Partial {

@@ -305,6 +305,26 @@ fn what_is_left_to_do_at_targets_is_done_side_by_side() {
     }
 }
 
+/// What fails at a target leaves the connection to the source as it is: the others' next words are said on it.
+#[test]
+fn a_target_that_fails_does_not_break_the_connection_to_the_source() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    write(&lab, 0);
+    let one = lab.snapshot("one");
+    let serve = lab.serve("");
+    let connected = lab.source.outside().join("connected");
+    let from = lab.source_peer(&format!("echo once >>'{}'; {serve}", connected.display()));
+    let ends_at_hold = "perl -e 'while ($r = sysread STDIN, $b, 65536) { exit if $b =~ /\"verb\":\"hold\"/; syswrite STDOUT, $b }'";
+    let to = [there(&lab, "copy", &format!("{ends_at_hold} | {serve}")), there(&lab, "second", &serve)];
+    let outcomes = run(&lab, &from, &to).outcomes;
+    assert_eq!(outcomes[0].as_ref().unwrap_err().class(), Class::Unreachable, "{outcomes:?}");
+    assert!(outcomes[1].is_ok(), "{outcomes:?}");
+    assert_eq!(fs::read_to_string(connected).unwrap(), "once\n");
+    drop((to, from));
+    expect_all_have(&lab, &NAMES[..2], &one);
+}
+
 /// A source that fails is what all of them fail of, and each keeps what it has.
 #[test]
 fn a_source_that_fails_fails_all_and_all_go_on() {
