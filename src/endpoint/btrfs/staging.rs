@@ -387,9 +387,8 @@ pub(super) fn partials(dataset: &Dataset) -> Result<Vec<Partial>> {
         let Ok(fd) = open_beneath(parent.as_fd(), Path::new(&id)) else { continue };
         let Ok(Some(Intent::Receive(entry))) = read_intent(fd.as_fd()) else { continue };
         if entry.key == key {
-            let live = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_err();
             let (guid, token) = (entry.guid.unwrap_or(Guid::NIL), id.to_string_lossy().into_owned());
-            let bytes = kept::len(store, fd.as_fd(), &id, &key, live);
+            let (live, bytes) = looked_at(store, fd.as_fd(), &id, &key);
             let (since, base) = (begun(fd.as_fd()), kept::base(fd.as_fd()));
             partials.push(Partial { name: entry.name, guid, token, live, since, bytes, base });
         }
@@ -403,6 +402,36 @@ fn begun(staging: BorrowedFd<'_>) -> Option<Timestamp> {
     Timestamp::from_second(said.st_mtime).ok()
 }
 
+/// Whether a process works in the staging directory. Whoever wants to go on in it is not kept out by who looks.
+fn is_live(staging: BorrowedFd<'_>) -> bool {
+    let is_free = rustix::fs::flock(staging, FlockOperation::NonBlockingLockShared).is_ok();
+    if is_free {
+        let _ = rustix::fs::flock(staging, FlockOperation::Unlock); // Else it is over when the directory is closed.
+    }
+    !is_free
+}
+
+/// Whether a process receives in the staging directory `id`, and [`kept::len`].
+fn looked_at(store: &Store, staging: BorrowedFd<'_>, id: &OsStr, key: &str) -> (bool, Option<u64>) {
+    let len = |live| kept::len(store, staging, id, key, live);
+    settled(|| is_live(staging), || kept::read(staging), len)
+}
+
+/// What is looked at without its lock may be taken up, or come to its end meanwhile, and looks damaged then: that is looked at again.
+fn settled<T: PartialEq>(
+    mut is_live: impl FnMut() -> bool,
+    mut checkpoint: impl FnMut() -> T,
+    mut len: impl FnMut(bool) -> Option<u64>,
+) -> (bool, Option<u64>) {
+    loop {
+        let (live, before) = (is_live(), checkpoint());
+        let bytes = len(live);
+        if live || bytes != Some(0) || !is_live() && checkpoint() == before {
+            return (live, bytes);
+        }
+    }
+}
+
 /// What dead processes have left in the staging directory `dir` of `store`, if a receive is to go on with it: the name that its snapshot would get,
 /// and how many bytes need not come again: none if the disk has lost something of them.
 pub fn left_in_part(store: &Store, dir: &Path) -> Option<(SnapshotName, u64)> {
@@ -414,5 +443,45 @@ pub fn left_in_part(store: &Store, dir: &Path) -> Option<(SnapshotName, u64)> {
             Some((entry.name, bytes))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_keeps_nobody_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || OwnedFd::from(std::fs::File::open(dir.path()).expect("it is there"));
+        let (looks, works) = (open(), open());
+        assert!(!is_live(looks.as_fd()));
+        rustix::fs::flock(&works, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+        assert!(is_live(looks.as_fd()));
+    }
+
+    /// The answers to one look after another; each as long as it is the last.
+    fn check(lives: &[bool], checkpoints: &[u32], lens: &[Option<u64>], expected: (bool, Option<u64>)) {
+        fn next<T: Copy>(answers: &[T]) -> impl FnMut() -> T {
+            let (mut at, answers) = (0, answers.to_vec());
+            move || {
+                at += 1;
+                answers[(at - 1).min(answers.len() - 1)]
+            }
+        }
+        let mut len = next(lens);
+        let settled = settled(next(lives), next(checkpoints), |_| len());
+        assert_eq!(settled, expected, "{lives:?} {checkpoints:?} {lens:?}");
+    }
+
+    #[test]
+    fn what_is_taken_up_as_it_is_looked_at_is_not_damaged() {
+        check(&[false], &[1], &[Some(5)], (false, Some(5)));
+        check(&[false], &[1], &[None], (false, None));
+        check(&[false], &[1], &[Some(0)], (false, Some(0)));
+        check(&[true], &[1], &[Some(0)], (true, Some(0)));
+        // Taken up; and gone on with, by somebody who is gone by now.
+        check(&[false, true], &[1], &[Some(0), Some(5)], (true, Some(5)));
+        check(&[false], &[1, 2], &[Some(0), Some(7)], (false, Some(7)));
     }
 }
