@@ -26,7 +26,7 @@ mod written;
 pub use dataset::Dataset;
 pub use kept::{CHECKPOINT, Keeping, Kept};
 pub use meta::Meta;
-pub use staging::{Staged, left_in_part};
+pub use staging::{InPart, Staged, left_in_part};
 pub use store::{Found, Open, Store, is_on_btrfs, is_subvolume};
 
 pub use crate::endpoint::mounted::{Mount, unmount, unmount_lazily};

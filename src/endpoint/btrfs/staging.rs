@@ -432,18 +432,29 @@ fn settled<T: PartialEq>(
     }
 }
 
-/// What dead processes have left in the staging directory `dir` of `store`, if a receive is to go on with it: the name that its snapshot would get,
-/// and how many bytes need not come again: none if the disk has lost something of them.
-pub fn left_in_part(store: &Store, dir: &Path) -> Option<(SnapshotName, u64)> {
+/// What dead processes have left of a receive that may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InPart {
+    /// So many bytes need not come again.
+    GoesOn(u64),
+    /// The disk has lost something of it.
+    Damaged,
+    /// The history of its dataset is not there. It is kept, until somebody gives it up.
+    Homeless,
+}
+
+/// What dead processes have left in the staging directory `dir` of `store`, if a receive is to go on with it, and the name that its snapshot would get.
+pub fn left_in_part(store: &Store, dir: &Path) -> Option<(SnapshotName, InPart)> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).ok()?;
-    match read_intent(fd.as_fd()) {
-        Ok(Some(Intent::Receive(entry))) => {
-            let bytes = kept::len(store, fd.as_fd(), dir.file_name()?, &entry.key, false)?;
-            Some((entry.name, bytes))
-        }
-        _ => None,
-    }
+    let Ok(Some(Intent::Receive(entry))) = read_intent(fd.as_fd()) else { return None };
+    let (_, bytes) = looked_at(store, fd.as_fd(), dir.file_name()?, &entry.key);
+    let left = match bytes? {
+        0 if matches!(Home::open(store, &entry.key), Ok(None)) => InPart::Homeless,
+        0 => InPart::Damaged,
+        bytes => InPart::GoesOn(bytes),
+    };
+    Some((entry.name, left))
 }
 
 #[cfg(test)]

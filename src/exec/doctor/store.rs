@@ -11,9 +11,10 @@ use rustix::fs::FlockOperation;
 use super::Finding;
 use super::unconfirmed::WHAT;
 use crate::endpoint::btrfs::store::{STORE_DIR, Store};
-use crate::endpoint::btrfs::{CHECKPOINT, left_in_part, meta};
+use crate::endpoint::btrfs::{CHECKPOINT, InPart, left_in_part, meta};
 use crate::endpoint::dir::wait_for_lock;
 use crate::endpoint::{Error, Result};
+use crate::model::SnapshotName;
 use crate::model::name::UNCONFIRMED;
 
 /// Examines the store of the filesystem that holds `path`.
@@ -63,24 +64,36 @@ fn dead_staging(store: &Arc<Store>) -> Vec<Finding<'static>> {
     let dead = entries(&folder(store).join("staging")).into_iter().filter(|path| is_unlocked(path));
     let finding = |path: PathBuf| {
         let name = path.file_name().map(OsStr::to_owned).unwrap_or_default();
-        let what = match (name.to_string_lossy().starts_with("commit-"), left_in_part(store, &path)) {
-            (true, _) => {
-                "an operation that died as it was completed; the next use of the filesystem completes it"
-                    .into()
-            }
-            (false, Some((name, 0))) => format!(
-                "@{name} was received in part, and what is kept of that is damaged; the next cowsnap replicate begins anew"
-            ),
-            (false, Some((name, bytes))) => format!(
-                "@{name} was received in part, {bytes} bytes of its stream; the next cowsnap replicate goes on with it, if the source still sends the same"
-            ),
-            (false, None) => "staging of an operation that died".to_owned(),
+        let what = match name.to_string_lossy().starts_with("commit-") {
+            true => "an operation that died as it was completed; the next use of the filesystem completes it"
+                .into(),
+            false => of_staging(left_in_part(store, &path)),
         };
+        // Somebody may have taken it up as it was looked at, or have come to its end.
+        if !is_unlocked(&path) {
+            return None;
+        }
         let opened_by = store.opened_by().to_owned();
         let found = Finding::problem(what, shown(store, &path)).since_change_of(&path);
-        found.repaired_by(move || Ok(recover(&opened_by, &name)?))
+        Some(found.repaired_by(move || Ok(recover(&opened_by, &name)?)))
     };
-    dead.map(finding).collect()
+    dead.filter_map(finding).collect()
+}
+
+fn of_staging(left: Option<(SnapshotName, InPart)>) -> String {
+    let Some((name, left)) = left else { return "staging of an operation that died".into() };
+    let how = match left {
+        InPart::GoesOn(bytes) => format!(
+            "{bytes} bytes of its stream; the next cowsnap replicate goes on with it, if the source still sends the same"
+        ),
+        InPart::Damaged => {
+            "and what is kept of that is damaged; the next cowsnap replicate begins anew".into()
+        }
+        InPart::Homeless => {
+            "and the history of its dataset is not there; it is kept in case that comes back".into()
+        }
+    };
+    format!("@{name} was received in part, {how}")
 }
 
 /// Whether nobody has a lock on the directory.

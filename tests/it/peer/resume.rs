@@ -301,6 +301,29 @@ fn what_is_kept_and_damaged_begins_anew_in_the_next_run() {
     assert_eq!(moved.resumed_bytes, 2 << 20, "what is sound is gone on with");
 }
 
+/// A dataset whose history is not where it was: what it has in part is kept for it, and not called damaged.
+#[test]
+fn what_is_kept_of_a_dataset_that_is_away_is_not_called_damaged() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let [one, _] = many_names(&lab);
+    cut_in_the_last_frame(&lab, &one, false);
+    let homes = lab.target.path().join(".cowsnap/datasets");
+    let home = fs::read_dir(&homes).unwrap().next().unwrap().unwrap().path();
+    let aside = lab.target.path().join("aside");
+    fs::rename(&home, &aside).unwrap();
+    let state = lab.source.outside().join("state");
+    let doctor = || {
+        let said = crate::ground::cowsnap(&state).arg("doctor").arg(lab.target.path()).output().unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let said = doctor();
+    assert!(said.contains("the history of its dataset is not there") && !said.contains("damaged"), "{said}");
+    fs::rename(&aside, &home).unwrap();
+    let said = doctor();
+    assert!(said.contains("the next cowsnap replicate goes on with it"), "{said}");
+}
+
 /// After `cut_off`, whether `list`, `doctor` and `replicate --dry-run` say that the next run begins anew, as it does if what is kept `is_damaged`.
 fn expect_foretold(lab: &Lab, cut_off: &dyn Fn(), is_damaged: bool) {
     cut_off();
