@@ -126,6 +126,10 @@ impl Origins {
 pub(super) fn read(staging: BorrowedFd<'_>) -> Option<Checkpoint> {
     let bytes = read_at(staging, CHECKPOINT).ok()??;
     let checkpoint: Checkpoint = serde_json::from_slice(&bytes).ok()?;
+    // What a sender would refuse to compare is not offered.
+    for piece in [&checkpoint.tail, &checkpoint.passed].into_iter().flatten() {
+        piece.check().ok()?;
+    }
     let len = |piece: &Option<Piece>| piece.as_ref().map_or(0, |piece| piece.len);
     let (tail, passed) = (len(&checkpoint.tail), len(&checkpoint.passed));
     let is_sound =

@@ -105,6 +105,18 @@ impl Piece {
         (!bytes.is_empty()).then(|| Self { len: bytes.len() as u64, blake3: hash() })
     }
 
+    /// Refuses what is no part of a frame.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn check(&self) -> Result<(), BadPrefix> {
+        hash_of(&self.blake3)?;
+        match (1..FRAME_LEN as u64).contains(&self.len) {
+            true => Ok(()),
+            false => Err(BadPrefix("what was passed behind the frames is a part of one")),
+        }
+    }
+
     /// Whether `bytes` begin with it.
     fn begins(&self, bytes: &[u8]) -> bool {
         let first = usize::try_from(self.len).ok().and_then(|len| bytes.get(..len));
@@ -191,13 +203,14 @@ impl From<Prefix> for Text {
 #[error("this is not what the first frames of a stream hash to: {0}")]
 pub struct BadPrefix(&'static str);
 
+fn hash_of(hex: &str) -> Result<blake3::Hash, BadPrefix> {
+    blake3::Hash::from_hex(hex).map_err(|_| BadPrefix("a hash has 64 hexadecimal digits"))
+}
+
 impl TryFrom<Text> for Prefix {
     type Error = BadPrefix;
 
     fn try_from(text: Text) -> Result<Self, BadPrefix> {
-        let hash = |hex: &String| {
-            blake3::Hash::from_hex(hex).map_err(|_| BadPrefix("a hash has 64 hexadecimal digits"))
-        };
         if text.frames > MAX_FRAMES {
             return Err(BadPrefix("no stream has so many frames"));
         }
@@ -207,17 +220,12 @@ impl TryFrom<Text> for Prefix {
         if text.only.is_some() != (text.frames == 1) {
             return Err(BadPrefix("a frame is the only one, or it is not"));
         }
-        if let Some(passed) = &text.passed {
-            hash(&passed.blake3)?;
-            if !(1..FRAME_LEN as u64).contains(&passed.len) {
-                return Err(BadPrefix("what was passed behind the frames is a part of one"));
-            }
-        }
-        let subtrees = text.subtrees.iter().map(|hex| hash(hex).map(|hash| *hash.as_bytes()));
+        text.passed.as_ref().map_or(Ok(()), Piece::check)?;
+        let subtrees = text.subtrees.iter().map(|hex| hash_of(hex).map(|hash| *hash.as_bytes()));
         let tree = Tree {
             frames: text.frames,
             subtrees: subtrees.collect::<Result<_, _>>()?,
-            only: text.only.as_ref().map(hash).transpose()?,
+            only: text.only.as_deref().map(hash_of).transpose()?,
         };
         Ok(Self { tree, passed: text.passed })
     }
@@ -240,6 +248,17 @@ mod tests {
             }
             assert_eq!(tree.root(), blake3::hash(&bytes[..len]), "length {len}");
             assert_eq!(tree.frames(), len.div_ceil(FRAME_LEN) as u64);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_frame_has_a_length_and_a_hash() {
+        let of = |len, blake3: &str| Piece { len, blake3: blake3.into() }.check();
+        let hash = blake3::hash(b"x").to_hex().to_string();
+        assert_eq!(of(1, &hash), Ok(()));
+        assert_eq!(Piece::of(b"x").map(|piece| piece.check()), Some(Ok(())));
+        for (len, blake3) in [(0, &*hash), (FRAME_LEN as u64, &hash), (1, &hash[1..]), (1, "of whatever")] {
+            assert!(of(len, blake3).is_err(), "{len} {blake3}");
         }
     }
 

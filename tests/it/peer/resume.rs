@@ -324,6 +324,31 @@ fn what_is_kept_of_a_dataset_that_is_away_is_not_called_damaged() {
     assert!(said.contains("the next cowsnap replicate goes on with it"), "{said}");
 }
 
+/// A hash of what was passed that is none is not offered: the next run begins anew, and all comes.
+#[test]
+fn a_checkpoint_that_no_sender_would_compare_is_given_up() {
+    ground!("btrfs");
+    for (len, blake3) in [(None, "of whatever"), (Some(0), "")] {
+        let lab = Lab::new();
+        let [one, _] = many_names(&lab);
+        cut_in_the_last_frame(&lab, &one, false);
+        let [file] = &checkpoints(&lab)[..] else { panic!("no checkpoint") };
+        let mut said: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        said["passed"]["blake3"] = blake3.into();
+        if let Some(len) = len {
+            let taken = said["passed"]["len"].as_u64().unwrap();
+            said["midway"]["offset"] = (said["midway"]["offset"].as_u64().unwrap() - taken + len).into();
+            said["passed"]["len"] = len.into();
+        }
+        fs::write(file, said.to_string()).unwrap();
+        let serve = lab.serve("");
+        let moved = bring(&Place::Here(lab.from()), &lab.target_peer(&serve), &full(&one)).unwrap();
+        assert_eq!(moved.resumed_bytes, 0, "{len:?} {blake3}");
+        lab.expect_same(&one);
+        assert_eq!(lab.left(), Vec::<String>::new());
+    }
+}
+
 /// After `cut_off`, whether `list`, `doctor` and `replicate --dry-run` say that the next run begins anew, as it does if what is kept `is_damaged`.
 fn expect_foretold(lab: &Lab, cut_off: &dyn Fn(), is_damaged: bool) {
     cut_off();
