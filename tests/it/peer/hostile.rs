@@ -330,13 +330,16 @@ fn what_is_exchanged_on_the_way_leads_nowhere_else() {
 fn a_path_that_is_exchanged_again_and_again_shows_nothing_outside() {
     ground!("btrfs", "sshd", "ssh");
     let (lab, sshd, _) = guarded();
-    let outside = lab.target.path().join("outside");
+    // Another filesystem: to open its store would clear away what has died there.
+    let outside = lab.source.path().join("outside");
     fs::create_dir(&outside).unwrap();
-    lab.target.subvolume("outside/data");
+    lab.source.subvolume("outside/data");
     crate::ground::run(
         env!("CARGO_BIN_EXE_cowsnap"),
         &["snapshot", outside.join("data").to_str().unwrap(), "--name", "secret"],
     );
+    let dead = lab.source.path().join(".cowsnap/staging/1-0123456789abcdef");
+    fs::create_dir_all(&dead).unwrap();
     let vault = lab.target.path().join("vault");
     fs::create_dir_all(vault.join("flip")).unwrap();
     lab.target.subvolume("vault/flip/data");
@@ -369,6 +372,13 @@ fn a_path_that_is_exchanged_again_and_again_shows_nothing_outside() {
             answers[usize::from(kind == Kind::Answer)] += 1;
         }
     });
+    assert!(dead.exists(), "the filesystem outside was opened for use");
+    // That is what is left of who died: whoever may use the filesystem clears it away.
+    crate::ground::run(
+        env!("CARGO_BIN_EXE_cowsnap"),
+        &["snapshot", outside.join("data").to_str().unwrap(), "--name", "later"],
+    );
+    assert!(!dead.exists());
 }
 
 /// All that an honest client said, said again and again: what is there stays as it is, and what was destroyed comes as what it was.
