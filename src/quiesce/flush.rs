@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed};
+use crate::quiesce::postgres::OWN;
 use crate::quiesce::{Error, Result, Session, command};
 
 /// Asks the databases, and waits until they have done it. They lie below `roots`. What is answered stays open until there is the snapshot, and is ended then.
@@ -92,9 +93,10 @@ fn postgres(
         let all: Vec<_> = words.iter().copied().chain(questions.iter().flat_map(|q| ["-c", *q])).collect();
         said(true, &as_user, &all, command::left(until))
     };
-    let places =
-        "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''";
-    let facts = asked(&["SHOW fsync", "SHOW full_page_writes", "SHOW data_directory", places])?;
+    let places = "SELECT pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace \
+                  WHERE pg_catalog.pg_tablespace_location(oid) <> ''";
+    let facts = [OWN, "SHOW fsync", "SHOW full_page_writes", "SHOW data_directory", places];
+    let facts = asked(&facts)?;
     let mut lines = facts.lines();
     match (lines.next(), lines.next()) {
         (Some("on"), Some("on")) => {}

@@ -16,6 +16,8 @@ use crate::sys::interrupt::Timely;
 
 /// What psql prints once it has done what it was asked.
 const HEARD: &str = "cowsnap: that was all";
+/// What is asked first: this is a superuser, and nobody else's functions and operators are to be meant by any name. It has no answer.
+pub(super) const OWN: &str = "SET search_path = pg_catalog, pg_temp";
 /// The first version whose functions are called so.
 const NEW: u32 = 150_000;
 
@@ -41,11 +43,12 @@ impl Session {
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
         let lines = BufReader::new(Timely::new(File::from(OwnedFd::from(output)), Some(within)));
         let mut session = Self { child, input, lines, data: data.to_owned(), version: 0 };
+        session.asked(OWN)?;
         let version = session.asked("SHOW server_version_num")?;
         session.version = version.first().and_then(|line| line.parse().ok()).unwrap_or(0);
         session.asked(match session.version {
-            NEW.. => "SELECT pg_backup_start('cowsnap', true)",
-            _ => "SELECT pg_start_backup('cowsnap', true, false)",
+            NEW.. => "SELECT pg_catalog.pg_backup_start('cowsnap', true)",
+            _ => "SELECT pg_catalog.pg_start_backup('cowsnap', true, false)",
         })?;
         Ok(session)
     }
@@ -76,13 +79,16 @@ impl Session {
 
     fn ended(&mut self, into: &Path) -> Result<(), String> {
         let function = match self.version {
-            NEW.. => "pg_backup_stop(false)",
-            _ => "pg_stop_backup(false, false)",
+            NEW.. => "pg_catalog.pg_backup_stop(false)",
+            _ => "pg_catalog.pg_stop_backup(false, false)",
         };
-        let hex =
-            |what: &str| format!("encode(convert_to({what}, current_setting('server_encoding')), 'hex')");
+        let hex = |what: &str| {
+            let encoding = "pg_catalog.current_setting('server_encoding')::pg_catalog.name";
+            format!("pg_catalog.encode(pg_catalog.convert_to({what}, {encoding}), 'hex')")
+        };
+        let size = "(SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size')";
         let stop = format!(
-            "SELECT {}, {}, pg_walfile_name(lsn), (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') FROM {function}",
+            "SELECT {}, {}, pg_catalog.pg_walfile_name(lsn), {size} FROM {function}",
             hex("labelfile"),
             hex("coalesce(spcmapfile, '')"),
         );
@@ -224,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_session_hears_each_answer_and_that_it_has_ended() {
-        let answers = "while read -r line; do case $line in \\\\echo*) echo \"${line#* }\";; *version*) echo 150018;; \
+        let answers = "while read -r line; do case $line in \\\\echo*) echo \"${line#* }\";; SET*) ;; *version*) echo 150018;; \
                        *start*) echo 0/2000028;; *) exit 3;; esac; done";
         let words = ["sh".to_owned(), "-c".into(), answers.into()];
         let session = Session::begin(&words, Path::new("/"), Duration::from_secs(60)).expect("it begins");

@@ -87,6 +87,25 @@ impl Server<'_> {
         self.must("pg_ctl", &["start", "-w", "-s", "-D", data, "-l", "ROOT/mnt/node/log", "-o", options]);
     }
 
+    /// Somebody who may little has functions of the names of the server's own, and his schema is looked through first.
+    fn shadowed(&self) {
+        let shadow = |function: &str, answers: &str| {
+            let does = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''this is not the server''; END'";
+            format!("CREATE FUNCTION public.{function} RETURNS {answers} {does};")
+        };
+        let all = [
+            ("convert_to(text, text)", "bytea"),
+            ("encode(bytea, text)", "text"),
+            ("pg_tablespace_location(oid)", "text"),
+            ("pg_backup_start(text, boolean)", "pg_lsn"),
+        ];
+        let all: String = all.iter().map(|(function, answers)| shadow(function, answers)).collect();
+        self.asked("CREATE ROLE mallory");
+        self.asked("GRANT CREATE ON SCHEMA public TO mallory");
+        self.asked(&format!("SET ROLE mallory; {all}"));
+        self.asked("ALTER DATABASE postgres SET search_path = public, pg_catalog");
+    }
+
     fn asked(&self, question: &str) -> String {
         self.must(
             "psql",
@@ -184,6 +203,7 @@ fn a_real_postgresql_in_several_datasets_recovers_by_what_is_kept_beside_its_sna
     server.asked(&lab.placed("CREATE TABLESPACE far LOCATION 'ROOT/mnt/space'"));
     server.asked("CREATE TABLE t (x bigint primary key)");
     server.asked("CREATE TABLE u (x bigint primary key) TABLESPACE far");
+    server.shadowed();
     let config = "[job.node]\nnot_atomic = true\ndatasets = [\"ROOT/mnt/node\", \"ROOT/mnt/wal\", \"ROOT/mnt/space\"]\n[job.node.flush]\n\
          postgres = { connection = \"host=ROOT/mnt/node/socket dbname=postgres\" }\n";
     lab.write(config);
