@@ -3,12 +3,14 @@
 //! What the server says when that is over, and the log from the one to the other, is kept beside the snapshot: with these it recovers from files of several instants.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::quiesce::{Error, Result};
 use crate::sys::child;
@@ -114,6 +116,8 @@ struct Ended {
     label: Vec<u8>,
     places: Vec<u8>,
     segments: Vec<String>,
+    /// Of each segment.
+    size: u64,
 }
 
 impl Ended {
@@ -126,7 +130,7 @@ impl Ended {
             line.strip_prefix("START WAL LOCATION:")?.split_once("(file ")?.1.strip_suffix(')')
         })?;
         let segments = segments(first, last, size)?;
-        Some(Self { label, places, segments })
+        Some(Self { label, places, segments, size })
     }
 
     /// Each is on the disk before this comes back.
@@ -150,15 +154,50 @@ impl Ended {
             });
             written.map_err(told(&path))?;
         }
+        let from = data.join("pg_wal");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let log = rustix::fs::open(&from, flags, Mode::empty());
+        let log = File::from(log.map_err(|error| told(&from)(error.into()))?);
         for segment in &self.segments {
-            let (from, to) = (data.join("pg_wal").join(segment), wal.join(segment));
             // One that is not there any more can not be made up for: there is no snapshot then.
-            fs::copy(&from, &to).map_err(told(&from))?;
-            File::open(&to).and_then(|file| file.sync_all()).map_err(told(&to))?;
+            copied(&log, segment, self.size, &wal.join(segment)).map_err(told(&from.join(segment)))?;
         }
-        [&wal, into]
-            .into_iter()
-            .try_for_each(|dir| File::open(dir).and_then(|dir| dir.sync_all()).map_err(told(dir)))
+        [&wal, into].into_iter().try_for_each(|dir| synced(dir).map_err(told(dir)))
+    }
+}
+
+fn synced(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Copies a segment of the log. Who owns the directory is not root: what is no file of that size is not read, nor waited for; nor counts what the server has given
+/// another name meanwhile, to write over it.
+fn copied(log: &File, segment: &str, size: u64, to: &Path) -> io::Result<()> {
+    copied_then(log, segment, size, to, || Ok(()))
+}
+
+/// Calls `copied` between the copy and the look at what was copied.
+fn copied_then(
+    log: &File,
+    segment: &str,
+    size: u64,
+    to: &Path,
+    copied: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let from = File::from(rustix::fs::openat(log, segment, flags, Mode::empty())?);
+    let meta = from.metadata()?;
+    if !meta.is_file() || meta.len() != size {
+        return Err(io::Error::other(format!("it is no file of {size} bytes")));
+    }
+    let mut to = File::create_new(to)?;
+    let n = io::copy(&mut (&from).take(size), &mut to)?;
+    to.sync_all()?;
+    copied()?;
+    let now = rustix::fs::statat(log, segment, AtFlags::SYMLINK_NOFOLLOW)?;
+    match n == size && (now.st_dev, now.st_ino) == (meta.dev(), meta.ino()) {
+        true => Ok(()),
+        false => Err(io::Error::other("it has become another one")),
     }
 }
 
@@ -167,7 +206,8 @@ fn segments(first: &str, last: &str, size: u64) -> Option<Vec<String>> {
     const MOST: u64 = 4096;
     let per_log = (1u64 << 32).checked_div(size)?;
     let number = |name: &str| {
-        let whole = name.len() == 24 && name.is_ascii();
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        let whole = name.len() == 24 && name.bytes().all(is_digit);
         let part = |range| u64::from_str_radix(&name[range], 16).ok();
         whole.then(|| part(8..16)?.checked_mul(per_log)?.checked_add(part(16..24)?)).flatten()
     };
@@ -186,6 +226,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType};
+
     use super::*;
 
     const LABEL: &str = "START WAL LOCATION: 0/FF000028 (file 0000000100000000000000FF)\nLABEL: cowsnap\n";
@@ -206,6 +248,9 @@ mod tests {
         {
             assert_eq!(Ended::read(wrong), None, "{wrong}");
         }
+        for wrong in ["../../../../../etc/shadow", "+00000010000000000000001", "0000000100000000000000ff"] {
+            assert_eq!(segments(wrong, wrong, 1 << 24), None, "{wrong}");
+        }
         // Another timeline, and one that ends before it begins.
         assert_eq!(segments(expected[0], "000000020000000100000001", 1 << 24), None);
         assert_eq!(segments(expected[1], expected[0], 1 << 24), None);
@@ -217,15 +262,54 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (data, into) = (folder.path().join("data"), folder.path().join("kept/it"));
         let segment = "000000010000000000000002";
-        let ended =
-            Ended { label: b"label".to_vec(), places: b"1 /a\n".to_vec(), segments: vec![segment.into()] };
+        let ended = Ended {
+            label: b"label".to_vec(),
+            places: b"1 /a\n".to_vec(),
+            segments: vec![segment.into()],
+            size: 3,
+        };
         fs::create_dir_all(data.join("pg_wal")).expect("made");
-        assert!(ended.store(&data, &into).is_err_and(|why| why.contains(segment)), "it is gone");
-        fs::write(data.join("pg_wal").join(segment), "log").expect("written");
+        let file = data.join("pg_wal").join(segment);
+        let fails = || {
+            let why = ended.store(&data, &into).expect_err("it is not there");
+            assert!(why.contains(segment), "{why}");
+            let _ = fs::remove_file(&file);
+            why
+        };
+        fails();
+        // Whoever owns the directory has put something else there: what would be waited for, what only root may read, and what has another size.
+        rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("made");
+        assert!(fails().contains("it is no file of 3 bytes"));
+        fs::write(folder.path().join("secret"), "key").expect("written");
+        std::os::unix::fs::symlink(folder.path().join("secret"), &file).expect("made");
+        fails();
+        fs::write(&file, "logs").expect("written");
+        assert!(fails().contains("it is no file of 3 bytes"));
+        assert!(!into.join("pg_wal").join(segment).exists(), "nothing of it is kept");
+        fs::write(&file, "log").expect("written");
         ended.store(&data, &into).expect("stored");
         let read = |name: &str| fs::read_to_string(into.join(name)).expect("read");
         assert_eq!([read("backup_label"), read("tablespace_map")], ["label", "1 /a\n"]);
         assert_eq!(read(&format!("pg_wal/{segment}")), "log");
+    }
+
+    #[test]
+    fn a_segment_that_the_server_uses_again_while_it_is_copied_is_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, segment) = (folder.path().join("pg_wal"), "000000010000000000000002");
+        let (file, to) = (log.join(segment), folder.path().join("copy"));
+        fs::create_dir(&log).expect("made");
+        fs::write(&file, "log").expect("written");
+        let dir = File::open(&log).expect("open");
+        let again = |dir: &Path| {
+            fs::rename(dir.join(segment), dir.join("000000010000000000000009"))?;
+            fs::write(dir.join(segment), "new")
+        };
+        let error = copied_then(&dir, segment, 3, &to, || again(&log)).expect_err("it is another one");
+        assert!(error.to_string().contains("another one"), "{error}");
+        fs::remove_file(&to).expect("removed");
+        copied(&dir, segment, 3, &to).expect("copied");
+        assert_eq!(fs::read_to_string(&to).expect("read"), "new");
     }
 
     #[test]
