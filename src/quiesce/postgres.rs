@@ -71,15 +71,16 @@ impl Session {
         }
     }
 
-    /// Ends, and puts what a restore needs into a new folder: `backup_label`, `tablespace_map` if there are any, and the log in `pg_wal`.
+    /// Ends, and puts what a restore needs into a folder below `base`: `backup_label`, `tablespace_map` if there are any, and the log in `pg_wal`. All of it is on the
+    /// disk then, with the names of all folders down from `base`, which is there.
     ///
     /// # Errors
     /// [`Error::Flush`]: nothing counts of it, nor of the snapshot.
-    pub fn end(mut self, into: &Path) -> Result<()> {
-        self.ended(into).map_err(|why| Error::Flush { what: "PostgreSQL".into(), why })
+    pub fn end(mut self, into: &Path, base: &Path) -> Result<()> {
+        self.ended(into, base).map_err(|why| Error::Flush { what: "PostgreSQL".into(), why })
     }
 
-    fn ended(&mut self, into: &Path) -> Result<(), String> {
+    fn ended(&mut self, into: &Path, base: &Path) -> Result<(), String> {
         let function = match self.version {
             NEW.. => "pg_catalog.pg_backup_stop(false)",
             _ => "pg_catalog.pg_stop_backup(false, false)",
@@ -97,7 +98,7 @@ impl Session {
         let said = self.asked(&stop)?;
         let ended = said.iter().find_map(|line| Ended::read(line));
         let ended = ended.ok_or_else(|| format!("it answers {said:?}"))?;
-        ended.store(&self.data, into)
+        ended.store(&self.data, into, base, &mut synced)
     }
 }
 
@@ -134,7 +135,13 @@ impl Ended {
     }
 
     /// Each is on the disk before this comes back.
-    fn store(&self, data: &Path, into: &Path) -> Result<(), String> {
+    fn store(
+        &self,
+        data: &Path,
+        into: &Path,
+        base: &Path,
+        synced: &mut dyn FnMut(&Path) -> io::Result<()>,
+    ) -> Result<(), String> {
         let wal = into.join("pg_wal");
         let told = |path: &Path| {
             let path = path.display().to_string();
@@ -162,7 +169,9 @@ impl Ended {
             // One that is not there any more can not be made up for: there is no snapshot then.
             copied(&log, segment, self.size, &wal.join(segment)).map_err(told(&from.join(segment)))?;
         }
-        [&wal, into].into_iter().try_for_each(|dir| synced(dir).map_err(told(dir)))
+        // Whatever made the folders may have lost its power before their names were there for good.
+        let mut up = wal.ancestors().take_while(|dir| dir.starts_with(base));
+        up.try_for_each(|dir| synced(dir).map_err(told(dir)))
     }
 }
 
@@ -271,7 +280,7 @@ mod tests {
         fs::create_dir_all(data.join("pg_wal")).expect("made");
         let file = data.join("pg_wal").join(segment);
         let fails = || {
-            let why = ended.store(&data, &into).expect_err("it is not there");
+            let why = ended.store(&data, &into, folder.path(), &mut synced).expect_err("it is not there");
             assert!(why.contains(segment), "{why}");
             let _ = fs::remove_file(&file);
             why
@@ -287,7 +296,13 @@ mod tests {
         assert!(fails().contains("it is no file of 3 bytes"));
         assert!(!into.join("pg_wal").join(segment).exists(), "nothing of it is kept");
         fs::write(&file, "log").expect("written");
-        ended.store(&data, &into).expect("stored");
+        let mut seen = Vec::new();
+        let mut note = |dir: &Path| {
+            seen.push(dir.strip_prefix(folder.path()).expect("below it").display().to_string());
+            synced(dir)
+        };
+        ended.store(&data, &into, folder.path(), &mut note).expect("stored");
+        assert_eq!(seen, ["kept/it/pg_wal", "kept/it", "kept", ""]);
         let read = |name: &str| fs::read_to_string(into.join(name)).expect("read");
         assert_eq!([read("backup_label"), read("tablespace_map")], ["label", "1 /a\n"]);
         assert_eq!(read(&format!("pg_wal/{segment}")), "log");
@@ -320,7 +335,8 @@ mod tests {
         let session = Session::begin(&words, Path::new("/"), Duration::from_secs(60)).expect("it begins");
         assert_eq!(session.version, 150_018);
         let folder = tempfile::tempdir().expect("a folder");
-        let error = session.end(&folder.path().join("it")).expect_err("it has ended").to_string();
+        let error =
+            session.end(&folder.path().join("it"), folder.path()).expect_err("it has ended").to_string();
         assert!(error.contains("psql has ended"), "{error}");
         assert!(Session::begin(&["false".into()], Path::new("/"), Duration::from_secs(60)).is_err());
     }

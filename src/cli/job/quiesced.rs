@@ -142,7 +142,7 @@ pub(super) fn backed_up(
     let mut taken = acts.take()?;
     let guid = taken.0["snapshots"][0]["guid"].as_str().unwrap_or_default().to_owned();
     let into = kept.join(&guid);
-    if let Err(error) = session.end(&into) {
+    if let Err(error) = session.end(&into, context.state_dir()) {
         let _ = std::fs::remove_dir_all(&into);
         acts.discard(taken)?;
         return Err(error.into());
