@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use crate::cli::job::hooks::{self, Moment};
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, job::run, place, snapshot};
 use crate::config::Job;
-use crate::endpoint::{Dataset, Details, History, Prunable};
+use crate::endpoint::{Dataset, Details, History as _, Prunable};
 use crate::model::name::UNCONFIRMED;
-use crate::model::{Quiesce, SnapshotName};
+use crate::model::{Quiesce, SnapshotName, Target};
 use crate::plan::quiesce::Step;
 use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Session};
 use crate::{Error, Result};
@@ -133,19 +134,21 @@ pub(super) fn backed_up(
     job: &Job,
     session: Session,
     known: BTreeSet<SnapshotName>,
+    jobs: &[Job],
     context: &Context,
 ) -> Result<(Value, String)> {
     let kept = context.state_dir().join("backups").join(&job.name);
-    let dataset = run::datasets(job, context)?.into_iter().next().expect("a job names a dataset");
-    forget_backups(&kept, &dataset)?;
+    forget_backups(&kept, jobs, context)?;
     let mut acts = Snapshots { job, known, context };
     let mut taken = acts.take()?;
     let guid = taken.0["snapshots"][0]["guid"].as_str().unwrap_or_default().to_owned();
     let into = kept.join(&guid);
-    if let Err(error) = session.end(&into, context.state_dir()) {
+    let stored = note_parts(&taken.0, &into)
+        .and_then(|()| session.end(&into, context.state_dir()).map_err(Error::from));
+    if let Err(error) = stored {
         let _ = std::fs::remove_dir_all(&into);
         acts.discard(taken)?;
-        return Err(error.into());
+        return Err(error);
     }
     acts.keep(&mut taken)?;
     taken.0["backup"] = into.display().to_string().into();
@@ -157,15 +160,76 @@ pub(super) fn backed_up(
     Ok(taken)
 }
 
-/// Of snapshots that are gone, what was stored for them goes.
-fn forget_backups(kept: &Path, dataset: &Dataset) -> Result<()> {
+/// In the folder of what is stored for snapshots: the identity of each, a line each.
+const PARTS: &str = "snapshots";
+
+/// Before anything else is there: whose it is.
+fn note_parts(taken: &Value, into: &Path) -> Result<()> {
+    let taken = taken["snapshots"].as_array().into_iter().flatten();
+    let parts: String = taken.filter_map(|one| Some(format!("{}\n", one["guid"].as_str()?))).collect();
+    let path = into.join(PARTS);
+    let written = std::fs::create_dir_all(into).and_then(|()| {
+        let mut file = File::create(&path)?;
+        file.write_all(parts.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(Error::io("write", path.display()))
+}
+
+/// What was stored for snapshots goes once none of them is left in any dataset or target here of any job. What can not be looked at may have them.
+fn forget_backups(kept: &Path, jobs: &[Job], context: &Context) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(kept) else { return Ok(()) };
-    let inventory = dataset.inventory()?;
-    let there: BTreeSet<_> = inventory.versions().iter().map(|version| version.id.guid.to_string()).collect();
-    for entry in entries.flatten().filter(|entry| !there.contains(&*entry.file_name().to_string_lossy())) {
-        std::fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path().display()))?;
+    let entries: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let there = match all_there(jobs, context) {
+        Ok(there) => there,
+        Err(error) => {
+            context.notice(format!("all that is in {} is kept: {}", kept.display(), with_causes(&error)));
+            return Ok(());
+        }
+    };
+    for entry in entries {
+        // One that does not say whose it is may be anybody's.
+        let parts = std::fs::read_to_string(entry.join(PARTS)).unwrap_or_default();
+        if !parts.is_empty() && parts.lines().all(|part| !there.contains(part)) {
+            std::fs::remove_dir_all(&entry).map_err(Error::io("remove", entry.display()))?;
+        }
     }
     Ok(())
+}
+
+/// The identities of all snapshots in the jobs' datasets, and in their targets here.
+fn all_there(jobs: &[Job], context: &Context) -> Result<BTreeSet<String>> {
+    let mut there = BTreeSet::new();
+    let mut look = |dataset: &Dataset| -> Result<()> {
+        for details in dataset.described()? {
+            there.extend(
+                [Some(details.version.id.guid), details.was]
+                    .into_iter()
+                    .flatten()
+                    .map(|guid| guid.to_string()),
+            );
+        }
+        Ok(())
+    };
+    for job in jobs {
+        run::datasets(job, context)?.iter().try_for_each(&mut look)?;
+        for target in &job.targets {
+            let to = Target::parse(target.to.as_ref())?;
+            if matches!(to, Target::Remote(_)) {
+                continue;
+            }
+            let source = place::existing(&Target::parse(target.dataset.as_ref())?, context)?;
+            let replica = place::dataset_for(&source, &to, context)?;
+            look(&replica)?;
+            if job.recursive {
+                replica.all_inside()?.iter().try_for_each(&mut look)?;
+            }
+        }
+    }
+    Ok(there)
 }
 
 fn names(quiesce: &Quiesce, which: &[usize]) -> Vec<String> {

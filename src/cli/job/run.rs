@@ -41,7 +41,7 @@ pub struct Run {
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> {
-    let mut work = Work::default();
+    let mut work = Work { jobs: &config.jobs, ..Work::default() };
     if args.due && !args.dry_run {
         work.failed = quiesced::make_up(context);
     }
@@ -134,7 +134,9 @@ enum Turn {
 
 /// What jobs did.
 #[derive(Default)]
-struct Work {
+struct Work<'a> {
+    /// All that are configured.
+    jobs: &'a [Job],
     objects: Vec<Value>,
     text: String,
     n_done: usize,
@@ -145,7 +147,7 @@ struct Work {
     tellers: Vec<JoinHandle<()>>,
 }
 
-impl Work {
+impl Work<'_> {
     /// Has those told who are to know of what is over, and waits for nobody: who does not answer keeps no other job from its time.
     fn tell(&mut self, context: &Context) {
         if self.to_tell.is_empty() {
@@ -349,7 +351,7 @@ impl Work {
         hooks::call(Moment::BeforeSnapshot, job, &Value::Null, &[], context)?;
         recorder.starts();
         let (object, text) = match quiesced::flush(job, context)? {
-            Some(session) => quiesced::backed_up(job, session, known, context)?,
+            Some(session) => quiesced::backed_up(job, session, known, self.jobs, context)?,
             None => snapshot::perform(snapshot::Args::of_job(job, false), context)?,
         };
         Ok(Taken { object, text, is_taken: true, failed })

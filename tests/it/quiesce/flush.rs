@@ -238,6 +238,13 @@ fn a_real_postgresql_in_several_datasets_recovers_by_what_is_kept_beside_its_sna
     assert_eq!(done["jobs"][0]["snapshots"].as_array().map(Vec::len), Some(3));
     assert_eq!(server.asked("SELECT count(*) FROM pg_stat_activity WHERE query ILIKE '%pg_backup_st%' AND pid <> pg_backend_pid()"), "0");
     let after = n();
+    // What is kept stays as long as there is one of its snapshots, whichever dataset is named first.
+    lab.write(&config.replace("\"ROOT/mnt/node\", \"ROOT/mnt/wal\"", "\"ROOT/mnt/wal\", \"ROOT/mnt/node\""));
+    let done = lab.json(0, "job run node");
+    let other = PathBuf::from(done["jobs"][0]["backup"].as_str().expect("where it is"));
+    lab.write(config);
+    lab.ends(0, "job run node");
+    assert!(kept.join("backup_label").exists() && other.join("backup_label").exists());
     server.must("pg_ctl", &["stop", "-s", "-w", "-m", "immediate", "-D", "ROOT/mnt/node/data"]);
     load.wait().expect("it has ended");
     // As docs/jobs.md has it.
