@@ -2,18 +2,43 @@
 
 use std::process::Child;
 
-use super::container::{ENGINE, INSIDE, shell_inside};
+use super::container::{ENGINE, shell_inside};
 use super::*;
 
-/// Docker's daemon, which has a containerd of its own. It touches no network.
-const DAEMON: &str = "dockerd --host unix://ROOT/engine --data-root ROOT/docker --exec-root RUN/exec --pidfile RUN/pid --iptables=false \
+/// Docker's daemon, which has a containerd of its own. It touches no network, and reads nothing of the machine's.
+const DAEMON: &str = "dockerd --config-file ROOT/daemon.json --ip-forward=false --host unix://ROOT/engine --data-root ROOT/docker --exec-root RUN/exec --pidfile RUN/pid --iptables=false \
      --ip6tables=false --bridge=none --storage-driver=vfs --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /GROUP";
+
+/// What runs in a container: it writes to the dataset, and if there is a file `slow`, it ends that many seconds late, or once that file is gone.
+const INSIDE: &str = r#"exec 9>>/data/log; trap '[ -e /data/slow ] && { read -r n < /data/slow; while [ -e /data/slow ] && [ "$n" -gt 0 ]; do sleep 1; n=$((n - 1)); done; }; exit 0' TERM; while :; do echo x >&9; sleep 0.05; done"#;
+
+/// Its /etc and /run are its own, but for its folder there: it writes keys and plugins to fixed places.
+const APART: &str = r#"
+run=$1; shift
+mkdir "$run/etc" "$run/run" || exit 1
+mount -t tmpfs none "$run/etc" && cp -a /etc/. "$run/etc" && rm -rf "$run/etc/docker" || exit 1
+mount -t tmpfs none "$run/run" && mkdir "$run/run/${run##*/}" && mount --bind "$run" "$run/run/${run##*/}" || exit 1
+mount --bind "$run/etc" /etc && mount --rbind "$run/run" /run || exit 1
+"#;
 
 struct Engine<'a> {
     lab: &'a Lab,
     /// A socket's path has no more than 107 characters.
     run: tempfile::TempDir,
     daemon: Option<Child>,
+    /// What it might change of the machine, as it was.
+    before: String,
+}
+
+/// What a daemon of Docker changes of the machine that it has for itself.
+fn machine() -> String {
+    let listing = |place: &str| {
+        let found =
+            Command::new("find").args([place, "-printf", "%p %i %s %T@\n"]).output().expect("it starts");
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    let forward = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read");
+    format!("ip_forward {forward}{}{}", listing("/etc/docker"), listing("/run/docker"))
 }
 
 impl<'a> Engine<'a> {
@@ -21,7 +46,8 @@ impl<'a> Engine<'a> {
     fn new(lab: &'a Lab) -> Self {
         shell_inside(lab);
         let run = tempfile::Builder::new().prefix("cowsnap-").tempdir_in("/run").expect("a folder");
-        let mut engine = Self { lab, run, daemon: None };
+        let mut engine = Self { lab, run, daemon: None, before: machine() };
+        fs::write(lab.root().join("daemon.json"), "{}").expect("written");
         engine.serve();
         let tar = lab.placed("ROOT/image.tar");
         ground::run("tar", &["-C", &lab.placed("ROOT/inside"), "-cf", &tar, "."]);
@@ -40,7 +66,17 @@ impl<'a> Engine<'a> {
         let line = self.lab.placed(DAEMON).replace("RUN", run).replace("GROUP", &self.group());
         let mut command = Command::new("unshare");
         command
-            .args(["-m", "--propagation", "private", "sh", "-c", ENGINE, "sh"])
+            .args([
+                "-n",
+                "-m",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                &format!("{APART}{ENGINE}"),
+                "sh",
+                run,
+            ])
             .args(line.split_whitespace());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("open")).stderr(log);
         self.daemon = Some(command.spawn().expect("it starts"));
@@ -85,6 +121,11 @@ impl<'a> Engine<'a> {
                 kill(containerd, rustix::process::Signal::KILL);
             }
         }
+    }
+
+    /// It runs, or did.
+    fn leaves_the_machine_alone(&self) {
+        assert_eq!(machine(), self.before);
     }
 
     fn said(&self, what: &str) -> String {
@@ -152,8 +193,10 @@ fn a_container_of_docker_is_stopped_by_its_engine_and_started_again_by_the_guard
     assert!(said.contains("it is paused"), "{said}");
     engine.docker(&["unpause", "node"]);
     assert!(engine.is_up() && lab.n_snapshots() == 2);
+    engine.leaves_the_machine_alone();
     engine.docker(&["rm", "--force", "node"]);
     engine.end();
+    engine.leaves_the_machine_alone();
     let (_, said) = lab.ends(5, "job run node");
     assert!(said.contains(&lab.placed("ROOT/engine")), "{said}");
 }
@@ -183,7 +226,7 @@ fn a_container_of_docker_whose_run_was_killed_runs_afterwards_whether_it_was_tol
     lab.ends(0, "job recover");
     assert!(!lab.lease().exists() && engine.started() == before);
     // Killed right after: the engine tells of the signal, and the container is waited for however long it takes.
-    fs::write(lab.root().join("mnt/node/slow"), "20\n").expect("written");
+    fs::write(lab.root().join("mnt/node/slow"), "3600\n").expect("written");
     lab.dies("Stop(0)", "both");
     lab.about_to_tell(pid(), 1);
     let mut stops =
