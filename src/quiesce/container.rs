@@ -106,11 +106,14 @@ struct Component {
     name: String,
 }
 
+fn is_podman(socket: &Path) -> Result<bool, String> {
+    let engine: Engine = get(socket, &format!("{VERSION}/version"))?;
+    Ok(engine.components.iter().any(|component| component.name.contains("Podman")))
+}
+
 /// What an engine is told of when it is to kill: never. Docker before 25 kills also when who asked is gone, unless it is told -1.
 fn patience(socket: &Path) -> Result<String, String> {
-    let engine: Engine = get(socket, &format!("{VERSION}/version"))?;
-    let is_podman = engine.components.iter().any(|component| component.name.contains("Podman"));
-    Ok(if is_podman { NEVER.as_secs().to_string() } else { "-1".into() })
+    Ok(if is_podman(socket)? { NEVER.as_secs().to_string() } else { "-1".into() })
 }
 
 /// Whether it runs.
@@ -172,16 +175,19 @@ pub fn stop(
     }
 }
 
-/// Whether one that runs was told to stop in that time, and has not yet. Podman says so itself; Docker tells of each signal.
+/// Whether one that runs was told to stop in that time, and has not yet. Podman says so itself; Docker tells of each signal, of as many events as it remembers.
 ///
 /// # Errors
-/// It can not be found out.
+/// It can not be found out, also as the engine does not remember so much.
 pub fn is_stopping(socket: &Path, name: &str, since: Duration) -> Result<bool, String> {
     /// What was told since then may have been written down a moment earlier.
     const SLACK: Duration = Duration::from_secs(2);
     let Inspected { id, state, .. } = inspect(socket, name)?;
     if state.status == "stopping" {
         return Ok(true);
+    }
+    if is_podman(socket)? {
+        return Ok(false);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
     let from = now.saturating_sub(since).saturating_sub(SLACK);
@@ -191,14 +197,21 @@ pub fn is_stopping(socket: &Path, name: &str, since: Duration) -> Result<bool, S
         .and_then(|started| Duration::try_from(started.duration_since(jiff::Timestamp::UNIX_EPOCH)).ok());
     let from = from.max(started.unwrap_or_default());
     // {"container":["ID"],"event":["kill"]}
-    let which = format!("%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22kill%22%5D%7D");
-    let path = format!(
-        "{VERSION}/events?since={}.{:09}&until={}.{:09}&filters={which}",
-        from.as_secs(),
-        from.subsec_nanos(),
-        now.as_secs(),
-        now.subsec_nanos()
-    );
+    let which = format!("&filters=%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22kill%22%5D%7D");
+    if has_events(socket, from, now, &which)? {
+        return Ok(true);
+    }
+    // Docker keeps the last 256 alone, and none when it is started again: of what comes before it has to know something.
+    match has_events(socket, Duration::from_secs(1), from, "")? {
+        true => Ok(false),
+        false => Err("its engine does not remember as much as that".into()),
+    }
+}
+
+/// Whether an engine tells of anything of that time.
+fn has_events(socket: &Path, from: Duration, until: Duration, which: &str) -> Result<bool, String> {
+    let time = |time: Duration| format!("{}.{:09}", time.as_secs(), time.subsec_nanos());
+    let path = format!("{VERSION}/events?since={}&until={}{which}", time(from), time(until));
     match ask(socket, "GET", &path, Instant::now() + PATIENCE, false, &mut || ())? {
         None => Err(format!("{} does not answer within {PATIENCE:?}", socket.display())),
         Some(Answer { status: 200, body }) => Ok(!body.trim_ascii().is_empty()),
@@ -339,13 +352,22 @@ mod tests {
             (said, engine.join().expect("asked"))
         };
         let told = || (200, r#"{"status":"kill","id":"a"}"#.to_owned());
+        let nothing = || (200, "\n".to_owned());
+        let engine = |name: &str| (200, format!(r#"{{"Components":[{{"Name":"{name}"}}]}}"#));
+        let docker = || engine("Engine");
         assert_eq!(ask(vec![state("stopping", 0)]).0, Ok(true));
-        assert_eq!(ask(vec![running(""), told()]).0, Ok(true));
+        assert_eq!(ask(vec![running(""), engine("Podman Engine")]).0, Ok(false));
+        assert_eq!(ask(vec![running(""), docker(), told()]).0, Ok(true));
         // It was started a moment ago: what came before is not about this one.
-        let (said, asked) = ask(vec![running("2100-01-02T03:04:05.000000007Z"), (200, "\n".into())]);
+        let earlier = (200, r#"{"status":"create","id":"b"}"#.to_owned());
+        let (said, asked) =
+            ask(vec![running("2100-01-02T03:04:05.000000007Z"), docker(), nothing(), earlier]);
         assert_eq!(said, Ok(false));
-        assert!(asked[1].contains("/events?since=4102542245.000000007&until="), "{asked:?}");
-        assert!(ask(vec![running(""), (500, "{}".into())]).0.is_err());
+        assert!(asked[2].contains("/events?since=4102542245.000000007&until="), "{asked:?}");
+        assert!(asked[3].contains("/events?since=1.000000000&until=4102542245.000000007 "), "{asked:?}");
+        // It was started again itself, or so much has happened since: it may have forgotten that.
+        assert!(ask(vec![running(""), docker(), nothing(), nothing()]).0.is_err());
+        assert!(ask(vec![running(""), docker(), (500, "{}".into())]).0.is_err());
     }
 
     #[test]

@@ -218,6 +218,20 @@ impl Leases {
         fs::read(self.doing(service, doing))
     }
 
+    /// Says the same of it without a byte more, for which there may be no room: nobody writes to it any more.
+    ///
+    /// # Errors
+    /// It is not there, and the like.
+    pub fn close(&self, service: &Service, doing: Doing) -> io::Result<()> {
+        fs::set_permissions(self.doing(service, doing), Permissions::from_mode(0o400))
+    }
+
+    /// Whether that was said.
+    pub fn is_closed(&self, service: &Service, doing: Doing) -> bool {
+        let found = self.doing(service, doing).metadata();
+        found.is_ok_and(|found| found.permissions().mode() & 0o200 == 0)
+    }
+
     /// Whether somebody has open what [`Leases::begin`] made last.
     pub fn is_at(&self, service: &Service, doing: Doing) -> bool {
         let Ok(file) = File::open(self.doing(service, doing)) else { return false };

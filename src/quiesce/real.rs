@@ -344,7 +344,7 @@ impl<A: Acts> World for Real<'_, A> {
         }
         let leases = self.leases.clone();
         let mark = |telling: Telling| match is_marked {
-            true => leases.say(&of, Doing::Stop, telling.mark()),
+            true => telling.tell(&leases, &of),
             false => Ok(()),
         };
         let within = self.ground.quiesce.stop_within;
@@ -360,41 +360,26 @@ impl<A: Acts> World for Real<'_, A> {
             Ok(()) => self.told_to_stop(at, kept, &mut sent),
             Err(error) => Ok(Stop::NotBegun(format!("nobody would know that it was told: {error}"))),
         };
-        if matches!(done, Ok(Stop::Late)) || done.is_err() && was_sent {
-            let _ = mark(Telling::Told);
+        if matches!(done, Ok(Stop::Down)) && device.is_some() {
+            return Ok(());
         }
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
+        lease.services[at].stopping = match &done {
+            // It may have heard of it all the same.
+            Ok(Stop::Refused(_)) => Stopping::Asked,
+            // Whatever its engine says of it later: it stops, and is to be started then.
+            Ok(Stop::Late) | Err(_) if was_sent => Stopping::Sent,
+            // Nobody has to wait for what is down, nor for what was not told: whoever runs it from here on is not stopping.
+            _ => Stopping::No,
+        };
+        if self.leases.write(lease).is_err() && lease.services[at].stopping == Stopping::Sent {
+            let _ = mark(Telling::Told);
+        }
         match done {
-            Ok(Stop::Down) if device.is_some() => Ok(()),
-            // Nobody has to wait for that any more: whoever runs it from here on is not stopping.
-            Ok(Stop::Down) => {
-                lease.services[at].stopping = Stopping::No;
-                let _ = self.leases.write(lease);
-                Ok(())
-            }
+            Ok(Stop::Down) => Ok(()),
             Ok(Stop::Late) => Err(Error::StopDeadline { service: of.to_string(), within }.into()),
-            Ok(Stop::NotBegun(why)) => {
-                lease.services[at].stopping = Stopping::No;
-                let _ = self.leases.write(lease);
-                Err(told(why).into())
-            }
-            Ok(Stop::Refused(why)) => {
-                lease.services[at].stopping = Stopping::Asked;
-                let _ = self.leases.write(lease);
-                Err(told(why).into())
-            }
-            Ok(Stop::NotAsked(why)) => {
-                lease.services[at].stopping = Stopping::No;
-                let _ = self.leases.write(lease);
-                Err(Error::Unit { unit: of.to_string(), why }.into())
-            }
-            Err(why) => {
-                if !was_sent {
-                    lease.services[at].stopping = Stopping::Asked;
-                    let _ = self.leases.write(lease);
-                }
-                Err(told(why).into())
-            }
+            Ok(Stop::NotAsked(why)) => Err(Error::Unit { unit: of.to_string(), why }.into()),
+            Ok(Stop::NotBegun(why) | Stop::Refused(why)) | Err(why) => Err(told(why).into()),
         }
     }
 
@@ -469,7 +454,8 @@ fn marked(service: &Service, has_file: bool) -> Stopping {
         | Service::Container { .. }
         | Service::Commands { .. } => match has_file {
             true => Stopping::Marked,
-            false => Stopping::Asked,
+            // Nobody could say later that it was not told, so it was.
+            false => Stopping::Sent,
         },
     }
 }

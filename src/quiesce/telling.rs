@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** that is about processes of this start of the machine alone, which is why nothing here waits for a disk.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::model::Service;
@@ -31,8 +32,22 @@ impl Telling {
         }
     }
 
+    /// Writes it there. That it was told is said even where nothing more can be written.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn tell(self, leases: &Leases, service: &Service) -> io::Result<()> {
+        match leases.say(service, Doing::Stop, self.mark()) {
+            Err(_) if self == Self::Told => leases.close(service, Doing::Stop),
+            said => said,
+        }
+    }
+
     /// What the file says. One that can not be read says nothing.
     pub fn of(leases: &Leases, service: &Service) -> Self {
+        if leases.is_closed(service, Doing::Stop) {
+            return Self::Told;
+        }
         match leases.said(service, Doing::Stop).as_deref() {
             Ok([]) => Self::Not,
             Ok(said) if said.ends_with(Self::Told.mark()) => Self::Told,
@@ -72,12 +87,11 @@ pub fn fate(leases: &Leases, entry: &Entry, within: Duration, asked: Instant) ->
     }
 }
 
-/// Whether a container that runs when its time is over has been told all the same.
+/// Whether a container that runs when its time is over has been told all the same, as far as anybody can say: one that stops later is not to stay down.
 pub fn was_told(entry: &Entry) -> bool {
     let Service::Container { name, socket } = &entry.service else { return false };
     let since = entry.since.and_then(process::age);
-    // What nobody can say is waited for no longer: it runs.
-    since.is_some_and(|since| container::is_stopping(socket, name, since) == Ok(true))
+    since.is_none_or(|since| container::is_stopping(socket, name, since) != Ok(false))
 }
 
 #[cfg(test)]
@@ -245,6 +259,14 @@ mod tests {
         }
         drop(leases.begin(&service, Doing::Stop).expect("made anew"));
         assert_eq!(Telling::of(&leases, &service), Telling::Not);
+        // Nothing more can be written to it.
+        let services = fs::read_dir(folder.path().join("leases/services")).expect("read");
+        let file = services.filter_map(Result::ok).next().expect("the one").path();
+        fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("made");
+        for telling in [Telling::About, Telling::Told] {
+            assert_eq!(telling.tell(&leases, &service).is_ok(), telling == Telling::Told);
+            assert_eq!(Telling::of(&leases, &service), telling);
+        }
         drop(folder);
     }
 }
