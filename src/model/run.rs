@@ -277,7 +277,10 @@ impl Tally {
                 self.corrupt = self.corrupt.saturating_add(u64::from(failure.class == "corrupt"));
                 let failed = Failed { at: outcome.at, failure };
                 if self.subject.op == Op::Drill && failed.is_corrupt() {
-                    self.found = Some(Found { failed: failed.clone(), inside: false, taken: outcome.up_to });
+                    // That an older one is not good, too, says nothing of the newer one.
+                    let before = self.found.as_ref().and_then(|found| found.taken);
+                    let taken = before.max(outcome.up_to);
+                    self.found = Some(Found { failed: failed.clone(), inside: false, taken });
                 }
                 self.last_failure = Some(failed);
             }

@@ -246,7 +246,12 @@ fn a_restore_that_was_not_good_stays_so_until_one_of_that_snapshot_or_a_newer_on
     assert_eq!(rehearsed(23, Some(10), None), (false, None));
     assert_eq!(rehearsed(30, Some(10), Some("corrupt")), (true, Some(at(30))));
     assert_eq!(rehearsed(31, Some(11), None), (false, None));
-    assert_eq!(tally.up_to, Some(at(11)));
+    // An older one that is not good, of a replica, takes the newer one's place, and not its time.
+    assert_eq!(rehearsed(40, Some(20), Some("corrupt")), (true, Some(at(40))));
+    assert_eq!(rehearsed(41, Some(15), Some("corrupt")), (true, Some(at(41))));
+    assert_eq!(rehearsed(42, Some(17), None), (true, Some(at(41))));
+    assert_eq!(rehearsed(43, Some(20), None), (false, None));
+    assert_eq!(tally.up_to, Some(at(20)));
 }
 
 #[test]
