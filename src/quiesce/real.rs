@@ -179,7 +179,12 @@ impl<A> Real<'_, A> {
     }
 
     /// Stops a service of the lease, as far as that can be told.
-    fn told_to_stop(&self, at: usize, kept: Option<OwnedFd>, sent: &mut dyn FnMut()) -> Result<Stop, String> {
+    fn told_to_stop(
+        &self,
+        at: usize,
+        kept: Option<OwnedFd>,
+        sent: &mut dyn FnMut(Telling),
+    ) -> Result<Stop, String> {
         let Entry { service, process, device, .. } = &self.lease.as_ref().expect("a lease").services[at];
         let within = self.ground.quiesce.stop_within;
         match (service, device) {
@@ -188,7 +193,7 @@ impl<A> Real<'_, A> {
                 let Some(kept) = kept else {
                     return Ok(Stop::NotBegun("the file can not be made that says so".into()));
                 };
-                sent();
+                sent(Telling::Told);
                 frozen::begin(self.ground.program, place, *device, within, kept)
             }
             _ => service::stop(service, process.as_ref(), within, kept, sent),
@@ -349,11 +354,11 @@ impl<A: Acts> World for Real<'_, A> {
         };
         let within = self.ground.quiesce.stop_within;
         let mut was_sent = false;
-        let mut sent = || {
+        let mut sent = |telling| {
             was_sent = true;
             // A command that was begun has told nobody yet.
-            if !matches!(of, Service::Commands { .. }) {
-                let _ = mark(Telling::Told);
+            if telling == Telling::Told {
+                let _ = mark(telling);
             }
         };
         let done = match mark(Telling::About) {

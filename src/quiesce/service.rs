@@ -9,6 +9,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::model::Service;
 use crate::quiesce::process::Process;
 use crate::quiesce::systemd::{self, Trouble};
+use crate::quiesce::telling::Telling;
 use crate::quiesce::{command, container, program};
 use crate::sys::interrupt;
 
@@ -101,7 +102,7 @@ pub enum Stop {
     NotBegun(String),
 }
 
-/// Stops it, and waits until it is. Of a process, the one that is named. `sent` is called once it can not be taken back; a command has `kept` open.
+/// Stops it, and waits until it is. Of a process, the one that is named. `sent` is called once it can not be taken back, and of commands, which may have told it, once more when one has ended well; it has `kept` open.
 ///
 /// # Errors
 /// It can not be stopped; a signal came.
@@ -110,7 +111,7 @@ pub fn stop(
     process: Option<&Process>,
     within: Duration,
     kept: Option<OwnedFd>,
-    sent: &mut dyn FnMut(),
+    sent: &mut dyn FnMut(Telling),
 ) -> Result<Stop, String> {
     let until = Some(Instant::now() + within);
     let is_down = match service {
@@ -118,16 +119,18 @@ pub fn stop(
             if let Err(trouble) = systemd::ask_to_stop(name) {
                 return Ok(Stop::NotAsked(trouble));
             }
-            sent();
+            sent(Telling::Told);
             let is_down = is_down(service, until, true)?;
             if let (false, Err(why)) = (is_down, systemd::left_behind(name)) {
                 return Ok(Stop::Refused(why));
             }
             is_down
         }
-        Service::Container { name, socket } => return container::stop(socket, name, process, within, sent),
+        Service::Container { name, socket } => {
+            return container::stop(socket, name, process, within, &mut || sent(Telling::Told));
+        }
         Service::Hook { before, .. } => {
-            return Ok(match command::run_with(before, within, true, kept, sent)? {
+            return Ok(match command::run_with(before, within, true, kept, &mut || sent(Telling::About))? {
                 Some(ended) if ended.success() => Stop::Down,
                 Some(ended) => Stop::Refused(format!("{}: {ended}", before.join(" "))),
                 None => Stop::Refused(format!("{} took longer than {within:?}", before.join(" "))),
@@ -142,18 +145,23 @@ pub fn stop(
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
                 Err(error) => return Err(format!("SIGTERM: {error}")),
             }
-            sent();
+            sent(Telling::Told);
             // What it has begun itself, and leaves running, may write still.
             let is_over = || !matches!(service, Service::Program { .. }) || runs(service) == Ok(false);
             command::ends(&pidfd, until, true)? && eventually(until, true, || Ok(is_over()))?
         }
-        Service::Commands { stop, .. } => match command::run_with(stop, within, true, kept, sent)? {
-            None => false,
-            Some(ended) if !ended.success() => {
-                return Ok(Stop::Refused(format!("{}: {ended}", stop.join(" "))));
+        Service::Commands { stop, .. } => {
+            match command::run_with(stop, within, true, kept, &mut || sent(Telling::About))? {
+                None => false,
+                Some(ended) if !ended.success() => {
+                    return Ok(Stop::Refused(format!("{}: {ended}", stop.join(" "))));
+                }
+                Some(_) => {
+                    sent(Telling::Told);
+                    is_down(service, until, true)?
+                }
             }
-            Some(_) => is_down(service, until, true)?,
-        },
+        }
     };
     Ok(if is_down { Stop::Down } else { Stop::Late })
 }
@@ -323,15 +331,18 @@ mod tests {
         assert_eq!(runs(&status("exit 3")), Ok(false));
         assert!(runs(&status("exit 4")).is_err() && runs(&status("kill $$")).is_err());
         let short = Duration::from_millis(30);
-        let mut n_sent = 0;
-        assert_eq!(stop(&status("exit 0"), None, short, None, &mut || n_sent += 1), Ok(Stop::Late));
-        assert_eq!(n_sent, 1);
+        let mut sent = Vec::new();
+        assert_eq!(stop(&status("exit 0"), None, short, None, &mut |how| sent.push(how)), Ok(Stop::Late));
+        // Its command has ended well, and so it stops, however long that takes.
+        assert_eq!(sent, [Telling::About, Telling::Told]);
         let refuses = Service::Commands {
             status: vec!["true".into()],
             stop: vec!["false".into()],
             start: vec!["true".into()],
         };
-        assert!(matches!(stop(&refuses, None, PATIENCE, None, &mut || ()), Ok(Stop::Refused(_))));
+        sent.clear();
+        let done = stop(&refuses, None, PATIENCE, None, &mut |how| sent.push(how));
+        assert!(matches!(done, Ok(Stop::Refused(_))) && sent == [Telling::About], "{sent:?}");
         assert!(start(&status("exit 3"), None, short, None, &mut |_| ()).is_err());
     }
 
