@@ -372,6 +372,14 @@ pub(super) fn days_left(dataset: &Dataset, base: Guid, job: &Job) -> Result<Opti
     Ok(expiry::days_left(&inventory, base, policy, &around, &job.promised(), &now))
 }
 
+/// Whether the next prune of `job` takes `base`, of a target for which its source is held: the next replication brings a newer one.
+fn goes_next(dataset: &Dataset, base: Guid, job: &Job) -> Result<Option<i64>> {
+    let Some(policy) = &job.retention else { return Ok(None) };
+    let now = Timestamp::now().to_zoned(job.zone.clone());
+    let prune::Seen { inventory, around } = prune::Seen::of(dataset)?;
+    Ok(expiry::goes_next(&inventory, base, policy, &around, &now))
+}
+
 /// When the newest version was taken that both have, which the next increment builds upon, and what has become of that. Who `was_brought` something, has
 /// something, and has nothing in common, has lost it.
 fn in_common(
@@ -399,7 +407,10 @@ fn in_common(
         let guid = common.id.guid;
         // What is kept for it does not go, be it kept by a bookmark alone.
         let of_source = if base == Some(Base::Unheld) { days_left(&source, guid, job)? } else { None };
-        let of_target = keeper.map_or(Ok(None), |keeper| days_left(&target, guid, keeper))?;
+        let of_target = keeper.map_or(Ok(None), |keeper| match base {
+            Some(Base::Held) => goes_next(&target, guid, keeper),
+            _ => days_left(&target, guid, keeper),
+        })?;
         days = of_source.into_iter().chain(of_target).min();
     }
     Ok(Common { taken: common.map(|version| version.created), base, days })

@@ -25,6 +25,17 @@ pub fn days_left(
     days.iter().position(|day| !day.snapshots.contains(&name)).and_then(|nth| i64::try_from(nth).ok())
 }
 
+/// As [`days_left`], of what each replication that is due puts a newer one in the place of: 0 if the next prune takes it as things are, before any of those. `None`: it does not.
+pub fn goes_next(
+    inventory: &Inventory,
+    base: Guid,
+    policy: &Retention,
+    around: &Surroundings,
+    now: &Zoned,
+) -> Option<i64> {
+    days_left(inventory, base, policy, around, &Promise::default(), now)
+}
+
 /// When snapshots will be taken, about; where nothing is promised, none is.
 fn schedule(promise: &Promise, now: Timestamp) -> Schedule {
     let by_schedule = promise.schedule.as_ref().and_then(|schedule| {
@@ -104,6 +115,18 @@ mod tests {
         // Nothing new is promised: what stays today stays.
         let none = Promise::default();
         assert_eq!((left(18, None, &last, &none), left(17, None, &last, &none)), (None, Some(0)));
+    }
+
+    #[test]
+    fn what_is_held_goes_only_if_the_next_prune_takes_it_however_often_it_is_replicated() {
+        let now = "2026-11-20T12:00:00Z".parse::<Timestamp>().expect("a time").to_zoned(TimeZone::UTC);
+        let hourly = Promise { schedule: None, age: Some(SignedDuration::from_hours(1)) };
+        let policy = Retention { last: 3, ..Retention::default() };
+        // It would go today if nothing were replicated any more.
+        assert_eq!(left(20, None, &policy, &hourly), Some(0));
+        let goes =
+            |base: u8| goes_next(&nights(None), Guid([base; 16]), &policy, &Surroundings::default(), &now);
+        assert_eq!([goes(20), goes(18), goes(17)], [None, None, Some(0)]);
     }
 
     #[test]
