@@ -57,11 +57,11 @@ make_source() {
     fs=$1 t=$(top "$1")
     cowsnap -q create "$t/src" >/dev/null || die create
     at=$(folder "$fs" src)
-    for f in 1 2 3; do head -c 1200000 /dev/urandom >"$at/f$f"; done
+    for f in 1 2 3; do head -c 2400000 /dev/urandom >"$at/f$f"; done
     mkdir "$at/folder"
     for f in 1 2 3 4 5 6 7 8; do echo "$f" >"$at/folder/$f"; done
     keep_stream full ''
-    head -c 1200000 /dev/urandom >"$at/f2"
+    head -c 2400000 /dev/urandom >"$at/f2"
     rm "$at/folder/3"
     keep_stream more '--from full'
 }
