@@ -1,7 +1,6 @@
 //! What no listing shows: what overlays made for themselves ([`overlays`](super::overlays)), known by its name and its own mark.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use crate::endpoint::Result;
 use crate::endpoint::zfs::dataset::Dataset;
@@ -11,9 +10,9 @@ use crate::endpoint::zfs::{list, program};
 use crate::model::overlay::{MountSource, OverlayName};
 use crate::model::quoted;
 
-/// How often, and how long, a clone that has no mark yet is waited for.
-const WAITS: u32 = 10;
-const WAIT: Duration = Duration::from_millis(20);
+/// How long a clone that is called as an overlay's may be without a mark, in seconds: the kernel makes a clone in one transaction and gives it its
+/// properties in the next one (`zfs_ioc_clone`).
+const MAKING: i64 = 60;
 
 /// The overlay whose clone is called `name`, if that is what such a one is called.
 pub(super) fn overlay_of(name: &str) -> Option<OverlayName> {
@@ -61,16 +60,12 @@ impl Hidden {
     /// What `zfs` says.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut asked: BTreeSet<_> = names.flat_map(asked_for).collect();
-        let (mut gone, mut waits) = (HashSet::new(), WAITS);
+        let mut gone = HashSet::new();
         while !asked.is_empty() {
             let why = match marks(&asked) {
-                Ok(text) if waits > 0 && is_being_made(&String::from_utf8_lossy(&text)) => {
-                    waits -= 1;
-                    std::thread::sleep(WAIT);
-                    continue;
-                }
                 Ok(text) => {
-                    let mut hidden = Self::read(&String::from_utf8_lossy(&text));
+                    let mut hidden =
+                        Self::read(&String::from_utf8_lossy(&text), jiff::Timestamp::now().as_second());
                     hidden.names.extend(gone);
                     return Ok(hidden);
                 }
@@ -90,7 +85,7 @@ impl Hidden {
 
     /// Of lines of a name, a property and its value, what is marked as what it is called. What was promoted has the history of what it was
     /// cloned from, and is shown.
-    fn read(text: &str) -> Self {
+    fn read(text: &str, now: i64) -> Self {
         let row = |line: &'_ str| {
             let (name, rest) = line.split_once('\t')?;
             let (property, value) = rest.split_once('\t')?;
@@ -112,8 +107,15 @@ impl Hidden {
             clone_of(name) == Some(name) && property == "origin" && value == "-"
         };
         promoted.extend(rows.iter().filter(is_no_clone).map(|[name, ..]| name.clone()));
+        let is_young = |name: &str| {
+            let made = rows.iter().find(|[of, property, _]| of == name && property == "creation");
+            made.and_then(|[.., made]| made.parse::<i64>().ok()).is_some_and(|made| made + MAKING >= now)
+        };
+        let is_being_made =
+            |name: &str, mark: &str| mark == "-" && overlay_of(name).is_some() && is_young(name);
         let is_hidden = |[name, property, value]: &&[String; 3]| {
-            property == MARK && is_marked_as_called(name, value) && !promoted.contains(name)
+            let is_ours = || is_marked_as_called(name, value) || is_being_made(name, value);
+            property == MARK && is_ours() && !promoted.contains(name)
         };
         Self { names: rows.iter().filter(is_hidden).map(|[name, ..]| name.clone()).collect() }
     }
@@ -125,18 +127,9 @@ impl Hidden {
     }
 }
 
-/// Whether one that is called as an overlay's clone has no mark: the kernel makes a clone first, and then gives it its properties (`zfs_ioc_clone`).
-fn is_being_made(text: &str) -> bool {
-    text.lines().any(|line| {
-        let mut fields = line.split('\t');
-        let name = fields.next().unwrap_or_default();
-        overlay_of(name).is_some() && fields.eq([MARK, "-"])
-    })
-}
-
 /// What tells of these whether they are an overlay's, and of clones whether they have an older history than they could have made themselves.
 fn marks(names: &BTreeSet<&str>) -> Result<Vec<u8>, program::Failure> {
-    let wanted = format!("{MARK},createtxg,origin");
+    let wanted = format!("{MARK},createtxg,creation,origin");
     let columns = ["-s", "local,none", "-o", "name,property,value"];
     let mut args =
         [&["get", "-Hp", "-d", "1", "-t", "filesystem,snapshot"], &columns[..], &[&wanted]].concat();
@@ -191,15 +184,16 @@ mod tests {
     const CLONE: &str = "tank/cowsnap-overlays/cowsnap:0123456789abcdef:ci:1:7:00000000000000ff";
 
     #[test]
-    fn a_clone_without_a_mark_is_being_made() {
-        let told = |name: &str, property: &str, value: &str| {
-            is_being_made(&format!("{name}\t{property}\t{value}\n"))
+    fn a_clone_without_a_mark_is_an_overlays_while_it_may_be_being_made() {
+        let rows = |origin: &str, mark: &str| {
+            format!("{CLONE}\t{MARK}\t{mark}\n{CLONE}\tcreation\t1000\n{CLONE}\torigin\t{origin}\n")
         };
-        assert!(told(CLONE, MARK, "-"));
-        assert!(!told(CLONE, MARK, "x"), "it has one");
-        assert!(!told(CLONE, "origin", "-"), "another property");
-        assert!(!told("tank/cowsnap-overlays/mine", MARK, "-"), "somebody's");
-        assert!(!is_being_made(""));
+        let hides = |text: &str, now: i64| Hidden::read(text, now).has(CLONE);
+        assert!(hides(&rows("tank/base@s", "-"), 1000 + MAKING));
+        assert!(!hides(&rows("tank/base@s", "-"), 1001 + MAKING), "it has been there too long");
+        assert!(!hides(&rows("-", "-"), 1000), "it is no clone");
+        assert!(!hides(&rows("tank/base@s", "x"), 1000), "it has another mark");
+        assert!(!hides("tank/cowsnap-overlays/mine\tcowsnap:overlay\t-\n", 0), "somebody's");
     }
 
     #[test]
@@ -248,7 +242,7 @@ mod tests {
         let mark = format!("{second}\tcowsnap:overlay\t0123456789abcdef:ci:00000000000000ff\n");
         let origin = format!("{second}\torigin\ttank/a@s\n");
         let text = lines.concat() + "no line\n" + &of_clones.concat() + &mark + &origin;
-        let hidden = Hidden::read(&text);
+        let hidden = Hidden::read(&text, i64::MAX);
         let inside = format!("{CLONE}@theirs");
         for name in ["tank/cowsnap-overlays", CLONE, &inside, base] {
             assert!(hidden.has(name), "{name}");
