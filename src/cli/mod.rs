@@ -49,6 +49,7 @@ mod send;
 mod serve;
 mod snapshot;
 mod status;
+pub mod store;
 mod stream;
 pub mod table;
 mod unmount;

@@ -3,6 +3,7 @@
 //! **Invariant:** every step down is taken from an open directory and follows no symbolic link, so nothing above or beside the store
 //! is ever touched.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -24,7 +25,7 @@ const WRITING: &str = ".writing";
 /// How much is copied at once.
 const PIECE: usize = 1 << 20;
 /// How often a folder that went away while it was walked through is made again.
-const TRIES: usize = 16;
+const TRIES: usize = 100;
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -266,7 +267,8 @@ impl Dir {
             let entry = entry.map_err(failed)?;
             // A name that is no text is no key.
             let Ok(name) = entry.file_name().to_str() else { continue };
-            if !matches!(name, "." | "..") && !(at.is_empty() && name == WRITING) {
+            let is_writing = at.is_empty() && name == WRITING;
+            if !matches!(name, "." | "..") && !is_writing {
                 names.push(name.to_owned());
             }
         }
@@ -298,30 +300,46 @@ impl Dir {
     }
 
     pub fn destroy(&self, keys: &[String]) -> Result<()> {
+        let mut above = BTreeSet::new();
         for key in keys {
             interrupt::check().map_err(self.io("destroy", key))?;
-            match self.destroy_one(key) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+            let unlink = || {
+                let (folder, name) = self.folder(key, false)?;
+                rustix::fs::unlinkat(&folder, name, AtFlags::empty())
+            };
+            match unlink() {
+                Ok(()) => drop(above.insert(key.rsplit_once('/').map_or("", |(above, _)| above))),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(error) => return Err(self.io("destroy", key)(error.into())),
             }
         }
-        Ok(())
+        // The deepest first.
+        above
+            .into_iter()
+            .rev()
+            .try_for_each(|folder| self.destroyed_in(folder).map_err(self.io("destroy", folder)))
     }
 
-    fn destroy_one(&self, key: &str) -> Result<(), Errno> {
-        let (folder, name) = self.folder(key, false)?;
-        rustix::fs::unlinkat(&folder, name, AtFlags::empty())?;
-        rustix::fs::fsync(&folder)?;
-        // Folders that nothing is in any more are no part of any key.
-        let mut above = key;
-        while let Some((rest, _)) = above.rsplit_once('/') {
-            above = rest;
-            let (folder, name) = self.folder(above, false)?;
-            if rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR).is_err() {
+    /// Makes it last that files are gone from a folder, and takes folders away that nothing is in any more: they are no part of any key.
+    fn destroyed_in(&self, folder: &str) -> io::Result<()> {
+        let mut at = folder;
+        while !at.is_empty() {
+            let removed = self
+                .folder(at, false)
+                .and_then(|(above, name)| rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR));
+            if removed.is_err() {
                 break;
             }
+            at = at.rsplit_once('/').map_or("", |(above, _)| above);
         }
-        Ok(())
+        let open = match at {
+            "" => self.root(false),
+            at => self.folder(at, false).and_then(|(above, name)| step(&above, name, false)),
+        };
+        match open.and_then(rustix::fs::fsync) {
+            Err(Errno::NOENT) => Ok(()),
+            synced => Ok(synced?),
+        }
     }
 }
 
@@ -378,7 +396,7 @@ fn sweep(folder: &OwnedFd) -> io::Result<()> {
 }
 
 fn object(key: String, stat: &Stat) -> Object {
-    let modified = Timestamp::new(stat.st_mtime as i64, stat.st_mtime_nsec as i32).unwrap_or_default();
+    let modified = Timestamp::new(stat.st_mtime, stat.st_mtime_nsec as i32).unwrap_or_default();
     let etag = format!("{:x}-{:x}-{:x}", stat.st_ino, modified.as_nanosecond(), stat.st_size);
     Object { key, len: stat.st_size as u64, modified, etag: Some(etag) }
 }

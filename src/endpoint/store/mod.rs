@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** no key leads out of the store, whoever made it up: [`check_key`].
 
+use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ mod error;
 mod open;
 mod options;
 mod pace;
+mod probe;
+mod profile;
 mod remote;
 mod runtime;
 mod upload;
@@ -27,6 +30,8 @@ mod wire;
 pub use error::{Cause, Error};
 pub use hyper::body::Bytes;
 pub use options::{Options, Secret};
+pub use probe::Probed;
+pub use profile::Files;
 
 /// What a store's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,13 +62,13 @@ pub enum Put {
 }
 
 /// A place for objects. Clones are the same one; all of them may be used at once.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     url: StoreUrl,
     place: Place,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Place {
     Dir(Arc<dir::Dir>),
     Remote(Arc<remote::Remote>),
@@ -196,6 +201,13 @@ impl Store {
             true => Ok(()),
             false => Err(Error::Key { key: key.into(), why: "it is too long with the store's prefix" }),
         }
+    }
+}
+
+/// Without what it is reached with.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.url)
     }
 }
 

@@ -17,6 +17,11 @@ use crate::model::{StoreKind, StoreUrl};
 /// A store at `url`.
 pub fn open(url: &StoreUrl, options: &Options) -> Result<Remote> {
     let bad = |why: String| Error::Options { url: url.to_string(), why, hint: None };
+    let known = match url.kind() {
+        StoreKind::S3 => options.with_profile().map_err(bad)?,
+        _ => options.clone(),
+    };
+    let options = &known;
     let endpoint = endpoint(url, options);
     let connector = connector(url, endpoint.as_deref(), options)?;
     let built = match url.kind() {
@@ -112,7 +117,8 @@ fn s3(
     for (name, value) in &options.settings {
         let key = name.to_ascii_lowercase();
         // The endpoint is composed below; a CA is read here.
-        if key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata") {
+        let is_endpoint = key.contains("endpoint") && !key.contains("sts") && !key.contains("metadata");
+        if is_endpoint || key == "aws_allow_http" {
             continue;
         }
         if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {

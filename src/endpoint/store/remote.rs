@@ -268,6 +268,10 @@ impl Remote {
     ) -> Fate {
         let subject = || self.url.with_key(key);
         match trouble.or_else(|| wire::transport(&error)) {
+            Some(Trouble::Transport { what }) if what.contains("certificate") => {
+                let hint = Some("name the authority that its certificate is from: --ca FILE".into());
+                Fate::Final(Error::Refused { op, subject: subject(), source: Cause(what), hint })
+            }
             Some(Trouble::Transport { what }) => Fate::Again(Cause(what)),
             Some(Trouble::Answer { status, code, message }) => {
                 self.answered(op, key, status, &code, &message)
@@ -342,7 +346,8 @@ impl Remote {
         let op = "read";
         let path = self.path(key)?;
         let mut patience = self.patience(op, key);
-        let mut fetch = Fetch { range, max, etag: None, bytes: Vec::new(), wrong: None };
+        let whole = range.is_none();
+        let mut fetch = Fetch { range, whole, max, etag: None, bytes: Vec::new(), wrong: None };
         loop {
             let before = fetch.bytes.len();
             let outcome = self.once(op, key, fetch.go_on(&*self.backing.store, &path))?;
@@ -351,6 +356,11 @@ impl Remote {
                     return Err(Error::TooLong { op, subject: self.url.with_key(key), len, max });
                 }
                 Some(Wrong::Length(why)) => return Err(self.corrupt(op, key, why)),
+                Some(Wrong::Changed) => {
+                    fetch.forget();
+                    patience.again(Cause("it was put anew while it was read".into()))?;
+                    continue;
+                }
                 None => {}
             }
             match outcome {
@@ -363,8 +373,7 @@ impl Remote {
                 }
                 // It was put anew while it was read.
                 Err(Fate::Taken) if fetch.etag.is_some() => {
-                    fetch.etag = None;
-                    fetch.bytes.clear();
+                    fetch.forget();
                     patience.again(Cause("it was put anew while it was read".into()))?;
                 }
                 Err(fate) => return Err(self.fatal(op, key, fate)),
@@ -507,6 +516,7 @@ impl Remote {
 /// What is known of an object that is being read.
 struct Fetch {
     range: Option<Range<u64>>,
+    whole: bool, // Whether all of it is wanted, however long it is.
     max: u64,
     etag: Option<String>,
     bytes: Vec<u8>,
@@ -516,9 +526,19 @@ struct Fetch {
 enum Wrong {
     TooLong(u64),
     Length(String),
+    Changed,
 }
 
 impl Fetch {
+    /// Begins again.
+    fn forget(&mut self) {
+        self.etag = None;
+        self.bytes.clear();
+        if self.whole {
+            self.range = None;
+        }
+    }
+
     /// Reads what is left.
     async fn go_on(&mut self, store: &dyn ObjectStore, path: &Path) -> object_store::Result<()> {
         let have = self.bytes.len() as u64;
@@ -533,6 +553,9 @@ impl Fetch {
         };
         let got = store.get_opts(path, options).await?;
         let (len, etag) = (got.meta.size, got.meta.e_tag.clone());
+        if have > 0 && self.etag.is_some() && etag != self.etag {
+            return self.fail(Wrong::Changed);
+        }
         if self.range.is_none() && len > self.max {
             return self.fail(Wrong::TooLong(len));
         }

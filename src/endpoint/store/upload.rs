@@ -155,11 +155,15 @@ impl Upload<'_> {
     fn complete(&self, ids: Vec<PartId>, len: u64) -> Result<()> {
         let op = "finish to write";
         let work = || self.parts.0.complete_multipart(self.path, self.id, ids.clone());
-        match self.remote.persist(op, self.key, work)? {
-            Ok(_) => {}
-            // An earlier try may have come through without an answer: what is there is looked at.
-            Err(Fate::NotFound("the upload")) => {}
-            Err(fate) => return Err(self.remote.fatal(op, self.key, fate)),
+        let mut patience = self.remote.patience(op, self.key);
+        loop {
+            match self.remote.once(op, self.key, work())? {
+                Ok(_) => break,
+                Err(Fate::Again(cause)) => patience.again(cause)?,
+                // An earlier try may have come through without an answer: what is there is looked at.
+                Err(_) if patience.tries > 0 => break,
+                Err(fate) => return Err(self.remote.fatal(op, self.key, fate)),
+            }
         }
         match self.remote.head(self.key)? {
             Some(object) if object.len == len => Ok(()),

@@ -277,15 +277,21 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         Some(Fault::Status(status)) => return Ok(error(*status, request).await),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::ResetBefore) => return Err(Cut),
-        Some(Fault::Before(call)) => call(),
+        Some(Fault::Before(call)) => called(call).await,
         _ => {}
     }
     let response = serve(shared, &asked, request).await?;
     match fault {
+        // It has no body.
+        _ if asked.method == "HEAD"
+            && matches!(fault, Some(Fault::Truncate | Fault::Stall | Fault::Shorter | Fault::Longer)) =>
+        {
+            Ok(response)
+        }
         Some(Fault::StatusAfter(status)) => Ok(made(status)),
         Some(Fault::ResetAfter) => Err(Cut),
         Some(Fault::After(call)) => {
-            call();
+            called(&call).await;
             Ok(response)
         }
         Some(Fault::Truncate) => cut(response, true).await,
@@ -296,6 +302,12 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         Some(Fault::Longer) => relength(response, |bytes| bytes.push(b'x')).await,
         _ => Ok(response),
     }
+}
+
+/// Calls while others are served.
+async fn called(call: &Arc<dyn Fn() + Send + Sync>) {
+    let call = call.clone();
+    let _ = tokio::task::spawn_blocking(move || call()).await;
 }
 
 fn asked(request: &Request<Incoming>) -> Asked {
@@ -365,7 +377,7 @@ async fn cut(response: Response<Body>, reset: bool) -> Result<Response<Body>, Cu
     let half = Frame::data(bytes.slice(..bytes.len() / 2));
     let rest = futures_util::stream::once(async move {
         // What was sent arrives before the reset does.
-        tokio::time::sleep(if reset { Duration::from_millis(20) } else { Duration::from_secs(3600) }).await;
+        tokio::time::sleep(if reset { Duration::from_millis(200) } else { Duration::from_secs(3600) }).await;
         Err(Cut)
     });
     let stream = futures_util::StreamExt::chain(futures_util::stream::iter([Ok(half)]), rest);
