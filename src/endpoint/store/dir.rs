@@ -368,10 +368,11 @@ fn begin(folder: &OwnedFd) -> io::Result<Writing<'_>> {
         match rustix::fs::openat(folder, name.as_str(), flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => {
                 let writing = Writing { folder, name, file: file.into() };
-                rustix::fs::flock(&writing.file, FlockOperation::NonBlockingLockExclusive)?;
-                // Somebody swept it between the two calls.
-                if rustix::fs::fstat(&writing.file)?.st_nlink > 0 {
-                    return Ok(writing);
+                match rustix::fs::flock(&writing.file, FlockOperation::NonBlockingLockExclusive) {
+                    // Somebody sweeps it, or has, between the two calls. Where there are no locks, nobody sweeps.
+                    Err(Errno::WOULDBLOCK) => {}
+                    _ if rustix::fs::fstat(&writing.file)?.st_nlink == 0 => {}
+                    _ => return Ok(writing),
                 }
             }
             Err(Errno::EXIST) => {}

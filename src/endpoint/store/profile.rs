@@ -139,6 +139,7 @@ fn ask(command: &str) -> Result<BTreeMap<String, String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::quoted;
 
     fn files(credentials: &str, config: &str) -> (tempfile::TempDir, Files) {
         let dir = tempfile::tempdir().unwrap();
@@ -185,14 +186,14 @@ mod tests {
     #[test]
     fn a_program_may_give_the_credentials_and_is_not_quoted() {
         let answer = r#"{"Version":1,"AccessKeyId":"A","SecretAccessKey":"hidden","SessionToken":"K"}"#;
-        let (_dir, good) = files("", &format!("[default]\ncredential_process = echo '{answer}'\n"));
+        let (_dir, good) = files("", &format!("[default]\ncredential_process = echo {}\n", quoted(answer)));
         assert_eq!(
             shown(settings(&good, None)),
             "AWS_ACCESS_KEY_ID=A\nAWS_SECRET_ACCESS_KEY=hidden\nAWS_SESSION_TOKEN=K\n"
         );
         for (command, why) in [
             ("echo hidden", "answers what is no JSON"),
-            ("echo '{}'", "answers without AccessKeyId and SecretAccessKey"),
+            ("echo {}", "answers without AccessKeyId and SecretAccessKey"),
             ("echo hidden; exit 3", "failed: exit status: 3"),
         ] {
             let (_dir, bad) = files("", &format!("[default]\ncredential_process = {command}\n"));
