@@ -10,6 +10,7 @@ mod fan;
 pub mod given;
 pub mod install;
 pub mod job;
+pub mod keys;
 mod meter;
 pub mod notify;
 pub mod number;
