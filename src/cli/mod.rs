@@ -27,6 +27,8 @@ mod failures;
 mod hold;
 mod holds;
 mod job;
+mod keygen;
+pub mod keys;
 mod list;
 pub mod log;
 mod man;
@@ -100,6 +102,7 @@ enum Command {
     Hold(hold::Args),
     Holds(holds::Args),
     Job(job::Args),
+    Keygen(keygen::Args),
     List(list::Args),
     Man(man::Args),
     Metrics(metrics::Args),
@@ -230,6 +233,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Hold(args) => hold::run(args, context),
         Command::Holds(args) => holds::run(args, context),
         Command::Job(args) => job::run(args, context),
+        Command::Keygen(args) => keygen::run(&args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
         Command::Mount(args) => mount::run(args, context),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::keys::ReadArgs;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place, rollback};
 use crate::exec::restore::{self, Request, Restored, Source};
@@ -35,6 +36,8 @@ pub struct Args {
     /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
     #[arg(long)]
     copy: bool,
+    #[command(flatten)]
+    keys: ReadArgs,
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -47,7 +50,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Source::Snapshot(from, _) => place::dataset_for(from, &Target::parse(&args.to)?, context)?,
         Source::Files(_) => place::dataset(&Target::parse(&args.to)?, context)?,
     };
-    let request = Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive };
+    if matches!(source, Source::Snapshot(..)) && !args.keys.is_empty() {
+        let what = "a snapshot is neither encrypted nor signed: --identity and --verify-key are for containers in files";
+        return Err(Error::Usage { what: what.into(), hint: None });
+    }
+    let keys = args.keys.keys()?;
+    let request =
+        Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive, keys };
     if args.dry_run {
         let steps = restore::explain(&request)?;
         let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();

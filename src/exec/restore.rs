@@ -11,6 +11,7 @@ use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
 use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
+use crate::stream::reader::Keys;
 use crate::stream::writer;
 use crate::{Class, Error, Result};
 
@@ -36,6 +37,8 @@ pub struct Request {
     pub replace: bool,
     /// Nested datasets that have a snapshot of the same name come along (of a snapshot on the same filesystem).
     pub recursive: bool,
+    /// What decrypts containers in files, and whose they must be.
+    pub keys: Keys,
 }
 
 /// What was done.
@@ -227,9 +230,7 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
         other => other?,
     };
     let streams = match &request.source {
-        Source::Files(files) => {
-            files.iter().map(|file| stream_in(file, &request.to)).collect::<Result<_>>()?
-        }
+        Source::Files(files) => files.iter().map(|file| stream_in(file, request)).collect::<Result<_>>()?,
         Source::Snapshot(from, version) => {
             let here = from.inventory()?;
             let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
@@ -244,21 +245,23 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
 }
 
 /// What the stream in `file` brings, as far as its beginning tells.
-fn stream_in(file: &PathBuf, to: &Dataset) -> Result<Stream> {
-    let incoming = incoming(file)?;
-    incoming.expect_for(to)?;
+fn stream_in(file: &PathBuf, request: &Request) -> Result<Stream> {
+    let incoming = incoming(file, &request.keys)?;
+    incoming.expect_for(&request.to)?;
     let announced = incoming.announced().clone();
     Ok(Stream { brings: VersionRef { guid: announced.guid, name: announced.snapshot }, base: announced.base })
 }
 
-fn incoming(file: &PathBuf) -> Result<Incoming> {
+fn incoming(file: &PathBuf, keys: &Keys) -> Result<Incoming> {
     let opened = File::open(file).map_err(Error::io("open", file.display()))?;
-    Incoming::open(opened, &file.display().to_string(), None)
+    Incoming::open_by(opened, &file.display().to_string(), None, keys)
 }
 
 fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -> Result<()> {
     match &request.source {
-        Source::Files(files) => whole(incoming(&files[at])?).receive(&request.to, observe).map(drop),
+        Source::Files(files) => {
+            whole(incoming(&files[at], &request.keys)?).receive(&request.to, observe).map(drop)
+        }
         Source::Snapshot(from, _) => transfer(from, &request.to, stream, observe),
     }
 }

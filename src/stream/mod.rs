@@ -4,6 +4,7 @@
 
 pub mod btrfs;
 pub mod container;
+pub mod crypt;
 pub mod fan;
 pub mod parallel;
 pub mod reader;
