@@ -230,10 +230,13 @@ impl Envelope {
         &self.0
     }
 
-    /// For how many it is, as its beginning says.
+    /// For how many it is, as its beginning says. age adds lines that are nobody's.
     pub fn recipients(&self) -> usize {
         let lines = self.0[SCHEME.len()..].split(|&byte| byte == b'\n');
-        lines.take_while(|line| !line.starts_with(b"---")).filter(|line| line.starts_with(b"-> ")).count()
+        lines
+            .take_while(|line| !line.starts_with(b"---"))
+            .filter(|line| line.starts_with(b"-> X25519 "))
+            .count()
     }
 
     /// Takes the secret out.

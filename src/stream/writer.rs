@@ -31,7 +31,7 @@ const WARM_UP: u64 = 16;
 pub struct Options {
     /// zstd's level; `None` stores all frames.
     pub level: Option<i32>,
-    /// Threads that hash and compress; 0 for one per core. Without a level none of them is started.
+    /// Threads that hash, compress and encrypt; 0 for one per core. Without a level and encryption none of them is started.
     pub threads: usize,
 }
 
@@ -211,7 +211,8 @@ fn write_behind(
     let mut out = Output { parts, at: 0 };
     out.put(&head, |parts| parts.head(&head))?;
     let pool = Pool::default();
-    if options.level.is_none() {
+    // What is only hashed is written as fast by one; encrypting takes all cores.
+    if options.level.is_none() && key.keys.is_none() {
         return write_stored(frames, trunk, &mut out, &key, &pool);
     }
     let threads = parallel::threads(options.threads);
