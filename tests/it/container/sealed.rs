@@ -320,7 +320,7 @@ fn envelopes_that_make_no_sense_are_refused_before_anything_is_made_of_them() {
     for at in 2..value.len() {
         let mut changed = value.clone();
         changed[at] ^= 1;
-        assert_eq!(with(&changed).class() == Class::Internal, false, "byte {at}");
+        assert_ne!(with(&changed).class(), Class::Internal, "byte {at}");
     }
 }
 
