@@ -101,6 +101,9 @@ pub enum Error {
     /// An endpoint refused or failed.
     #[error(transparent)]
     Endpoint(#[from] crate::endpoint::Error),
+    /// An archive refused or failed.
+    #[error(transparent)]
+    Archive(#[from] crate::endpoint::archive::Error),
     /// A container that can not be read or written.
     #[error("cannot {op} {subject}")]
     Container {
@@ -240,6 +243,7 @@ impl Error {
         match self {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
+            Self::Archive(error) => error.class(),
             Self::Config(error) => error.class(),
             Self::Quiesce(error) => error.class(),
             Self::Container { source, .. } => match source.io_source() {
@@ -259,6 +263,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Endpoint(error) => error.hint(),
+            Self::Archive(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Quiesce(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
