@@ -219,6 +219,12 @@ impl std::error::Error for Behind {
     }
 }
 
+impl From<crate::endpoint::store::Error> for Error {
+    fn from(error: crate::endpoint::store::Error) -> Self {
+        Self::Endpoint(error.into())
+    }
+}
+
 /// What most functions above the endpoints return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -286,6 +292,9 @@ pub fn class_of_io(error: &io::Error) -> Class {
         return Class::Unreachable;
     }
     if let Some(error) = inner.downcast_ref::<crate::endpoint::Error>() {
+        return error.class();
+    }
+    if let Some(error) = inner.downcast_ref::<crate::endpoint::store::Error>() {
         return error.class();
     }
     match inner.downcast_ref::<crate::stream::container::Error>() {
