@@ -7,7 +7,9 @@ use clap::Subcommand;
 use crate::cli::Context;
 use crate::{Error, Result};
 
+mod add;
 mod list;
+mod push;
 mod reach;
 
 pub use reach::Reach;
@@ -21,12 +23,16 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Add(add::Args),
     List(list::Args),
+    Push(push::Args),
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     match args.command {
+        Command::Add(args) => add::run(&args, context),
+        Command::Push(args) => push::run(&args, context),
         Command::List(args) => list::run(&args, context),
     }
 }

@@ -7,6 +7,11 @@ use crate::endpoint::archive::Archive;
 use crate::model::{Guid, HoldTag};
 use crate::plan::archive::Archive as Chains;
 
+pub mod add;
+mod parts;
+pub mod prune;
+pub mod push;
+
 /// What an archive held when it was looked at.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
