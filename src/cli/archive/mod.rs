@@ -8,7 +8,10 @@ use crate::cli::Context;
 use crate::{Error, Result};
 
 mod add;
+mod du;
+mod hold;
 mod list;
+mod prune;
 mod push;
 mod reach;
 
@@ -24,8 +27,14 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Add(add::Args),
-    List(list::Args),
     Push(push::Args),
+    List(list::Args),
+    Hold(hold::Args),
+    /// Take a hold off a version of an archive
+    Release(hold::Args),
+    Holds(hold::List),
+    Du(du::Args),
+    Prune(prune::Args),
 }
 
 /// Runs the subcommand.
@@ -33,6 +42,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     match args.command {
         Command::Add(args) => add::run(&args, context),
         Command::Push(args) => push::run(&args, context),
+        Command::Hold(args) => hold::hold(&args, context),
+        Command::Release(args) => hold::release(&args, context),
+        Command::Holds(args) => hold::list(&args, context),
+        Command::Du(args) => du::run(&args, context),
+        Command::Prune(args) => prune::run(&args, context),
         Command::List(args) => list::run(&args, context),
     }
 }

@@ -11,6 +11,7 @@ pub mod add;
 mod parts;
 pub mod prune;
 pub mod push;
+pub mod usage;
 
 /// What an archive held when it was looked at.
 #[derive(Debug, Clone, Default)]
