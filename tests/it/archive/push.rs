@@ -33,11 +33,15 @@ fn a_full_version_and_ten_increments_come_back_from_s3_and_from_a_directory() {
         ground.expect_whole("s10", "back");
         // What the next one builds upon is held here, and nothing else.
         let holds = ground.json("holds FS/d");
-        let holds: Vec<_> = holds["holds"].as_array().expect("holds").iter().map(|hold| &hold["name"]).collect();
+        let holds: Vec<_> =
+            holds["holds"].as_array().expect("holds").iter().map(|hold| &hold["name"]).collect();
         assert_eq!(holds, ["s10"]);
         ground.take("s11", 10);
         let full = ground.json("archive push FS/d URL --max-chain 11");
-        assert_eq!((&full["base"], &full["full_because"]), (&().into(), &"the chain would be longer than it may be".into()));
+        assert_eq!(
+            (&full["base"], &full["full_because"]),
+            (&().into(), &"the chain would be longer than it may be".into())
+        );
         ground.expect_nothing_left();
     }
 }
@@ -78,7 +82,8 @@ fn an_increment_costs_what_changed() {
     ground.run("archive push FS/d URL");
     let (requests, bytes) = put(ground.server());
     assert!(bytes * 50 < full, "{bytes} of {full} bytes");
-    let read: Vec<_> = ground.server().requests().into_iter().filter(|asked| asked.key.contains("parts/")).collect();
+    let read: Vec<_> =
+        ground.server().requests().into_iter().filter(|asked| asked.key.contains("parts/")).collect();
     assert!(read.iter().all(|asked| asked.method == "PUT"), "{read:?}");
     assert!(requests <= 12, "{requests} requests: {:#?}", ground.server().requests());
 }
@@ -189,7 +194,8 @@ fn a_full_disk_breaks_a_push_off_and_the_next_one_goes_on() {
     let filler = disk.path().join("filler");
     let free = rustix::fs::statvfs(&disk.path()).expect("a filesystem");
     let len = free.f_bavail * free.f_frsize;
-    std::fs::write(&filler, vec![1; usize::try_from(len.saturating_sub(20 << 20)).expect("small")]).expect("written");
+    std::fs::write(&filler, vec![1; usize::try_from(len.saturating_sub(20 << 20)).expect("small")])
+        .expect("written");
     let (_, said) = ground.ends(3, "archive push FS/d URL");
     assert!(said.contains("No space left") || said.contains("space"), "{said}");
     assert_eq!(ground.versions(), [""; 0]);
@@ -220,7 +226,8 @@ fn ten_thousand_versions_are_one_walk_over_their_keys() {
         std::fs::write(dir.join(key), b"").expect("written");
     }
     server.forget();
-    let list: serde_json::Value = serde_json::from_slice(&run(&["archive", "list", &url, "--json"])).expect("JSON");
+    let list: serde_json::Value =
+        serde_json::from_slice(&run(&["archive", "list", &url, "--json"])).expect("JSON");
     let versions = list["versions"].as_array().expect("versions");
     assert_eq!((versions.len(), &versions[9_999]["chain"]), (10_000, &100.into()));
     // The description, the holds, and a thousand keys each.

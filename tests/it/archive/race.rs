@@ -14,7 +14,8 @@ fn two_who_push_at_once_both_get_what_they_wanted() {
     ground.take("s1", 1 << 20);
     for round in 0..5 {
         ground.elsewhere(&format!("r{round}"));
-        let lines = ["archive push FS/d@s0 URL", "archive push FS/d@s0 URL", "archive push FS/d@s1 URL --full"];
+        let lines =
+            ["archive push FS/d@s0 URL", "archive push FS/d@s0 URL", "archive push FS/d@s1 URL --full"];
         let children = lines.map(|line| ground.start(line));
         for child in children {
             let (code, said) = ended(child);
@@ -26,20 +27,21 @@ fn two_who_push_at_once_both_get_what_they_wanted() {
     ground.expect_whole("s1", "back");
 }
 
-/// An archive of s0 and s2, both full, where s1 would build upon s0, and nobody wants s0.
+/// An archive of first, s0 upon it, and s2, where s1 would build upon s0, and nobody wants s0.
 fn with_a_doomed_base(ground: &mut Ground, name: &str) {
     ground.elsewhere(name);
+    ground.run("archive push FS/d@first URL");
     ground.run("archive push FS/d@s0 URL");
     ground.run("archive push FS/d@s2 URL --full");
 }
 
 const PUSH: &str = "archive push FS/d@s1 URL";
-const PRUNE: &str = "archive prune URL --keep-name s2 --keep-name s1";
+const PRUNE: &str = "archive prune URL --keep-name s2 --keep-name s1 --keep-name first";
 
 /// Stops `first` at each of its requests, has `second` run, and lets `first` go on.
 fn stopped_at_each_request(first: &str, second: &str) {
     let mut ground = Ground::on_s3();
-    for name in ["s0", "s1", "s2"] {
+    for name in ["first", "s0", "s1", "s2"] {
         ground.take(name, 100_000);
     }
     for nth in 1.. {
@@ -70,7 +72,8 @@ fn stopped_at_each_request(first: &str, second: &str) {
         assert_eq!(code, Some(0), "{first}, at {nth}: {said}");
         // Nothing that is there is without what it builds upon, and what was pushed is there.
         let names = ground.versions();
-        assert!(names.contains(&"s1".to_owned()) && names.contains(&"s2".to_owned()), "at {nth}: {names:?}");
+        let has = |name: &str| names.iter().any(|there| there == name);
+        assert!(has("first") && has("s1") && has("s2"), "at {nth}: {names:?}");
         ground.run(PRUNE);
         ground.versions();
         ground.expect_nothing_left();

@@ -4,17 +4,17 @@ fn sample(lens: &[u64]) -> Manifest {
     let about = About {
         backend: Backend::Btrfs,
         dataset: "tank/chain".into(),
-        snapshot: "daily 2:a".parse().unwrap(),
+        snapshot: "daily 2:a".parse().expect("sound"),
         guid: Guid([1; 16]),
         base: Some(Guid([2; 16])),
-        created: "2026-11-20T02:00:00Z".parse().unwrap(),
+        created: "2026-11-20T02:00:00Z".parse().expect("sound"),
         stream: Stream { length: 5 << 20, blake3: Digest([7; 32]) },
         labels: [("height".to_owned(), "12".to_owned())].into(),
         encryption: None,
         more: Map::new(),
     };
     let piece = |(number, len): (u8, &u64)| Piece { len: *len, digest: Digest([number; 32]) };
-    Manifest::new(about, (0..).zip(lens).map(piece).collect()).unwrap()
+    Manifest::new(about, (0..).zip(lens).map(piece).collect()).expect("sound")
 }
 
 /// The text with a digest that fits.
@@ -25,7 +25,7 @@ fn sealed(lines: &str) -> Vec<u8> {
 #[test]
 fn a_manifest_is_these_lines() {
     let manifest = sample(&[PART_LEN, 10]);
-    let text = String::from_utf8(manifest.to_bytes()).unwrap();
+    let text = String::from_utf8(manifest.to_bytes()).expect("sound");
     let expected = format!(
         "cowsnap-version 1\n\
          {{\"backend\":\"btrfs\",\"dataset\":\"tank/chain\",\"snapshot\":\"daily 2:a\",\
@@ -38,11 +38,11 @@ fn a_manifest_is_these_lines() {
         "00".repeat(32),
         "01".repeat(32),
     );
-    assert_eq!(text, String::from_utf8(sealed(&expected)).unwrap());
-    assert_eq!(Manifest::parse(text.as_bytes()).unwrap(), manifest);
+    assert_eq!(text, String::from_utf8(sealed(&expected)).expect("sound"));
+    assert_eq!(Manifest::parse(text.as_bytes()).expect("sound"), manifest);
     let stored = manifest.stored();
     assert_eq!(stored.len, PART_LEN + 10);
-    manifest.expect_key(&Stored::parse(&stored.to_string()).unwrap()).unwrap();
+    manifest.expect_key(&Stored::parse(&stored.to_string()).expect("sound")).expect("sound");
     let keys: Vec<_> = manifest.parts().map(|(part, len)| (part.to_string(), len)).collect();
     let group = "parts/01010101010101010101010101010101.02020202020202020202020202020202/";
     assert_eq!(keys[1], (format!("{group}000001-{}", "01".repeat(32)), 10));
@@ -58,22 +58,22 @@ fn each_flipped_bit_and_each_missing_end_is_noticed() {
     }
     let signature =
         Signature { key: format!("{}=", "A".repeat(43)), signature: format!("{}==", "b".repeat(86)) };
-    manifest.sign(signature.clone()).unwrap();
+    manifest.sign(signature.clone()).expect("sound");
     let bytes = manifest.to_bytes();
     let whole = manifest.signed().len();
     for len in (0..bytes.len()).filter(|len| *len != whole) {
         assert!(Manifest::parse(&bytes[..len]).is_err(), "{len} bytes");
     }
-    let read = Manifest::parse(&bytes).unwrap();
+    let read = Manifest::parse(&bytes).expect("sound");
     assert_eq!((read.signatures(), read.signed()), (&[signature][..], manifest.signed()));
     assert!(read == manifest);
 }
 
 #[test]
 fn what_no_writer_writes_is_refused() {
-    let whole = String::from_utf8(sample(&[PART_LEN, 10]).signed().to_vec()).unwrap();
-    let lines = &whole[..whole.rfind("blake3").unwrap()];
-    Manifest::parse(&sealed(lines)).unwrap();
+    let whole = String::from_utf8(sample(&[PART_LEN, 10]).signed().to_vec()).expect("sound");
+    let lines = &whole[..whole.rfind("blake3").expect("sound")];
+    Manifest::parse(&sealed(lines)).expect("sound");
     let wrong = [
         ("cowsnap-version 1", "cowsnap-version 2", "line 1: no manifest"),
         ("\n10 ", "\n0 ", "line 4: no length"),
@@ -97,13 +97,13 @@ fn what_no_writer_writes_is_refused() {
         let error = Manifest::parse(&sealed(&lines)).expect_err(new).to_string();
         assert!(error.contains(says), "{new}: {error}");
     }
-    let without = &lines[..lines.find("16777216 ").unwrap()];
+    let without = &lines[..lines.find("16777216 ").expect("sound")];
     assert!(Manifest::parse(&sealed(without)).unwrap_err().to_string().contains("no part"));
     let mut junk = whole.clone().into_bytes();
     junk.extend_from_slice(b"ed25519 short AAAA\n");
     assert!(Manifest::parse(&junk).unwrap_err().to_string().contains("no signature"));
     let later = lines.replacen("\"encryption\":null", "\"encryption\":null,\"later\":[1]", 1);
-    let read = Manifest::parse(&sealed(&later)).unwrap();
+    let read = Manifest::parse(&sealed(&later)).expect("sound");
     assert_eq!(read.about().more["later"], serde_json::json!([1]));
 }
 
@@ -111,7 +111,7 @@ fn what_no_writer_writes_is_refused() {
 fn a_manifest_under_another_key_is_noticed() {
     let manifest = sample(&[9]);
     let own = manifest.stored();
-    let name: SnapshotName = "other".parse().unwrap();
+    let name: SnapshotName = "other".parse().expect("sound");
     let others = [
         (Stored { base: None, ..own.clone() }, "base"),
         (Stored { len: 10, ..own.clone() }, "length"),
