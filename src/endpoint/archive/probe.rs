@@ -2,7 +2,9 @@
 
 use std::sync::Barrier;
 
-use super::{Error, Result, claim};
+use jiff::Timestamp;
+
+use super::{Archive, Error, GRACE, Result, claim};
 use crate::endpoint::store::{Bytes, Put, Store};
 use crate::model::Guid;
 
@@ -49,6 +51,20 @@ pub fn probe(store: &Store) -> Result<Conditions> {
     match store.list(&prefix)?.first() {
         None => Ok(conditions),
         Some(object) => Err(flaw(store, &object.key, "is still there after it was destroyed")),
+    }
+}
+
+impl Archive {
+    /// What was left of trying the store out, longer ago than anybody does: `now` is the store's clock.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn left_of_probes(&self, now: Timestamp) -> Result<Vec<String>> {
+        let left = self.store().list(PROBE)?.into_iter();
+        Ok(left
+            .filter(|object| now.duration_since(object.modified) > GRACE)
+            .map(|object| object.key)
+            .collect())
     }
 }
 

@@ -139,7 +139,7 @@ pub fn prune(archive: &Archive, wanted: &Wanted) -> Result<Pruned> {
     let left = left(&seen, &parts, now, wanted.grace);
     drop(clock);
     let mut pruned = Pruned { n_versions: decided.n_versions(), ..Pruned::default() };
-    let outcome = sweep(archive, &claims, &mut pruned).and_then(|()| {
+    let outcome = sweep(archive, &claims, now, &mut pruned).and_then(|()| {
         let work = Work { archive, wanted, decided: &decided, parts: &parts, left: &left };
         work.run(&mut pruned)
     });
@@ -175,12 +175,12 @@ fn left(seen: &Seen, parts: &[(Part, Object)], now: Timestamp, grace: SignedDura
     seen.chains.unneeded(&put, now, grace).into_iter().map(|part| part.group).collect()
 }
 
-/// Takes away claims of nobody.
-fn sweep(archive: &Archive, claims: &Claims, pruned: &mut Pruned) -> Result<()> {
+/// Takes away claims of nobody, and what was left of trying the store out.
+fn sweep(archive: &Archive, claims: &Claims, now: Timestamp, pruned: &mut Pruned) -> Result<()> {
     let keys: Vec<String> = claims.stale.iter().map(ToString::to_string).collect();
     archive.destroy(&keys)?;
     pruned.claims = keys.len();
-    Ok(())
+    Ok(archive.destroy(&archive.left_of_probes(now)?)?)
 }
 
 struct Work<'a> {
