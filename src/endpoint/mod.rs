@@ -29,6 +29,7 @@ pub mod mounted;
 pub mod overlay;
 pub mod path;
 pub mod peer;
+pub mod plain;
 pub mod prunable;
 pub mod record;
 mod recorded;

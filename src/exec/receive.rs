@@ -198,6 +198,28 @@ impl Incoming {
         Err(endpoint::Error::Foreign { subject, wanted, why, hint }.into())
     }
 
+    /// Hands its bytes to `take`, which reads them to their end; those of a container once each of them was verified. What is done is called
+    /// `subject`.
+    ///
+    /// # Errors
+    /// As [`Incoming::receive`].
+    pub fn hand_to<T>(
+        self,
+        subject: &str,
+        observe: &dyn Observe,
+        take: impl FnOnce(&mut dyn Read) -> endpoint::Result<T>,
+    ) -> Result<T> {
+        let Self { body, source, .. } = self;
+        observe.observe(Event::Started { op: "restore", subject: subject.into(), total: None });
+        let mut stream = match body {
+            Body::Container(reader) => Meter::new(reader as Box<dyn Read + Send>, observe),
+            Body::Raw(stream) => Meter::new(stream, observe),
+        };
+        let taken = take(&mut stream).map_err(|error| failed(subject, &source, error))?;
+        observe.observe(Event::Finished { bytes: stream.passed() });
+        Ok(taken)
+    }
+
     /// Applies it to `target`. Nothing becomes visible there before all of it was checked.
     ///
     /// # Errors

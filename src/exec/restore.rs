@@ -1,18 +1,21 @@
 //! Brings a version back: receives what is missing, then puts it in place by cloning, never by copying.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::endpoint::zfs::ReceiveOptions;
-use crate::endpoint::{self, Backend, Dataset, History, RollbackRequest, RolledBack, SendRequest};
+use crate::endpoint::{self, Backend as _, Dataset, History, RollbackRequest, RolledBack, SendRequest};
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
 use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
+use crate::stream::container::Backend;
 use crate::stream::writer;
 use crate::{Class, Error, Result};
+
+pub mod plain;
 
 /// Where the data comes from.
 #[derive(Debug)]
@@ -251,7 +254,17 @@ fn stream_in(file: &PathBuf, to: &Dataset) -> Result<Stream> {
     Ok(Stream { brings: VersionRef { guid: announced.guid, name: announced.snapshot }, base: announced.base })
 }
 
-fn incoming(file: &PathBuf) -> Result<Incoming> {
+/// Whether all of these are streams of btrfs.
+///
+/// # Errors
+/// A file that can not be read, or is no stream.
+pub fn are_of_btrfs(files: &[PathBuf]) -> Result<bool> {
+    let backends = files.iter().map(|file| incoming(file).map(|incoming| incoming.announced().backend));
+    let all = backends.collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().all(|backend| backend == Backend::Btrfs))
+}
+
+fn incoming(file: &Path) -> Result<Incoming> {
     let opened = File::open(file).map_err(Error::io("open", file.display()))?;
     Incoming::open(opened, &file.display().to_string(), None)
 }

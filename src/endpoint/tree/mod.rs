@@ -22,6 +22,7 @@ mod staging;
 mod store;
 mod taking;
 
+pub(super) use copy::remove_all;
 pub use copy::{CopyWhole, Watch, copy_whole};
 pub use dataset::Dataset;
 pub use place::has_history;
