@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::{Class, Error, Result};
 
 mod adopt;
+mod archive;
 mod asked;
 mod check;
 mod clone;
@@ -88,6 +89,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adopt(adopt::Args),
+    Archive(archive::Args),
     Check(Box<check::Args>),
     Clone(clone::Args),
     Completions(completions::Args),
@@ -220,6 +222,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
+        Command::Archive(args) => archive::run(args, context),
         Command::Clone(args) => clone::run(args, context),
         Command::Completions(args) => completions::run(args, context),
         Command::Create(args) => create::run(args, context),

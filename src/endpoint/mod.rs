@@ -15,6 +15,7 @@ use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
 
 pub mod any;
+pub mod archive;
 mod beneath;
 pub mod btrfs;
 pub mod change;
@@ -33,6 +34,7 @@ pub mod plain;
 pub mod prunable;
 pub mod record;
 mod recorded;
+pub mod store;
 pub mod tree;
 mod written;
 pub mod zfs;
@@ -437,6 +439,9 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A store of objects refused or failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// A call of ZFS failed.
     #[error("cannot {op} {subject}")]
     Zfs {
@@ -482,6 +487,7 @@ impl Error {
             Self::Interrupted { .. } => Class::Unreachable,
             Self::Remote { class, .. } => *class,
             Self::Halfway { .. } => Class::Partial,
+            Self::Store(error) => error.class(),
             Self::Zfs { source, .. } => source.class(),
             Self::Io { source, .. } => crate::error::class_of_io(source),
         }
@@ -501,6 +507,7 @@ impl Error {
                 tags.first().map(|tag| format!("cowsnap release {} {}", quoted(tag), quoted(subject)))
             }
             Self::Halfway { source, .. } => source.hint(),
+            Self::Store(error) => error.hint(),
             Self::Io { source, .. } => hint_for(source),
             Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } | Self::Zfs { .. } => None,
         }

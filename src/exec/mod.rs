@@ -4,6 +4,7 @@ use serde::Serialize;
 
 pub mod adopt;
 pub mod announced;
+pub mod archive;
 mod cursor;
 pub mod doctor;
 mod fan;

@@ -18,6 +18,7 @@ pub mod path_text;
 pub mod quoted;
 pub mod run;
 pub mod service;
+pub mod store;
 pub mod version;
 
 pub use address::{BadAddress, PeerAddress};
@@ -32,4 +33,5 @@ pub use path_text::PathText;
 pub use quoted::quoted;
 pub use run::JobRecord;
 pub use service::{Probe, Quiesce, Service};
+pub use store::{BadStoreUrl, StoreKind, StoreUrl};
 pub use version::{Guid, Version, VersionKind, VersionRef};

@@ -4,6 +4,7 @@ mod chain;
 mod ground;
 mod mapped;
 mod net;
+mod s3;
 mod traced;
 
 mod adopt;
@@ -35,6 +36,7 @@ mod recipes;
 mod sandbox;
 mod send;
 mod soak;
+mod store;
 mod stream_btrfs;
 mod stream_zfs;
 mod systemd;

@@ -1,0 +1,3 @@
+//! Stores of objects: what every kind of them does, what goes wrong, and what is never shown.
+
+mod contract;
