@@ -297,6 +297,9 @@ pub fn class_of_io(error: &io::Error) -> Class {
     if let Some(error) = inner.downcast_ref::<crate::endpoint::store::Error>() {
         return error.class();
     }
+    if let Some(error) = inner.downcast_ref::<crate::endpoint::archive::Error>() {
+        return error.class();
+    }
     match inner.downcast_ref::<crate::stream::container::Error>() {
         Some(error) => error.class(),
         None => Class::of_io(error),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::archive::{Way, is_url};
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place, rollback};
 use crate::exec::restore::plain::{self, Streams};
@@ -12,7 +13,9 @@ use crate::exec::restore::{self, Request, Restored, Source};
 use crate::model::{SnapshotName, Target, quoted};
 use crate::{Error, Result};
 
-/// Bring data back, from a snapshot or from stream files, by cloning
+mod archive;
+
+/// Bring data back, from a snapshot, from stream files or from an archive, by cloning
 ///
 /// From stream files: they are verified and received, bases first, and the last version (or --name) is put in place.
 /// A live dataset is never overwritten: --replace keeps what it holds as a snapshot and exchanges it atomically.
@@ -20,7 +23,7 @@ use crate::{Error, Result};
 /// Streams of btrfs can be restored to a directory of any other filesystem: that is a plain tree then, and no dataset.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TARGET@NAME, or containers in files, in any order
+    /// TARGET@NAME, containers in files, in any order, or URL@NAME of an archive (the newest without a name)
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<OsString>,
     /// The dataset that gets the data
@@ -41,10 +44,15 @@ pub struct Args {
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    if args.sources.iter().any(|source| is_url(source)) {
+        return archive::run(&args, context);
+    }
     let source = source(&args, context)?;
     if let (Source::Files(files), Target::Path(path)) = (&source, Target::parse(&args.to)?)
         && plain::is_elsewhere(&path)?
@@ -55,7 +63,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
     let to = match &source {
         Source::Snapshot(from, _) => place::dataset_for(from, &Target::parse(&args.to)?, context)?,
-        Source::Files(_) => place::dataset(&Target::parse(&args.to)?, context)?,
+        Source::Files(_) | Source::Streams(_) => place::dataset(&Target::parse(&args.to)?, context)?,
     };
     let request = Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive };
     if args.dry_run {
@@ -68,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 }
 
 /// Restores to a directory that no stream can be received into.
-pub(super) fn to_plain(streams: &dyn Streams, args: &Args, to: PathBuf, context: &Context) -> Result<()> {
+fn to_plain(streams: &dyn Streams, args: &Args, to: PathBuf, context: &Context) -> Result<()> {
     let request = plain::Request { to, name: args.name.clone(), replace: args.replace };
     if args.dry_run {
         let steps = plain::explain(streams, &request)?;

@@ -18,16 +18,16 @@ use crate::{Class, Error, Result};
 pub mod plain;
 
 /// Where the data comes from.
-#[derive(Debug)]
 pub enum Source {
     /// A snapshot of a dataset, on this filesystem or on another one.
     Snapshot(Dataset, VersionRef),
     /// Containers in files, in any order.
     Files(Vec<PathBuf>),
+    /// Containers that are elsewhere.
+    Streams(Box<dyn plain::Streams>),
 }
 
 /// What is to be restored, and where to.
-#[derive(Debug)]
 pub struct Request {
     /// Where the data comes from.
     pub source: Source,
@@ -134,7 +134,7 @@ fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
     if live && !request.replace {
         let name = match &request.source {
             Source::Snapshot(_, version) => quoted(format!("{from}@{}", version.name)),
-            Source::Files(_) => "SOURCE".into(),
+            Source::Files(_) | Source::Streams(_) => "SOURCE".into(),
         };
         return Err(in_the_way(request, &name));
     }
@@ -233,6 +233,7 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
         Source::Files(files) => {
             files.iter().map(|file| stream_in(file, &request.to)).collect::<Result<_>>()?
         }
+        Source::Streams(streams) => streams.all().to_vec(),
         Source::Snapshot(from, version) => {
             let here = from.inventory()?;
             let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
@@ -272,6 +273,7 @@ fn incoming(file: &Path) -> Result<Incoming> {
 fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -> Result<()> {
     match &request.source {
         Source::Files(files) => whole(incoming(&files[at])?).receive(&request.to, observe).map(drop),
+        Source::Streams(streams) => streams.receive(at, &request.to, whole, observe).map(drop),
         Source::Snapshot(from, _) => transfer(from, &request.to, stream, observe),
     }
 }

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::config::value::bandwidth;
 use crate::endpoint::archive::{Archive, Error};
 use crate::endpoint::store::{Options, Store};
+use crate::model::StoreUrl;
 
 /// Where an archive is, and with what its store is reached.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,6 +62,17 @@ impl Way {
         options.allow_http |= own.allow_http;
         options.bandwidth = own.limit.or(options.bandwidth);
         options
+    }
+}
+
+impl Way {
+    /// The archive at `url`.
+    ///
+    /// # Errors
+    /// As [`Reach::archive`].
+    pub fn archive(&self, url: &StoreUrl) -> Result<Archive> {
+        let store = Store::open(url, &self.options()).map_err(Error::Store)?;
+        Ok(Archive::open(store)?)
     }
 }
 

@@ -1,11 +1,18 @@
 //! Archives: what is there, looked at for those who decide.
 
+mod behind;
+mod fetch;
+pub mod pull;
+pub mod verify;
+
 use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::endpoint::archive::Archive;
 use crate::model::{Guid, HoldTag};
 use crate::plan::archive::Archive as Chains;
+
+pub use fetch::Fetch;
 
 /// What an archive held when it was looked at.
 #[derive(Debug, Clone, Default)]

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::endpoint::btrfs::receive::Needs;
 use crate::endpoint::plain::{Lack, Staging, Target, There, in_the_way};
-use crate::endpoint::{self, btrfs};
-use crate::exec::receive::Incoming;
+use crate::endpoint::{self, Dataset, btrfs};
+use crate::exec::receive::{Incoming, Received};
 use crate::exec::{Event, Observe};
 use crate::model::{Inventory, SnapshotName, Version, VersionKind, VersionRef};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
@@ -15,7 +15,7 @@ use crate::stream::container::Backend;
 use crate::{Class, Error, Result};
 
 /// Streams that are at hand.
-pub trait Streams {
+pub trait Streams: Send + Sync {
     /// What each of them brings.
     fn all(&self) -> &[Stream];
 
@@ -24,7 +24,18 @@ pub trait Streams {
     /// # Errors
     /// What its place says.
     fn open(&self, at: usize) -> Result<Incoming>;
+
+    /// Receives one of them into `to`; where a receive of it was broken off, it may go on there.
+    ///
+    /// # Errors
+    /// As [`Incoming::receive`].
+    fn receive(&self, at: usize, to: &Dataset, prepare: Prepare, observe: &dyn Observe) -> Result<Received> {
+        prepare(self.open(at)?).receive(to, observe)
+    }
 }
+
+/// What is said of a stream before it is received.
+pub type Prepare = fn(Incoming) -> Incoming;
 
 /// Containers in files.
 pub struct Files {
