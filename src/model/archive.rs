@@ -13,6 +13,8 @@ pub use claim::{Claim, Use};
 
 /// How long every part of a container is but the last, in bytes.
 pub const PART_LEN: u64 = 16 << 20;
+/// The longest name that fits into a key, as it stands there: a key's parts have at most 255 bytes.
+pub const MAX_NAME: usize = 151;
 /// The longest manifest that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 64 << 20;
 
@@ -75,6 +77,11 @@ pub struct Hold {
 pub struct NoKey(pub String);
 
 impl Stored {
+    /// Whether a version of that name can be stored.
+    pub fn has_room_for(name: &SnapshotName) -> bool {
+        escaped(name.as_str()).len() <= MAX_NAME
+    }
+
     /// Where its parts are.
     pub fn group(&self) -> Group {
         Group { guid: self.version.guid, base: self.base }

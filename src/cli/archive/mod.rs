@@ -9,9 +9,11 @@ use crate::cli::Context;
 use crate::model::{SnapshotName, StoreUrl};
 use crate::{Error, Result};
 
+mod add;
 mod cat;
 mod list;
 mod pull;
+mod push;
 mod reach;
 mod verify;
 
@@ -27,16 +29,20 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Add(add::Args),
     Cat(cat::Args),
     List(list::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Verify(verify::Args),
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     match args.command {
+        Command::Add(args) => add::run(&args, context),
         Command::Cat(args) => cat::run(&args, context),
+        Command::Push(args) => push::run(&args, context),
         Command::List(args) => list::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),

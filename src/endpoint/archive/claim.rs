@@ -17,6 +17,8 @@ use crate::error::Class;
 use crate::model::archive::{CLAIMS, Claim as Key, Group, Stored, Use};
 use crate::sys::clock;
 
+/// How many claims are put at once.
+const AT_ONCE: usize = 8;
 /// How old a claim is, by the store's clock, when nobody is behind it any more.
 pub const GRACE: SignedDuration = SignedDuration::from_hours(1);
 /// How often it is said again.
@@ -108,20 +110,33 @@ impl Archive {
     /// # Errors
     /// What the store says.
     pub fn claims(&self, own: &Claim) -> Result<Claims> {
-        let mut all = Vec::new();
-        for object in self.store().list(CLAIMS)? {
-            all.extend(Key::parse(&object.key).ok().map(|key| (key, object.modified)));
-        }
+        let all = self.all_claims()?;
         let is_own = |key: &Key| own.shared.keys.contains(key);
         let now = all.iter().filter(|(key, _)| is_own(key)).map(|(_, at)| *at).max();
-        let mut claims = Claims { now, ..Claims::default() };
-        for (key, at) in all.into_iter().filter(|(key, _)| !is_own(key)) {
+        Ok(Claims::at(now, all.into_iter().filter(|(key, _)| !is_own(key))))
+    }
+
+    /// What others do, `now` by the store's clock. Without it, all of it goes on.
+    pub(super) fn claims_at(&self, now: Option<Timestamp>) -> Result<Claims> {
+        Ok(Claims::at(now, self.all_claims()?.into_iter()))
+    }
+
+    fn all_claims(&self) -> Result<Vec<(Key, Timestamp)>> {
+        let objects = self.store().list(CLAIMS)?.into_iter();
+        Ok(objects.filter_map(|object| Some((Key::parse(&object.key).ok()?, object.modified))).collect())
+    }
+}
+
+impl Claims {
+    fn at(now: Option<Timestamp>, all: impl Iterator<Item = (Key, Timestamp)>) -> Self {
+        let mut claims = Self { now, ..Self::default() };
+        for (key, at) in all {
             match now.is_some_and(|now| now.duration_since(at) > GRACE) {
                 true => claims.stale.push(key),
                 false => claims.fresh.push(key),
             }
         }
-        Ok(claims)
+        claims
     }
 }
 
@@ -192,9 +207,14 @@ impl Shared {
 
     fn say(&self) -> Result<()> {
         let at = since_boot();
-        for key in &self.keys {
-            self.store.put(&key.to_string(), Bytes::new())?;
-        }
+        let put =
+            |keys: &[Key]| keys.iter().try_for_each(|key| self.store.put(&key.to_string(), Bytes::new()));
+        let share = self.keys.len().div_ceil(AT_ONCE).max(1);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                self.keys.chunks(share).map(|keys| scope.spawn(move || put(keys))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a store's calls do not panic"))
+        })?;
         self.said().at = at;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with an archive.
 
+use super::Conditions;
 use super::manifest::Flaw;
 use crate::endpoint::store;
 use crate::error::Class;
@@ -27,6 +28,14 @@ pub enum Error {
         url: String,
         /// Of which dataset.
         dataset: String,
+    },
+    /// Its store is no place for an archive that several write to.
+    #[error("{url} is no place for an archive: its store {}", found.as_str())]
+    Unfit {
+        /// Where.
+        url: String,
+        /// What the store does.
+        found: Conditions,
     },
     /// It needs a later version of the program.
     #[error("the archive at {url} needs a later version of cowsnap: {why}")]
@@ -106,7 +115,7 @@ impl Error {
             Self::Store(error) => error.class(),
             Self::None { .. } | Self::Newer { .. } => Class::Usage,
             Self::Manifest { source: Flaw::Newer(_), .. } => Class::Usage,
-            Self::Exists { .. } => Class::Conflict,
+            Self::Exists { .. } | Self::Unfit { .. } => Class::Conflict,
             Self::Charter { .. } | Self::Manifest { .. } | Self::Part { .. } | Self::Object { .. } => {
                 Class::Corrupt
             }
@@ -120,6 +129,10 @@ impl Error {
         match self {
             Self::Store(error) => error.hint(),
             Self::None { url } => Some(format!("cowsnap archive add {} makes one", quoted(url))),
+            Self::Unfit { url, .. } => Some(format!(
+                "cowsnap archive add {} --single-writer, if one machine alone pushes, one push at a time",
+                quoted(url)
+            )),
             Self::Exists { url, .. } => Some(format!("cowsnap archive list {}", quoted(url))),
             Self::Charter { url, .. }
             | Self::Manifest { url, .. }

@@ -2,21 +2,24 @@
 //!
 //! What there is, is known by listing; nothing is kept here between two calls.
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::endpoint::store::{Bytes, Object, Put, Store};
-use crate::model::archive::{ARCHIVE, Group, HOLDS, Hold, MAX_MANIFEST, PARTS, Part, Stored, VERSIONS};
+use crate::error::Class;
+use crate::model::archive::{ARCHIVE, Group, MAX_MANIFEST, PARTS, Part, Stored, VERSIONS};
 use crate::model::{Digest, Guid};
 
 mod claim;
 pub mod error;
+mod held;
 pub mod manifest;
+mod probe;
 
 pub use claim::{Claim, Claims, GRACE};
 pub use error::{Error, Result};
 pub use manifest::{About, Flaw, Manifest, Piece, Signature, Stream};
+pub use probe::{Conditions, probe};
 
 /// The longest description of an archive, in bytes.
 const MAX_CHARTER: u64 = 64 << 10;
@@ -142,6 +145,18 @@ impl Archive {
         Ok(listing)
     }
 
+    /// Whether it still holds that.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn has(&self, stored: &Stored) -> Result<bool> {
+        match self.store.head(&stored.to_string()) {
+            // Who may only write may list.
+            Err(error) if error.class() == Class::Denied => Ok(self.listing()?.stored.contains(stored)),
+            found => Ok(found?.is_some()),
+        }
+    }
+
     /// The manifest of `stored`, checked: its own digest, that it is the one which its key promises, that its parts add up.
     ///
     /// # Errors
@@ -184,6 +199,17 @@ impl Archive {
         }
     }
 
+    /// Destroys objects; those that are not there are no error.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn destroy(&self, keys: &[String]) -> Result<()> {
+        match keys.is_empty() {
+            true => Ok(()),
+            false => Ok(self.store.destroy(keys)?),
+        }
+    }
+
     /// The parts that are there of one container, or of all; with their objects. Keys that are none of a part are passed over.
     ///
     /// # Errors
@@ -196,15 +222,6 @@ impl Archive {
             Ok(())
         })?;
         Ok(parts)
-    }
-
-    /// Who keeps what, with when that was said.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub fn holds(&self) -> Result<Vec<(Hold, Timestamp)>> {
-        let holds = self.store.list(HOLDS)?.into_iter();
-        Ok(holds.filter_map(|object| Some((Hold::parse(&object.key).ok()?, object.modified))).collect())
     }
 }
 

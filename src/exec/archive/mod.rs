@@ -1,8 +1,12 @@
 //! Archives: what is there, looked at for those who decide.
 
+pub mod add;
 mod behind;
 mod fetch;
+mod parts;
+pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod verify;
 
 use std::collections::BTreeMap;
