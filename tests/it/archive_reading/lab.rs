@@ -107,23 +107,9 @@ impl Lab {
     /// The snapshots of what was brought back.
     pub fn snapshots(&self) -> Vec<String> {
         let output = self.run(&["list", &self.to(), "--json"]);
-        let mut names = Vec::new();
-        named(&serde_json::from_slice(&output.stdout).unwrap_or_default(), &mut names);
-        names
-    }
-}
-
-/// The names of all snapshots that `value` tells of.
-fn named(value: &serde_json::Value, names: &mut Vec<String>) {
-    if value["kind"] == "snapshot"
-        && let Some(name) = value["name"].as_str()
-    {
-        names.push(name.to_owned());
-    }
-    match value {
-        serde_json::Value::Array(all) => all.iter().for_each(|one| named(one, names)),
-        serde_json::Value::Object(all) => all.values().for_each(|one| named(one, names)),
-        _ => {}
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let all = said["datasets"][0]["snapshots"].as_array().cloned().unwrap_or_default();
+        all.iter().filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect()
     }
 }
 
