@@ -8,6 +8,7 @@ mod s3;
 mod traced;
 
 mod adopt;
+mod archive;
 mod archive_reading;
 mod backend;
 mod cli;

@@ -11,7 +11,10 @@ use crate::{Error, Result};
 
 mod add;
 mod cat;
+mod du;
+mod hold;
 mod list;
+mod prune;
 mod pull;
 mod push;
 mod reach;
@@ -30,11 +33,17 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Add(add::Args),
-    Cat(cat::Args),
+    Push(push::Args),
     List(list::Args),
     Pull(pull::Args),
-    Push(push::Args),
     Verify(verify::Args),
+    Cat(cat::Args),
+    Hold(hold::Args),
+    /// Take a hold off a version of an archive
+    Release(hold::Args),
+    Holds(hold::List),
+    Du(du::Args),
+    Prune(prune::Args),
 }
 
 /// Runs the subcommand.
@@ -43,6 +52,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Add(args) => add::run(&args, context),
         Command::Cat(args) => cat::run(&args, context),
         Command::Push(args) => push::run(&args, context),
+        Command::Hold(args) => hold::hold(&args, context),
+        Command::Release(args) => hold::release(&args, context),
+        Command::Holds(args) => hold::list(&args, context),
+        Command::Du(args) => du::run(&args, context),
+        Command::Prune(args) => prune::run(&args, context),
         Command::List(args) => list::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),

@@ -7,6 +7,7 @@ mod parts;
 pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod usage;
 pub mod verify;
 
 use std::collections::BTreeMap;

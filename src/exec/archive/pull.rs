@@ -272,19 +272,5 @@ pub fn inventory(to: &Dataset) -> Result<Inventory> {
 /// # Errors
 /// As [`Incoming::receive`]. What came before stays.
 pub fn pull(chain: &Chain, to: &Dataset, observe: &dyn Observe) -> Result<Vec<Received>> {
-    let mut received: Vec<Received> = Vec::new();
-    for at in 0..chain.all().len() {
-        let done = chain.receive(at, to, |incoming| incoming, observe);
-        match done {
-            Ok(one) => received.push(one),
-            Err(error) if received.is_empty() => return Err(error),
-            Err(error) => {
-                let what =
-                    format!("{} of {} versions were pulled into {to}", received.len(), chain.all().len());
-                tracing::info!("{what}");
-                return Err(error);
-            }
-        }
-    }
-    Ok(received)
+    (0..chain.all().len()).map(|at| chain.receive(at, to, |incoming| incoming, observe)).collect()
 }
