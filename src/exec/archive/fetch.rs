@@ -10,8 +10,8 @@ use crate::endpoint::archive::{Archive, Manifest, Result};
 use crate::model::archive::Part;
 use crate::sys::interrupt;
 
-/// How many parts are in memory: on their way, or waiting to be read.
-const AHEAD: usize = 4;
+/// How many parts are on their way, or waiting to be read, beside the one that is.
+const AHEAD: usize = 3;
 /// How often a wait looks whether it was asked to end.
 const LOOK: Duration = Duration::from_millis(200);
 
