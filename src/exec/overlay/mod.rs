@@ -240,6 +240,8 @@ fn lower(entry: &Entry, record: &Record, server: &dyn Serve) -> Result<Vec<PathB
         layers::check_fits(record, &layer)?;
         match record.mode {
             Mode::Fuse => lower.push(layer.tree_dir()),
+            // They are in what its clones are made of.
+            Mode::Native => {}
             _ => lower.extend(layer.kernel_dirs()?),
         }
     }

@@ -47,7 +47,20 @@ pub fn here(dir: &Path) -> Result<()> {
             tracing::warn!(overlay = %entry.name(), %error, "the next reset makes its clone itself");
         }
     }
-    home.sweep()
+    let swept = home.sweep();
+    forget_stacks(&home)?;
+    swept
+}
+
+/// Destroys the trees of layers that nobody needs any more.
+fn forget_stacks(home: &Home) -> Result<()> {
+    for entry in home.entries()? {
+        let Ok(Some(record)) = entry.record() else { continue };
+        if let Err(error) = native::forget_stacks(&entry, &record) {
+            tracing::warn!(overlay = %entry.name(), %error, "a tree of layers stays until the next sweep");
+        }
+    }
+    Ok(())
 }
 
 /// What can not be destroyed, and why. What [`stuck`] reads is written by [`reported`], in another process.
@@ -72,6 +85,7 @@ pub fn reported(dir: &Path) -> Result<Vec<Stuck>> {
     let until = Instant::now() + LINGERS;
     loop {
         let stuck = trash.destroy_all()?;
+        forget_stacks(&home)?;
         if stuck.is_empty() || Instant::now() > until {
             return Ok(stuck.into_iter().map(|(path, error)| Stuck::of(path, &error)).collect());
         }
