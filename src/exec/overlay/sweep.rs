@@ -42,14 +42,20 @@ pub fn in_background(home: &Home, program: &Path, old: Vec<OwnedFd>) -> Result<(
 pub fn here(dir: &Path) -> Result<()> {
     crate::sys::child::go_to_the_background().map_err(Error::io("leave", "the terminal"))?;
     let Some(home) = Home::find(dir)? else { return Ok(()) };
-    for (entry, record) in native::without_spares(&home)? {
+    make_spares(&home)?;
+    let swept = home.sweep();
+    forget_stacks(&home)?;
+    make_spares(&home)?;
+    swept
+}
+
+fn make_spares(home: &Home) -> Result<()> {
+    for (entry, record) in native::without_spares(home)? {
         if let Err(error) = native::make_spares(&entry, &record) {
             tracing::warn!(overlay = %entry.name(), %error, "the next reset makes its clone itself");
         }
     }
-    let swept = home.sweep();
-    forget_stacks(&home)?;
-    swept
+    Ok(())
 }
 
 /// Destroys the trees of layers that nobody needs any more.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::clones::{self, Clones, Source};
 use super::view::tree_of;
-use super::{CloneFile, clone_files, discard, read, write};
+use super::{CloneFile, SPARE, clone_files, copy_dir, discard, read, write};
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::layer::{Layer, Stack, put_upon};
 use crate::endpoint::overlay::{Entry, base};
@@ -150,7 +150,7 @@ pub(super) fn open(overlay: &Entry, top: LayerId) -> Result<OwnedFd> {
     stack.among()?.root(stack.tree_name())?.ok_or_else(|| gone(&stack.name))
 }
 
-/// Destroys the trees of layers that are gone, of which no clone is made any more; what somebody is about to use stays.
+/// Destroys the trees of layers that are gone, of which there is no clone any more that shows or is to be shown.
 ///
 /// # Errors
 /// What can not be read, or destroyed.
@@ -158,29 +158,52 @@ pub fn forget_stacks(overlay: &Entry, record: &Record) -> Result<()> {
     if record.mode != Mode::Native || !overlay.dir().join(FOLDER).exists() {
         return Ok(());
     }
-    // Who has it may have looked before the layer went.
+    // Nobody has to wait for this where there is nothing to do.
+    if unused(overlay, record)?.is_empty() {
+        return Ok(());
+    }
     let Some(locked) = overlay.lock()? else { return Ok(()) };
+    let Some(record) = locked.record()? else { return Ok(()) };
+    unused(&locked, &record)?.iter().try_for_each(|file| discard(locked.home(), file))
+}
+
+/// The files that name trees which nobody needs any more, and before them those of clones that wait and will never be shown.
+fn unused(overlay: &Entry, record: &Record) -> Result<Vec<PathBuf>> {
+    let mut unused = waiting_in_vain(overlay, record)?;
     let mut used = HashSet::new();
-    for file in clone_files(locked.dir())? {
-        used.extend(read(&file)?.and_then(|clone| clone.made_of));
+    for file in clone_files(overlay.dir())?.iter().filter(|file| !unused.contains(file)) {
+        used.extend(read(file)?.and_then(|clone| clone.made_of));
     }
     let (current, others): (Vec<_>, Vec<_>) =
-        files(locked.dir())?.into_iter().partition(|file| layer_of(file).is_some());
+        files(overlay.dir())?.into_iter().partition(|file| layer_of(file).is_some());
     for file in current {
         let Some(stack) = read(&file)? else { continue };
-        let is_there = layer_of(&file).is_some_and(|id| locked.home().layer(id).exists());
+        let is_there = layer_of(&file).is_some_and(|id| overlay.home().layer(id).exists());
         match is_there || used.contains(stack.tree_name()) {
-            true => used.extend([stack.tree_name().to_owned()]),
-            false => discard(locked.home(), &file)?,
+            true => drop(used.insert(stack.tree_name().to_owned())),
+            false => unused.push(file),
         }
     }
     for file in others {
-        match read(&file)?.is_some_and(|stack| used.contains(stack.tree_name())) {
-            true => {}
-            false => discard(locked.home(), &file)?,
-        }
+        let is_used = read(&file)?.is_some_and(|stack| used.contains(stack.tree_name()));
+        unused.extend((!is_used).then_some(file));
     }
-    Ok(())
+    Ok(unused)
+}
+
+/// Clones of other layers than the overlay lies on now: whoever made them did not know that.
+fn waiting_in_vain(overlay: &Entry, record: &Record) -> Result<Vec<PathBuf>> {
+    let current = match record.layers.last() {
+        Some(&top) => read(&file_of(overlay.dir(), top))?.map(|stack| stack.tree_name().to_owned()),
+        None => None,
+    };
+    let mut files = Vec::new();
+    for copy in &record.copies {
+        let file = copy_dir(overlay, copy.number).join(SPARE);
+        let made_of = read(&file)?.and_then(|spare| spare.made_of);
+        files.extend((made_of.is_some() && made_of != current).then_some(file));
+    }
+    Ok(files)
 }
 
 /// The layer whose tree a file names; `None` for one that is being made, or that another one has taken the place of.
