@@ -105,12 +105,23 @@ pub struct Drill {
     pub within: Duration,
     /// The target whose newest snapshot is taken; without it the job's own.
     pub from: Option<String>,
+    /// Of a target on another machine: in what its snapshot is received, to be discarded afterwards.
+    pub into: Option<Received>,
     /// Who it is run as; without it root.
     pub user: Option<String>,
     /// Whether it has the machine's network.
     pub network: bool,
     /// Directories that it finds empty, and may write to.
     pub scratch: Vec<PathBuf>,
+}
+
+/// How a snapshot from another machine is received for a rehearsal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The dataset, pool or directory in which it gets a dataset of its own.
+    pub into: String,
+    /// How long it may take.
+    pub within: Option<Duration>,
 }
 
 /// What becomes of a run while another one is at work on one of its datasets.

@@ -15,6 +15,7 @@ use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
 
 pub mod any;
+pub mod backup;
 mod beneath;
 pub mod btrfs;
 pub mod change;

@@ -20,6 +20,7 @@ pub mod record;
 pub mod replicate;
 pub mod request;
 pub mod restore;
+pub mod scratch;
 pub mod send;
 pub mod sent;
 pub mod serve;

@@ -395,6 +395,8 @@ impl Found<'_> {
         let tally = record.as_ref().and_then(|record| record.tally(&Subject::of_job(Op::Drill)));
         let last = tally.and_then(|tally| tally.last_success);
         let limits = facts.limits.drill_age;
+        let from = tally.and_then(|tally| tally.from.as_ref());
+        let from = from.map_or_else(String::new, |from| format!(" from {from}"));
         let (state, what) = match last.map(|last| now.duration_since(last)) {
             _ if !facts.has_drill => return,
             // A clock that was ahead has told nothing.
@@ -406,7 +408,7 @@ impl Found<'_> {
                 State::Ok => return,
                 state => {
                     let age = roughly(age);
-                    (state, format!("the last rehearsal of its restore that went well is {age} old"))
+                    (state, format!("the last rehearsal of its restore{from} that went well is {age} old"))
                 }
             },
             None => {

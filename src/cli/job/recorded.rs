@@ -187,7 +187,8 @@ pub(in crate::cli) fn drilled(
     context: &Context,
 ) {
     let outcome = Outcome::done(Subject::of_job(Op::Drill), Timestamp::now(), took);
-    let outcome = Outcome { failure: error.map(failure), up_to: of, ..outcome };
+    let from = job.drill.as_ref().and_then(|drill| drill.from.clone());
+    let outcome = Outcome { failure: error.map(failure), up_to: of, from, ..outcome };
     change(&job.name, context, |record| record.note(outcome));
 }
 
