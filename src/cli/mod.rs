@@ -22,10 +22,13 @@ mod destroy;
 mod diff;
 mod doctor;
 mod drill;
+mod export;
 mod facts;
 mod failures;
+mod fetch;
 mod hold;
 mod holds;
+mod import;
 mod job;
 mod list;
 pub mod log;
@@ -97,8 +100,11 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Drill(drill::Args),
+    Export(Box<export::Args>),
+    Fetch(Box<fetch::Args>),
     Hold(hold::Args),
     Holds(holds::Args),
+    Import(import::Args),
     Job(job::Args),
     List(list::Args),
     Man(man::Args),
@@ -227,8 +233,11 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Drill(args) => drill::run(args, context),
+        Command::Export(args) => export::run(&args, context),
+        Command::Fetch(args) => fetch::run(&args, context),
         Command::Hold(args) => hold::run(args, context),
         Command::Holds(args) => holds::run(args, context),
+        Command::Import(args) => import::run(&args, context),
         Command::Job(args) => job::run(args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),

@@ -25,6 +25,7 @@ pub mod dir;
 pub(crate) mod each;
 pub mod fake;
 pub mod fault;
+pub mod files;
 pub mod mounted;
 pub mod overlay;
 pub mod path;

@@ -7,6 +7,7 @@ pub mod announced;
 mod cursor;
 pub mod doctor;
 mod fan;
+pub mod files;
 pub mod given;
 pub mod install;
 pub mod job;

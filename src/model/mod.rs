@@ -6,6 +6,7 @@ pub mod address;
 pub mod archive;
 pub mod dates;
 pub mod digests;
+pub mod files;
 pub mod flush;
 pub mod ids;
 pub mod inventory;

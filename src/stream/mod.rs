@@ -11,3 +11,4 @@ pub mod tar;
 pub mod wire;
 pub mod writer;
 pub mod zfs;
+pub mod zst;

@@ -14,6 +14,7 @@ mod describe;
 mod diff;
 mod history;
 mod home;
+mod land;
 mod manifest;
 mod place;
 mod rollback;

@@ -26,6 +26,8 @@ mod whole;
 pub use apart::{Origins, set_apart};
 pub use commit::{CommitRequest, Described, commit, describe, described};
 pub use data::Content;
+pub(in crate::endpoint) use data::data_ranges;
+pub(in crate::endpoint) use export::{Ranges, type_of};
 pub use diff::{DiffRequest, Difference, diff, diff_of_links};
 pub use export::export;
 pub use history::Layers;
