@@ -11,6 +11,7 @@ pub mod files;
 pub mod given;
 pub mod install;
 pub mod job;
+pub mod keys;
 mod meter;
 pub mod notify;
 pub mod number;

@@ -7,6 +7,7 @@ pub mod container;
 pub mod fan;
 pub mod parallel;
 pub mod reader;
+pub mod sign;
 pub mod tar;
 pub mod wire;
 pub mod writer;
