@@ -12,7 +12,9 @@ use crate::cli::send::size;
 use crate::cli::{Context, place};
 use crate::endpoint;
 use crate::exec::files::export::{Export, Exported, Request, Said, said_by};
-use crate::model::files::{About, Choice, file_name};
+use crate::exec::keys;
+use crate::model::files::{About, Choice, SIGN_CONTEXT, file_name};
+use crate::stream::sign::SigningKey;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::stream::zst::Options;
 use crate::{Error, Result};
@@ -68,6 +70,9 @@ pub struct Args {
     /// With --public: a command of the shell that prints that
     #[arg(long, requires = "public", value_name = "COMMAND")]
     client_command: Option<String>,
+    /// With --public: sign FILE.json with the secret key in this file, to FILE.json.sig; may be given several times
+    #[arg(long, requires = "public", value_name = "KEY")]
+    sign: Vec<PathBuf>,
     /// Say what would be written
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -94,7 +99,9 @@ impl Format {
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     refuse_url(args.to.as_deref())?;
     let (dataset, version) = place::version(&args.snapshot, context)?;
-    let says = args.version_command.as_deref().map(|command| said_by("--version-command", command)).transpose()?;
+    let keys = keys::signing_keys(&args.sign)?;
+    let says =
+        args.version_command.as_deref().map(|command| said_by("--version-command", command)).transpose()?;
     let said = if args.public { said(args)? } else { Said::default() };
     let file = destination(args, &dataset.to_string(), says.as_deref(), version.created);
     if let Some(file) = &file {
@@ -121,7 +128,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         context.notice(told("standard output", &done));
         return Ok(());
     };
-    describe(args, &file, &done, &said)?;
+    describe(args, &file, &done, &said, &keys)?;
     let value = json!({ "file": file.display().to_string(), "exported": done, "public": args.public });
     context.print(&value, told(&file.display().to_string(), &done))
 }
@@ -137,7 +144,8 @@ fn refuse_url(to: Option<&Path>) -> Result<()> {
 }
 
 fn said(args: &Args) -> Result<Said> {
-    let by = |option, command: &Option<String>| command.as_deref().map(|line| said_by(option, line)).transpose();
+    let by =
+        |option, command: &Option<String>| command.as_deref().map(|line| said_by(option, line)).transpose();
     let height = by("--height-command", &args.height_command)?;
     let height = height.map(|text| {
         text.parse().map_err(|_| Error::Usage {
@@ -173,7 +181,11 @@ fn with(file: &Path, ending: &str) -> PathBuf {
 fn expect_free(file: &Path, args: &Args) -> Result<()> {
     let mut all = vec![file.to_owned(), with(file, ".manifest.json")];
     all.extend(args.public.then(|| with(file, ".json")));
-    match all.iter().find(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink())) {
+    all.extend((!args.sign.is_empty()).then(|| with(file, ".json.sig")));
+    match all
+        .iter()
+        .find(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink()))
+    {
         None => Ok(()),
         Some(taken) => {
             let hint = Some("remove it first, or choose another name".into());
@@ -183,21 +195,31 @@ fn expect_free(file: &Path, args: &Args) -> Result<()> {
     }
 }
 
-fn describe(args: &Args, file: &Path, done: &Exported, said: &Said) -> Result<()> {
+fn describe(args: &Args, file: &Path, done: &Exported, said: &Said, keys: &[SigningKey]) -> Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let beside = done.beside(&name, args.format == Format::TarZst);
-    write_json(&with(file, ".manifest.json"), &beside)?;
-    if args.public {
-        write_json(&with(file, ".json"), &done.public(&name, said))?;
+    write(&with(file, ".manifest.json"), &json_of(&beside))?;
+    if !args.public {
+        return Ok(());
     }
-    Ok(())
+    let public = json_of(&done.public(&name, said));
+    if !keys.is_empty() {
+        let lines = keys.iter().map(|key| format!("{}\n", key.sign(SIGN_CONTEXT, &public)));
+        // First: who finds what is signed finds the signature.
+        write(&with(file, ".json.sig"), lines.collect::<String>().as_bytes())?;
+    }
+    write(&with(file, ".json"), &public)
 }
 
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+fn json_of(value: &impl serde::Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("its keys are texts");
     bytes.push(b'\n');
+    bytes
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut output = Output::open(Some(path))?;
-    output.write_all(&bytes).map_err(Error::io("write", path.display()))?;
+    output.write_all(bytes).map_err(Error::io("write", path.display()))?;
     output.commit()
 }
 
@@ -216,7 +238,8 @@ fn foretell(about: &About, file: Option<&Path>, context: &Context) -> Result<()>
 
 fn tell_what_is_left_out(about: &About, context: &Context) {
     for left in about.left_out.iter().take(MOST_SAID) {
-        context.notice(crate::cli::table::printable_lines(&format!("left out: {} ({})", left.path, left.why)));
+        context
+            .notice(crate::cli::table::printable_lines(&format!("left out: {} ({})", left.path, left.why)));
     }
     if let Some(more) = about.left_out.len().checked_sub(MOST_SAID).filter(|more| *more > 0) {
         context.notice(format!("left out: {more} more, which the manifest names"));

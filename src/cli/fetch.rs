@@ -14,8 +14,10 @@ use crate::endpoint::files::http::shown;
 use crate::endpoint::{self, Dataset};
 use crate::exec::files::fetch::{Fetched, Request, described, fetch};
 use crate::exec::files::import::Expected;
-use crate::model::files::Public;
+use crate::exec::keys;
+use crate::model::files::{Public, SIGN_CONTEXT};
 use crate::model::{Digest, SnapshotName, Target};
+use crate::stream::sign::{Signature, Trusted, Untrusted};
 use crate::{Error, Result};
 
 /// Download an archive that was published, and believe no byte of it that is not what was said
@@ -40,6 +42,9 @@ pub struct Args {
     /// What the file must hash to, if that is known from elsewhere
     #[arg(long, value_name = "DIGEST")]
     blake3: Option<Digest>,
+    /// Believe URL.json only if one of these public keys signed it: a key, or a file of them; may be given several times
+    #[arg(long, value_name = "KEYS", conflicts_with = "unverified")]
+    verify_key: Vec<String>,
     /// Take it though nobody says what it is
     #[arg(long)]
     unverified: bool,
@@ -67,7 +72,11 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     to.iter().try_for_each(Dataset::expect_free)?;
     let file = file(args, context)?;
     let patience = Duration::from_secs(args.patience);
-    let (public, _signature) = described(&args.url, patience)?;
+    let trusted = keys::trusted(&args.verify_key)?;
+    let (public, signature) = described(&args.url, patience)?;
+    if let Some(trusted) = &trusted {
+        check_signature(args, trusted, public.as_deref(), signature.as_deref())?;
+    }
     let public = public.map(|bytes| read(args, &bytes)).transpose()?;
     check(args, public.as_ref())?;
     if args.dry_run {
@@ -123,10 +132,39 @@ fn read(args: &Args, bytes: &[u8]) -> Result<Public> {
     Ok(public)
 }
 
+fn check_signature(
+    args: &Args,
+    trusted: &Trusted,
+    public: Option<&[u8]>,
+    signature: Option<&[u8]>,
+) -> Result<()> {
+    let url = shown(&args.url);
+    let Some(public) = public else {
+        let what = format!("there is no {url}.json that could be signed");
+        return Err(Error::Usage { what, hint: None });
+    };
+    let text = String::from_utf8_lossy(signature.unwrap_or_default());
+    let signatures: Result<Vec<Signature>, _> = text.lines().map(str::parse).collect();
+    let corrupt = |why: String| endpoint::Error::Corrupt { what: "signature", why, source: None };
+    let signatures = signatures.map_err(|bad| corrupt(format!("{url}.json.sig: {bad}")))?;
+    match trusted.check(SIGN_CONTEXT, public, &signatures) {
+        Ok(_) => Ok(()),
+        Err(forged @ Untrusted::Forged { .. }) => Err(corrupt(format!("{url}.json: {forged}")).into()),
+        Err(other) => Err(endpoint::Error::Denied {
+            op: "believe",
+            subject: format!("{url}.json"),
+            lacking: other.to_string(),
+            hint: None,
+        }
+        .into()),
+    }
+}
+
 fn check(args: &Args, public: Option<&Public>) -> Result<()> {
     match (public, args.blake3) {
         (Some(public), Some(digest)) if public.blake3 != digest => {
-            let why = format!("{} is said to have the blake3 {}, not {digest}", shown(&args.url), public.blake3);
+            let why =
+                format!("{} is said to have the blake3 {}, not {digest}", shown(&args.url), public.blake3);
             Err(endpoint::Error::Corrupt { what: "description", why, source: None }.into())
         }
         (None, None) if !args.unverified => Err(Error::Usage {
@@ -139,8 +177,10 @@ fn check(args: &Args, public: Option<&Public>) -> Result<()> {
 
 fn foretell(args: &Args, public: Option<&Public>, file: &std::path::Path, context: &Context) -> Result<()> {
     let what = public.map_or_else(String::new, |public| format!(", {}", size(public.bytes)));
-    let to = args.to.as_ref().map_or_else(|| file.display().to_string(), |to| to.to_string_lossy().into_owned());
-    let value = json!({ "dry_run": true, "would_fetch": shown(&args.url), "to": to, "described": public.map(short) });
+    let to =
+        args.to.as_ref().map_or_else(|| file.display().to_string(), |to| to.to_string_lossy().into_owned());
+    let value =
+        json!({ "dry_run": true, "would_fetch": shown(&args.url), "to": to, "described": public.map(short) });
     context.print(&value, format!("would download {}{what} to {to}", shown(&args.url)))
 }
 
@@ -153,8 +193,11 @@ fn told(fetched: &Fetched, public: Option<&Public>, context: &Context) -> Result
     if !fetched.verified {
         context.warn("nobody said what it is: it was taken as it came");
     }
-    let height = public.and_then(|public| public.height).map_or_else(String::new, |height| format!(", height {height}"));
-    let chain = public.and_then(|public| public.chain.clone()).map_or_else(String::new, |chain| format!(", {chain}"));
+    let height = public
+        .and_then(|public| public.height)
+        .map_or_else(String::new, |height| format!(", height {height}"));
+    let chain =
+        public.and_then(|public| public.chain.clone()).map_or_else(String::new, |chain| format!(", {chain}"));
     let text = format!(
         "{}\n{}, {} of it now{chain}{height}, blake3 {}",
         fetched.file.display(),

@@ -83,7 +83,10 @@ pub(super) fn report(done: &Imported, context: &Context) -> Result<()> {
     }
     if let Some(of) = &done.of {
         of.left_out.iter().take(20).for_each(|left| {
-            context.notice(crate::cli::table::printable_lines(&format!("not in it: {} ({})", left.path, left.why)));
+            context.notice(crate::cli::table::printable_lines(&format!(
+                "not in it: {} ({})",
+                left.path, left.why
+            )));
         });
     }
     let of = done.of.as_ref().map_or_else(String::new, |of| format!(", {}@{}", of.dataset, of.snapshot));

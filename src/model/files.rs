@@ -11,6 +11,8 @@ pub const FORMAT: u32 = 1;
 pub const KIND: &str = "cowsnap-files";
 /// What the description for downloads says it is.
 pub const PUBLIC: &str = "cowsnap-public";
+/// In what context a description for downloads is signed.
+pub const SIGN_CONTEXT: &str = "cowsnap public 1";
 /// The directory in an archive that holds what it says of itself.
 pub const OWN_DIR: &str = ".cowsnap-export";
 /// The longest description that is read, in bytes.
@@ -259,7 +261,8 @@ pub struct Choice {
 impl Choice {
     /// All but what `excludes` and, if `defaults`, [`DEFAULT_EXCLUDES`] name and `includes` do not.
     pub fn new(excludes: &[String], includes: &[String], defaults: bool) -> Self {
-        let of_defaults = DEFAULT_EXCLUDES.iter().filter(|_| defaults).map(|text| (Pattern::new(text), "default"));
+        let of_defaults =
+            DEFAULT_EXCLUDES.iter().filter(|_| defaults).map(|text| (Pattern::new(text), "default"));
         let given = excludes.iter().map(|text| (Pattern::new(text), "--exclude"));
         let includes = includes.iter().map(|text| Pattern::new(text)).collect();
         Self { excludes: given.chain(of_defaults).collect(), includes }
@@ -304,14 +307,18 @@ pub fn path_text(path: &[u8]) -> String {
     text
 }
 
-/// The name of an archive: DATASET-VERSION-DATE and what its format ends in. What no file name should have is a `-`.
+/// The name of an archive: DATASET-VERSION-DATE and what its format ends in; of a path, its last name. What no file name should have is a `-`.
 pub fn file_name(dataset: &str, version: Option<&str>, created: Timestamp, ending: &str) -> String {
     let clean = |text: &str| -> String {
         let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '+' | '-');
         text.chars().map(|c| if plain(c) { c } else { '-' }).collect()
     };
     let date = created.strftime("%Y%m%dT%H%M%SZ");
-    let dataset = clean(dataset.trim_matches('/'));
+    let dataset = match dataset.starts_with('/') {
+        true => dataset.trim_end_matches('/').rsplit('/').next().unwrap_or_default(),
+        false => dataset,
+    };
+    let dataset = clean(dataset);
     let dataset = dataset.trim_start_matches(['.', '-']);
     match version {
         Some(version) => format!("{dataset}-{}-{date}{ending}", clean(version)),
@@ -373,6 +380,6 @@ mod tests {
         let created: Timestamp = "2026-11-20T02:00:00Z".parse().expect("a time");
         let name = |dataset, version| file_name(dataset, version, created, ".tar.zst");
         assert_eq!(name("tank/chain", Some("v27.1 (x)")), "tank-chain-v27.1--x--20261120T020000Z.tar.zst");
-        assert_eq!(name("/srv/chain", None), "srv-chain-20261120T020000Z.tar.zst");
+        assert_eq!(name("/srv/chain", None), "chain-20261120T020000Z.tar.zst");
     }
 }

@@ -319,7 +319,8 @@ mod tests {
 
     #[test]
     fn the_last_frame_is_the_table_of_all() {
-        let (out, _) = written(&sample(2 * FRAME + 5), &Options { level: Some(1), threads: 1, pieces: false });
+        let (out, _) =
+            written(&sample(2 * FRAME + 5), &Options { level: Some(1), threads: 1, pieces: false });
         assert_eq!(out[out.len() - 4..], SEEKABLE.to_le_bytes());
         assert_eq!(out[out.len() - 9..out.len() - 5], 3u32.to_le_bytes());
         let raw = |n: usize| {

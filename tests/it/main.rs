@@ -16,6 +16,7 @@ mod docs;
 mod durable;
 mod edges;
 mod faults;
+mod files;
 mod identity;
 mod job;
 mod job_install;

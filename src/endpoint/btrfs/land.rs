@@ -21,7 +21,8 @@ impl Dataset {
     /// As there.
     pub fn land<T>(&self, fill: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
         let (parent, name) = self.parent()?;
-        if self.exists()? || rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if self.exists()? || rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        {
             return Err(self.is_there());
         }
         let staging = Staging::new(self.store(), &Intent::Prepare)?;
@@ -31,10 +32,12 @@ impl Dataset {
         let filled = fill(tree.as_fd())?;
         btrfs::sync(tree.as_fd()).map_err(Error::io("sync", self))?;
         drop(tree);
-        rename_new((staging.fd(), OsStr::new(TREE)), (parent.as_fd(), name)).map_err(|errno| match errno {
-            Errno::EXIST => self.is_there(),
-            errno => Error::io("put in place", self)(errno),
-        })?;
+        rename_new((staging.fd(), OsStr::new(TREE)), (parent.as_fd(), name)).map_err(
+            |errno| match errno {
+                Errno::EXIST => self.is_there(),
+                errno => Error::io("put in place", self)(errno),
+            },
+        )?;
         btrfs::sync(self.store().top()).map_err(Error::io("sync", self))?;
         Ok(filled)
     }

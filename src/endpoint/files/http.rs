@@ -236,11 +236,7 @@ impl Client {
     }
 
     /// Waits as long as patience lasts, or until a signal comes.
-    async fn attentively<T>(
-        &self,
-        url: &str,
-        what: impl Future<Output = reqwest::Result<T>>,
-    ) -> Result<T> {
+    async fn attentively<T>(&self, url: &str, what: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
         let mut what = pin!(what);
         let begun = Instant::now();
         loop {

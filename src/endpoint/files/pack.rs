@@ -149,8 +149,12 @@ fn sparse(root: BorrowedFd<'_>, found: &[Found]) -> Result<HashMap<usize, Vec<Ra
         Size::Bytes(size) if found.line.kind == Kind::File => size.saturating_sub(found.allocated),
         _ => 0,
     };
-    let candidates: Vec<_> =
-        found.iter().enumerate().filter(|(_, found)| holds(found) >= HOLES_MATTER).map(|(at, _)| at).collect();
+    let candidates: Vec<_> = found
+        .iter()
+        .enumerate()
+        .filter(|(_, found)| holds(found) >= HOLES_MATTER)
+        .map(|(at, _)| at)
+        .collect();
     let ranges = each(&candidates, |&at| {
         let line = &found[at].line;
         let Size::Bytes(size) = line.size else { return Ok(Vec::new()) };
@@ -180,12 +184,7 @@ fn failed<E: Into<io::Error>>(path: &[u8]) -> impl Fn(E) -> Error {
 ///
 /// # Errors
 /// What can not be read, or is not what was planned; what the output says; [`Error::Interrupted`].
-pub fn pack(
-    root: BorrowedFd<'_>,
-    plan: &Plan,
-    out: &mut dyn Write,
-    told: &dyn Fn(u64),
-) -> Result<End> {
+pub fn pack(root: BorrowedFd<'_>, plan: &Plan, out: &mut dyn Write, told: &dyn Fn(u64)) -> Result<End> {
     let mut pack = Pack {
         root,
         plan,

@@ -7,17 +7,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat,
-    linkat, lsetxattr, makedev, mkdirat, mknodat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
+    chownat, linkat, lsetxattr, makedev, mkdirat, mknodat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::pack::Hashed;
 use super::{Headers, digest};
 use crate::endpoint::{Error, Result, beneath};
-use crate::model::files::{
-    About, End, FORMAT, KIND, MAX_DESCRIPTION, OWN_DIR, manifest_line, path_text,
-};
+use crate::model::files::{About, End, FORMAT, KIND, MAX_DESCRIPTION, OWN_DIR, manifest_line, path_text};
 use crate::stream::tar::{self, Member, Reader, Type};
 use crate::sys::interrupt;
 
@@ -102,7 +100,9 @@ fn damaged(error: tar::Error) -> Error {
         tar::Error::Read { at, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
             corrupt(format!("it is cut off at byte {at} of its tar"))
         }
-        tar::Error::Read { at, source } => Error::io("read", format!("the archive at byte {at} of its tar"))(source),
+        tar::Error::Read { at, source } => {
+            Error::io("read", format!("the archive at byte {at} of its tar"))(source)
+        }
         bad => corrupt(bad.to_string()),
     }
 }
@@ -112,7 +112,9 @@ fn next<R: Read>(reader: &mut Reader<Headers<R>>) -> Result<Option<Member>> {
 }
 
 fn is_own(member: &Member, name: &str) -> bool {
-    member.path == format!("{OWN_DIR}/{name}").as_bytes() && member.kind == Type::File && member.ranges.is_none()
+    member.path == format!("{OWN_DIR}/{name}").as_bytes()
+        && member.kind == Type::File
+        && member.ranges.is_none()
 }
 
 fn whole<R: Read>(reader: &mut Reader<R>, member: &Member, max: u64) -> Result<Vec<u8>> {
@@ -273,7 +275,8 @@ impl Unpack<'_> {
             },
             Type::Hard => {
                 let (from, old) = beneath::split(&member.link);
-                let from = beneath::open_dir(self.root, from).map_err(|errno| Made::Error(led_out(errno, path)))?;
+                let from =
+                    beneath::open_dir(self.root, from).map_err(|errno| Made::Error(led_out(errno, path)))?;
                 if is_dir(&from, old) || old.is_empty() {
                     let why = format!("{} is a link to a directory", path_text(path));
                     return Err(Made::Error(corrupt(why)));

@@ -32,10 +32,8 @@ impl Dataset {
                 _ => return Err(self.is_there()),
             }
         }
-        let given = [
-            (RESTORING.to_owned(), Prop::Text(IMPORT.into())),
-            ("canmount".to_owned(), Prop::Number(0)),
-        ];
+        let given =
+            [(RESTORING.to_owned(), Prop::Text(IMPORT.into())), ("canmount".to_owned(), Prop::Number(0))];
         lzc.create(name, Kind::Filesystem, &given).map_err(|failed| match failed.errno {
             Errno::Exists => self.is_there(),
             Errno::NotFound => self.no_place(),

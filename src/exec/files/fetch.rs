@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::part::{Of, Part, exists};
 use super::digest;
-use crate::endpoint::files::http::{Client, Head, shown};
+use super::part::{Of, Part, exists};
 use crate::endpoint;
+use crate::endpoint::files::http::{Client, Head, shown};
 use crate::error::Class;
 use crate::exec::throttle::Pace;
 use crate::exec::{Event, Observe};
@@ -159,19 +159,17 @@ impl Request<'_> {
         }
         let bytes = part.of().bytes;
         part.finish()?;
-        Ok(Fetched {
-            file: self.to.clone(),
-            bytes,
-            blake3,
-            fetched_bytes,
-            verified: self.digest().is_some(),
-        })
+        Ok(Fetched { file: self.to.clone(), bytes, blake3, fetched_bytes, verified: self.digest().is_some() })
     }
 
     /// Several parts at a time, each on a connection of its own.
     fn in_parts(&self, head: &Head, part: &Mutex<Part>) -> Result<u64> {
-        let (missing, had) = { let part = lock(part); (part.missing(), part.have()) };
-        let work = Mutex::new(Work { missing: missing.into_iter(), came: 0, noted: Instant::now(), failed: None });
+        let (missing, had) = {
+            let part = lock(part);
+            (part.missing(), part.have())
+        };
+        let work =
+            Mutex::new(Work { missing: missing.into_iter(), came: 0, noted: Instant::now(), failed: None });
         let pace = Pace::new(self.limit);
         let run = || {
             let done = Client::new(self.patience).map_err(Error::from).and_then(|client| {
@@ -209,7 +207,10 @@ impl Request<'_> {
         pace: &Pace,
         had: u64,
     ) -> Result<()> {
-        let (file, range) = { let part = lock(part); (part.file()?, part.of().range(n)) };
+        let (file, range) = {
+            let part = lock(part);
+            (part.file()?, part.of().range(n))
+        };
         let (mut tries, mut damaged) = (Tries::new(self.patience), 0);
         loop {
             let (mut hasher, mut at) = (blake3::Hasher::new(), range.start);
@@ -240,7 +241,12 @@ impl Request<'_> {
                 if damaged < MOST_DAMAGED {
                     continue;
                 }
-                let why = format!("bytes {} to {} of {} are not what was published", range.start, range.end, shown(&self.url));
+                let why = format!(
+                    "bytes {} to {} of {} are not what was published",
+                    range.start,
+                    range.end,
+                    shown(&self.url)
+                );
                 return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
             }
             return self.came(n, got, range.end - range.start, part, work, had);

@@ -103,7 +103,8 @@ pub fn import(mut input: impl Read + Send, request: &Request<'_>) -> Result<Impo
         snapshot: None,
     };
     if let Some(name) = &request.snapshot {
-        let taken = Dataset::snapshot(std::slice::from_ref(&request.to), &SnapshotRequest::named(name.clone()));
+        let taken =
+            Dataset::snapshot(std::slice::from_ref(&request.to), &SnapshotRequest::named(name.clone()));
         let failed = |error: endpoint::Error| Error::Halfway {
             what: format!("{} is imported, and has no snapshot", request.to),
             source: Box::new(error.into()),
@@ -116,7 +117,8 @@ pub fn import(mut input: impl Read + Send, request: &Request<'_>) -> Result<Impo
 impl Request<'_> {
     fn check(&self, came: &Unpacked, len: u64, blake3: Digest) -> endpoint::Result<()> {
         let corrupt = |why: String| endpoint::Error::Corrupt { what: "archive", why, source: None };
-        let beside = self.beside.as_ref().map(|beside| Expected { bytes: beside.file_bytes, blake3: beside.blake3 });
+        let beside =
+            self.beside.as_ref().map(|beside| Expected { bytes: beside.file_bytes, blake3: beside.blake3 });
         for expected in self.expected.iter().chain(&beside) {
             if *expected != (Expected { bytes: len, blake3 }) {
                 let Expected { bytes, blake3: other } = expected;

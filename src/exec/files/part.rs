@@ -140,7 +140,8 @@ impl Part {
     pub(super) fn note(&self) -> Result<()> {
         let failed = |error| Error::io("write", self.path.display())(error);
         self.file.sync_data().map_err(failed)?;
-        let done = self.done.iter().enumerate().filter_map(|(n, digest)| Some((n as u64, (*digest)?))).collect();
+        let done =
+            self.done.iter().enumerate().filter_map(|(n, digest)| Some((n as u64, (*digest)?))).collect();
         let noted = Noted { of: self.of.clone(), done };
         let bytes = serde_json::to_vec(&noted).expect("its keys are texts");
         let (path, new) = (with(&self.path, ".json"), with(&self.path, ".json.new"));
@@ -183,7 +184,8 @@ impl Part {
             other => other.map_err(|errno| failed()(errno.into()))?,
         }
         self.forget_notes();
-        let folder = self.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            self.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed())
     }
 
