@@ -364,6 +364,7 @@ impl Unpack<'_> {
         if end.headers != headers {
             return Err(corrupt("names, owners, modes, times or attributes in it are not what was written"));
         }
+        expect_zeros(reader, last.size)?;
         match next(reader)? {
             None => Ok(end),
             Some(member) => Err(corrupt(format!("{} stands behind its end", path_text(&member.path)))),
@@ -395,6 +396,18 @@ impl Unpack<'_> {
             (None, _) => None,
         };
         Ok(Unpacked { said, entries: self.entries, bytes: self.bytes })
+    }
+}
+
+/// What fills the last block of the end up is hashed by nobody: it is zeros.
+fn expect_zeros<R: Read>(reader: &mut Reader<Headers<R>>, len: u64) -> Result<()> {
+    const BLOCK: usize = 512;
+    let mut expected = reader.get_mut().hasher.clone();
+    expected.update(&[0; BLOCK][..(len.next_multiple_of(BLOCK as u64) - len) as usize]);
+    reader.pass().map_err(damaged)?;
+    match reader.get_mut().digest() == digest(expected.finalize()) {
+        true => Ok(()),
+        false => Err(corrupt("something stands behind its end")),
     }
 }
 

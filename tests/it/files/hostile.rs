@@ -175,7 +175,7 @@ fn an_archive_that_was_put_together_otherwise_is_corrupt() {
         (
             "an attribute",
             changed(&|members| {
-                members[one].0.xattrs.insert(b"security.capability".to_vec(), vec![1, 2, 3]);
+                members[one].0.xattrs.insert(b"user.more".to_vec(), vec![1, 2, 3]);
             }),
         ),
         ("another name", changed(&|members| members[two].0.path = b"three".to_vec())),

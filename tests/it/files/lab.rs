@@ -136,9 +136,8 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 /// All that is in a tree, in words: names, types, modes, owners, times, attributes, links, devices, bytes, holes.
 pub fn described(at: &Path) -> String {
     let script = r#"cd "$1" && export LC_ALL=C
-find . -path ./.cowsnap-export -prune -o -printf '%p %y %m %U %G %n %l ' \( -type d -printf '%T@\n' -o -type f -printf '%T@ %s\n' -o -printf '%T@\n' \) | sort -z | sort
+find . -path ./.cowsnap-export -prune -o -printf '%p %y %m %U %G %l ' \( -type d -printf '%T@\n' -o -type f -printf '%T@ %s %n\n' -o -printf '%T@ %n\n' \) | sort -z | sort
 find . -path ./.cowsnap-export -prune -o -type b -print0 | xargs -0 -r stat -c '%n %t:%T'
-find . -path ./.cowsnap-export -prune -o -type f -print0 | sort -z | xargs -0 -r b3sum --raw 2>/dev/null | true
 find . -path ./.cowsnap-export -prune -o -type f -print0 | sort -z | xargs -0 -r sha256sum
 find . -path ./.cowsnap-export -prune -o -print0 | sort -z | xargs -0 -r getfattr -h -d -m -
 find . -path ./.cowsnap-export -prune -o ! -type l -print0 | sort -z | xargs -0 -r getfacl -n"#;

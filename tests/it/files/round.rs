@@ -125,7 +125,7 @@ fn a_plain_directory_is_made_where_there_is_no_btrfs() {
     expect_same(&lab.live(), &to);
     assert_eq!(names(&xfs.path()), ["new"]);
     let back = lab.out("back.tar.zst");
-    lab.good(&["snapshot", text(&to), "--name", "s", "--copy"]);
+    lab.good(&["snapshot", text(&to), "--name", "s"]);
     lab.good(&["export", &format!("{}@s", text(&to)), text(&back)]);
     let again = lab.ground.path().join("again");
     lab.good(&["import", text(&back), "--to", text(&again)]);
