@@ -21,6 +21,8 @@ use crate::sys::interrupt;
 
 /// From this many bytes of holes on, a file is archived as a sparse one.
 const HOLES_MATTER: u64 = 64 << 10;
+/// Attributes that say something to one kind of filesystem: how bytes lie on btrfs' disks, what XFS shows of ACLs a second time.
+const OF_A_FILESYSTEM: [&[u8]; 2] = [b"btrfs.", b"trusted.SGI_ACL_"];
 /// What is read in one go.
 const BLOCK: usize = 1 << 20;
 
@@ -258,7 +260,7 @@ impl<'a> Pack<'a> {
         let name = if name.is_empty() { b"." } else { name };
         if line.xattrs.is_some() {
             member.xattrs = attributes(fd, name).map_err(failed(&line.path))?;
-            member.xattrs.retain(|name, _| !name.starts_with(b"btrfs."));
+            member.xattrs.retain(|name, _| !OF_A_FILESYSTEM.iter().any(|own| name.starts_with(own)));
         }
         if line.kind == Kind::Link {
             let to = readlinkat(fd, name, Vec::new()).map_err(failed(&line.path))?;

@@ -139,7 +139,7 @@ pub fn described(at: &Path) -> String {
 find . -path ./.cowsnap-export -prune -o -printf '%p %y %m %U %G %l ' \( -type d -printf '%T@\n' -o -type f -printf '%T@ %s %n\n' -o -printf '%T@ %n\n' \) | sort -z | sort
 find . -path ./.cowsnap-export -prune -o -type b -print0 | xargs -0 -r stat -c '%n %t:%T'
 find . -path ./.cowsnap-export -prune -o -type f -print0 | sort -z | xargs -0 -r sha256sum
-find . -path ./.cowsnap-export -prune -o -print0 | sort -z | xargs -0 -r getfattr -h -d -m -
+find . -path ./.cowsnap-export -prune -o -print0 | sort -z | xargs -0 -r getfattr -h -d -m - | grep -v SGI_ACL
 find . -path ./.cowsnap-export -prune -o ! -type l -print0 | sort -z | xargs -0 -r getfacl -n"#;
     let output = run("bash", &["-c", script, "bash", text(at)]);
     String::from_utf8_lossy(&output.stdout).into_owned()
