@@ -18,7 +18,7 @@ use crate::sys::interrupt;
 
 /// How often it is looked whether the work was asked to stop.
 const GLANCE: Duration = Duration::from_millis(100);
-/// How many bytes a server may give beyond a range before it is said to.
+/// How often a server may send on to another place.
 const MOST_REDIRECTS: usize = 10;
 
 /// What a server says of a file.

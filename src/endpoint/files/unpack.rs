@@ -172,7 +172,10 @@ impl Unpack<'_> {
         self.count(&member)?;
         if path.is_empty() {
             return match member.kind {
-                Type::Dir => Ok(self.dirs.push((path, member))),
+                Type::Dir => {
+                    self.dirs.push((path, member));
+                    Ok(())
+                }
                 _ => Err(corrupt("its root is no directory")),
             };
         }
@@ -187,7 +190,10 @@ impl Unpack<'_> {
         }
         match member.kind {
             Type::Hard => Ok(()),
-            Type::Dir => Ok(self.dirs.push((path, member))),
+            Type::Dir => {
+                self.dirs.push((path, member));
+                Ok(())
+            }
             _ => dress(dir.as_fd(), name, &member).map_err(Error::io("write", path_text(&path))),
         }
     }

@@ -168,18 +168,18 @@ impl Request<'_> {
             let part = lock(part);
             (part.missing(), part.have())
         };
-        let work =
-            Mutex::new(Work { missing: missing.into_iter(), came: 0, noted: Instant::now(), failed: None });
-        let pace = Pace::new(self.limit);
+        let work = Work { missing: missing.into_iter(), came: 0, noted: Instant::now(), failed: None };
+        let shared = Shared { head, part, work: Mutex::new(work), pace: Pace::new(self.limit), had };
+        let work = &shared.work;
         let run = || {
             let done = Client::new(self.patience).map_err(Error::from).and_then(|client| {
-                while let Some(n) = next(&work) {
-                    self.piece(&client, head, n, part, &work, &pace, had)?;
+                while let Some(n) = next(work) {
+                    self.piece(&client, &shared, n)?;
                 }
                 Ok(())
             });
             if let Err(error) = done {
-                let mut work = lock(&work);
+                let mut work = lock(work);
                 work.failed.get_or_insert(error);
             }
         };
@@ -189,24 +189,15 @@ impl Request<'_> {
             }
             run();
         });
-        let work = work.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let work = shared.work.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         match work.failed {
             Some(error) => Err(error),
             None => Ok(work.came),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what threads share")]
-    fn piece(
-        &self,
-        client: &Client,
-        head: &Head,
-        n: u64,
-        part: &Mutex<Part>,
-        work: &Mutex<Work>,
-        pace: &Pace,
-        had: u64,
-    ) -> Result<()> {
+    fn piece(&self, client: &Client, shared: &Shared<'_>, n: u64) -> Result<()> {
+        let Shared { head, part, work, pace, .. } = shared;
         let (file, range) = {
             let part = lock(part);
             (part.file()?, part.of().range(n))
@@ -249,24 +240,16 @@ impl Request<'_> {
                 );
                 return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
             }
-            return self.came(n, got, range.end - range.start, part, work, had);
+            return self.came(shared, n, got, range.end - range.start);
         }
     }
 
-    fn came(
-        &self,
-        n: u64,
-        got: Digest,
-        len: u64,
-        part: &Mutex<Part>,
-        work: &Mutex<Work>,
-        had: u64,
-    ) -> Result<()> {
-        let mut part = lock(part);
+    fn came(&self, shared: &Shared<'_>, n: u64, got: Digest, len: u64) -> Result<()> {
+        let mut part = lock(shared.part);
         part.done(n, got);
-        let mut work = lock(work);
+        let mut work = lock(&shared.work);
         work.came += len;
-        self.observe.observe(Event::Progress { bytes: had + work.came });
+        self.observe.observe(Event::Progress { bytes: shared.had + work.came });
         let few = part.of().pieces() <= 256;
         if few || work.noted.elapsed() > NOTE_EVERY {
             work.noted = Instant::now();
@@ -328,6 +311,16 @@ impl Request<'_> {
         let came = self.at_once(client, &part)?;
         self.finish(part.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), came)
     }
+}
+
+/// What the threads of one download share.
+struct Shared<'a> {
+    head: &'a Head,
+    part: &'a Mutex<Part>,
+    work: Mutex<Work>,
+    pace: Pace,
+    /// How many bytes had come before.
+    had: u64,
 }
 
 struct Work {

@@ -93,7 +93,7 @@ impl<R: Read> Reader<R> {
 
     fn member(&mut self, header: &Header<'_>, extended: Extended, stored: u64) -> Result<Member, Error> {
         let Extended { path, link, mtime_ns, uid, gid, sparse, real_size, xattrs, socket, .. } = extended;
-        let letter = if matches!(header.0[156], 0 | b'7') { b'0' } else { header.0[156] };
+        let letter = if header.0[156] == 0 { b'0' } else { header.0[156] };
         let kind = TYPES.iter().find(|(_, l)| *l == letter).map(|(kind, _)| *kind);
         let kind =
             kind.ok_or_else(|| bad(header.1, format!("an entry of the type {:?}", char::from(letter))))?;
