@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cowsnap::stream::container::{Backend, Header};
-use cowsnap::stream::reader::Reader;
-use cowsnap::stream::writer::{self, Options};
+use cowsnap::stream::crypt::{Encryption, Identity};
+use cowsnap::stream::reader::{Keys, Reader};
+use cowsnap::stream::sign::SigningKey;
+use cowsnap::stream::writer::{self, Options, Protection};
 
 const ROUNDS: usize = 3;
 
@@ -21,8 +23,12 @@ type Case<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 fn main() -> io::Result<()> {
     let mib = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1024);
     let folder = tempfile::tempdir()?;
-    let (plain, stored, zstd) =
-        (folder.path().join("plain"), folder.path().join("stored"), folder.path().join("zstd"));
+    let at = |name: &str| folder.path().join(name);
+    let (plain, stored, zstd, closed) = (at("plain"), at("stored"), at("zstd"), at("closed"));
+    let identity = Identity::generate();
+    let encryption = Encryption::to(&[identity.recipient()]).map_err(io::Error::other)?;
+    let protection = Protection { encryption: Some(encryption), signers: vec![SigningKey::generate()] };
+    let keys = Keys { identities: vec![identity], trusted: None };
     fill(&plain, mib)?;
     let mut cases: Vec<Case> = vec![
         ("read it", Box::new(|| read_all(&mut File::open(&plain)?))),
@@ -30,6 +36,13 @@ fn main() -> io::Result<()> {
         ("container, zstd 3, to nowhere", Box::new(|| write(&plain, io::sink(), Some(3)))),
         ("container, stored, to a file", Box::new(|| write(&plain, File::create(&stored)?, None))),
         ("container, zstd 3, to a file", Box::new(|| write(&plain, File::create(&zstd)?, Some(3)))),
+        ("encrypted, stored, to nowhere", Box::new(|| close(&plain, io::sink(), None, &protection))),
+        (
+            "encrypted, zstd 3, to a file",
+            Box::new(|| close(&plain, File::create(&closed)?, Some(3), &protection)),
+        ),
+        ("decrypt and verify it", Box::new(|| open(&closed, &keys))),
+        ("verify its seals", Box::new(|| open(&closed, &Keys::default()))),
         ("verify the stored one", Box::new(|| verify(&stored))),
         ("verify the zstd one", Box::new(|| verify(&zstd))),
     ];
@@ -81,6 +94,16 @@ fn read_all(input: &mut impl Read) -> io::Result<()> {
 
 fn write(plain: &Path, out: impl Write + Send, level: Option<i32>) -> io::Result<()> {
     writer::write(&header(), File::open(plain)?, out, &Options { level, threads: 0 })?;
+    Ok(())
+}
+
+fn close(plain: &Path, out: impl Write + Send, level: Option<i32>, by: &Protection) -> io::Result<()> {
+    writer::write_protected(&header(), File::open(plain)?, out, &Options { level, threads: 0 }, by)?;
+    Ok(())
+}
+
+fn open(container: &Path, keys: &Keys) -> io::Result<()> {
+    Reader::outline(File::open(container)?, keys, |_| {})?;
     Ok(())
 }
 

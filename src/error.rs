@@ -101,6 +101,9 @@ pub enum Error {
     /// An endpoint refused or failed.
     #[error(transparent)]
     Endpoint(#[from] crate::endpoint::Error),
+    /// An archive refused or failed.
+    #[error(transparent)]
+    Archive(#[from] crate::endpoint::archive::Error),
     /// A container that can not be read or written.
     #[error("cannot {op} {subject}")]
     Container {
@@ -216,6 +219,12 @@ impl std::error::Error for Behind {
     }
 }
 
+impl From<crate::endpoint::store::Error> for Error {
+    fn from(error: crate::endpoint::store::Error) -> Self {
+        Self::Endpoint(error.into())
+    }
+}
+
 /// What most functions above the endpoints return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -240,6 +249,7 @@ impl Error {
         match self {
             Self::Name(_) | Self::Usage { .. } => Class::Usage,
             Self::Endpoint(error) => error.class(),
+            Self::Archive(error) => error.class(),
             Self::Config(error) => error.class(),
             Self::Quiesce(error) => error.class(),
             Self::Container { source, .. } => match source.io_source() {
@@ -259,6 +269,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Endpoint(error) => error.hint(),
+            Self::Archive(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Quiesce(error) => error.hint(),
             Self::Container { source, .. } => source.hint(),
@@ -281,6 +292,12 @@ pub fn class_of_io(error: &io::Error) -> Class {
         return Class::Unreachable;
     }
     if let Some(error) = inner.downcast_ref::<crate::endpoint::Error>() {
+        return error.class();
+    }
+    if let Some(error) = inner.downcast_ref::<crate::endpoint::store::Error>() {
+        return error.class();
+    }
+    if let Some(error) = inner.downcast_ref::<crate::endpoint::archive::Error>() {
         return error.class();
     }
     match inner.downcast_ref::<crate::stream::container::Error>() {

@@ -1,21 +1,27 @@
 //! `cowsnap drill`
 
+mod elsewhere;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use elsewhere::Elsewhere;
+
 use crate::cli::job::recorded;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, overlay, place};
 use crate::config::{self, Config, Job};
+use crate::endpoint::backup::Backup;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::{Dataset, Error as EndpointError, History};
 use crate::exec::job::newest_taken;
 use crate::exec::overlay::drill::{Drill, Drilled, Part, drill};
 use crate::exec::overlay::enter::alone;
 use crate::exec::restore::nested_with;
+use crate::exec::scratch;
 use crate::model::{SnapshotName, Target, Version, VersionKind};
 use crate::sys::interrupt;
 use crate::sys::sandbox::{Ids, Sandbox};
@@ -63,6 +69,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     // Before anything is mounted for it: nobody else is to see that.
     if !args.dry_run {
         alone()?;
+        if scratch::has_some(context.state_dir()) {
+            elsewhere::sweep(&home(&args)?, context);
+        }
     }
     let mut objects = Vec::new();
     let mut text = String::new();
@@ -135,9 +144,18 @@ fn one(job: &Job, args: &Args, context: &Context) -> Result<(Value, String)> {
             recorded::drilled(job, began.elapsed(), of, error, context);
         }
     };
-    let parts = parts(job, settings, args.snapshot.as_ref(), context);
+    let found = Elsewhere::find(job, settings, args.snapshot.as_ref(), context);
+    let elsewhere = found.inspect_err(|error| note(None, Some(error)))?;
+    let parts = match &elsewhere {
+        Some(elsewhere) => received_part(job, elsewhere, context),
+        None => parts(job, settings, args.snapshot.as_ref(), context),
+    };
     let (taken, parts) = parts.inspect_err(|error| note(None, Some(error)))?;
-    let of: Vec<_> = parts.iter().map(|part| format!("{}@{}", part.dataset, part.version.name)).collect();
+    let named = |part: &Part| format!("{}@{}", part.dataset, part.version.name);
+    let of: Vec<_> = match &elsewhere {
+        Some(elsewhere) => vec![elsewhere.label()],
+        None => parts.iter().map(named).collect(),
+    };
     let mut value = json!({ "job": job.name, "snapshot": of[0], "parts": of });
     if args.dry_run {
         let shown: Vec<_> = parts
@@ -147,9 +165,19 @@ fn one(job: &Job, args: &Args, context: &Context) -> Result<(Value, String)> {
             .collect();
         value["at"] = parts.iter().map(|part| part.at.display().to_string()).collect();
         value["command"] = json!(settings.command);
-        return Ok((value, format!("{}would run {}\n", shown.concat(), settings.command.join(" "))));
+        let mut lines = shown.concat();
+        if let Some(elsewhere) = &elsewhere {
+            let foretold = elsewhere.foretold(context)?;
+            lines = format!("would {foretold}\n{lines}");
+            value["receive"] = foretold.into();
+        }
+        return Ok((value, format!("{lines}would run {}\n", settings.command.join(" "))));
     }
-    let done = rehearsed(parts, settings, args).inspect_err(|error| note(None, Some(error)))?;
+    let done = match &elsewhere {
+        Some(elsewhere) => rehearsed_elsewhere(elsewhere, parts, args, context),
+        None => rehearsed(job, parts, args, context),
+    };
+    let done = done.inspect_err(|error| note(None, Some(error)))?;
     let line = told(&mut value, &done, &of[0]);
     if done.failed.is_some() {
         let last: Vec<_> = done.said.lines().rev().take(20).collect();
@@ -159,13 +187,43 @@ fn one(job: &Job, args: &Args, context: &Context) -> Result<(Value, String)> {
     Ok((value, line))
 }
 
-fn rehearsed(parts: Vec<Part>, settings: &config::Drill, args: &Args) -> Result<Drilled> {
-    let home = Home::open(&overlay::home_dir(args.home.clone())?)?;
+fn home(args: &Args) -> Result<Home> {
+    Ok(Home::open(&overlay::home_dir(args.home.clone())?)?)
+}
+
+/// Receives what is rehearsed, and destroys it afterwards, however that ends.
+fn rehearsed_elsewhere(
+    elsewhere: &Elsewhere<'_>,
+    parts: Vec<Part>,
+    args: &Args,
+    context: &Context,
+) -> Result<Drilled> {
+    let scratch = elsewhere.receive(context)?;
+    let done = rehearsed(elsewhere.job, parts, args, context);
+    if let Err(error) = home(args).and_then(|home| elsewhere::released(&home)) {
+        tracing::warn!(%error, "what a drill used stays until the next reap");
+    }
+    elsewhere::away(scratch, context);
+    done
+}
+
+/// What is received is called as where it comes from, and shows where the live data is.
+fn received_part(job: &Job, elsewhere: &Elsewhere<'_>, context: &Context) -> Result<(Timestamp, Vec<Part>)> {
+    let live = place::existing(&Target::parse(job.datasets[0].as_ref())?, context)?;
+    let (dataset, version) = (elsewhere.dataset(context)?, elsewhere.version.id.clone());
+    Ok((elsewhere.version.created, vec![Part { dataset, version, at: shown_at(&live, 0)? }]))
+}
+
+fn rehearsed(job: &Job, parts: Vec<Part>, args: &Args, context: &Context) -> Result<Drilled> {
+    let settings = job.drill.as_ref().expect("it was looked at");
+    let home = home(args)?;
     let user = settings.user.as_deref().map(user).transpose()?;
     let sandbox =
         Sandbox { shown: Vec::new(), scratch: settings.scratch.clone(), network: settings.network, user };
+    let guids: Vec<_> = parts.iter().map(|part| part.version.guid).collect();
+    let backup = Backup::of(&context.state_dir().join("backups").join(&job.name), &guids)?;
     let (command, expect) = (&settings.command, settings.expect.as_deref());
-    let done = drill(&home, Drill { parts, command, within: settings.within, expect, sandbox });
+    let done = drill(&home, Drill { parts, command, within: settings.within, expect, backup, sandbox });
     overlay::sweep_in_background(&home, Vec::new());
     Ok(done?)
 }

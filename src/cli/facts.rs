@@ -14,13 +14,14 @@ use jiff::Timestamp;
 use crate::cli::doctor::with_causes;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, place};
-use crate::config::{Config, Job, Replica};
+use crate::config::{Archive, Config, Job, Replica};
 use crate::endpoint::{self, Dataset, History, Prunable};
+use crate::exec::archive::push::MARK;
 use crate::exec::prune;
 use crate::exec::record::Records;
 use crate::exec::replicate::{mark_for, mark_for_peer};
 use crate::model::run::Subject;
-use crate::model::{self, Guid, JobRecord, PeerAddress, Version, VersionKind};
+use crate::model::{self, Guid, Inventory, JobRecord, PeerAddress, Version, VersionKind};
 use crate::plan::common::kept;
 use crate::plan::health::{self, Base, Facts, Limits, Seen, expiry};
 use crate::quiesce::Leases;
@@ -215,12 +216,13 @@ fn of_job(job: &Job, keepers: &[Job], sizes: bool, context: &Context) -> Facts {
     };
     let known = record.as_ref().ok().and_then(Option::as_ref);
     let targets = job.targets.iter().map(|target| of_target(target, job, keepers, known, context));
+    let archives = job.archives.iter().map(|archive| of_archive(archive, job, known, context));
     Facts {
         job: job.name.clone(),
         promise: job.promised(),
         datasets: job.datasets.iter().map(look).collect(),
         nested: if job.recursive { nested(job, context) } else { Vec::new() },
-        targets: targets.collect(),
+        targets: targets.chain(archives).collect(),
         is_at_work,
         has_drill: job.drill.is_some(),
         limits: limits(job),
@@ -355,6 +357,25 @@ fn of_target(
     health::Target { dataset: dataset.clone(), to: to.clone(), seen, asked: None, up_to, base, base_days }
 }
 
+/// An archive is not asked: what was written down of it is told, and what is kept for it.
+fn of_archive(archive: &Archive, job: &Job, record: Option<&JobRecord>, context: &Context) -> health::Target {
+    let Archive { dataset, to, .. } = archive;
+    let noted = record.and_then(|record| record.tally(&Subject::to_target(dataset, to)));
+    let noted = noted.and_then(|tally| tally.up_to);
+    // Which of several archives keeps it is not known here: their marks have the archives' own identities.
+    let base = kept_for_archive(dataset, noted, job, context).map_err(|error| with_causes(&error));
+    let (base, base_days) = base.as_ref().map_or((None, None), |found| *found);
+    health::Target {
+        dataset: dataset.clone(),
+        to: to.clone(),
+        seen: None,
+        asked: None,
+        up_to: Ok(noted),
+        base,
+        base_days,
+    }
+}
+
 /// What both sides have.
 #[derive(Default)]
 struct Common {
@@ -424,14 +445,41 @@ fn kept_for(
     job: &Job,
     context: &Context,
 ) -> Result<(Option<Base>, Option<i64>)> {
+    let tag = mark_for_peer(address);
+    kept_by(dataset, &|here| kept(here, &tag).next().is_some(), up_to, job, context)
+}
+
+/// The same, of what an archive was brought up to.
+fn kept_for_archive(
+    dataset: &str,
+    up_to: Option<Timestamp>,
+    job: &Job,
+    context: &Context,
+) -> Result<(Option<Base>, Option<i64>)> {
+    let is_kept = |here: &Inventory| {
+        let of_archives = here.holds().iter().filter(|(_, by)| by.as_str().starts_with(MARK));
+        let held: BTreeSet<Guid> = of_archives.map(|(held, _)| held.guid).collect();
+        let its = |version: &&Version| Some(version.created) == up_to && held.contains(&version.id.guid);
+        here.versions().iter().any(|version| its(&version))
+    };
+    kept_by(dataset, &is_kept, up_to, job, context)
+}
+
+fn kept_by(
+    dataset: &str,
+    is_kept: &dyn Fn(&Inventory) -> bool,
+    up_to: Option<Timestamp>,
+    job: &Job,
+    context: &Context,
+) -> Result<(Option<Base>, Option<i64>)> {
     let Some(up_to) = up_to else { return Ok((None, None)) };
     let source = opened(dataset, context)?;
     let here = source.inventory()?;
     let base = here.versions().iter().rfind(|version| version.created == up_to);
-    Ok(match (kept(&here, &mark_for_peer(address)).next(), base) {
-        (Some(_), _) => (Some(Base::Held), None),
-        (None, Some(base)) => (Some(Base::Unheld), days_left(&source, base.id.guid, job)?),
-        (None, None) => (Some(Base::Lost), None),
+    Ok(match (is_kept(&here), base) {
+        (true, _) => (Some(Base::Held), None),
+        (false, Some(base)) => (Some(Base::Unheld), days_left(&source, base.id.guid, job)?),
+        (false, None) => (Some(Base::Lost), None),
     })
 }
 

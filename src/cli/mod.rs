@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::{Class, Error, Result};
 
 mod adopt;
+mod archive;
 mod asked;
 mod check;
 mod clone;
@@ -22,11 +23,16 @@ mod destroy;
 mod diff;
 mod doctor;
 mod drill;
+mod export;
 mod facts;
 mod failures;
+mod fetch;
 mod hold;
 mod holds;
+mod import;
 mod job;
+mod keygen;
+pub mod keys;
 mod list;
 pub mod log;
 mod man;
@@ -49,6 +55,7 @@ mod send;
 mod serve;
 mod snapshot;
 mod status;
+pub mod store;
 mod stream;
 pub mod table;
 mod unmount;
@@ -88,6 +95,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adopt(adopt::Args),
+    Archive(archive::Args),
     Check(Box<check::Args>),
     Clone(clone::Args),
     Completions(completions::Args),
@@ -97,9 +105,13 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Drill(drill::Args),
+    Export(Box<export::Args>),
+    Fetch(Box<fetch::Args>),
     Hold(hold::Args),
     Holds(holds::Args),
+    Import(import::Args),
     Job(job::Args),
+    Keygen(keygen::Args),
     List(list::Args),
     Man(man::Args),
     Metrics(metrics::Args),
@@ -220,6 +232,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
+        Command::Archive(args) => archive::run(args, context),
         Command::Clone(args) => clone::run(args, context),
         Command::Completions(args) => completions::run(args, context),
         Command::Create(args) => create::run(args, context),
@@ -227,9 +240,13 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Drill(args) => drill::run(args, context),
+        Command::Export(args) => export::run(&args, context),
+        Command::Fetch(args) => fetch::run(&args, context),
         Command::Hold(args) => hold::run(args, context),
         Command::Holds(args) => holds::run(args, context),
+        Command::Import(args) => import::run(&args, context),
         Command::Job(args) => job::run(args, context),
+        Command::Keygen(args) => keygen::run(&args, context),
         Command::List(args) => list::run(args, context),
         Command::Man(args) => man::run(args, context),
         Command::Mount(args) => mount::run(args, context),

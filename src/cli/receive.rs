@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::keys::ReadArgs;
 use crate::cli::progress::Progress;
 use crate::cli::send::{rate, size};
 use crate::cli::{Context, place, stream};
@@ -47,6 +48,8 @@ pub struct Args {
     /// ZFS: keep nothing of a stream that is broken off, instead of what `send --resume` goes on from
     #[arg(long)]
     no_partial: bool,
+    #[command(flatten)]
+    keys: ReadArgs,
     /// Read the beginning and say what would happen
     #[arg(long)]
     dry_run: bool,
@@ -71,11 +74,13 @@ fn options(args: &Args) -> ReceiveOptions {
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let target = place::dataset(&Target::parse(&args.target)?, context)?;
+    let keys = args.keys.keys()?;
     let input = stream::open(&args.file)?;
     pipe::enlarge(input.0.as_fd(), pipe::STREAM_PIPE);
     let bell = Bell::new().map_err(Error::io("wait for", stream::name_of(&args.file)))?;
     let options = options(&args);
-    let incoming = Incoming::open(input.until(&bell), &stream::name_of(&args.file), args.name)?.until(bell);
+    let name = stream::name_of(&args.file);
+    let incoming = Incoming::open_by(input.until(&bell), &name, args.name, &keys)?.until(bell);
     let incoming = incoming.with(options);
     incoming.expect_for(&target)?;
     check_name(&target, incoming.announced())?;
@@ -128,9 +133,11 @@ fn told(received: &Received) -> String {
         }
         None => "",
     };
+    let signed =
+        received.signed_by.iter().map(|key| format!(", signed by {key}")).collect::<Vec<_>>().concat();
     let origin = received.origin.as_ref().map_or(String::new(), |origin| format!(", a clone of {origin}"));
     format!(
-        "received {}@{}{origin}: {} in {:.1} s ({}), blake3 {}{}{earlier}{aside}",
+        "received {}@{}{origin}: {} in {:.1} s ({}), blake3 {}{}{signed}{earlier}{aside}",
         received.dataset,
         received.version.id.name,
         size(received.stream_bytes),

@@ -5,19 +5,26 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::archive::{Way, is_url};
+use crate::cli::keys::ReadArgs;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place, rollback};
+use crate::exec::restore::plain::{self, Streams};
 use crate::exec::restore::{self, Request, Restored, Source};
-use crate::model::{SnapshotName, Target};
+use crate::model::{SnapshotName, Target, quoted};
 use crate::{Error, Result};
 
-/// Bring data back, from a snapshot or from stream files, by cloning
+mod archive;
+
+/// Bring data back, from a snapshot, from stream files or from an archive, by cloning
 ///
 /// From stream files: they are verified and received, bases first, and the last version (or --name) is put in place.
 /// A live dataset is never overwritten: --replace keeps what it holds as a snapshot and exchanges it atomically.
+///
+/// Streams of btrfs can be restored to a directory of any other filesystem: that is a plain tree then, and no dataset.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TARGET@NAME, or containers in files, in any order
+    /// TARGET@NAME, containers in files, in any order, or URL@NAME of an archive (the newest without a name)
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<OsString>,
     /// The dataset that gets the data
@@ -35,19 +42,39 @@ pub struct Args {
     /// Of a plain directory whose filesystem can not share blocks between files: copy all of its bytes
     #[arg(long)]
     copy: bool,
+    #[command(flatten)]
+    keys: ReadArgs,
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    if args.sources.iter().any(|source| is_url(source)) {
+        return archive::run(&args, context);
+    }
     let source = source(&args, context)?;
+    if let (Source::Files(files), Target::Path(path)) = (&source, Target::parse(&args.to)?)
+        && plain::is_elsewhere(&path)?
+        && restore::are_of_btrfs(files, &args.keys.keys()?)?
+    {
+        let streams = plain::Files::open(files.clone(), &path, args.keys.keys()?)?;
+        return to_plain(&streams, &args, path, context);
+    }
     let to = match &source {
         Source::Snapshot(from, _) => place::dataset_for(from, &Target::parse(&args.to)?, context)?,
-        Source::Files(_) => place::dataset(&Target::parse(&args.to)?, context)?,
+        Source::Files(_) | Source::Streams(_) => place::dataset(&Target::parse(&args.to)?, context)?,
     };
-    let request = Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive };
+    if matches!(source, Source::Snapshot(..)) && !args.keys.is_empty() {
+        let what = "a snapshot is neither encrypted nor signed: --identity and --verify-key are for containers in files";
+        return Err(Error::Usage { what: what.into(), hint: None });
+    }
+    let keys = args.keys.keys()?;
+    let request =
+        Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive, keys };
     if args.dry_run {
         let steps = restore::explain(&request)?;
         let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();
@@ -55,6 +82,48 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     }
     let done = restore::restore(&request, &Progress::new(context))?;
     report(&request, &done, context)
+}
+
+/// Restores to a directory that no stream can be received into.
+fn to_plain(streams: &dyn Streams, args: &Args, to: PathBuf, context: &Context) -> Result<()> {
+    let request = plain::Request { to, name: args.name.clone(), replace: args.replace };
+    if args.dry_run {
+        let steps = plain::explain(streams, &request)?;
+        let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();
+        return context.print(&json!({ "dry_run": true, "plain": true, "steps": steps }), text);
+    }
+    let done = plain::restore(streams, &request, &Progress::new(context))?;
+    report_plain(&done, context)
+}
+
+fn report_plain(done: &plain::Restored, context: &Context) -> Result<()> {
+    let path = done.path.display().to_string();
+    if let Some(version) = &done.went_on_from {
+        context.notice(format!("went on from @{}, which an earlier run had applied", version.name));
+    }
+    for version in &done.received {
+        context.notice(format!("applied @{}", version.name));
+    }
+    for lack in &done.lacks {
+        let times =
+            if lack.times == 1 { String::new() } else { format!(" and {} more times", lack.times - 1) };
+        context.warn(format!(
+            "its filesystem does not hold {} (of {}{times})",
+            lack.what,
+            quoted(&lack.first)
+        ));
+    }
+    if let Some(kept) = &done.kept {
+        context.notice(format!("what was there is kept as {}", kept.display()));
+    }
+    context.notice(format!(
+        "{path} is a plain tree, no dataset: it has no snapshots, and no increment can be received into it"
+    ));
+    let kept = done.kept.as_ref().map(|path| path.display().to_string());
+    let object = json!({ "path": path, "plain": true, "kept": kept, "restored": {
+        "version": done.version, "received": done.received, "went_on_from": done.went_on_from, "lacks": done.lacks,
+    } });
+    context.print(&object, &path)
 }
 
 fn source(args: &Args, context: &Context) -> Result<Source> {

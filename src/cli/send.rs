@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use indicatif::HumanBytes;
 
+use crate::cli::keys::WriteArgs;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place};
 use crate::endpoint::zfs::SendOptions;
 use crate::endpoint::{self, Dataset, History, SendRequest};
-use crate::exec::send::{Form, Job, Sent, send};
+use crate::exec::send::{Form, Job, Sent, send_protected};
 use crate::exec::sent::note_sent;
 use crate::model::{Inventory, SnapshotName, SnapshotRef, Target, VersionKind, VersionRef, quoted};
 use crate::stream::container::ZfsFlags;
@@ -36,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "SNAP")]
     clone_source: Vec<OsString>,
     /// Write the filesystem's own stream, byte for byte, for `btrfs receive` or `zfs receive`
-    #[arg(long, conflicts_with_all = ["level", "no_compress"])]
+    #[arg(long, conflicts_with_all = ["level", "no_compress", "sign", "encrypt_to"])]
     raw: bool,
     /// zstd's level: 1 is fastest, 19 smallest
     #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
@@ -56,6 +57,8 @@ pub struct Args {
     /// How a ZFS stream is made: plain, or of raw, large-blocks, embedded and compressed with + between them
     #[arg(long, value_name = "FLAGS")]
     zfs_flags: Option<ZfsFlags>,
+    #[command(flatten)]
+    keys: WriteArgs,
     /// Write to this file, which must not exist and appears when it is complete
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -69,13 +72,14 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     check_versions(&args)?;
     let (dataset, inventory, request) = wanted(&args, context)?;
     let backend = dataset.backend("send")?;
+    let protection = args.keys.protection()?;
     if args.dry_run {
         return foretell(&dataset, &request, context);
     }
     let mut output = Output::open(args.output.as_deref())?;
     let job = Job { inventory: &inventory, backend, request: &request, form: form(&args), behind: None };
     let progress = Progress::new(context);
-    let sent = send(&dataset, &job, &mut output, &progress)?;
+    let sent = send_protected(&dataset, &job, &protection, &mut output, &progress)?;
     output.commit()?;
     if !args.raw {
         note_sent(&dataset, &sent, &progress);

@@ -53,7 +53,7 @@ pub struct Args {
     unconfirmed: Option<BTreeSet<SnapshotName>>,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("a label is KEY=VALUE".into()),

@@ -9,7 +9,21 @@ pub(super) fn contradictions(jobs: &[Job]) -> Vec<Problem> {
         found.extend(twice(&job.targets).map(|replica| {
             problem(job, "target", format!("{} is brought to {} twice", replica.dataset, replica.to))
         }));
+        let archives = job.archives.iter().enumerate();
+        let again = archives.filter(|(nth, it)| job.archives[..*nth].iter().any(|other| other.to == it.to));
+        found.extend(again.map(|(_, it)| {
+            problem(job, "archive", format!("{} is named twice: an archive is of one dataset", it.to))
+        }));
         for other in &jobs[nth + 1..] {
+            let rival = job.archives.iter().find(|it| other.archives.iter().any(|its| its.to == it.to));
+            found.extend(rival.map(|it| {
+                let what = format!("{} is an archive of job {} ({}), too", it.to, job.name, job.place);
+                problem(
+                    other,
+                    "archive",
+                    format!("{what}: an archive is of one dataset, and has one retention"),
+                )
+            }));
             found.extend(rival_retention(job, other));
         }
     }

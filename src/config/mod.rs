@@ -71,6 +71,8 @@ pub struct Job {
     pub retention: Option<Retention>,
     /// What is brought up to the datasets.
     pub targets: Vec<Replica>,
+    /// What its snapshots are put into.
+    pub archives: Vec<Archive>,
     /// How a restore of it is rehearsed.
     pub drill: Option<Drill>,
     /// What is called at which moment of its runs.
@@ -105,12 +107,23 @@ pub struct Drill {
     pub within: Duration,
     /// The target whose newest snapshot is taken; without it the job's own.
     pub from: Option<String>,
+    /// Of a target on another machine: in what its snapshot is received, to be discarded afterwards.
+    pub into: Option<Received>,
     /// Who it is run as; without it root.
     pub user: Option<String>,
     /// Whether it has the machine's network.
     pub network: bool,
     /// Directories that it finds empty, and may write to.
     pub scratch: Vec<PathBuf>,
+}
+
+/// How a snapshot from another machine is received for a rehearsal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The dataset, pool or directory in which it gets a dataset of its own.
+    pub into: String,
+    /// How long it may take.
+    pub within: Option<Duration>,
 }
 
 /// What becomes of a run while another one is at work on one of its datasets.
@@ -137,6 +150,39 @@ pub struct Replica {
     pub level: Option<i32>,
     /// How ZFS makes the stream.
     pub zfs_flags: Option<ZfsFlags>,
+}
+
+/// An archive in an object store that the snapshots of a dataset are put into.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Which of the job's datasets.
+    pub dataset: String,
+    /// The store: `s3://…`, as it stands there.
+    pub to: String,
+    /// What is kept there; without it nothing is destroyed there.
+    pub retention: Option<Retention>,
+    /// After how many containers the next one is full.
+    pub max_chain: Option<u64>,
+    /// The next one is full once a restore would read more than so many percent of the chain's full one.
+    pub max_restore: Option<u64>,
+    /// At most so many bytes per second.
+    pub bandwidth: Option<u64>,
+    /// zstd's level.
+    pub level: Option<i32>,
+    /// The key that it is signed with.
+    pub sign: Option<PathBuf>,
+    /// Whom it is encrypted to: recipients, or files with some.
+    pub encrypt_to: Vec<String>,
+    /// The server.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Whose credentials.
+    pub profile: Option<String>,
+    /// How it is kept there.
+    pub storage_class: Option<String>,
+    /// The certificates that its server is known by.
+    pub ca: Option<PathBuf>,
 }
 
 /// A line of a file.

@@ -14,6 +14,7 @@ use crate::model::{PeerAddress, Target};
 use crate::plan::retain::{Period, Retention};
 use crate::plan::schedule::Schedule;
 
+mod archive;
 mod check;
 mod drill;
 mod flush;
@@ -58,6 +59,8 @@ struct RawJob {
     retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     target: Vec<Spanned<RawTarget>>,
+    #[serde(default)]
+    archive: Vec<Spanned<archive::RawArchive>>,
     drill: Option<Spanned<drill::RawDrill>>,
     hooks: Option<Spanned<hooks::RawHooks>>,
     check: Option<Spanned<check::RawCheck>>,
@@ -245,12 +248,14 @@ impl Reader<'_> {
             }
         };
         let retention = raw.retention.map(|raw| self.retention(raw));
-        let check =
-            raw.check.map(|raw_check| self.check(raw_check, !raw.target.is_empty(), raw.drill.is_some()));
+        let has_targets = !raw.target.is_empty() || !raw.archive.is_empty();
+        let check = raw.check.map(|raw_check| self.check(raw_check, has_targets, raw.drill.is_some()));
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
+        let archives: Vec<_> =
+            raw.archive.into_iter().filter_map(|raw| self.archive(raw, &datasets)).collect();
         let recursive = raw.recursive;
         let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets, recursive));
-        let hooks = raw.hooks.map(|raw| self.hooks(raw, !targets.is_empty()));
+        let hooks = raw.hooks.map(|raw| self.hooks(raw, has_targets));
         let trigger = raw.trigger.map(|raw| self.trigger(raw, schedule.as_ref(), retention.as_ref()));
         Job {
             name: name.into(),
@@ -269,6 +274,7 @@ impl Reader<'_> {
             zone,
             retention,
             targets,
+            archives,
             drill,
             hooks,
             check,
@@ -358,13 +364,7 @@ impl Reader<'_> {
 
     fn target_fields(&mut self, span: &Range<usize>, raw: RawTarget, datasets: &[String]) -> Option<Replica> {
         let dataset = self.source(span, raw.dataset, datasets);
-        let level = raw.level.and_then(|level| {
-            let valid = i32::try_from(*level.get_ref()).ok().filter(|level| (1..=22).contains(level));
-            if valid.is_none() {
-                self.problem(level.span(), "level", "zstd's levels are 1 to 22");
-            }
-            valid
-        });
+        let level = self.level(raw.level);
         let bandwidth = raw.bandwidth.and_then(|text| self.parsed("bandwidth", text, value::bandwidth));
         let zfs_flags = raw.zfs_flags.and_then(|text| self.parsed("zfs_flags", text, str::parse));
         let Some(to) = raw.to else {
@@ -382,6 +382,15 @@ impl Reader<'_> {
             return None;
         }
         Some(Replica { dataset: dataset?, to, intermediates: raw.intermediates, bandwidth, level, zfs_flags })
+    }
+
+    fn level(&mut self, level: Option<Spanned<i64>>) -> Option<i32> {
+        let level = level?;
+        let valid = i32::try_from(*level.get_ref()).ok().filter(|level| (1..=22).contains(level));
+        if valid.is_none() {
+            self.problem(level.span(), "level", "zstd's levels are 1 to 22");
+        }
+        valid
     }
 
     /// Which of the job's datasets a target is for.

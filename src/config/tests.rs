@@ -4,6 +4,7 @@ use super::*;
 use crate::model::Flushed;
 use crate::model::flush::Method;
 
+mod archive;
 mod check;
 mod trigger;
 
@@ -183,7 +184,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursiv = true",
         expect![[r#"
-            config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks", "check"
+            config.toml:4: job.a: unknown field "recursiv", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "archive", "drill", "hooks", "check"
         "#]],
     );
     check_job(
@@ -219,7 +220,7 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "checks = []",
         expect![[r#"
-            config.toml:4: job.a: unknown field "checks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "drill", "hooks", "check"
+            config.toml:4: job.a: unknown field "checks", expected one of "datasets", "recursive", "not_atomic", "copy", "crash_consistent", "quiesce", "notify", "flush", "labels", "schedule", "time_zone", "trigger", "overlap", "queue_for", "retention", "target", "archive", "drill", "hooks", "check"
         "#]],
     );
 }

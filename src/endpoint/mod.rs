@@ -15,6 +15,8 @@ use crate::sys::interrupt::Bell;
 use crate::sys::lzc::Errno;
 
 pub mod any;
+pub mod archive;
+pub mod backup;
 mod beneath;
 pub mod btrfs;
 pub mod change;
@@ -25,13 +27,16 @@ pub mod dir;
 pub(crate) mod each;
 pub mod fake;
 pub mod fault;
+pub mod files;
 pub mod mounted;
 pub mod overlay;
 pub mod path;
 pub mod peer;
+pub mod plain;
 pub mod prunable;
 pub mod record;
 mod recorded;
+pub mod store;
 pub mod tree;
 mod written;
 pub mod zfs;
@@ -436,6 +441,9 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A store of objects refused or failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// A call of ZFS failed.
     #[error("cannot {op} {subject}")]
     Zfs {
@@ -481,6 +489,7 @@ impl Error {
             Self::Interrupted { .. } => Class::Unreachable,
             Self::Remote { class, .. } => *class,
             Self::Halfway { .. } => Class::Partial,
+            Self::Store(error) => error.class(),
             Self::Zfs { source, .. } => source.class(),
             Self::Io { source, .. } => crate::error::class_of_io(source),
         }
@@ -500,6 +509,7 @@ impl Error {
                 tags.first().map(|tag| format!("cowsnap release {} {}", quoted(tag), quoted(subject)))
             }
             Self::Halfway { source, .. } => source.hint(),
+            Self::Store(error) => error.hint(),
             Self::Io { source, .. } => hint_for(source),
             Self::Reused { .. } | Self::Corrupt { .. } | Self::Interrupted { .. } | Self::Zfs { .. } => None,
         }

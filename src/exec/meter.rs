@@ -22,6 +22,11 @@ impl<'a, R> Meter<'a, R> {
         Self { inner, observe, bytes: 0, told: 0 }
     }
 
+    /// How many bytes have passed.
+    pub fn passed(&self) -> u64 {
+        self.bytes
+    }
+
     /// What it reads from.
     pub fn inner(&self) -> &R {
         &self.inner

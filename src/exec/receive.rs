@@ -12,7 +12,8 @@ use crate::exec::meter::Meter;
 use crate::exec::{Event, Observe};
 use crate::model::{Dates, Guid, SnapshotName, Version};
 use crate::stream::container::{self, Backend, Sealed};
-use crate::stream::reader::Reader;
+use crate::stream::reader::{Keys, Reader};
+use crate::stream::sign::{PublicKey, Untrusted};
 use crate::sys::interrupt::{self, Bell};
 use crate::{Error, Result};
 
@@ -41,6 +42,9 @@ pub struct Received {
     /// If that was the rest of a stream: how what came before it was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,
+    /// Who signed its container: each signature matches.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<PublicKey>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -55,6 +59,7 @@ pub struct Incoming {
     kept: Option<btrfs::Kept>,
     keep_every: Option<u64>,
     dates: Option<Dates>,
+    must_be_signed: bool,
 }
 
 enum Body {
@@ -69,6 +74,21 @@ impl Incoming {
     /// Bytes that are neither a container nor a raw stream of btrfs or ZFS; a raw stream whose snapshot's name can not be
     /// one here.
     pub fn open(input: impl Read + Send + 'static, source: &str, name: Option<SnapshotName>) -> Result<Self> {
+        Self::open_by(input, source, name, &Keys::default())
+    }
+
+    /// As [`Self::open`], with what decrypts the container and says whose it must be: if none of the trusted signed it, nothing of it
+    /// becomes visible, and nothing stays.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; a container that `keys` do not decrypt; if it must be signed, also a raw stream, or a container that is only the
+    /// rest of a stream: nobody signed what came before it.
+    pub fn open_by(
+        input: impl Read + Send + 'static,
+        source: &str,
+        name: Option<SnapshotName>,
+        keys: &Keys,
+    ) -> Result<Self> {
         let mut input = input;
         let mut first = Vec::new();
         (&mut input)
@@ -76,8 +96,11 @@ impl Incoming {
             .read_to_end(&mut first)
             .map_err(|error| read_failed(source, error))?;
         match announced::raw_kind(&first) {
+            Some(_) if keys.trusted.is_some() => {
+                Err(container_failed(source, container::Error::Untrusted(Untrusted::Unsigned)))
+            }
             Some(kind) => Self::open_raw(kind, first, input, source, name),
-            None => Self::open_container(Cursor::new(first).chain(input), source, name),
+            None => Self::open_container(Cursor::new(first).chain(input), source, name, keys),
         }
     }
 
@@ -100,9 +123,16 @@ impl Incoming {
         input: impl Read + Send + 'static,
         source: &str,
         name: Option<SnapshotName>,
+        keys: &Keys,
     ) -> Result<Self> {
-        let reader = Reader::open(input).map_err(|error| container_failed(source, error))?;
-        Self::of_container(reader, source, name)
+        let reader = Reader::open_by(input, keys, 0).map_err(|error| container_failed(source, error))?;
+        let must_be_signed = keys.trusted.is_some();
+        if must_be_signed && reader.header().zfs.as_ref().is_some_and(|zfs| zfs.resumes.is_some()) {
+            let why = "it is the rest of a stream, and who signed the beginning can not be told".into();
+            let hint = Some("send all of it once more, signed".into());
+            return Err(endpoint::Error::Refused { op: "receive", subject: source.into(), why, hint }.into());
+        }
+        Ok(Self { must_be_signed, ..Self::of_container(reader, source, name)? })
     }
 
     fn of_container(reader: Reader, source: &str, name: Option<SnapshotName>) -> Result<Self> {
@@ -125,6 +155,7 @@ impl Incoming {
             kept: None,
             keep_every: None,
             dates: None,
+            must_be_signed: false,
         })
     }
 
@@ -141,7 +172,8 @@ impl Incoming {
         let body = Body::Raw(Box::new(Cursor::new(first).chain(input)));
         let options = Default::default();
         let (source, bell, kept) = (source.into(), None, None);
-        Ok(Self { announced, body, source, options, bell, kept, keep_every: None, dates: None })
+        let (keep_every, dates, must_be_signed) = (None, None, false);
+        Ok(Self { announced, body, source, options, bell, kept, keep_every, dates, must_be_signed })
     }
 
     /// What it says that it is.
@@ -198,6 +230,28 @@ impl Incoming {
         Err(endpoint::Error::Foreign { subject, wanted, why, hint }.into())
     }
 
+    /// Hands its bytes to `take`, which reads them to their end; those of a container once each of them was verified. What is done is called
+    /// `subject`.
+    ///
+    /// # Errors
+    /// As [`Incoming::receive`].
+    pub fn hand_to<T>(
+        self,
+        subject: &str,
+        observe: &dyn Observe,
+        take: impl FnOnce(&mut dyn Read) -> endpoint::Result<T>,
+    ) -> Result<T> {
+        let Self { body, source, .. } = self;
+        observe.observe(Event::Started { op: "restore", subject: subject.into(), total: None });
+        let mut stream = match body {
+            Body::Container(reader) => Meter::new(reader as Box<dyn Read + Send>, observe),
+            Body::Raw(stream) => Meter::new(stream, observe),
+        };
+        let taken = take(&mut stream).map_err(|error| failed(subject, &source, error))?;
+        observe.observe(Event::Finished { bytes: stream.passed() });
+        Ok(taken)
+    }
+
     /// Applies it to `target`. Nothing becomes visible there before all of it was checked.
     ///
     /// # Errors
@@ -205,7 +259,10 @@ impl Incoming {
     pub fn receive(self, target: &Dataset, observe: &dyn Observe) -> Result<Received> {
         let start = Instant::now();
         self.expect_for(target)?;
-        let Self { announced, body, source, options, bell, kept, keep_every, dates } = self;
+        let Self { announced, body, source, mut options, bell, kept, keep_every, dates, must_be_signed } =
+            self;
+        // What is kept of a stream that was broken off would be gone on from, and nobody signed it.
+        options.keep_no_partial |= must_be_signed;
         let keep = match &body {
             Body::Container(reader) => {
                 keep_every.map(|every| btrfs::Keeping { marks: reader.marks(), every })
@@ -238,6 +295,7 @@ impl Incoming {
             blake3: checked.root.to_hex().to_string(),
             verified: checked.by_container,
             earlier: arrived.earlier,
+            signed_by: checked.signed_by,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -285,6 +343,7 @@ struct Checked {
     root: blake3::Hash,
     len: u64,
     by_container: bool,
+    signed_by: Vec<PublicKey>,
 }
 
 fn receive_verified(
@@ -310,7 +369,8 @@ fn receive_verified(
         })
     })?;
     let &Sealed { root, len, .. } = sealed(stream.inner());
-    Ok((arrived, Checked { root, len, by_container: true }))
+    let signed_by = stream.inner().signers().to_vec();
+    Ok((arrived, Checked { root, len, by_container: true, signed_by }))
 }
 
 fn sealed(reader: &Reader) -> &Sealed {
@@ -326,7 +386,7 @@ fn receive_raw(
     let mut stream = Hashing { inner: Meter::new(stream, observe), hasher: blake3::Hasher::new() };
     let arrived = target.receive_checked(request, None, &mut stream, |_| None)?;
     let (root, len) = (stream.hasher.finalize(), stream.hasher.count());
-    Ok((arrived, Checked { root, len, by_container: false }))
+    Ok((arrived, Checked { root, len, by_container: false, signed_by: Vec::new() }))
 }
 
 struct Hashing<R> {

@@ -1,30 +1,34 @@
 //! Brings a version back: receives what is missing, then puts it in place by cloning, never by copying.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::endpoint::zfs::ReceiveOptions;
-use crate::endpoint::{self, Backend, Dataset, History, RollbackRequest, RolledBack, SendRequest};
+use crate::endpoint::{self, Backend as _, Dataset, History, RollbackRequest, RolledBack, SendRequest};
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
 use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
+use crate::stream::container::Backend;
+use crate::stream::reader::Keys;
 use crate::stream::writer;
 use crate::{Class, Error, Result};
 
+pub mod plain;
+
 /// Where the data comes from.
-#[derive(Debug)]
 pub enum Source {
     /// A snapshot of a dataset, on this filesystem or on another one.
     Snapshot(Dataset, VersionRef),
     /// Containers in files, in any order.
     Files(Vec<PathBuf>),
+    /// Containers that are elsewhere.
+    Streams(Box<dyn plain::Streams>),
 }
 
 /// What is to be restored, and where to.
-#[derive(Debug)]
 pub struct Request {
     /// Where the data comes from.
     pub source: Source,
@@ -36,6 +40,8 @@ pub struct Request {
     pub replace: bool,
     /// Nested datasets that have a snapshot of the same name come along (of a snapshot on the same filesystem).
     pub recursive: bool,
+    /// What decrypts containers in files, and whose they must be.
+    pub keys: Keys,
 }
 
 /// What was done.
@@ -131,7 +137,7 @@ fn is_direct(from: &Dataset, request: &Request) -> Result<bool> {
     if live && !request.replace {
         let name = match &request.source {
             Source::Snapshot(_, version) => quoted(format!("{from}@{}", version.name)),
-            Source::Files(_) => "SOURCE".into(),
+            Source::Files(_) | Source::Streams(_) => "SOURCE".into(),
         };
         return Err(in_the_way(request, &name));
     }
@@ -227,9 +233,8 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
         other => other?,
     };
     let streams = match &request.source {
-        Source::Files(files) => {
-            files.iter().map(|file| stream_in(file, &request.to)).collect::<Result<_>>()?
-        }
+        Source::Files(files) => files.iter().map(|file| stream_in(file, request)).collect::<Result<_>>()?,
+        Source::Streams(streams) => streams.all().to_vec(),
         Source::Snapshot(from, version) => {
             let here = from.inventory()?;
             let at = here.versions().iter().position(|v| v.id == *version).unwrap_or(0);
@@ -244,21 +249,34 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
 }
 
 /// What the stream in `file` brings, as far as its beginning tells.
-fn stream_in(file: &PathBuf, to: &Dataset) -> Result<Stream> {
-    let incoming = incoming(file)?;
-    incoming.expect_for(to)?;
+fn stream_in(file: &PathBuf, request: &Request) -> Result<Stream> {
+    let incoming = incoming(file, &request.keys)?;
+    incoming.expect_for(&request.to)?;
     let announced = incoming.announced().clone();
     Ok(Stream { brings: VersionRef { guid: announced.guid, name: announced.snapshot }, base: announced.base })
 }
 
-fn incoming(file: &PathBuf) -> Result<Incoming> {
+/// Whether all of these are streams of btrfs.
+///
+/// # Errors
+/// A file that can not be read, or is no stream.
+pub fn are_of_btrfs(files: &[PathBuf], keys: &Keys) -> Result<bool> {
+    let backends = files.iter().map(|file| incoming(file, keys).map(|incoming| incoming.announced().backend));
+    let all = backends.collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().all(|backend| backend == Backend::Btrfs))
+}
+
+fn incoming(file: &Path, keys: &Keys) -> Result<Incoming> {
     let opened = File::open(file).map_err(Error::io("open", file.display()))?;
-    Incoming::open(opened, &file.display().to_string(), None)
+    Incoming::open_by(opened, &file.display().to_string(), None, keys)
 }
 
 fn fetch(request: &Request, stream: &Stream, at: usize, observe: &dyn Observe) -> Result<()> {
     match &request.source {
-        Source::Files(files) => whole(incoming(&files[at])?).receive(&request.to, observe).map(drop),
+        Source::Files(files) => {
+            whole(incoming(&files[at], &request.keys)?).receive(&request.to, observe).map(drop)
+        }
+        Source::Streams(streams) => streams.receive(at, &request.to, whole, observe).map(drop),
         Source::Snapshot(from, _) => transfer(from, &request.to, stream, observe),
     }
 }

@@ -12,7 +12,7 @@ use crate::exec::{Event, Observe};
 use crate::model::{Guid, Inventory, SnapshotName};
 use crate::stream::container::{self, Backend, Header, Prefix};
 use crate::stream::fan::{self, Branch, Taker};
-use crate::stream::writer;
+use crate::stream::writer::{self, Protection};
 use crate::sys::interrupt;
 use crate::{Error, Result};
 
@@ -72,11 +72,29 @@ pub fn send(
     out: impl Write + Send,
     observe: &dyn Observe,
 ) -> Result<Sent> {
+    send_protected(source, job, &Protection::default(), out, observe)
+}
+
+/// As [`send()`], a container that is encrypted and signed as `protection` says.
+///
+/// # Errors
+/// As [`send()`]; a raw stream or the rest of a container, which can be neither.
+pub fn send_protected(
+    source: &dyn Endpoint,
+    job: &Job<'_>,
+    protection: &Protection,
+    out: impl Write + Send,
+    observe: &dyn Observe,
+) -> Result<Sent> {
+    if !protection.is_none() && (job.form == Form::Raw || job.behind.is_some()) {
+        let what = "only a whole container can be encrypted or signed".into();
+        return Err(Error::Usage { what, hint: None });
+    }
     sent(source, job, observe, |header, stream| match job.form {
         Form::Container(options) => {
             let sealed = match job.behind {
                 Some(prefix) => writer::write_rest(header, stream, prefix, out, &options)?,
-                None => writer::write(header, stream, out, &options)?,
+                None => writer::write_protected(header, stream, out, &options, protection)?,
             };
             Ok((sealed.len, sealed.container_len, sealed.root))
         }

@@ -5,15 +5,29 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::model::digests::Digest;
-use crate::model::{Guid, SnapshotName, VersionRef};
+use crate::model::{Guid, HoldTag, SnapshotName, VersionRef};
+
+mod claim;
+
+pub use claim::{Claim, Use};
 
 /// How long every part of a container is but the last, in bytes.
-pub const PART_LEN: u64 = 64 << 20;
+pub const PART_LEN: u64 = 16 << 20;
+/// The longest name that fits into a key, as it stands there: a key's parts have at most 255 bytes.
+pub const MAX_NAME: usize = 151;
 /// The longest manifest that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 64 << 20;
 
-const VERSIONS: &str = "versions/";
-const PARTS: &str = "parts/";
+/// The key of what says what an archive is.
+pub const ARCHIVE: &str = "archive.json";
+/// Below which manifests are.
+pub const VERSIONS: &str = "versions/";
+/// Below which parts are.
+pub const PARTS: &str = "parts/";
+/// Below which holds are.
+pub const HOLDS: &str = "holds/";
+/// Below which is who is at work.
+pub const CLAIMS: &str = "claims/";
 
 /// A way in which a version is in an archive: all that its manifest's key tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +62,26 @@ pub struct Part {
     pub digest: Digest,
 }
 
+/// Who keeps a version from being destroyed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hold {
+    /// Which version.
+    pub guid: Guid,
+    /// By which tag.
+    pub tag: HoldTag,
+}
+
 /// A key that says nothing: of another format, or of another program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no key of an archive of version 1")]
 pub struct NoKey(pub String);
 
 impl Stored {
+    /// Whether a version of that name can be stored.
+    pub fn has_room_for(name: &SnapshotName) -> bool {
+        escaped(name.as_str()).len() <= MAX_NAME
+    }
+
     /// Where its parts are.
     pub fn group(&self) -> Group {
         Group { guid: self.version.guid, base: self.base }
@@ -83,7 +111,7 @@ impl Stored {
         let guid = field(32)?.parse().ok()?;
         let base: Guid = field(32)?.parse().ok()?;
         let len = u64::from_str_radix(field(16)?, 16).ok()?;
-        let name: SnapshotName = rest.replace("!_", " ").replace("!.", ":").parse().ok()?;
+        let name: SnapshotName = unescaped(rest).parse().ok()?;
         Some(Self { version: VersionRef { guid, name }, base: some(base), created, len })
     }
 }
@@ -92,7 +120,7 @@ impl Stored {
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.created.as_nanosecond().max(0);
-        let name = self.version.name.as_str().replace(' ', "!_").replace(':', "!.");
+        let name = escaped(self.version.name.as_str());
         let (guid, base) = (Digits(self.version.guid), Digits(self.base.unwrap_or(Guid::NIL)));
         write!(f, "{VERSIONS}{time:020}-{guid}-{base}-{:016x}-{name}", self.len)
     }
@@ -128,6 +156,36 @@ impl fmt::Display for Part {
     }
 }
 
+impl Hold {
+    /// Reads the key of a hold.
+    ///
+    /// # Errors
+    /// [`NoKey`] if it is none, or not written as this program writes it.
+    pub fn parse(key: &str) -> Result<Self, NoKey> {
+        let read = || {
+            let (guid, tag) = key.strip_prefix(HOLDS)?.split_once('/')?;
+            Some(Self { guid: guid.parse().ok()?, tag: unescaped(tag).parse().ok()? })
+        };
+        read().filter(|hold| hold.to_string() == key).ok_or_else(|| NoKey(key.into()))
+    }
+}
+
+/// Its key.
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HOLDS}{}/{}", Digits(self.guid), escaped(self.tag.as_str()))
+    }
+}
+
+/// A name as it stands in a key.
+fn escaped(name: &str) -> String {
+    name.replace(' ', "!_").replace(':', "!.")
+}
+
+fn unescaped(name: &str) -> String {
+    name.replace("!_", " ").replace("!.", ":")
+}
+
 fn some(guid: Guid) -> Option<Guid> {
     Some(guid).filter(|guid| !guid.is_nil())
 }
@@ -153,7 +211,7 @@ mod tests {
         let stored = Stored::parse(FULL).unwrap();
         assert_eq!(stored.version.name.as_str(), "daily 2:a.b-c");
         assert_eq!(stored.version.guid.to_string(), "00112233-4455-6677-8899-aabbccddeeff");
-        assert_eq!((stored.base, stored.len, stored.parts()), (None, 0x800_0001, 3));
+        assert_eq!((stored.base, stored.len, stored.parts()), (None, 0x800_0001, 9));
         assert_eq!(stored.created.to_string(), "2024-11-22T16:25:00.000000005Z");
         assert_eq!(stored.to_string(), FULL);
         let base = Some(Guid([0xab; 16]));
@@ -204,6 +262,17 @@ mod tests {
             [&key[1..], &key.replace("/000012", "/12"), &key.replace('.', "/"), &key[..key.len() - 1]]
         {
             assert_eq!(Part::parse(wrong), Err(NoKey(wrong.into())));
+        }
+    }
+
+    #[test]
+    fn a_hold_is_found_by_its_key() {
+        let hold = Hold { guid: Guid([0xab; 16]), tag: "to be:kept".parse().unwrap() };
+        let key = hold.to_string();
+        assert_eq!(key, format!("holds/{}/to!_be!.kept", "ab".repeat(16)));
+        assert_eq!(Hold::parse(&key), Ok(hold));
+        for wrong in ["holds/", &key[1..], &key.replace("!_", " "), &key.replace("ab/", "ab"), &key[..39]] {
+            assert_eq!(Hold::parse(wrong), Err(NoKey(wrong.into())));
         }
     }
 }

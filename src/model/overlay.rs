@@ -155,8 +155,13 @@ impl Mode {
         Self::Disabled,
     ];
 
-    /// Whether what was changed is kept apart from the base, in the format of layers, so that it can be told, and become one.
+    /// Whether it can lie on layers, and what was changed can be told and become one.
     pub fn has_layers(self) -> bool {
+        self == Self::Native || self.keeps_changes_apart()
+    }
+
+    /// Whether what was changed is kept apart from the base, in the format of layers.
+    pub fn keeps_changes_apart(self) -> bool {
         matches!(self, Self::Kernel | Self::Fuse | Self::Squashfs | Self::Erofs)
     }
 
@@ -407,7 +412,7 @@ mod tests {
         }
         let with_layers: Vec<_> =
             Mode::ALL.into_iter().filter(|mode| mode.has_layers()).map(Mode::as_str).collect();
-        assert_eq!(with_layers, ["kernel", "fuse", "squashfs", "erofs"]);
+        assert_eq!(with_layers, ["native", "kernel", "fuse", "squashfs", "erofs"]);
     }
 
     #[test]

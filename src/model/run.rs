@@ -133,6 +133,8 @@ pub struct Outcome {
     pub downtime: Option<Duration>,
     /// Of a target: when the snapshot was taken up to which it was brought. Of a rehearsal: when that one was taken.
     pub up_to: Option<Timestamp>,
+    /// Of a rehearsal: the target that it was of, if it was of one.
+    pub from: Option<String>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
@@ -140,7 +142,7 @@ pub struct Outcome {
 impl Outcome {
     /// One that went well and moved nothing.
     pub fn done(subject: Subject, at: Timestamp, took: Duration) -> Self {
-        Self { subject, at, took, bytes: 0, downtime: None, up_to: None, failure: None }
+        Self { subject, at, took, bytes: 0, downtime: None, up_to: None, from: None, failure: None }
     }
 }
 
@@ -215,6 +217,9 @@ pub struct Tally {
     /// Of a target: when the snapshot was taken up to which it was brought last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up_to: Option<Timestamp>,
+    /// Of a rehearsal: the target that the last one was of, if it was of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl Tally {
@@ -236,6 +241,7 @@ impl Tally {
             last_downtime_ms: None,
             total_downtime_ms: 0,
             up_to: None,
+            from: None,
         }
     }
 
@@ -257,6 +263,7 @@ impl Tally {
         self.total_ms = self.total_ms.saturating_add(ms);
         self.last_bytes = outcome.bytes;
         self.total_bytes = self.total_bytes.saturating_add(outcome.bytes);
+        self.from = outcome.from;
         if let Some(downtime) = outcome.downtime.map(milliseconds) {
             self.last_downtime_ms = Some(downtime);
             self.total_downtime_ms = self.total_downtime_ms.saturating_add(downtime);

@@ -111,6 +111,20 @@ impl Archive {
         (1..).zip(first).map(version).collect()
     }
 
+    /// In which ways a version is stored.
+    pub fn ways(&self, guid: Guid) -> impl Iterator<Item = &Stored> {
+        self.by_guid.get(&guid).into_iter().flatten().map(|at| &self.stored[*at])
+    }
+
+    /// The way by which a version comes back for the least; `None` if none leads to it.
+    pub fn way(&self, guid: Guid) -> Option<&Stored> {
+        let cost_of = |way: &Stored| match way.base {
+            Some(base) => self.cost(base).map(|cost| cost.and(way)),
+            None => Some(Cost::default().and(way)),
+        };
+        self.ways(guid).filter(|way| cost_of(way).is_some()).min_by_key(|way| cost_of(way))
+    }
+
     /// What bringing a version back takes; `None` if no way leads to it.
     pub fn cost(&self, guid: Guid) -> Option<Cost> {
         self.costs.get(&guid).copied()

@@ -307,6 +307,14 @@ pub fn roughly(time: SignedDuration) -> String {
     }
 }
 
+/// The command that compares.
+fn verify(dataset: &str, to: &str) -> String {
+    match to.contains("://") && !to.starts_with("ssh://") {
+        true => format!("cowsnap archive verify {to}"),
+        false => format!("cowsnap verify {dataset} --against {to}"),
+    }
+}
+
 struct Found<'a> {
     job: &'a str,
     all: Vec<Finding>,
@@ -395,6 +403,8 @@ impl Found<'_> {
         let tally = record.as_ref().and_then(|record| record.tally(&Subject::of_job(Op::Drill)));
         let last = tally.and_then(|tally| tally.last_success);
         let limits = facts.limits.drill_age;
+        let from = tally.and_then(|tally| tally.from.as_ref());
+        let from = from.map_or_else(String::new, |from| format!(" from {from}"));
         let (state, what) = match last.map(|last| now.duration_since(last)) {
             _ if !facts.has_drill => return,
             // A clock that was ahead has told nothing.
@@ -406,7 +416,7 @@ impl Found<'_> {
                 State::Ok => return,
                 state => {
                     let age = roughly(age);
-                    (state, format!("the last rehearsal of its restore that went well is {age} old"))
+                    (state, format!("the last rehearsal of its restore{from} that went well is {age} old"))
                 }
             },
             None => {
@@ -440,12 +450,7 @@ impl Found<'_> {
             None => {
                 let since = record.as_ref().map_or(now, |record| record.since);
                 let state = past(limits, now.duration_since(since)).max(State::Warning);
-                (
-                    state,
-                    format!(
-                        "{dataset} was never compared with {to}: cowsnap verify {dataset} --against {to}"
-                    ),
-                )
+                (state, format!("{dataset} was never compared with {to}: {}", verify(dataset, to)))
             }
         };
         if state != State::Ok {

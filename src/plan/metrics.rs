@@ -159,7 +159,7 @@ impl Collected {
                 ("job_name", job.into()),
                 ("op", op.name().into()),
                 ("dataset", dataset.clone().unwrap_or_default()),
-                ("target", target.clone().unwrap_or_default()),
+                ("target", target.as_ref().or(tally.from.as_ref()).cloned().unwrap_or_default()),
             ]
         };
         for (result, n) in [("success", tally.done), ("failure", tally.failed)] {

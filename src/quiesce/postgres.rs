@@ -20,6 +20,8 @@ use crate::sys::interrupt::Timely;
 const HEARD: &str = "cowsnap: that was all";
 /// What is asked first: this is a superuser, and nobody else's functions and operators are to be meant by any name. It has no answer.
 pub(super) const OWN: &str = "SET search_path = pg_catalog, pg_temp";
+/// In what is kept: where the server's data is.
+const DATA: &str = "data_directory";
 /// The first version whose functions are called so.
 const NEW: u32 = 150_000;
 
@@ -71,7 +73,7 @@ impl Session {
         }
     }
 
-    /// Ends, and puts what a restore needs into a folder below `base`: `backup_label`, `tablespace_map` if there are any, and the log in `pg_wal`. All of it is on the
+    /// Ends, and puts what a restore needs into a folder below `base`: `backup_label`, `tablespace_map` if there are any, `data_directory`, which says where the data is, and the log in `pg_wal`. All of it is on the
     /// disk then, with the names of all folders down from `base`, which is there.
     ///
     /// # Errors
@@ -149,7 +151,9 @@ impl Ended {
         };
         fs::create_dir_all(&wal).map_err(told(&wal))?;
         fs::set_permissions(into, Permissions::from_mode(0o700)).map_err(told(into))?;
-        let mut files = vec![("backup_label", &self.label)];
+        let at =
+            data.canonicalize().unwrap_or_else(|_| data.to_owned()).into_os_string().into_encoded_bytes();
+        let mut files = vec![("backup_label", &self.label), (DATA, &at)];
         if !self.places.is_empty() {
             files.push(("tablespace_map", &self.places));
         }

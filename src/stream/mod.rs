@@ -4,10 +4,13 @@
 
 pub mod btrfs;
 pub mod container;
+pub mod crypt;
 pub mod fan;
 pub mod parallel;
 pub mod reader;
+pub mod sign;
 pub mod tar;
 pub mod wire;
 pub mod writer;
 pub mod zfs;
+pub mod zst;

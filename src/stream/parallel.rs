@@ -80,6 +80,7 @@ impl<O> Iterator for Results<O> {
 #[derive(Debug, Default)]
 pub struct Block {
     bytes: Vec<u8>, // Invariant: all of it was initialised once, and stays.
+    from: usize,    // Invariant: at most `len`.
     len: usize,     // Invariant: at most `bytes.len()`.
 }
 
@@ -89,26 +90,31 @@ impl Block {
         if self.bytes.len() < len {
             self.bytes = vec![0; len]; // Zeroed by the kernel, not byte by byte.
         }
-        self.len = len;
+        (self.from, self.len) = (0, len);
         &mut self.bytes[..len]
     }
 
     /// Makes it shorter.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.len = self.len.min(self.from + len);
+    }
+
+    /// Makes it begin so many bytes later.
+    pub fn skip(&mut self, len: usize) {
+        self.from = self.len.min(self.from + len);
     }
 }
 
 impl std::ops::Deref for Block {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[self.from..self.len]
     }
 }
 
 impl std::ops::DerefMut for Block {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
+        &mut self.bytes[self.from..self.len]
     }
 }
 
@@ -170,5 +176,13 @@ mod tests {
         assert_eq!(block.len(), 2);
         assert_eq!(block.room(5), [0; 5]);
         assert_eq!(block.room(1).len(), 1);
+        block.room(4).copy_from_slice(b"abcd");
+        block.skip(1);
+        assert_eq!(&*block, b"bcd");
+        block.truncate(2);
+        assert_eq!(&*block, b"bc");
+        block.skip(9);
+        assert!(block.is_empty());
+        assert_eq!(block.room(4).len(), 4);
     }
 }

@@ -4,21 +4,29 @@
 //! go through the same three steps: [`Source`] takes records off the input, [`Frame::open`] verifies one by itself, and
 //! `Sequence` holds together what spans frames.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use zstd::bulk::Decompressor;
 
 use super::container::error::{Error, Place, Result};
 use super::container::header::{check_header, check_prelude};
-use super::container::record::{HEAD_LEN, check_trailer, trailer_len};
-use super::container::tree::{Leaf, Tree};
+use super::container::record::HEAD_LEN;
+use super::container::tree::Leaf;
 use super::container::{
     FRAME_LEN, HASH_LEN, Head, Header, HeaderHash, Kind, PRELUDE_LEN, Prefix, Sealed, TAIL_LEN,
 };
+use super::crypt::{Envelope, FRONT_LEN, TAG_LEN};
 use super::parallel::{self, Block, Jobs, Pool, Results};
+use super::sign::PublicKey;
 use super::writer::fill;
+
+mod checks;
+mod marks;
+
+pub use checks::{Checks, Keys, Outline, trailer_of};
+use checks::{Secrecy, Sequence};
+pub use marks::Marks;
 
 // The frames between input and caller: two blocks each, so that their memory stays below 64 MiB on any machine.
 const MAX_IN_FLIGHT: usize = 24;
@@ -29,6 +37,7 @@ pub struct Source<R> {
     input: R,
     at: u64,
     frames: u64,
+    envelope: Option<Envelope>,
 }
 
 /// A frame as it stands in the container.
@@ -59,7 +68,7 @@ impl<R: Read> Source<R> {
     /// # Errors
     /// What [`check_prelude`] and [`check_header`] say, [`Error::Truncated`], [`Error::Read`].
     pub fn open(input: R) -> Result<(Self, Header, HeaderHash)> {
-        let mut source = Self { input, at: 0, frames: 0 };
+        let mut source = Self { input, at: 0, frames: 0, envelope: None };
         let mut bytes = vec![0; PRELUDE_LEN];
         let in_header = || "its header".to_owned();
         let got = source.fill(&mut bytes)?;
@@ -70,8 +79,14 @@ impl<R: Read> Source<R> {
         let len = check_prelude(bytes[..].try_into().expect("as long as a prelude"))?;
         bytes.resize(PRELUDE_LEN + len + HASH_LEN, 0);
         source.fill_all(&mut bytes[PRELUDE_LEN..], in_header)?;
-        let (header, key) = check_header(&bytes)?;
+        let (header, envelope, key) = check_header(&bytes)?;
+        source.envelope = envelope;
         Ok((source, header, key))
+    }
+
+    /// For whom the container is encrypted; `None` if it is not.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        self.envelope.as_ref()
     }
 
     /// The next record. Nothing of it is believed yet but that its payload has a possible length.
@@ -173,34 +188,50 @@ impl Unzip {
 pub struct Opened {
     /// Where it stands.
     pub place: Place,
-    /// How it is stored.
+    /// How its data is stored: within, if it is encrypted and could be decrypted.
     pub kind: Kind,
     /// How long its payload is in the container, in bytes.
     pub payload_len: usize,
+    head: Head,
     bytes: Block,
-    leaf: Leaf,
+    leaf: Option<Leaf>, // None if nobody decrypted it.
 }
 
 impl Opened {
-    /// The stream's bytes.
+    /// The stream's bytes; none of a frame that is only known by its seal.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 impl Frame {
-    /// Verifies the frame by itself: seal, number, lengths, then (decompressed) its chaining value.
+    /// Verifies the frame by itself: seal, number, lengths, then (decrypted, decompressed) its chaining value.
     ///
     /// # Errors
-    /// [`Error::FrameSeal`], [`Error::FrameOrder`], [`Error::FrameLength`], [`Error::FrameDecode`], [`Error::FrameHash`],
-    /// [`Error::NeedsNewer`].
-    pub fn open(self, key: &HeaderHash, unzip: &mut Unzip, pool: &Pool) -> Result<Opened> {
-        let Self { place, head, payload } = self;
-        if !head.is_sealed(key, &payload) {
+    /// [`Error::FrameSeal`], [`Error::FrameOrder`], [`Error::FrameLength`], [`Error::FrameKind`], [`Error::FrameDecrypt`],
+    /// [`Error::FrameDecode`], [`Error::FrameHash`], [`Error::NeedsNewer`].
+    pub fn open(self, checks: &Checks, unzip: &mut Unzip, pool: &Pool) -> Result<Opened> {
+        let Self { place, head, mut payload } = self;
+        if !head.is_sealed(&checks.hash, &payload) {
             return Err(Error::FrameSeal { place });
         }
-        let len = check_head(&head, place)?;
-        let (kind, payload_len) = (head.kind(), payload.len());
+        let len = check_head(&head, checks.is_encrypted(), place)?;
+        let payload_len = payload.len();
+        let (kind, expected) = match &checks.secrecy {
+            Secrecy::Plain => (head.kind(), head.digest()),
+            Secrecy::Open(keys) => {
+                let inner = keys.open(&head, &mut payload).ok_or(Error::FrameDecrypt { place })?;
+                payload.skip(FRONT_LEN);
+                payload.truncate(payload_len - FRONT_LEN - TAG_LEN);
+                check_inner(inner.kind, payload.len(), len, place)?;
+                (inner.kind, inner.chaining_value)
+            }
+            Secrecy::Shut => {
+                payload.truncate(0);
+                let kind = head.kind();
+                return Ok(Opened { place, kind, payload_len, head, bytes: payload, leaf: None });
+            }
+        };
         let bytes = match kind {
             Kind::Stored => payload,
             _ => {
@@ -211,18 +242,22 @@ impl Frame {
             }
         };
         let leaf = Leaf::of(place.frame, &bytes);
-        if leaf.chaining_value != head.digest() {
+        if leaf.chaining_value != expected {
             return Err(Error::FrameHash { place });
         }
-        Ok(Opened { place, kind, payload_len, bytes, leaf })
+        Ok(Opened { place, kind, payload_len, head, bytes, leaf: Some(leaf) })
     }
 }
 
 /// Checks what a sealed head says against its place; how many bytes of the stream it holds.
-fn check_head(head: &Head, place: Place) -> Result<usize> {
-    let known = matches!(head.kind(), Kind::Stored | Kind::Zstd);
+fn check_head(head: &Head, is_encrypted: bool, place: Place) -> Result<usize> {
+    let known = matches!(head.kind(), Kind::Stored | Kind::Zstd | Kind::Encrypted);
     if !known || !head.is_plain() {
         return Err(Error::NeedsNewer { what: format!("{place} is of an unknown kind") });
+    }
+    if (head.kind() == Kind::Encrypted) != is_encrypted {
+        let found = if is_encrypted { "not encrypted" } else { "encrypted" };
+        return Err(Error::FrameKind { place, found });
     }
     if head.number() != place.frame {
         return Err(Error::FrameOrder { place, found: head.number() });
@@ -232,48 +267,28 @@ fn check_head(head: &Head, place: Place) -> Result<usize> {
         return Err(Error::FrameLength { place, what: "part of the stream", len, max });
     }
     let payload = head.payload_len() as u64;
-    let possible = if head.kind() == Kind::Stored { payload == len } else { payload < len };
+    let around = (FRONT_LEN + TAG_LEN) as u64;
+    let (possible, max) = match head.kind() {
+        Kind::Stored => (payload == len, len),
+        Kind::Encrypted => ((around + 1..=around + len).contains(&payload), around + len),
+        _ => (payload < len, len),
+    };
     match possible {
         true => Ok(len as usize),
-        false => Err(Error::FrameLength { place, what: "payload", len: payload, max: len }),
+        false => Err(Error::FrameLength { place, what: "payload", len: payload, max }),
     }
 }
 
-/// What spans frames: lengths, counts, the root.
-#[derive(Debug, Clone, Default)]
-struct Sequence {
-    tree: Tree,
-    len: u64,
-    last: bool,
-}
-
-impl Sequence {
-    fn accept(&mut self, frame: &Opened) -> Result<()> {
-        if self.last {
-            return Err(Error::FrameAfterLast { place: frame.place });
+/// Checks what stood in an encrypted frame as [`check_head`] checks what stands in others.
+fn check_inner(kind: Kind, data: usize, len: usize, place: Place) -> Result<()> {
+    match kind {
+        Kind::Stored if data == len => Ok(()),
+        Kind::Zstd if data < len => Ok(()),
+        Kind::Stored | Kind::Zstd => {
+            let (len, max) = (data as u64, len as u64);
+            Err(Error::FrameLength { place, what: "data", len, max })
         }
-        self.tree.push(&frame.leaf);
-        self.len += frame.bytes.len() as u64;
-        self.last = frame.bytes.len() < FRAME_LEN;
-        Ok(())
-    }
-
-    fn finish(&self, trailer: &Trailer, key: &HeaderHash) -> Result<Sealed> {
-        let Trailer { at, head, rest } = trailer;
-        check_trailer(head, rest, key, *at)?;
-        let (frames, len, root) = (self.tree.frames(), self.len, self.tree.root());
-        let differs = |why: String| Err(Error::Trailer { at: *at, why });
-        if head.number() != frames {
-            return differs(format!("it counts {} frames, there are {frames}", head.number()));
-        }
-        if head.len() != len {
-            return differs(format!("it counts {} bytes of stream, there are {len}", head.len()));
-        }
-        if root != head.digest() {
-            return differs("its root is not that of the frames".into());
-        }
-        let container_len = at + (HEAD_LEN + rest.len()) as u64;
-        Ok(Sealed { root, len, frames, container_len })
+        _ => Err(Error::NeedsNewer { what: format!("{place} holds a frame of an unknown kind") }),
     }
 }
 
@@ -282,7 +297,7 @@ impl Sequence {
 pub struct Frames<R> {
     source: Source<R>,
     header: Arc<Header>,
-    key: HeaderHash,
+    checks: Arc<Checks>,
     sequence: Sequence,
     unzip: Unzip,
     pool: Arc<Pool>,
@@ -294,9 +309,18 @@ impl<R: Read> Frames<R> {
     /// # Errors
     /// Those of [`Source::open`].
     pub fn open(input: R) -> Result<Self> {
-        let (source, header, key) = Source::open(input)?;
-        let (header, sequence) = (Arc::new(header), Sequence::default());
-        Ok(Self { source, header, key, sequence, unzip: Unzip::default(), pool: Arc::default() })
+        Self::open_by(input, &Keys::default())
+    }
+
+    /// As [`Frames::open`], with these keys.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`] and [`Checks::of`].
+    pub fn open_by(input: R, keys: &Keys) -> Result<Self> {
+        let (source, header, hash) = Source::open(input)?;
+        let checks = Arc::new(Checks::of(hash, source.envelope(), keys)?);
+        let (header, sequence) = (Arc::new(header), Sequence::of(&checks));
+        Ok(Self { source, header, checks, sequence, unzip: Unzip::default(), pool: Arc::default() })
     }
 
     /// What the stream is.
@@ -310,9 +334,12 @@ impl<R: Read> Frames<R> {
     /// What is wrong with the container, and where.
     pub fn step(&mut self) -> Result<Step> {
         match self.source.record(&self.pool)? {
-            Record::Trailer(trailer) => self.sequence.finish(&trailer, &self.key).map(Step::End),
+            Record::Trailer(trailer) => {
+                let outline = self.sequence.finish(&trailer, &self.checks)?;
+                Ok(Step::End(outline.sealed().expect("what is read here is decrypted")))
+            }
             Record::Frame(frame) => {
-                let opened = frame.open(&self.key, &mut self.unzip, &self.pool)?;
+                let opened = frame.open(&self.checks, &mut self.unzip, &self.pool)?;
                 self.sequence.accept(&opened)?;
                 Ok(Step::Frame(opened))
             }
@@ -347,13 +374,14 @@ enum Checked {
 /// A reader that is dropped before the end stops its threads, but does not wait for a read of the input that is under way.
 pub struct Reader {
     header: Header,
-    key: HeaderHash,
+    checks: Arc<Checks>,
     results: Option<Results<Result<Checked>>>, // `None` after an error or the end.
     marks: Marks,
     sequence: Sequence,
     pool: Arc<Pool>,
     block: Arc<Block>,
     taken: usize, // Invariant: at most `block.len()`.
+    outline: Option<Outline>,
     sealed: Option<Sealed>,
 }
 
@@ -371,43 +399,64 @@ impl Reader {
     /// # Errors
     /// Those of [`Source::open`].
     pub fn open_with(input: impl Read + Send + 'static, threads: usize) -> Result<Self> {
-        Self::start(input, Sequence::default(), threads)
+        Self::open_by(input, &Keys::default(), threads)
+    }
+
+    /// As [`Reader::open_with`], with these keys. A container that none of the trusted signed is told by an error in place of the end.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`] and [`Checks::of`].
+    pub fn open_by(input: impl Read + Send + 'static, keys: &Keys, threads: usize) -> Result<Self> {
+        let (source, header, hash) = Source::open(input)?;
+        let checks = Checks::of(hash, source.envelope(), keys)?;
+        let sequence = Sequence::of(&checks);
+        Ok(Self::start(source, header, checks, sequence, threads))
     }
 
     /// Goes on behind `prefix`: `input` is what [`write_rest`](super::writer::write_rest) wrote, and what is read is the rest of
     /// the stream. The trailer's root is of the whole.
     ///
     /// # Errors
-    /// Those of [`Source::open`].
+    /// Those of [`Source::open`]; [`Error::Encrypted`]: what is encrypted does not go on.
     pub fn resume(input: impl Read + Send + 'static, prefix: &Prefix) -> Result<Self> {
-        let sequence = Sequence { tree: prefix.tree(), len: prefix.stream_len(), last: false };
-        Self::start(input, sequence, 0)
+        let (source, header, hash) = Source::open(input)?;
+        let checks = Checks::of(hash, source.envelope(), &Keys::default())?;
+        let (tree, frames, len) = (prefix.tree(), prefix.frames(), prefix.stream_len());
+        let sequence = Sequence { tree, frames, len, ..Sequence::default() };
+        Ok(Self::start(source, header, checks, sequence, 0))
     }
 
-    fn start(input: impl Read + Send + 'static, sequence: Sequence, threads: usize) -> Result<Self> {
-        let (mut source, header, key) = Source::open(input)?;
-        source.frames = sequence.tree.frames();
+    fn start(
+        mut source: Source<impl Read + Send + 'static>,
+        header: Header,
+        checks: Checks,
+        sequence: Sequence,
+        threads: usize,
+    ) -> Self {
+        source.frames = sequence.frames;
+        let checks = Arc::new(checks);
         let threads = parallel::threads(threads);
         let pool = Arc::new(Pool::default());
         let (jobs, workers, results) = parallel::ordered((2 * threads + 2).min(MAX_IN_FLIGHT));
         for _ in 0..threads {
-            let (workers, pool) = (workers.clone(), pool.clone());
+            let (workers, pool, checks) = (workers.clone(), pool.clone(), checks.clone());
             let mut unzip = Unzip::default();
-            std::thread::spawn(move || workers.run(|record| check(record, &key, &mut unzip, &pool)));
+            std::thread::spawn(move || workers.run(|record| check(record, &checks, &mut unzip, &pool)));
         }
         let for_source = pool.clone();
         std::thread::spawn(move || read_records(source, &jobs, &for_source));
-        Ok(Self {
+        Self {
             header,
-            key,
+            checks,
             results: Some(results),
             marks: Marks::default(),
             sequence,
             pool,
             block: Arc::default(),
             taken: 0,
+            outline: None,
             sealed: None,
-        })
+        }
     }
 
     /// What the stream is.
@@ -420,9 +469,14 @@ impl Reader {
         self.sealed.as_ref()
     }
 
+    /// Who signed it, once the end was reached.
+    pub fn signers(&self) -> &[PublicKey] {
+        self.outline.as_ref().map_or(&[], |outline| &outline.signers)
+    }
+
     /// What the latest frames hash to and hold, also while it is being read. From then on it keeps them.
     pub fn marks(&self) -> Marks {
-        self.marks.lock().keeps_blocks = true;
+        self.marks.keep_blocks();
         self.marks.clone()
     }
 
@@ -436,11 +490,37 @@ impl Reader {
     /// # Errors
     /// What is wrong with the container, and where.
     pub fn verify(&mut self, mut observe: impl FnMut(u64)) -> Result<Sealed> {
-        while self.sealed.is_none() {
+        while self.outline.is_none() {
             self.advance()?;
             observe(self.sequence.len);
         }
         self.sealed.ok_or(Error::Spent)
+    }
+
+    /// Reads a container to its end and checks what anybody can: of an encrypted one the seals, the order and the trailer; of one that
+    /// `keys` decrypt, or that is not encrypted, every byte. `observe` is told how many bytes of the stream that were.
+    ///
+    /// # Errors
+    /// What is wrong with the container, and where.
+    pub fn outline(
+        input: impl Read + Send + 'static,
+        keys: &Keys,
+        mut observe: impl FnMut(u64),
+    ) -> Result<(Header, Outline)> {
+        let (source, header, hash) = Source::open(input)?;
+        let envelope = source.envelope();
+        let checks = match keys.identities.is_empty() {
+            true => Checks::of_seals(hash, envelope, keys),
+            false => Checks::of(hash, envelope, keys)?,
+        };
+        let sequence = Sequence::of(&checks);
+        let mut reader = Self::start(source, header, checks, sequence, 0);
+        while reader.outline.is_none() {
+            reader.advance()?;
+            observe(reader.sequence.len);
+        }
+        let outline = reader.outline.ok_or(Error::Spent)?;
+        Ok((reader.header, outline))
     }
 
     /// Takes the next frame, or notes the end.
@@ -450,7 +530,7 @@ impl Reader {
             Checked::Frame(frame) => {
                 self.sequence.accept(&frame)?;
                 let block = Arc::new(frame.bytes);
-                let old = self.marks.add(&self.sequence, &block);
+                let old = self.marks.add(&self.sequence.tree, self.sequence.last, &block);
                 let done = std::mem::replace(&mut self.block, block);
                 [Some(done), old]
                     .into_iter()
@@ -461,7 +541,9 @@ impl Reader {
                 self.results = Some(results);
             }
             Checked::Trailer(trailer) => {
-                self.sealed = Some(self.sequence.finish(&trailer, &self.key)?);
+                let outline = self.sequence.finish(&trailer, &self.checks)?;
+                self.sealed = outline.sealed();
+                self.outline = Some(outline);
                 self.block = Arc::default();
                 self.taken = 0;
             }
@@ -470,72 +552,9 @@ impl Reader {
     }
 }
 
-/// How far back [`Marks`] go, in frames: more than whoever applies a stream lies behind its reader.
-const MARKS: usize = 64;
-/// The same, for what is in the frames: a few more than wait to be applied.
-const BLOCKS: usize = 12;
-
-/// What a stream hashes to up to each of its latest frames, and what is in the very latest, as far as it was verified. Clones show the same
-/// stream.
-#[derive(Debug, Clone, Default)]
-pub struct Marks(Arc<Mutex<Latest>>);
-
-#[derive(Debug, Default)]
-struct Latest {
-    prefixes: VecDeque<Prefix>,
-    blocks: VecDeque<(u64, Arc<Block>)>,
-    keeps_blocks: bool,
-}
-
-impl Marks {
-    /// The first `frames` frames, if they were verified and are not too long past. A last frame that is shorter than others is none of them.
-    pub fn at(&self, frames: u64) -> Option<Prefix> {
-        self.lock().prefixes.iter().find(|prefix| prefix.frames() == frames).cloned()
-    }
-
-    /// What is in a frame, the first of which is 0, if it was verified and not long ago.
-    pub fn frame(&self, number: u64) -> Option<impl std::ops::Deref<Target = [u8]> + use<>> {
-        let block = self.lock().blocks.iter().find(|(of, _)| *of == number).map(|(_, block)| block.clone());
-        block.map(Whole)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Latest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes note of the last frame of `sequence`; answers what it no longer keeps.
-    fn add(&self, sequence: &Sequence, block: &Arc<Block>) -> Option<Arc<Block>> {
-        let latest = &mut *self.lock();
-        if !sequence.last {
-            if latest.prefixes.len() == MARKS {
-                latest.prefixes.pop_front();
-            }
-            latest.prefixes.push_back(sequence.tree.prefix());
-        }
-        if !latest.keeps_blocks {
-            return None;
-        }
-        latest.blocks.push_back((sequence.tree.frames() - 1, block.clone()));
-        let is_over = latest.blocks.len() > BLOCKS;
-        let oldest = if is_over { latest.blocks.pop_front() } else { None };
-        oldest.map(|(_, block)| block)
-    }
-}
-
-/// The bytes of a block that others have, too.
-struct Whole(Arc<Block>);
-
-impl std::ops::Deref for Whole {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.taken == self.block.len() && self.sealed.is_none() {
+        while self.taken == self.block.len() && self.outline.is_none() {
             self.advance()?;
         }
         Ok(&self.block[self.taken..])
@@ -555,25 +574,6 @@ impl Read for Reader {
     }
 }
 
-/// What the trailer at the end of a container says, checked by itself: its seal, not that the frames bear it out. `end` holds
-/// the container's last bytes, `container_len` says how long it is.
-///
-/// # Errors
-/// [`Error::Trailer`] if there is no sound trailer of this container, which is so too if it was cut off.
-pub fn trailer_of(end: &[u8], container_len: u64, key: &HeaderHash) -> Result<Sealed> {
-    let none = || Error::Truncated { what: "what should be its trailer".into(), end: container_len };
-    let tail = end.last_chunk::<TAIL_LEN>().ok_or_else(none)?;
-    let from = trailer_len(tail).and_then(|len| end.len().checked_sub(len)).ok_or_else(none)?;
-    let (head, rest) = end[from..].split_first_chunk::<HEAD_LEN>().ok_or_else(none)?;
-    let (head, at) = (Head::from_bytes(*head), container_len - (end.len() - from) as u64);
-    if head.kind() != Kind::Trailer {
-        return Err(Error::Trailer { at, why: "another record stands there".into() });
-    }
-    check_trailer(&head, rest, key, at)?;
-    let root = blake3::Hash::from_bytes(head.digest());
-    Ok(Sealed { root, len: head.len(), frames: head.number(), container_len })
-}
-
 /// Submits records until the trailer or an error: nothing after that can be made sense of.
 fn read_records(mut source: Source<impl Read>, jobs: &Jobs<Result<Record>, Result<Checked>>, pool: &Pool) {
     loop {
@@ -585,9 +585,9 @@ fn read_records(mut source: Source<impl Read>, jobs: &Jobs<Result<Record>, Resul
     }
 }
 
-fn check(record: Result<Record>, key: &HeaderHash, unzip: &mut Unzip, pool: &Pool) -> Result<Checked> {
+fn check(record: Result<Record>, checks: &Checks, unzip: &mut Unzip, pool: &Pool) -> Result<Checked> {
     match record? {
-        Record::Frame(frame) => frame.open(key, unzip, pool).map(Checked::Frame),
+        Record::Frame(frame) => frame.open(checks, unzip, pool).map(Checked::Frame),
         Record::Trailer(trailer) => Ok(Checked::Trailer(trailer)),
     }
 }

@@ -1,5 +1,6 @@
 //! tar archives in the PAX format, as GNU tar reads and writes them: nanoseconds, extended attributes, sparse files, names of any
-//! bytes. What is read here is bounded before it is allocated, and paths are only bytes: whoever makes files checks them.
+//! bytes. GNU's own format is read too, but for its sparse files. What is read here is bounded before it is allocated, and paths are only bytes:
+//! whoever makes files checks them.
 
 mod read;
 mod write;

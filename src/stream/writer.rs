@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use zstd::bulk::Compressor;
 
 use super::container::error::{Error, Result};
-use super::container::record::{HEAD_LEN, trailer};
+use super::container::record::{Ending, HEAD_LEN, MAX_SIGNATURES};
 use super::container::tree::{Leaf, Tree};
 use super::container::{FRAME_LEN, Head, Header, HeaderHash, Kind, Prefix, Sealed};
+use super::crypt::{Encryption, FRONT_LEN, FrameKeys, Heads, Inner, TAG_LEN};
 use super::parallel::{self, Block, Pool};
+use super::sign::SigningKey;
 
 /// The compression level unless another is asked for.
 pub const DEFAULT_LEVEL: i32 = 3;
@@ -29,7 +31,7 @@ const WARM_UP: u64 = 16;
 pub struct Options {
     /// zstd's level; `None` stores all frames.
     pub level: Option<i32>,
-    /// Threads that hash and compress; 0 for one per core. Without a level none of them is started.
+    /// Threads that hash, compress and encrypt; 0 for one per core. Without a level and encryption none of them is started.
     pub threads: usize,
 }
 
@@ -37,6 +39,15 @@ impl Default for Options {
     fn default() -> Self {
         Self { level: Some(DEFAULT_LEVEL), threads: 0 }
     }
+}
+
+/// Who can read a container, and whose it is.
+#[derive(Debug, Clone, Default)]
+pub struct Protection {
+    /// What encrypts it; `None` if everybody may read it.
+    pub encryption: Option<Encryption>,
+    /// Who signs it.
+    pub signers: Vec<SigningKey>,
 }
 
 /// Writes `stream` to `out` as a container. The same stream, header and level give the same bytes.
@@ -52,8 +63,22 @@ pub fn write(
     out: impl Write + Send,
     options: &Options,
 ) -> Result<Sealed> {
-    let frames = Frames::of(stream);
-    write_behind(header, frames, Trunk::default(), Plain(out), options)
+    write_protected(header, stream, out, options, &Protection::default())
+}
+
+/// As [`write()`], encrypted and signed. The same stream, header, level and protection give the same bytes.
+///
+/// # Errors
+/// As [`write()`]; [`Error::TooLong`] before anything is written if too many sign.
+pub fn write_protected(
+    header: &Header,
+    stream: impl Read + Send,
+    out: impl Write + Send,
+    options: &Options,
+    protection: &Protection,
+) -> Result<Sealed> {
+    let frames = Frames { margins: protection.margins(), ..Frames::of(stream) };
+    write_behind(header, frames, Trunk::default(), Plain(out), options, protection)
 }
 
 /// As [`write()`], without the frames of `prefix`: they are read and compared, with what was passed behind them, and what comes after them is written, for a
@@ -73,7 +98,8 @@ pub fn write_rest(
     if !prefix.is_of(&tree) || !frames.go_on_from(prefix, &pool)? {
         return Err(Error::OtherPrefix { frames: prefix.frames() });
     }
-    write_behind(header, frames, Trunk { tree, len: prefix.stream_len() }, Plain(out), options)
+    let trunk = Trunk { tree, len: prefix.stream_len(), heads: None };
+    write_behind(header, frames, trunk, Plain(out), options, &Protection::default())
 }
 
 /// Takes a container, each part of it whole: its head, one frame after another, its trailer.
@@ -118,7 +144,7 @@ pub(super) fn write_parts(
     let (mut frames, pool) = (Frames::of(stream), Pool::default());
     let tree = hash_ahead(&mut frames, skipped, &pool)?;
     let len = skipped * FRAME_LEN as u64;
-    write_behind(header, frames, Trunk { tree, len }, parts, options)
+    write_behind(header, frames, Trunk { tree, len, heads: None }, parts, options, &Protection::default())
 }
 
 /// Reads and hashes so many frames; fewer if the stream ends or has a shorter one.
@@ -137,19 +163,56 @@ fn hash_ahead(frames: &mut Frames<impl Read>, count: u64, pool: &Pool) -> Result
     Ok(tree)
 }
 
+/// What stands around the bytes of a frame in its block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Margins {
+    front: usize,
+    back: usize,
+}
+
+const PLAIN: Margins = Margins { front: HEAD_LEN, back: 0 };
+const ENCRYPTED: Margins = Margins { front: HEAD_LEN + FRONT_LEN, back: TAG_LEN };
+
+impl Protection {
+    /// Whether everybody may read it, and nobody signs it.
+    pub fn is_none(&self) -> bool {
+        self.encryption.is_none() && self.signers.is_empty()
+    }
+
+    fn margins(&self) -> Margins {
+        if self.encryption.is_some() { ENCRYPTED } else { PLAIN }
+    }
+}
+
+/// What a container's frames and its trailer are sealed with.
+struct Seals<'a> {
+    hash: HeaderHash,
+    keys: Option<FrameKeys>,
+    signers: &'a [SigningKey],
+}
+
 /// Writes the head, and the frames that are left.
 fn write_behind(
     header: &Header,
     frames: Frames<impl Read + Send>,
-    trunk: Trunk,
+    mut trunk: Trunk,
     parts: impl Parts + Send,
     options: &Options,
+    protection: &Protection,
 ) -> Result<Sealed> {
-    let (head, key) = header.encode()?;
+    let Protection { encryption, signers } = protection;
+    if signers.len() > MAX_SIGNATURES {
+        return Err(Error::TooLong { field: "list of signers", len: signers.len(), max: MAX_SIGNATURES });
+    }
+    let (head, hash) = header.encode_for(encryption.as_ref().map(Encryption::envelope))?;
+    let keys = encryption.as_ref().map(|encryption| encryption.keys(&hash));
+    trunk.heads = keys.is_some().then(|| Heads::new(&hash));
+    let key = Seals { hash, keys, signers };
     let mut out = Output { parts, at: 0 };
     out.put(&head, |parts| parts.head(&head))?;
     let pool = Pool::default();
-    if options.level.is_none() {
+    // What is only hashed is written as fast by one; encrypting takes all cores.
+    if options.level.is_none() && key.keys.is_none() {
         return write_stored(frames, trunk, &mut out, &key, &pool);
     }
     let threads = parallel::threads(options.threads);
@@ -158,7 +221,7 @@ fn write_behind(
         let pool = &pool;
         scope.spawn(move || frames.hand_on(pool, |plain| jobs.submit(plain)));
         for _ in 0..threads {
-            let mut packer = Packer::new(key, options.level, pool)?;
+            let mut packer = Packer::new(&key, options.level, pool)?;
             let workers = workers.clone();
             scope.spawn(move || workers.run(|plain| packer.pack(plain)));
         }
@@ -174,10 +237,10 @@ fn write_stored(
     mut frames: Frames<impl Read + Send>,
     mut trunk: Trunk,
     out: &mut Output<impl Parts>,
-    key: &HeaderHash,
+    key: &Seals<'_>,
     pool: &Pool,
 ) -> Result<Sealed> {
-    let mut packer = Packer::new(*key, None, pool)?;
+    let mut packer = Packer::new(key, None, pool)?;
     let (start, mut writing, first) = (Instant::now(), Duration::ZERO, trunk.tree.frames());
     while trunk.tree.frames() < first + WARM_UP || writing * 4 < start.elapsed() {
         let Some(packed) = packer.pack(frames.next(pool))? else {
@@ -196,7 +259,7 @@ fn write_stored(
 
 /// What the reading thread hands on.
 enum Frame {
-    /// Its number, and its bytes after room for a head.
+    /// Its number, and its bytes after room for what stands before them, with room behind them.
     Read(u64, Block),
     /// The stream ended well.
     End,
@@ -217,11 +280,12 @@ struct Frames<R> {
     number: u64,
     ended: bool,
     ahead: Option<Frame>, // Looked at, and handed on next.
+    margins: Margins,
 }
 
 impl<R: Read> Frames<R> {
     fn of(stream: R) -> Self {
-        Self { stream, number: 0, ended: false, ahead: None }
+        Self { stream, number: 0, ended: false, ahead: None, margins: PLAIN }
     }
 
     /// Whether the frame that comes next begins with what was passed behind `prefix`.
@@ -258,14 +322,15 @@ impl<R: Read> Frames<R> {
         if self.ended {
             return Frame::End;
         }
-        let (mut block, number) = (pool.take(), self.number);
-        let len = match fill(&mut self.stream, &mut block.room(HEAD_LEN + FRAME_LEN)[HEAD_LEN..]) {
+        let (mut block, number, Margins { front, back }) = (pool.take(), self.number, self.margins);
+        let room = block.room(front + FRAME_LEN + back);
+        let len = match fill(&mut self.stream, &mut room[front..front + FRAME_LEN]) {
             Ok(len) => len,
             Err((len, source)) => {
                 return Frame::Failed(Error::Read { at: number * FRAME_LEN as u64 + len as u64, source });
             }
         };
-        block.truncate(HEAD_LEN + len);
+        block.truncate(front + len + back);
         self.number += 1;
         self.ended = len < FRAME_LEN;
         match len {
@@ -290,15 +355,19 @@ pub(super) fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, (u
 }
 
 struct Packer<'a> {
-    key: HeaderHash,
+    hash: HeaderHash,
+    keys: Option<FrameKeys>,
+    margins: Margins,
     compressor: Option<Compressor<'static>>,
     pool: &'a Pool,
 }
 
 impl<'a> Packer<'a> {
-    fn new(key: HeaderHash, level: Option<i32>, pool: &'a Pool) -> Result<Self> {
+    fn new(seals: &Seals<'_>, level: Option<i32>, pool: &'a Pool) -> Result<Self> {
         let compressor = level.map(Compressor::new).transpose().map_err(Error::Compress)?;
-        Ok(Self { key, compressor, pool })
+        let keys = seals.keys.clone();
+        let margins = if keys.is_some() { ENCRYPTED } else { PLAIN };
+        Ok(Self { hash: seals.hash, keys, margins, compressor, pool })
     }
 
     fn pack(&mut self, plain: Frame) -> Result<Option<Packed>> {
@@ -310,9 +379,11 @@ impl<'a> Packer<'a> {
     }
 
     fn pack_frame(&mut self, number: u64, plain: Block) -> Packed {
-        let len = (plain.len() - HEAD_LEN) as u64;
-        let leaf = Leaf::of(number, &plain[HEAD_LEN..]);
-        let (kind, mut record) = match self.compressed(&plain[HEAD_LEN..]) {
+        let Margins { front, back } = self.margins;
+        let bytes = &plain[front..plain.len() - back];
+        let len = bytes.len() as u64;
+        let leaf = Leaf::of(number, bytes);
+        let (kind, mut record) = match self.compressed(bytes) {
             Some(smaller) => {
                 self.pool.put(plain);
                 (Kind::Zstd, smaller)
@@ -320,19 +391,27 @@ impl<'a> Packer<'a> {
             None => (Kind::Stored, plain),
         };
         let (head, payload) = record.split_at_mut(HEAD_LEN);
-        let sealed = Head::new(kind, payload.len(), number, len, &leaf.chaining_value);
-        head.copy_from_slice(sealed.seal(&self.key, payload).as_bytes());
+        let made = match &self.keys {
+            None => Head::new(kind, payload.len(), number, len, &leaf.chaining_value),
+            Some(keys) => {
+                let chaining_value = leaf.chaining_value;
+                keys.close(Inner { kind, chaining_value }, number, len, payload)
+            }
+        };
+        head.copy_from_slice(made.seal(&self.hash, payload).as_bytes());
         Packed { record, leaf, len }
     }
 
-    /// The bytes compressed, after room for a head; `None` if they do not shrink.
+    /// The bytes compressed, with the same room around them; `None` if they do not shrink.
     fn compressed(&mut self, plain: &[u8]) -> Option<Block> {
         let compressor = self.compressor.as_mut()?;
+        let Margins { front, back } = self.margins;
         let mut block = self.pool.take();
-        let room = &mut block.room(HEAD_LEN + plain.len() - 1)[HEAD_LEN..];
+        let most = plain.len() - 1;
+        let room = &mut block.room(front + most + back)[front..front + most];
         match compressor.compress_to_buffer(plain, room) {
             Ok(len) => {
-                block.truncate(HEAD_LEN + len);
+                block.truncate(front + len + back);
                 Some(block)
             }
             Err(_) => {
@@ -362,7 +441,7 @@ fn write_frames(
     mut results: impl Iterator<Item = Result<Option<Packed>>>,
     mut trunk: Trunk,
     out: &mut Output<impl Parts>,
-    key: &HeaderHash,
+    key: &Seals<'_>,
     pool: &Pool,
 ) -> Result<Sealed> {
     while let Some(frame) = results.next().expect("the reading thread says how it ended")? {
@@ -376,6 +455,7 @@ fn write_frames(
 struct Trunk {
     tree: Tree,
     len: u64,
+    heads: Option<Heads>, // Of an encrypted container.
 }
 
 impl Trunk {
@@ -383,15 +463,25 @@ impl Trunk {
         out.put(&frame.record, |parts| parts.frame(&frame.record, &self.tree))?;
         self.tree.push(&frame.leaf);
         self.len += frame.len;
+        if let Some(heads) = &mut self.heads {
+            heads.push(&frame.record[..HEAD_LEN]);
+        }
         pool.put(frame.record);
         Ok(())
     }
 
     /// Writes the trailer.
-    fn seal(self, out: &mut Output<impl Parts>, key: &HeaderHash) -> Result<Sealed> {
-        let (root, frames) = (self.tree.root(), self.tree.frames());
-        let trailer = trailer(key, frames, self.len, &root);
+    fn seal(self, out: &mut Output<impl Parts>, key: &Seals<'_>) -> Result<Sealed> {
+        let (root, frames, len) = (self.tree.root(), self.tree.frames(), self.len);
+        let ending = Ending {
+            frames,
+            len,
+            digest: self.heads.as_ref().map_or(*root.as_bytes(), Heads::digest),
+            closed_root: key.keys.as_ref().map(|keys| (keys, root)),
+            signers: key.signers,
+        };
+        let trailer = ending.to_bytes(&key.hash);
         out.put(&trailer, |parts| parts.trailer(&trailer, &self.tree))?;
-        Ok(Sealed { root, len: self.len, frames, container_len: out.at })
+        Ok(Sealed { root, len, frames, container_len: out.at })
     }
 }

@@ -10,8 +10,11 @@ mod craft;
 mod damage;
 mod flips;
 mod golden;
+mod locked;
 mod program;
 mod rest;
+mod sealed;
+mod signed;
 mod threads;
 
 const FRAME: usize = 1 << 20;

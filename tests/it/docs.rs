@@ -328,6 +328,12 @@ fn what_the_daemons_page_shows_is_so() {
 }
 
 #[test]
+fn what_bootstrap_shows_is_so() {
+    ground!("btrfs", "jq", "curl", "b3sum", "zstd", "python3");
+    run_page("docs/bootstrap.md");
+}
+
+#[test]
 fn what_trees_shows_is_so() {
     ground!("xfs");
     run_page("docs/trees.md");

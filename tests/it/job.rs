@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground};
 
 mod drill;
+mod drill_elsewhere;
 
 /// A filesystem, and the program with a configuration of its own.
 pub struct Lab {

@@ -362,6 +362,47 @@ fn a_container_of_another_filesystem_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn what_nobody_trusted_signed_or_nobody_decrypts_leaves_nothing() {
+    ground!("btrfs");
+    let pair = Pair::new();
+    let file = |name: &str| pair.file(name);
+    for (key, kind) in [("sign", "sign"), ("other", "sign"), ("id", "encrypt"), ("stranger", "encrypt")] {
+        ok(pair.cowsnap(&["keygen", &file(key), "--kind", kind]));
+    }
+    let closed = ["--encrypt-to", &file("id.pub"), "--sign", &file("sign")];
+    ok(pair.cowsnap(&[&["send", &pair.from("@one"), "-o", &file("one")][..], &closed].concat()));
+    ok(pair.cowsnap(&[&["send", &pair.from("@two"), "-i", "-o", &file("two")][..], &closed].concat()));
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "-o", &file("plain")]));
+    ok(pair.cowsnap(&["send", &pair.from("@one"), "--raw", "-o", &file("raw")]));
+    fails(pair.cowsnap(&["send", &pair.from("@one"), "--raw", "--sign", &file("sign")]), 2);
+    let restored = pair.target.path().join("restored");
+    let to = restored.display().to_string();
+    for (code, name, identity, key, words) in [
+        (4, "one", "id", "other.pub", "none of the keys that are trusted signed it"),
+        (4, "plain", "id", "sign.pub", "it is not signed"),
+        (4, "raw", "id", "sign.pub", "it is not signed"),
+        (6, "one", "stranger", "sign.pub", "none of them is among the 1 identities given"),
+    ] {
+        let keys = ["--identity", &file(identity), "--verify-key", &file(key)];
+        let receive = pair.cowsnap(&[&["receive", &pair.to(""), &file(name)][..], &keys].concat());
+        let said = fails(receive, code);
+        assert!(said.contains(words), "{said}");
+        fails(pair.cowsnap(&[&["restore", &file(name), "--to", &to][..], &keys].concat()), code);
+        assert!(pair.snapshots_at_target().is_empty() && !restored.exists(), "{name} by {key}");
+        pair.assert_nothing_half_made();
+    }
+    fails(pair.cowsnap(&["receive", &pair.to(""), &file("one")]), 2);
+    let keys = ["--identity", &file("id"), "--verify-key", &file("sign.pub")];
+    ok(pair.cowsnap(&[&["restore", &file("two"), &file("one"), "--to", &to][..], &keys].concat()));
+    run("diff", &["-r", pair.kept(&pair.source, "two").to_str().unwrap(), &to]);
+    let received =
+        ok(pair.cowsnap(&[&["receive", &pair.to(""), &file("one"), "--json"][..], &keys].concat()));
+    let text = String::from_utf8_lossy(&received.stdout).into_owned();
+    assert!(text.contains("\"signed_by\":[\"cowsnap-sign-1:"), "{text}");
+    pair.assert_same("one");
+}
+
+#[test]
 fn an_output_file_appears_when_it_is_complete_and_never_replaces_one() {
     ground!("btrfs");
     let pair = Pair::new();

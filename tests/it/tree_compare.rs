@@ -105,6 +105,7 @@ fn xattr_line(path: &Path) -> String {
     let mut names = vec![0; 1 << 16];
     let len = llistxattr(&path, &mut names[..]).expect("lists");
     let mut names: Vec<_> = names[..len].split(|&b| b == 0).filter(|name| !name.is_empty()).collect();
+    names.retain(|name| !name.starts_with(b"trusted.SGI_ACL_")); // How XFS shows what it keeps ACLs in.
     names.sort();
     let mut line = String::new();
     for name in names {

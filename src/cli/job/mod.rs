@@ -168,5 +168,6 @@ fn object(job: &Job, now: Timestamp) -> serde_json::Value {
         "on_calendar": job.schedule.as_ref().and_then(Schedule::on_calendar),
         "time_zone": words::zone(&job.zone), "next": next, "says": words::sentences(job, now),
         "targets": job.targets.iter().map(|t| json!({ "dataset": t.dataset, "to": t.to })).collect::<Vec<_>>(),
+        "archives": job.archives.iter().map(|t| json!({ "dataset": t.dataset, "to": t.to })).collect::<Vec<_>>(),
     })
 }

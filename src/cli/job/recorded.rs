@@ -13,7 +13,7 @@ use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
 use crate::model::notify::{Channel, Message, News, Notify};
 use crate::model::run::{Depth, Failure, Op, Outcome, Subject};
-use crate::model::{JobRecord, Target};
+use crate::model::{JobRecord, StoreUrl, Target};
 use crate::{Class, Error};
 
 /// A run that is at work, and what it has done so far.
@@ -116,6 +116,20 @@ impl<'a> Recorder<'a> {
         outcome.up_to = up_to.filter(|_| error.is_none());
     }
 
+    /// A dataset was put into an archive; what was said of that is `told`.
+    pub(super) fn note_archived(
+        &mut self,
+        subject: Subject,
+        start: Instant,
+        told: &Value,
+        error: Option<&Error>,
+    ) {
+        let outcome = self.note(subject, start, error);
+        outcome.bytes = told["sent_bytes"].as_u64().unwrap_or_default();
+        let up_to = told["created"].as_str().and_then(|time| time.parse().ok());
+        outcome.up_to = up_to.filter(|_| error.is_none());
+    }
+
     /// It is left to another time, and nothing was done.
     pub(super) fn never_was(self) {
         change(&self.job.name, self.context, |record| record.forget(self.began));
@@ -187,7 +201,8 @@ pub(in crate::cli) fn drilled(
     context: &Context,
 ) {
     let outcome = Outcome::done(Subject::of_job(Op::Drill), Timestamp::now(), took);
-    let outcome = Outcome { failure: error.map(failure), up_to: of, ..outcome };
+    let from = job.drill.as_ref().and_then(|drill| drill.from.clone());
+    let outcome = Outcome { failure: error.map(failure), up_to: of, from, ..outcome };
     change(&job.name, context, |record| record.note(outcome));
 }
 
@@ -231,6 +246,34 @@ pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, conte
             let outcome = Outcome::done(subject, Timestamp::now(), what.took);
             let outcome = Outcome { failure: error.map(failure), ..outcome };
             change(&job.name, context, |record| record.verified(what.depth, &outcome));
+        }
+    }
+}
+
+/// An archive was read, as far as `depth` says, for `took`: that is counted of each job that pushes to it.
+pub(in crate::cli) fn archive_verified(
+    config: &Path,
+    url: &StoreUrl,
+    depth: Depth,
+    took: Duration,
+    error: Option<&Error>,
+    context: &Context,
+) {
+    let config = match Config::load(config) {
+        Ok(config) => config,
+        Err(config::Error::None { .. }) => return,
+        Err(error) => {
+            let why = with_causes(&error.into());
+            return context.warn(format!("what came of this is not written down for any job: {why}"));
+        }
+    };
+    let is_it = |text: &str| text.parse::<StoreUrl>().is_ok_and(|named| named == *url);
+    for job in &config.jobs {
+        for it in job.archives.iter().filter(|it| is_it(&it.to)) {
+            let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
+            let outcome = Outcome::done(subject, Timestamp::now(), took);
+            let outcome = Outcome { failure: error.map(failure), ..outcome };
+            change(&job.name, context, |record| record.verified(depth, &outcome));
         }
     }
 }
@@ -313,16 +356,22 @@ fn warn(job: &str, context: &Context, error: &Error) {
 
 fn is_configured(job: &Job, subject: &Subject) -> bool {
     let has = |dataset: &Option<String>| dataset.as_ref().is_some_and(|name| job.datasets.contains(name));
+    let is_of = |dataset: &String, target: &String| {
+        subject.dataset.as_ref() == Some(dataset) && subject.target.as_ref() == Some(target)
+    };
     match subject.op {
         Op::Run => true,
         Op::Quiesce => job.quiesce.is_some(),
         Op::Drill => job.drill.is_some(),
         Op::Snapshot => has(&subject.dataset),
-        Op::Prune => has(&subject.dataset) && job.retention.is_some(),
-        Op::Replicate | Op::Verify | Op::VerifyContent => job.targets.iter().any(|target| {
-            subject.dataset.as_deref() == Some(&target.dataset)
-                && subject.target.as_deref() == Some(&target.to)
-        }),
+        Op::Prune => match &subject.target {
+            None => has(&subject.dataset) && job.retention.is_some(),
+            Some(_) => job.archives.iter().any(|it| it.retention.is_some() && is_of(&it.dataset, &it.to)),
+        },
+        Op::Replicate | Op::Verify | Op::VerifyContent => {
+            job.targets.iter().any(|target| is_of(&target.dataset, &target.to))
+                || job.archives.iter().any(|archive| is_of(&archive.dataset, &archive.to))
+        }
     }
 }
 

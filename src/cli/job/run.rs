@@ -12,7 +12,7 @@ use crate::cli::job::hooks::{self, Moment};
 use crate::cli::job::quiesced::{self, Taken};
 use crate::cli::job::recorded::{self, Recorder, ToTell};
 use crate::cli::snapshot;
-use crate::cli::{Context, job::words, place, prune, replicate};
+use crate::cli::{Context, archive, job::words, place, prune, replicate};
 use crate::config::{Config, Job, Overlap};
 use crate::endpoint::Dataset;
 use crate::exec::job::Locks;
@@ -403,7 +403,8 @@ impl Work<'_> {
             self.note(format!("job {}, {} to {}", job.name, replica.dataset, replica.to), outcome);
         }
         object["replicated"] = replicated.into();
-        if !job.targets.is_empty() {
+        object["archived"] = self.archive(job, recorder, context).into();
+        if !job.targets.is_empty() || !job.archives.is_empty() {
             self.call(Moment::AfterReplication, job, &object, n_failed, context);
         }
         object["pruned"] = json!([]);
@@ -418,6 +419,37 @@ impl Work<'_> {
             self.note(format!("job {}, retention", job.name), outcome);
         }
         self.objects.push(object);
+    }
+
+    /// Puts what was taken into archives, and destroys there what is not kept.
+    fn archive(&mut self, job: &Job, recorder: &mut Recorder<'_>, context: &Context) -> Vec<Value> {
+        let mut archived = Vec::new();
+        for it in &job.archives {
+            let start = Instant::now();
+            let done = interrupt::check().map_err(Error::io("push to", &it.to));
+            let done = done.and_then(|()| archive::push_of_job(it, context));
+            let (value, text, outcome) = match done {
+                Ok((value, text)) => (value, text, Ok(())),
+                Err(error) => (json!({}), String::new(), Err(error)),
+            };
+            self.say(&text);
+            let subject = Subject::to_target(&it.dataset, &it.to);
+            recorder.note_archived(subject, start, &value, outcome.as_ref().err());
+            let is_there = outcome.is_ok();
+            archived.extend(Some(value).filter(|_| is_there));
+            self.note(format!("job {}, {} to {}", job.name, it.dataset, it.to), outcome);
+            let Some(policy) = it.retention.as_ref().filter(|_| is_there) else { continue };
+            let start = Instant::now();
+            let done = interrupt::check().map_err(Error::io("prune", &it.to));
+            let done = done.and_then(|()| archive::prune_of_job(job, it, policy, context));
+            let subject = Subject::of_target(Op::Prune, &it.dataset, &it.to);
+            recorder.note(subject, start, done.as_ref().err());
+            if let Ok((_, text)) = &done {
+                self.say(text);
+            }
+            self.note(format!("job {}, retention of {}", job.name, it.to), done.map(drop));
+        }
+        archived
     }
 
     fn foresee(&mut self, job: &Job, due: Option<&Due>, context: &Context) {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::cli::job::{N_NEXT, check_words, trigger_words};
 use crate::cli::table::size;
-use crate::config::{Job, Replica};
+use crate::config::{Archive, Job, Replica};
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed, Notify, Quiesce, Service};
 use crate::plan::retain::Retention;
@@ -175,6 +175,7 @@ pub(super) fn afterwards(job: &Job) -> Vec<String> {
     let mut all = Vec::new();
     all.extend(hook(hooks.and_then(|hooks| hooks.after_snapshot.as_ref()), "once there is the snapshot"));
     all.extend(job.targets.iter().map(replica));
+    all.extend(job.archives.iter().map(|archive| archived(archive, &job.zone)));
     all.extend(hook(hooks.and_then(|hooks| hooks.after_replication.as_ref()), "once each target was tried"));
     all.push(match &job.retention {
         None => "destroys nothing".into(),
@@ -215,6 +216,25 @@ fn replica(replica: &Replica) -> String {
     let which = if *intermediates { "every snapshot" } else { "the newest snapshot" };
     let rate = bandwidth.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default();
     format!("brings {to} up to {dataset}, with {which}{rate}")
+}
+
+fn archived(archive: &Archive, calendar: &TimeZone) -> String {
+    let Archive { dataset, to, bandwidth, sign, encrypt_to, retention, .. } = archive;
+    let rate = bandwidth.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default();
+    let signed = sign.as_ref().map(|key| format!(", signed with {}", key.display())).unwrap_or_default();
+    let encrypted = match encrypt_to.len() {
+        0 => String::new(),
+        _ => format!(", encrypted to {}", encrypt_to.join(" and ")),
+    };
+    let gone = match retention {
+        None => "destroys nothing there".into(),
+        Some(retention) => format!(
+            "destroys there what no rule keeps and nothing kept builds upon, by the calendar of {}; kept are {}",
+            zone(calendar),
+            kept(retention)
+        ),
+    };
+    format!("pushes the newest snapshot of {dataset} to {to}{signed}{encrypted}{rate}, and {gone}")
 }
 
 pub(super) fn kept(retention: &Retention) -> String {

@@ -16,14 +16,18 @@ use crate::model::quoted;
 ///
 /// The overlay shows the same tree afterwards and lies on the layer: a reset brings it back to here. Other overlays can be made upon it.
 /// While something uses the tree, nothing is done (exit code 3), unless --force or --kill is given; and not while a file in it is open
-/// for writing. In mode native, what differs from the base at one instant is copied into the layer; whoever writes
-/// goes on, files may be open, and the overlay goes on upon its base.
+/// for writing. In mode native, what differs from what the overlay lies on at one
+/// instant is copied into the layer; whoever writes goes on, files may be open, and the overlay goes on upon what it was made of, until it is
+/// reset to the layer.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which overlay
     name: OverlayName,
     /// What the layer is called: letters, digits and _ . -
     layer: LayerName,
+    /// Which of its copies, in mode native; needed if there are several
+    #[arg(long, value_name = "N")]
+    copy: Option<u32>,
     #[command(flatten)]
     survivors: OfSurvivors,
 }
@@ -32,7 +36,7 @@ pub struct Args {
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let survivors = args.survivors.choice();
-    let wanted = Commit { layer: args.layer, survivors, now: jiff::Timestamp::now() };
+    let wanted = Commit { layer: args.layer, copy: args.copy, survivors, now: jiff::Timestamp::now() };
     let done = commit(&home, &args.name, &wanted, &mut unhindered)?;
     sweep_in_background(&home, done.old);
     args.survivors.tell(&done.survivors, context);
@@ -42,9 +46,10 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let record = done.layer.record();
     if !done.is_below {
         context.notice(format!(
-            "{}: in mode native it goes on upon its base. An overlay upon the layer: cowsnap overlay create NAME --base {} --at DIR",
+            "{}: in mode native it goes on upon what it was made of. Upon the layer: cowsnap overlay reset {} --to {}",
             args.name,
-            quoted(done.layer.label())
+            quoted(&args.name),
+            quoted(&record.name)
         ));
     }
     let text = format!("{}  {} entries, {} bytes", done.layer.label(), record.entries, record.bytes);

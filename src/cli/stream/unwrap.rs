@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Watched, name_of, open, read_error};
 use crate::cli::Context;
+use crate::cli::keys::ReadArgs;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::stream::reader::Reader;
@@ -21,12 +22,15 @@ pub struct Args {
     /// Where to write the stream; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    keys: ReadArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let name = name_of(&args.file);
-    let reader = Reader::open(open(&args.file)?).map_err(Error::container("unwrap", &name))?;
+    let keys = args.keys.keys()?;
+    let reader = Reader::open_by(open(&args.file)?, &keys, 0).map_err(Error::container("unwrap", &name))?;
     let mut output = Output::open(args.output.as_deref())?;
     let progress = Progress::new(context);
     let mut reader = Watched::new(reader, "unwrap", &name, None, &progress);

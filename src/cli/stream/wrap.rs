@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Watched, len_of, name_of, open, stream_error, zfs_error};
 use crate::cli::Context;
+use crate::cli::keys::WriteArgs;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::exec::announced::{KIND_LEN, first_len, raw_kind};
@@ -46,11 +47,14 @@ pub struct Args {
     /// Store the stream as it is
     #[arg(long, conflicts_with = "level")]
     no_compress: bool,
+    #[command(flatten)]
+    keys: WriteArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let name = name_of(&args.file);
+    let protection = args.keys.protection()?;
     let mut input = open(&args.file)?;
     let (total, created) = (len_of(&input.0), created(&input.0));
     let mut first = Vec::new();
@@ -70,9 +74,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let input = Watched::new(Cursor::new(first).chain(input), "wrap", &name, total, &progress);
     let options = Options { level: (!args.no_compress).then_some(args.level), threads: 0 };
     let sealed = match backend {
-        Backend::Zfs => writer::write(&header, zfs::Whole::new(input), &mut output, &options),
+        Backend::Zfs => {
+            writer::write_protected(&header, zfs::Whole::new(input), &mut output, &options, &protection)
+        }
         Backend::Btrfs | Backend::Overlay => {
-            writer::write(&header, btrfs::Whole::new(input), &mut output, &options)
+            writer::write_protected(&header, btrfs::Whole::new(input), &mut output, &options, &protection)
         }
     }
     .map_err(|error| write_error(&name, error))?;

@@ -7,7 +7,8 @@ use toml::Spanned;
 
 use super::quiesce::absolute;
 use super::{Reader, Text, Texts};
-use crate::config::{Drill, Replica, value};
+use crate::config::{Drill, Received, Replica, value};
+use crate::model::Target;
 
 /// How long a rehearsal may take, where nothing else is said.
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
@@ -19,6 +20,8 @@ pub(super) struct RawDrill {
     expect: Option<Text>,
     within: Option<Text>,
     from: Option<Text>,
+    into: Option<Text>,
+    receive_within: Option<Text>,
     user: Option<Text>,
     #[serde(default)]
     network: bool,
@@ -39,18 +42,46 @@ impl Reader<'_> {
         self.key.push("drill".into());
         if raw.command.is_none() {
             let what = "is missing: what says whether the data is good: [\"/usr/bin/sqlite3\", \"state.sqlite\", \"PRAGMA integrity_check\"]";
-            self.problem(span, "command", what);
+            self.problem(span.clone(), "command", what);
         }
         let command = raw.command.and_then(|words| self.command("command", words));
         let expect = raw.expect.and_then(|text| self.parsed("expect", text, line));
         let within = raw.within.and_then(|text| self.parsed("within", text, value::duration));
+        let is_from_elsewhere = raw.from.as_ref().is_some_and(|from| is_elsewhere(from.get_ref()));
         let from = raw.from.and_then(|text| self.source_of_drill(text, targets, datasets, recursive));
+        let into = self.received(span, is_from_elsewhere, raw.into, raw.receive_within);
         let user = raw.user.and_then(|text| self.parsed("user", text, user));
         let scratch =
             raw.scratch.into_iter().filter_map(|text| self.parsed("scratch", text, absolute)).collect();
         self.key.pop();
         let within = within.unwrap_or(PATIENCE);
-        Some(Drill { command: command?, expect, within, from, user, network: raw.network, scratch })
+        Some(Drill { command: command?, expect, within, from, into, user, network: raw.network, scratch })
+    }
+
+    /// Into what that is received which is on another machine.
+    fn received(
+        &mut self,
+        drill: std::ops::Range<usize>,
+        is_from_elsewhere: bool,
+        into: Option<Text>,
+        within: Option<Text>,
+    ) -> Option<Received> {
+        if !is_from_elsewhere {
+            for (key, text) in [("into", into), ("receive_within", within)] {
+                if let Some(text) = text {
+                    self.problem(text.span(), key, "is for a `from` on another machine: ssh://…");
+                }
+            }
+            return None;
+        }
+        let within = within.and_then(|text| self.parsed("receive_within", text, value::duration));
+        let Some(into) = into else {
+            let what = "is missing: in which pool, dataset or directory here that is received which is rehearsed: \"tank\"";
+            self.problem(drill, "into", what);
+            return None;
+        };
+        let into = self.parsed("into", into, local)?;
+        Some(Received { into, within })
     }
 
     fn source_of_drill(
@@ -64,7 +95,6 @@ impl Reader<'_> {
             _ if datasets.len() > 1 || recursive => {
                 "a job of several datasets is rehearsed from its own snapshots"
             }
-            to if to.starts_with("ssh://") => "a peer rehearses what it has by a job of its own",
             to if !targets.iter().any(|replica| replica.to == *to) => {
                 "is none of the job's targets, as it stands there"
             }
@@ -73,6 +103,19 @@ impl Reader<'_> {
         self.problem(text.span(), "from", format!("{:?}: {what}", text.get_ref()));
         None
     }
+}
+
+/// A place on this machine.
+fn local(text: &str) -> Result<String, String> {
+    match Target::parse(text.as_ref()) {
+        Ok(Target::Remote(_)) => Err(format!("{text} is on another machine")),
+        Ok(_) => Ok(text.into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn is_elsewhere(from: &str) -> bool {
+    from.starts_with("ssh://")
 }
 
 fn line(text: &str) -> Result<String, String> {

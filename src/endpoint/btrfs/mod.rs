@@ -8,6 +8,7 @@ pub mod grounded;
 mod home;
 pub mod inventory;
 mod kept;
+mod land;
 pub mod meta;
 mod prefetch;
 pub mod receive;

@@ -139,6 +139,28 @@ impl Scratch {
         Ok(Some(reachable(&self.store, id, found)))
     }
 
+    /// Makes the clone `name` read-only, once all that was written to it is on disk.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn seal(&self, name: &str) -> Result<()> {
+        let root = open_beneath(self.store.top(), &self.path(name)).map_err(self.store.io("open", name))?;
+        rustix::fs::syncfs(&root).map_err(self.store.io("sync", name))?;
+        btrfs::subvol_set_readonly(root.as_fd(), true).map_err(self.store.io("seal", name))?;
+        btrfs::sync(root.as_fd()).map_err(self.store.io("sync", name))
+    }
+
+    /// Whether the clone `name` is there, and was sealed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn is_sealed(&self, name: &str) -> Result<bool> {
+        match self.open(name)? {
+            Some(root) => btrfs::subvol_is_readonly(root.as_fd()).map_err(self.store.io("read", name)),
+            None => Ok(false),
+        }
+    }
+
     /// Gives the clone `name` another one; false if there is none.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ mod compare;
 mod hash;
 mod page;
 mod reuse;
-mod scan;
+pub(in crate::endpoint) mod scan;
 mod stored;
 
 use std::os::fd::AsFd;

@@ -106,7 +106,7 @@ mod tests {
 
     fn found(path: &str, text: &str, inode: u64, links: u64) -> Found {
         let line = Line { hash: None, ..line(path, text) };
-        Found { line, inode: (links > 1).then_some(inode), links }
+        Found { line, inode: (links > 1).then_some(inode), links, allocated: 0 }
     }
 
     fn change(kind: How, path: &str, from: Option<&str>) -> Change {

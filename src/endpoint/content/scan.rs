@@ -18,27 +18,29 @@ const NESTED: u64 = 2;
 
 /// An entry, but for the hash of its bytes.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(in crate::endpoint) struct Found {
     /// It, as it will stand in the manifest.
-    pub(super) line: Line,
+    pub(in crate::endpoint) line: Line,
     /// Of what has several names: by what these are known.
-    pub(super) inode: Option<u64>,
+    pub(in crate::endpoint) inode: Option<u64>,
     /// How many names it has, here or elsewhere.
-    pub(super) links: u64,
+    pub(in crate::endpoint) links: u64,
+    /// How many bytes it takes on the disk.
+    pub(in crate::endpoint) allocated: u64,
 }
 
 /// A tree.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(in crate::endpoint) struct Scan {
     /// In the order of their paths' bytes; the root first.
-    pub(super) found: Vec<Found>,
+    pub(in crate::endpoint) found: Vec<Found>,
     /// Where nested datasets were, which are none of this one's content.
-    nested: Vec<Vec<u8>>,
+    pub(in crate::endpoint) nested: Vec<Vec<u8>>,
 }
 
 impl Scan {
     /// What was left out, to be said.
-    pub(super) fn notes(&self) -> Option<String> {
+    pub(in crate::endpoint) fn notes(&self) -> Option<String> {
         let first = escaped(self.nested.first()?);
         Some(format!("{} nested dataset(s) are left out: {first} …", self.nested.len()))
     }
@@ -49,9 +51,17 @@ impl Scan {
 /// # Errors
 /// What can not be read; [`Error::Interrupted`].
 pub(super) fn scan(root: BorrowedFd<'_>, dataset: &Dataset, version: &VersionRef) -> Result<Scan> {
+    scan_as(root, format!("{dataset}@{}", version.name))
+}
+
+/// As [`scan`], of what is called `subject`.
+///
+/// # Errors
+/// As there.
+pub(in crate::endpoint) fn scan_as(root: BorrowedFd<'_>, subject: String) -> Result<Scan> {
     let walk = Walk {
         root,
-        subject: format!("{dataset}@{}", version.name),
+        subject,
         #[expect(clippy::unnecessary_cast, reason = "the width of the field differs between machines")]
         has_nested: fstatfs(root).is_ok_and(|found| found.f_type as i64 == btrfs::SUPER_MAGIC),
     };
@@ -145,7 +155,8 @@ impl Walk<'_> {
             group: None,
             path,
         };
-        Ok(Found { line, inode: (links > 1 && kind != Kind::Dir).then_some(stat.st_ino), links })
+        let allocated = stat.st_blocks.unsigned_abs() * 512;
+        Ok(Found { line, inode: (links > 1 && kind != Kind::Dir).then_some(stat.st_ino), links, allocated })
     }
 }
 

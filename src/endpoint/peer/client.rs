@@ -239,6 +239,11 @@ impl Peer {
         self.stands_for.as_ref().and_then(|known| known.backend)
     }
 
+    /// The id of the process that reaches it.
+    pub fn process(&self) -> u32 {
+        self.ssh.child.id()
+    }
+
     /// The same connection, and another dataset there.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ impl Dataset {
         self.open_tree(&found, version)
     }
 
-    fn is_there(&self) -> Error {
+    pub(super) fn is_there(&self) -> Error {
         Error::Exists { what: "directory", subject: self.to_string(), hint: None }
     }
 }

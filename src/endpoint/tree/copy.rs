@@ -317,7 +317,7 @@ fn next_data(file: &File, at: u64, length: u64) -> io::Result<(u64, u64)> {
 }
 
 /// Removes the directory `name` of `parent` with all that is in it, be it locked by flags.
-pub(super) fn remove_all(parent: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
+pub(in crate::endpoint) fn remove_all(parent: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // By the descriptor, so that nothing but what is below it can be meant.
     let path = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);

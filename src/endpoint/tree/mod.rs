@@ -14,6 +14,7 @@ mod describe;
 mod diff;
 mod history;
 mod home;
+mod land;
 mod manifest;
 mod place;
 mod rollback;
@@ -22,6 +23,7 @@ mod staging;
 mod store;
 mod taking;
 
+pub(super) use copy::remove_all;
 pub use copy::{CopyWhole, Watch, copy_whole};
 pub use dataset::Dataset;
 pub use place::has_history;

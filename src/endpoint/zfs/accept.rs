@@ -162,7 +162,7 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
     };
     check_kind(target, &own, said)?;
     check_alike(target, &own, request.stream.as_ref(), said)?;
-    let diverged = || Ok(conflict::since(target, &inventory, base)?.is_one(said.is_raw()));
+    let diverged = || Ok::<_, Error>(conflict::since(target, &inventory, base)?.is_one(said.is_raw()));
     match request.zfs.keep_conflict && diverged()? {
         true => Ok(Place::Beside(Some(base.clone()))),
         false => Ok(Place::Upon),

@@ -25,6 +25,7 @@ mod inventory;
 mod keys;
 mod known;
 mod labels;
+mod land;
 mod list;
 mod lock;
 pub mod meta;

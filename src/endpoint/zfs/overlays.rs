@@ -149,6 +149,16 @@ impl Origin {
         self.mark.is_some()
     }
 
+    /// The snapshot `view` of one of these clones of it, to make others of; `None` if there is none.
+    ///
+    /// # Errors
+    /// What `zfs` says.
+    pub fn of_view(&self, clones: &Clones, view: &str) -> Result<Option<Self>> {
+        let snapshot = clones.full(view);
+        let Some(guid) = guid(&snapshot)? else { return Ok(None) };
+        Ok(Some(Self { snapshot, guid: Some(guid), mark: None, ..self.clone() }))
+    }
+
     /// Mounts it, which was [checked](Self::checked), where nobody sees it, to be read.
     ///
     /// # Errors

@@ -322,7 +322,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn most_free_bytes(&self) -> Result<u64> {
-        let limit = |property: &str| Ok(limit_of(&self.get(property)?)?.unwrap_or(u64::MAX));
+        let limit = |property: &str| Ok::<_, Error>(limit_of(&self.get(property)?)?.unwrap_or(u64::MAX));
         let (mut quota, refquota) = (limit("quota")?, limit("refquota")?);
         let name = self.name().as_str();
         for (end, _) in name.match_indices('/') {

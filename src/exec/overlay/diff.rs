@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{opened, server};
+use super::{layers, opened, server};
 use crate::endpoint::overlay::layer::{self, DiffRequest, Difference, Layer, Stack, Tree};
 use crate::endpoint::overlay::{Entry, Generation, Home, Place, native};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, LayerName, Mode, OverlayName, Record};
-use crate::model::quoted;
 
 /// What one copy of an overlay changed: of the tree that it was made with, or since `since`, one of its layers.
 ///
@@ -23,14 +22,13 @@ pub fn diff(
 ) -> Result<Vec<Difference>> {
     let (locked, record) = opened(home, name)?;
     let missing = |what, subject: String| Error::NotFound { what, subject, hint: None };
-    let copy = record.copy(copy).ok_or_else(|| {
-        missing("copy", format!("{copy} of overlay {name}, which has {}", record.copies.len()))
-    })?;
+    let copy = copy_of(&record, copy)?;
     if record.mode == Mode::Native {
-        if let Some(since) = since {
-            return Err(not_since(&record, since));
-        }
-        return layer::diff(native_look(&locked, &record, copy)?.stack(), 1, request);
+        let look = match since {
+            None => native_look(&locked, &record, copy)?,
+            Some(since) => native_look_since(&locked, &record, copy, since)?,
+        };
+        return layer::diff(look.stack(), 1, request);
     }
     if record.mode == Mode::Fuse {
         write_back(copy)?;
@@ -69,14 +67,26 @@ pub(super) fn native_look(entry: &Entry, record: &Record, copy: &Copy) -> Result
     native::look(&Place { overlay: entry, record, lower: &[], copy }, &generation)
 }
 
-fn not_since(record: &Record, since: &LayerName) -> Error {
-    let name = quoted(&record.name);
-    Error::Foreign {
-        subject: record.name.to_string(),
-        wanted: "stack of layers",
-        why: format!("its mode is native: what it shows is compared with its base, and not with {since}"),
-        hint: Some(format!("cowsnap overlay diff {name}")),
-    }
+/// What a native copy shows now, and what its layers up to `since` show, or those of one that was committed from it.
+fn native_look_since(entry: &Entry, record: &Record, copy: &Copy, since: &LayerName) -> Result<native::Look> {
+    let layers = layers::stack_of(entry.home(), record, since)?;
+    let upon = Record { layers, ..record.clone() };
+    layers::put_together(entry, &upon)?;
+    let top = *upon.layers.last().expect("a layer is one of those that it lies on");
+    let generation = entry.generation(copy.number, copy.generation);
+    native::look_since(&Place { overlay: entry, record, lower: &[], copy }, &generation, top)
+}
+
+/// The copy of that number.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub(super) fn copy_of(record: &Record, number: u32) -> Result<&Copy> {
+    record.copy(number).ok_or_else(|| Error::NotFound {
+        what: "copy",
+        subject: format!("{number} of overlay {}, which has {}", record.name, record.copies.len()),
+        hint: None,
+    })
 }
 
 /// Has the kernel write what it holds back of files that were written to.
@@ -94,7 +104,7 @@ pub(super) fn stack(entry: &Entry, record: &Record, generation: &Generation) -> 
 }
 
 fn trees(entry: &Entry, record: &Record, generation: &Generation) -> Result<Vec<Tree>> {
-    if !record.mode.has_layers() {
+    if !record.mode.keeps_changes_apart() {
         return Err(no_changes_apart(record));
     }
     let mut trees = vec![Tree::open(&generation.upper(), &generation.blocks(), record.options.xattrs)?];

@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{New, Survivors, create, destroy, reap, run, unhindered};
+use crate::endpoint::backup::{self, Backup};
 use crate::endpoint::overlay::{Home, base, owner};
 use crate::endpoint::{Dataset, Error, Result};
 use crate::model::VersionRef;
@@ -20,6 +21,9 @@ use crate::sys::{interrupt, mount};
 pub const DIR: &str = "COWSNAP_DRILL_DIR";
 /// What the snapshot is called.
 pub const SNAPSHOT: &str = "COWSNAP_DRILL_SNAPSHOT";
+
+/// Into which directory the `backup_label` was put that was kept for the snapshot.
+pub const BACKUP: &str = "COWSNAP_DRILL_BACKUP";
 
 /// How much of what the command says is kept: its end.
 const KEPT: usize = 64 << 10;
@@ -50,6 +54,8 @@ pub struct Drill<'a> {
     pub within: Duration,
     /// A line that it has to say.
     pub expect: Option<&'a str>,
+    /// What a server needs that was in backup mode while the snapshots were taken.
+    pub backup: Option<Backup>,
     /// What else it may reach. What is shown is added.
     pub sandbox: Sandbox,
 }
@@ -92,7 +98,9 @@ pub fn drill(home: &Home, mut drill: Drill<'_>) -> Result<Drilled> {
         }
     }
     check_interrupt(&drill)?;
-    let ran = ran(&drill);
+    let shown: Vec<_> = drill.sandbox.shown.iter().map(|(tree, at)| backup::Shown { tree, at }).collect();
+    let backup = drill.backup.as_ref().map(|backup| backup.put(&shown)).transpose()?;
+    let ran = ran(&drill, backup.as_deref());
     // What came of it counts, whatever becomes of what it used.
     let gone = made.away();
     let Ran { status, took, said, has_said } = ran?;
@@ -212,7 +220,7 @@ struct Ran {
     has_said: bool,
 }
 
-fn ran(drill: &Drill<'_>) -> Result<Ran> {
+fn ran(drill: &Drill<'_>, backup: Option<&Path>) -> Result<Ran> {
     let [program, arguments @ ..] = drill.command else {
         return Err(Error::NotFound { what: "command", subject: "to run".into(), hint: None });
     };
@@ -220,6 +228,7 @@ fn ran(drill: &Drill<'_>) -> Result<Ran> {
     let (reader, writer) = std::io::pipe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).env_clear().envs(environment(drill));
+    command.envs(backup.map(|dir| (BACKUP, dir)));
     command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
     let began = Instant::now();
     let mut child = drill.sandbox.spawn(&mut command).map_err(failed)?;

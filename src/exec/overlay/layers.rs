@@ -1,11 +1,11 @@
 //! Layers of overlays: made of what one changed, found by name, put below one.
 
-use super::diff::{native_look, no_changes_apart, stack};
+use super::diff::{copy_of, native_look, no_changes_apart, stack};
 use super::{Before, Step, Survivors, deal_with_users, lower, opened, server};
 use crate::endpoint::overlay::kernel::MAX_LOWER;
 use crate::endpoint::overlay::layer::{self, CommitRequest, DiffRequest, Layer};
 use crate::endpoint::overlay::survivors::Survivor;
-use crate::endpoint::overlay::{Entry, Generation, Home, Locked, Place, Swapped};
+use crate::endpoint::overlay::{Entry, Generation, Home, Locked, Place, Swapped, native};
 use crate::endpoint::{Error, Result};
 use crate::model::layer::LayerRef;
 use crate::model::overlay::{Base, Copy, LayerId, LayerName, Mode, OverlayName, Record, Xattrs};
@@ -16,6 +16,8 @@ use crate::model::quoted;
 pub struct Commit {
     /// What the layer is called.
     pub layer: LayerName,
+    /// Of which copy; `None`: the one that there is.
+    pub copy: Option<u32>,
     /// What to do with processes that use the tree: they are left with one that nobody can write to, or, in mode native, let alone.
     pub survivors: Survivors,
     /// The time that the layer is said to be made at.
@@ -52,7 +54,7 @@ pub fn commit(
     before: &mut Before<'_>,
 ) -> Result<Committed> {
     let (locked, mut record) = opened(home, name)?;
-    let copy = check(&record)?;
+    let copy = check(&record, wanted.copy)?;
     if let Some(there) = Layer::that_has(home, name, &wanted.layer)? {
         return finished(&locked, &record, &copy, there);
     }
@@ -105,7 +107,9 @@ fn commit_native(
 /// What a commit that was killed has done, if it is the one that is asked for and nothing was changed since.
 fn finished(locked: &Locked, record: &Record, copy: &Copy, layer: Layer) -> Result<Committed> {
     let shown = locked.generation(copy.number, copy.generation);
-    let was_killed = shown.layers()?.is_some_and(|layers| layers.last() == Some(&layer.id()));
+    // A clone never lies on its own layer.
+    let was_killed = record.mode != Mode::Native
+        && shown.layers()?.is_some_and(|layers| layers.last() == Some(&layer.id()));
     if !was_killed || !layer::diff(&stack(locked, record, &shown)?, 1, DiffRequest::default())?.is_empty() {
         return Err(layer.exists());
     }
@@ -115,19 +119,31 @@ fn finished(locked: &Locked, record: &Record, copy: &Copy, layer: Layer) -> Resu
 }
 
 /// Whether a commit can be done, and of which copy. Changes nothing.
-fn check(record: &Record) -> Result<Copy> {
-    if !record.mode.has_layers() && record.mode != Mode::Native {
+fn check(record: &Record, copy: Option<u32>) -> Result<Copy> {
+    if !record.mode.has_layers() {
         return Err(no_changes_apart(record));
     }
+    let copy = copy.map(|number| copy_of(record, number)).transpose()?;
     let refused = |why: String, hint: &str| Error::Refused {
         op: "commit overlay",
         subject: record.name.to_string(),
         why,
         hint: Some(hint.into()),
     };
-    let [copy] = record.copies.as_slice() else {
-        let why = format!("it has {} copies, and a layer would lie below all of them", record.copies.len());
-        return Err(refused(why, "commit from an overlay of one copy, and make the others upon that layer"));
+    let n_copies = record.copies.len();
+    let copy = match (record.copies.as_slice(), copy) {
+        ([only], _) => only,
+        // Its clones go on upon what they were made of, each by itself.
+        (_, Some(copy)) if record.mode == Mode::Native => copy,
+        _ if record.mode == Mode::Native => {
+            let hint = format!("cowsnap overlay commit {} LAYER --copy N", quoted(&record.name));
+            return Err(refused(format!("it has {n_copies} copies, and each is another tree"), &hint));
+        }
+        _ => {
+            let why = format!("it has {n_copies} copies, and a layer would lie below all of them");
+            let hint = "commit from an overlay of one copy, and make the others upon that layer";
+            return Err(refused(why, hint));
+        }
     };
     // The new layer, and the base.
     if record.layers.len() + 2 > MAX_LOWER {
@@ -271,12 +287,7 @@ pub(super) fn check_fits(record: &Record, layer: &Layer) -> Result<()> {
     } else {
         return Ok(());
     };
-    let label = quoted(layer.label());
-    let hint = match record.mode {
-        Mode::Native => Some(format!("cowsnap overlay create NAME --base {label} --at DIR --mode kernel")),
-        _ => None,
-    };
-    Err(unfit(record, layer, why, hint))
+    Err(unfit(record, layer, why, None))
 }
 
 fn unfit(record: &Record, layer: &Layer, why: String, hint: Option<String>) -> Error {
@@ -300,10 +311,13 @@ pub(super) fn check_followed(entry: &Entry, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Makes whole what the layers below have of files in part, unless the overlay's mode reads that. The caller has not the home's lock.
+/// Makes of the layers below what the overlay's mode needs to lie on them: files whole of which they have parts, or in mode native a tree of all.
+/// The caller has not the home's lock.
 pub(super) fn make_whole(entry: &Entry, record: &Record) -> Result<()> {
-    if record.mode == Mode::Fuse {
-        return Ok(());
+    match record.mode {
+        Mode::Fuse => return Ok(()),
+        Mode::Native => return put_together(entry, record),
+        _ => {}
     }
     for &id in &record.layers {
         let layer = Layer::open(entry.home(), id)?;
@@ -313,6 +327,14 @@ pub(super) fn make_whole(entry: &Entry, record: &Record) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the tree of the layers of which the clones of an overlay of mode native are made.
+pub(super) fn put_together(entry: &Entry, record: &Record) -> Result<()> {
+    for &id in &record.layers {
+        check_fits(record, &Layer::open(entry.home(), id)?)?;
+    }
+    native::put_together(entry, record)
 }
 
 /// What a layer lies on, and it with those between, the lowest first: what an overlay is made with.
@@ -329,17 +351,21 @@ pub fn upon(home: &Home, layer: &LayerRef) -> Result<(Base, Vec<LayerId>)> {
 /// # Errors
 /// [`Error::NotFound`] if there is none of that name.
 pub fn stack_to(home: &Home, overlay: &OverlayName, text: &LayerOf) -> Result<Vec<LayerId>> {
-    let layer = match text {
-        LayerOf::Any(layer) => named(home, &layer.overlay, &layer.layer)?,
+    match text {
+        LayerOf::Any(layer) => ids(home, &named(home, &layer.overlay, &layer.layer)?),
         LayerOf::This(layer) => {
             let (_locked, record) = opened(home, overlay)?;
-            let below =
-                record.layers.iter().rev().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
-            match below.into_iter().find(|below| below.record().name == *layer) {
-                Some(below) => below,
-                None => named(home, overlay, layer)?,
-            }
+            stack_of(home, &record, layer)
         }
+    }
+}
+
+/// The layer of that name that an overlay lies on, or that was committed from it; with those below it, the lowest first.
+pub(super) fn stack_of(home: &Home, record: &Record, name: &LayerName) -> Result<Vec<LayerId>> {
+    let below = record.layers.iter().rev().map(|&id| Layer::open(home, id)).collect::<Result<Vec<_>>>()?;
+    let layer = match below.into_iter().find(|below| below.record().name == *name) {
+        Some(below) => below,
+        None => named(home, &record.name, name)?,
     };
     ids(home, &layer)
 }

@@ -240,6 +240,8 @@ fn lower(entry: &Entry, record: &Record, server: &dyn Serve) -> Result<Vec<PathB
         layers::check_fits(record, &layer)?;
         match record.mode {
             Mode::Fuse => lower.push(layer.tree_dir()),
+            // They are in what its clones are made of.
+            Mode::Native => {}
             _ => lower.extend(layer.kernel_dirs()?),
         }
     }
@@ -262,7 +264,7 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
     for (copy, was) in record.copies.iter_mut().zip(&written.copies) {
         let place = Place { overlay: &locked, record: &written, lower: &[], copy: was };
         let newest = || match locked.generation(was.number, was.generation).dir().exists() {
-            true => Ok(was.generation),
+            true => Ok::<_, Error>(was.generation),
             // The machine crashed after a commit had made a layer of it, and before that was written down for good.
             false => Ok(locked.newest_generation(was.number)?.unwrap_or(was.generation)),
         };

@@ -3,14 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use super::diff::copy_of;
 use super::room::{self, Room};
 use super::{
     Before, RESET, Step, Survivors, deal_with_inside, deal_with_users, is_full, layers, lower, make_place,
     opened, server,
 };
+use crate::endpoint::Result;
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Generation, Home, Locked, Place, Serve, Swapped};
-use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, LayerId, OverlayName, Owner, Record};
 
 /// What to reset, and to what.
@@ -192,7 +193,7 @@ impl Next<'_> {
         let copy = self.copy;
         for number in self.locked.generations(copy.number)? {
             let generation = self.locked.generation(copy.number, number);
-            match number == copy.generation && self.record.mode.has_layers() {
+            match number == copy.generation && self.record.mode.keeps_changes_apart() {
                 true => self.locked.discard_tree(&generation)?,
                 false => self.locked.discard(&generation)?,
             }
@@ -220,14 +221,7 @@ pub fn check(home: &Home, name: &OverlayName, request: &Request) -> Result<Vec<C
 
 fn asked_for(record: &Record, request: &Request) -> Result<Vec<Copy>> {
     let Some(numbers) = &request.copies else { return Ok(record.copies.clone()) };
-    let copy = |number: &u32| {
-        record.copy(*number).cloned().ok_or_else(|| Error::NotFound {
-            what: "copy",
-            subject: format!("{number} of overlay {}, which has {}", record.name, record.copies.len()),
-            hint: None,
-        })
-    };
-    numbers.iter().map(copy).collect()
+    numbers.iter().map(|&number| copy_of(record, number).cloned()).collect()
 }
 
 /// A number that no generation of the copy has had: also none that a killed reset began.

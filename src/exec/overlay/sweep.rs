@@ -42,12 +42,31 @@ pub fn in_background(home: &Home, program: &Path, old: Vec<OwnedFd>) -> Result<(
 pub fn here(dir: &Path) -> Result<()> {
     crate::sys::child::go_to_the_background().map_err(Error::io("leave", "the terminal"))?;
     let Some(home) = Home::find(dir)? else { return Ok(()) };
-    for (entry, record) in native::without_spares(&home)? {
+    make_spares(&home)?;
+    let swept = home.sweep();
+    forget_stacks(&home)?;
+    make_spares(&home)?;
+    swept
+}
+
+fn make_spares(home: &Home) -> Result<()> {
+    for (entry, record) in native::without_spares(home)? {
         if let Err(error) = native::make_spares(&entry, &record) {
             tracing::warn!(overlay = %entry.name(), %error, "the next reset makes its clone itself");
         }
     }
-    home.sweep()
+    Ok(())
+}
+
+/// Destroys the trees of layers that nobody needs any more.
+fn forget_stacks(home: &Home) -> Result<()> {
+    for entry in home.entries()? {
+        let Ok(Some(record)) = entry.record() else { continue };
+        if let Err(error) = native::forget_stacks(&entry, &record) {
+            tracing::warn!(overlay = %entry.name(), %error, "a tree of layers stays until the next sweep");
+        }
+    }
+    Ok(())
 }
 
 /// What can not be destroyed, and why. What [`stuck`] reads is written by [`reported`], in another process.
@@ -72,6 +91,7 @@ pub fn reported(dir: &Path) -> Result<Vec<Stuck>> {
     let until = Instant::now() + LINGERS;
     loop {
         let stuck = trash.destroy_all()?;
+        forget_stacks(&home)?;
         if stuck.is_empty() || Instant::now() > until {
             return Ok(stuck.into_iter().map(|(path, error)| Stuck::of(path, &error)).collect());
         }

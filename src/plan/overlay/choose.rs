@@ -107,7 +107,13 @@ fn impediment(facts: &Facts, mode: Mode) -> Option<String> {
 
 /// Why `mode` is taken only if it is asked for; `None` if nothing speaks against it.
 fn against(facts: &Facts, mode: Mode) -> Option<String> {
-    facts.against_native.clone().filter(|_| mode == Mode::Native)
+    match mode {
+        Mode::Native if facts.layers => {
+            Some("layers are put together for it first, as a tree of their own".into())
+        }
+        Mode::Native => facts.against_native.clone(),
+        _ => None,
+    }
 }
 
 fn reason(facts: &Facts, mode: Mode) -> String {
@@ -198,7 +204,7 @@ mod tests {
             &layers,
             None,
             expect![
-                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: it can not lie on layers"
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: layers are put together for it first, as a tree of their own"
             ],
         );
         check(&layers, Some(Mode::Copy), expect!["no mode can serve it: it can not lie on layers"]);
@@ -207,7 +213,7 @@ mod tests {
             &blocks,
             None,
             expect![
-                "fuse: it reads layers that hold only some blocks of a file as they are; not native: it can not lie on layers"
+                "fuse: it reads layers that hold only some blocks of a file as they are; not native: layers are put together for it first, as a tree of their own"
             ],
         );
         let no_fuse = Facts { no_fuse: Some("there is no /dev/fuse".into()), ..blocks };
@@ -215,7 +221,7 @@ mod tests {
             &no_fuse,
             None,
             expect![
-                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: it can not lie on layers; not fuse: there is no /dev/fuse"
+                "kernel: overlayfs can be mounted, and a first write to a file shares its blocks with the base; not native: layers are put together for it first, as a tree of their own; not fuse: there is no /dev/fuse"
             ],
         );
     }

@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use crate::error::Class;
+use crate::stream::sign::Untrusted;
 
 /// What reading and writing containers returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,6 +74,39 @@ pub enum Error {
         len: usize,
         /// How long it may be.
         max: usize,
+    },
+    /// It is encrypted, and nothing at hand decrypts it.
+    #[error("the container is encrypted {}", for_whom(*.recipients, *.tried))]
+    Encrypted {
+        /// For how many.
+        recipients: usize,
+        /// How many identities were tried.
+        tried: usize,
+    },
+    /// It can not be encrypted for these.
+    #[error("cannot encrypt for {count} recipients: {why}")]
+    Recipients {
+        /// How many there are.
+        count: usize,
+        /// Why not.
+        why: String,
+    },
+    /// None of those signed it who should have.
+    #[error("the container is not believed")]
+    Untrusted(#[source] Untrusted),
+    /// Encrypted and plain frames in one container.
+    #[error("{place} is {found}, and the container is not")]
+    FrameKind {
+        /// Where.
+        place: Place,
+        /// What it is.
+        found: &'static str,
+    },
+    /// An encrypted frame is not what was encrypted.
+    #[error("{place} is damaged: it does not decrypt")]
+    FrameDecrypt {
+        /// Where.
+        place: Place,
     },
     /// The stream does not begin with the bytes that it is to be gone on behind.
     #[error("the first {frames} MiB of the stream are not what they were")]
@@ -182,6 +216,8 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::RawBtrfs | Self::RawZfs | Self::NeedsNewer { .. } | Self::TooLong { .. } => Class::Usage,
+            Self::Encrypted { tried: 0, .. } | Self::Recipients { .. } => Class::Usage,
+            Self::Encrypted { .. } => Class::Denied,
             Self::Read { source, .. } | Self::Write { source, .. } => crate::error::class_of_io(source),
             Self::Compress(_) => Class::Internal,
             _ => Class::Corrupt,
@@ -193,6 +229,12 @@ impl Error {
         match self {
             Self::RawBtrfs | Self::RawZfs => Some("cowsnap stream wrap FILE -o CONTAINER".into()),
             Self::NeedsNewer { .. } => Some("install the newest cowsnap".into()),
+            Self::Encrypted { .. } => {
+                Some("give the file of an identity that it is for: --identity FILE".into())
+            }
+            Self::Untrusted(Untrusted::Others { .. }) => {
+                Some("if one of them is to be trusted: --verify-key KEY".into())
+            }
             _ => None,
         }
     }
@@ -212,6 +254,8 @@ impl Error {
             | Self::FrameSeal { place }
             | Self::FrameOrder { place, .. }
             | Self::FrameAfterLast { place }
+            | Self::FrameKind { place, .. }
+            | Self::FrameDecrypt { place }
             | Self::FrameDecode { place, .. }
             | Self::FrameHash { place } => Some(*place),
             _ => None,
@@ -229,6 +273,13 @@ impl Error {
     /// The error itself, if none is within.
     pub fn from_io(error: io::Error) -> Result<Self, io::Error> {
         error.downcast()
+    }
+}
+
+fn for_whom(recipients: usize, tried: usize) -> String {
+    match tried {
+        0 => format!("for {recipients} recipients"),
+        _ => format!("for {recipients} recipients, and none of them is among the {tried} identities given"),
     }
 }
 

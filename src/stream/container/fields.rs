@@ -34,6 +34,11 @@ impl<'a> Take<'a> {
         self.bytes.is_empty()
     }
 
+    /// All that is left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The next `len` bytes.
     pub fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8]> {
         let Some((front, rest)) = self.bytes.split_at_checked(len) else {

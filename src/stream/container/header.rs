@@ -11,6 +11,7 @@ use super::fields::{Take, put, unknown};
 use super::zfs::ZfsStream;
 use super::{HASH_LEN, HeaderHash, MAGIC, MAX_HEADER_LEN, PRELUDE_LEN, VERSION};
 use crate::model::{Digest, Guid, SnapshotName};
+use crate::stream::crypt::Envelope;
 use crate::stream::zfs::Begin;
 
 /// The longest dataset name in bytes.
@@ -34,6 +35,7 @@ mod tag {
     pub const STREAM: u16 = 7;
     pub const PROPERTIES: u16 = 8;
     pub const ZFS: u16 = 9;
+    pub const ENCRYPTION: u16 = 16;
     pub const PLACE: u16 = 0x8001;
 }
 
@@ -101,8 +103,16 @@ impl Header {
     /// # Errors
     /// [`Error::TooLong`] if a text, or all together, is longer than the format allows.
     pub fn encode(&self) -> Result<(Vec<u8>, HeaderHash)> {
+        self.encode_for(None)
+    }
+
+    /// As [`Self::encode`], of a container that is encrypted so.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_for(&self, envelope: Option<&Envelope>) -> Result<(Vec<u8>, HeaderHash)> {
         let mut out = vec![0; PRELUDE_LEN];
-        self.put_fields(&mut out)?;
+        self.put_fields(envelope, &mut out)?;
         let len = out.len() - PRELUDE_LEN;
         within("header", len, MAX_HEADER_LEN)?;
         out[..PRELUDE_LEN].copy_from_slice(&prelude(VERSION, len as u32));
@@ -111,7 +121,7 @@ impl Header {
         Ok((out, hash))
     }
 
-    fn put_fields(&self, out: &mut Vec<u8>) -> Result<()> {
+    fn put_fields(&self, envelope: Option<&Envelope>, out: &mut Vec<u8>) -> Result<()> {
         within("dataset", self.dataset.len(), MAX_DATASET_LEN)?;
         if self.dataset.is_empty() {
             return Err(Error::TooLong { field: "empty dataset", len: 0, max: MAX_DATASET_LEN });
@@ -131,6 +141,9 @@ impl Header {
         }
         if let Some(zfs) = &self.zfs {
             put(out, tag::ZFS, &zfs.to_bytes()?);
+        }
+        if let Some(envelope) = envelope {
+            put(out, tag::ENCRYPTION, envelope.as_bytes());
         }
         if let Some(place) = &self.place {
             put(out, tag::PLACE, &place.0);
@@ -157,6 +170,14 @@ impl Header {
     /// # Errors
     /// [`Error::NeedsNewer`] for critical fields or values that are not known, [`Error::Field`] for senseless ones.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::decode_all(bytes).map(|(header, _)| header)
+    }
+
+    /// As [`Self::decode`], and what the container is encrypted with.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_all(bytes: &[u8]) -> Result<(Self, Option<Envelope>)> {
         let mut fields = Take::new("header", bytes);
         let mut found = Found::default();
         let mut before = None;
@@ -164,7 +185,8 @@ impl Header {
             found.take(tag, value)?;
             before = Some(tag);
         }
-        found.complete(&fields)
+        let envelope = found.envelope.take();
+        Ok((found.complete(&fields)?, envelope))
     }
 }
 
@@ -180,6 +202,7 @@ struct Found {
     stream: Option<(u32, u32)>,
     properties: BTreeMap<String, String>,
     zfs: Option<ZfsStream>,
+    envelope: Option<Envelope>,
     place: Option<Digest>,
 }
 
@@ -195,6 +218,7 @@ impl Found {
             tag::STREAM => self.stream = Some(stream(&value)?),
             tag::PROPERTIES => self.properties = properties(value)?,
             tag::ZFS => self.zfs = Some(ZfsStream::from_bytes(value)?),
+            tag::ENCRYPTION => self.envelope = Some(Envelope::parse(value.rest())?),
             tag::PLACE => self.place = Some(Digest(value.all("place")?)),
             _ => unknown("header", tag)?,
         }
@@ -346,12 +370,12 @@ pub fn header_hash(prelude_and_header: &[u8]) -> HeaderHash {
 ///
 /// # Errors
 /// [`Error::HeaderHash`], or those of [`Header::decode`].
-pub fn check_header(prelude_header_hash: &[u8]) -> Result<(Header, HeaderHash)> {
+pub fn check_header(prelude_header_hash: &[u8]) -> Result<(Header, Option<Envelope>, HeaderHash)> {
     let end = prelude_header_hash.len() - HASH_LEN;
     let (checked, hash) = prelude_header_hash.split_at(end);
     if header_hash(checked) != *hash {
         return Err(Error::HeaderHash { end: end as u64 });
     }
-    let header = Header::decode(&checked[PRELUDE_LEN..])?;
-    Ok((header, hash.try_into().expect("as long as a hash")))
+    let (header, envelope) = Header::decode_all(&checked[PRELUDE_LEN..])?;
+    Ok((header, envelope, hash.try_into().expect("as long as a hash")))
 }

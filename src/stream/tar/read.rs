@@ -57,7 +57,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// An archive that is cut off or makes no sense.
     pub fn entry(&mut self) -> Result<Option<Member>, Error> {
-        self.skip()?;
+        self.pass()?;
         let mut extended = Extended::default();
         loop {
             let start = self.at;
@@ -74,17 +74,26 @@ impl<R: Read> Reader<R> {
             if stored > i64::MAX as u64 {
                 return Err(bad(start, format!("an entry of {stored} bytes")));
             }
-            if header.0[156] == b'x' {
-                extended = self.extended(start, stored)?;
-                continue;
+            match header.0[156] {
+                b'x' => extended = self.extended(start, stored)?.after(extended),
+                // What it says of all entries: GNU tar and git put a comment there.
+                b'g' => drop(self.extended(start, stored)?),
+                // GNU's own way to have long names.
+                b'L' => (extended.is_empty, extended.path) = (false, Some(self.long_name(start, stored)?)),
+                b'K' => (extended.is_empty, extended.link) = (false, Some(self.long_name(start, stored)?)),
+                _ => return self.member(&header, extended, stored).map(Some),
             }
-            return self.member(&header, extended, stored).map(Some);
         }
+    }
+
+    fn long_name(&mut self, start: u64, len: u64) -> Result<Vec<u8>, Error> {
+        let bytes = self.lump(start, len)?;
+        Ok(bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec())
     }
 
     fn member(&mut self, header: &Header<'_>, extended: Extended, stored: u64) -> Result<Member, Error> {
         let Extended { path, link, mtime_ns, uid, gid, sparse, real_size, xattrs, socket, .. } = extended;
-        let letter = header.0[156];
+        let letter = if header.0[156] == 0 { b'0' } else { header.0[156] };
         let kind = TYPES.iter().find(|(_, l)| *l == letter).map(|(kind, _)| *kind);
         let kind =
             kind.ok_or_else(|| bad(header.1, format!("an entry of the type {:?}", char::from(letter))))?;
@@ -176,6 +185,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn extended(&mut self, start: u64, len: u64) -> Result<Extended, Error> {
+        Extended::parse(&self.lump(start, len)?).map_err(|why| bad(start, why))
+    }
+
+    /// What stands behind a header that says something of the next one.
+    fn lump(&mut self, start: u64, len: u64) -> Result<Vec<u8>, Error> {
         if len > MAX_EXTENDED as u64 {
             return Err(bad(
                 start,
@@ -184,10 +198,15 @@ impl<R: Read> Reader<R> {
         }
         let mut bytes = vec![0; (len as usize).next_multiple_of(BLOCK)];
         self.fill(&mut bytes)?;
-        Extended::parse(&bytes[..len as usize]).map_err(|why| bad(start, why))
+        bytes.truncate(len as usize);
+        Ok(bytes)
     }
 
-    fn skip(&mut self) -> Result<(), Error> {
+    /// Passes over what was not read of the entry, and over what fills its last block up.
+    ///
+    /// # Errors
+    /// An archive that is cut off.
+    pub fn pass(&mut self) -> Result<(), Error> {
         let (at, len) = (self.at, self.left + self.padding);
         let skipped = io::copy(&mut (&mut self.input).take(len), &mut io::sink());
         let skipped = skipped.map_err(|source| Error::Read { at, source })?;
@@ -217,6 +236,11 @@ impl<R: Read> Reader<R> {
         self.at
     }
 
+    /// The input.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The input, behind what was read.
     pub fn into_inner(self) -> R {
         self.input
@@ -242,8 +266,8 @@ struct Header<'a>(&'a [u8; BLOCK], u64);
 
 impl Header<'_> {
     fn check(&self) -> Result<(), Error> {
-        if &self.0[257..263] != b"ustar\0" {
-            return Err(bad(self.1, "no header of a PAX archive"));
+        if &self.0[257..263] != b"ustar\0" && !self.is_gnu() {
+            return Err(bad(self.1, "no header of a tar archive"));
         }
         match self.number(148, 8)? == u64::from(checksum(self.0)) {
             true => Ok(()),
@@ -251,8 +275,22 @@ impl Header<'_> {
         }
     }
 
-    /// An octal number.
+    /// Whether it is of GNU tar's own format, which has no prefix of a path.
+    fn is_gnu(&self) -> bool {
+        &self.0[257..265] == b"ustar  \0"
+    }
+
+    /// An octal number, or as GNU tar has large ones: the bytes themselves.
     fn number(&self, at: usize, len: usize) -> Result<u64, Error> {
+        if self.0[at] == 0x80 {
+            let (high, low) = self.0[at + 1..at + len].split_at((len - 1).saturating_sub(8));
+            let none = || bad(self.1, "a number that is too large");
+            let is_small = high.iter().all(|&byte| byte == 0);
+            return match is_small {
+                true => Ok(low.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))),
+                false => Err(none()),
+            };
+        }
         let text = self.0[at..at + len].trim_ascii_end();
         let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
         let digits = std::str::from_utf8(text).unwrap_or("?").trim_end_matches('\0');
@@ -268,7 +306,7 @@ impl Header<'_> {
 
     fn path(&self) -> Vec<u8> {
         match self.text(345, 155) {
-            prefix if prefix.is_empty() => self.text(0, 100),
+            prefix if prefix.is_empty() || self.is_gnu() => self.text(0, 100),
             prefix => [prefix, self.text(0, 100)].join(&b'/'),
         }
     }
@@ -308,6 +346,13 @@ impl Default for Extended {
 }
 
 impl Extended {
+    /// It, with what GNU's headers before it said.
+    fn after(mut self, earlier: Self) -> Self {
+        self.path = self.path.or(earlier.path);
+        self.link = self.link.or(earlier.link);
+        self
+    }
+
     fn parse(mut bytes: &[u8]) -> Result<Self, &'static str> {
         let mut extended = Self { is_empty: false, ..Self::default() };
         while !bytes.is_empty() {

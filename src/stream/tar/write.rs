@@ -26,6 +26,20 @@ impl<W: Write> Writer<W> {
     /// archive of ours can carry.
     pub fn append(&mut self, member: &Member, data: &mut dyn Read) -> io::Result<()> {
         let member = &coarse(member);
+        let padding = self.begin(member)?;
+        let copied = io::copy(&mut data.take(member.stored()), &mut self.out)?;
+        if copied < member.stored() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.end(padding)
+    }
+
+    /// Writes all that stands before an entry's data, which the caller writes to [`Writer::get_mut`]: [`Member::stored`] bytes, and then
+    /// [`Writer::end`] with the answer.
+    ///
+    /// # Errors
+    /// As [`Writer::append`]. A sparse file must be [coarse](Member::coarse).
+    pub fn begin(&mut self, member: &Member) -> io::Result<usize> {
         let map = member.ranges.as_deref().map(|ranges| map_of(ranges, member.size)).unwrap_or_default();
         let stored = map.len() as u64 + member.stored();
         let extended = extended(member, stored);
@@ -45,11 +59,20 @@ impl<W: Write> Writer<W> {
         let letter = TYPES.iter().find(|(kind, _)| *kind == member.kind).expect("all types have one").1;
         self.out.write_all(&header_of(member, letter, stored))?;
         self.out.write_all(&map)?;
-        let copied = io::copy(&mut data.take(member.stored()), &mut self.out)?;
-        if copied < member.stored() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.out.write_all(&[0; BLOCK][..padding(stored)])
+        Ok(padding(stored))
+    }
+
+    /// Writes what is missing behind an entry's data: what [`Writer::begin`] answered.
+    ///
+    /// # Errors
+    /// What the output says.
+    pub fn end(&mut self, padding: usize) -> io::Result<()> {
+        self.out.write_all(&[0; BLOCK][..padding])
+    }
+
+    /// Where it writes.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Writes the end of the archive.

@@ -8,16 +8,54 @@ use std::io::{Cursor, Read};
 use cowsnap::stream::container::header::header_hash;
 use cowsnap::stream::container::record::HEAD_LEN;
 use cowsnap::stream::container::{Head, MAGIC};
-use cowsnap::stream::reader::{Frames, Reader, Step};
+use cowsnap::stream::reader::{Frames, Keys, Reader, Step};
+use cowsnap::stream::sign::{SigningKey, Trusted};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     match input.split_first() {
         Some((b'S', rest)) => read_one_by_one(&sealed(rest)),
         Some((b'T', rest)) => read_ahead(sealed(rest)),
-        _ => read_one_by_one(input),
+        Some((b'O', rest)) => outline(sealed(rest)),
+        Some((b'K', rest)) => read_with_keys(&sealed(rest)),
+        _ => {
+            read_one_by_one(input);
+            read_with_keys(input);
+        }
     }
 });
+
+/// For whom tests/golden/v1-encrypted.cowsnap is, and who signed it.
+fn keys() -> Keys {
+    let identity = "AGE-SECRET-KEY-178EL8HKR2Q5HPZGP4RXDM7Z3DND9AR7E0388THCA4TK6KU8WCHYS8FRELR";
+    Keys {
+        identities: vec![identity.parse().expect("a key of age's")],
+        trusted: Some(Trusted::new([SigningKey::from_seed([42; 32]).public()])),
+    }
+}
+
+/// Without keys: what anybody can check of an encrypted container, and of one that is not.
+fn outline(container: Vec<u8>) {
+    let len = container.len() as u64;
+    if let Ok((_, outline)) = Reader::outline(Cursor::new(container), &Keys::default(), |_| {}) {
+        assert_eq!(outline.container_len, len);
+    }
+}
+
+/// Envelopes, encrypted frames and signatures. What it calls verified is signed, and has the root that it names.
+fn read_with_keys(container: &[u8]) {
+    let Ok(mut frames) = Frames::open_by(container, &keys()) else { return };
+    let mut hasher = blake3::Hasher::new();
+    while let Ok(step) = frames.step() {
+        match step {
+            Step::Frame(frame) => {
+                hasher.update(frame.bytes());
+                frames.recycle(frame);
+            }
+            Step::End(sealed) => return assert_eq!(sealed.root, hasher.finalize()),
+        }
+    }
+}
 
 /// What it calls verified must have the root that it names.
 fn read_one_by_one(container: &[u8]) {

@@ -1,4 +1,4 @@
-//! Names and targets from any bytes: what is taken prints as what is taken again.
+//! Names, targets, keys and manifests of archives from any bytes: what is taken prints as what is taken again.
 //!
 //! Bounds (scripts/fuzz): no single allocation over 2 MiB, 512 MiB resident in all, libFuzzer and the sanitizer included.
 #![no_main]
@@ -8,6 +8,8 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
+use cowsnap::endpoint::archive::Manifest;
+use cowsnap::model::archive::{Claim, Hold, Part, Stored};
 use cowsnap::model::{DatasetName, Guid, HoldTag, SnapshotName, SnapshotRef, Target};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +22,15 @@ fuzz_target!(|input: &[u8]| {
         assert!(!snapshot.name.as_str().contains('@') && !snapshot.name.as_str().contains('/'));
         comes_back(&snapshot, os, SnapshotRef::parse);
     }
+    if let Ok(manifest) = Manifest::parse(input) {
+        assert!(manifest.to_bytes() == input);
+        assert!(manifest.expect_key(&manifest.stored()).is_ok());
+    }
     let Ok(text) = std::str::from_utf8(input) else { return };
+    is_key(text, Stored::parse);
+    is_key(text, Part::parse);
+    is_key(text, Hold::parse);
+    is_key(text, Claim::parse);
     reads_back::<DatasetName>(text);
     reads_back::<SnapshotName>(text);
     reads_back::<HoldTag>(text);
@@ -35,6 +45,13 @@ fn comes_back<T: Display + PartialEq + std::fmt::Debug, E: std::fmt::Debug>(
 ) {
     if given.to_str().is_some() {
         assert_eq!(parse(OsStr::new(&value.to_string())).as_ref().ok(), Some(value));
+    }
+}
+
+/// A key that is read is the key that is written.
+fn is_key<T: Display, E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) {
+    if let Ok(read) = parse(text) {
+        assert_eq!(read.to_string(), text);
     }
 }
 

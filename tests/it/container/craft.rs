@@ -53,6 +53,17 @@ impl Craft {
         self.bytes
     }
 
+    /// A trailer with this digest and these fields.
+    pub fn end(self, frames: u64, len: u64, digest: &[u8; 32], fields: &[(u16, &[u8])]) -> Vec<u8> {
+        let payload = list(fields);
+        let head = Head::new(Kind::Trailer, payload.len(), frames, len, digest);
+        let whole = (HEAD_LEN + payload.len() + 8) as u32;
+        let mut bytes = self.record(head, &payload).bytes;
+        bytes.extend(whole.to_le_bytes());
+        bytes.extend(b"\x89END");
+        bytes
+    }
+
     /// A trailer of an empty stream with these fields and, if they differ from what is right, these last bytes.
     pub fn trailer_of(self, fields: &[(u16, &[u8])], tail: Option<[u8; 8]>) -> Vec<u8> {
         let payload = list(fields);

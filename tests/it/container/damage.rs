@@ -116,8 +116,10 @@ fn lengths_are_compared_before_they_are_believed() {
     let with = |head: Head, payload: &[u8]| error(&Craft::new(&header()).record(head, payload).bytes);
     let huge_payload = with(Head::new(Kind::Stored, u32::MAX as usize, 0, 1, &digest), b"x");
     assert!(matches!(huge_payload, Error::FrameLength { what: "payload", len: 0xffff_ffff, .. }));
-    let huge_unknown = with(Head::new(Kind::Unknown(3), u32::MAX as usize, 0, 1, &digest), b"x");
+    let huge_unknown = with(Head::new(Kind::Unknown(4), u32::MAX as usize, 0, 1, &digest), b"x");
     assert!(matches!(huge_unknown, Error::FrameLength { what: "payload", .. }));
+    let huge_encrypted = with(Head::new(Kind::Encrypted, FRAME + 50, 0, 1, &digest), b"x");
+    assert!(matches!(huge_encrypted, Error::FrameLength { what: "payload", .. }));
     let huge_part = with(Head::new(Kind::Stored, 1, 0, all, &digest), b"x");
     assert!(matches!(huge_part, Error::FrameLength { what: "part of the stream", len, .. } if len == all));
     let empty_part = with(Head::new(Kind::Stored, 0, 0, 0, &digest), b"");
@@ -150,8 +152,8 @@ fn a_trailer_that_counts_otherwise_is_noticed() {
     }
     let key = Craft::new(&header()).key;
     let empty = |fields: &[(u16, &[u8])], tail| error(&Craft::new(&header()).trailer_of(fields, tail));
-    assert!(read(&Craft::new(&header()).trailer_of(&[(1, &key), (0x8001, b"signed")], None)).is_ok());
-    assert!(matches!(empty(&[(1, &key), (2, b"")], None), Error::NeedsNewer { .. }));
+    assert!(read(&Craft::new(&header()).trailer_of(&[(1, &key), (0x8002, b"newer")], None)).is_ok());
+    assert!(matches!(empty(&[(1, &key), (3, b"")], None), Error::NeedsNewer { .. }));
     assert!(matches!(empty(&[(1, &[0; 32])], None), Error::Field { part: "trailer", .. }));
     assert!(matches!(empty(&[], None), Error::Field { part: "trailer", .. }));
     assert!(matches!(empty(&[(1, &key)], Some([0; 8])), Error::Trailer { .. }));
@@ -204,12 +206,12 @@ fn what_only_a_newer_program_knows_is_said_to_be_that() {
     newer(&Craft::of_fields(&fields_with(16, Some(b"aes"))).bytes);
     newer(&Craft::of_fields(&fields_with(1, Some(b"zonefs"))).bytes);
     newer(&Craft::of_fields(&fields_with(7, Some(&[1, 0, 0, 0, 2, 0, 0, 0]))).bytes);
-    let encrypted = Head::new(Kind::Unknown(3), 6, 0, 5, &[1; 32]);
-    newer(&Craft::new(&header()).record(encrypted, b"secret").bytes);
+    let unknown = Head::new(Kind::Unknown(4), 6, 0, 5, &[1; 32]);
+    newer(&Craft::new(&header()).record(unknown, b"secret").bytes);
     let mut reserved = *Head::new(Kind::Stored, 1, 0, 1, &[0; 32]).as_bytes();
     reserved[2] = 1;
     newer(&Craft::new(&header()).record(Head::from_bytes(reserved), b"x").bytes);
-    let mut damaged = Craft::new(&header()).record(encrypted, b"secret").bytes;
+    let mut damaged = Craft::new(&header()).record(unknown, b"secret").bytes;
     *damaged.last_mut().unwrap() ^= 1;
     assert!(matches!(error(&damaged), Error::FrameSeal { .. }));
     let mut damaged = Craft::of_header(2, b"anything at all").bytes;

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use cowsnap::stream::container::{Backend, Header};
+use cowsnap::stream::crypt::Identity;
+use cowsnap::stream::reader::Keys;
+use cowsnap::stream::sign::{SigningKey, Trusted};
 use cowsnap::stream::writer::Options;
 
-use super::{FRAME, header, read, stored, write};
+use super::sealed::{encryption, golden_identity, keys, outline, read_with, write_with};
+use super::{FRAME, header, read, stored, write, zstd};
 
 struct Golden {
     name: &'static str,
@@ -52,13 +56,13 @@ fn increment() -> Header {
 }
 
 fn all() -> Vec<Golden> {
-    let zstd = Options { level: Some(3), threads: 2 };
+    let packed = Options { level: Some(3), threads: 2 };
     let golden = |name, header, stream, options, file| Golden { name, header, stream, options, file };
     vec![
         golden("empty", header(), Vec::new(), stored(), EMPTY),
         golden("byte", header(), vec![0x42], stored(), BYTE),
         golden("stored", header(), lines(FRAME + 1000), stored(), STORED),
-        golden("zstd", header(), zeros_and_lines(2 * FRAME + FRAME / 2), zstd, ZSTD),
+        golden("zstd", header(), zeros_and_lines(2 * FRAME + FRAME / 2), packed, ZSTD),
         golden("increment", increment(), lines(3000), stored(), INCREMENT),
     ]
 }
@@ -101,4 +105,52 @@ fn the_writer_still_writes_the_stored_ones_byte_for_byte() {
         let (container, _) = write(&golden.header, &golden.stream, &golden.options);
         assert!(container == load(&golden), "{}", golden.name);
     }
+}
+
+fn golden_signer() -> SigningKey {
+    SigningKey::from_seed([42; 32])
+}
+
+/// The file, made by `make` if it is missing and may be made.
+fn load_or_make(name: &str, make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let path = folder().join(format!("v1-{name}.cowsnap"));
+    if std::env::var_os("COWSNAP_MAKE_GOLDEN").is_some() && !path.exists() {
+        std::fs::write(&path, make()).unwrap();
+    }
+    std::fs::read(&path).unwrap()
+}
+
+/// `b3sum --check B3SUMS` says the same.
+fn assert_is_as_ever(name: &str, container: &[u8]) {
+    let sums = std::fs::read_to_string(folder().join("B3SUMS")).unwrap();
+    let line = format!("{}  v1-{name}.cowsnap", blake3::hash(container).to_hex());
+    assert!(sums.lines().any(|sum| sum == line), "tests/golden/v1-{name}.cowsnap was changed: {line}");
+}
+
+#[test]
+fn the_signed_golden_file_is_read_and_still_written_byte_for_byte() {
+    let stream = lines(3000);
+    let write = || write_with(&increment(), &stream, &stored(), None, &[golden_signer()]).0;
+    let container = load_or_make("signed", write);
+    assert_is_as_ever("signed", &container);
+    assert!(container == write());
+    let trusted = Some(Trusted::new([golden_signer().public()]));
+    let (back, _) = read_with(&container, &Keys { trusted, ..Keys::default() }).unwrap();
+    assert!(back == stream);
+    assert_eq!(read(&container).unwrap().0, increment());
+}
+
+#[test]
+fn the_encrypted_golden_file_is_read_by_its_recipient_and_checked_by_everybody() {
+    let stream = zeros_and_lines(2 * FRAME + FRAME / 2);
+    let identity = golden_identity();
+    let container = load_or_make("encrypted", || {
+        let by = encryption(&[&Identity::generate(), &identity]);
+        write_with(&header(), &stream, &zstd(), Some(&by), &[golden_signer()]).0
+    });
+    assert_is_as_ever("encrypted", &container);
+    let trusted = Some(Trusted::new([golden_signer().public()]));
+    let (back, sealed) = read_with(&container, &Keys { trusted, ..keys(&[&identity]) }).unwrap();
+    assert!(back == stream && sealed.root == blake3::hash(&stream));
+    assert_eq!(outline(&container).unwrap().signers, [golden_signer().public()]);
 }

@@ -59,7 +59,7 @@ fn said(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-fn raw() -> Vec<u8> {
+pub fn raw() -> Vec<u8> {
     let mut encoder = Encoder::new(Version::V2);
     encoder.push(&Op::Snapshot {
         path: b"snaps/now",

@@ -169,7 +169,7 @@ fn the_process_of_mode_fuse_is_killed_before_each_step_of_a_commit() {
     for at_step in Step::COMMIT {
         let lab = seeded();
         let (layer, now) = ("new".parse().expect("a name"), jiff::Timestamp::UNIX_EPOCH);
-        let wanted = Commit { layer, survivors: Survivors::Refuse, now };
+        let wanted = Commit { layer, copy: None, survivors: Survivors::Refuse, now };
         let mut killed = false;
         let outcome = commit(&lab.home(), &"ci".parse().expect("a name"), &wanted, &mut |step| {
             if step == at_step && !killed {

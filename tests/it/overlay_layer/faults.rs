@@ -21,7 +21,8 @@ fn do_verb(verb: &str, root: &Path, before: &mut dyn FnMut(Step) -> Result<(), E
     match verb {
         "commit" => {
             let layer = "killed".parse().expect("a name");
-            commit(&home, &name, &Commit { layer, survivors: Survivors::Refuse, now }, before).map(drop)
+            commit(&home, &name, &Commit { layer, copy: None, survivors: Survivors::Refuse, now }, before)
+                .map(drop)
         }
         "plainly" => {
             let request = Request { copies: None, layers: None, survivors: Survivors::Refuse };

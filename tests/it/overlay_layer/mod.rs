@@ -10,4 +10,5 @@ mod modes;
 pub mod native;
 mod program;
 mod prune;
+pub mod stacks;
 mod view;

@@ -247,6 +247,7 @@ fn a_real_postgresql_in_several_datasets_recovers_by_what_is_kept_beside_its_sna
     assert!(kept.join("backup_label").exists() && other.join("backup_label").exists());
     server.must("pg_ctl", &["stop", "-s", "-w", "-m", "immediate", "-D", "ROOT/mnt/node/data"]);
     load.wait().expect("it has ended");
+    rehearsed(&lab, config, &server.bin, &name);
     // As docs/jobs.md has it.
     for (dataset, copy) in [("node", "copy"), ("wal", "copy-wal"), ("space", "copy-space")] {
         lab.ends(0, &format!("clone ROOT/mnt/{dataset}@{name} ROOT/mnt/{copy}"));
@@ -275,6 +276,26 @@ fn a_real_postgresql_in_several_datasets_recovers_by_what_is_kept_beside_its_sna
     assert_eq!(server.asked("SELECT max(x) FROM u").parse(), Ok(now));
     assert!(!data.join("backup_label").exists(), "it was not read");
     server.must("pg_ctl", &["stop", "-s", "-w", "-m", "fast", "-D", "ROOT/mnt/copy/data"]);
+}
+
+/// By who may read nothing of what is kept.
+fn rehearsed(lab: &Lab, config: &str, bin: &Path, name: &str) {
+    let data = "ROOT/mnt/node/data";
+    let counted = "SELECT count(*) FROM t FULL JOIN u USING (x) WHERE t.x IS NULL OR u.x IS NULL";
+    let script = format!(
+        "set -e; test $COWSNAP_DRILL_BACKUP = {data}; test -e {data}/backup_label; test ! -e {data}/postmaster.pid
+         pg_ctl start -w -s -D {data} -l /tmp/log -o \"-c listen_addresses= -c unix_socket_directories=/tmp\"
+         test ! -e {data}/backup_label; grep -q \"consistent recovery state reached\" /tmp/log
+         echo they differ in $(psql -h /tmp -d postgres -AXtc \"{counted}\")"
+    );
+    let script = format!("PATH={}:$PATH\n{script}", bin.display());
+    let drill = format!(
+        "[job.node.drill]\nuser = \"postgres\"\nexpect = \"they differ in 0\"\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n"
+    );
+    lab.write(&format!("{config}{drill}"));
+    let done = lab.json(0, &format!("drill node --snapshot {name}"));
+    assert_eq!(done["drills"][0]["passed"], true, "{done}");
+    lab.write(config);
 }
 
 #[test]

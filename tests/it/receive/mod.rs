@@ -5,3 +5,5 @@ mod faults;
 mod hostile;
 mod lab;
 mod mutator;
+mod plain;
+mod plain_program;

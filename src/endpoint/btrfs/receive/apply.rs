@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{Mode, OFlags, fstat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
@@ -37,6 +37,10 @@ pub(super) struct Applier<'g> {
     pub(super) encoded_writes_work: bool,
     /// Whether the stream has kept any file from copy-on-write.
     pub(super) has_set_nocow: bool,
+    /// Whether it is a plain tree, on whatever filesystem.
+    pub(super) plain: bool,
+    /// The root's inode, which gets no flags that would be in the way.
+    pub(super) root_inode: u64,
 }
 
 /// Applies all of `batches`, which is the stream of one subvolume, or with `midway` the rest of it.
@@ -87,7 +91,8 @@ pub(super) fn run(
         }
         applier.command(item.offset, &item.command)?;
         if !more.is_empty() {
-            applier.write_on(&item.command, &more).map_err(|fault| fault.at(item.offset, &item.command))?;
+            let written = applier.write_on(&item.command, &more);
+            written.map_err(|fault| applier.failed(fault, item.offset, &item.command))?;
         }
         applier.keep_if_wanted(batches, &subvolume)?;
     }
@@ -130,6 +135,13 @@ fn missing_base(guid: Guid, ctransid: u64) -> Error {
 
 /// Makes the staging subvolume, empty or as a writable snapshot of the base.
 fn make_subvolume(ground: &mut dyn Ground, name: &OsStr, origin: &Origin) -> Result<OwnedFd> {
+    if ground.is_plain() {
+        if origin.base.is_none() {
+            mkdirat(ground.staging(), name, Mode::RWXU)
+                .map_err(Error::io("make", "the staging directory"))?;
+        }
+        return open_subvolume(ground, name);
+    }
     match origin.base {
         None => btrfs::subvol_create(ground.staging(), name),
         Some((uuid, ctransid)) => {
@@ -159,10 +171,11 @@ impl<'g> Applier<'g> {
         file::clear_umask_of_this_thread().map_err(io)?;
         thaw_root(subvolume.as_fd()).map_err(Error::io("prepare", "the staging subvolume"))?;
         let root = subvolume.try_clone().map_err(io)?;
+        let plain = ground.is_plain();
         Ok(Self {
             ground,
             origin,
-            tree: Tree::new(root).map_err(Error::io("read", "the staging subvolume"))?,
+            tree: Tree::new(root, plain).map_err(Error::io("read", "the staging subvolume"))?,
             open: None,
             pending: None,
             sources: Sources::default(),
@@ -170,8 +183,10 @@ impl<'g> Applier<'g> {
             guess: Guess::default(),
             owner: (geteuid().as_raw(), getegid().as_raw()),
             root_times: None,
-            encoded_writes_work: true,
+            encoded_writes_work: !plain,
             has_set_nocow: false,
+            plain,
+            root_inode: fstat(subvolume).map_err(Error::io("read", "the staging subvolume"))?.st_ino,
         })
     }
 
@@ -179,7 +194,7 @@ impl<'g> Applier<'g> {
     fn begun(ground: &'g mut dyn Ground, subvolume: &OwnedFd, origin: Origin) -> Result<Self> {
         let root_times = match origin.base {
             Some(_) => times_of(subvolume.as_fd()).map(Some),
-            None => disinherit_root(subvolume.as_fd()).map(|()| None),
+            None => disinherit_root(subvolume.as_fd(), ground.is_plain()).map(|()| None),
         }
         .map_err(Error::io("prepare", "the staging subvolume"))?;
         Ok(Self { root_times, ..Self::new(ground, subvolume, origin)? })
@@ -232,7 +247,7 @@ impl<'g> Applier<'g> {
                 && path == pending.path
             {
                 let made = self.retrying(command, |a| a.make_renamed(&pending, to));
-                return made.map_err(|fault| fault.at(offset, command));
+                return made.map_err(|fault| self.failed(fault, offset, command));
             }
             self.make_pending(&pending)?;
         }
@@ -240,13 +255,22 @@ impl<'g> Applier<'g> {
             self.pending = Some(pending);
             return Ok(());
         }
-        self.retrying(command, |a| a.dispatch(command)).map_err(|fault| fault.at(offset, command))
+        let done = self.retrying(command, |a| a.dispatch(command));
+        done.map_err(|fault| self.failed(fault, offset, command))
     }
 
     fn make_pending(&mut self, pending: &Pending) -> Result<()> {
         let command = pending.command();
         let made = self.retrying(&command, |a| a.make(&pending.node, &pending.path));
-        made.map_err(|fault| fault.at(pending.offset, &command))
+        made.map_err(|fault| self.failed(fault, pending.offset, &command))
+    }
+
+    /// The whole receive's error.
+    fn failed(&self, fault: Fault, offset: u64, command: &Command<'_>) -> Error {
+        match self.plain {
+            true => fault.at_plain(offset, command),
+            false => fault.at(offset, command),
+        }
     }
 
     /// Runs `act`, and once more if an immutable flag was in the way: the flag comes back at the end.

@@ -11,6 +11,7 @@ use super::apply::Applier;
 use super::decode::decode;
 use super::fault::Fault;
 use super::open::{open_regular, open_regular_beneath};
+use super::plain::allocate_plainly;
 use crate::endpoint::Error;
 use crate::model::Guid;
 use crate::stream::btrfs::{Command, Verity};
@@ -79,7 +80,11 @@ impl Applier<'_> {
         if !(mode - known).is_empty() {
             return Err(Fault::Hostile("an unknown kind of allocation"));
         }
-        Ok(rustix::fs::fallocate(&*self.file(path)?, mode, offset, size)?)
+        let file = self.file(path)?;
+        match rustix::fs::fallocate(&*file, mode, offset, size) {
+            Err(Errno::OPNOTSUPP) if self.plain => allocate_plainly(file.as_fd(), mode, offset, size),
+            done => Ok(done?),
+        }
     }
 
     pub(super) fn enable_verity(&mut self, path: &[u8], verity: &Verity<'_>) -> Result<(), Fault> {
@@ -88,6 +93,10 @@ impl Applier<'_> {
         let Verity { algorithm, block_size, salt, signature } = *verity;
         match file::enable_verity(file.as_fd(), algorithm.into(), block_size, salt, signature) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()), // The base's already.
+            Err(_) if self.plain => {
+                self.ground.lacks("fs-verity", path);
+                Ok(())
+            }
             other => Ok(other?),
         }
     }
@@ -122,7 +131,10 @@ impl Applier<'_> {
         }
         let file = Rc::new(match own {
             true => open_regular(&self.tree.place(path)?, OFlags::RDONLY)?,
-            false => open_regular_beneath(self.subvolume(key)?, path)?,
+            false => match self.ground.kept(key.0, key.1, path)? {
+                Some(kept) => kept,
+                None => open_regular_beneath(self.subvolume(key)?, path)?,
+            },
         });
         self.sources.last = Some((key, path.to_vec(), Rc::clone(&file)));
         self.sources.last_is_own = own;
@@ -208,10 +220,13 @@ fn missing_source((uuid, ctransid): Key) -> Error {
 }
 
 fn can_not_share(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EXDEV | libc::EOPNOTSUPP | libc::ETXTBSY))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EXDEV | libc::EOPNOTSUPP | libc::ENOTTY | libc::ETXTBSY)
+    )
 }
 
-fn write_all(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> Result<(), Errno> {
+pub(super) fn write_all(file: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> Result<(), Errno> {
     while !data.is_empty() {
         match pwrite(file, data, offset) {
             Ok(0) => return Err(Errno::IO),

@@ -25,6 +25,25 @@ impl Fault {
         matches!(self, Self::Os(error) if error.raw_os_error() == Some(libc::EPERM))
     }
 
+    /// As [`Fault::at`] of a plain tree, on a filesystem that may hold less than btrfs.
+    pub(super) fn at_plain(self, offset: u64, command: &Command<'_>) -> Error {
+        const LIMITS: [i32; 5] =
+            [libc::EMLINK, libc::EFBIG, libc::ENAMETOOLONG, libc::EOVERFLOW, libc::EOPNOTSUPP];
+        match self {
+            Self::Os(error) if error.raw_os_error().is_some_and(|errno| LIMITS.contains(&errno)) => {
+                Error::Refused {
+                    op: "apply",
+                    subject: format!("byte {offset} of the stream: {command}"),
+                    why: format!("the target's filesystem can not hold it: {error}"),
+                    hint: Some(
+                        "restore to a btrfs dataset, or to a plain directory of another filesystem".into(),
+                    ),
+                }
+            }
+            other => other.at(offset, command),
+        }
+    }
+
     /// The whole receive's error, with the command and its address.
     pub(super) fn at(self, offset: u64, command: &Command<'_>) -> Error {
         let subject = || format!("byte {offset} of the stream: {command}");

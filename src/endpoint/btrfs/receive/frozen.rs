@@ -8,9 +8,10 @@ use rustix::io::Errno;
 
 use super::apply::Applier;
 use super::fault::Fault;
+use super::plain::flags_of;
 use super::target::kind;
 use crate::stream::btrfs::Command;
-use crate::sys::btrfs::{FIRST_FREE_OBJECTID, ino_lookup};
+use crate::sys::btrfs::ino_lookup;
 
 /// The flags that stand in the way of everything else.
 pub(super) const FROZEN: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
@@ -35,9 +36,14 @@ impl Frozen {
         Self { wishes: wishes.collect() }
     }
 
-    /// The stream wants `inode` to end with exactly these of [`FROZEN`]; the root does not get them ([`thaw_root`]).
+    /// What is left to do, for who does it.
+    pub(super) fn take(&mut self) -> BTreeMap<u64, IFlags> {
+        std::mem::take(&mut self.wishes)
+    }
+
+    /// The stream wants `inode`, which is not the root, to end with exactly these of [`FROZEN`].
     pub(super) fn wish(&mut self, inode: u64, flags: IFlags) -> Result<(), Fault> {
-        if inode == FIRST_FREE_OBJECTID || (flags.is_empty() && !self.wishes.contains_key(&inode)) {
+        if flags.is_empty() && !self.wishes.contains_key(&inode) {
             return Ok(());
         }
         if self.wishes.len() >= MOST {
@@ -50,7 +56,7 @@ impl Frozen {
 
 /// Takes [`FROZEN`] off a subvolume's root, for good: with it, the subvolume can be neither named nor destroyed.
 pub(super) fn thaw_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
-    let flags = ioctl_getflags(root)?;
+    let flags = flags_of(root)?;
     match flags.intersects(FROZEN) {
         true => ioctl_setflags(root, flags - FROZEN),
         false => Ok(()),
@@ -80,14 +86,14 @@ impl Applier<'_> {
             return Ok(false);
         }
         let file = self.open_for_flags(path)?;
-        let flags = ioctl_getflags(&file)?;
+        let flags = flags_of(file.as_fd())?;
         if !flags.intersects(FROZEN) {
             return Ok(false);
         }
         if self.frozen.wishes.len() >= MOST {
             return Err(Fault::Hostile("more changed immutable files than can be remembered"));
         }
-        if stat.st_ino != FIRST_FREE_OBJECTID {
+        if stat.st_ino != self.root_inode {
             self.frozen.wishes.entry(stat.st_ino).or_insert(flags & FROZEN);
         }
         ioctl_setflags(&file, flags - FROZEN)?;
@@ -96,7 +102,10 @@ impl Applier<'_> {
 
     /// Gives all remembered inodes the flags that they are to end with.
     pub(super) fn freeze_again(&mut self) -> Result<(), Fault> {
-        for (inode, wanted) in std::mem::take(&mut self.frozen.wishes) {
+        if self.plain {
+            return self.freeze_plainly();
+        }
+        for (inode, wanted) in self.frozen.take() {
             let (_, mut path) = match ino_lookup(self.tree.root().as_fd(), 0, inode) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue, // Unlinked since.
                 found => found?,

@@ -8,16 +8,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    FileType, IFlags, Mode, OFlags, fremovexattr, ioctl_getflags, ioctl_setflags, mkdirat, mknodat, openat,
-    symlinkat,
+    FileType, IFlags, Mode, OFlags, fremovexattr, ioctl_setflags, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
 
 use super::apply::Applier;
 use super::fault::Fault;
 use super::open::{Fresh, Open};
+use super::plain::{HANDED_DOWN_PLAINLY, flags_of};
 use super::target::Target;
-use super::tree::{NOCOMP, Place};
+use super::tree::{INHERITED, Place};
 use crate::stream::btrfs::Command;
 
 /// What to make.
@@ -107,7 +107,7 @@ impl Applier<'_> {
         open.path = path.to_vec();
         if place.dir.bequeaths {
             open.fresh = None;
-            disinherit(node, &open, place)?;
+            disinherit(node, &open, place, self.inherited())?;
         }
         self.open = Some(open);
         Ok(())
@@ -155,7 +155,8 @@ impl Applier<'_> {
                 mknodat(dir, name, *kind, Mode::from_raw_mode(mode), *rdev)?;
             }
         }
-        let fresh = Some(Fresh { uid: self.owner.0, gid: self.owner.1, mode });
+        // Elsewhere than on btrfs a mount may hand down a directory's group (grpid).
+        let fresh = (!self.plain).then_some(Fresh { uid: self.owner.0, gid: self.owner.1, mode });
         Ok(Open { path: Vec::new(), file, fresh, capability: None })
     }
 }
@@ -164,7 +165,7 @@ impl Applier<'_> {
 const HANDED_DOWN: [&str; 3] = ["system.posix_acl_access", "system.posix_acl_default", "btrfs.compression"];
 
 /// Takes away what a new inode got from the directory that it was made in.
-fn disinherit(node: &Node, open: &Open, place: Place<'_>) -> Result<(), Fault> {
+fn disinherit(node: &Node, open: &Open, place: Place<'_>, inherited: IFlags) -> Result<(), Fault> {
     if matches!(node, Node::Symlink { .. }) {
         return Ok(());
     }
@@ -176,23 +177,22 @@ fn disinherit(node: &Node, open: &Open, place: Place<'_>) -> Result<(), Fault> {
             Err(error) => return Err(error.into()),
         }
     }
-    open.file.as_ref().map_or(Ok(()), |file| Ok(clear_inherited_flags(file.as_fd())?))
+    open.file.as_ref().map_or(Ok(()), |file| Ok(clear_flags(file.as_fd(), inherited)?))
 }
 
 /// Takes away what a new subvolume's root got from where it was made.
-pub(super) fn disinherit_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn disinherit_root(root: BorrowedFd<'_>, plain: bool) -> Result<(), Errno> {
     for name in HANDED_DOWN {
         match fremovexattr(root, name) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error),
         }
     }
-    clear_inherited_flags(root)
+    clear_flags(root, if plain { HANDED_DOWN_PLAINLY } else { INHERITED })
 }
 
-fn clear_inherited_flags(inode: BorrowedFd<'_>) -> Result<(), Errno> {
-    let inherited = IFlags::NOCOW | IFlags::COMPRESSED | IFlags::from_bits_retain(NOCOMP);
-    let flags = ioctl_getflags(inode)?;
+fn clear_flags(inode: BorrowedFd<'_>, inherited: IFlags) -> Result<(), Errno> {
+    let flags = flags_of(inode)?;
     match flags.intersects(inherited) {
         true => ioctl_setflags(inode, flags - inherited),
         false => Ok(()),

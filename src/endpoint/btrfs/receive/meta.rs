@@ -94,7 +94,12 @@ impl Applier<'_> {
         if path.is_empty() {
             self.root_times = Some((atime, mtime));
         }
-        Ok(self.target(path)?.set_times(&timestamps(atime, mtime))?)
+        let target = self.target(path)?;
+        target.set_times(&timestamps(atime, mtime))?;
+        if self.plain && !holds_times(&target, mtime)? {
+            self.ground.lacks("times of that date or precision", path);
+        }
+        Ok(())
     }
 
     /// Sets the root's times once more: a sender does not always after the last name was made there, and says nothing of
@@ -107,6 +112,9 @@ impl Applier<'_> {
     }
 
     pub(super) fn set_xattr(&mut self, path: &[u8], name: &[u8], data: &[u8]) -> Result<(), Fault> {
+        if self.plain {
+            return self.set_xattr_plainly(path, name, data);
+        }
         match self.target(path)?.set_xattr(name, data) {
             // Nothing is amiss with the mount: the stream has forbidden it itself.
             Err(Errno::INVAL) if name == COMPRESSION && self.has_set_nocow && self.mount_takes(data) => {
@@ -129,11 +137,15 @@ impl Applier<'_> {
     }
 
     pub(super) fn remove_xattr(&mut self, path: &[u8], name: &[u8]) -> Result<(), Fault> {
-        self.target(path)?.remove_xattr(name)?;
+        match self.target(path)?.remove_xattr(name) {
+            // It may be one that the filesystem could not hold.
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) if self.plain => {}
+            done => done?,
+        }
         self.after_xattr(path, name, None)
     }
 
-    fn after_xattr(&mut self, path: &[u8], name: &[u8], data: Option<&[u8]>) -> Result<(), Fault> {
+    pub(super) fn after_xattr(&mut self, path: &[u8], name: &[u8], data: Option<&[u8]>) -> Result<(), Fault> {
         if let Some(open) = self.opened(path) {
             if name == CAPABILITY {
                 open.capability = data.map(<[u8]>::to_vec);
@@ -157,11 +169,16 @@ impl Applier<'_> {
         }
         let wanted =
             FLAGS.iter().filter(|(bit, _)| stored & bit != 0).fold(IFlags::empty(), |all, f| all | f.1);
+        if self.plain {
+            return self.fileattr_plainly(path, stat.st_ino, wanted);
+        }
         self.has_set_nocow |= wanted.contains(IFlags::NOCOW);
         let known = FLAGS.iter().fold(IFlags::empty(), |all, f| all | f.1);
         let file = self.open_for_flags(path)?;
         let now = ioctl_getflags(&file)?;
-        self.frozen.wish(stat.st_ino, wanted & FROZEN)?;
+        if stat.st_ino != self.root_inode {
+            self.frozen.wish(stat.st_ino, wanted & FROZEN)?;
+        }
         let next = (now & known & FROZEN) | (wanted - FROZEN);
         if next != now & known {
             let property = target.xattr(COMPRESSION)?;
@@ -208,6 +225,12 @@ fn uncompressible(path: &[u8], value: &[u8]) -> Error {
         ),
         hint: Some("mount the target without nodatacow and nodatasum".into()),
     }
+}
+
+/// Whether what was set is what is there.
+fn holds_times(target: &Target<'_>, mtime: Time) -> Result<bool, Errno> {
+    let stat = target.stat()?;
+    Ok((stat.st_mtime, stat.st_mtime_nsec as u32) == (mtime.sec, mtime.nsec))
 }
 
 fn timestamps(atime: Time, mtime: Time) -> Timestamps {

@@ -18,7 +18,9 @@ mod frozen;
 mod make;
 mod meta;
 mod names;
+mod needs;
 mod open;
+mod plain;
 mod seal;
 mod target;
 mod tree;
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Error, Result};
 use crate::stream::btrfs::{Framer, Time, Version};
 
+pub use needs::{Needs, needs};
 pub use seal::seal;
 
 /// What a stream's first command says of what it carries.
@@ -79,6 +82,23 @@ pub trait Ground: Send {
     /// # Errors
     /// A subvolume that is here and may not be used, or a filesystem that can not tell.
     fn find(&mut self, uuid: [u8; 16], ctransid: u64) -> Result<Option<OwnedFd>>;
+
+    /// Whether a plain tree is made, on whatever filesystem that is, and no subvolume: the directory of that name is there already if
+    /// the stream is an increment, with the content of its base.
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    /// Opens the file `path` of a version of a plain tree as it was in that version, which is there no more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn kept(&mut self, _uuid: [u8; 16], _ctransid: u64, _path: &[u8]) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    /// Takes note that the filesystem of a plain tree does not hold `what`, which `path` should have.
+    fn lacks(&mut self, _what: &str, _path: &[u8]) {}
 
     /// Whether it wants to keep what there is so far, before the command at `offset`.
     fn wants_to_keep(&mut self, _offset: u64) -> bool {

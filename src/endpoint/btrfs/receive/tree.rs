@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{IFlags, fgetxattr, flistxattr, fstat, ioctl_getflags};
+use rustix::fs::{IFlags, fgetxattr, flistxattr, fstat};
 use rustix::io::Errno;
 
 use super::fault::Fault;
+use super::plain::{HANDED_DOWN_PLAINLY, flags_of};
 use crate::endpoint::beneath::{self, open_dir};
 
 /// How many directories are kept open.
@@ -28,8 +29,8 @@ impl AsFd for Dir {
 }
 
 impl Dir {
-    fn new(fd: OwnedFd) -> Result<Self, Errno> {
-        let bequeaths = bequeaths(fd.as_fd())?;
+    fn new(fd: OwnedFd, plain: bool) -> Result<Self, Errno> {
+        let bequeaths = bequeaths(fd.as_fd(), plain)?;
         Ok(Self { fd, bequeaths })
     }
 }
@@ -53,11 +54,12 @@ pub(super) struct Tree {
     root: Rc<Dir>,
     cache: HashMap<Box<[u8]>, Cached>,
     clock: u64,
+    plain: bool,
 }
 
 impl Tree {
-    pub(super) fn new(root: OwnedFd) -> Result<Self, Errno> {
-        Ok(Self { root: Rc::new(Dir::new(root)?), cache: HashMap::new(), clock: 0 })
+    pub(super) fn new(root: OwnedFd, plain: bool) -> Result<Self, Errno> {
+        Ok(Self { root: Rc::new(Dir::new(root, plain)?), cache: HashMap::new(), clock: 0, plain })
     }
 
     /// The root directory.
@@ -82,7 +84,7 @@ impl Tree {
     /// Looks again at what the directory `path`, if it is one, hands down to what is made in it.
     pub(super) fn look_again(&mut self, path: &[u8]) -> Result<(), Fault> {
         if path.is_empty() {
-            self.root = Rc::new(Dir::new(self.root.fd.try_clone()?)?);
+            self.root = Rc::new(Dir::new(self.root.fd.try_clone()?, self.plain)?);
         }
         self.cache.remove(path);
         Ok(())
@@ -94,7 +96,7 @@ impl Tree {
             cached.used = self.clock;
             return Ok(Rc::clone(&cached.dir));
         }
-        let dir = Rc::new(Dir::new(self.open(path)?)?);
+        let dir = Rc::new(Dir::new(self.open(path)?, self.plain)?);
         self.evict();
         self.cache.insert(path.into(), Cached { dir: Rc::clone(&dir), used: self.clock });
         Ok(dir)
@@ -143,19 +145,23 @@ pub(super) fn open_parent<'a>(root: BorrowedFd<'_>, path: &'a [u8]) -> Result<(O
     }
 }
 
-fn bequeaths(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let inherited = IFlags::NOCOW | IFlags::COMPRESSED | IFlags::from_bits_retain(NOCOMP);
-    if ioctl_getflags(dir)?.intersects(inherited) || fstat(dir)?.st_mode & libc::S_ISGID != 0 {
+fn bequeaths(dir: BorrowedFd<'_>, plain: bool) -> Result<bool, Errno> {
+    let inherited = if plain { HANDED_DOWN_PLAINLY } else { INHERITED };
+    if flags_of(dir)?.intersects(inherited) || fstat(dir)?.st_mode & libc::S_ISGID != 0 {
         return Ok(true);
     }
     let mut names = [0; 4096];
     match flistxattr(dir, &mut names[..]) {
-        Ok(0) => Ok(false),
+        Ok(0) | Err(Errno::OPNOTSUPP) => Ok(false),
         Ok(len) => Ok(names[..len].split(|&b| b == 0).any(is_inherited)),
         Err(Errno::RANGE) => Ok(true), // Too many to look through.
         Err(error) => Err(error),
     }
 }
+
+/// The flags that a directory of btrfs hands down.
+pub(super) const INHERITED: IFlags =
+    IFlags::NOCOW.union(IFlags::COMPRESSED).union(IFlags::from_bits_retain(NOCOMP));
 
 /// `FS_NOCOMP_FL`, which the flags' type does not name.
 pub(super) const NOCOMP: u32 = 0x400;

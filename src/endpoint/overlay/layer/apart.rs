@@ -51,6 +51,8 @@ pub(super) enum Mark {
 pub(super) struct Apart {
     dirs: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Mark>>,
     root: Mark,
+    /// Whether a file of it may be the same as one of the base though it is another one.
+    is_of_another: bool,
 }
 
 impl Default for Mark {
@@ -69,6 +71,11 @@ impl Apart {
                 self.dirs.get(dir)?.get(name)
             }
         }
+    }
+
+    /// Whether that a file is another one than the base's says nothing of its data.
+    pub(super) fn is_of_another(&self) -> bool {
+        self.is_of_another
     }
 
     /// The names that the layer has in a directory. What each is, whoever needs it asks.
@@ -99,19 +106,33 @@ impl Apart {
 /// # Errors
 /// What can not be read; a signal.
 pub fn set_apart(base: &Tree, tree: Tree, origins: Option<&dyn Origins>) -> Result<Tree> {
+    let apart = apart_from(base, &tree, origins)?;
+    Ok(tree.with(apart))
+}
+
+/// As [`set_apart`], where `base` is no ancestor of `tree`, but both come from one: what was made in each may be the same, and is told only if
+/// its data says so.
+///
+/// # Errors
+/// As [`set_apart`].
+pub fn set_apart_of_another(base: &Tree, tree: Tree, origins: Option<&dyn Origins>) -> Result<Tree> {
+    let apart = Apart { is_of_another: true, ..apart_from(base, &tree, origins)? };
+    Ok(tree.with(apart))
+}
+
+fn apart_from(base: &Tree, tree: &Tree, origins: Option<&dyn Origins>) -> Result<Apart> {
     let unknown = Walked { base, names: OnceCell::new() };
-    let device = seen(&tree, b"")?.map(|root| root.device);
+    let device = seen(tree, b"")?.map(|root| root.device);
     let mut walk = Walk {
         base,
-        tree: &tree,
+        tree,
         origins: origins.unwrap_or(&unknown),
         unknown: &unknown,
         device,
         apart: Apart::default(),
     };
     walk.dir(b"", Some(b""))?;
-    let apart = walk.apart;
-    Ok(tree.with(apart))
+    Ok(walk.apart)
 }
 
 /// What is known where the filesystem tells nothing.

@@ -211,7 +211,7 @@ fn same_bytes(a: &Content, b: &Content) -> io::Result<bool> {
 }
 
 /// The ranges of a file in which it has data, in bytes.
-pub(super) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<std::ops::Range<u64>>> {
+pub(in crate::endpoint) fn data_ranges(file: &File, size: u64) -> io::Result<Vec<std::ops::Range<u64>>> {
     let (mut ranges, mut at) = (Vec::new(), 0);
     while let Some(data) = next_data(file, at)?.filter(|&data| data < size) {
         at = end_of_data(file, data)?.min(size);

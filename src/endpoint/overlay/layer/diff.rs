@@ -308,7 +308,12 @@ impl<'a> Walk<'a> {
             }
             (Shown::File(new_parts), Shown::File(old_parts)) => match self.request.content {
                 true => !same_data(self.stack, (new_parts, new.1.size()), (old_parts, old.1.size()))?,
-                false => new.1.size() != old.1.size() || times || (touched && metadata.is_none()),
+                false if new.1.size() != old.1.size() || times => true,
+                false if !touched || metadata.is_some() => false,
+                false => {
+                    !self.is_of_another()
+                        || !same_data(self.stack, (new_parts, new.1.size()), (old_parts, old.1.size()))?
+                }
             },
             (Shown::Other(new_part), Shown::Other(old_part)) => {
                 device_of(new.1) != device_of(old.1)
@@ -318,6 +323,11 @@ impl<'a> Walk<'a> {
         };
         let times = (times && !self.request.content).then_some(Kind::Metadata);
         Ok(if written { Some(Kind::Modified) } else { metadata.or(times) })
+    }
+
+    /// Whether a file in the upper layer may be the one below though it was made for itself.
+    fn is_of_another(&self) -> bool {
+        self.stack.tree(0).apart().is_some_and(super::apart::Apart::is_of_another)
     }
 
     /// Whether the upper layers have data of a file.

@@ -85,7 +85,7 @@ impl<'a, W: Write> Export<'a, W> {
         }
         let member = member.coarse();
         let ranges = member.ranges.clone().unwrap_or_else(|| std::iter::once(0..member.size).collect());
-        let mut data = Ranges { file, ranges: ranges.into_iter(), now: 0..0 };
+        let mut data = Ranges::of(file, ranges);
         self.writer.append(&member, &mut data).map_err(failed(self.layer))
     }
 
@@ -109,7 +109,7 @@ pub(super) fn maps_of(tree: &Tree, lines: &[Line]) -> Result<BTreeSet<u64>> {
 }
 
 /// What an entry is in an archive.
-pub(super) fn type_of(kind: Kind) -> Type {
+pub(in crate::endpoint) fn type_of(kind: Kind) -> Type {
     match kind {
         Kind::File => Type::File,
         Kind::Dir => Type::Dir,
@@ -145,10 +145,17 @@ fn member_of(line: &Line, node: &Node) -> Member {
 }
 
 /// Some ranges of a file, one after another.
-struct Ranges {
+pub(in crate::endpoint) struct Ranges {
     file: std::fs::File,
     ranges: std::vec::IntoIter<Range<u64>>,
     now: Range<u64>,
+}
+
+impl Ranges {
+    /// Those of `file`.
+    pub(in crate::endpoint) fn of(file: std::fs::File, ranges: Vec<Range<u64>>) -> Self {
+        Self { file, ranges: ranges.into_iter(), now: 0..0 }
+    }
 }
 
 impl Read for Ranges {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{CloneFile, refused};
+use super::{CloneFile, refused, stacks};
 use crate::endpoint::btrfs::scratch::Scratch;
 use crate::endpoint::btrfs::store::STORE_DIR;
 use crate::endpoint::overlay::home::random;
@@ -138,7 +138,15 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn of(overlay: &Entry, record: &Record) -> Result<Self> {
+    /// What clones are made of: the base, or the tree of the record's layers, which has a name.
+    pub(super) fn of(overlay: &Entry, record: &Record) -> Result<(Self, Option<String>)> {
+        match record.layers.last() {
+            Some(&top) => stacks::source(overlay, record, top),
+            None => Self::of_base(overlay, record).map(|source| (source, None)),
+        }
+    }
+
+    pub(super) fn of_base(overlay: &Entry, record: &Record) -> Result<Self> {
         if let Some(origin) = read_origin(overlay.dir())? {
             return Ok(Self::Zfs(origin));
         }
@@ -200,7 +208,12 @@ impl Source {
     }
 
     /// What is written down of a clone before it is made.
-    pub(super) fn clone_to_be(&self, name: String, transaction: Option<u64>) -> Result<CloneFile> {
+    pub(super) fn clone_to_be(
+        &self,
+        name: String,
+        transaction: Option<u64>,
+        made_of: Option<String>,
+    ) -> Result<CloneFile> {
         let origin = match self {
             Self::Btrfs { is_live: true, .. } => {
                 let (stem, _) = name.rsplit_once(':').unwrap_or((&name, ""));
@@ -208,7 +221,7 @@ impl Source {
             }
             _ => None,
         };
-        Ok(CloneFile { on: self.on()?, name, transaction, origin, guid: None, pool: self.pool() })
+        Ok(CloneFile { on: self.on()?, name, transaction, origin, made_of, guid: None, pool: self.pool() })
     }
 
     /// Makes the clone.
@@ -224,6 +237,21 @@ impl Source {
                 }
             },
             Self::Zfs(origin) => ZfsClones::of_pool(origin.pool()).make(&clone.name, origin),
+        }
+    }
+
+    /// What the clone was made of, which nobody writes to.
+    pub(super) fn tree(&self, among: &Clones, clone: &CloneFile) -> Result<OwnedFd> {
+        match (self, &clone.origin) {
+            (Self::Btrfs { .. }, Some(origin)) => among.root(origin)?.ok_or_else(|| Error::NotFound {
+                what: "snapshot",
+                subject: origin.clone(),
+                hint: None,
+            }),
+            (Self::Btrfs { root, .. }, None) => {
+                root.try_clone().map_err(Error::io("open", "the root of a snapshot"))
+            }
+            (Self::Zfs(origin), _) => origin.open().map(OwnedFd::from),
         }
     }
 
@@ -258,6 +286,9 @@ pub(super) fn dataset_of(base: &Base) -> Result<Option<zfs::Dataset>> {
 /// Writes down what the clones of an overlay are made of, and takes the snapshot if there is none yet; on btrfs, there is no need.
 pub(super) fn prepare(overlay: &Entry, record: &Record, random: u64) -> Result<()> {
     let Some(dataset) = dataset_of(&record.base)? else { return Ok(()) };
+    if read_origin(overlay.dir())?.is_some() {
+        return Ok(());
+    }
     let mut origin = match &record.base.version {
         Some(version) => Origin::of_snapshot(&dataset, version)?,
         None => {
@@ -288,7 +319,7 @@ pub(super) fn open_origin(dir: &Path) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn read_origin(dir: &Path) -> Result<Option<Origin>> {
+pub(super) fn read_origin(dir: &Path) -> Result<Option<Origin>> {
     let file = dir.join(ORIGIN);
     let Some(text) = read_record(&file)? else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|error| Error::Corrupt {

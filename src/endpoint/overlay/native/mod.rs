@@ -8,6 +8,7 @@
 
 mod changes;
 mod clones;
+mod stacks;
 mod strays;
 mod view;
 
@@ -19,8 +20,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 
-pub use changes::{Look, look};
+pub use changes::{Look, look, look_since};
 use clones::{Clones, Source};
+pub use stacks::{forget_stacks, put_together};
 pub use view::{forget_views, views};
 
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};
@@ -49,8 +51,13 @@ struct CloneFile {
     /// The base's last transaction when it was made, on btrfs: what was changed since is not in it.
     transaction: Option<u64>,
     /// What the read-only snapshot of a base that may change is called of which it is made, on btrfs: with that it is compared.
+    ///
+    /// Of a tree of layers on ZFS, its snapshot, of which clones are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
+    /// The tree of layers of which it is made, if it is of no base alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_of: Option<String>,
     /// Its guid, on ZFS, once that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guid: Option<Guid>,
@@ -70,6 +77,11 @@ impl CloneFile {
             zfs::overlays::expect_pool(&self.on.as_path().display().to_string(), self.pool)?;
         }
         Ok(clones)
+    }
+
+    /// What of a tree of layers is cloned and looked at.
+    fn tree_name(&self) -> &str {
+        self.origin.as_deref().filter(|name| name.contains('@')).unwrap_or(&self.name)
     }
 
     /// Destroys it, with what is `given_up` of what was made in it, and what was made for it. False: another one is called so, and stays.
@@ -150,11 +162,7 @@ pub fn against(base: &Base) -> Option<String> {
 
 impl Serve for Native {
     fn check(&self, _: &Home, record: &Record) -> Result<()> {
-        can_clone(&record.base).map_err(|why| refused(record, why))?;
-        match record.layers.is_empty() {
-            true => Ok(()),
-            false => Err(refused(record, "it has layers, which this mode does not put together".into())),
-        }
+        can_clone(&record.base).map(drop).map_err(|why| refused(record, why))
     }
 
     fn base(&self, overlay: &Entry, record: &Record) -> Result<PathBuf> {
@@ -284,15 +292,12 @@ fn make(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
 }
 
 fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> {
-    let [_] = place.lower else {
-        return Err(refused(place.record, "it has layers, which this mode does not put together".into()));
-    };
-    let source = Source::of(place.overlay, place.record)?;
-    if let Some(tree) = take_spare(place, generation, &source)? {
+    let (source, made_of) = Source::of(place.overlay, place.record)?;
+    if let Some(tree) = take_spare(place, generation, (&source, &made_of))? {
         return Ok(tree);
     }
     let name = name_of(place.overlay, place.copy.number, generation.number, random()?);
-    let mut clone = source.clone_to_be(name, None)?;
+    let mut clone = source.clone_to_be(name, None, made_of)?;
     let source = source.checked()?;
     write(&generation.dir().join(CLONE), &clone)?;
     source.make(&clone)?;
@@ -304,14 +309,18 @@ fn make_or_take(place: &Place<'_>, generation: &Generation) -> Result<Detached> 
 }
 
 /// A kill leaves the clone named somewhere: in the file of the spare, or, before it has another name, in that of the generation.
-fn take_spare(place: &Place<'_>, generation: &Generation, source: &Source) -> Result<Option<Detached>> {
+fn take_spare(
+    place: &Place<'_>,
+    generation: &Generation,
+    (source, made_of): (&Source, &Option<String>),
+) -> Result<Option<Detached>> {
     let file = copy_dir(place.overlay, place.copy.number).join(SPARE);
     let Some(spare) = read(&file)? else { return remove(&file).map(|()| None) };
     // As long as one shows, its pool is there.
     if !Native.is_shown(place)? {
         spare.among()?;
     }
-    if spare.transaction != source.transaction()? {
+    if spare.made_of != *made_of || spare.transaction != source.transaction()? {
         discard(place.overlay.home(), &file)?;
         return Ok(None);
     }
@@ -347,12 +356,13 @@ pub fn make_spares(overlay: &Entry, record: &Record) -> Result<()> {
     if lacking.is_empty() {
         return Ok(());
     }
-    let source = Source::of(overlay, record)?.checked()?;
-    each_by(AT_ONCE, &lacking, |&copy| make_spare(overlay, &source, copy)).map(drop)
+    let (source, made_of) = Source::of(overlay, record)?;
+    let source = source.checked()?;
+    each_by(AT_ONCE, &lacking, |&copy| make_spare(overlay, (&source, &made_of), copy)).map(drop)
 }
 
 /// Works without the overlay's lock, which nobody should have to wait for: if the overlay is destroyed meanwhile, the clone goes too.
-fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
+fn make_spare(overlay: &Entry, (source, made_of): (&Source, &Option<String>), copy: u32) -> Result<()> {
     let dir = copy_dir(overlay, copy);
     match fs::create_dir(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // It was destroyed.
@@ -370,7 +380,7 @@ fn make_spare(overlay: &Entry, source: &Source, copy: u32) -> Result<()> {
     }
     let transaction = source.transaction()?;
     let name = name_of(overlay, copy, source.generation_of_spare(overlay, copy)?, random()?);
-    let mut clone = source.clone_to_be(name, transaction)?;
+    let mut clone = source.clone_to_be(name, transaction, made_of.clone())?;
     write(&making, &clone)?;
     source.make(&clone)?;
     clone.guid = source.guid(&clone)?;
@@ -444,6 +454,8 @@ fn clone_files(overlay: &Path) -> Result<Vec<PathBuf>> {
         let generations = numbered(copy)?.into_iter();
         files.extend(generations.flat_map(|dir| [dir.join(VIEW), dir.join(CLONE)]));
     }
+    // What others are made of goes after them.
+    files.extend(stacks::files(overlay)?);
     Ok(files)
 }
 

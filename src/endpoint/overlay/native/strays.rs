@@ -71,6 +71,8 @@ fn known(home: &Home, overlay: &OverlayName) -> Result<HashSet<String>> {
     for file in entries(&home.dir().join(FOREIGN))? {
         note(&file)?;
     }
+    // A tree of layers whose place another one took meanwhile has a name that was not there before.
+    super::stacks::files(home.entry(overlay).dir())?.iter().try_for_each(|file| note(file))?;
     Ok(known)
 }
 
@@ -119,6 +121,7 @@ mod tests {
             name: name.into(),
             transaction: None,
             origin: None,
+            made_of: None,
             guid: None,
             pool: None,
         }

@@ -24,6 +24,8 @@ pub(super) struct View {
     clone: Option<OwnedFd>,
     /// What the clone was made of, if the base may have changed since.
     origin: Option<OwnedFd>,
+    /// Whether that is a tree of layers.
+    is_of_layers: bool,
 }
 
 impl View {
@@ -38,18 +40,21 @@ impl View {
         discard(home, &file)?;
         let name = among.name_of_view(&clone.name, random()?);
         // What the clone was made of is not the snapshot's.
-        let view = CloneFile { name, origin: None, guid: None, transaction: None, ..clone.clone() };
+        let view =
+            CloneFile { name, origin: None, made_of: None, guid: None, transaction: None, ..clone.clone() };
         write(&file, &view)?;
-        let mut taken = Self { home: home.clone(), file, root: None, clone: None, origin: None };
+        let mut taken =
+            Self { home: home.clone(), file, root: None, clone: None, origin: None, is_of_layers: false };
         if !among.take_view(&view.name, &clone.name)? {
             return Err(gone(&clone.name));
         }
         taken.root = among.root(&view.name)?;
         if let Clones::Btrfs(_) = among {
             taken.clone = among.root(&clone.name)?;
+            taken.is_of_layers = clone.made_of.is_some();
         }
-        taken.origin = match &clone.origin {
-            Some(origin) => among.root(origin)?,
+        taken.origin = match clone.made_of.as_ref().or(clone.origin.as_ref()) {
+            Some(origin) => Some(among.root(origin)?.ok_or_else(|| gone(origin))?),
             None => clones::open_origin(entry.dir())?,
         };
         Ok(taken)
@@ -70,13 +75,18 @@ impl View {
         self.origin.as_ref().map(|origin| tree_of(origin, xattrs)).transpose()
     }
 
+    /// Whether the clone was made of a tree of layers.
+    pub(super) fn is_of_layers(&self) -> bool {
+        self.is_of_layers
+    }
+
     /// The clone of which it is, where that can tell what was changed.
     pub(super) fn clone(&self) -> Option<&OwnedFd> {
         self.clone.as_ref()
     }
 }
 
-fn tree_of(root: &OwnedFd, xattrs: Xattrs) -> Result<Tree> {
+pub(super) fn tree_of(root: &OwnedFd, xattrs: Xattrs) -> Result<Tree> {
     Tree::base(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())), xattrs)
 }
 

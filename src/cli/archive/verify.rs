@@ -1,0 +1,105 @@
+//! `cowsnap archive verify`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::Reach;
+use crate::cli::Context;
+use crate::cli::job::recorded::archive_verified;
+use crate::cli::keys::ReadArgs;
+use crate::cli::progress::Progress;
+use crate::cli::table::size;
+use crate::exec::archive::verify::{self, Depth, Found};
+use crate::model::run;
+use crate::{Error, Result, endpoint};
+
+/// Check that what is in an archive is what was put there
+///
+/// Reads every byte: each part by its digest, each container by its frames and root. Exit 4 with names if something is damaged or gone.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    at: Reach,
+    #[command(flatten)]
+    keys: ReadArgs,
+    /// Read the manifests only, and compare what the store lists with them: which parts there are, and how long
+    #[arg(long, conflicts_with = "sample")]
+    quick: bool,
+    /// As --quick, and read so much of the parts: others each time, so that all are read within 100 / N runs
+    #[arg(long, value_name = "N%", value_parser = percent)]
+    sample: Option<u64>,
+    /// Where jobs are configured: what came of it is counted of those that push to URL
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// In how many runs all is read, if each reads so many percent.
+fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    match number {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 && (100.0 / percent).ceil() <= 1e6 => {
+            Ok((100.0 / percent).ceil() as u64)
+        }
+        _ => Err(format!("{text} is no share between 0.0001% and 100%")),
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let archive = args.at.archive()?.with_keys(args.keys.keys()?);
+    let depth = match args.sample {
+        _ if args.quick => Depth::Quick,
+        Some(of) => Depth::Sample(of),
+        None => Depth::Full,
+    };
+    let (began, url) = (Instant::now(), archive.url());
+    let found = verify::verify(&archive, depth, context.state_dir(), &Progress::new(context));
+    let error = match &found {
+        Ok(found) if found.damaged.is_empty() => None,
+        Ok(found) => Some(damaged(&url, found).into()),
+        Err(_) => None,
+    };
+    let error: Option<&Error> = error.as_ref().or(found.as_ref().err());
+    if error.is_none_or(|error| !matches!(error, Error::Endpoint(endpoint::Error::Interrupted { .. }))) {
+        // What only a part of the bytes proves takes nothing back that a look at all of them has found.
+        let depth = run::Depth { content: false, all: matches!(depth, Depth::Full), inside: true };
+        archive_verified(&args.config, archive.store().url(), depth, began.elapsed(), error, context);
+    }
+    let found = found?;
+    let mode = match depth {
+        Depth::Quick => "quick",
+        Depth::Sample(_) => "sample",
+        Depth::Full => "full",
+    };
+    let value = json!({ "archive": url, "mode": mode, "found": found });
+    context.print(&value, text(&found))?;
+    match found.damaged.is_empty() {
+        true => Ok(()),
+        false => Err(damaged(&url, &found).into()),
+    }
+}
+
+fn text(found: &Found) -> String {
+    let Found { versions, parts, parts_read, bytes_read, run, damaged } = found;
+    let mut text: String = damaged
+        .iter()
+        .map(|damage| format!("damaged: @{}: {}\n", damage.version.name, damage.what))
+        .collect();
+    text +=
+        &format!("{versions} versions of {parts} parts; read {parts_read} of them, {}", size(*bytes_read));
+    if let Some((run, of)) = run {
+        text += &format!("; run {run} of {of}, after which all was read");
+    }
+    text
+}
+
+fn damaged(url: &str, found: &Found) -> endpoint::Error {
+    let mut names: Vec<_> = found.damaged.iter().map(|damage| format!("@{}", damage.version.name)).collect();
+    names.dedup();
+    let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };
+    names.truncate(10);
+    let why = format!("{url}: damaged: {}{more}", names.join(", "));
+    endpoint::Error::Corrupt { what: "archive", why, source: None }
+}

@@ -1,0 +1,235 @@
+//! `cowsnap fetch`
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cli::import::{Source, imported, report};
+use crate::cli::progress::Progress;
+use crate::cli::send::size;
+use crate::cli::{Context, place};
+use crate::endpoint::files::http::shown;
+use crate::endpoint::{self, Dataset};
+use crate::exec::files::fetch::{Fetched, Request, described, fetch};
+use crate::exec::files::import::Expected;
+use crate::exec::keys;
+use crate::model::files::{Public, SIGN_CONTEXT};
+use crate::model::{Digest, SnapshotName, Target};
+use crate::stream::sign::{Signature, Trusted, Untrusted};
+use crate::{Error, Result};
+
+/// Download an archive that was published, and believe no byte of it that is not what was said
+///
+/// URL.json says what it is. Several parts come at a time; run again after it was ended, it goes on. With --to it becomes a dataset.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// http://… or https://…
+    url: String,
+    /// A file that is not there yet [default: as the URL calls it]
+    #[arg(value_name = "FILE", conflicts_with = "to")]
+    file: Option<PathBuf>,
+    /// Make a dataset of it that is not there yet: POOL/NAME, or a path
+    #[arg(long, value_name = "TARGET")]
+    to: Option<OsString>,
+    /// With --to: take a snapshot of that name once it is there
+    #[arg(long, value_name = "NAME", requires = "to")]
+    snapshot: Option<SnapshotName>,
+    /// With --to: where the file is while it comes [default: fetch in the state directory]
+    #[arg(long, value_name = "DIR", requires = "to")]
+    spool: Option<PathBuf>,
+    /// What the file must hash to, if that is known from elsewhere
+    #[arg(long, value_name = "DIGEST")]
+    blake3: Option<Digest>,
+    /// Believe URL.json only if one of these public keys signed it: a key, or a file of them; may be given several times
+    #[arg(long, value_name = "KEYS", conflicts_with = "unverified")]
+    verify_key: Vec<String>,
+    /// Take it though nobody says what it is
+    #[arg(long)]
+    unverified: bool,
+    /// How many parts come at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    jobs: u64,
+    /// At most so many bytes a second: 20M
+    #[arg(long, value_name = "RATE", value_parser = crate::config::value::bandwidth)]
+    bandwidth: Option<u64>,
+    /// Give up when nothing new has come for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    patience: u64,
+    /// Say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    if !args.url.starts_with("http://") && !args.url.starts_with("https://") {
+        let what = format!("{} is no URL that begins with http:// or https://", shown(&args.url));
+        return Err(Error::Usage { what, hint: None });
+    }
+    let to = args.to.as_ref().map(|to| place::dataset(&Target::parse(to)?, context)).transpose()?;
+    to.iter().try_for_each(Dataset::expect_free)?;
+    let file = file(args, context)?;
+    let patience = Duration::from_secs(args.patience);
+    let trusted = keys::trusted(&args.verify_key)?;
+    let (public, signature) = described(&args.url, patience)?;
+    if let Some(trusted) = &trusted {
+        check_signature(args, trusted, public.as_deref(), signature.as_deref())?;
+    }
+    let public = public.map(|bytes| read(args, &bytes)).transpose()?;
+    check(args, public.as_ref())?;
+    if args.dry_run {
+        return foretell(args, public.as_ref(), &file, context);
+    }
+    if args.to.is_some() {
+        let folder = file.parent().unwrap_or(&file);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder.display()))?;
+    }
+    let fetched = match (&to, file.is_file()) {
+        // It had come, and was not imported.
+        (Some(_), true) => None,
+        _ => Some(fetch(&Request {
+            url: args.url.clone(),
+            to: file.clone(),
+            public: public.clone(),
+            blake3: args.blake3,
+            jobs: args.jobs as usize,
+            limit: args.bandwidth,
+            patience,
+            observe: &Progress::new(context),
+        })?),
+    };
+    match (to, fetched) {
+        (None, Some(fetched)) => told(&fetched, public.as_ref(), context),
+        (None, None) => Ok(()),
+        (Some(to), _) => take_in(args, &file, public.as_ref(), to, context),
+    }
+}
+
+fn file(args: &Args, context: &Context) -> Result<PathBuf> {
+    if let Some(file) = &args.file {
+        return Ok(file.clone());
+    }
+    let url = shown(&args.url);
+    let name = url.splitn(4, '/').nth(3).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    if matches!(name, "" | "." | "..") {
+        let what = format!("{url} does not say how the file is called");
+        return Err(Error::Usage { what, hint: Some("name a file behind it".into()) });
+    }
+    let Some(spool) = args.to.is_some().then(|| args.spool.clone()) else { return Ok(name.into()) };
+    let spool = spool.unwrap_or_else(|| context.state_dir().join("fetch"));
+    let key = blake3::hash(url.as_bytes()).to_hex();
+    Ok(spool.join(&key[..16]).join(name))
+}
+
+fn read(args: &Args, bytes: &[u8]) -> Result<Public> {
+    let corrupt = |why: String, source| endpoint::Error::Corrupt { what: "description", why, source };
+    let what = || format!("{}.json is not what cowsnap export --public writes", shown(&args.url));
+    let public: Public =
+        serde_json::from_slice(bytes).map_err(|error| corrupt(what(), Some(Box::new(error))))?;
+    public.check().map_err(|why| corrupt(format!("{}: {why}", what()), None))?;
+    Ok(public)
+}
+
+fn check_signature(
+    args: &Args,
+    trusted: &Trusted,
+    public: Option<&[u8]>,
+    signature: Option<&[u8]>,
+) -> Result<()> {
+    let url = shown(&args.url);
+    let Some(public) = public else {
+        let what = format!("there is no {url}.json that could be signed");
+        return Err(Error::Usage { what, hint: None });
+    };
+    let text = String::from_utf8_lossy(signature.unwrap_or_default());
+    let signatures: Result<Vec<Signature>, _> = text.lines().map(str::parse).collect();
+    let corrupt = |why: String| endpoint::Error::Corrupt { what: "signature", why, source: None };
+    let signatures = signatures.map_err(|bad| corrupt(format!("{url}.json.sig: {bad}")))?;
+    match trusted.check(SIGN_CONTEXT, public, &signatures) {
+        Ok(_) => Ok(()),
+        Err(forged @ Untrusted::Forged { .. }) => Err(corrupt(format!("{url}.json: {forged}")).into()),
+        Err(other) => Err(endpoint::Error::Denied {
+            op: "believe",
+            subject: format!("{url}.json"),
+            lacking: other.to_string(),
+            hint: None,
+        }
+        .into()),
+    }
+}
+
+fn check(args: &Args, public: Option<&Public>) -> Result<()> {
+    match (public, args.blake3) {
+        (Some(public), Some(digest)) if public.blake3 != digest => {
+            let why =
+                format!("{} is said to have the blake3 {}, not {digest}", shown(&args.url), public.blake3);
+            Err(endpoint::Error::Corrupt { what: "description", why, source: None }.into())
+        }
+        (None, None) if !args.unverified => Err(Error::Usage {
+            what: format!("there is no {}.json, so nobody says what the file is", shown(&args.url)),
+            hint: Some("--blake3 DIGEST, or --unverified".into()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn foretell(args: &Args, public: Option<&Public>, file: &std::path::Path, context: &Context) -> Result<()> {
+    let what = public.map_or_else(String::new, |public| format!(", {}", size(public.bytes)));
+    let to =
+        args.to.as_ref().map_or_else(|| file.display().to_string(), |to| to.to_string_lossy().into_owned());
+    let value =
+        json!({ "dry_run": true, "would_fetch": shown(&args.url), "to": to, "described": public.map(short) });
+    context.print(&value, format!("would download {}{what} to {to}", shown(&args.url)))
+}
+
+/// What was published, without the digests of all pieces.
+fn short(public: &Public) -> Public {
+    Public { pieces: Vec::new(), ..public.clone() }
+}
+
+fn told(fetched: &Fetched, public: Option<&Public>, context: &Context) -> Result<()> {
+    if !fetched.verified {
+        context.warn("nobody said what it is: it was taken as it came");
+    }
+    let height = public
+        .and_then(|public| public.height)
+        .map_or_else(String::new, |height| format!(", height {height}"));
+    let chain =
+        public.and_then(|public| public.chain.clone()).map_or_else(String::new, |chain| format!(", {chain}"));
+    let text = format!(
+        "{}\n{}, {} of it now{chain}{height}, blake3 {}",
+        fetched.file.display(),
+        size(fetched.bytes),
+        size(fetched.fetched_bytes),
+        fetched.blake3
+    );
+    context.print(&json!({ "fetched": fetched, "described": public.map(short) }), text)
+}
+
+fn take_in(
+    args: &Args,
+    file: &std::path::Path,
+    public: Option<&Public>,
+    to: Dataset,
+    context: &Context,
+) -> Result<()> {
+    let expected = public.map(|public| Expected { bytes: public.bytes, blake3: public.blake3 });
+    let expected = match (expected, args.blake3) {
+        (None, Some(blake3)) => {
+            let len = file.metadata().map_err(Error::io("read", file.display()))?.len();
+            Some(Expected { bytes: len, blake3 })
+        }
+        (expected, _) => expected,
+    };
+    let input = crate::cli::stream::open(file)?;
+    let source = Source { name: shown(&args.url), expected, beside: None };
+    let done = imported(input, source, to, (args.unverified, args.snapshot.clone()), context);
+    if !matches!(&done, Err(error) if error.class() != crate::Class::Corrupt) {
+        // What it was is a dataset now, or is worth nothing.
+        let _ = std::fs::remove_file(file);
+        let _ = file.parent().map(std::fs::remove_dir);
+    }
+    report(&done?, context)
+}

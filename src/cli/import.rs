@@ -1,0 +1,139 @@
+//! `cowsnap import`
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cli::progress::Progress;
+use crate::cli::send::size;
+use crate::cli::{Context, place};
+use crate::endpoint::Dataset;
+use crate::exec::files::import::{self, Expected, Imported, import};
+use crate::model::files::{Beside, MAX_DESCRIPTION};
+use crate::model::{SnapshotName, Target};
+use crate::{Error, Result};
+
+/// Make a new dataset of an archive of files, once all of it is proven
+///
+/// Reads what `cowsnap export` wrote, and with --unverified any tar, compressed with zstd or not. A dataset that is there is never written to.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The archive; - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What it becomes: POOL/NAME, or a path at which nothing is yet
+    #[arg(long, value_name = "TARGET")]
+    to: OsString,
+    /// What stands beside it [default: FILE.manifest.json, if it is there]
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Take a snapshot of that name once it is there
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<SnapshotName>,
+    /// Take a tar that says nothing of itself, too
+    #[arg(long)]
+    unverified: bool,
+    /// Say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let to = place::dataset(&Target::parse(&args.to)?, context)?;
+    let beside = beside(args)?;
+    let name = crate::cli::stream::name_of(&args.file);
+    to.expect_free()?;
+    if args.dry_run {
+        return foretell(&name, beside.as_ref(), &to, context);
+    }
+    let input = crate::cli::stream::open(&args.file)?;
+    let source = Source { name, expected: None, beside };
+    let done = imported(input, source, to, (args.unverified, args.snapshot.clone()), context)?;
+    report(&done, context)
+}
+
+/// What is imported.
+pub(super) struct Source {
+    /// What it is called.
+    pub(super) name: String,
+    /// What it must turn out to be.
+    pub(super) expected: Option<Expected>,
+    /// What stands beside it.
+    pub(super) beside: Option<Beside>,
+}
+
+pub(super) fn imported(
+    input: impl Read + Send,
+    source: Source,
+    to: Dataset,
+    (unverified, snapshot): (bool, Option<SnapshotName>),
+    context: &Context,
+) -> Result<Imported> {
+    let Source { name, expected, beside } = source;
+    let observe = &Progress::new(context);
+    import(input, &import::Request { name, expected, beside, to, unverified, snapshot, observe })
+}
+
+pub(super) fn report(done: &Imported, context: &Context) -> Result<()> {
+    if !done.verified {
+        context.warn("nothing said what is in it: it was taken as it came");
+    }
+    if let Some(of) = &done.of {
+        of.left_out.iter().take(20).for_each(|left| {
+            context.notice(crate::cli::table::printable_lines(&format!(
+                "not in it: {} ({})",
+                left.path, left.why
+            )));
+        });
+    }
+    let of = done.of.as_ref().map_or_else(String::new, |of| format!(", {}@{}", of.dataset, of.snapshot));
+    let text = format!("{}: {} entries, {}{of}", done.dataset, done.entries, size(done.bytes));
+    context.print(&json!({ "imported": done }), text)
+}
+
+fn beside(args: &Args) -> Result<Option<Beside>> {
+    let path = match &args.manifest {
+        Some(path) => path.clone(),
+        None => {
+            let mut name = args.file.as_os_str().to_owned();
+            name.push(".manifest.json");
+            let path = PathBuf::from(name);
+            if args.file.as_os_str() == "-" || !path.exists() {
+                return Ok(None);
+            }
+            path
+        }
+    };
+    let bytes = small(&path)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let why = format!("{} is not what cowsnap export writes", path.display());
+        let source = Some(Box::new(error) as Box<dyn std::error::Error + Send + Sync>);
+        crate::endpoint::Error::Corrupt { what: "manifest", why, source }.into()
+    })
+}
+
+/// All of a file that is not large.
+pub(super) fn small(path: &Path) -> Result<Vec<u8>> {
+    let failed = || Error::io("read", path.display());
+    let file = std::fs::File::open(path).map_err(failed())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_DESCRIPTION + 1).read_to_end(&mut bytes).map_err(failed())?;
+    match bytes.len() as u64 > MAX_DESCRIPTION {
+        false => Ok(bytes),
+        true => Err(Error::Usage {
+            what: format!("{} is longer than {MAX_DESCRIPTION} bytes", path.display()),
+            hint: None,
+        }),
+    }
+}
+
+fn foretell(name: &str, beside: Option<&Beside>, to: &Dataset, context: &Context) -> Result<()> {
+    let what = beside.map_or_else(String::new, |beside| {
+        format!(": {} entries, {}", beside.about.entries, size(beside.about.bytes))
+    });
+    let value = json!({ "dry_run": true, "would_import": name, "to": to.to_string(), "manifest": beside });
+    context.print(&value, format!("would make {to} of {name}{what}"))
+}

@@ -1,0 +1,246 @@
+//! Archives: versions of one dataset as objects in a store (docs/FORMAT-archive.md). Putting the manifest commits.
+//!
+//! What there is, is known by listing; nothing is kept here between two calls.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::endpoint::store::{Bytes, Object, Put, Store};
+use crate::error::Class;
+use crate::model::archive::{ARCHIVE, Group, MAX_MANIFEST, PARTS, Part, Stored, VERSIONS};
+use crate::model::{Digest, Guid};
+use crate::stream::reader::Keys;
+
+mod claim;
+pub mod error;
+mod held;
+pub mod manifest;
+mod probe;
+
+pub use claim::{Claim, Claims, GRACE};
+pub use error::{Error, Result};
+pub use manifest::{About, Flaw, Manifest, Piece, Stream};
+pub use probe::{Conditions, probe};
+
+/// The longest description of an archive, in bytes.
+const MAX_CHARTER: u64 = 64 << 10;
+/// The format that is written.
+const FORMAT: u32 = 1;
+
+/// An archive, as it was described when it was opened.
+#[derive(Clone)]
+pub struct Archive {
+    store: Store,
+    charter: Charter,
+    keys: Keys,
+}
+
+/// What an archive is: put once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charter {
+    /// The version of its format.
+    pub format: u32,
+    /// Tells it from all others, wherever it is.
+    pub id: Guid,
+    /// How the dataset was called when it was made.
+    pub dataset: String,
+    /// Who may write to it at once.
+    pub writers: Writers,
+    /// What a later program says besides.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// Who may write at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writers {
+    /// Anybody: the store puts a key only once.
+    Many,
+    /// One machine: it does not.
+    One,
+}
+
+impl Charter {
+    /// Of a new archive.
+    ///
+    /// # Errors
+    /// [`Error::Random`].
+    pub fn new(dataset: String, writers: Writers) -> Result<Self> {
+        Ok(Self { format: FORMAT, id: Guid(claim::random()?), dataset, writers, more: Map::new() })
+    }
+}
+
+/// What an archive holds, as its keys say.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The versions, in each way that they are stored; by key.
+    pub stored: Vec<Stored>,
+    /// Keys among theirs that are none of this format.
+    pub strangers: Vec<String>,
+}
+
+impl Archive {
+    /// Makes one. Of two who do at once, one makes it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; what the store says.
+    pub fn create(store: Store, charter: Charter) -> Result<Self> {
+        let json = serde_json::to_vec(&charter).expect("its keys are texts");
+        match store.put_new(ARCHIVE, Bytes::from(json))? {
+            Put::Done => Ok(Self { store, charter, keys: Keys::default() }),
+            Put::Taken => {
+                let there = Self::open(store)?;
+                Err(Error::Exists { url: there.url(), dataset: there.charter.dataset })
+            }
+        }
+    }
+
+    /// Opens the one that is there.
+    ///
+    /// # Errors
+    /// [`Error::None`], [`Error::Newer`]; a description that is damaged; what the store says.
+    pub fn open(store: Store) -> Result<Self> {
+        let url = || store.url().to_string();
+        let bytes = store.get(ARCHIVE, MAX_CHARTER)?.ok_or_else(|| Error::None { url: url() })?;
+        let unreadable = |source| Error::Charter { url: url(), key: ARCHIVE, source };
+        // Its format is asked first: what a later one says may not be readable otherwise.
+        let format: Format = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if format.format != FORMAT {
+            return Err(Error::Newer { url: url(), why: format!("its format is {}", format.format) });
+        }
+        let charter: Charter = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        match charter.more.keys().find(|name| name.starts_with('!')) {
+            Some(name) => Err(Error::Newer { url: url(), why: format!("{ARCHIVE} says {name:?}") }),
+            None => Ok(Self { store, charter, keys: Keys::default() }),
+        }
+    }
+
+    /// What is read from now on is decrypted by these, and of whom they trust, or it is not believed.
+    #[must_use]
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// What decrypts what is read, and whose it must be.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Where it is.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What it is.
+    pub fn charter(&self) -> &Charter {
+        &self.charter
+    }
+
+    /// Its address, without secrets.
+    pub fn url(&self) -> String {
+        self.store.url().to_string()
+    }
+
+    /// What it holds: one walk over its manifests' keys.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn listing(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
+        self.store.list_each(VERSIONS, &mut |object| {
+            match Stored::parse(&object.key) {
+                Ok(stored) => listing.stored.push(stored),
+                Err(_) => listing.strangers.push(object.key),
+            }
+            Ok(())
+        })?;
+        Ok(listing)
+    }
+
+    /// Whether it still holds that.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn has(&self, stored: &Stored) -> Result<bool> {
+        match self.store.head(&stored.to_string()) {
+            // Who may only write may list.
+            Err(error) if error.class() == Class::Denied => Ok(self.listing()?.stored.contains(stored)),
+            found => Ok(found?.is_some()),
+        }
+    }
+
+    /// The manifest of `stored`, checked: its own digest, that it is the one which its key promises, that its parts add up, and that somebody who is trusted signed it.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if it is gone, [`Error::Manifest`] if it is not what it should be; what the store says.
+    pub fn manifest(&self, stored: &Stored) -> Result<Manifest> {
+        let key = stored.to_string();
+        let Some(bytes) = self.store.get(&key, MAX_MANIFEST)? else {
+            return Err(Error::Object { url: self.url(), key, what: "is gone" });
+        };
+        let read = Manifest::parse(&bytes).and_then(|manifest| {
+            manifest.expect_key(stored)?;
+            self.keys.trusted.as_ref().map_or(Ok(()), |trusted| manifest.expect_signed(trusted))?;
+            Ok(manifest)
+        });
+        read.map_err(|source| Error::Manifest { url: self.url(), key, source })
+    }
+
+    /// Puts a manifest: from here on the version is there. [`Put::Taken`] if it was already.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn commit(&self, manifest: &Manifest) -> Result<Put> {
+        Ok(self.store.put_new(&manifest.stored().to_string(), Bytes::from(manifest.to_bytes()))?)
+    }
+
+    /// One part, checked: as long as it should be, and of the digest that its key says.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if it is gone or of another length, [`Error::Part`] if it is changed; what the store says.
+    pub fn part(&self, part: &Part, len: u64) -> Result<Vec<u8>> {
+        let key = part.to_string();
+        let flaw = |what| Error::Object { url: self.url(), key: key.clone(), what };
+        let bytes = self.store.get(&key, len)?.ok_or_else(|| flaw("is gone"))?;
+        if bytes.len() as u64 != len {
+            return Err(flaw("is too short"));
+        }
+        let found = Digest(*blake3::hash(&bytes).as_bytes());
+        match found == part.digest {
+            true => Ok(bytes),
+            false => Err(Error::Part { url: self.url(), key, found }),
+        }
+    }
+
+    /// Destroys objects; those that are not there are no error.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn destroy(&self, keys: &[String]) -> Result<()> {
+        match keys.is_empty() {
+            true => Ok(()),
+            false => Ok(self.store.destroy(keys)?),
+        }
+    }
+
+    /// The parts that are there of one container, or of all; with their objects. Keys that are none of a part are passed over.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn parts(&self, of: Option<Group>) -> Result<Vec<(Part, Object)>> {
+        let prefix = of.map_or_else(|| PARTS.to_owned(), |group| group.to_string());
+        let mut parts = Vec::new();
+        self.store.list_each(&prefix, &mut |object| {
+            parts.extend(Part::parse(&object.key).ok().map(|part| (part, object)));
+            Ok(())
+        })?;
+        Ok(parts)
+    }
+}
+
+/// As much of a description as all formats have.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}

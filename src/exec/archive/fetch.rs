@@ -1,0 +1,84 @@
+//! A version's container, read off its parts: fetched ahead, several at once, each checked before a byte of it is handed on.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::endpoint::archive::{Archive, Manifest, Result};
+use crate::model::archive::Part;
+use crate::sys::interrupt;
+
+/// How many parts are on their way, or waiting to be read, beside the one that is.
+const AHEAD: usize = 3;
+/// How often a wait looks whether it was asked to end.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Reads a container. Its `io::Error`s hold an [`Error`](crate::endpoint::archive::Error) that names the part.
+pub struct Fetch {
+    archive: Archive,
+    parts: VecDeque<(Part, u64)>,
+    ahead: VecDeque<Receiver<Result<Vec<u8>>>>,
+    current: Vec<u8>,
+    at: usize,
+}
+
+impl Fetch {
+    /// Of the container that `manifest` tells of. Nothing is fetched yet.
+    pub fn new(archive: &Archive, manifest: &Manifest) -> Self {
+        Self::between(archive, manifest, 0, usize::MAX)
+    }
+
+    /// Of its parts from `first` on, up to so many.
+    pub(super) fn between(archive: &Archive, manifest: &Manifest, first: usize, most: usize) -> Self {
+        let parts = manifest.parts().skip(first).take(most).collect();
+        Self { archive: archive.clone(), parts, ahead: VecDeque::new(), current: Vec::new(), at: 0 }
+    }
+
+    /// Has the next parts fetched, each on a thread of its own, as far as there is room.
+    fn look_ahead(&mut self) -> io::Result<()> {
+        while self.ahead.len() < AHEAD {
+            let Some((part, len)) = self.parts.pop_front() else { break };
+            let (sender, receiver) = sync_channel(1);
+            let archive = self.archive.clone();
+            // Who reads no further drops the receiver; what is on its way then is thrown away.
+            let fetch = move || drop(sender.send(archive.part(&part, len)));
+            thread::Builder::new().name("fetch".into()).spawn(fetch)?;
+            self.ahead.push_back(receiver);
+        }
+        Ok(())
+    }
+
+    /// Makes `current` the next part; `false` at the end.
+    fn next(&mut self) -> io::Result<bool> {
+        (self.current, self.at) = (Vec::new(), 0);
+        self.look_ahead()?;
+        let Some(first) = self.ahead.pop_front() else { return Ok(false) };
+        self.current = loop {
+            interrupt::check()?;
+            match first.recv_timeout(LOOK) {
+                Ok(part) => break part.map_err(io::Error::other)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("a thread that fetched a part has ended"));
+                }
+            }
+        };
+        Ok(true)
+    }
+}
+
+impl Read for Fetch {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.current.len() {
+            if !self.next()? {
+                return Ok(0);
+            }
+        }
+        let len = buffer.len().min(self.current.len() - self.at);
+        buffer[..len].copy_from_slice(&self.current[self.at..self.at + len]);
+        self.at += len;
+        Ok(len)
+    }
+}

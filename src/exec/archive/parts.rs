@@ -1,0 +1,191 @@
+//! A container on its way into an archive: cut into parts, several of them sent at once, in memory that does not grow with it.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::Result;
+use crate::endpoint::archive::{Archive, Error, Piece};
+use crate::endpoint::store::Bytes;
+use crate::model::Digest;
+use crate::model::archive::{Group, PART_LEN, Part};
+
+/// How many parts are on their way at once; one more is being filled.
+const PARALLEL: usize = 4;
+
+/// Where a container goes.
+pub(super) struct Place<'a> {
+    pub archive: &'a Archive,
+    pub group: Group,
+    /// What is there of it already, with its length.
+    pub there: HashMap<(u32, Digest), u64>,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    pub pieces: Vec<Piece>,
+    /// How many parts were not there yet.
+    pub parts: u64,
+    /// How many bytes these have.
+    pub bytes: u64,
+}
+
+impl<'a> Place<'a> {
+    /// Looks at what is there.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn look(archive: &'a Archive, group: Group) -> Result<Self> {
+        let parts = archive.parts(Some(group))?.into_iter();
+        let there = parts.map(|(part, object)| ((part.number, part.digest), object.len)).collect();
+        Ok(Self { archive, group, there })
+    }
+
+    /// Has `write` write the container, and sends its parts while it does.
+    ///
+    /// # Errors
+    /// What `write` says, or else the store. The parts that were whole are there, and not sent again.
+    pub fn send<T>(&self, write: impl FnOnce(&mut Cutter) -> Result<T>) -> Result<(T, Sent)> {
+        let (full, jobs) = mpsc::channel();
+        let (empty, free) = mpsc::channel();
+        for _ in 0..=PARALLEL {
+            let _ = empty.send(Vec::new());
+        }
+        let shared = Shared { place: self, jobs: Mutex::new(jobs), done: Mutex::default() };
+        let written: Result<T> = std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                let (shared, empty) = (&shared, empty.clone());
+                scope.spawn(move || shared.work(&empty));
+            }
+            drop(empty);
+            let mut cutter = Cutter { full, free, part: Vec::new(), number: 0 };
+            // A last part that is not whole is of use only if all came.
+            let written = write(&mut cutter)?;
+            cutter.hand_on().map_err(crate::Error::io("cut", "the container"))?;
+            Ok(written)
+        });
+        let Done { error, mut pieces, parts, bytes } =
+            shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        let written = written?;
+        pieces.sort_by_key(|(number, _)| *number);
+        Ok((written, Sent { pieces: pieces.into_iter().map(|(_, piece)| piece).collect(), parts, bytes }))
+    }
+}
+
+struct Shared<'a> {
+    place: &'a Place<'a>,
+    jobs: Mutex<Receiver<(u32, Vec<u8>)>>,
+    done: Mutex<Done>,
+}
+
+#[derive(Default)]
+struct Done {
+    error: Option<Error>,
+    pieces: Vec<(u32, Piece)>,
+    parts: u64,
+    bytes: u64,
+}
+
+impl Shared<'_> {
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what it is given, until nothing comes any more or something went wrong: then nobody gets a buffer back.
+    fn work(&self, empty: &Sender<Vec<u8>>) {
+        while let Some((number, bytes)) = self.next() {
+            match self.put(number, bytes) {
+                Ok(buffer) => drop(empty.send(buffer)),
+                Err(error) => {
+                    self.done().error.get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(u32, Vec<u8>)> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = jobs.recv().ok();
+        // What was cut off by an error of another one is not sent.
+        next.filter(|_| self.done().error.is_none())
+    }
+
+    /// Puts a part that is not there; answers its buffer, for the next one.
+    fn put(&self, number: u32, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let digest = Digest(*blake3::hash(&bytes).as_bytes());
+        let len = bytes.len() as u64;
+        let is_there = self.place.there.get(&(number, digest)) == Some(&len);
+        let buffer = match is_there {
+            true => bytes,
+            false => {
+                let part = Part { group: self.place.group, number, digest };
+                let bytes = Bytes::from(bytes);
+                self.place.archive.store().put(&part.to_string(), bytes.clone())?;
+                if bytes.is_unique() { Vec::from(bytes) } else { Vec::new() }
+            }
+        };
+        let mut done = self.done();
+        done.pieces.push((number, Piece { len, digest }));
+        if !is_there {
+            done.parts += 1;
+            done.bytes += len;
+        }
+        Ok(buffer)
+    }
+}
+
+/// Cuts what is written to it into parts.
+pub(super) struct Cutter {
+    full: Sender<(u32, Vec<u8>)>,
+    free: Receiver<Vec<u8>>,
+    part: Vec<u8>,
+    number: u32,
+}
+
+impl Cutter {
+    /// Hands on what there is of a part.
+    fn hand_on(&mut self) -> io::Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::take(&mut self.part);
+        // Who sends it says what went wrong.
+        self.full.send((self.number, part)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.number =
+            self.number.checked_add(1).ok_or_else(|| io::Error::other("there are too many parts"))?;
+        Ok(())
+    }
+
+    /// The buffer for the next part; waits until one is free.
+    fn refill(&mut self) -> io::Result<()> {
+        self.part = self.free.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.part.clear();
+        self.part.reserve_exact(PART_LEN as usize);
+        Ok(())
+    }
+}
+
+impl Write for Cutter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.part.capacity() == 0 {
+            self.refill()?;
+        }
+        let room = PART_LEN as usize - self.part.len();
+        let len = bytes.len().min(room);
+        self.part.extend_from_slice(&bytes[..len]);
+        if len == room {
+            self.hand_on()?;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

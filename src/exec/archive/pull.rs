@@ -1,0 +1,294 @@
+//! Brings versions of an archive back: which containers, in which order, and from where to read them.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::endpoint::archive::{Archive, Claim, Manifest};
+use crate::endpoint::btrfs::Kept;
+use crate::endpoint::{self, Dataset, History};
+use crate::exec::archive::behind::{Behind, Marks};
+use crate::exec::archive::{Fetch, Seen};
+use crate::exec::receive::{Incoming, Received};
+use crate::exec::restore::plain::{Prepare, Streams};
+use crate::exec::{Event, Observe};
+use crate::model::archive::Stored;
+use crate::model::{Guid, Inventory, SnapshotName, VersionRef, quoted};
+use crate::plan::restore::Stream;
+use crate::stream::container::Backend;
+use crate::{Class, Error, Result};
+
+/// How often what came so far is kept, so that a receive that is broken off can go on: after so many bytes of stream.
+const KEEP_EVERY: u64 = 256 << 20;
+
+/// What brings one version to a place: containers, bases first. Nobody destroys them as long as it lives.
+pub struct Chain {
+    archive: Archive,
+    version: VersionRef,
+    stored: Vec<Stored>,
+    streams: Vec<Stream>,
+    backend: Backend,
+    claim: Option<Claim>,
+    state_dir: PathBuf,
+}
+
+/// A container of a chain, as people are told of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Link {
+    /// What it brings.
+    #[serde(flatten)]
+    pub version: VersionRef,
+    /// What it builds upon; `None` if it is full.
+    pub base: Option<Guid>,
+    /// How long it is, in bytes.
+    pub bytes: u64,
+    /// How many objects it is read of.
+    pub requests: u64,
+}
+
+/// What reading containers takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Takes {
+    /// How many bytes are fetched.
+    pub bytes: u64,
+    /// Of how many containers.
+    pub containers: u64,
+    /// How many objects are read: parts, and a manifest for each container.
+    pub requests: u64,
+}
+
+impl Chain {
+    /// The cheapest way to the version called `name`, or else to the newest, where what is `there` is not brought. How to go on within a container
+    /// is noted below `state_dir`.
+    ///
+    /// # Errors
+    /// No such version, or several; one that can not be brought back; what the archive says.
+    pub fn find(
+        archive: Archive,
+        name: Option<&SnapshotName>,
+        there: &Inventory,
+        state_dir: &Path,
+    ) -> Result<Self> {
+        let seen = Seen::of(&archive)?;
+        let version = named(&archive, &seen, name)?;
+        let present = |guid: Guid| there.snapshot_of(guid).is_some();
+        let chain = seen
+            .chains
+            .chain(version.guid, &present)
+            .map_err(|source| broken(&archive, &version, &source.to_string()))?;
+        let stored: Vec<Stored> = chain.into_iter().cloned().collect();
+        let way = stored.last().or_else(|| seen.chains.way(version.guid));
+        let way = way.ok_or_else(|| broken(&archive, &version, "no way leads to it"))?;
+        let backend = archive.manifest(way)?.about().backend;
+        let stream = |stored: &Stored| Stream { brings: stored.version.clone(), base: stored.base };
+        let streams = stored.iter().map(stream).collect();
+        let state_dir = state_dir.to_owned();
+        Ok(Self { archive, version, stored, streams, backend, claim: None, state_dir })
+    }
+
+    /// Says in the archive that it is read.
+    ///
+    /// # Errors
+    /// Somebody destroys some of it; what the archive says.
+    pub fn claimed(mut self) -> Result<Self> {
+        if !self.stored.is_empty() {
+            self.claim = Some(self.archive.claim(&self.stored.iter().collect::<Vec<_>>())?);
+        }
+        Ok(self)
+    }
+
+    /// What it ends in.
+    pub fn version(&self) -> &VersionRef {
+        &self.version
+    }
+
+    /// Whose streams they are.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// What is read, in order.
+    pub fn links(&self) -> Vec<Link> {
+        let link = |stored: &Stored| Link {
+            version: stored.version.clone(),
+            base: stored.base,
+            bytes: stored.len,
+            requests: stored.parts() + 1,
+        };
+        self.stored.iter().map(link).collect()
+    }
+
+    /// What reading all of it takes.
+    pub fn cost(&self) -> Takes {
+        self.links().iter().fold(Takes::default(), |cost, link| Takes {
+            bytes: cost.bytes + link.bytes,
+            containers: cost.containers + 1,
+            requests: cost.requests + link.requests,
+        })
+    }
+
+    /// The manifest of one of them, and its container.
+    ///
+    /// # Errors
+    /// What the archive says.
+    pub fn container(&self, at: usize) -> Result<(Manifest, Fetch)> {
+        let manifest = self.archive.manifest(&self.stored[at])?;
+        let fetch = Fetch::new(&self.archive, &manifest);
+        Ok((manifest, fetch))
+    }
+
+    /// How one of them is called in errors.
+    pub fn label(&self, at: usize) -> String {
+        format!("{}@{}", self.archive.url(), self.stored[at].version.name)
+    }
+}
+
+impl Streams for Chain {
+    fn all(&self) -> &[Stream] {
+        &self.streams
+    }
+
+    fn open(&self, at: usize) -> Result<Incoming> {
+        let (_, container) = self.claimed_container(at)?;
+        self.expect(
+            at,
+            Incoming::open_by(container, &self.label(at), Some(self.name(at)), self.archive.keys())?,
+        )
+    }
+
+    fn receive(&self, at: usize, to: &Dataset, prepare: Prepare, observe: &dyn Observe) -> Result<Received> {
+        let stored = &self.stored[at];
+        let kept = to.kept(stored.version.guid, stored.base)?;
+        let kept = if kept.is_some() && !self.may_go_on(at)? {
+            to.give_up_partial()?;
+            None
+        } else {
+            kept
+        };
+        let goes_on = kept.is_some();
+        match self.receive_behind(at, kept, to, prepare, observe) {
+            // What was kept, or noted, does not fit: all of it comes again.
+            Err(error) if goes_on && matches!(error.class(), Class::Corrupt | Class::Conflict) => {
+                observe.observe(Event::Warning {
+                    text: format!(
+                        "@{} begins anew: what was received of it in part is of no use",
+                        self.name(at)
+                    ),
+                });
+                to.give_up_partial().or_else(|error| match error.class() {
+                    Class::Conflict => Ok(()), // It is given up already.
+                    _ => Err(error),
+                })?;
+                self.receive_behind(at, None, to, prepare, observe)
+            }
+            done => done,
+        }
+    }
+}
+
+impl Chain {
+    /// Whether what is broken off within it may go on: not if it is encrypted, or must be signed, since a rest is neither.
+    fn may_go_on(&self, at: usize) -> Result<bool> {
+        let is_open =
+            || Ok::<_, Error>(self.archive.manifest(&self.stored[at])?.about().encryption.is_none());
+        Ok(self.archive.keys().trusted.is_none() && is_open()?)
+    }
+
+    fn name(&self, at: usize) -> SnapshotName {
+        self.stored[at].version.name.clone()
+    }
+
+    fn claimed_container(&self, at: usize) -> Result<(Manifest, Fetch)> {
+        if let Some(claim) = &self.claim {
+            claim.check()?;
+        }
+        self.container(at)
+    }
+
+    fn receive_behind(
+        &self,
+        at: usize,
+        kept: Option<Kept>,
+        to: &Dataset,
+        prepare: Prepare,
+        observe: &dyn Observe,
+    ) -> Result<Received> {
+        let (manifest, _) = self.claimed_container(at)?;
+        let marks = || Marks::of(&self.state_dir, &self.archive, &manifest);
+        let skip = kept.as_ref().map_or(0, |kept| kept.prefix().frames());
+        let container = Behind::new(&self.archive, manifest.clone(), marks(), skip);
+        let (source, name) = (self.label(at), Some(self.name(at)));
+        let incoming = match kept {
+            Some(kept) => Incoming::resume(container, &source, name, kept)?,
+            None => Incoming::open_by(container, &source, name, self.archive.keys())?,
+        };
+        let incoming = self.expect(at, incoming)?;
+        let incoming = if self.may_go_on(at)? { incoming.keeping(KEEP_EVERY) } else { incoming };
+        let incoming = prepare(incoming);
+        let received = incoming.receive(to, observe);
+        if received.is_ok() || skip > 0 {
+            marks().forget();
+        }
+        received
+    }
+
+    fn expect(&self, at: usize, incoming: Incoming) -> Result<Incoming> {
+        let (stored, source) = (&self.stored[at], self.label(at));
+        let announced = incoming.announced();
+        if !announced.container || (announced.guid, announced.base) != (stored.version.guid, stored.base) {
+            let why = format!("the container of {source} is that of another version ({})", announced.guid);
+            return Err(endpoint::Error::Corrupt { what: "archive", why, source: None }.into());
+        }
+        Ok(incoming)
+    }
+}
+
+fn named(archive: &Archive, seen: &Seen, name: Option<&SnapshotName>) -> Result<VersionRef> {
+    let versions = seen.chains.versions();
+    let Some(name) = name else {
+        let newest = versions.iter().rev().find(|version| seen.chains.cost(version.id.guid).is_some());
+        return newest.map(|version| version.id.clone()).ok_or_else(|| {
+            let subject = format!("that can be restored at {}", archive.url());
+            endpoint::Error::NotFound { what: "version", subject, hint: None }.into()
+        });
+    };
+    let called: Vec<_> = versions.iter().filter(|version| version.id.name == *name).collect();
+    match called.as_slice() {
+        [one] => Ok(one.id.clone()),
+        [] => {
+            let hint = Some(format!("cowsnap archive list {}", quoted(archive.url())));
+            let subject = format!("{}@{name}", archive.url());
+            Err(endpoint::Error::NotFound { what: "version", subject, hint }.into())
+        }
+        several => {
+            let guids: Vec<_> = several.iter().map(|version| version.id.guid.to_string()).collect();
+            let why = format!("{} versions are called so: {}", several.len(), guids.join(", "));
+            let subject = format!("{}@{name}", archive.url());
+            Err(endpoint::Error::Refused { op: "choose", subject, why, hint: None }.into())
+        }
+    }
+}
+
+fn broken(archive: &Archive, version: &VersionRef, why: &str) -> Error {
+    let why = format!("{}@{} can not be brought back: {why}", archive.url(), version.name);
+    endpoint::Error::Corrupt { what: "archive", why, source: None }.into()
+}
+
+/// What `to` holds; nothing if there is no such dataset yet.
+///
+/// # Errors
+/// What it says.
+pub fn inventory(to: &Dataset) -> Result<Inventory> {
+    match to.inventory() {
+        Err(endpoint::Error::NotFound { .. }) => Ok(Inventory::default()),
+        other => Ok(other?),
+    }
+}
+
+/// Receives all of `chain` into `to`, as snapshots. Broken off and called again with a new chain, it goes on after the last one.
+///
+/// # Errors
+/// As [`Incoming::receive`]. What came before stays.
+pub fn pull(chain: &Chain, to: &Dataset, observe: &dyn Observe) -> Result<Vec<Received>> {
+    (0..chain.all().len()).map(|at| chain.receive(at, to, |incoming| incoming, observe)).collect()
+}

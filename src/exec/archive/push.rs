@@ -1,0 +1,468 @@
+//! A version brought into an archive: in full, or as what changed since the newest that both have.
+//!
+//! Nothing is written down here. What was broken off has left parts, and the same stream makes the same parts: those that are
+//! there are not sent again. The manifest is put last, and commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::parts::{self, Place};
+use super::unfinished::Unfinished;
+use crate::endpoint::archive::{About, Archive, Claim, Error, Manifest, Stream};
+use crate::endpoint::store::Put;
+use crate::endpoint::{self, Dataset, History, SendRequest, zfs};
+use crate::exec::send::{Form, Job, Sent, send_protected};
+use crate::exec::sent::note;
+use crate::exec::{Event, Observe};
+use crate::model::archive::{Group, MAX_NAME, Stored};
+use crate::model::{Guid, HoldTag, Inventory, SnapshotName, StreamDigest, VersionKind, VersionRef, quoted};
+use crate::plan::archive::{Archive as Chains, Limits, Push, Why};
+use crate::stream::crypt::Recipient;
+use crate::stream::sign::SigningKey;
+use crate::stream::writer::{self, Protection};
+use crate::sys::interrupt;
+use crate::{Class, Result};
+
+/// The most threads that compress: what each needs is counted in what a push may take of memory.
+const THREADS: usize = 8;
+/// How long it is waited for somebody who destroys what was left of the same version.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the tags begin with by which datasets keep what archives have of them.
+pub const MARK: &str = "cowsnap:to:archive-";
+const NAP: Duration = Duration::from_millis(500);
+
+/// What is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Which version; the newest snapshot if none is named.
+    pub version: Option<SnapshotName>,
+    /// When a chain ends.
+    pub limits: Limits,
+    /// In full, whatever there is.
+    pub full: bool,
+    /// What is said of it.
+    pub labels: BTreeMap<String, String>,
+    /// zstd's level; the default if none is said.
+    pub level: Option<i32>,
+    /// Who signs it.
+    pub signers: Vec<SigningKey>,
+    /// For whom it is encrypted; everybody can read it if there are none.
+    pub recipients: Vec<Recipient>,
+    /// Where the secret of an encrypted push is kept until it is done.
+    pub state_dir: PathBuf,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pushed {
+    /// Into which archive.
+    pub archive: String,
+    /// Whose version.
+    pub dataset: String,
+    /// Its name.
+    pub snapshot: SnapshotName,
+    /// Its identity.
+    pub guid: Guid,
+    /// Whether it was there before.
+    pub was_there: bool,
+    /// What it builds upon there; `None` if it is full.
+    pub base: Option<VersionRef>,
+    /// Why it is full, if it is.
+    pub full_because: Option<&'static str>,
+    /// About how many bytes the filesystem's stream will have, before it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate_bytes: Option<u64>,
+    /// What was sent.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Done>,
+}
+
+/// How much was sent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Done {
+    /// Bytes of the filesystem's stream.
+    pub stream_bytes: u64,
+    /// Bytes of the container.
+    pub container_bytes: u64,
+    /// How many parts it has.
+    pub parts: u64,
+    /// How many of them were not there yet.
+    pub sent_parts: u64,
+    /// How many bytes these have.
+    pub sent_bytes: u64,
+    /// The plain blake3 of the filesystem's stream, hexadecimal.
+    pub blake3: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Says what a push would do. Nothing is put, nothing held.
+///
+/// # Errors
+/// As [`push`], as far as is known beforehand.
+pub fn foretell(from: &Dataset, archive: &Archive, wanted: &Wanted) -> Result<Pushed> {
+    let source = Source::look(from, wanted)?;
+    let chains = Chains::new(archive.listing()?.stored);
+    let choice = source.choose(archive, &chains, wanted, false)?;
+    let mut pushed = source.pushed(archive, &choice);
+    if let Choice::Send { base, .. } = &choice {
+        pushed.estimate_bytes = from.estimate(&source.request(base.as_ref().map(|base| &base.here)))?;
+    }
+    Ok(pushed)
+}
+
+/// Brings a version into an archive. One that is there already is not an error, and nothing is sent.
+///
+/// # Errors
+/// A version that is not there; [`endpoint::Error::Refused`] if the archive has versions, none of which is here as well, and nobody said in full; what
+/// the dataset or the store says. Whatever ends it, the next push goes on with what is there.
+pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Observe) -> Result<Pushed> {
+    let mut avoided = BTreeSet::new();
+    let begun = Instant::now();
+    loop {
+        interrupt::check().map_err(|_| interrupted(from))?;
+        let source = Source::look(from, wanted)?;
+        let mut stored = archive.listing()?.stored;
+        stored.retain(|stored| !avoided.contains(&stored.version.guid));
+        let choice = source.choose(archive, &Chains::new(stored), wanted, !avoided.is_empty())?;
+        let Choice::Send { base, .. } = &choice else {
+            source.keep(archive, observe);
+            return Ok(source.pushed(archive, &choice));
+        };
+        let kept = Kept::new(&source, archive, base.as_ref())?;
+        let group =
+            Group { guid: source.version.guid, base: base.as_ref().map(|base| base.there.version.guid) };
+        let claim = archive.claim_push(group)?;
+        match obstacle(archive, &claim, group, base.as_ref())? {
+            None => {
+                let done = source.send(archive, group, &claim, base.as_ref(), wanted, observe)?;
+                drop(claim);
+                kept.stays();
+                source.keep(archive, observe);
+                return Ok(Pushed { sent: Some(done), ..source.pushed(archive, &choice) });
+            }
+            Some(Obstacle::Base(guid)) => drop(avoided.insert(guid)),
+            Some(Obstacle::Parts) if begun.elapsed() < PATIENCE => std::thread::sleep(NAP),
+            Some(Obstacle::Parts) => {
+                let version = source.version;
+                return Err(Error::Going { url: archive.url(), version }.into());
+            }
+        }
+    }
+}
+
+/// What somebody else is destroying.
+enum Obstacle {
+    /// What was to be built upon.
+    Base(Guid),
+    /// Parts of the same version.
+    Parts,
+}
+
+/// Looks, with the claim put, whether what is built upon stays.
+fn obstacle(archive: &Archive, claim: &Claim, group: Group, base: Option<&Base>) -> Result<Option<Obstacle>> {
+    let others = archive.claims(claim)?;
+    if let Some(base) = base {
+        let going = others.is_going(base.there.group());
+        // Who was done before the claim was put has left no claim, and no manifest.
+        if going || !archive.has(&base.there)? {
+            return Ok(Some(Obstacle::Base(base.there.version.guid)));
+        }
+    }
+    Ok(others.is_going(group).then_some(Obstacle::Parts))
+}
+
+/// What to push, as it was looked at.
+struct Source<'a> {
+    from: &'a Dataset,
+    inventory: Inventory,
+    version: VersionRef,
+}
+
+/// A version that both have.
+struct Base {
+    here: VersionRef,
+    there: Stored,
+}
+
+enum Choice {
+    There,
+    Send { base: Option<Base>, why: Option<Why> },
+}
+
+impl<'a> Source<'a> {
+    fn look(from: &'a Dataset, wanted: &Wanted) -> Result<Self> {
+        from.backend("archive")?;
+        let inventory = from.inventory()?;
+        let found = match &wanted.version {
+            Some(name) => inventory.by_name_and_kind(name, VersionKind::Snapshot),
+            None => {
+                let confirmed = |version: &&crate::model::Version| !version.id.name.is_unconfirmed();
+                let snapshots = inventory.versions().iter().rev().filter(|v| v.kind == VersionKind::Snapshot);
+                snapshots.filter(confirmed).next()
+            }
+        };
+        let Some(version) = found.map(|version| version.id.clone()) else {
+            from.expect_live()?;
+            let subject = match &wanted.version {
+                Some(name) => format!("{from}@{name}"),
+                None => format!("of {from}"),
+            };
+            let hint = Some(format!("cowsnap list {}", quoted(from)));
+            return Err(endpoint::Error::NotFound { what: "snapshot", subject, hint }.into());
+        };
+        if !Stored::has_room_for(&version.name) {
+            return Err(endpoint::Error::Refused {
+                op: "push",
+                subject: format!("{from}@{}", version.name),
+                why: format!("its name does not fit into an object's key: {MAX_NAME} bytes at most, 2 for a space or a colon"),
+                hint: Some("cowsnap rename gives it a shorter one".into()),
+            }
+            .into());
+        }
+        Ok(Self { from, inventory, version })
+    }
+
+    /// How to push it. Without a base in common, in full only if that `may_be`, or somebody said so.
+    fn choose(&self, archive: &Archive, chains: &Chains, wanted: &Wanted, may_be: bool) -> Result<Choice> {
+        match chains.push(&self.inventory, &self.version, wanted.limits) {
+            Push::There => Ok(Choice::There),
+            _ if wanted.full => Ok(Choice::Send { base: None, why: None }),
+            Push::Full(Why::NoBase) if !may_be => Err(self.no_base(archive)),
+            Push::Full(why) => Ok(Choice::Send { base: None, why: Some(why) }),
+            Push::Increment(base) => {
+                let here = self.inventory.by_guid(base.guid).map(|version| version.id.clone());
+                let there = chains.way(base.guid).cloned();
+                // The plan chose among what both have and can be brought back.
+                let base = here.zip(there).map(|(here, there)| Base { here, there });
+                Ok(Choice::Send { base, why: None })
+            }
+        }
+    }
+
+    fn no_base(&self, archive: &Archive) -> crate::Error {
+        let command =
+            format!("cowsnap archive push {}@{} {} --full", self.from, self.version.name, archive.url());
+        endpoint::Error::Refused {
+            op: "push",
+            subject: format!("{}@{}", self.from, self.version.name),
+            why: format!(
+                "{} holds versions, and none that is older and still here to build upon",
+                archive.url()
+            ),
+            hint: Some(format!("{command} sends all of it")),
+        }
+        .into()
+    }
+
+    fn pushed(&self, archive: &Archive, choice: &Choice) -> Pushed {
+        let (base, why) = match choice {
+            Choice::Send { base: Some(base), .. } => (Some(base.there.version.clone()), None),
+            Choice::Send { base: None, why } => (None, Some(why.map_or("it was asked for", reason))),
+            Choice::There => (None, None),
+        };
+        Pushed {
+            archive: archive.url(),
+            dataset: self.from.to_string(),
+            snapshot: self.version.name.clone(),
+            guid: self.version.guid,
+            was_there: matches!(choice, Choice::There),
+            base,
+            full_because: why,
+            estimate_bytes: None,
+            sent: None,
+        }
+    }
+
+    fn request(&self, base: Option<&VersionRef>) -> SendRequest {
+        SendRequest {
+            version: self.version.clone(),
+            base: base.cloned(),
+            clone_sources: Vec::new(),
+            stream_version: 0,
+            compressed: false,
+            zfs: zfs::SendOptions::default(),
+        }
+    }
+
+    /// Sends the parts, and puts the manifest.
+    fn send(
+        &self,
+        archive: &Archive,
+        group: Group,
+        claim: &Claim,
+        base: Option<&Base>,
+        wanted: &Wanted,
+        observe: &dyn Observe,
+    ) -> Result<Done> {
+        let begun = Instant::now();
+        let place = Place::look(archive, group)?;
+        let unfinished = match wanted.recipients.as_slice() {
+            [] => None,
+            to => Some(Unfinished::begin(&wanted.state_dir, archive, group, to)?),
+        };
+        let encryption = unfinished.as_ref().map(|unfinished| unfinished.encryption.clone());
+        let protection = Protection { encryption, signers: wanted.signers.clone() };
+        let request = self.request(base.map(|base| &base.here));
+        let options = writer::Options {
+            level: Some(wanted.level.unwrap_or(writer::DEFAULT_LEVEL)),
+            threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS),
+        };
+        let job = Job {
+            inventory: &self.inventory,
+            backend: self.from.backend("archive")?,
+            request: &request,
+            form: Form::Container(options),
+            behind: None,
+        };
+        let (sent, parts) = place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
+        let manifest = self.manifest(archive, &sent, &parts, &job, wanted)?;
+        // Others may have ceased to believe it: then what it builds upon may be gone.
+        claim.check()?;
+        if archive.commit(&manifest)? == Put::Taken {
+            tracing::info!(version = %self.version, "somebody else has put it meanwhile");
+        }
+        if let Some(unfinished) = unfinished {
+            unfinished.done();
+        }
+        self.note(archive, &sent, observe);
+        Ok(Done {
+            stream_bytes: sent.stream_bytes,
+            container_bytes: manifest.len(),
+            parts: manifest.pieces().len() as u64,
+            sent_parts: parts.parts,
+            sent_bytes: parts.bytes,
+            blake3: sent.blake3,
+            seconds: begun.elapsed().max(Duration::from_micros(1)).as_secs_f64(),
+        })
+    }
+
+    fn manifest(
+        &self,
+        archive: &Archive,
+        sent: &Sent,
+        parts: &parts::Sent,
+        job: &Job<'_>,
+        wanted: &Wanted,
+    ) -> Result<Manifest> {
+        let created = self.inventory.by_guid(self.version.guid).map(|version| version.created);
+        let about = About {
+            backend: job.backend,
+            dataset: sent.dataset.clone(),
+            snapshot: self.version.name.clone(),
+            guid: self.version.guid,
+            base: sent.base,
+            created: created.expect("it is of this inventory"),
+            stream: Stream {
+                length: sent.stream_bytes,
+                blake3: wanted
+                    .recipients
+                    .is_empty()
+                    .then(|| sent.blake3.parse().expect("a digest is written as one is read")),
+            },
+            labels: wanted.labels.clone(),
+            encryption: (!wanted.recipients.is_empty()).then(|| "age".into()),
+            more: serde_json::Map::new(),
+        };
+        let key = format!("of @{}", self.version.name);
+        let manifest = Manifest::new(about, parts.pieces.clone()).and_then(|mut manifest| {
+            wanted.signers.iter().try_for_each(|key| manifest.sign(key))?;
+            Ok(manifest)
+        });
+        Ok(manifest.map_err(|source| Error::Manifest { url: archive.url(), key, source })?)
+    }
+
+    fn note(&self, archive: &Archive, sent: &Sent, observe: &dyn Observe) {
+        if let Ok(blake3) = sent.blake3.parse() {
+            let stream = StreamDigest { blake3, base: sent.base, len: sent.stream_bytes };
+            note(self.from, &self.version, stream, Some(tag(archive)), observe);
+        }
+    }
+
+    /// Keeps here the newest that the archive has, and lets go of those before. What is there is there: what goes wrong is said, and no more.
+    fn keep(&self, archive: &Archive, observe: &dyn Observe) {
+        if let Err(error) = self.turn(archive)
+            && error.class() != Class::Denied
+        {
+            let text = format!("{}: what the next push builds upon may not be kept: {error}", self.from);
+            observe.observe(Event::Warning { text });
+        }
+    }
+
+    fn turn(&self, archive: &Archive) -> Result<()> {
+        let there: BTreeSet<Guid> =
+            archive.listing()?.stored.iter().map(|stored| stored.version.guid).collect();
+        let (inventory, tag) = (self.from.inventory()?, tag(archive));
+        let snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
+        let Some(newest) = snapshots.filter(|version| there.contains(&version.id.guid)).next_back() else {
+            return Ok(());
+        };
+        self.from.hold(&newest.id, &tag)?;
+        for (held, _) in inventory.holds().iter().filter(|(held, by)| *by == tag && *held != newest.id) {
+            match self.from.release(held, &tag) {
+                Err(endpoint::Error::NotFound { .. }) | Ok(()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is held here while it is sent; let go again if that fails.
+struct Kept<'a> {
+    from: &'a Dataset,
+    tag: HoldTag,
+    held: Vec<VersionRef>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(source: &Source<'a>, archive: &Archive, base: Option<&Base>) -> Result<Self> {
+        let mut kept = Self { from: source.from, tag: tag(archive), held: Vec::new() };
+        let base = base.and_then(|base| source.inventory.snapshot_of(base.here.guid));
+        for version in base.map(|base| &base.id).into_iter().chain([&source.version]) {
+            if source.inventory.holds_of(version).any(|by| *by == kept.tag) {
+                continue;
+            }
+            source.from.hold(version, &kept.tag)?;
+            kept.held.push(version.clone());
+        }
+        Ok(kept)
+    }
+
+    /// They are there now: who keeps what is decided anew.
+    fn stays(mut self) {
+        self.held.clear();
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        for version in &self.held {
+            if let Err(error) = self.from.release(version, &self.tag) {
+                tracing::warn!(%version, %error, "a hold stays");
+            }
+        }
+    }
+}
+
+/// The tag by which a dataset keeps what the archive has of it.
+pub fn tag(archive: &Archive) -> HoldTag {
+    let id = archive.charter().id.to_string().replace('-', "");
+    format!("{MARK}{}", &id[..12]).parse().expect("its characters are allowed and it is short")
+}
+
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::First => "it is the first",
+        Why::NoBase => "nothing that both have is older",
+        Why::Chain => "the chain would be longer than it may be",
+        Why::Cost => "bringing it back would cost more than it may",
+    }
+}
+
+fn interrupted(from: &Dataset) -> endpoint::Error {
+    endpoint::Error::Interrupted { op: "push", subject: from.to_string() }
+}

@@ -1,0 +1,238 @@
+//! A dataset of its own for a version from another machine: received in full, verified on the way, looked at, and destroyed.
+//!
+//! **Invariant:** what it is called is written down, in the state directory, before it is there, with the identity of what is received. Only that is destroyed, and
+//! nothing gets the name of what is there already. After a kill, the next one destroys it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::endpoint::{self, Dataset, DestroyDataset, Error as EndpointError, History};
+use crate::exec::Observe;
+use crate::exec::transfer::{Moved, Options, Place, Transfer, asked, transfer};
+use crate::model::{Version, VersionRef};
+use crate::{Error, Result};
+
+/// The folder of the state directory that has a file for each.
+const FOLDER: &str = "drills";
+/// The longest name of a dataset that is read there.
+const MAX_LEN: u64 = 64 << 10;
+
+/// A dataset that is gone with the value.
+#[derive(Debug)]
+pub struct Scratch {
+    dataset: Dataset,
+    guid: String,
+    note: Note,
+}
+
+/// The file that says what it is called, locked.
+#[derive(Debug)]
+struct Note {
+    file: File,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// The right to make `dataset`, of which nothing is there, for `whom`, to receive `version`.
+    ///
+    /// # Errors
+    /// [`EndpointError::Refused`] if another process has one for the same; [`EndpointError::Exists`] if it is somebody's; a state directory that can not be written to.
+    pub fn new(state_dir: &Path, whom: &str, dataset: Dataset, version: &VersionRef) -> Result<Self> {
+        let folder = state_dir.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(Error::io("make directory", folder.display()))?;
+        let Some(mut note) = Note::open(folder.join(whom))? else {
+            return Err(EndpointError::Refused {
+                op: "receive",
+                subject: dataset.to_string(),
+                why: "another process has it for the same purpose".into(),
+                hint: None,
+            }
+            .into());
+        };
+        if is_there(&dataset)? || dataset.expect_live().is_ok() {
+            return Err(EndpointError::Exists {
+                what: "dataset",
+                subject: dataset.to_string(),
+                hint: Some("it was not made for this: rename it, or receive into another place".into()),
+            }
+            .into());
+        }
+        note.write(&format!("{} {dataset}", version.guid))?;
+        Ok(Self { dataset, guid: version.guid.to_string(), note })
+    }
+
+    /// What it is.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// Receives `version` of `from`, all of it, which is verified on the way; gives it up after the time `within`.
+    ///
+    /// # Errors
+    /// What either side says; [`EndpointError::Io`] of [`TimedOut`](std::io::ErrorKind::TimedOut) if the time was over.
+    pub fn receive(
+        &self,
+        from: &Place,
+        version: &VersionRef,
+        options: &Options,
+        within: Option<Duration>,
+        observe: &dyn Observe,
+    ) -> Result<Moved> {
+        let began = Instant::now();
+        let limit = Limit::new(from, within);
+        let what = Transfer { version: version.clone(), base: None, token: None };
+        let moved = transfer(from, &Place::Here(self.dataset.clone()), &what, options, observe);
+        let is_late = within.is_some_and(|within| began.elapsed() >= within);
+        drop(limit);
+        moved.map_err(|error| match within.filter(|_| is_late) {
+            Some(within) => {
+                let why = format!("it was not all there after {within:?}");
+                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
+                EndpointError::io("receive", format!("{from}@{}", version.name))(late).into()
+            }
+            None => error,
+        })
+    }
+
+    /// Destroys it.
+    ///
+    /// # Errors
+    /// What the filesystem says; then the next one tries again.
+    pub fn destroy(self) -> Result<()> {
+        let Self { dataset, guid, mut note } = self;
+        destroy(&dataset, &guid)?;
+        note.write("")
+    }
+}
+
+/// Whether something is written down that is there, or was left.
+pub fn has_some(state_dir: &Path) -> bool {
+    let entries = fs::read_dir(state_dir.join(FOLDER)).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.metadata().is_ok_and(|meta| meta.len() > 0))
+}
+
+/// Destroys what killed processes left; `find` is what makes a dataset of its name. What is in use by a process stays.
+///
+/// # Errors
+/// The first that can not be destroyed, after all others were.
+pub fn sweep(state_dir: &Path, find: &dyn Fn(&str) -> Result<Dataset>) -> Result<()> {
+    let Ok(entries) = fs::read_dir(state_dir.join(FOLDER)) else { return Ok(()) };
+    let mut done = Ok(());
+    for entry in entries.flatten() {
+        done = done.and(sweep_one(entry.path(), find));
+    }
+    done
+}
+
+fn sweep_one(path: PathBuf, find: &dyn Fn(&str) -> Result<Dataset>) -> Result<()> {
+    let Some(mut note) = Note::open(path)? else { return Ok(()) };
+    let text = note.read()?;
+    let Some((guid, name)) = text.split_once(' ') else { return Ok(()) };
+    destroy(&find(name)?, guid)?;
+    note.write("")
+}
+
+impl Note {
+    /// `None` while another process has it.
+    fn open(path: PathBuf) -> Result<Option<Self>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::io("open", path.display()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Error::io("lock", path.display())(errno.into())),
+            Ok(()) => Ok(Some(Self { file, path })),
+        }
+    }
+
+    fn read(&mut self) -> Result<String> {
+        let mut text = String::new();
+        let read = self.file.rewind().and_then(|()| (&self.file).take(MAX_LEN).read_to_string(&mut text));
+        read.map_err(Error::io("read", self.path.display()))?;
+        // What ends without a line's end was not all written: nothing was made of it then.
+        Ok(text.strip_suffix('\n').unwrap_or_default().to_owned())
+    }
+
+    /// It is on the disk before this comes back.
+    fn write(&mut self, name: &str) -> Result<()> {
+        let text = if name.is_empty() { String::new() } else { format!("{name}\n") };
+        let written = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .and_then(|()| self.file.write_all(text.as_bytes()))
+            .and_then(|()| self.file.sync_all());
+        written.map_err(Error::io("write", self.path.display()))
+    }
+}
+
+fn is_there(dataset: &Dataset) -> Result<bool> {
+    let is_none = |error: &EndpointError| matches!(error, EndpointError::NotFound { .. });
+    let inventory = match dataset.inventory() {
+        Err(error) if is_none(&error) => return Ok(false),
+        other => other?,
+    };
+    Ok(!inventory.versions().is_empty() || !inventory.partials.is_empty())
+}
+
+/// Destroys a dataset that has nothing but the version of that identity, or a part of it.
+fn destroy(dataset: &Dataset, guid: &str) -> Result<()> {
+    if dataset.partials().is_ok_and(|partials| !partials.is_empty()) {
+        dataset.give_up_partial()?;
+    }
+    if !is_there(dataset)? && dataset.expect_live().is_err() {
+        return Ok(());
+    }
+    let inventory = dataset.inventory()?;
+    if let Some(other) = inventory.versions().iter().find(|version| version.id.guid.to_string() != guid) {
+        return Err(EndpointError::Refused {
+            op: "destroy",
+            subject: dataset.to_string(),
+            why: format!("it has @{}, which was not received for a drill", other.id.name),
+            hint: Some(format!("cowsnap rename {} NEW", crate::model::quoted(dataset))),
+        }
+        .into());
+    }
+    match dataset.destroy_dataset(DestroyDataset { snapshots: true }) {
+        Err(endpoint::Error::NotFound { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// About how many bytes a version of `from` is, if that can be told before it is sent.
+///
+/// # Errors
+/// A place out of reach; what would be refused as it is sent.
+pub fn announced(from: &Place, version: &Version, options: &Options) -> Result<Option<u64>> {
+    let what = Transfer { version: version.id.clone(), base: None, token: None };
+    // That stream is not read: its connection is of no use any more.
+    match from.again()? {
+        Place::There(peer) => Ok(peer.fetch(&asked(&peer, &what, options, None))?.estimate),
+        Place::Here(_) => Ok(None),
+    }
+}
+
+/// Ends the connection to a peer once the time is over, unless it is dropped before.
+struct Limit {
+    _ends: mpsc::Sender<()>,
+}
+
+impl Limit {
+    fn new(from: &Place, within: Option<Duration>) -> Option<Self> {
+        let (Place::There(peer), Some(within)) = (from, within) else { return None };
+        let pid = Pid::from_raw(i32::try_from(peer.process()).ok()?)?;
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (ends, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+            }
+        });
+        Some(Self { _ends: ends })
+    }
+}

@@ -1,0 +1,76 @@
+//! A real chain: its node runs while versions of it go into an archive; the machine is lost, and every version that is there starts a node.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::lab::{code, errors, text};
+use crate::chain::{self, Chain};
+use crate::ground::{Btrfs, cowsnap, ground};
+
+/// A node that ends with the test.
+struct Node {
+    chain: Chain,
+    child: Child,
+}
+
+impl Node {
+    fn start(data: &Path) -> Self {
+        let chain = Chain::of(data);
+        let child = Command::new(chain::program())
+            .args(chain.words())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        chain.waits_until_it_answers();
+        Self { chain, child }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_node_starts_on_every_version_that_an_archive_brings_back_to_a_machine_that_never_saw_it() {
+    ground!("btrfs", "litecoind");
+    let source = Btrfs::with("4G", &[], "");
+    let (state, data) = (source.outside().to_owned(), source.subvolume("node"));
+    let archive = crate::ground::scratch();
+    let url = format!("file://{}", archive.path().display());
+    let run = |words: &[&str]| {
+        let output = cowsnap(&state).args(words).stdin(Stdio::null()).output().expect("runs");
+        assert_eq!(code(&output), Some(0), "{words:?}: {}", errors(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let dataset = text(&data);
+    run(&["archive", "add", &url, &dataset]);
+    let mut heights = Vec::new();
+    for n in 0..4 {
+        let node = Node::start(&data);
+        node.chain.mine(20 + n);
+        let height = node.chain.height().expect("it answers");
+        // While it runs: what it closes was not closed in an orderly way, as after a power cut.
+        run(&["snapshot", &dataset, "--name", &format!("h{height}")]);
+        run(&["archive", "push", &format!("{dataset}@h{height}"), &url]);
+        heights.push(height);
+    }
+    // All that the machine had is gone.
+    drop(source);
+    let fresh = Btrfs::with("4G", &[], "");
+    for height in heights {
+        let to = fresh.path().join(format!("node{height}"));
+        let state = fresh.outside();
+        let words = ["restore", &format!("{url}@h{height}"), "--to", &text(&to)];
+        let output = cowsnap(state).args(words).stdin(Stdio::null()).output().expect("runs");
+        assert_eq!(code(&output), Some(0), "{}", errors(&output));
+        let node = Node::start(&to);
+        assert!(node.chain.is_sound());
+        let there = node.chain.height().expect("it answers");
+        assert!(there <= height && there + 25 >= height, "{there} of {height}");
+    }
+}
