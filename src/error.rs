@@ -103,7 +103,7 @@ pub enum Error {
     Endpoint(#[from] crate::endpoint::Error),
     /// An archive refused or failed.
     #[error(transparent)]
-    Archive(#[from] crate::endpoint::archive::Error),
+    Archive(Box<crate::endpoint::archive::Error>),
     /// A container that can not be read or written.
     #[error("cannot {op} {subject}")]
     Container {
@@ -227,6 +227,12 @@ impl From<crate::endpoint::store::Error> for Error {
 
 /// What most functions above the endpoints return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<crate::endpoint::archive::Error> for Error {
+    fn from(error: crate::endpoint::archive::Error) -> Self {
+        Self::Archive(Box::new(error))
+    }
+}
 
 impl Error {
     /// Wraps what the kernel said: `.map_err(Error::io("open", path.display()))`.

@@ -10,7 +10,7 @@ use crate::endpoint::store::Options;
 /// How a store of objects is reached, where its address and the environment do not say.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StoreArgs {
-    /// Where the store answers, if not where its provider does: https://HOST[:PORT]
+    /// Where the store answers, if not where its provider does: https://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// The region of the bucket

@@ -443,7 +443,7 @@ pub enum Error {
     },
     /// A store of objects refused or failed.
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Store(Box<store::Error>),
     /// A call of ZFS failed.
     #[error("cannot {op} {subject}")]
     Zfs {
@@ -466,6 +466,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
 }
 
 impl Error {

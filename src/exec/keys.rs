@@ -209,7 +209,10 @@ mod tests {
         assert_eq!(trusted.keys().len(), 2);
         assert_eq!(trusted.keys()[0], trusted.keys()[1]);
         let made = generate(&encrypt, Kind::Encrypt, now).expect("made");
-        assert_eq!(identities(&[encrypt.clone()]).expect("read")[0].recipient().to_string(), made.public);
+        assert_eq!(
+            identities(std::slice::from_ref(&encrypt)).expect("read")[0].recipient().to_string(),
+            made.public
+        );
         let both = recipients(&[made.public.clone(), made.public_file]).expect("read");
         assert!(both.iter().all(|one| one.to_string() == made.public) && both.len() == 2);
         for path in [sign, encrypt] {
@@ -236,8 +239,8 @@ mod tests {
         let identity = Identity::generate().to_secret_text();
         let signer = SigningKey::generate().to_secret_text();
         for error in [
-            recipients(&[identity.clone()]).expect_err("a secret").to_string(),
-            trusted(&[signer.clone()]).expect_err("a secret").to_string(),
+            recipients(std::slice::from_ref(&identity)).expect_err("a secret").to_string(),
+            trusted(std::slice::from_ref(&signer)).expect_err("a secret").to_string(),
         ] {
             assert!(!error.contains(&identity[20..]) && !error.contains(&signer[30..]), "{error}");
         }

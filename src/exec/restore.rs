@@ -249,7 +249,7 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
 }
 
 /// What the stream in `file` brings, as far as its beginning tells.
-fn stream_in(file: &PathBuf, request: &Request) -> Result<Stream> {
+fn stream_in(file: &Path, request: &Request) -> Result<Stream> {
     let incoming = incoming(file, &request.keys)?;
     incoming.expect_for(&request.to)?;
     let announced = incoming.announced().clone();

@@ -292,7 +292,7 @@ mod tests {
     }
 
     fn sample(len: usize) -> Vec<u8> {
-        (0..len as u64).map(|n| (n * n >> 13) as u8).collect()
+        (0..len as u64).map(|n| ((n * n) >> 13) as u8).collect()
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::ground::{self, Btrfs, ground};
 
+mod archive;
 mod drill;
 mod drill_elsewhere;
 

@@ -22,7 +22,7 @@ impl Way {
     /// The archive at `url`.
     ///
     /// # Errors
-    /// As [`Reach::archive`].
+    /// A store that can not be reached; as [`Archive::open`].
     pub fn archive(&self, url: &StoreUrl) -> Result<Archive> {
         let store = Store::open(url, &self.options()).map_err(Error::Store)?;
         Ok(Archive::open(store)?)

@@ -117,8 +117,8 @@ impl Target {
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(io(error.into())),
             Ok(fd) => {
-                let parent = mount::mount_id(self.parent.as_fd()).map_err(|e| io(e.into()))?;
-                Ok(mount::mount_id(fd.as_fd()).map_err(|e| io(e.into()))? != parent)
+                let parent = mount::mount_id(self.parent.as_fd()).map_err(io)?;
+                Ok(mount::mount_id(fd.as_fd()).map_err(io)? != parent)
             }
         }
     }

@@ -39,11 +39,10 @@ impl Dataset {
             Errno::NotFound => self.no_place(),
             _ => self.failed("create", &[("create,mount", above(name))])(failed),
         })?;
-        let filled = self.filled(fill).or_else(|error| {
+        let filled = self.filled(fill).inspect_err(|_| {
             if let Err(left) = self.undo() {
                 tracing::warn!(%left, "{name} stays half made until the next import");
             }
-            Err(error)
         })?;
         props::set(name, "canmount", "on")?;
         props::clear(name, RESTORING)?;

@@ -138,7 +138,7 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
         let claim = archive.claim_push(group)?;
         match obstacle(archive, &claim, group, base.as_ref())? {
             None => {
-                let done = source.send(archive, group, &claim, base.as_ref(), wanted, observe)?;
+                let done = source.send(archive, (group, base.as_ref()), &claim, wanted, observe)?;
                 drop(claim);
                 kept.stays();
                 source.keep(archive, observe);
@@ -201,8 +201,9 @@ impl<'a> Source<'a> {
             Some(name) => inventory.by_name_and_kind(name, VersionKind::Snapshot),
             None => {
                 let confirmed = |version: &&crate::model::Version| !version.id.name.is_unconfirmed();
-                let snapshots = inventory.versions().iter().rev().filter(|v| v.kind == VersionKind::Snapshot);
-                snapshots.filter(confirmed).next()
+                let mut snapshots =
+                    inventory.versions().iter().rev().filter(|v| v.kind == VersionKind::Snapshot);
+                snapshots.find(confirmed)
             }
         };
         let Some(version) = found.map(|version| version.id.clone()) else {
@@ -292,9 +293,8 @@ impl<'a> Source<'a> {
     fn send(
         &self,
         archive: &Archive,
-        group: Group,
+        (group, base): (Group, Option<&Base>),
         claim: &Claim,
-        base: Option<&Base>,
         wanted: &Wanted,
         observe: &dyn Observe,
     ) -> Result<Done> {
@@ -396,8 +396,8 @@ impl<'a> Source<'a> {
         let there: BTreeSet<Guid> =
             archive.listing()?.stored.iter().map(|stored| stored.version.guid).collect();
         let (inventory, tag) = (self.from.inventory()?, tag(archive));
-        let snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
-        let Some(newest) = snapshots.filter(|version| there.contains(&version.id.guid)).next_back() else {
+        let mut snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
+        let Some(newest) = snapshots.rfind(|version| there.contains(&version.id.guid)) else {
             return Ok(());
         };
         self.from.hold(&newest.id, &tag)?;

@@ -63,11 +63,14 @@ pub struct Fetched {
     pub verified: bool,
 }
 
+/// A description of a file, and its signature.
+pub type Described = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// What was published beside the file at `url`, and its signature, each if it is there.
 ///
 /// # Errors
 /// What the server says; a description that is too long.
-pub fn described(url: &str, patience: Duration) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+pub fn described(url: &str, patience: Duration) -> Result<Described> {
     let client = Client::new(patience)?;
     let get = |ending: &str, max| {
         let url = beside(url, ending);

@@ -54,8 +54,8 @@ pub struct Reset {
 /// Gives the copies a new, unchanged tree. The old ones go when somebody sweeps.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such overlay or copy; [`Error::Refused`] while somebody uses it, and then nothing was changed;
-/// [`Error::Halfway`] if the old tree had to go first on a full disk, and the new one could not be made all the same.
+/// [`NotFound`](crate::endpoint::Error::NotFound) if there is no such overlay or copy; [`Refused`](crate::endpoint::Error::Refused) while somebody uses it, and then nothing was changed;
+/// [`Halfway`](crate::endpoint::Error::Halfway) if the old tree had to go first on a full disk, and the new one could not be made all the same.
 pub fn reset(home: &Home, name: &OverlayName, request: &Request, before: &mut Before<'_>) -> Result<Reset> {
     let (locked, mut record) = opened(home, name)?;
     let written = locked.record()?.map(|written| written.layers);

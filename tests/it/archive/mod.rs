@@ -2,6 +2,7 @@
 
 mod push;
 mod race;
+mod sealed;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,97 @@
+//! Archives in jobs.
+
+use super::Lab;
+use crate::ground::ground;
+
+const NODE: &str = "
+[job.node]
+datasets = [\"FS/node\"]
+crash_consistent = true
+[job.node.retention]
+last = 1
+[[job.node.archive]]
+to = \"file://FS/archive\"
+level = 1
+[job.node.archive.retention]
+last = 2
+[job.node.check]
+warn_verify_age = \"1d\"
+";
+
+#[test]
+fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    // There is no archive yet: the snapshot is taken, and the run failed in part.
+    let (_, said) = lab.ends(7, "job run node");
+    assert!(
+        said.contains("there is no archive at file://FS/archive") && said.contains("archive add"),
+        "{said}"
+    );
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    let mut names = Vec::new();
+    for n in 0..4 {
+        std::fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        let run = lab.json(0, "job run node");
+        let archived = &run["jobs"][0]["archived"];
+        assert_eq!(archived.as_array().map(Vec::len), Some(1), "{run}");
+        let is_full = archived[0]["base"].is_null();
+        assert_eq!(is_full, n == 0, "what changed alone is sent: {run}");
+        names.push(archived[0]["snapshot"].as_str().expect("a name").to_owned());
+    }
+    // The newest two stay, and what they build upon.
+    let list = lab.json(0, "archive list file://FS/archive");
+    let there: Vec<_> =
+        list["versions"].as_array().expect("versions").iter().map(|v| v["name"].clone()).collect();
+    assert_eq!(there.len(), 4, "one chain: nothing can go: {list}");
+    // Here, its base is held, and so the last one stays, whatever its own retention says.
+    let held = lab.json(0, "holds FS/node");
+    assert!(held.to_string().contains("cowsnap:to:archive-"), "{held}");
+    let status = lab.json(0, "status node").to_string();
+    assert!(status.contains("file://") && status.contains("archive"), "{status}");
+    let (text, _) = lab.ends(1, "check node");
+    assert!(text.contains("never compared with file://FS/archive: cowsnap archive verify"), "{text}");
+    lab.ends(0, "archive verify file://FS/archive");
+    let (text, _) = lab.ends(0, "check node");
+    assert!(text.starts_with("OK"), "{text}");
+    let metrics = lab.ends(0, "metrics node").0;
+    assert!(
+        metrics.contains("op=\"replicate\"") && metrics.contains("target=\"file://FS/archive\""),
+        "{metrics}"
+    );
+    assert!(metrics.contains("cowsnap_target_base_state"), "{metrics}");
+    // Damage is found, and not forgotten by a look at less.
+    let parts = lab.fs.path().join("archive/parts");
+    let group = std::fs::read_dir(parts).expect("parts").next().expect("one").expect("one").path();
+    let part = std::fs::read_dir(group).expect("a part").next().expect("one").expect("one").path();
+    let mut bytes = std::fs::read(&part).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&part, bytes).expect("written");
+    lab.ends(4, "archive verify file://FS/archive");
+    lab.ends(0, "archive verify file://FS/archive --quick");
+    let (text, _) = lab.ends(2, "check node");
+    assert!(
+        text.starts_with("CRITICAL") && text.contains("verify of FS/node against file://FS/archive"),
+        "{text}"
+    );
+    let explained = lab.ends(0, "job explain node").0;
+    assert!(explained.contains("pushes the newest snapshot of FS/node to file://FS/archive"), "{explained}");
+}
+
+#[test]
+fn a_job_ends_chains_as_it_is_told_so_that_what_is_old_can_go() {
+    ground!("btrfs");
+    let lab = Lab::new(&NODE.replace("level = 1", "max_chain = 2"));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    for n in 0..6 {
+        std::fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        lab.ends(0, "job run node");
+    }
+    let list = lab.json(0, "archive list file://FS/archive");
+    let chains: Vec<_> =
+        list["versions"].as_array().expect("versions").iter().map(|v| v["chain"].clone()).collect();
+    assert_eq!(chains, [1, 2], "two are kept: a full one, and what builds upon it: {list}");
+}
