@@ -192,7 +192,7 @@ fn a_full_disk_breaks_a_push_off_and_the_next_one_goes_on() {
     ground.url = format!("file://{}", disk.path().join("archive").display());
     ground.run("archive add URL FS/d");
     let filler = disk.path().join("filler");
-    let free = rustix::fs::statvfs(&disk.path()).expect("a filesystem");
+    let free = rustix::fs::statvfs(disk.path()).expect("a filesystem");
     let len = free.f_bavail * free.f_frsize;
     std::fs::write(&filler, vec![1; usize::try_from(len.saturating_sub(20 << 20)).expect("small")])
         .expect("written");

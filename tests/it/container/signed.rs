@@ -47,7 +47,8 @@ fn one_of_the_trusted_must_have_signed() {
 fn the_same_container_is_signed_encrypted_and_known_without_decrypting_it() {
     let (signer, identity) = (key(1), Identity::generate());
     let by = encryption(&[&identity]);
-    let (container, _) = write_with(&header(), &mixed(FRAME + 9), &zstd(), Some(&by), &[signer.clone()]);
+    let (container, _) =
+        write_with(&header(), &mixed(FRAME + 9), &zstd(), Some(&by), std::slice::from_ref(&signer));
     let known = Reader::outline(Cursor::new(container.clone()), &trusting(&[&signer]), |_| {}).unwrap().1;
     assert_eq!((known.signers, known.root), (vec![signer.public()], None));
     let foreign = Reader::outline(Cursor::new(container.clone()), &trusting(&[&key(2)]), |_| {});

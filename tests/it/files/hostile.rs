@@ -9,6 +9,9 @@ use cowsnap::stream::tar::{Member, Reader, Type, Writer};
 use super::lab::{Lab, noise, text};
 use crate::ground::{ground, run};
 
+/// What is in an archive.
+type Entries = Vec<(Member, Vec<u8>)>;
+
 fn file(path: &str, len: u64) -> Member {
     Member { size: len, ..Member::new(Type::File, path) }
 }
@@ -80,7 +83,7 @@ fn a_link_that_is_overwritten_is_not_followed() {
 }
 
 /// The members of a tar with their bytes.
-fn members_of(tar: &[u8]) -> Vec<(Member, Vec<u8>)> {
+fn members_of(tar: &[u8]) -> Entries {
     let mut reader = Reader::new(tar);
     let mut all = Vec::new();
     while let Some(member) = reader.entry().expect("it is whole") {
@@ -159,7 +162,7 @@ fn an_archive_that_was_put_together_otherwise_is_corrupt() {
     let members = members_of(&small(&lab));
     let at =
         |path: &str| members.iter().position(|(member, _)| member.path == path.as_bytes()).expect("there");
-    let changed = |change: &dyn Fn(&mut Vec<(Member, Vec<u8>)>)| {
+    let changed = |change: &dyn Fn(&mut Entries)| {
         let mut members = members.clone();
         change(&mut members);
         written(&members)
