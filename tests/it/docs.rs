@@ -178,7 +178,7 @@ fn without_numbers(text: &str) -> String {
 /// Where a page's commands run: its own state directory and its own `/srv`, both gone with it.
 struct Stage {
     folder: tempfile::TempDir,
-    env: Vec<(&'static str, &'static str)>,
+    env: Vec<(String, String)>,
     /// What else the pages call otherwise than it is here.
     also: Vec<(&'static str, String)>,
 }
@@ -232,7 +232,7 @@ impl Stage {
             .env("COWSNAP_OVERLAY_HOME", self.folder.path().join("overlays"))
             .env("COWSNAP_SSH", self.folder.path().join("work/ssh"))
             .env_remove("RUST_LOG")
-            .envs(self.env.iter().copied())
+            .envs(self.env.iter().cloned())
             .current_dir(self.folder.path().join("work"))
             .stdin(std::process::Stdio::null())
             .output()
@@ -273,8 +273,12 @@ pub fn run_page_with(name: &str, env: &[(&'static str, &'static str)]) {
 
 /// As [`run_page_with`], where this is what some words of the page mean here.
 pub fn run_page_placed(name: &str, env: &[(&'static str, &'static str)], also: Vec<(&'static str, String)>) {
+    run_page_in(name, env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(), also);
+}
+
+fn run_page_in(name: &str, env: Vec<(String, String)>, also: Vec<(&'static str, String)>) {
     let mut stage = Stage::new();
-    stage.env = env.to_vec();
+    stage.env = env;
     stage.also = also;
     run_text(name, &document(name), &stage);
 }
@@ -331,6 +335,13 @@ fn what_the_daemons_page_shows_is_so() {
 fn what_bootstrap_shows_is_so() {
     ground!("btrfs", "jq", "curl", "b3sum", "zstd", "python3");
     run_page("docs/bootstrap.md");
+}
+
+#[test]
+fn what_archives_shows_is_so() {
+    ground!("btrfs");
+    let server = crate::s3::Server::start();
+    run_page_in("docs/archive.md", server.env(), vec![("s3://backups/", server.url("b") + "/")]);
 }
 
 #[test]
