@@ -52,6 +52,14 @@ fn subjects(job: &Job) -> Vec<Subject> {
     all.extend(job.quiesce.as_ref().map(|_| Subject::of_job(Op::Quiesce)));
     all.extend(each(Op::Snapshot));
     all.extend(job.targets.iter().map(|target| Subject::to_target(&target.dataset, &target.to)));
+    for it in &job.archives {
+        all.extend(
+            [Op::Replicate, Op::Verify, Op::VerifyContent]
+                .map(|op| Subject::of_target(op, &it.dataset, &it.to)),
+        );
+        let prune = it.retention.as_ref().map(|_| Subject::of_target(Op::Prune, &it.dataset, &it.to));
+        all.extend(prune);
+    }
     all.extend(job.retention.iter().flat_map(|_| each(Op::Prune)));
     all.extend(job.drill.as_ref().map(|_| Subject::of_job(Op::Drill)));
     for op in [Op::Verify, Op::VerifyContent] {

@@ -105,9 +105,9 @@ pub struct Drill {
     pub expect: Option<String>,
     /// How long it may take.
     pub within: Duration,
-    /// The target whose newest snapshot is taken; without it the job's own.
+    /// The target or archive whose newest snapshot is taken; without it the job's own.
     pub from: Option<String>,
-    /// Of a target on another machine: in what its snapshot is received, to be discarded afterwards.
+    /// Of a target on another machine, and of an archive: in what its snapshot is received, to be discarded afterwards.
     pub into: Option<Received>,
     /// Who it is run as; without it root.
     pub user: Option<String>,
@@ -124,6 +124,10 @@ pub struct Received {
     pub into: String,
     /// How long it may take.
     pub within: Option<Duration>,
+    /// Of an archive: files with identities that decrypt it.
+    pub identity: Vec<PathBuf>,
+    /// Of an archive: keys, or files with some, one of which must have signed it; nobody has to without any.
+    pub verify_key: Vec<String>,
 }
 
 /// What becomes of a run while another one is at work on one of its datasets.

@@ -254,7 +254,7 @@ impl Reader<'_> {
         let archives: Vec<_> =
             raw.archive.into_iter().filter_map(|raw| self.archive(raw, &datasets)).collect();
         let recursive = raw.recursive;
-        let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &datasets, recursive));
+        let drill = raw.drill.and_then(|raw| self.drill(raw, &targets, &archives, &datasets, recursive));
         let hooks = raw.hooks.map(|raw| self.hooks(raw, has_targets));
         let trigger = raw.trigger.map(|raw| self.trigger(raw, schedule.as_ref(), retention.as_ref()));
         Job {

@@ -14,8 +14,10 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::endpoint::{self, Dataset, DestroyDataset, Error as EndpointError, History};
 use crate::exec::Observe;
+use crate::exec::archive::pull::Chain;
+use crate::exec::restore::plain::Streams;
 use crate::exec::transfer::{Moved, Options, Place, Transfer, asked, transfer};
-use crate::model::{Version, VersionRef};
+use crate::model::{Guid, Version, VersionRef};
 use crate::{Error, Result};
 
 /// The folder of the state directory that has a file for each.
@@ -27,7 +29,7 @@ const MAX_LEN: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct Scratch {
     dataset: Dataset,
-    guid: String,
+    guids: String,
     note: Note,
 }
 
@@ -39,11 +41,11 @@ struct Note {
 }
 
 impl Scratch {
-    /// The right to make `dataset`, of which nothing is there, for `whom`, to receive `version`.
+    /// The right to make `dataset`, of which nothing is there, for `whom`, to receive `versions`.
     ///
     /// # Errors
     /// [`EndpointError::Refused`] if another process has one for the same; [`EndpointError::Exists`] if it is somebody's; a state directory that can not be written to.
-    pub fn new(state_dir: &Path, whom: &str, dataset: Dataset, version: &VersionRef) -> Result<Self> {
+    pub fn new(state_dir: &Path, whom: &str, dataset: Dataset, versions: &[Guid]) -> Result<Self> {
         let folder = state_dir.join(FOLDER);
         fs::create_dir_all(&folder).map_err(Error::io("make directory", folder.display()))?;
         let Some(mut note) = Note::open(folder.join(whom))? else {
@@ -63,8 +65,10 @@ impl Scratch {
             }
             .into());
         }
-        note.write(&format!("{} {dataset}", version.guid))?;
-        Ok(Self { dataset, guid: version.guid.to_string(), note })
+        let guids: Vec<_> = versions.iter().map(ToString::to_string).collect();
+        let guids = guids.join(",");
+        note.write(&format!("{guids} {dataset}"))?;
+        Ok(Self { dataset, guids, note })
     }
 
     /// What it is.
@@ -100,13 +104,31 @@ impl Scratch {
         })
     }
 
+    /// Receives all of `chain`, each container of which is verified on the way; whether the time `within` is over is looked at between them.
+    ///
+    /// # Errors
+    /// As [`pull()`](crate::exec::archive::pull::pull); [`EndpointError::Io`] of [`TimedOut`](std::io::ErrorKind::TimedOut) if the time was over.
+    pub fn pull(&self, chain: &Chain, within: Option<Duration>, observe: &dyn Observe) -> Result<u64> {
+        let began = Instant::now();
+        let mut bytes = 0;
+        for at in 0..chain.all().len() {
+            if let Some(within) = within.filter(|within| began.elapsed() >= *within) {
+                let why = format!("it was not all there after {within:?}");
+                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
+                return Err(EndpointError::io("receive", chain.label(at))(late).into());
+            }
+            bytes += chain.receive(at, &self.dataset, |incoming| incoming, observe)?.stream_bytes;
+        }
+        Ok(bytes)
+    }
+
     /// Destroys it.
     ///
     /// # Errors
     /// What the filesystem says; then the next one tries again.
     pub fn destroy(self) -> Result<()> {
-        let Self { dataset, guid, mut note } = self;
-        destroy(&dataset, &guid)?;
+        let Self { dataset, guids, mut note } = self;
+        destroy(&dataset, &guids)?;
         note.write("")
     }
 }
@@ -133,8 +155,8 @@ pub fn sweep(state_dir: &Path, find: &dyn Fn(&str) -> Result<Dataset>) -> Result
 fn sweep_one(path: PathBuf, find: &dyn Fn(&str) -> Result<Dataset>) -> Result<()> {
     let Some(mut note) = Note::open(path)? else { return Ok(()) };
     let text = note.read()?;
-    let Some((guid, name)) = text.split_once(' ') else { return Ok(()) };
-    destroy(&find(name)?, guid)?;
+    let Some((guids, name)) = text.split_once(' ') else { return Ok(()) };
+    destroy(&find(name)?, guids)?;
     note.write("")
 }
 
@@ -180,8 +202,8 @@ fn is_there(dataset: &Dataset) -> Result<bool> {
     Ok(!inventory.versions().is_empty() || !inventory.partials.is_empty())
 }
 
-/// Destroys a dataset that has nothing but the version of that identity, or a part of it.
-fn destroy(dataset: &Dataset, guid: &str) -> Result<()> {
+/// Destroys a dataset that has nothing but versions of these identities, with commas between them, or a part of one.
+fn destroy(dataset: &Dataset, guids: &str) -> Result<()> {
     if dataset.partials().is_ok_and(|partials| !partials.is_empty()) {
         dataset.give_up_partial()?;
     }
@@ -189,7 +211,8 @@ fn destroy(dataset: &Dataset, guid: &str) -> Result<()> {
         return Ok(());
     }
     let inventory = dataset.inventory()?;
-    if let Some(other) = inventory.versions().iter().find(|version| version.id.guid.to_string() != guid) {
+    let is_other = |version: &&Version| guids.split(',').all(|guid| version.id.guid.to_string() != guid);
+    if let Some(other) = inventory.versions().iter().find(is_other) {
         return Err(EndpointError::Refused {
             op: "destroy",
             subject: dataset.to_string(),

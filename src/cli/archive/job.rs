@@ -61,7 +61,8 @@ pub(in crate::cli) fn prune_of_job(
     }
 }
 
-fn opened(it: &config::Archive) -> Result<Archive> {
+/// Opens it, as it is configured.
+pub(in crate::cli) fn opened(it: &config::Archive) -> Result<Archive> {
     let mut options = Options::from_env();
     options.endpoint = it.endpoint.clone().or(options.endpoint);
     options.region = it.region.clone().or(options.region);

@@ -64,7 +64,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let error: Option<&Error> = error.as_ref().or(found.as_ref().err());
     if error.is_none_or(|error| !matches!(error, Error::Endpoint(endpoint::Error::Interrupted { .. }))) {
         // What only a part of the bytes proves takes nothing back that a look at all of them has found.
-        let depth = run::Depth { content: false, all: matches!(depth, Depth::Full), inside: true };
+        let depth = run::Depth { content: true, all: matches!(depth, Depth::Full), inside: true };
         archive_verified(&args.config, archive.store().url(), depth, began.elapsed(), error, context);
     }
     let found = found?;

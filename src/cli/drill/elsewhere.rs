@@ -1,38 +1,51 @@
-//! What is rehearsed of a target on another machine: its newest snapshot is received here, in a dataset of its own that goes again.
+//! What is rehearsed of a target on another machine, or of an archive: its newest snapshot is received here, in a dataset of its own that goes again.
 
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::cli::archive::opened;
 use crate::cli::peer::Way;
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
 use crate::cli::{Context, place};
-use crate::config::{Drill, Job, Received};
+use crate::config::{self, Drill, Job, Received};
+use crate::endpoint::archive::Archive;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::{Dataset, Error as EndpointError};
+use crate::exec::archive::pull::Chain;
+use crate::exec::keys;
 use crate::exec::overlay::reap;
+use crate::exec::restore::plain::Streams;
 use crate::exec::scratch::{self, Scratch};
 use crate::exec::transfer::{Options, Place};
-use crate::model::{Inventory, SnapshotName, Target, Version, VersionKind};
+use crate::model::{Guid, Inventory, SnapshotName, Target, Version, VersionKind};
+use crate::stream::reader::Keys;
 use crate::stream::writer::DEFAULT_LEVEL;
 use crate::{Error, Result};
 
 /// What the dataset is called that is received for a job, in the place that its configuration names.
 const NAME: &str = "cowsnap-drill-";
 
-/// A snapshot of a target on another machine.
+/// A snapshot of a target on another machine, or of an archive.
 pub(super) struct Elsewhere<'a> {
     /// Of which job.
     pub job: &'a Job,
     received: &'a Received,
-    from: Place,
+    from: From,
     /// Which.
     pub version: Version,
-    options: Options,
+}
+
+/// Where it is.
+enum From {
+    /// On another machine.
+    Peer(Place, Options),
+    /// In an archive.
+    Archive(Archive, Chain),
 }
 
 impl<'a> Elsewhere<'a> {
-    /// Looks for the snapshot `name`, or the newest. `None` if the drill is of no target on another machine.
+    /// Looks for the snapshot `name`, or the newest. `None` if the drill is of no target on another machine, and of no archive.
     pub(super) fn find(
         job: &'a Job,
         drill: &'a Drill,
@@ -40,24 +53,19 @@ impl<'a> Elsewhere<'a> {
         context: &Context,
     ) -> Result<Option<Self>> {
         let (Some(to), Some(received)) = (&drill.from, &drill.into) else { return Ok(None) };
-        let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
-        let way = Way { stall: 600, ssh: &ssh, remote: "cowsnap serve", unattended: None };
-        let from = way.to(&Target::parse(to.as_ref())?, context)?;
-        let (inventory, _) = from.look()?;
-        let version = version(&inventory, name, to)?;
-        let replica = job.targets.iter().find(|replica| replica.to == *to);
-        let options = Options {
-            level: Some(replica.and_then(|replica| replica.level).unwrap_or(DEFAULT_LEVEL)),
-            bandwidth: replica.and_then(|replica| replica.bandwidth),
-            zfs_flags: replica.and_then(|replica| replica.zfs_flags),
-            keep_every: 256 << 20,
+        let (from, version) = match job.archives.iter().find(|archive| archive.to == *to) {
+            Some(archive) => in_archive(archive, received, name, context)?,
+            None => at_peer(job, to, name, context)?,
         };
-        Ok(Some(Self { job, received, from, version, options }))
+        Ok(Some(Self { job, received, from, version }))
     }
 
     /// What it is called where it is.
     pub(super) fn label(&self) -> String {
-        format!("{}@{}", self.from, self.version.id.name)
+        match &self.from {
+            From::Peer(from, _) => format!("{from}@{}", self.version.id.name),
+            From::Archive(archive, _) => format!("{}@{}", archive.url(), self.version.id.name),
+        }
     }
 
     /// What it is received as.
@@ -69,9 +77,15 @@ impl<'a> Elsewhere<'a> {
 
     /// What it would be, in words.
     pub(super) fn foretold(&self, context: &Context) -> Result<String> {
-        let about = match scratch::announced(&self.from, &self.version, &self.options)? {
-            Some(bytes) => format!("about {}", size(bytes)),
-            None => "nobody can tell how much beforehand".into(),
+        let about = match &self.from {
+            From::Peer(from, options) => match scratch::announced(from, &self.version, options)? {
+                Some(bytes) => format!("about {}", size(bytes)),
+                None => "nobody can tell how much beforehand".into(),
+            },
+            From::Archive(_, chain) => {
+                let cost = chain.cost();
+                format!("{} in {} requests", size(cost.bytes), cost.requests)
+            }
         };
         Ok(format!("receive all of {} as {}, {about}", self.label(), self.dataset(context)?))
     }
@@ -84,17 +98,14 @@ impl<'a> Elsewhere<'a> {
             let hint = Some("receive into another place".into());
             return Err(EndpointError::Exists { what: "file", subject: dataset.to_string(), hint }.into());
         }
-        let scratch = Scratch::new(context.state_dir(), &self.job.name, dataset, &self.version.id)?;
-        let (from, progress) = (self.from.again()?, Progress::new(context));
-        match scratch.receive(&from, &self.version.id, &self.options, self.received.within, &progress) {
-            Ok(moved) => {
-                context.notice(format!(
-                    "job {}: received {} in {:.1} s, blake3 {} verified",
-                    self.job.name,
-                    size(moved.stream_bytes),
-                    moved.seconds,
-                    moved.blake3
-                ));
+        let guids: Vec<Guid> = match &self.from {
+            From::Peer(..) => vec![self.version.id.guid],
+            From::Archive(_, chain) => chain.all().iter().map(|stream| stream.brings.guid).collect(),
+        };
+        let scratch = Scratch::new(context.state_dir(), &self.job.name, dataset, &guids)?;
+        match self.received(&scratch, context) {
+            Ok(done) => {
+                context.notice(format!("job {}: {done}", self.job.name));
                 Ok(scratch)
             }
             Err(error) => {
@@ -103,6 +114,58 @@ impl<'a> Elsewhere<'a> {
             }
         }
     }
+
+    /// Receives it into `scratch`; what was received, in words.
+    fn received(&self, scratch: &Scratch, context: &Context) -> Result<String> {
+        let (within, progress) = (self.received.within, Progress::new(context));
+        match &self.from {
+            From::Peer(from, options) => {
+                let from = from.again()?;
+                let moved = scratch.receive(&from, &self.version.id, options, within, &progress)?;
+                let bytes = size(moved.stream_bytes);
+                Ok(format!("received {bytes} in {:.1} s, blake3 {} verified", moved.seconds, moved.blake3))
+            }
+            From::Archive(archive, _) => {
+                // Claimed only now: a look beforehand leaves nothing there.
+                let name = Some(&self.version.id.name);
+                let nothing = Inventory::default();
+                let chain = Chain::find(archive.clone(), name, &nothing, context.state_dir())?.claimed()?;
+                let bytes = scratch.pull(&chain, within, &progress)?;
+                Ok(format!("received {} by {} containers, verified", size(bytes), chain.all().len()))
+            }
+        }
+    }
+}
+
+fn at_peer(job: &Job, to: &str, name: Option<&SnapshotName>, context: &Context) -> Result<(From, Version)> {
+    let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
+    let way = Way { stall: 600, ssh: &ssh, remote: "cowsnap serve", unattended: None };
+    let from = way.to(&Target::parse(to.as_ref())?, context)?;
+    let (inventory, _) = from.look()?;
+    let version = version(&inventory, name, to)?;
+    let replica = job.targets.iter().find(|replica| replica.to == *to);
+    let options = Options {
+        level: Some(replica.and_then(|replica| replica.level).unwrap_or(DEFAULT_LEVEL)),
+        bandwidth: replica.and_then(|replica| replica.bandwidth),
+        zfs_flags: replica.and_then(|replica| replica.zfs_flags),
+        keep_every: 256 << 20,
+    };
+    Ok((From::Peer(from, options), version))
+}
+
+fn in_archive(
+    archive: &config::Archive,
+    received: &Received,
+    name: Option<&SnapshotName>,
+    context: &Context,
+) -> Result<(From, Version)> {
+    let (identities, trusted) = (keys::identities(&received.identity)?, keys::trusted(&received.verify_key)?);
+    let archive = opened(archive)?.with_keys(Keys { identities, trusted });
+    let chain = Chain::find(archive.clone(), name, &Inventory::default(), context.state_dir())?;
+    let created = chain.created().expect("nothing of it is anywhere yet");
+    let id = chain.version().clone();
+    let version = Version { id, kind: VersionKind::Snapshot, order: 0, created };
+    Ok((From::Archive(archive, chain), version))
 }
 
 /// Destroys what was received; the next drill does what can not be done now.

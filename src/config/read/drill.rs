@@ -1,5 +1,6 @@
 //! How a restore of a job is rehearsed.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -7,7 +8,7 @@ use toml::Spanned;
 
 use super::quiesce::absolute;
 use super::{Reader, Text, Texts};
-use crate::config::{Drill, Received, Replica, value};
+use crate::config::{Archive, Drill, Received, Replica, value};
 use crate::model::Target;
 
 /// How long a rehearsal may take, where nothing else is said.
@@ -22,6 +23,10 @@ pub(super) struct RawDrill {
     from: Option<Text>,
     into: Option<Text>,
     receive_within: Option<Text>,
+    #[serde(default)]
+    identity: Vec<Text>,
+    #[serde(default)]
+    verify_key: Vec<Text>,
     user: Option<Text>,
     #[serde(default)]
     network: bool,
@@ -34,6 +39,7 @@ impl Reader<'_> {
         &mut self,
         raw: Spanned<RawDrill>,
         targets: &[Replica],
+        archives: &[Archive],
         datasets: &[String],
         recursive: bool,
     ) -> Option<Drill> {
@@ -47,9 +53,15 @@ impl Reader<'_> {
         let command = raw.command.and_then(|words| self.command("command", words));
         let expect = raw.expect.and_then(|text| self.parsed("expect", text, line));
         let within = raw.within.and_then(|text| self.parsed("within", text, value::duration));
-        let is_from_elsewhere = raw.from.as_ref().is_some_and(|from| is_elsewhere(from.get_ref()));
-        let from = raw.from.and_then(|text| self.source_of_drill(text, targets, datasets, recursive));
+        let is_archive = |to: &String| archives.iter().any(|archive| archive.to == *to);
+        let from_archive = raw.from.as_ref().is_some_and(|from| is_archive(from.get_ref()));
+        let is_from_elsewhere =
+            from_archive || raw.from.as_ref().is_some_and(|from| is_elsewhere(from.get_ref()));
+        let is_known = |to: &String| is_archive(to) || targets.iter().any(|replica| replica.to == *to);
+        let from = raw.from.and_then(|text| self.source_of_drill(text, &is_known, datasets, recursive));
+        let keys = self.keys_of_drill(from_archive, raw.identity, raw.verify_key);
         let into = self.received(span, is_from_elsewhere, raw.into, raw.receive_within);
+        let into = into.map(|into| Received { identity: keys.0, verify_key: keys.1, ..into });
         let user = raw.user.and_then(|text| self.parsed("user", text, user));
         let scratch =
             raw.scratch.into_iter().filter_map(|text| self.parsed("scratch", text, absolute)).collect();
@@ -69,7 +81,11 @@ impl Reader<'_> {
         if !is_from_elsewhere {
             for (key, text) in [("into", into), ("receive_within", within)] {
                 if let Some(text) = text {
-                    self.problem(text.span(), key, "is for a `from` on another machine: ssh://…");
+                    self.problem(
+                        text.span(),
+                        key,
+                        "is for a `from` on another machine (ssh://…), or an archive of the job's",
+                    );
                 }
             }
             return None;
@@ -81,13 +97,32 @@ impl Reader<'_> {
             return None;
         };
         let into = self.parsed("into", into, local)?;
-        Some(Received { into, within })
+        Some(Received { into, within, identity: Vec::new(), verify_key: Vec::new() })
+    }
+
+    /// What reads an archive, and whose it must be.
+    fn keys_of_drill(
+        &mut self,
+        from_archive: bool,
+        identity: Vec<Text>,
+        verify_key: Vec<Text>,
+    ) -> (Vec<PathBuf>, Vec<String>) {
+        if !from_archive {
+            for (key, text) in [("identity", identity.first()), ("verify_key", verify_key.first())] {
+                if let Some(text) = text {
+                    self.problem(text.span(), key, "is for a `from` that is an archive of the job's");
+                }
+            }
+        }
+        let identity = identity.into_iter().filter_map(|text| self.parsed("identity", text, absolute));
+        let identity = identity.collect();
+        (identity, verify_key.into_iter().map(Spanned::into_inner).collect())
     }
 
     fn source_of_drill(
         &mut self,
         text: Text,
-        targets: &[Replica],
+        is_known: &dyn Fn(&String) -> bool,
         datasets: &[String],
         recursive: bool,
     ) -> Option<String> {
@@ -95,9 +130,7 @@ impl Reader<'_> {
             _ if datasets.len() > 1 || recursive => {
                 "a job of several datasets is rehearsed from its own snapshots"
             }
-            to if !targets.iter().any(|replica| replica.to == *to) => {
-                "is none of the job's targets, as it stands there"
-            }
+            to if !is_known(to) => "is none of the job's targets or archives, as it stands there",
             to => return Some(to.clone()),
         };
         self.problem(text.span(), "from", format!("{:?}: {what}", text.get_ref()));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::endpoint::archive::{Archive, Claim, Manifest};
@@ -100,6 +101,11 @@ impl Chain {
     /// What it ends in.
     pub fn version(&self) -> &VersionRef {
         &self.version
+    }
+
+    /// When what it ends in was made, by its source's clock; `None` if nothing of it is missing.
+    pub fn created(&self) -> Option<Timestamp> {
+        self.stored.last().map(|stored| stored.created)
     }
 
     /// Whose streams they are.

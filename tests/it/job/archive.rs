@@ -54,7 +54,7 @@ fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
     assert!(text.contains("never compared with file://FS/archive: cowsnap archive verify"), "{text}");
     lab.ends(0, "archive verify file://FS/archive");
     let (text, _) = lab.ends(0, "check node");
-    assert!(text.starts_with("OK"), "{text}");
+    assert!(text.starts_with("COWSNAP OK"), "{text}");
     let metrics = lab.ends(0, "metrics node").0;
     assert!(
         metrics.contains("op=\"replicate\"") && metrics.contains("target=\"file://FS/archive\""),
@@ -73,7 +73,8 @@ fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
     lab.ends(0, "archive verify file://FS/archive --quick");
     let (text, _) = lab.ends(2, "check node");
     assert!(
-        text.starts_with("CRITICAL") && text.contains("verify of FS/node against file://FS/archive"),
+        text.starts_with("COWSNAP CRITICAL")
+            && text.contains("verify-content of FS/node against file://FS/archive"),
         "{text}"
     );
     let explained = lab.ends(0, "job explain node").0;
@@ -94,4 +95,75 @@ fn a_job_ends_chains_as_it_is_told_so_that_what_is_old_can_go() {
     let chains: Vec<_> =
         list["versions"].as_array().expect("versions").iter().map(|v| v["chain"].clone()).collect();
     assert_eq!(chains, [1, 2], "two are kept: a full one, and what builds upon it: {list}");
+}
+
+#[test]
+fn what_is_in_an_archive_is_rehearsed_and_nothing_of_it_stays() {
+    ground!("btrfs", "loop", "root");
+    let check = |what: &str| {
+        format!(
+            "[job.node.drill]\nfrom = \"file://FS/archive\"\ninto = \"FS\"\ncommand = [\"/bin/sh\", \"-c\", \"{what}\"]\n"
+        )
+    };
+    let lab = Lab::new(&format!(
+        "{NODE}{}",
+        check("grep 2 $COWSNAP_DRILL_DIR/height && echo mine > $COWSNAP_DRILL_DIR/height")
+    ));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    for n in 0..3 {
+        std::fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        lab.ends(0, "job run node");
+    }
+    std::fs::write(lab.fs.path().join("node/height"), "later").expect("written");
+    let (text, _) = lab.ends(0, "drill node --dry-run");
+    assert!(text.contains("would receive all of file://FS/archive@") && text.contains("requests"), "{text}");
+    let home = lab.fs.outside().join("home").display().to_string();
+    let (text, said) = lab.ends(0, &format!("drill node --home {home}"));
+    assert!(
+        text.starts_with("file://FS/archive@") && said.contains("by 3 containers, verified"),
+        "{text}{said}"
+    );
+    let left = || {
+        let names = |dir: &str| std::fs::read_dir(lab.fs.path().join(dir)).into_iter().flatten().flatten();
+        let all = names("").chain(names(".cowsnap/datasets")).chain(names(".cowsnap/staging"));
+        all.filter(|entry| entry.file_name().to_string_lossy().contains("cowsnap-drill")).count()
+    };
+    assert_eq!(left(), 0);
+    assert_eq!(std::fs::read_to_string(lab.fs.path().join("node/height")).expect("there"), "later");
+    assert!(lab.ends(0, "metrics node").0.contains("target=\"file://FS/archive\""));
+    // What is not good is exit 4, and so is what is damaged on the way.
+    lab.write(&format!("{NODE}{}", check("exit 1")));
+    lab.ends(4, &format!("drill node --home {home}"));
+    let claims = std::fs::read_dir(lab.fs.path().join("archive/claims")).map_or(0, |left| left.count());
+    assert_eq!((left(), claims), (0, 0));
+    let parts = lab.fs.path().join("archive/parts");
+    for group in std::fs::read_dir(parts).expect("parts").flatten() {
+        for part in std::fs::read_dir(group.path()).expect("a part").flatten() {
+            let mut bytes = std::fs::read(part.path()).expect("read");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(part.path(), bytes).expect("written");
+        }
+    }
+    lab.write(&format!("{NODE}{}", check("true")));
+    let (_, said) = lab.ends(4, &format!("drill node --home {home}"));
+    assert!(said.contains("file://FS/archive"), "{said}");
+    assert_eq!(left(), 0);
+    // A target that is none of its archives, and a pool that is not said.
+    for (more, why) in [
+        (
+            "[job.node.drill]\nfrom = \"file:///elsewhere\"\ninto = \"FS\"\ncommand = [\"/bin/true\"]\n",
+            "none of the job's targets or archives",
+        ),
+        ("[job.node.drill]\nfrom = \"file://FS/archive\"\ncommand = [\"/bin/true\"]\n", "into: is missing"),
+        (
+            "[job.node.drill]\nidentity = [\"/k\"]\ncommand = [\"/bin/true\"]\n",
+            "is for a `from` that is an archive",
+        ),
+    ] {
+        lab.write(&format!("{NODE}{more}"));
+        let (_, said) = lab.ends(2, "job check");
+        assert!(said.contains(why), "{said}");
+    }
 }
