@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::import::{Source, imported, report};
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint::files::http::shown;
 use crate::endpoint::{self, Dataset};
@@ -48,6 +49,9 @@ pub struct Args {
     /// Take it though nobody says what it is
     #[arg(long)]
     unverified: bool,
+    /// With --to: make devices, and keep set-user-id bits and capabilities
+    #[arg(long, requires = "to")]
+    privileged: bool,
     /// How many parts come at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: u64,
@@ -181,7 +185,7 @@ fn foretell(args: &Args, public: Option<&Public>, file: &std::path::Path, contex
         args.to.as_ref().map_or_else(|| file.display().to_string(), |to| to.to_string_lossy().into_owned());
     let value =
         json!({ "dry_run": true, "would_fetch": shown(&args.url), "to": to, "described": public.map(short) });
-    context.print(&value, format!("would download {}{what} to {to}", shown(&args.url)))
+    context.print(&value, printable_lines(&format!("would download {}{what} to {to}", shown(&args.url))))
 }
 
 /// What was published, without the digests of all pieces.
@@ -205,7 +209,8 @@ fn told(fetched: &Fetched, public: Option<&Public>, context: &Context) -> Result
         size(fetched.fetched_bytes),
         fetched.blake3
     );
-    context.print(&json!({ "fetched": fetched, "described": public.map(short) }), text)
+    // What was published is what somebody else wrote.
+    context.print(&json!({ "fetched": fetched, "described": public.map(short) }), printable_lines(&text))
 }
 
 fn take_in(
@@ -225,7 +230,8 @@ fn take_in(
     };
     let input = crate::cli::stream::open(file)?;
     let source = Source { name: shown(&args.url), expected, beside: None };
-    let done = imported(input, source, to, (args.unverified, args.snapshot.clone()), context);
+    let done =
+        imported(input, source, to, (args.unverified, args.privileged, args.snapshot.clone()), context);
     if !matches!(&done, Err(error) if error.class() != crate::Class::Corrupt) {
         // What it was is a dataset now, or is worth nothing.
         let _ = std::fs::remove_file(file);
