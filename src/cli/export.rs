@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint;
 use crate::exec::files::export::{Export, Exported, Request, Said, said_by};
@@ -233,16 +234,24 @@ fn foretell(about: &About, file: Option<&Path>, context: &Context) -> Result<()>
         size(about.stored)
     );
     about.left_out.iter().for_each(|left| text += &format!("would leave out {} ({})\n", left.path, left.why));
+    if about.n_left_out_more > 0 {
+        text += &format!("would leave out {} more\n", about.n_left_out_more);
+    }
+    let text = printable_lines(&text);
     context.print(&json!({ "dry_run": true, "file": to, "would_export": about }), text)
 }
 
 fn tell_what_is_left_out(about: &About, context: &Context) {
     for left in about.left_out.iter().take(MOST_SAID) {
-        context
-            .notice(crate::cli::table::printable_lines(&format!("left out: {} ({})", left.path, left.why)));
+        context.notice(printable_lines(&format!("left out: {} ({})", left.path, left.why)));
     }
-    if let Some(more) = about.left_out.len().checked_sub(MOST_SAID).filter(|more| *more > 0) {
-        context.notice(format!("left out: {more} more, which the manifest names"));
+    let more = about.left_out.len().saturating_sub(MOST_SAID);
+    match (more, about.n_left_out_more) {
+        (0, 0) => {}
+        (more, 0) => context.notice(format!("left out: {more} more, which the manifest names")),
+        (more, others) => context.notice(format!(
+            "left out: {more} more, which the manifest names, and {others} that it counts only"
+        )),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cowsnap fetch`
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,16 +9,17 @@ use serde_json::json;
 use crate::cli::import::{Source, imported, report};
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
-use crate::endpoint::files::http::shown;
+use crate::endpoint::files::http::{query_digest, shown};
 use crate::endpoint::{self, Dataset};
-use crate::exec::files::fetch::{Fetched, Request, described, fetch};
+use crate::exec::files::fetch::{Fetched, Request, described, digest_of, fetch};
 use crate::exec::files::import::Expected;
 use crate::exec::keys;
 use crate::model::files::{Public, SIGN_CONTEXT};
 use crate::model::{Digest, SnapshotName, Target};
 use crate::stream::sign::{Signature, Trusted, Untrusted};
-use crate::{Error, Result};
+use crate::{Class, Error, Result};
 
 /// Download an archive that was published, and believe no byte of it that is not what was said
 ///
@@ -48,6 +49,9 @@ pub struct Args {
     /// Take it though nobody says what it is
     #[arg(long)]
     unverified: bool,
+    /// With --to: make devices, and keep set-user-id bits and capabilities
+    #[arg(long, requires = "to")]
+    privileged: bool,
     /// How many parts come at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: u64,
@@ -73,11 +77,19 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let file = file(args, context)?;
     let patience = Duration::from_secs(args.patience);
     let trusted = keys::trusted(&args.verify_key)?;
-    let (public, signature) = described(&args.url, patience)?;
+    let (public, signature) = match described(&args.url, patience, trusted.is_some()) {
+        Err(error) if takes_undescribed(args) && is_none(&error) => {
+            (told_of_none(args, &error, context), None)
+        }
+        other => other?,
+    };
     if let Some(trusted) = &trusted {
         check_signature(args, trusted, public.as_deref(), signature.as_deref())?;
     }
-    let public = public.map(|bytes| read(args, &bytes)).transpose()?;
+    let public = match public.map(|bytes| read(args, &bytes)).transpose() {
+        Err(error) if takes_undescribed(args) => told_of_none(args, &error, context),
+        other => other?,
+    };
     check(args, public.as_ref())?;
     if args.dry_run {
         return foretell(args, public.as_ref(), &file, context);
@@ -86,9 +98,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         let folder = file.parent().unwrap_or(&file);
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder.display()))?;
     }
-    let fetched = match (&to, file.is_file()) {
+    let had_come = to.is_some() && is_what_was_published(&file, args, public.as_ref())?;
+    let fetched = match had_come {
         // It had come, and was not imported.
-        (Some(_), true) => None,
+        true => None,
         _ => Some(fetch(&Request {
             url: args.url.clone(),
             to: file.clone(),
@@ -107,6 +120,37 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
 }
 
+/// Whether the file lies there as it was published. What lies there otherwise is taken away: it is fetched anew.
+fn is_what_was_published(file: &Path, args: &Args, public: Option<&Public>) -> Result<bool> {
+    if !file.is_file() {
+        return Ok(false);
+    }
+    let expected = public.map(|public| public.blake3).or(args.blake3);
+    if let Some(expected) = expected
+        && digest_of(file)? == expected
+    {
+        return Ok(true);
+    }
+    std::fs::remove_file(file).map_err(Error::io("remove", file.display()))?;
+    Ok(false)
+}
+
+/// Whether it is taken without a description, too.
+fn takes_undescribed(args: &Args) -> bool {
+    args.verify_key.is_empty() && (args.blake3.is_some() || args.unverified)
+}
+
+/// Whether what a server says means that there is no description: some say of what is not there that it is forbidden.
+fn is_none(error: &Error) -> bool {
+    matches!(error.class(), Class::Denied | Class::Usage | Class::Corrupt)
+}
+
+fn told_of_none<T>(args: &Args, error: &Error, context: &Context) -> Option<T> {
+    let url = shown(&args.url);
+    context.notice(printable_lines(&format!("taken without a description: {url}.json is none ({error})")));
+    None
+}
+
 fn file(args: &Args, context: &Context) -> Result<PathBuf> {
     if let Some(file) = &args.file {
         return Ok(file.clone());
@@ -119,7 +163,10 @@ fn file(args: &Args, context: &Context) -> Result<PathBuf> {
     }
     let Some(spool) = args.to.is_some().then(|| args.spool.clone()) else { return Ok(name.into()) };
     let spool = spool.unwrap_or_else(|| context.state_dir().join("fetch"));
-    let key = blake3::hash(url.as_bytes()).to_hex();
+    let key = match query_digest(&args.url) {
+        None => blake3::hash(url.as_bytes()).to_hex(),
+        Some(query) => blake3::hash(format!("{url}?{query}").as_bytes()).to_hex(),
+    };
     Ok(spool.join(&key[..16]).join(name))
 }
 
@@ -175,13 +222,13 @@ fn check(args: &Args, public: Option<&Public>) -> Result<()> {
     }
 }
 
-fn foretell(args: &Args, public: Option<&Public>, file: &std::path::Path, context: &Context) -> Result<()> {
+fn foretell(args: &Args, public: Option<&Public>, file: &Path, context: &Context) -> Result<()> {
     let what = public.map_or_else(String::new, |public| format!(", {}", size(public.bytes)));
     let to =
         args.to.as_ref().map_or_else(|| file.display().to_string(), |to| to.to_string_lossy().into_owned());
     let value =
         json!({ "dry_run": true, "would_fetch": shown(&args.url), "to": to, "described": public.map(short) });
-    context.print(&value, format!("would download {}{what} to {to}", shown(&args.url)))
+    context.print(&value, printable_lines(&format!("would download {}{what} to {to}", shown(&args.url))))
 }
 
 /// What was published, without the digests of all pieces.
@@ -196,8 +243,9 @@ fn told(fetched: &Fetched, public: Option<&Public>, context: &Context) -> Result
     let height = public
         .and_then(|public| public.height)
         .map_or_else(String::new, |height| format!(", height {height}"));
-    let chain =
-        public.and_then(|public| public.chain.clone()).map_or_else(String::new, |chain| format!(", {chain}"));
+    let chain = public
+        .and_then(|public| public.chain.clone())
+        .map_or_else(String::new, |chain| format!(", {}", chain.replace('\n', "\\n")));
     let text = format!(
         "{}\n{}, {} of it now{chain}{height}, blake3 {}",
         fetched.file.display(),
@@ -205,16 +253,11 @@ fn told(fetched: &Fetched, public: Option<&Public>, context: &Context) -> Result
         size(fetched.fetched_bytes),
         fetched.blake3
     );
-    context.print(&json!({ "fetched": fetched, "described": public.map(short) }), text)
+    // What was published is what somebody else wrote.
+    context.print(&json!({ "fetched": fetched, "described": public.map(short) }), printable_lines(&text))
 }
 
-fn take_in(
-    args: &Args,
-    file: &std::path::Path,
-    public: Option<&Public>,
-    to: Dataset,
-    context: &Context,
-) -> Result<()> {
+fn take_in(args: &Args, file: &Path, public: Option<&Public>, to: Dataset, context: &Context) -> Result<()> {
     let expected = public.map(|public| Expected { bytes: public.bytes, blake3: public.blake3 });
     let expected = match (expected, args.blake3) {
         (None, Some(blake3)) => {
@@ -225,8 +268,9 @@ fn take_in(
     };
     let input = crate::cli::stream::open(file)?;
     let source = Source { name: shown(&args.url), expected, beside: None };
-    let done = imported(input, source, to, (args.unverified, args.snapshot.clone()), context);
-    if !matches!(&done, Err(error) if error.class() != crate::Class::Corrupt) {
+    let done =
+        imported(input, source, to, (args.unverified, args.privileged, args.snapshot.clone()), context);
+    if !matches!(&done, Err(error) if error.class() != Class::Corrupt) {
         // What it was is a dataset now, or is worth nothing.
         let _ = std::fs::remove_file(file);
         let _ = file.parent().map(std::fs::remove_dir);

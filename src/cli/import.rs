@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint::Dataset;
 use crate::exec::files::import::{self, Expected, Imported, import};
@@ -35,6 +36,9 @@ pub struct Args {
     /// Take a tar that says nothing of itself, too
     #[arg(long)]
     unverified: bool,
+    /// With --unverified: make devices, and keep set-user-id bits and capabilities
+    #[arg(long)]
+    privileged: bool,
     /// Say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -51,7 +55,9 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
     let input = crate::cli::stream::open(&args.file)?;
     let source = Source { name, expected: None, beside };
-    let done = imported(input, source, to, (args.unverified, args.snapshot.clone()), context)?;
+    // What says of itself whether it is whole is as privileged as whoever wrote it here.
+    let privileged = args.privileged || !args.unverified;
+    let done = imported(input, source, to, (args.unverified, privileged, args.snapshot.clone()), context)?;
     report(&done, context)
 }
 
@@ -69,29 +75,35 @@ pub(super) fn imported(
     input: impl Read + Send,
     source: Source,
     to: Dataset,
-    (unverified, snapshot): (bool, Option<SnapshotName>),
+    (unverified, privileged, snapshot): (bool, bool, Option<SnapshotName>),
     context: &Context,
 ) -> Result<Imported> {
     let Source { name, expected, beside } = source;
     let observe = &Progress::new(context);
-    import(input, &import::Request { name, expected, beside, to, unverified, snapshot, observe })
+    import(input, &import::Request { name, expected, beside, to, unverified, privileged, snapshot, observe })
 }
 
 pub(super) fn report(done: &Imported, context: &Context) -> Result<()> {
     if !done.verified {
         context.warn("nothing said what is in it: it was taken as it came");
     }
+    if done.n_dropped > 0 {
+        let what = "set-user-id and set-group-id bits and capabilities of files were dropped";
+        context.notice(format!("{what}: {}; --privileged keeps them", done.n_dropped));
+    }
     if let Some(of) = &done.of {
         of.left_out.iter().take(20).for_each(|left| {
-            context.notice(crate::cli::table::printable_lines(&format!(
-                "not in it: {} ({})",
-                left.path, left.why
-            )));
+            context.notice(printable_lines(&format!("not in it: {} ({})", left.path, left.why)));
         });
+        let more = (of.left_out.len() as u64).saturating_sub(20) + of.n_left_out_more;
+        if more > 0 {
+            context.notice(format!("not in it: {more} more"));
+        }
     }
     let of = done.of.as_ref().map_or_else(String::new, |of| format!(", {}@{}", of.dataset, of.snapshot));
     let text = format!("{}: {} entries, {}{of}", done.dataset, done.entries, size(done.bytes));
-    context.print(&json!({ "imported": done }), text)
+    // What an archive says of itself is what somebody else wrote.
+    context.print(&json!({ "imported": done }), printable_lines(&text))
 }
 
 fn beside(args: &Args) -> Result<Option<Beside>> {
@@ -135,5 +147,5 @@ fn foretell(name: &str, beside: Option<&Beside>, to: &Dataset, context: &Context
         format!(": {} entries, {}", beside.about.entries, size(beside.about.bytes))
     });
     let value = json!({ "dry_run": true, "would_import": name, "to": to.to_string(), "manifest": beside });
-    context.print(&value, format!("would make {to} of {name}{what}"))
+    context.print(&value, printable_lines(&format!("would make {to} of {name}{what}")))
 }

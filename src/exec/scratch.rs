@@ -44,7 +44,7 @@ impl Scratch {
     /// The right to make `dataset`, of which nothing is there, for `whom`, to receive `versions`.
     ///
     /// # Errors
-    /// [`EndpointError::Refused`] if another process has one for the same; [`EndpointError::Exists`] if it is somebody's; a state directory that can not be written to.
+    /// [`EndpointError::Refused`] if another process has one for the same, or one of another name was left; [`EndpointError::Exists`] if it is somebody's; a state directory that can not be written to.
     pub fn new(state_dir: &Path, whom: &str, dataset: Dataset, versions: &[Guid]) -> Result<Self> {
         let folder = state_dir.join(FOLDER);
         fs::create_dir_all(&folder).map_err(Error::io("make directory", folder.display()))?;
@@ -57,6 +57,16 @@ impl Scratch {
             }
             .into());
         };
+        let text = note.read()?;
+        if let Some((_, other)) = text.split_once(' ').filter(|(_, name)| *name != dataset.to_string()) {
+            return Err(EndpointError::Refused {
+                op: "receive",
+                subject: dataset.to_string(),
+                why: format!("{other}, which was received for the same purpose before, is not destroyed yet"),
+                hint: Some(format!("cowsnap destroy {}", crate::model::quoted(other))),
+            }
+            .into());
+        }
         if is_there(&dataset)? || dataset.expect_live().is_ok() {
             return Err(EndpointError::Exists {
                 what: "dataset",
@@ -217,6 +227,17 @@ fn destroy(dataset: &Dataset, guids: &str) -> Result<()> {
             op: "destroy",
             subject: dataset.to_string(),
             why: format!("it has @{}, which was not received for a drill", other.id.name),
+            hint: Some(format!("cowsnap rename {} NEW", crate::model::quoted(dataset))),
+        }
+        .into());
+    }
+    // On ZFS, what is received in part is a filesystem without snapshots; elsewhere, nothing that is received can be written to.
+    if !matches!(dataset, Dataset::Zfs(_)) && inventory.versions().is_empty() && dataset.expect_live().is_ok()
+    {
+        return Err(EndpointError::Refused {
+            op: "destroy",
+            subject: dataset.to_string(),
+            why: "somebody made it since: what is received is never live".into(),
             hint: Some(format!("cowsnap rename {} NEW", crate::model::quoted(dataset))),
         }
         .into());

@@ -18,6 +18,14 @@ pub const OWN_DIR: &str = ".cowsnap-export";
 /// The longest description that is read, in bytes.
 pub const MAX_DESCRIPTION: u64 = 64 << 20;
 
+/// How many paths that are left out an archive names, and of how many bytes: the rest is counted.
+const MAX_NAMED: (usize, usize) = (10_000, 4 << 20);
+
+/// Whether a path is below [`OWN_DIR`], or that itself.
+pub fn is_own_path(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').next() == Some(OWN_DIR.as_bytes())
+}
+
 /// What an archive says first of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
@@ -43,6 +51,28 @@ pub struct About {
     pub bytes: u64,
     /// What is not in it.
     pub left_out: Vec<LeftOut>,
+    /// How many more are not in it than `left_out` names.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub n_left_out_more: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// As many as an archive names, and how many more there are.
+pub fn named(mut left_out: Vec<LeftOut>) -> (Vec<LeftOut>, u64) {
+    let (most, max_bytes) = MAX_NAMED;
+    let mut bytes = 0;
+    let fits = left_out.iter().take(most).take_while(|left| {
+        bytes += left.path.len() + left.why.len();
+        bytes <= max_bytes
+    });
+    let n = fits.count();
+    let more = (left_out.len() - n) as u64;
+    left_out.truncate(n);
+    (left_out, more)
 }
 
 /// Something that is not in an archive.
@@ -140,7 +170,7 @@ impl Public {
 }
 
 /// Patterns of what is left out unless somebody asks for it: what makes a node this one and no other, and what can spend.
-pub const DEFAULT_EXCLUDES: [&str; 22] = [
+pub const DEFAULT_EXCLUDES: [&str; 28] = [
     "nodekey",
     "node_key.json",
     "node_key",
@@ -163,13 +193,27 @@ pub const DEFAULT_EXCLUDES: [&str; 22] = [
     ".cookie",
     "validator-keypair*",
     "id_ed25519*",
+    "id_rsa*",
+    "hsm_secret",
+    "*.macaroon",
+    "wallet.db",
+    "*-keypair.json",
+    "validator_keys/**",
 ];
+
+/// A file of that name is left out if it holds [`KEY_IN_CONFIG`], unless somebody asks for it: kubo's has the node's key in it.
+const CONFIG: &[u8] = b"config";
+/// What makes a configuration one with a key in it.
+pub const KEY_IN_CONFIG: &[u8] = b"PrivKey";
+/// Longer ones are no configurations.
+pub const MAX_CONFIG: u64 = 1 << 20;
 
 /// A pattern of paths: `*` and `?` within a name, `**` over several; one that begins with `/` is of the whole path, any other of its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
     parts: Vec<Vec<u8>>,
+    ignores_case: bool,
 }
 
 impl Pattern {
@@ -182,7 +226,12 @@ impl Pattern {
         };
         let parts = rest.split('/').map(|part| part.as_bytes().to_vec());
         let any = (!anchored).then(|| b"**".to_vec());
-        Self { text: text.to_owned(), parts: any.into_iter().chain(parts).collect() }
+        Self { text: text.to_owned(), parts: any.into_iter().chain(parts).collect(), ignores_case: false }
+    }
+
+    /// One for which great letters are as small ones.
+    fn of_any_case(text: &str) -> Self {
+        Self { ignores_case: true, ..Self::new(text) }
     }
 
     /// As it was written.
@@ -192,6 +241,8 @@ impl Pattern {
 
     /// Whether it is of `path`.
     pub fn is_of(&self, path: &[u8]) -> bool {
+        let small = self.ignores_case.then(|| path.to_ascii_lowercase());
+        let path = small.as_deref().unwrap_or(path);
         let names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
         matches(&self.parts, &names)
     }
@@ -256,23 +307,33 @@ pub struct Choice {
     /// What is left out, and why.
     excludes: Vec<(Pattern, &'static str)>,
     includes: Vec<Pattern>,
+    has_defaults: bool,
 }
 
 impl Choice {
     /// All but what `excludes` and, if `defaults`, [`DEFAULT_EXCLUDES`] name and `includes` do not.
     pub fn new(excludes: &[String], includes: &[String], defaults: bool) -> Self {
         let of_defaults =
-            DEFAULT_EXCLUDES.iter().filter(|_| defaults).map(|text| (Pattern::new(text), "default"));
+            DEFAULT_EXCLUDES.iter().filter(|_| defaults).map(|text| (Pattern::of_any_case(text), "default"));
         let given = excludes.iter().map(|text| (Pattern::new(text), "--exclude"));
         let includes = includes.iter().map(|text| Pattern::new(text)).collect();
-        Self { excludes: given.chain(of_defaults).collect(), includes }
+        Self { excludes: given.chain(of_defaults).collect(), includes, has_defaults: defaults }
     }
 
     /// Why `path` is left out; `None` if it is not.
     pub fn why_not(&self, path: &[u8]) -> Option<String> {
         let (pattern, why) = self.excludes.iter().find(|(pattern, _)| pattern.is_of_or_above(path))?;
-        let is_wanted = self.includes.iter().any(|pattern| pattern.is_of_or_above(path));
-        (!is_wanted).then(|| format!("{why}: {}", pattern.text()))
+        (!self.is_wanted(path)).then(|| format!("{why}: {}", pattern.text()))
+    }
+
+    fn is_wanted(&self, path: &[u8]) -> bool {
+        self.includes.iter().any(|pattern| pattern.is_of_or_above(path))
+    }
+
+    /// Whether the file at `path`, of so many bytes, is to be looked into: with [`KEY_IN_CONFIG`] in it, it is left out.
+    pub fn looks_into(&self, path: &[u8], bytes: u64) -> bool {
+        let name = path.rsplit(|&byte| byte == b'/').next();
+        self.has_defaults && name == Some(CONFIG) && bytes < MAX_CONFIG && !self.is_wanted(path)
     }
 }
 
@@ -363,8 +424,28 @@ mod tests {
         assert_eq!(why("cache/a/b").as_deref(), Some("--exclude: cache"));
         assert_eq!(why("node/server.pem").as_deref(), Some("default: *.pem"));
         assert_eq!(why("node/public.pem"), None);
+        for path in
+            ["lightning/hsm_secret", "data/Admin.Macaroon", "a/ID_RSA", "Validator_Keys/keystore.json"]
+        {
+            assert!(why(path).is_some_and(|why| why.starts_with("default: ")), "{path}");
+        }
+        assert_eq!(why("Cache/a"), None, "what somebody names is named exactly");
+        assert!(choice.looks_into(b"ipfs/config", 5000) && !choice.looks_into(b"ipfs/config.toml", 5000));
+        assert!(!Choice::new(&[], &["ipfs/config".into()], true).looks_into(b"ipfs/config", 5000));
         assert_eq!(why("blocks/blk0.dat"), None);
         assert_eq!(Choice::new(&[], &[], false).why_not(b"nodekey"), None);
+    }
+
+    #[test]
+    fn of_what_is_left_out_so_much_is_named_that_a_description_can_be_read() {
+        let left = |len: usize| LeftOut { path: "\u{1}".repeat(len), why: "default: *.key".into() };
+        assert_eq!(named(vec![left(9); 3]), (vec![left(9); 3], 0));
+        let (some, more) = named(vec![left(9); 20_000]);
+        assert_eq!((some.len(), more), (10_000, 10_000));
+        let (some, more) = named(vec![left(4000); 9_000]);
+        assert_eq!(some.len() as u64 + more, 9_000);
+        let written = serde_json::to_vec_pretty(&some).expect("its keys are texts");
+        assert!((written.len() as u64) < MAX_DESCRIPTION / 2, "{}", written.len());
     }
 
     #[test]

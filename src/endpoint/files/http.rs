@@ -21,6 +21,24 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// How often a server may send on to another place.
 const MOST_REDIRECTS: usize = 10;
 
+/// The names of what is in signed URLs of S3, Google's, Azure's and Cloudfront's, in small letters.
+const OF_SIGNATURES: [&str; 14] = [
+    "signature",
+    "expires",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "key-pair-id",
+    "policy",
+    "sig",
+    "se",
+    "st",
+    "sp",
+    "sv",
+    "sr",
+    "spr",
+    "sip",
+];
+
 /// What a server says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
@@ -78,6 +96,18 @@ pub fn shown(url: &str) -> String {
         }
         None => url.to_owned(),
     }
+}
+
+/// What tells URLs apart that differ behind their question marks, but for signatures, which are others each time.
+pub fn query_digest(url: &str) -> Option<String> {
+    let (_, query) = url.split('#').next()?.split_once('?')?;
+    let is_of_signature = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("x-amz-") || name.starts_with("x-goog-") || OF_SIGNATURES.contains(&name.as_str())
+    };
+    let kept = query.split('&').filter(|part| !is_of_signature(part.split('=').next().unwrap_or_default()));
+    let kept = kept.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+    (!kept.is_empty()).then(|| blake3::hash(kept.as_bytes()).to_hex()[..16].to_owned())
 }
 
 fn remote(url: &str, what: impl Into<String>, class: Class, hint: Option<&str>) -> Error {
@@ -330,6 +360,16 @@ mod tests {
         ] {
             assert_eq!(shown(url), expected);
         }
+    }
+
+    #[test]
+    fn urls_are_told_apart_by_their_queries_but_not_by_their_signatures() {
+        let digest = |query: &str| query_digest(&format!("https://host/file{query}"));
+        assert_eq!(digest(""), None);
+        assert_eq!(digest("?X-Amz-Signature=1&X-Amz-Date=2#x"), None);
+        assert_eq!(digest("?id=1&sig=abc"), digest("?id=1&sig=def"));
+        assert_ne!(digest("?id=1"), digest("?id=2"));
+        assert!(digest("?id=1").is_some());
     }
 
     #[test]

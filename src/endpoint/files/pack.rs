@@ -14,7 +14,10 @@ use crate::endpoint::each::each;
 use crate::endpoint::overlay::layer::manifest::{Kind, Line, Size};
 use crate::endpoint::overlay::layer::{Ranges, attributes, data_ranges, type_of};
 use crate::endpoint::{Error, Result, beneath};
-use crate::model::files::{About, Choice, End, FORMAT, KIND, LeftOut, OWN_DIR, manifest_line, path_text};
+use crate::model::files::{
+    About, Choice, End, FORMAT, KEY_IN_CONFIG, KIND, LeftOut, MAX_CONFIG, MAX_DESCRIPTION, OWN_DIR,
+    is_own_path, manifest_line, named, path_text,
+};
 use crate::model::{SnapshotName, Version};
 use crate::stream::tar::{Member, Type, Writer};
 use crate::sys::interrupt;
@@ -61,9 +64,10 @@ impl Subject<'_> {
 /// What can not be read; [`Error::Interrupted`].
 pub fn plan(root: BorrowedFd<'_>, subject: &Subject<'_>, choice: &Choice) -> Result<Plan> {
     let Scan { found, nested } = scan_as(root, subject.name())?;
-    let (mut found, mut left_out) = chosen(found, choice);
+    let (mut found, mut left_out) = chosen(root, found, choice)?;
     left_out.extend(nested.iter().map(|path| left(path, "a nested dataset, which is no part of it")));
     left_out.sort_by(|a, b| a.path.cmp(&b.path));
+    let (left_out, n_left_out_more) = named(left_out);
     number_links_anew(&mut found);
     let sparse = sparse(root, &found)?;
     let mut first = BTreeSet::new();
@@ -87,6 +91,7 @@ pub fn plan(root: BorrowedFd<'_>, subject: &Subject<'_>, choice: &Choice) -> Res
         stored,
         bytes,
         left_out,
+        n_left_out_more,
     };
     Ok(Plan { found, sparse, about })
 }
@@ -99,16 +104,20 @@ fn left(path: &[u8], why: impl Into<String>) -> LeftOut {
     LeftOut { path: path_text(path), why: why.into() }
 }
 
-fn chosen(found: Vec<Found>, choice: &Choice) -> (Vec<Found>, Vec<LeftOut>) {
+fn chosen(root: BorrowedFd<'_>, found: Vec<Found>, choice: &Choice) -> Result<(Vec<Found>, Vec<LeftOut>)> {
     let why_not = |line: &Line| match line.kind {
         _ if line.path.is_empty() => None,
-        _ if line.path.split(|&byte| byte == b'/').next() == Some(OWN_DIR.as_bytes()) => {
-            Some("what an archive says of itself is there".to_owned())
-        }
+        _ if is_own_path(&line.path) => Some("what an archive says of itself is there".to_owned()),
         Kind::Socket => Some("a socket".to_owned()),
         _ => choice.why_not(&line.path),
     };
-    let whys: Vec<_> = found.iter().map(|found| why_not(&found.line)).collect();
+    let why_not = |line: &Line| match why_not(line) {
+        None if has_key(root, line, choice)? => {
+            Ok(Some(format!("default: it holds {}", KEY_IN_CONFIG.escape_ascii())))
+        }
+        why => Ok(why),
+    };
+    let whys = found.iter().map(|found| why_not(&found.line)).collect::<Result<Vec<_>>>()?;
     // What is wanted in spite of its directory brings that along.
     let mut needed = BTreeSet::new();
     for (found, _) in found.iter().zip(&whys).filter(|(_, why)| why.is_none()) {
@@ -130,7 +139,19 @@ fn chosen(found: Vec<Found>, choice: &Choice) -> (Vec<Found>, Vec<LeftOut>) {
             }
         }
     }
-    (kept, left_out)
+    Ok((kept, left_out))
+}
+
+/// Whether it is a configuration with a key in it.
+fn has_key(root: BorrowedFd<'_>, line: &Line, choice: &Choice) -> Result<bool> {
+    match line.size {
+        Size::Bytes(size) if line.kind == Kind::File && choice.looks_into(&line.path, size) => {
+            let mut bytes = Vec::new();
+            open(root, &line.path)?.take(MAX_CONFIG).read_to_end(&mut bytes).map_err(failed(&line.path))?;
+            Ok(bytes.windows(KEY_IN_CONFIG.len()).any(|window| window == KEY_IN_CONFIG))
+        }
+        _ => Ok(false),
+    }
 }
 
 fn is_inside(path: &[u8], dir: &[u8]) -> bool {
@@ -187,6 +208,7 @@ fn failed<E: Into<io::Error>>(path: &[u8]) -> impl Fn(E) -> Error {
 /// # Errors
 /// What can not be read, or is not what was planned; what the output says; [`Error::Interrupted`].
 pub fn pack(root: BorrowedFd<'_>, plan: &Plan, out: &mut dyn Write, told: &dyn Fn(u64)) -> Result<End> {
+    let about = description(&plan.about)?;
     let mut pack = Pack {
         root,
         plan,
@@ -198,8 +220,7 @@ pub fn pack(root: BorrowedFd<'_>, plan: &Plan, out: &mut dyn Write, told: &dyn F
         read: 0,
         told,
     };
-    let about = serde_json::to_vec(&plan.about).expect("its keys are texts");
-    pack.own("about.json", &[&about[..], b"\n"].concat())?;
+    pack.own("about.json", &about)?;
     for at in 0..plan.found.len() {
         if interrupt::pending().is_some() {
             return Err(Error::Interrupted { op: "export", subject: plan.about.dataset.clone() });
@@ -214,6 +235,24 @@ pub fn pack(root: BorrowedFd<'_>, plan: &Plan, out: &mut dyn Write, told: &dyn F
     pack.own("end.json", &[&text[..], b"\n"].concat())?;
     pack.writer.finish().map_err(written)?;
     Ok(end)
+}
+
+/// What stands first in the archive. Nothing is written that could not be read again.
+fn description(about: &About) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(about).expect("its keys are texts");
+    bytes.push(b'\n');
+    match bytes.len() as u64 <= MAX_DESCRIPTION {
+        true => Ok(bytes),
+        false => Err(Error::Refused {
+            op: "export",
+            subject: format!("{}@{}", about.dataset, about.snapshot),
+            why: format!(
+                "what it would say of itself has {} bytes, {MAX_DESCRIPTION} are possible",
+                bytes.len()
+            ),
+            hint: None,
+        }),
+    }
 }
 
 fn written(error: io::Error) -> Error {
@@ -282,14 +321,18 @@ impl<'a> Pack<'a> {
         let ranges = member.ranges.clone().unwrap_or(whole);
         let mut hashed = Hashed::default();
         for range in ranges.iter().filter(|range| !range.is_empty()) {
-            hashed.zeros(range.start);
+            hashed.zeros(range.start).map_err(|_| self.interrupted())?;
             let mut data = Ranges::of(file.try_clone().map_err(failed(path))?, vec![range.clone()]);
             self.copy(path, &mut data, range.end - range.start, &mut hashed)?;
         }
-        hashed.zeros(member.size);
+        hashed.zeros(member.size).map_err(|_| self.interrupted())?;
         self.manifest.extend(manifest_line(&hashed.hasher.finalize(), path));
         self.writer.get_mut().data(false);
         self.writer.end(padding).map_err(written)
+    }
+
+    fn interrupted(&self) -> Error {
+        Error::Interrupted { op: "export", subject: self.plan.about.dataset.clone() }
     }
 
     fn copy(&mut self, path: &[u8], data: &mut Ranges, len: u64, hashed: &mut Hashed) -> Result<()> {
@@ -300,8 +343,7 @@ impl<'a> Pack<'a> {
             if got == 0 {
                 return Err(failed(path)(io::Error::from(io::ErrorKind::UnexpectedEof)));
             }
-            interrupt::check()
-                .map_err(|_| Error::Interrupted { op: "export", subject: self.plan.about.dataset.clone() })?;
+            interrupt::check().map_err(|_| self.interrupted())?;
             hashed.data(&self.buffer[..got]);
             self.writer.get_mut().write_all(&self.buffer[..got]).map_err(written)?;
             left -= got as u64;
@@ -325,14 +367,23 @@ impl Hashed {
     }
 
     /// Up to there, all is zeros.
-    pub(super) fn zeros(&mut self, to: u64) {
+    ///
+    /// # Errors
+    /// A signal: holes have no end that anybody could wait for.
+    pub(super) fn zeros(&mut self, to: u64) -> io::Result<()> {
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut left = to.saturating_sub(self.hasher.count());
         while left > 0 {
-            let len = left.min(ZEROS.len() as u64);
-            self.hasher.update(&ZEROS[..len as usize]);
-            left -= len;
+            interrupt::check()?;
+            let mut some = left.min(64 << 20);
+            left -= some;
+            while some > 0 {
+                let len = some.min(ZEROS.len() as u64);
+                self.hasher.update(&ZEROS[..len as usize]);
+                some -= len;
+            }
         }
+        Ok(())
     }
 }
 

@@ -15,7 +15,9 @@ use rustix::io::Errno;
 use super::pack::Hashed;
 use super::{Headers, digest};
 use crate::endpoint::{Error, Result, beneath};
-use crate::model::files::{About, End, FORMAT, KIND, MAX_DESCRIPTION, OWN_DIR, manifest_line, path_text};
+use crate::model::files::{
+    About, End, FORMAT, KIND, MAX_DESCRIPTION, OWN_DIR, is_own_path, manifest_line, path_text,
+};
 use crate::stream::tar::{self, Member, Reader, Type};
 use crate::sys::interrupt;
 
@@ -31,12 +33,16 @@ pub struct Unpacked {
     pub entries: u64,
     /// How many bytes its files have, holes included.
     pub bytes: u64,
+    /// How many entries lost set-user-id bits or capabilities.
+    pub n_dropped: u64,
 }
 
 /// How an archive is taken.
 pub struct Request<'a> {
     /// A tar of somebody else's is taken too, unless it leads out of its directory.
     pub unverified: bool,
+    /// Devices are made, and set-user-id bits and capabilities kept: whoever wrote it may do here what root may.
+    pub privileged: bool,
     /// Hears how many bytes of files were written so far.
     pub told: &'a dyn Fn(u64),
 }
@@ -64,15 +70,16 @@ pub fn unpack(root: BorrowedFd<'_>, input: &mut dyn Read, request: &Request<'_>)
         entries: 0,
         bytes: 0,
         stored: 0,
+        n_dropped: 0,
         buffer: vec![0; 1 << 20],
     };
     let mut entry = if is_ours { next(&mut reader)? } else { first };
     let mut end = None;
     while let Some(member) = entry {
         if interrupt::pending().is_some() {
-            return Err(Error::Interrupted { op: "import", subject: "an archive".into() });
+            return Err(interrupted(io::ErrorKind::Interrupted.into()));
         }
-        if is_ours && member.path.starts_with(OWN_DIR.as_bytes()) {
+        if is_ours && is_own_path(&member.path) {
             end = Some(unpack.end(&mut reader, &member)?);
             break;
         }
@@ -89,6 +96,10 @@ fn refused(why: &str) -> Error {
         why: why.into(),
         hint: Some("--unverified, if you know from elsewhere that it is what it should be".into()),
     }
+}
+
+fn interrupted(_: io::Error) -> Error {
+    Error::Interrupted { op: "import", subject: "an archive".into() }
 }
 
 fn corrupt(why: impl Into<String>) -> Error {
@@ -149,6 +160,26 @@ fn about<R: Read>(reader: &mut Reader<R>, member: &Member) -> Result<About> {
     }
 }
 
+/// Takes away by what a file lets others do what its owner, or root, may; whether there was something.
+fn drop_privileges(member: &mut Member) -> Result<bool> {
+    const SET_ID: u32 = 0o6000;
+    match member.kind {
+        Type::Char | Type::Block => Err(Error::Refused {
+            op: "import",
+            subject: "the archive".into(),
+            why: format!("{} is a device, which stands for one of this machine's", path_text(&member.path)),
+            hint: Some("--privileged, if you trust whoever wrote it as you trust root".into()),
+        }),
+        // Of a directory, the bit says whose the new files in it are.
+        Type::Dir => Ok(false),
+        _ => {
+            let had = member.mode & SET_ID != 0;
+            member.mode &= !SET_ID;
+            Ok(member.xattrs.remove(b"security.capability".as_slice()).is_some() || had)
+        }
+    }
+}
+
 struct Unpack<'a> {
     root: BorrowedFd<'a>,
     about: Option<About>,
@@ -160,6 +191,7 @@ struct Unpack<'a> {
     entries: u64,
     bytes: u64,
     stored: u64,
+    n_dropped: u64,
     buffer: Vec<u8>,
 }
 
@@ -170,6 +202,9 @@ impl Unpack<'_> {
             member.link = self.path_of(&Member::new(Type::File, member.link.as_slice()))?;
         }
         self.count(&member)?;
+        if !self.request.privileged {
+            self.n_dropped += u64::from(drop_privileges(&mut member)?);
+        }
         if path.is_empty() {
             return match member.kind {
                 Type::Dir => {
@@ -311,12 +346,16 @@ impl Unpack<'_> {
         reader.get_mut().data(true);
         let whole = 0..member.size;
         let ranges = member.ranges.as_deref().unwrap_or(std::slice::from_ref(&whole));
+        if member.ranges.is_some() {
+            // A length that no file has here is refused before anybody hashes that many zeros.
+            file.set_len(member.size).map_err(Error::io("write", path_text(path)))?;
+        }
         let mut hashed = Hashed::default();
         let before = self.stored - member.stored();
         let mut done = 0;
         for range in ranges {
             if self.about.is_some() {
-                hashed.zeros(range.start);
+                hashed.zeros(range.start).map_err(interrupted)?;
             }
             let mut at = range.start;
             while at < range.end {
@@ -331,11 +370,8 @@ impl Unpack<'_> {
                 (self.request.told)(before + done);
             }
         }
-        if member.ranges.is_some() {
-            file.set_len(member.size).map_err(Error::io("write", path_text(path)))?;
-        }
         if self.about.is_some() {
-            hashed.zeros(member.size);
+            hashed.zeros(member.size).map_err(interrupted)?;
             self.manifest.extend(manifest_line(&hashed.hasher.finalize(), path));
         }
         reader.get_mut().data(false);
@@ -401,7 +437,7 @@ impl Unpack<'_> {
             (Some(_), None) => return Err(corrupt("it has no manifest")),
             (None, _) => None,
         };
-        Ok(Unpacked { said, entries: self.entries, bytes: self.bytes })
+        Ok(Unpacked { said, entries: self.entries, bytes: self.bytes, n_dropped: self.n_dropped })
     }
 }
 

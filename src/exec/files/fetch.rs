@@ -1,7 +1,7 @@
 //! Downloads that are believed byte by byte: several parts at once, gone on with after a kill, held against what was published.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const NOTE_EVERY: Duration = Duration::from_secs(2);
 /// How often one piece may come damaged.
 const MOST_DAMAGED: usize = 3;
+
+/// Of how many pieces a file may be.
+const MOST_PIECES: u64 = 1 << 22;
+/// How many bytes are taken of a file of which nobody says how long it is: 16 TiB.
+const MAX_UNKNOWN: u64 = 1 << 44;
 
 /// What to download, and how.
 pub struct Request<'a> {
@@ -66,11 +71,11 @@ pub struct Fetched {
 /// A description of a file, and its signature.
 pub type Described = (Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// What was published beside the file at `url`, and its signature, each if it is there.
+/// What was published beside the file at `url`, and if `is_signed` its signature, each if it is there.
 ///
 /// # Errors
 /// What the server says; a description that is too long.
-pub fn described(url: &str, patience: Duration) -> Result<Described> {
+pub fn described(url: &str, patience: Duration, is_signed: bool) -> Result<Described> {
     let client = Client::new(patience)?;
     let get = |ending: &str, max| {
         let url = beside(url, ending);
@@ -84,8 +89,8 @@ pub fn described(url: &str, patience: Duration) -> Result<Described> {
     };
     let public = get(".json", MAX_DESCRIPTION)?;
     let signature = match public {
-        Some(_) => get(".json.sig", 1 << 20)?,
-        None => None,
+        Some(_) if is_signed => get(".json.sig", 1 << 20)?,
+        _ => None,
     };
     Ok((public, signature))
 }
@@ -116,14 +121,19 @@ pub fn fetch(request: &Request<'_>) -> Result<Fetched> {
     }
     let Some(len) = expected.or(head.len) else { return request.unknown(&client, &head) };
     let piece = request.public.as_ref().map_or(PIECE, |public| public.piece);
-    let part = Part::open(&request.to, Of::new(&request.url, &head.state, len, request.digest(), piece))?;
+    let of = Of::new(&request.url, &head.state, len, request.digest(), piece);
+    if i64::try_from(len).is_err() || of.pieces() > MOST_PIECES {
+        let why = format!("{} has {len} bytes, as is said: no file has that many", shown(&request.url));
+        return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
+    }
+    let part = Part::open(&request.to, of)?;
     let had = part.have();
     let subject = shown(&request.url);
     request.observe.observe(Event::Started { op: "fetch", subject, total: Some(len) });
     let part = Mutex::new(part);
     let came = match head.has_ranges {
         true => request.in_parts(&head, &part),
-        false => request.at_once(&client, &part),
+        false => request.at_once(&client, &part, Some(len)),
     };
     let part = part.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let fetched_bytes = match came {
@@ -205,10 +215,10 @@ impl Request<'_> {
             let part = lock(part);
             (part.file()?, part.of().range(n))
         };
-        let (mut tries, mut damaged) = (Tries::new(self.patience), 0);
+        let (mut tries, mut damaged, mut furthest) = (Tries::new(self.patience), 0, range.start);
+        let (mut hasher, mut at) = (blake3::Hasher::new(), range.start);
         loop {
-            let (mut hasher, mut at) = (blake3::Hasher::new(), range.start);
-            let came = client.range(&self.url, range.clone(), &head.state, &mut |bytes| {
+            let came = client.range(&self.url, at..range.end, &head.state, &mut |bytes| {
                 self.paced(bytes, pace)?;
                 file.write_all_at(bytes, at).map_err(endpoint::Error::io("write", self.to.display()))?;
                 hasher.update(bytes);
@@ -223,8 +233,12 @@ impl Request<'_> {
                     if lock(work).failed.is_some() {
                         return Ok(());
                     }
-                    tries.again(error.into())?;
-                    continue;
+                    tries.had(at, &mut furthest);
+                    // Its last byte can come before what the connection ends with.
+                    if at < range.end {
+                        tries.again(error.into())?;
+                        continue;
+                    }
                 }
                 other => other?,
             }
@@ -233,6 +247,7 @@ impl Request<'_> {
             if expected.is_some_and(|expected| expected != got) {
                 damaged += 1;
                 if damaged < MOST_DAMAGED {
+                    (hasher, at) = (blake3::Hasher::new(), range.start);
                     continue;
                 }
                 let why = format!(
@@ -269,19 +284,19 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// From a server that gives no parts: all of it, from the beginning each time.
-    fn at_once(&self, client: &Client, part: &Mutex<Part>) -> Result<u64> {
+    /// From a server that gives no parts: all of it, from the beginning each time; `len` bytes if that is known.
+    fn at_once(&self, client: &Client, part: &Mutex<Part>, len: Option<u64>) -> Result<u64> {
         let mut part = lock(part);
         part.forget()?;
-        let (file, len) = (part.file()?, part.of().bytes);
-        let (pace, mut tries) = (Pace::new(self.limit), Tries::new(self.patience));
+        let (file, most) = (part.file()?, len.unwrap_or(MAX_UNKNOWN));
+        let (pace, mut tries, mut furthest) = (Pace::new(self.limit), Tries::new(self.patience), 0);
+        let corrupt = |why| endpoint::Error::Corrupt { what: "download", why, source: None };
         loop {
             let mut at = 0;
             let came = client.whole(&self.url, &mut |bytes| {
                 self.paced(bytes, &pace)?;
-                if at + bytes.len() as u64 > len {
-                    let why = format!("{} has more than {len} bytes", shown(&self.url));
-                    return Err(endpoint::Error::Corrupt { what: "download", why, source: None });
+                if at + bytes.len() as u64 > most {
+                    return Err(corrupt(format!("{} has more than {most} bytes", shown(&self.url))));
                 }
                 file.write_all_at(bytes, at).map_err(endpoint::Error::io("write", self.to.display()))?;
                 at += bytes.len() as u64;
@@ -290,30 +305,38 @@ impl Request<'_> {
             });
             match came {
                 Err(error) if error.class() == Class::Unreachable && interrupt::pending().is_none() => {
+                    tries.had(at, &mut furthest);
                     tries.again(error.into())?;
                 }
                 Err(error) => return Err(error.into()),
-                Ok(()) if at < len => {
-                    let why = format!("{} has {at} bytes of {len}", shown(&self.url));
-                    return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
-                }
-                Ok(()) => return Ok(at),
+                Ok(()) => match len {
+                    Some(len) if at < len => {
+                        return Err(corrupt(format!("{} has {at} bytes of {len}", shown(&self.url))).into());
+                    }
+                    Some(_) => return Ok(at),
+                    None => return part.ends_at(at).map(|()| at),
+                },
             }
         }
     }
 
-    /// From a server that does not say how long the file is.
+    /// From a server that does not say how long the file is: where it ends, it ends.
     fn unknown(&self, client: &Client, head: &Head) -> Result<Fetched> {
-        let mut count = 0;
-        client.whole(&self.url, &mut |bytes| {
-            count += bytes.len() as u64;
-            Ok(())
-        })?;
-        let part = Part::open(&self.to, Of::new(&self.url, &head.state, count, self.digest(), PIECE))?;
+        let part = Part::open(&self.to, Of::new(&self.url, &head.state, 0, self.digest(), PIECE))?;
+        self.observe.observe(Event::Started { op: "fetch", subject: shown(&self.url), total: None });
         let part = Mutex::new(part);
-        let came = self.at_once(client, &part)?;
+        let came = self.at_once(client, &part, None)?;
+        self.observe.observe(Event::Finished { bytes: came });
         self.finish(part.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), came)
     }
+}
+
+/// The blake3 of a file that lies here.
+///
+/// # Errors
+/// What the kernel says; a signal.
+pub fn digest_of(file: &Path) -> Result<Digest> {
+    super::part::digest_of(file)
 }
 
 /// What the threads of one download share.
@@ -355,6 +378,13 @@ struct Tries {
 impl Tries {
     fn new(patience: Duration) -> Self {
         Self { patience, since: Instant::now(), pause: PAUSE }
+    }
+
+    /// Patience begins anew with each byte that had not come before.
+    fn had(&mut self, at: u64, furthest: &mut u64) {
+        if at > *furthest {
+            (*furthest, self.since, self.pause) = (at, Instant::now(), PAUSE);
+        }
     }
 
     /// Waits before the next try; `error` once patience is over.

@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub to: Dataset,
     /// A tar of somebody else's is taken too.
     pub unverified: bool,
+    /// Devices are made, and set-user-id bits and capabilities kept.
+    pub privileged: bool,
     /// The dataset's first snapshot.
     pub snapshot: Option<SnapshotName>,
     /// Who is told.
@@ -58,6 +60,8 @@ pub struct Imported {
     pub entries: u64,
     /// How many bytes its files have, holes included.
     pub bytes: u64,
+    /// How many files lost set-user-id bits or capabilities.
+    pub n_dropped: u64,
     /// How many bytes the archive has.
     pub file_bytes: u64,
     /// Their blake3.
@@ -80,7 +84,11 @@ pub fn import(mut input: impl Read + Send, request: &Request<'_>) -> Result<Impo
         let (filled, hashed) = decompressed(&mut input, |tar| {
             let told = |bytes| request.observe.observe(Event::Progress { bytes });
             let known = request.expected.is_some();
-            let how = unpack::Request { unverified: request.unverified || known, told: &told };
+            let how = unpack::Request {
+                unverified: request.unverified || known,
+                privileged: request.privileged,
+                told: &told,
+            };
             unpack(root.as_fd(), tar, &how)
         });
         let filled = match interrupt::pending() {
@@ -96,6 +104,7 @@ pub fn import(mut input: impl Read + Send, request: &Request<'_>) -> Result<Impo
         dataset: request.to.to_string(),
         entries: unpacked.entries,
         bytes: unpacked.bytes,
+        n_dropped: unpacked.n_dropped,
         verified: unpacked.said.is_some() || request.expected.is_some(),
         of: unpacked.said.map(|(about, _)| about),
         file_bytes: len,

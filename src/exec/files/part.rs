@@ -1,8 +1,9 @@
 //! A download in part: the bytes that came, at their places, and beside them which of them are believed.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
@@ -20,6 +21,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Of {
     pub(super) url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) query: Option<String>,
     pub(super) etag: Option<String>,
     pub(super) modified: Option<String>,
     pub(super) bytes: u64,
@@ -30,9 +33,9 @@ pub(super) struct Of {
 impl Of {
     pub(super) fn new(url: &str, state: &State, bytes: u64, blake3: Option<Digest>, piece: u64) -> Self {
         let (etag, modified) = (state.etag.clone(), state.modified.clone());
-        // Of an URL, what is behind the question mark is often a signature that is another one each time.
+        let query = endpoint::files::http::query_digest(url);
         let url = endpoint::files::http::shown(url);
-        Self { url, etag, modified, bytes, blake3, piece }
+        Self { url, query, etag, modified, bytes, blake3, piece }
     }
 
     pub(super) fn pieces(&self) -> u64 {
@@ -57,13 +60,36 @@ pub(super) struct Part {
     path: PathBuf,
     to: PathBuf,
     of: Of,
-    done: Vec<Option<Digest>>,
+    done: BTreeMap<u64, Digest>,
 }
 
 fn with(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+/// Opens what is at `path`, or makes it, for this process alone.
+fn locked(to: &Path, path: &Path) -> Result<File> {
+    loop {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(Error::io("create", path.display()))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                let what = format!("download {}", to.display());
+                return Err(Error::Busy { what, hint: "wait for it, or give another name" });
+            }
+            other => other.map_err(|errno| Error::io("lock", path.display())(errno.into()))?,
+        }
+        let own = file.metadata().map_err(Error::io("read", path.display()))?;
+        // Whoever had it before may have given it its name meanwhile, or taken it away.
+        if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            return Ok(file);
+        }
+        if to.symlink_metadata().is_ok() {
+            return Err(exists(to));
+        }
+    }
 }
 
 impl Part {
@@ -76,22 +102,14 @@ impl Part {
             return Err(exists(to));
         }
         let path = with(to, ".part");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(Error::io("create", path.display()))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                let what = format!("download {}", to.display());
-                return Err(Error::Busy { what, hint: "wait for it, or give another name" });
-            }
-            other => other.map_err(|errno| Error::io("lock", path.display())(errno.into()))?,
-        }
-        let mut part = Self { file, to: to.to_owned(), done: vec![None; of.pieces() as usize], path, of };
+        let file = locked(to, &path)?;
+        let mut part = Self { file, to: to.to_owned(), done: BTreeMap::new(), path, of };
         let noted = part.noted()?;
         part.file.set_len(part.of.bytes).map_err(Error::io("write", part.path.display()))?;
         for (n, digest) in noted {
             let is_there = n < part.of.pieces() && part.hash(n)? == digest;
             if is_there {
-                part.done[n as usize] = Some(digest);
+                part.done.insert(n, digest);
             }
         }
         Ok(part)
@@ -113,13 +131,12 @@ impl Part {
 
     /// Which pieces are still to come.
     pub(super) fn missing(&self) -> Vec<u64> {
-        (0..self.of.pieces()).filter(|&n| self.done[n as usize].is_none()).collect()
+        (0..self.of.pieces()).filter(|n| !self.done.contains_key(n)).collect()
     }
 
     /// How many bytes are there.
     pub(super) fn have(&self) -> u64 {
-        let there = |n: &u64| self.done[*n as usize].is_some();
-        (0..self.of.pieces()).filter(there).map(|n| self.of.range(n).end - self.of.range(n).start).sum()
+        self.done.keys().map(|&n| self.of.range(n).end - self.of.range(n).start).sum()
     }
 
     /// Another handle to write by.
@@ -133,15 +150,14 @@ impl Part {
 
     /// The bytes of a piece are there, and that is their blake3.
     pub(super) fn done(&mut self, n: u64, digest: Digest) {
-        self.done[n as usize] = Some(digest);
+        self.done.insert(n, digest);
     }
 
     /// Writes down what is there, once that is on the disk.
     pub(super) fn note(&self) -> Result<()> {
         let failed = |error| Error::io("write", self.path.display())(error);
         self.file.sync_data().map_err(failed)?;
-        let done =
-            self.done.iter().enumerate().filter_map(|(n, digest)| Some((n as u64, (*digest)?))).collect();
+        let done = self.done.iter().map(|(&n, &digest)| (n, digest)).collect();
         let noted = Noted { of: self.of.clone(), done };
         let bytes = serde_json::to_vec(&noted).expect("its keys are texts");
         let (path, new) = (with(&self.path, ".json"), with(&self.path, ".json.new"));
@@ -156,7 +172,7 @@ impl Part {
 
     /// Nothing of it is believed any more.
     pub(super) fn forget(&mut self) -> Result<()> {
-        self.done.fill(None);
+        self.done.clear();
         self.note()
     }
 
@@ -170,6 +186,12 @@ impl Part {
     pub(super) fn whole(&self) -> Result<Digest> {
         let hash = hash(&self.file, 0..self.of.bytes).map_err(Error::io("read", self.path.display()))?;
         Ok(digest(&hash))
+    }
+
+    /// It has so many bytes, as is known now that all came.
+    pub(super) fn ends_at(&mut self, bytes: u64) -> Result<()> {
+        self.of.bytes = bytes;
+        self.file.set_len(bytes).map_err(Error::io("write", self.path.display()))
     }
 
     /// Gives the file its name.
@@ -200,6 +222,13 @@ impl Part {
         let _ = std::fs::remove_file(with(&self.path, ".json"));
         let _ = std::fs::remove_file(with(&self.path, ".json.new"));
     }
+}
+
+pub(super) fn digest_of(path: &Path) -> Result<Digest> {
+    let failed = || Error::io("read", path.display());
+    let file = File::open(path).map_err(failed())?;
+    let len = file.metadata().map_err(failed())?.len();
+    hash(&file, 0..len).map(|hash| digest(&hash)).map_err(failed())
 }
 
 fn hash(file: &File, range: std::ops::Range<u64>) -> io::Result<blake3::Hash> {

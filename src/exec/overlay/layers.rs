@@ -98,10 +98,27 @@ fn commit_native(
     wanted: &Commit,
     before: &mut Before<'_>,
 ) -> Result<Layer> {
+    let of_copy = lies_on(locked, record, copy)?;
+    check_room(&of_copy)?;
     before(Step::Freeze)?;
-    let look = native_look(locked, record, copy)?;
+    let look = native_look(locked, &of_copy, copy)?;
     before(Step::Layer)?;
-    layer::commit_apart(locked.home(), look.stack(), &request(record, wanted), &mut || before(Step::Name))
+    layer::commit_apart(locked.home(), look.stack(), &request(&of_copy, wanted), &mut || before(Step::Name))
+}
+
+/// The record with the layers that this one copy lies on: after a reset that did not reach all copies, others than the record says.
+fn lies_on(locked: &Locked, record: &Record, copy: &Copy) -> Result<Record> {
+    let generation = locked.generation(copy.number, copy.generation);
+    let layers = generation.layers()?.unwrap_or_else(|| record.layers.clone());
+    match native::is_made_of(locked, &generation, layers.last().copied())? {
+        true => Ok(Record { layers, ..record.clone() }),
+        false => Err(Error::Refused {
+            op: "commit overlay",
+            subject: format!("copy {} of {}", copy.number, record.name),
+            why: "it was made of another tree than that of the layers that it is said to lie on".into(),
+            hint: Some(format!("cowsnap overlay reset {}", quoted(&record.name))),
+        }),
+    }
 }
 
 /// What a commit that was killed has done, if it is the one that is asked for and nothing was changed since.
@@ -145,12 +162,24 @@ fn check(record: &Record, copy: Option<u32>) -> Result<Copy> {
             return Err(refused(why, hint));
         }
     };
-    // The new layer, and the base.
-    if record.layers.len() + 2 > MAX_LOWER {
-        let why = format!("it has {} layers, and {} are possible", record.layers.len(), MAX_LOWER - 1);
-        return Err(refused(why, "make an overlay upon a layer further below: overlay list --layers"));
+    if record.mode != Mode::Native {
+        check_room(record)?;
     }
     Ok(copy.clone())
+}
+
+/// Whether there may be one layer more.
+fn check_room(record: &Record) -> Result<()> {
+    // The new layer, and the base.
+    match record.layers.len() + 2 > MAX_LOWER {
+        false => Ok(()),
+        true => Err(Error::Refused {
+            op: "commit overlay",
+            subject: record.name.to_string(),
+            why: format!("it has {} layers, and {} are possible", record.layers.len(), MAX_LOWER - 1),
+            hint: Some("make an overlay upon a layer further below: overlay list --layers".into()),
+        }),
+    }
 }
 
 fn with_layer(error: Error, record: &Record, layer: &LayerName) -> Error {

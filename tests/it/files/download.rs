@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use cowsnap::stream::sign::SigningKey;
+
 use super::lab::{Lab, expect_same, names, noise, text};
 use super::server::{Fault, Server};
 use crate::ground::{cowsnap, ground, scratch};
@@ -198,6 +200,73 @@ fn what_nobody_says_anything_of_is_taken_unverified_only_or_by_its_digest() {
 }
 
 #[test]
+fn a_description_that_is_none_is_as_one_that_is_not_there_if_nobody_needs_it() {
+    let bytes = noise(100_000, 1);
+    let server = Server::new(&[("a.bin", bytes.clone())]);
+    let digest = blake3::hash(&bytes).to_hex().to_string();
+    for (absent, code) in [(403, 6), (401, 6), (200, 4)] {
+        server.state().absent = absent;
+        assert_eq!(Place::new().bad(&server.url("a.bin"), &[]).0, code, "{absent}");
+        let key = SigningKey::from_seed([7; 32]).public().to_string();
+        let key = ["--verify-key", &key, "--blake3", &digest];
+        assert!(matches!(Place::new().bad(&server.url("a.bin"), &key).0, 4 | 6), "{absent}");
+        for more in [["--blake3", &digest].as_slice(), &["--unverified"]] {
+            let place = Place::new();
+            place.good(&server.url("a.bin"), more);
+            assert!(fs::read(place.file()).expect("there") == bytes);
+        }
+    }
+    // Beside a description, nobody needs its signature but who asks for it.
+    let (bytes, public) = published(1 << 20);
+    let server = Server::new(&[("a.bin", bytes), ("a.bin.json", public)]);
+    server.state().absent = 403;
+    Place::new().good(&server.url("a.bin"), &[]);
+}
+
+#[test]
+fn a_length_that_no_file_has_is_corrupt_and_nothing_is_made_for_it() {
+    let server = Server::new(&[("a.bin", noise(1000, 1))]);
+    for len in [u64::MAX, 1 << 60] {
+        server.state().says_length = len;
+        let place = Place::new();
+        let (code, said) = place.bad(&server.url("a.bin"), &["--unverified"]);
+        assert!(code == 4 && said.contains("no file has that many"), "{code} {said}");
+        assert_eq!(names(place.0.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn patience_is_with_a_server_from_which_something_new_comes() {
+    for no_ranges in [false, true] {
+        let (server, bytes) = server(1 << 20);
+        server.state().no_ranges = no_ranges;
+        // Each time another 64 KiB come, after a while: longer in all than patience lasts.
+        server.state().faults = vec![(Fault::After(64 << 10), 15)];
+        server.state().delay = 100;
+        let place = Place::new();
+        let began = Instant::now();
+        place.good(&server.url("a.bin"), &["--jobs", "1", "--patience", "3"]);
+        assert!(fs::read(place.file()).expect("there") == bytes);
+        assert!(began.elapsed() > Duration::from_secs(3), "it was over too soon to say anything");
+        if !no_ranges {
+            assert_eq!(server.given("a.bin"), 64 << 10, "it goes on where it stood");
+        }
+    }
+}
+
+#[test]
+fn what_has_no_length_is_fetched_once() {
+    let bytes = noise(3 << 20, 1);
+    let server = Server::new(&[("a.bin", bytes.clone())]);
+    (server.state().no_ranges, server.state().no_length) = (true, true);
+    let place = Place::new();
+    let said = place.good(&server.url("a.bin"), &["--unverified"]);
+    assert_eq!(said["fetched"]["bytes"], 3 << 20);
+    assert!(fs::read(place.file()).expect("there") == bytes);
+    assert_eq!(server.state().n_whole, 1);
+}
+
+#[test]
 fn after_a_kill_what_had_come_is_not_fetched_again() {
     let (server, bytes) = server(12 << 20);
     server.state().delay = 60;
@@ -333,7 +402,7 @@ fn what_was_published_becomes_a_dataset_elsewhere() {
     assert_eq!((&public["chain"], &public["height"]), (&"regtest".into(), &350.into()));
     let to = lab.ground.path().join("new");
     server.state().faults = vec![(Fault::Cut, 1)];
-    lab.good(&["fetch", &server.url("a.tar.zst"), "--to", text(&to), "--snapshot", "first"]);
+    lab.good(&["fetch", &server.url("a.tar.zst"), "--to", text(&to), "--snapshot", "first", "--privileged"]);
     expect_same(&lab.live(), &to);
     assert_eq!(names(&lab.out("state/fetch")), [""; 0]);
     assert_eq!(lab.bad(&["fetch", &server.url("a.tar.zst"), "--to", text(&to)]).0, 3);
@@ -341,8 +410,38 @@ fn what_was_published_becomes_a_dataset_elsewhere() {
 }
 
 #[test]
+fn what_lies_in_the_spool_and_is_not_what_was_published_is_fetched_again() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    fs::write(lab.ground.subvolume("chain").join("f"), "1").expect("write");
+    lab.snapshot("s");
+    let server = exported(&lab, &[]);
+    let (url, spool) = (server.url("a.tar.zst"), lab.out("spool"));
+    let fetch = |to: &str, url: &str, more: &[&str]| {
+        let to = lab.ground.path().join(to);
+        let args = ["fetch", url, "--to", text(&to), "--spool", text(&spool)];
+        lab.run(&[&args[..], more].concat()).status.code()
+    };
+    let key = &blake3::hash(cowsnap::endpoint::files::http::shown(&url).as_bytes()).to_hex()[..16];
+    let old = spool.join(key).join("a.tar.zst");
+    for (to, more) in [("one", [].as_slice()), ("two", &["--unverified"])] {
+        if to == "two" {
+            server.state().files.remove("/a.tar.zst.json");
+        }
+        fs::create_dir_all(old.parent().expect("one")).expect("mkdir");
+        fs::write(&old, "an older one").expect("write");
+        assert_eq!(fetch(to, &url, more), Some(0));
+        assert_eq!(fs::read(lab.ground.path().join(to).join("f")).expect("there"), b"1");
+    }
+    // Behind the question mark is another file.
+    fs::create_dir_all(old.parent().expect("one")).expect("mkdir");
+    fs::write(&old, "of another").expect("write");
+    assert_eq!(fetch("three", &format!("{url}?id=3"), &["--unverified"]), Some(0));
+    assert_eq!(fs::read(&old).expect("it stays"), b"of another");
+}
+
+#[test]
 fn what_is_signed_is_believed_by_its_key_alone() {
-    use cowsnap::stream::sign::SigningKey;
     ground!("btrfs");
     let lab = Lab::new();
     fs::write(lab.ground.subvolume("chain").join("f"), "1").expect("write");

@@ -82,6 +82,52 @@ fn a_link_that_is_overwritten_is_not_followed() {
     assert_eq!(fs::read(to.join("f")).expect("there"), b"xxxxx");
 }
 
+#[test]
+fn what_somebody_else_wrote_gets_no_devices_and_no_rights_of_root_unless_that_is_said() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    lab.ground.subvolume("chain");
+    let device = Member { device: (1, 3), ..Member::new(Type::Char, "null") };
+    let mut able = Member { mode: 0o755, ..file("able", 1) };
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    able.xattrs.insert(b"security.capability".to_vec(), capability.to_vec());
+    let rest = [
+        Member { mode: 0o6755, ..file("su", 1) },
+        Member { mode: 0o2775, ..Member::new(Type::Dir, "shared") },
+        able,
+        file("plain", 1),
+    ];
+    let (with, without) = (lab.out("with.tar"), lab.out("without.tar"));
+    tar(&with, &[&[device], &rest[..]].concat());
+    tar(&without, &rest);
+    let to = |name: &str| lab.ground.path().join(name);
+    let import = |file: &Path, name: &str, more: &[&str]| {
+        let to = to(name);
+        lab.run(&[&["import", text(file), "--to", text(&to), "--unverified"], more].concat())
+    };
+    let refused = import(&with, "refused", &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && said.contains("--privileged"), "{said}");
+    assert!(!to("refused").exists());
+    let mode = |name: &str, of: &str| {
+        std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(to(name).join(of)).expect("there").permissions(),
+        ) & 0o7777
+    };
+    let can = |name: &str| {
+        let file = to(name).join("able");
+        let out = run("getfattr", &["-d", "-m", "security", text(&file)]).stdout;
+        String::from_utf8_lossy(&out).contains("capability")
+    };
+    let dropped = import(&without, "dropped", &[]);
+    let said = String::from_utf8_lossy(&dropped.stderr).into_owned();
+    assert!(dropped.status.success() && said.contains("were dropped: 2"), "{said}");
+    assert_eq!((mode("dropped", "su"), mode("dropped", "shared"), can("dropped")), (0o755, 0o2775, false));
+    assert!(import(&with, "kept", &["--privileged"]).status.success());
+    assert_eq!((mode("kept", "su"), mode("kept", "shared"), can("kept")), (0o6755, 0o2775, true));
+    assert!(to("kept").join("null").symlink_metadata().is_ok());
+}
+
 /// The members of a tar with their bytes.
 fn members_of(tar: &[u8]) -> Entries {
     let mut reader = Reader::new(tar);

@@ -101,7 +101,7 @@ fn a_tar_of_gnu_is_taken_unverified_and_only_then() {
         let (code, said) = lab.bad(&["import", text(&file), "--to", text(&to)]);
         assert!(code == 3 && said.contains("--unverified"), "{said}");
         assert!(!to.exists());
-        lab.good(&["import", text(&file), "--to", text(&to), "--unverified"]);
+        lab.good(&["import", text(&file), "--to", text(&to), "--unverified", "--privileged"]);
         match format {
             "posix" => expect_same(&of, &to),
             _ => {
@@ -147,6 +147,23 @@ fn a_live_dataset_is_never_written_to() {
 }
 
 #[test]
+fn what_is_called_almost_like_what_an_archive_says_of_itself_comes_back() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let live = lab.ground.subvolume("chain");
+    fs::create_dir(live.join(".cowsnap-exported")).expect("mkdir");
+    for name in [".cowsnap-export.log", ".cowsnap-exported/f", "f"] {
+        fs::write(live.join(name), name).expect("write");
+    }
+    lab.snapshot("s");
+    let file = lab.export("a.tar.zst", &[]);
+    let to = lab.ground.path().join("new");
+    lab.good(&["import", text(&file), "--to", text(&to)]);
+    assert_eq!(names(&to), [".cowsnap-export.log", ".cowsnap-exported", "f"]);
+    assert_eq!(names(&to.join(".cowsnap-exported")), ["f"]);
+}
+
+#[test]
 fn keys_are_left_out_and_said_unless_they_are_asked_for() {
     ground!("btrfs");
     let lab = Lab::new();
@@ -157,6 +174,9 @@ fn keys_are_left_out_and_said_unless_they_are_asked_for() {
         fs::create_dir_all(live.join(name).parent().expect("one")).expect("mkdir");
         fs::write(live.join(name), name).expect("write");
     }
+    fs::create_dir(live.join("ipfs")).expect("mkdir");
+    fs::write(live.join("ipfs/config"), r#"{"Identity":{"PeerID":"Qm","PrivKey":"CAE="}}"#).expect("write");
+    fs::write(live.join("data/config"), "[core]").expect("write");
     fs::create_dir(live.join(".cowsnap-export")).expect("mkdir");
     let _socket = std::os::unix::net::UnixListener::bind(live.join("sock")).expect("bind");
     lab.snapshot("s");
@@ -169,6 +189,7 @@ fn keys_are_left_out_and_said_unless_they_are_asked_for() {
         ("geth/nodekey", "default: nodekey"),
         ("keystore/UTC--1", "default: keystore/**"),
         ("wallet.dat", "default: wallet.dat"),
+        ("ipfs/config", "default: it holds PrivKey"),
         ("cache", "--exclude: cache"),
         ("sock", "a socket"),
         (".cowsnap-export", "says of itself"),
@@ -181,13 +202,17 @@ fn keys_are_left_out_and_said_unless_they_are_asked_for() {
     assert!(!said.contains("cache/"), "{said}");
     let to = lab.ground.path().join("new");
     lab.good(&["import", text(&file), "--to", text(&to)]);
-    assert_eq!(names(&to), ["data", "geth", "keystore", "node.pem"]);
+    assert_eq!(names(&to), ["data", "geth", "ipfs", "keystore", "node.pem"]);
+    assert_eq!(
+        (names(&to.join("ipfs")), names(&to.join("data"))),
+        (vec![], vec!["blk0".into(), "config".into()])
+    );
     let beside = fs::read_to_string(lab.out("a.tar.zst.manifest.json")).expect("beside it");
     assert!(beside.contains("wallet.dat") && beside.contains(r#""blake3": ""#), "{beside}");
     let all = lab.export("all.tar.zst", &["--no-default-excludes"]);
     let to = lab.ground.path().join("all");
     lab.good(&["import", text(&all), "--to", text(&to)]);
-    assert_eq!(names(&to), ["cache", "data", "geth", "keystore", "node.pem", "wallet.dat"]);
+    assert_eq!(names(&to), ["cache", "data", "geth", "ipfs", "keystore", "node.pem", "wallet.dat"]);
 }
 
 #[test]
@@ -226,4 +251,26 @@ fn it_goes_through_pipes_and_the_manifest_is_inside() {
     let line = format!("{program} export {}@s - | {program} import - --to {}", text(&lab.live()), text(&to));
     run("bash", &["-o", "pipefail", "-c", &line]);
     expect_same(&lab.live(), &to);
+}
+
+#[test]
+fn a_file_of_holes_without_end_keeps_nobody_from_ending_an_export() {
+    ground!("btrfs");
+    let lab = Lab::new();
+    let live = lab.ground.subvolume("chain");
+    fs::File::create(live.join("holes")).and_then(|file| file.set_len(1 << 62)).expect("grown");
+    lab.snapshot("s");
+    let snapshot = format!("{}@s", text(&live));
+    let mut command = std::process::Command::new("timeout");
+    command.args([
+        "--preserve-status",
+        "--signal=TERM",
+        "--kill-after=60",
+        "3",
+        env!("CARGO_BIN_EXE_cowsnap"),
+    ]);
+    command.args(["export", &snapshot, text(&lab.out("a.tar")), "--format", "tar"]);
+    let output = command.output().expect("it starts");
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!lab.out("a.tar").exists());
 }

@@ -13,6 +13,8 @@ pub enum Fault {
     Status(u16),
     /// The connection is closed in the midst of the body.
     Cut,
+    /// The connection is closed after so many bytes; of a whole file, each time after so many more.
+    After(usize),
     /// The connection is closed without an answer.
     Reset,
     /// Other bytes than those of the file.
@@ -28,6 +30,8 @@ pub struct State {
     pub files: BTreeMap<String, Vec<u8>>,
     /// The ETag of all files.
     pub etag: String,
+    /// What is said of what is not there: a status, and a page with it; 0 is 404.
+    pub absent: u16,
     pub no_ranges: bool,
     pub no_length: bool,
     /// Each with how many requests it is for.
@@ -38,6 +42,12 @@ pub struct State {
     pub changes: bool,
     /// The ranges that were answered in full: path, first byte, length.
     pub given: Vec<(String, u64, u64)>,
+    /// What is said to be the length of a file, unless it is 0.
+    pub says_length: u64,
+    /// How often a whole file was asked for, and not a part.
+    pub n_whole: u64,
+    /// How often [`Fault::After`] has come.
+    pub n_after: usize,
     /// Milliseconds before each answer with more than a byte.
     pub delay: u64,
 }
@@ -132,7 +142,13 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> Op
         return stream.write_all(plain("302 Found", &format!("location: {to}\r\n")).as_bytes()).ok();
     }
     let Some(bytes) = locked.files.get(&request.path).cloned() else {
-        return stream.write_all(plain("404 Not Found", "").as_bytes()).ok();
+        let page = "<html>welcome</html>";
+        let absent = match locked.absent {
+            0 => plain("404 Not Found", ""),
+            200 => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len()),
+            status => plain(&format!("{status} No"), ""),
+        };
+        return stream.write_all(absent.as_bytes()).ok();
     };
     let is_probe = request.range == Some((0, 0));
     let fault = if is_probe || request.path.contains(".json") { None } else { take(&mut locked.faults) };
@@ -142,6 +158,9 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> Op
     }
     let is_same = request.if_range.as_ref().is_none_or(|condition| *condition == etag);
     let range = request.range.filter(|_| is_same && !locked.no_ranges);
+    locked.n_whole += u64::from(request.range.is_none() && !request.path.contains(".json"));
+    locked.n_after += usize::from(matches!(fault, Some(Fault::After(_))));
+    let (n_after, says_length) = (locked.n_after, locked.says_length);
     let (no_length, delay) = (locked.no_length, locked.delay);
     if let Some((from, to)) = range.filter(|_| fault.is_none()) {
         locked.given.push((request.path.clone(), from, to - from + 1));
@@ -151,8 +170,9 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> Op
     let (mut head, mut body) = match range {
         Some((from, to)) if from < len => {
             let to = to.min(len - 1);
+            let all = if says_length > 0 { says_length } else { len };
             let said = if fault == Some(Fault::OtherPart) { from + 1 } else { from };
-            let head = format!("HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {said}-{to}/{len}\r\n");
+            let head = format!("HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {said}-{to}/{all}\r\n");
             (head, bytes[from as usize..=to as usize].to_vec())
         }
         Some(_) => return stream.write_all(plain("416 Range Not Satisfiable", "").as_bytes()).ok(),
@@ -178,6 +198,11 @@ fn answer(mut stream: &TcpStream, request: &Request, state: &Mutex<State>) -> Op
     match fault {
         Some(Fault::Cut) => {
             stream.write_all(&body[..body.len() / 2]).ok()?;
+            return None;
+        }
+        Some(Fault::After(bytes)) => {
+            let n = if range.is_some() { bytes } else { bytes * n_after };
+            stream.write_all(&body[..n.min(body.len())]).ok()?;
             return None;
         }
         Some(Fault::Slow(millis)) => {

@@ -188,3 +188,35 @@ fn kill_9_while_it_is_received_or_looked_at_leaves_what_the_next_drill_destroys(
         pair.configure(&format!("{}\n{INTO}", script("sleep 1000")));
     }
 }
+
+#[test]
+fn what_was_left_is_not_forgotten_and_what_somebody_made_is_not_destroyed() {
+    use cowsnap::endpoint::{Dataset, btrfs};
+    use cowsnap::exec::scratch::Scratch;
+    use cowsnap::model::VersionRef;
+    ground!("btrfs", "loop", "root");
+    let disk = Btrfs::new();
+    let state = disk.outside().join("state");
+    let at = disk.path().join("received");
+    let version = VersionRef {
+        guid: "01234567-89ab-cdef-0123-456789abcdef".parse().expect("one"),
+        name: "s".parse().expect("a name"),
+    };
+    let new = || {
+        let dataset = Dataset::from(btrfs::Dataset::named(&at).expect("a place"));
+        Scratch::new(&state, "node", dataset, &version)
+    };
+    let note = state.join("drills/node");
+    fs::create_dir_all(note.parent().expect("one")).expect("made");
+    let left = format!("{} /somewhere/else\n", version.guid);
+    fs::write(&note, &left).expect("written");
+    let error = new().expect_err("it would be forgotten");
+    assert!(error.to_string().contains("/somewhere/else"), "{error}");
+    assert_eq!(fs::read_to_string(&note).expect("read"), left);
+    fs::write(&note, "").expect("written");
+    let scratch = new().expect("nothing is there");
+    disk.subvolume("received");
+    fs::write(at.join("f"), "mine").expect("written");
+    scratch.destroy().expect_err("it is somebody's");
+    assert_eq!(fs::read(at.join("f")).expect("there"), b"mine");
+}

@@ -265,6 +265,47 @@ fn reset_killed(
     reset(&home, &name, &request, before).map(drop)
 }
 
+#[test]
+fn a_copys_layer_is_what_that_copy_shows_also_when_a_reset_did_not_reach_all_copies() {
+    ground!("overlay", "btrfs");
+    let lab = subvolume_lab();
+    let at = lab.create("ci", &["--mode", "native", "--copies", "2", "--owner", "none"]);
+    fs::write(at.join("1/of-layer"), "one").expect("written");
+    fs::remove_file(at.join("1/file")).expect("removed");
+    lab.ok(&["commit", "ci", "one", "--copy", "1"]);
+    let home = Home::open(&lab.home_dir()).expect("a home");
+    let name = "ci".parse().expect("a name");
+    let one = stack_to(&home, &name, &LayerOf::This("one".parse().expect("a name"))).expect("a layer");
+    // Up to the layer, and then back from it.
+    for (to, layer, copy) in [(one, "of-1", "1"), (Vec::new(), "of-2", "1"), (Vec::new(), "of-3", "2")] {
+        if layer == "of-2" {
+            lab.ok(&["reset", "ci", "--to", "one"]);
+        }
+        if layer != "of-3" {
+            let request = Request { copies: None, layers: Some(to), survivors: Survivors::Refuse };
+            let mut n_swaps = 0;
+            let done = reset(&home, &name, &request, &mut |step| {
+                n_swaps += usize::from(matches!(step, Step::Swap));
+                match n_swaps {
+                    2 => Err(Error::io("swap", "the second copy")(rustix::io::Errno::IO)),
+                    _ => Ok(()),
+                }
+            });
+            assert!(done.is_err() && n_swaps == 2, "{done:?}");
+        }
+        fs::write(at.join(copy).join("own"), layer).expect("written");
+        lab.ok(&["commit", "ci", layer, "--copy", copy]);
+        let shown = timeless(of_kernel(&at.join(copy)));
+        let (base, upon) = (format!("ci@{layer}"), lab.at("upon"));
+        let args =
+            ["create", "upon", "--base", &base, "--at", utf8(&upon), "--mode", "native", "--owner", "none"];
+        lab.ok(&args);
+        assert_same(&timeless(of_kernel(&upon)), &shown, layer);
+        lab.ok(&["destroy", "upon"]);
+    }
+    destroy_all(&lab, &["ci@of-3", "ci@of-2", "ci@of-1", "ci@one"]);
+}
+
 killed!(kill_before, child_that_dies_while_it_works, reset_killed);
 
 #[test]

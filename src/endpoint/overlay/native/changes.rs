@@ -76,7 +76,7 @@ fn since_parted(
     stack: BorrowedFd<'_>,
     xattrs: Xattrs,
 ) -> Result<Option<u64>> {
-    let own = view.origin(xattrs)?.filter(|_| view.is_of_layers());
+    let own = view.origin(xattrs)?;
     let own = own.as_ref().map(Tree::root).map(|root| beneath::open_dir(root, b""));
     let own = own.transpose().map_err(Error::io("open", "a subvolume"))?;
     let made = |root: BorrowedFd<'_>| get_subvol_info(root).ok().map(|info| info.otransid);

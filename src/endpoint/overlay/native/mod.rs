@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{Look, look, look_since};
 use clones::{Clones, Source};
-pub use stacks::{forget_stacks, put_together};
+pub use stacks::{forget_stacks, is_made_of, put_together};
 pub use view::{forget_views, views};
 
 use crate::endpoint::btrfs::{is_on_btrfs, is_subvolume};

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use super::clones::{self, Clones, Source};
 use super::view::tree_of;
-use super::{CloneFile, SPARE, clone_files, copy_dir, discard, read, write};
+use super::{CLONE, CloneFile, SPARE, clone_files, copy_dir, discard, read, write};
 use crate::endpoint::overlay::home::random;
 use crate::endpoint::overlay::layer::{Layer, Stack, put_upon};
-use crate::endpoint::overlay::{Entry, base};
+use crate::endpoint::overlay::{Entry, Generation, base};
 use crate::endpoint::record::sync_folder;
 use crate::endpoint::zfs::overlays::Clones as ZfsClones;
 use crate::endpoint::{Error, Result};
@@ -54,7 +54,10 @@ pub fn put_together(overlay: &Entry, record: &Record) -> Result<()> {
     discard(overlay.home(), &making)?;
     let made = make(overlay, record, source.checked()?, &making);
     match made {
-        Ok(()) => fs::rename(&making, &file).map_err(Error::io("rename", making.display())),
+        Ok(()) => {
+            fs::rename(&making, &file).map_err(Error::io("rename", making.display()))?;
+            sync_folder(&overlay.dir().join(FOLDER))
+        }
         Err(error) => {
             if let Err(left) = discard(overlay.home(), &making) {
                 tracing::warn!(error = %left, "what was made of it is destroyed by the next one");
@@ -148,6 +151,26 @@ pub(super) fn source(overlay: &Entry, record: &Record, top: LayerId) -> Result<(
 pub(super) fn open(overlay: &Entry, top: LayerId) -> Result<OwnedFd> {
     let stack = read(&file_of(overlay.dir(), top))?.ok_or_else(|| gone(&top.to_string()))?;
     stack.among()?.root(stack.tree_name())?.ok_or_else(|| gone(&stack.name))
+}
+
+/// Whether the clone of `generation` was made of the tree of the layers up to `top`, or with `None` of the base alone.
+///
+/// # Errors
+/// What can not be read; a generation without a clone.
+pub fn is_made_of(overlay: &Entry, generation: &Generation, top: Option<LayerId>) -> Result<bool> {
+    let file = generation.dir().join(CLONE);
+    let clone = read(&file)?.ok_or_else(|| gone(&file.display().to_string()))?;
+    let (Some(top), Some(made_of)) = (top, &clone.made_of) else {
+        return Ok(top.is_none() && clone.made_of.is_none());
+    };
+    // One that a newer tree of the same layers has taken the place of has the layer's name, too.
+    let is_of_layer = |file: &Path| file.file_stem().is_some_and(|stem| *stem == *top.to_string());
+    for file in files(overlay.dir())?.iter().filter(|file| is_of_layer(file)) {
+        if read(file)?.is_some_and(|stack| stack.tree_name() == made_of) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Destroys the trees of layers that are gone, of which there is no clone any more that shows or is to be shown.

@@ -24,8 +24,6 @@ pub(super) struct View {
     clone: Option<OwnedFd>,
     /// What the clone was made of, if the base may have changed since.
     origin: Option<OwnedFd>,
-    /// Whether that is a tree of layers.
-    is_of_layers: bool,
 }
 
 impl View {
@@ -43,15 +41,13 @@ impl View {
         let view =
             CloneFile { name, origin: None, made_of: None, guid: None, transaction: None, ..clone.clone() };
         write(&file, &view)?;
-        let mut taken =
-            Self { home: home.clone(), file, root: None, clone: None, origin: None, is_of_layers: false };
+        let mut taken = Self { home: home.clone(), file, root: None, clone: None, origin: None };
         if !among.take_view(&view.name, &clone.name)? {
             return Err(gone(&clone.name));
         }
         taken.root = among.root(&view.name)?;
         if let Clones::Btrfs(_) = among {
             taken.clone = among.root(&clone.name)?;
-            taken.is_of_layers = clone.made_of.is_some();
         }
         taken.origin = match clone.made_of.as_ref().or(clone.origin.as_ref()) {
             Some(origin) => Some(among.root(origin)?.ok_or_else(|| gone(origin))?),
@@ -73,11 +69,6 @@ impl View {
     /// What the clone was made of, if the base may have changed since.
     pub(super) fn origin(&self, xattrs: Xattrs) -> Result<Option<Tree>> {
         self.origin.as_ref().map(|origin| tree_of(origin, xattrs)).transpose()
-    }
-
-    /// Whether the clone was made of a tree of layers.
-    pub(super) fn is_of_layers(&self) -> bool {
-        self.is_of_layers
     }
 
     /// The clone of which it is, where that can tell what was changed.
