@@ -10,7 +10,7 @@ use crate::cli::keys::ReadArgs;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place, rollback};
 use crate::exec::restore::plain::{self, Streams};
-use crate::exec::restore::{self, Request, Restored, Source};
+use crate::exec::restore::{self, Request, Restored, Source, Wanted};
 use crate::model::{SnapshotName, Target, quoted};
 use crate::{Error, Result};
 
@@ -57,6 +57,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return archive::run(&args, context);
     }
     let source = source(&args, context)?;
+    check(&args, &source)?;
     if let (Source::Files(files), Target::Path(path)) = (&source, Target::parse(&args.to)?)
         && plain::is_elsewhere(&path)?
         && restore::are_of_btrfs(files, &args.keys.keys()?)?
@@ -73,8 +74,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return Err(Error::Usage { what: what.into(), hint: None });
     }
     let keys = args.keys.keys()?;
-    let request =
-        Request { source, to, name: args.name, replace: args.replace, recursive: args.recursive, keys };
+    let wanted = wanted(args.name);
+    let request = Request { source, to, wanted, replace: args.replace, recursive: args.recursive, keys };
     if args.dry_run {
         let steps = restore::explain(&request)?;
         let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();
@@ -84,9 +85,33 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     report(&request, &done, context)
 }
 
+/// That nothing is asked for beside `source` that is not done then.
+fn check(args: &Args, source: &Source) -> Result<()> {
+    let what = match source {
+        Source::Snapshot(_, version) if args.name.as_ref().is_some_and(|name| *name != version.name) => {
+            two_names(&version.name, args.name.as_ref())
+        }
+        Source::Files(_) if args.copy => {
+            "streams in files are received, which copies no files: --copy does not fit".into()
+        }
+        Source::Files(_) if args.recursive => "a stream in a file is of one dataset: -r does not fit".into(),
+        _ => return Ok(()),
+    };
+    Err(Error::Usage { what, hint: None })
+}
+
+fn two_names(first: &SnapshotName, second: Option<&SnapshotName>) -> String {
+    let second = second.map(|name| format!(", and --name {name}")).unwrap_or_default();
+    format!("two versions are named, of which one can be restored: @{first}{second}")
+}
+
+fn wanted(name: Option<SnapshotName>) -> Wanted {
+    name.map_or(Wanted::Last, Wanted::Named)
+}
+
 /// Restores to a directory that no stream can be received into.
 fn to_plain(streams: &dyn Streams, args: &Args, to: PathBuf, context: &Context) -> Result<()> {
-    let request = plain::Request { to, name: args.name.clone(), replace: args.replace };
+    let request = plain::Request { to, wanted: wanted(args.name.clone()), replace: args.replace };
     if args.dry_run {
         let steps = plain::explain(streams, &request)?;
         let text = steps.iter().map(|step| format!("would {step}\n")).collect::<String>();

@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// The longest file of keys that is read, in bytes.
 const MAX_FILE_LEN: u64 = 1 << 20;
 
+/// How age's secret keys begin.
+const IDENTITY_PREFIX: &str = "AGE-SECRET-KEY-";
+
 /// The secret key in a file of `cowsnap keygen`.
 ///
 /// # Errors
@@ -39,7 +42,8 @@ pub fn signing_keys(paths: &[PathBuf]) -> Result<Vec<SigningKey>> {
 pub fn trusted(given: &[String]) -> Result<Option<Trusted>> {
     let mut keys = Vec::new();
     for one in given {
-        match one.starts_with(PUBLIC_PREFIX) || one.starts_with(SECRET_PREFIX) {
+        expect_no_secret(Path::new(one))?;
+        match one.starts_with(PUBLIC_PREFIX) {
             true => keys.push(one.parse::<PublicKey>().map_err(|why| usage(why.to_string()))?),
             false => {
                 let path = Path::new(one);
@@ -58,6 +62,7 @@ pub fn recipients(given: &[String]) -> Result<Vec<Recipient>> {
     let mut all = Vec::new();
     for one in given {
         let path = Path::new(one);
+        expect_no_secret(path)?;
         match one.parse::<Recipient>() {
             Ok(recipient) => all.push(recipient),
             Err(why) if one.to_ascii_lowercase().starts_with("age") && !path.exists() => {
@@ -171,7 +176,23 @@ fn shortened(text: &str) -> String {
     text.chars().take(8).chain("…".chars()).collect()
 }
 
+/// Refuses a secret that was given where the file that holds it, or a public key, belongs: errors show the names of files.
+fn expect_no_secret(given: &Path) -> Result<()> {
+    let given = given.to_string_lossy().trim_start().to_ascii_lowercase();
+    let secrets = [IDENTITY_PREFIX, SECRET_PREFIX];
+    match secrets.iter().find(|prefix| given.starts_with(&prefix.to_ascii_lowercase())) {
+        None => Ok(()),
+        Some(prefix) => {
+            let what = format!(
+                "a secret key ({prefix}…) stands on the command line, where others see it: name the file that holds it, and make a new one"
+            );
+            Err(usage(what))
+        }
+    }
+}
+
 fn text_of(path: &Path) -> Result<String> {
+    expect_no_secret(path)?;
     let failed = Error::io("read", path.display());
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE_LEN + 1).read_to_string(&mut text));
@@ -238,11 +259,22 @@ mod tests {
     fn a_secret_given_for_a_public_key_is_refused_and_not_shown() {
         let identity = Identity::generate().to_secret_text();
         let signer = SigningKey::generate().to_secret_text();
-        for error in [
-            recipients(std::slice::from_ref(&identity)).expect_err("a secret").to_string(),
-            trusted(std::slice::from_ref(&signer)).expect_err("a secret").to_string(),
-        ] {
-            assert!(!error.contains(&identity[20..]) && !error.contains(&signer[30..]), "{error}");
+        for secret in [&identity, &signer, &identity.to_lowercase(), &format!(" {signer}")] {
+            let (given, files) = (std::slice::from_ref(secret), [PathBuf::from(secret)]);
+            for error in [
+                recipients(given).map(drop),
+                encryption(given).map(drop),
+                trusted(given).map(drop),
+                signing_key(&files[0]).map(drop),
+                signing_keys(&files).map(drop),
+                identities(&files).map(drop),
+            ] {
+                let error = error.expect_err("a secret");
+                assert_eq!(error.class(), crate::Class::Usage);
+                let shown = error.to_string().to_lowercase();
+                let (identity, signer) = (identity.to_lowercase(), signer.to_lowercase());
+                assert!(!shown.contains(&identity[20..30]) && !shown.contains(&signer[30..40]), "{shown}");
+            }
         }
         assert!(trusted(&[]).expect("nothing").is_none());
         assert!(encryption(&[]).expect("nothing").is_none());

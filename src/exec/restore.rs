@@ -1,5 +1,6 @@
 //! Brings a version back: receives what is missing, then puts it in place by cloning, never by copying.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use crate::endpoint::{self, Backend as _, Dataset, History, RollbackRequest, Rol
 use crate::exec::receive::Incoming;
 use crate::exec::{Observe, Silent, send};
 use crate::model::{Inventory, SnapshotName, VersionRef, quoted};
-use crate::plan::restore::{self as plan, Step, Stream, Wanted};
+pub use crate::plan::restore::Wanted;
+use crate::plan::restore::{self as plan, Step, Stream};
 use crate::stream::container::Backend;
 use crate::stream::reader::Keys;
 use crate::stream::writer;
@@ -34,8 +36,8 @@ pub struct Request {
     pub source: Source,
     /// The dataset that gets it.
     pub to: Dataset,
-    /// Which of several versions; `None` for the last one.
-    pub name: Option<SnapshotName>,
+    /// Which of several versions.
+    pub wanted: Wanted,
     /// If the dataset is live: keep what it holds as a snapshot and put the restored content in its place.
     pub replace: bool,
     /// Nested datasets that have a snapshot of the same name come along (of a snapshot on the same filesystem).
@@ -242,10 +244,25 @@ fn steps(request: &Request) -> Result<(Vec<Stream>, Vec<Step>)> {
             vec![Stream { brings: version.clone(), base: common.map(|v| v.id.guid) }]
         }
     };
-    let wanted = request.name.clone().map_or(Wanted::Last, Wanted::Named);
-    let steps = plan::restore(&streams, &there, &wanted)
+    let steps = plan::restore(&streams, &there, &request.wanted)
         .map_err(|source| Error::Restore { to: request.to.to_string(), source })?;
+    expect_one_of_each_name(request, &steps)?;
     Ok((streams, steps))
+}
+
+/// Several versions of an archive may have one name; the snapshots of a dataset not.
+fn expect_one_of_each_name(request: &Request, steps: &[Step]) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for step in steps {
+        if let Step::Receive { brings, .. } = step
+            && !names.insert(&brings.name)
+        {
+            let why = format!("two of the snapshots that it takes are called @{}", brings.name);
+            let hint = "a plain directory of another filesystem can get it".into();
+            return Err(refused(request, &why, Some(hint)));
+        }
+    }
+    Ok(())
 }
 
 /// What the stream in `file` brings, as far as its beginning tells.

@@ -20,6 +20,8 @@ pub enum Wanted {
     Last,
     /// The one of that name.
     Named(SnapshotName),
+    /// This one, whatever else is called as it is.
+    Exactly(VersionRef),
 }
 
 /// One thing to do.
@@ -128,6 +130,13 @@ fn bringing(guid: Guid, streams: &[Stream], target: &Inventory) -> Option<usize>
 }
 
 fn last_of(streams: &[Stream], target: &Inventory, wanted: &Wanted) -> Result<VersionRef, Conflict> {
+    if let Wanted::Exactly(version) = wanted {
+        // What is there may be called otherwise.
+        let there = target.snapshot_of(version.guid).map(|v| &v.id);
+        let brought = || streams.iter().map(|s| &s.brings).find(|v| v.guid == version.guid);
+        let found = there.or_else(brought).cloned();
+        return found.ok_or_else(|| Conflict::NothingCalled(version.name.clone()));
+    }
     if let Wanted::Named(name) = wanted {
         let brought = streams.iter().map(|s| &s.brings).find(|v| v.name == *name);
         let there = target.by_name_and_kind(name, VersionKind::Snapshot).map(|v| &v.id);
@@ -250,6 +259,18 @@ mod tests {
         check("2 1>2", "1", "", expect!["receive @2; place @2"]);
         let steps = restore(&streams("2 1>2"), &inventory("1"), &Wanted::Last).expect("a plan");
         assert!(matches!(steps[0], Step::Receive { stream: 1, .. }));
+    }
+
+    #[test]
+    fn of_two_versions_of_one_name_the_one_that_is_meant_is_placed() {
+        let (streams, none) = (streams("a=x x>b b>a=y"), inventory(""));
+        let plan = |wanted: &str| restore(&streams, &none, &Wanted::Exactly(id(wanted))).expect("a plan");
+        let placed = |wanted: &str| plan(wanted).last().cloned();
+        assert_eq!(placed("a=y"), Some(Step::Place { version: id("a=y") }));
+        assert_eq!(placed("a=x"), Some(Step::Place { version: id("a=x") }));
+        assert_eq!(plan("a=y").len(), 4);
+        let there = restore(&[], &inventory("renamed=y"), &Wanted::Exactly(id("a=y"))).expect("a plan");
+        assert_eq!(there, [Step::Place { version: id("renamed=y") }]);
     }
 
     #[test]

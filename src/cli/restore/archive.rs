@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::{Args, report, report_plain};
+use super::{Args, report, report_plain, two_names};
 use crate::cli::archive::{cost_lines, split};
 use crate::cli::progress::Progress;
 use crate::cli::{Context, place};
 use crate::exec::archive::pull::{self, Chain};
-use crate::exec::restore::{self, Request, Source, plain};
+use crate::exec::restore::{self, Request, Source, Wanted, plain};
 use crate::model::{Inventory, Target};
 use crate::stream::container::Backend;
 use crate::stream::reader::Keys;
@@ -25,6 +25,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<()> {
         return Err(Error::Usage { what, hint: Some("restore each dataset from its archive".into()) });
     }
     let (url, name) = split(source)?;
+    if let (Some(first), Some(second)) = (&name, &args.name)
+        && first != second
+    {
+        return Err(Error::Usage { what: two_names(first, Some(second)), hint: None });
+    }
     let name = name.or_else(|| args.name.clone());
     let archive = args.way.archive(&url)?.with_keys(args.keys.keys()?);
     let target = Target::parse(&args.to)?;
@@ -34,8 +39,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<()> {
         let chain = Chain::find(archive.clone(), name.as_ref(), &Inventory::default(), context.state_dir())?;
         if chain.backend() == Backend::Btrfs {
             let to = path.clone();
-            let request =
-                plain::Request { to, name: Some(chain.version().name.clone()), replace: args.replace };
+            let wanted = Wanted::Exactly(chain.version().clone());
+            let request = plain::Request { to, wanted, replace: args.replace };
             return to_plain(chain, &request, args.dry_run, context);
         }
     }
@@ -43,12 +48,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<()> {
     to.backend("receive")?;
     let chain = Chain::find(archive, name.as_ref(), &pull::inventory(&to)?, context.state_dir())?;
     let (links, cost) = (chain.links(), chain.cost());
-    let wanted = Some(chain.version().name.clone());
+    let wanted = Wanted::Exactly(chain.version().clone());
     let text = cost_lines(&chain, |link| format!("fetch @{}", link.version.name));
     let chain = if args.dry_run { chain } else { chain.claimed()? };
     let source = Source::Streams(Box::new(chain));
     let request =
-        Request { source, to, name: wanted, replace: args.replace, recursive: false, keys: Keys::default() };
+        Request { source, to, wanted, replace: args.replace, recursive: false, keys: Keys::default() };
     if args.dry_run {
         let steps = restore::explain(&request)?;
         let steps_text: String = steps.iter().map(|step| format!("would {step}\n")).collect();

@@ -1,5 +1,6 @@
 //! Where a stream is applied that becomes a plain tree.
 
+use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -16,13 +17,18 @@ pub(super) struct Here<'a> {
     staging: BorrowedFd<'a>,
     guid: Guid,
     held: Option<Guid>,
-    needs: &'a Needs,
+    /// Each has its place among all: what it is called where it is kept.
+    numbers: HashMap<&'a Key, usize>,
     lacks: Vec<Lack>,
 }
 
+/// Of which version, which file.
+type Key = (([u8; 16], u64), Vec<u8>);
+
 impl<'a> Here<'a> {
     pub(super) fn new(staging: BorrowedFd<'a>, guid: Guid, held: Option<Guid>, needs: &'a Needs) -> Self {
-        Self { staging, guid, held, needs, lacks: Vec::new() }
+        let numbers = needs.keys().enumerate().map(|(number, key)| (key, number)).collect();
+        Self { staging, guid, held, numbers, lacks: Vec::new() }
     }
 
     pub(super) fn into_lacks(self) -> Vec<Lack> {
@@ -49,10 +55,8 @@ impl Ground for Here<'_> {
 
     fn kept(&mut self, uuid: [u8; 16], ctransid: u64, path: &[u8]) -> Result<Option<OwnedFd>> {
         let key = ((uuid, ctransid), path.to_vec());
-        if !self.needs.contains_key(&key) {
-            return Ok(None);
-        }
-        let name = Path::new(BASE).join(number_of(self.needs, &key).to_string());
+        let Some(number) = self.numbers.get(&key) else { return Ok(None) };
+        let name = Path::new(BASE).join(number.to_string());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(self.staging, &name, flags, Mode::empty())
             .map(Some)
@@ -63,9 +67,4 @@ impl Ground for Here<'_> {
         let first = path.escape_ascii().to_string();
         state::add(&mut self.lacks, vec![Lack { what: what.into(), times: 1, first }]);
     }
-}
-
-/// Its place among all: what it is called where it is kept.
-pub(super) fn number_of(needs: &Needs, key: &(([u8; 16], u64), Vec<u8>)) -> usize {
-    needs.range(..key.clone()).count()
 }

@@ -66,6 +66,7 @@ pub struct Staging<'t> {
     id: OsString,
     fd: OwnedFd,
     state: State,
+    trusted: Option<Vec<String>>,
 }
 
 impl Target {
@@ -168,10 +169,10 @@ fn refused(path: &Path, why: String, hint: Option<String>) -> Error {
 }
 
 impl<'t> Staging<'t> {
-    /// What a restore that was broken off has made for `target` so far, taken over; `None` if there is nothing.
+    /// What a restore that was broken off has made for `target` so far, taken over; `None` if there is nothing. Nothing is changed.
     ///
     /// # Errors
-    /// Somebody is at work there; something else stands there.
+    /// Somebody is at work there; something else stands there, or what somebody else has made.
     pub fn find(target: &'t Target) -> Result<Option<Self>> {
         let id = target.staging_name();
         match rustix::fs::statat(&target.parent, &id, AtFlags::SYMLINK_NOFOLLOW) {
@@ -186,6 +187,10 @@ impl<'t> Staging<'t> {
             let shown = target.path.with_file_name(&id);
             refused(&target.path, format!("{} is in the way: {why}", shown.display()), None)
         };
+        let stat = fstat(&fd).map_err(target.io("examine what is beside"))?;
+        if !state::is_own(&stat) {
+            return Err(foreign("somebody else has made it, or others may write to it".into()));
+        }
         let names = list(fd.as_fd()).map_err(target.io("list what is beside"))?;
         let known = [TREE, BASE, STATE, "%state"];
         if let Some(name) = names.iter().find(|name| !known.iter().any(|known| name == known)) {
@@ -196,9 +201,7 @@ impl<'t> Staging<'t> {
             None if names.iter().all(|name| name == "%state") => State::default(),
             None => return Err(foreign("it does not say what it is".into())),
         };
-        let staging = Self { target, id, fd, state };
-        staging.finish_exchange()?;
-        Ok(Some(staging))
+        Ok(Some(Self { target, id, fd, state, trusted: None }))
     }
 
     /// Makes a place for the tree of `target`.
@@ -219,16 +222,37 @@ impl<'t> Staging<'t> {
         self.state.holds.as_ref().filter(|_| self.state.applying.is_none() && self.tree_is_ours())
     }
 
+    /// One of these keys has signed what is applied from now on: who applies it looks. `None` if nobody does.
+    pub fn trusting(&mut self, keys: Option<Vec<String>>) {
+        self.trusted = keys;
+    }
+
+    /// Whether all that was applied was found to be signed by one of `keys`.
+    pub fn was_signed_by(&self, keys: &[String]) -> bool {
+        self.state.signed.as_ref().is_some_and(|by| by.iter().all(|key| keys.contains(key)))
+    }
+
+    /// Who signed all that will have been applied.
+    fn signed(&self) -> Option<Vec<String>> {
+        let (before, now) = (self.state.signed.clone(), self.trusted.clone()?);
+        let mut all = if self.state.holds.is_some() { before? } else { Vec::new() };
+        all.extend(now);
+        all.sort();
+        all.dedup();
+        Some(all)
+    }
+
     /// What the filesystem can not hold of what was applied.
     pub fn lacks(&self) -> &[Lack] {
         &self.state.lacks
     }
 
-    /// Clears away all that was made.
+    /// Clears away all that was made. What was exchanged for it gets the name that it is to be kept under.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn clear(self) -> Result<()> {
+        self.finish_exchange()?;
         // The state goes last: without it, nobody would know whose the rest is.
         for name in [TREE, BASE] {
             remove_all(self.fd.as_fd(), Path::new(name)).map_err(self.target.io("clear up beside"))?;
@@ -280,6 +304,7 @@ impl<'t> Staging<'t> {
         syncfs(&applied.subvolume).map_err(self.target.io("write what is to be"))?;
         self.state.inode = fstat(&applied.subvolume).map_err(self.target.io("examine what is to be"))?.st_ino;
         state::add(&mut self.state.lacks, lacks);
+        self.state.signed = self.signed();
         (self.state.holds, self.state.applying) = (Some(version.clone()), None);
         self.write_state()?;
         remove_all(self.fd.as_fd(), Path::new(BASE)).map_err(self.target.io("clear up beside"))

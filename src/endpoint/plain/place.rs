@@ -1,17 +1,18 @@
 //! A finished tree gets its name; what had it keeps another.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, RenameFlags, Timespec, Timestamps, fstat, fsync};
+use rustix::fs::{AtFlags, RenameFlags, Stat, Timespec, Timestamps, fstat, fsync, statat};
 use rustix::io::Errno;
 
 use crate::endpoint::dir::open_beneath;
 use crate::endpoint::plain::{Staging, TREE, There, refused};
 use crate::endpoint::{Error, Result};
+use crate::model::VersionRef;
 
 impl Staging<'_> {
     /// Gives the tree its name. What stands there is renamed if `replace` says so: to what is answered.
@@ -39,6 +40,23 @@ impl Staging<'_> {
         fsync(&tree).and_then(|()| fsync(&target.parent)).map_err(target.io("write the directory of"))?;
         self.clear()?;
         Ok(kept)
+    }
+
+    /// The version that a process which ended then has put in the place of what was there, and what that is to be called: what is left is to
+    /// [clear](Self::clear) up.
+    pub fn in_place(&self) -> Option<(&VersionRef, PathBuf)> {
+        let name = OsStr::from_bytes(self.state.keep_as.as_ref()?);
+        let parent = &self.target.parent;
+        let stat = |dir: BorrowedFd<'_>, name: &OsStr| statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        let is_ours = |stat: &Stat| stat.st_ino == self.state.inode;
+        let there = stat(parent.as_fd(), &self.target.name).is_some_and(|there| is_ours(&there));
+        // Beside it there must be what it was exchanged for: else it is another directory of the same number.
+        let exchanged = match stat(self.fd(), OsStr::new(TREE)) {
+            Some(tree) => !is_ours(&tree),
+            None => stat(parent.as_fd(), name).is_some(),
+        };
+        let holds = self.state.holds.as_ref().filter(|_| self.state.applying.is_none())?;
+        (there && exchanged).then(|| (holds, self.target.path.with_file_name(name)))
     }
 
     fn rename_tree(&self) -> Result<(), Errno> {

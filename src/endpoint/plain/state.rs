@@ -2,6 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::dir::read_at;
@@ -34,6 +37,9 @@ pub(super) struct State {
     pub(super) inode: u64,
     /// What is to be kept under which name: its bytes.
     pub(super) keep_as: Option<Vec<u8>>,
+    /// All that was applied was signed by one of these keys; `None` if nobody looked.
+    #[serde(default)]
+    pub(super) signed: Option<Vec<String>>,
     /// What the filesystem can not hold.
     pub(super) lacks: Vec<Lack>,
 }
@@ -41,6 +47,19 @@ pub(super) struct State {
 impl State {
     /// What is written in `staging`; `None` if nothing is.
     pub(super) fn read(staging: BorrowedFd<'_>) -> Result<Option<Self>> {
+        let stat = match rustix::fs::statat(staging, STATE, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found.map_err(Error::io("examine", "the state of a restore"))?,
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || !is_own(&stat) {
+            return Err(Error::Refused {
+                op: "go on with",
+                subject: "what was restored so far".into(),
+                why: "what says how far it is was written by somebody else, or others may write to it".into(),
+                hint: None,
+            });
+        }
         let Some(bytes) = read_at(staging, STATE)? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Corrupt {
             what: "state of a restore",
@@ -48,6 +67,11 @@ impl State {
             source: Some(Box::new(error)),
         })
     }
+}
+
+/// Whether it belongs to who runs this, and nobody else may write to it.
+pub(super) fn is_own(stat: &Stat) -> bool {
+    stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o022 == 0
 }
 
 /// Adds `more` to `lacks`.

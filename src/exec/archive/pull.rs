@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::endpoint::archive::{Archive, Claim, Manifest};
 use crate::endpoint::btrfs::Kept;
+use crate::endpoint::zfs::ReceiveOptions;
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::archive::behind::{Behind, Marks};
 use crate::exec::archive::{Fetch, Seen};
@@ -16,11 +17,15 @@ use crate::exec::{Event, Observe};
 use crate::model::archive::Stored;
 use crate::model::{Guid, Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::Stream;
-use crate::stream::container::Backend;
+use crate::stream::container::{self, Backend};
+use crate::stream::sign::Trusted;
 use crate::{Class, Error, Result};
 
 /// How often what came so far is kept, so that a receive that is broken off can go on: after so many bytes of stream.
 const KEEP_EVERY: u64 = 256 << 20;
+
+/// How much of a guid names a version at least.
+const GUID_BEGINS: usize = 8;
 
 /// What brings one version to a place: containers, bases first. Nobody destroys them as long as it lives.
 pub struct Chain {
@@ -59,8 +64,8 @@ pub struct Takes {
 }
 
 impl Chain {
-    /// The cheapest way to the version called `name`, or else to the newest, where what is `there` is not brought. How to go on within a container
-    /// is noted below `state_dir`.
+    /// The cheapest way to the version called `name` (or whose guid begins so, if none is called so), or else to the newest, where what is
+    /// `there` is not brought. How to go on within a container is noted below `state_dir`.
     ///
     /// # Errors
     /// No such version, or several; one that can not be brought back; what the archive says.
@@ -150,6 +155,10 @@ impl Chain {
 }
 
 impl Streams for Chain {
+    fn trusted(&self) -> Option<&Trusted> {
+        self.archive.keys().trusted.as_ref()
+    }
+
     fn all(&self) -> &[Stream] {
         &self.streams
     }
@@ -164,31 +173,42 @@ impl Streams for Chain {
 
     fn receive(&self, at: usize, to: &Dataset, prepare: Prepare, observe: &dyn Observe) -> Result<Received> {
         let stored = &self.stored[at];
-        let kept = to.kept(stored.version.guid, stored.base)?;
-        let kept = if kept.is_some() && !self.may_go_on(at)? {
-            to.give_up_partial()?;
-            None
-        } else {
-            kept
-        };
+        let (guid, base) = (stored.version.guid, stored.base);
+        let mut kept = to.kept(guid, base)?;
+        if !self.may_go_on(at)?
+            && let Some(kept) = kept.take()
+        {
+            kept.give_up()?;
+        }
         let goes_on = kept.is_some();
         match self.receive_behind(at, kept, to, prepare, observe) {
-            // What was kept, or noted, does not fit: all of it comes again.
-            Err(error) if goes_on && matches!(error.class(), Class::Corrupt | Class::Conflict) => {
+            Err(error) if goes_on && is_of_what_was_kept(&error) => {
                 observe.observe(Event::Warning {
                     text: format!(
-                        "@{} begins anew: what was received of it in part is of no use",
+                        "@{} begins anew: what was received of it in part is of no use: {error}",
                         self.name(at)
                     ),
                 });
-                to.give_up_partial().or_else(|error| match error.class() {
-                    Class::Conflict => Ok(()), // It is given up already.
-                    _ => Err(error),
-                })?;
+                while let Some(kept) = to.kept(guid, base)? {
+                    kept.give_up()?;
+                }
                 self.receive_behind(at, None, to, prepare, observe)
             }
             done => done,
         }
+    }
+}
+
+/// Whether what was kept, or noted, may be why the rest does not fit: all of it comes again then. A part that is damaged or gone is not, nor a
+/// disk that is full: to begin anew would only fetch once more what is there.
+fn is_of_what_was_kept(error: &Error) -> bool {
+    match error {
+        Error::Container {
+            source: container::Error::Read { .. } | container::Error::Write { .. }, ..
+        } => false,
+        Error::Container { .. } => error.class() == Class::Corrupt,
+        Error::Endpoint(endpoint::Error::Corrupt { what, .. }) => *what != "archive",
+        _ => false,
     }
 }
 
@@ -230,9 +250,11 @@ impl Chain {
         };
         let incoming = self.expect(at, incoming)?;
         let incoming = if self.may_go_on(at)? { incoming.keeping(KEEP_EVERY) } else { incoming };
-        let incoming = prepare(incoming);
+        // What ZFS keeps of a receive that was broken off would only be in the way of the next one, which begins anew: no archive sends the rest.
+        let incoming =
+            prepare(incoming.with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() }));
         let received = incoming.receive(to, observe);
-        if received.is_ok() || skip > 0 {
+        if received.as_ref().map_or_else(|error| skip > 0 && is_of_what_was_kept(error), |_| true) {
             marks().forget();
         }
         received
@@ -258,19 +280,25 @@ fn named(archive: &Archive, seen: &Seen, name: Option<&SnapshotName>) -> Result<
             endpoint::Error::NotFound { what: "version", subject, hint: None }.into()
         });
     };
-    let called: Vec<_> = versions.iter().filter(|version| version.id.name == *name).collect();
+    let mut called: Vec<_> = versions.iter().filter(|version| version.id.name == *name).collect();
+    if called.is_empty() {
+        let guid = name.to_string().to_ascii_lowercase();
+        let is_it = |text: String| guid.len() >= GUID_BEGINS && text.starts_with(&guid);
+        called = versions.iter().filter(|version| is_it(version.id.guid.to_string())).collect();
+    }
+    let subject = format!("{}@{name}", archive.url());
     match called.as_slice() {
         [one] => Ok(one.id.clone()),
         [] => {
             let hint = Some(format!("cowsnap archive list {}", quoted(archive.url())));
-            let subject = format!("{}@{name}", archive.url());
             Err(endpoint::Error::NotFound { what: "version", subject, hint }.into())
         }
         several => {
             let guids: Vec<_> = several.iter().map(|version| version.id.guid.to_string()).collect();
             let why = format!("{} versions are called so: {}", several.len(), guids.join(", "));
-            let subject = format!("{}@{name}", archive.url());
-            Err(endpoint::Error::Refused { op: "choose", subject, why, hint: None }.into())
+            let last = guids.last().expect("there are several");
+            let hint = Some(format!("name it by its guid, or how that begins: {}@{last}", archive.url()));
+            Err(endpoint::Error::Refused { op: "choose", subject, why, hint }.into())
         }
     }
 }
@@ -297,4 +325,22 @@ pub fn inventory(to: &Dataset) -> Result<Inventory> {
 /// As [`Incoming::receive`]. What came before stays.
 pub fn pull(chain: &Chain, to: &Dataset, observe: &dyn Observe) -> Result<Vec<Received>> {
     (0..chain.all().len()).map(|at| chain.receive(at, to, |incoming| incoming, observe)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_gone_and_a_full_disk_do_not_throw_away_what_was_received() {
+        let container = |source| Error::container("receive", "x")(source);
+        let io = std::io::Error::other("the part is gone");
+        assert!(!is_of_what_was_kept(&container(container::Error::Read { at: 1, source: io })));
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(!is_of_what_was_kept(&endpoint::Error::io("write", "x")(full).into()));
+        assert!(is_of_what_was_kept(&container(container::Error::Trailer {
+            at: 1,
+            why: "it differs".into()
+        })));
+    }
 }

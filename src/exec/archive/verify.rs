@@ -70,27 +70,36 @@ struct Rotation {
 pub fn verify(archive: &Archive, depth: Depth, state_dir: &Path, observe: &dyn Observe) -> Result<Found> {
     let seen = Seen::of(archive)?;
     let stored = seen.chains.stored();
-    let mut damaged = without_way(&seen);
-    let manifests = read_manifests(archive, stored, &mut damaged)?;
-    let parts: u64 = manifests.iter().map(|(_, manifest)| manifest.pieces().len() as u64).sum();
-    let (versions, run) = (stored.len() as u64, None);
-    let mut found = Found { versions, parts, parts_read: 0, bytes_read: 0, run, damaged };
-    match depth {
-        Depth::Full => {
+    let (versions, damaged) = (stored.len() as u64, without_way(&seen));
+    let mut found = Found { versions, parts: 0, parts_read: 0, bytes_read: 0, run: None, damaged };
+    let file = state_dir.join("archives").join(format!("{}.sample", archive.charter().id));
+    let mut rotation = match depth {
+        Depth::Sample(of) => Some(read_rotation(&file, of)),
+        Depth::Quick | Depth::Full => None,
+    };
+    if rotation.is_some() {
+        observe.observe(Event::Started { op: "verify", subject: archive.url(), total: None });
+    }
+    // A few containers at a time, of which nothing stays: there may be many, and each may have many parts.
+    for some in stored.chunks(AT_ONCE) {
+        let manifests = read_manifests(archive, some, &mut found.damaged)?;
+        found.parts += manifests.iter().map(|(_, manifest)| manifest.pieces().len() as u64).sum::<u64>();
+        if depth == Depth::Full {
             for (stored, manifest) in &manifests {
                 whole(archive, stored, manifest, &mut found, observe)?;
             }
+            continue;
         }
-        Depth::Quick => present(archive, &manifests, &mut found)?,
-        Depth::Sample(of) => {
-            present(archive, &manifests, &mut found)?;
-            let file = state_dir.join("archives").join(format!("{}.sample", archive.charter().id));
-            let mut rotation = read_rotation(&file, of);
-            sample(archive, &manifests, &rotation, &mut found, observe)?;
-            found.run = Some((rotation.next + 1, of));
-            rotation.next = (rotation.next + 1) % of;
-            write_rotation(&file, &rotation).map_err(Error::io("write", file.display()))?;
+        let gone = present(archive, &manifests, &mut found)?;
+        if let Some(rotation) = &rotation {
+            sample(archive, &manifests, &gone, rotation, &mut found, observe)?;
         }
+    }
+    if let Some(rotation) = &mut rotation {
+        observe.observe(Event::Finished { bytes: found.bytes_read });
+        found.run = Some((rotation.next + 1, rotation.of));
+        rotation.next = (rotation.next + 1) % rotation.of;
+        write_rotation(&file, rotation).map_err(Error::io("write", file.display()))?;
     }
     found.damaged.sort_by(|a, b| (&a.version, &a.what).cmp(&(&b.version, &b.what)));
     found.damaged.dedup();
@@ -155,40 +164,42 @@ fn in_words(error: &dyn std::error::Error) -> String {
     words
 }
 
-/// That each part is there and as long as it should be, by what the store lists.
-fn present(archive: &Archive, manifests: &Manifests<'_>, found: &mut Found) -> Result<()> {
-    let there: HashMap<Part, u64> =
-        archive.parts(None)?.into_iter().map(|(part, object)| (part, object.len)).collect();
-    for (stored, manifest) in manifests {
+/// That each part is there and as long as it should be, by what the store lists. Answers what is gone.
+fn present(archive: &Archive, manifests: &Manifests<'_>, found: &mut Found) -> Result<HashSet<Part>> {
+    let listed = ask(manifests, |(stored, _)| archive.parts(Some(stored.group())))?;
+    let mut gone = HashSet::new();
+    for ((stored, manifest), listed) in manifests.iter().zip(listed) {
+        let there: HashMap<Part, u64> =
+            listed?.into_iter().map(|(part, object)| (part, object.len)).collect();
         for (part, len) in manifest.parts() {
             let what = match there.get(&part) {
                 Some(listed) if *listed == len => continue,
                 Some(listed) => format!("{part} is {listed} bytes long, not {len}"),
-                None => format!("{part} is gone"),
+                None => {
+                    gone.insert(part);
+                    format!("{part} is gone")
+                }
             };
             found.damaged.push(Damage { version: stored.version.clone(), what });
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Reads the parts whose turn it is.
 fn sample(
     archive: &Archive,
     manifests: &Manifests<'_>,
+    gone: &HashSet<Part>,
     rotation: &Rotation,
     found: &mut Found,
     observe: &dyn Observe,
 ) -> Result<()> {
-    let known: HashSet<String> = found.damaged.iter().map(|damage| damage.what.clone()).collect();
     let due: Vec<_> = manifests
         .iter()
         .flat_map(|(stored, manifest)| manifest.parts().map(move |(part, len)| (*stored, part, len)))
-        .filter(|(_, part, _)| turn(&part.digest, rotation.of) == rotation.next)
-        .filter(|(_, part, _)| !known.contains(&format!("{part} is gone")))
+        .filter(|(_, part, _)| turn(&part.digest, rotation.of) == rotation.next && !gone.contains(part))
         .collect();
-    let total = due.iter().map(|(_, _, len)| len).sum();
-    observe.observe(Event::Started { op: "verify", subject: archive.url(), total: Some(total) });
     // A few at a time, so that what was read is told and forgotten.
     for some in due.chunks(AT_ONCE) {
         let answers = ask(some, |(_, part, len)| archive.part(part, *len).map(drop))?;
@@ -201,7 +212,6 @@ fn sample(
         }
         observe.observe(Event::Progress { bytes: found.bytes_read });
     }
-    observe.observe(Event::Finished { bytes: found.bytes_read });
     Ok(())
 }
 

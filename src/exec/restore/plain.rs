@@ -9,16 +9,20 @@ use crate::endpoint::plain::{Lack, Staging, Target, There, in_the_way};
 use crate::endpoint::{self, Dataset, btrfs};
 use crate::exec::receive::{Incoming, Received};
 use crate::exec::{Event, Observe};
-use crate::model::{Inventory, SnapshotName, Version, VersionKind, VersionRef};
+use crate::model::{Inventory, Version, VersionKind, VersionRef};
 use crate::plan::restore::{self as plan, Step, Stream, Wanted};
 use crate::stream::container::Backend;
 use crate::stream::reader::Keys;
+use crate::stream::sign::Trusted;
 use crate::{Class, Error, Result};
 
 /// Streams that are at hand.
 pub trait Streams: Send + Sync {
     /// What each of them brings.
     fn all(&self) -> &[Stream];
+
+    /// One of these must have signed each of them, which opening one looks at; `None` if nobody has to.
+    fn trusted(&self) -> Option<&Trusted>;
 
     /// Opens one of them, at its beginning. An increment is read twice.
     ///
@@ -66,6 +70,10 @@ impl Files {
 }
 
 impl Streams for Files {
+    fn trusted(&self) -> Option<&Trusted> {
+        self.keys.trusted.as_ref()
+    }
+
     fn all(&self) -> &[Stream] {
         &self.streams
     }
@@ -101,8 +109,8 @@ pub fn is_elsewhere(path: &Path) -> Result<bool> {
 pub struct Request {
     /// The directory that is to hold it.
     pub to: PathBuf,
-    /// Which of several versions; `None` for the last one.
-    pub name: Option<SnapshotName>,
+    /// Which of several versions.
+    pub wanted: Wanted,
     /// What stands there is kept under another name.
     pub replace: bool,
 }
@@ -130,11 +138,21 @@ pub struct Restored {
 /// As [`restore`], as far as they can be foreseen.
 pub fn explain(streams: &dyn Streams, request: &Request) -> Result<Vec<String>> {
     let target = Target::open(&request.to)?;
-    let there = may_be_put(&target, request)?;
     let staging = Staging::find(&target)?;
-    let (steps, _) = steps(streams.all(), staging.as_ref().and_then(Staging::holds), request)?;
     let shown = request.to.display();
     let mut lines = Vec::new();
+    let left = staging.as_ref().and_then(Staging::in_place);
+    if let Some((version, kept)) = &left {
+        lines.push(format!("keep what was {shown} before @{} as {}", version.name, kept.display()));
+    }
+    if let (Some(staging), Some(_)) = (&staging, &left)
+        && in_place(streams, staging, request).is_some()
+    {
+        return Ok(lines);
+    }
+    let there = may_be_put(&target, request)?;
+    let held = staging.as_ref().and_then(|staging| held(streams, staging));
+    let (steps, _) = steps(streams.all(), held, request)?;
     for step in steps {
         match step {
             Step::Receive { brings, .. } => lines.push(format!("apply @{} to a plain tree", brings.name)),
@@ -156,12 +174,20 @@ pub fn explain(streams: &dyn Streams, request: &Request) -> Result<Vec<String>> 
 /// can be tried again from where it is, nothing is left behind.
 pub fn restore(streams: &dyn Streams, request: &Request, observe: &dyn Observe) -> Result<Restored> {
     let target = Target::open(&request.to)?;
+    let mut found = Staging::find(&target)?;
+    if let Some(staging) = found.take_if(|staging| staging.in_place().is_some()) {
+        let done = in_place(streams, &staging, request);
+        staging.clear()?;
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
     may_be_put(&target, request)?;
-    let mut staging = match Staging::find(&target)? {
+    let mut staging = match found {
         Some(staging) => staging,
         None => Staging::new(&target)?,
     };
-    let (steps, goes_on) = match steps(streams.all(), staging.holds(), request) {
+    let (steps, goes_on) = match steps(streams.all(), held(streams, &staging), request) {
         Ok(steps) => steps,
         Err(error) => return Err(give_up(staging, error, observe)),
     };
@@ -184,6 +210,34 @@ pub fn restore(streams: &dyn Streams, request: &Request, observe: &dyn Observe) 
     Ok(Restored { path: target.path().to_owned(), version, received, went_on_from, kept, lacks })
 }
 
+/// What is made so far, if that is believed.
+fn held<'s>(streams: &dyn Streams, staging: &'s Staging<'_>) -> Option<&'s VersionRef> {
+    staging.holds().filter(|_| is_believed(streams, staging))
+}
+
+/// Whether all that an earlier run has applied was signed by whom this one trusts.
+fn is_believed(streams: &dyn Streams, staging: &Staging<'_>) -> bool {
+    keys(streams).is_none_or(|keys| staging.was_signed_by(&keys))
+}
+
+fn keys(streams: &dyn Streams) -> Option<Vec<String>> {
+    streams.trusted().map(|trusted| trusted.keys().iter().map(ToString::to_string).collect())
+}
+
+/// What a run that was killed right after putting it in place has done, if that is what is wanted.
+fn in_place(streams: &dyn Streams, staging: &Staging<'_>, request: &Request) -> Option<Restored> {
+    let (version, kept) = staging.in_place().filter(|_| is_believed(streams, staging))?;
+    let steps = plan::restore(streams.all(), &holding(version), &request.wanted).ok()?;
+    matches!(&steps[..], [Step::Place { version: wanted }] if wanted.guid == version.guid).then(|| Restored {
+        path: request.to.canonicalize().unwrap_or_else(|_| request.to.clone()),
+        version: version.clone(),
+        received: Vec::new(),
+        went_on_from: Some(version.clone()),
+        kept: Some(kept),
+        lacks: staging.lacks().to_vec(),
+    })
+}
+
 fn may_be_put(target: &Target, request: &Request) -> Result<There> {
     match target.there()? {
         There::Something if !request.replace => Err(in_the_way(target.path()).into()),
@@ -193,20 +247,19 @@ fn may_be_put(target: &Target, request: &Request) -> Result<There> {
 
 /// What is to be done, and whether it builds upon what is `held`.
 fn steps(streams: &[Stream], held: Option<&VersionRef>, request: &Request) -> Result<(Vec<Step>, bool)> {
-    let wanted = request.name.clone().map_or(Wanted::Last, Wanted::Named);
     let first_base = |steps: &[Step]| match steps.first() {
         Some(Step::Receive { stream, .. }) => streams[*stream].base,
         Some(Step::Place { version }) => Some(version.guid),
         None => None,
     };
     if let Some(held) = held
-        && let Ok(steps) = plan::restore(streams, &holding(held), &wanted)
+        && let Ok(steps) = plan::restore(streams, &holding(held), &request.wanted)
         && first_base(&steps) == Some(held.guid)
     {
         return Ok((steps, true));
     }
     let nothing = Inventory::default();
-    let steps = plan::restore(streams, &nothing, &wanted)
+    let steps = plan::restore(streams, &nothing, &request.wanted)
         .map_err(|source| Error::Restore { to: request.to.display().to_string(), source })?;
     Ok((steps, false))
 }
@@ -232,6 +285,7 @@ fn apply(
             .open(at)?
             .hand_to(&subject("the beginning of "), observe, |bytes| staging.prepare(bytes))?,
     };
+    staging.trusting(keys(streams));
     streams.open(at)?.hand_to(&subject(""), observe, |bytes| staging.apply(&stream.brings, &needs, bytes))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::lab::{Lab, code, errors, json, text};
+use super::lab::{Lab, code, errors, json, put, text};
 use crate::ground::{Plain, ground};
 use crate::s3::{self, Fault};
 
@@ -22,6 +22,8 @@ fn any_version_is_restored_to_a_fresh_filesystem_and_is_live() {
         assert_eq!(done["restored"]["version"]["name"], format!("s{n}"), "{done}");
         lab.assert_is(n, Path::new(&to));
     }
+    let two = lab.run(&["restore", &format!("{}@s2", lab.url()), "--name", "s3", "--to", &lab.to()]);
+    assert_eq!(code(&two), Some(2), "{}", errors(&two));
     let refused = lab.run(&["restore", &lab.url(), "--to", &format!("{}3", lab.to())]);
     assert_eq!(code(&refused), Some(3), "{}", errors(&refused));
     // The newest, over what is live: that is kept.
@@ -40,6 +42,41 @@ fn a_version_is_restored_to_a_filesystem_of_another_kind_as_a_plain_tree() {
     assert_eq!(json(&done)["plain"], true);
     assert!(errors(&done).contains("a plain tree, no dataset"), "{}", errors(&done));
     lab.assert_is(3, &to);
+}
+
+#[test]
+fn of_two_versions_of_one_name_the_one_that_is_meant_comes_back() {
+    ground!("btrfs", "ext4");
+    let lab = Lab::new(2, 50_000);
+    let archive = lab.archive(2);
+    lab.good(&["destroy", &format!("{}@s1", lab.live())]);
+    fs::write(lab.source.path().join("s/height"), "3").expect("writes");
+    lab.good(&["snapshot", &lab.live(), "--name", "s1"]);
+    let again = text(&lab.source.outside().join("again.cow"));
+    lab.good(&["send", &format!("{}@s1", lab.live()), "--from", "s2", "-o", &again]);
+    put(&archive, Path::new(&again));
+    let other = Plain::ext4();
+    let restore = |source: &str, to: &str| {
+        let to = other.path().join(to);
+        let output = lab.run(&["restore", source, "--to", &text(&to), "--json"]);
+        (output, fs::read_to_string(to.join("height")).unwrap_or_default())
+    };
+    // The newest builds upon the other one of its name.
+    let (newest, height) = restore(&lab.url(), "newest");
+    assert_eq!(height, "3", "{}", errors(&newest));
+    let (refused, _) = restore(&format!("{}@s1", lab.url()), "which");
+    assert_eq!(code(&refused), Some(3), "{}", errors(&refused));
+    let guid = json(&newest)["restored"]["version"]["guid"].as_str().expect("a guid").to_owned();
+    assert!(errors(&refused).contains(&format!("{}@", lab.url())), "{}", errors(&refused));
+    assert!(errors(&refused).contains(&guid), "{}", errors(&refused));
+    for (n, name) in [&guid, &guid[..13], &guid.to_uppercase()].iter().enumerate() {
+        let (output, height) = restore(&format!("{}@{name}", lab.url()), &n.to_string());
+        assert_eq!(height, "3", "{name}: {}", errors(&output));
+    }
+    // A dataset has no two snapshots of one name: that is said before anything is fetched.
+    let refused = lab.run(&["restore", &lab.url(), "--to", &lab.to()]);
+    assert_eq!(code(&refused), Some(3), "{}", errors(&refused));
+    assert!(lab.snapshots().is_empty());
 }
 
 #[test]

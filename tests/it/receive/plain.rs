@@ -404,3 +404,94 @@ fn an_increment_does_not_read_beyond_its_base() {
         );
     }
 }
+
+#[test]
+fn no_name_takes_anothers_place_in_a_plain_tree() {
+    ground!("ext4");
+    let trap = Trap::new();
+    let dir = Command::Mkdir { path: b"d", inode: 257 };
+    let handing_down = Command::Chmod { path: b"d", mode: 0o2755 };
+    let (first, second) = (
+        Command::Mkfile { path: b"o258-1-0", inode: 258 },
+        Command::Mkfile { path: b"o259-1-0", inode: 259 },
+    );
+    let (one, two) = (
+        Command::Rename { path: b"o258-1-0", to: b"d/a" },
+        Command::Rename { path: b"o259-1-0", to: b"d/a" },
+    );
+    // Made in place, renamed afterwards, linked; also where the directory hands something down.
+    for commands in [
+        &[dir, first, one, second, two][..],
+        &[dir, first, second, one, two],
+        &[dir, handing_down, first, one, second, two],
+        &[dir, first, one, second, Command::Link { path: b"d/a", target: b"o259-1-0" }],
+    ] {
+        let error = trap.spring(commands).expect_err("one of the two would be lost");
+        assert_eq!(error.class(), Class::Corrupt, "{}", words_of(&error));
+    }
+}
+
+#[test]
+fn a_staging_directory_that_somebody_else_has_made_is_not_taken_over() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    ground!("ext4");
+    let tree = Trap::new().tree;
+    let mut encoder = Encoder::new(Version::V1);
+    encoder.push(&Command::Subvol { path: b"s", uuid: [1; 16], ctransid: 1 });
+    tree.apply(&encoder.finish()).expect("applies");
+    let target = Target::open(&tree.path).expect("opens");
+    let staging = tree.ground.path().join(".t.cowsnap-restoring");
+    let find = || Staging::find(&target).map(|found| found.is_some());
+    assert!(find().expect("it is ours"));
+    for (path, closed) in [(staging.clone(), 0o700), (staging.join("state"), 0o600)] {
+        chown(&path, Some(1234), None).expect("chown");
+        assert_eq!(find().expect_err("another's").class(), Class::Conflict);
+        chown(&path, Some(0), None).expect("chown");
+        fs::set_permissions(&path, fs::Permissions::from_mode(closed | 0o022)).expect("chmod");
+        assert_eq!(find().expect_err("others write").class(), Class::Conflict);
+        fs::set_permissions(&path, fs::Permissions::from_mode(closed)).expect("chmod");
+    }
+    assert!(find().expect("it is ours"));
+}
+
+#[test]
+fn what_was_applied_without_looking_who_signed_it_is_not_believed_later() {
+    ground!("ext4");
+    let keys = |all: &[&str]| all.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+    let tree = Trap::new().tree;
+    let stream = |n: u8| {
+        let mut encoder = Encoder::new(Version::V1);
+        match n {
+            1 => encoder.push(&Command::Subvol { path: b"s", uuid: [1; 16], ctransid: 1 }),
+            n => encoder.push(&Command::Snapshot {
+                path: b"s",
+                uuid: [n; 16],
+                ctransid: 1,
+                clone_uuid: [n - 1; 16],
+                clone_ctransid: 1,
+            }),
+        };
+        encoder.finish()
+    };
+    let target = Target::open(&tree.path).expect("opens");
+    let apply = |n: u8, trusted: Option<Vec<String>>| {
+        let mut staging = match Staging::find(&target).expect("looks") {
+            Some(staging) => staging,
+            None => Staging::new(&target).expect("made"),
+        };
+        staging.trusting(trusted);
+        let stream = stream(n);
+        staging.apply(&first_of(&stream).0, &Needs::new(), &mut &stream[..]).expect("applies");
+    };
+    let was = |by: &[&str]| {
+        let staging = Staging::find(&target).expect("looks").expect("there");
+        staging.was_signed_by(&keys(by))
+    };
+    apply(1, Some(keys(&["a"])));
+    assert!(was(&["a", "b"]) && !was(&["b"]));
+    apply(2, Some(keys(&["b"])));
+    assert!(was(&["a", "b"]) && !was(&["b"]) && !was(&["a"]));
+    apply(3, None);
+    assert!(!was(&["a", "b"]));
+}

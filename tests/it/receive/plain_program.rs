@@ -1,7 +1,7 @@
 //! `cowsnap restore FILE… --to DIRECTORY` where that is no btrfs: what is asked, refused, kept, and left after the worst.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -256,37 +256,99 @@ fn a_restore_that_is_killed_anywhere_is_done_by_the_next_one() {
 #[test]
 fn a_restore_that_was_broken_off_between_two_streams_goes_on_there() {
     ground!("btrfs", "ext4");
-    let lab = Lab::new(Plain::ext4(), 100_000);
-    let away = |n: u8| Path::new(&lab.file(n)).with_extension("away");
-    // Who reads from a FIFO waits: killed then, it has applied what came before.
-    fs::rename(lab.file(3), away(3)).expect("renames");
-    let pipe = lab.file(3);
-    fs::copy(away(3), &pipe).expect("copies");
+    // The next stream is read to its end before it is begun with: so long it stands between two.
+    let lab = Lab::new(Plain::ext4(), 24 << 20);
     let words = lab.restore(&[]);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let staged = lab.target.path().join(".node.cowsnap-restoring/state");
-    let mut went_on = false;
-    for wait in 0..60 {
+    let stands_between = || {
+        let state = fs::read(lab.target.path().join(".node.cowsnap-restoring/state")).ok();
+        let state: Value = state.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let holds = state["holds"]["name"].as_str();
+        state["applying"].is_null() && matches!(holds, Some("s1" | "s2")) && !lab.to().exists()
+    };
+    let mut was_between = false;
+    for _ in 0..20 {
         let mut child =
             lab.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-        std::thread::sleep(Duration::from_millis(4 * wait + 2));
-        let _ = child.kill();
-        let over = child.wait().expect("it ends").success();
-        if over {
-            fs::remove_dir_all(lab.to()).expect("removes");
-            continue;
+        while child.try_wait().expect("waits").is_none() && !stands_between() {
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let state: Value =
-            fs::read(&staged).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
-        if state["applying"].is_null() && state["holds"]["name"].is_string() && !lab.to().exists() {
-            went_on = true;
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        was_between = stands_between();
+        if was_between {
             break;
         }
+        let _ = fs::remove_dir_all(lab.to());
+        let _ = fs::remove_dir_all(lab.target.path().join(".node.cowsnap-restoring"));
     }
+    assert!(was_between, "it is never between two streams");
     let done = lab.restored(&[]);
     assert_eq!(code(&done), Some(0), "{}", errors(&done));
-    if went_on {
-        assert!(errors(&done).contains("went on from @s"), "{}", errors(&done));
-    }
+    assert!(errors(&done).contains("went on from @s"), "{}", errors(&done));
     lab.assert_is(3);
+}
+
+#[test]
+fn a_replacing_restore_that_was_killed_after_the_exchange_is_only_finished() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    ground!("btrfs", "ext4");
+    let lab = Lab::new(Plain::ext4(), 10_000);
+    let said: Value = serde_json::from_slice(&lab.restored(&["--json"]).stdout).expect("JSON");
+    let inode = || fs::metadata(lab.to()).expect("it is there").ino();
+    let (restored, staging) = (inode(), lab.target.path().join(".node.cowsnap-restoring"));
+    let kept = lab.target.path().join("node.before-restore-x");
+    for renamed in [false, true] {
+        // As such a process leaves it, before and after what was there has got its name.
+        fs::create_dir(&staging).expect("mkdir");
+        fs::set_permissions(&staging, fs::Permissions::from_mode(0o700)).expect("chmod");
+        let old = if renamed { kept.clone() } else { staging.join("tree") };
+        fs::create_dir(&old).expect("mkdir");
+        fs::write(old.join("precious"), "x").expect("writes");
+        let state = serde_json::json!({
+            "holds": said["restored"]["version"], "applying": null, "inode": restored,
+            "keep_as": b"node.before-restore-x", "lacks": [],
+        });
+        fs::write(staging.join("state"), state.to_string()).expect("writes");
+        let before = lab.beside();
+        let dry = lab.restored(&["--dry-run"]);
+        assert_eq!(code(&dry), Some(0), "{}", errors(&dry));
+        assert!(String::from_utf8_lossy(&dry.stdout).contains("node.before-restore-x"));
+        assert_eq!((lab.beside(), old.exists()), (before, true), "nothing is done");
+        let done = lab.restored(&["--replace", "--json"]);
+        assert_eq!(code(&done), Some(0), "{}", errors(&done));
+        let done: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        assert_eq!(done["restored"]["received"], serde_json::json!([]), "{done}");
+        assert_eq!(done["kept"].as_str(), kept.to_str());
+        assert_eq!((inode(), lab.beside()), (restored, vec!["node".into(), "node.before-restore-x".into()]));
+        assert_eq!(fs::read(kept.join("precious")).expect("it is kept"), b"x");
+        fs::remove_dir_all(&kept).expect("removes");
+    }
+    // Another version is wanted: what was exchanged is kept, and so is what took its place.
+    fs::create_dir(&staging).expect("mkdir");
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o700)).expect("chmod");
+    fs::create_dir(staging.join("tree")).expect("mkdir");
+    fs::write(staging.join("tree/precious"), "x").expect("writes");
+    let state = serde_json::json!({
+        "holds": said["restored"]["version"], "applying": null, "inode": restored,
+        "keep_as": b"node.before-restore-x", "lacks": [],
+    });
+    fs::write(staging.join("state"), state.to_string()).expect("writes");
+    let done = lab.restored(&["--replace", "--name", "s1"]);
+    assert_eq!(code(&done), Some(0), "{}", errors(&done));
+    lab.assert_is(1);
+    assert_eq!(fs::read(kept.join("precious")).expect("it is kept"), b"x");
+    assert_eq!(lab.beside().len(), 3, "{:?}", lab.beside());
+}
+
+#[test]
+fn what_does_not_fit_a_restore_of_files_is_refused_and_not_passed_over() {
+    ground!("btrfs", "ext4");
+    let lab = Lab::new(Plain::ext4(), 1000);
+    for option in ["-r", "--copy"] {
+        let refused = lab.restored(&[option]);
+        assert_eq!(code(&refused), Some(2), "{option}: {}", errors(&refused));
+        assert!(lab.beside().is_empty());
+    }
 }

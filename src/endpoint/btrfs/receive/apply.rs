@@ -247,7 +247,7 @@ impl<'g> Applier<'g> {
                 && path == pending.path
             {
                 let made = self.retrying(command, |a| a.make_renamed(&pending, to));
-                return made.map_err(|fault| self.failed(fault, offset, command));
+                return made.map_err(|fault| self.failed_to(pending.is_uncommon(), fault, offset, command));
             }
             self.make_pending(&pending)?;
         }
@@ -267,8 +267,14 @@ impl<'g> Applier<'g> {
 
     /// The whole receive's error.
     fn failed(&self, fault: Fault, offset: u64, command: &Command<'_>) -> Error {
+        self.failed_to(is_uncommon(command), fault, offset, command)
+    }
+
+    /// The same, where it is known whether all of this can be had on any filesystem.
+    fn failed_to(&self, uncommon: bool, fault: Fault, offset: u64, command: &Command<'_>) -> Error {
         match self.plain {
-            true => fault.at_plain(offset, command),
+            // Who may do all is told so for what can not be.
+            true => fault.at_plain(offset, command, uncommon && self.owner.0 == 0),
             false => fault.at(offset, command),
         }
     }
@@ -330,4 +336,17 @@ impl<'g> Applier<'g> {
         let ended = self.leave().and_then(|()| self.set_root_times()).and_then(|()| self.freeze_again());
         ended.map_err(|fault| fault.at(offset, &Command::End))
     }
+}
+
+/// Whether it asks for what not every filesystem can have.
+fn is_uncommon(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::Symlink { .. }
+            | Command::Mkfifo { .. }
+            | Command::Mksock { .. }
+            | Command::Mknod { .. }
+            | Command::Link { .. }
+            | Command::Chown { .. }
+    )
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::tree::is_at_or_below;
 use crate::endpoint::Error;
 use crate::stream::btrfs::{self, Command};
 use crate::sys::interrupt;
@@ -25,21 +26,25 @@ impl Fault {
         matches!(self, Self::Os(error) if error.raw_os_error() == Some(libc::EPERM))
     }
 
-    /// As [`Fault::at`] of a plain tree, on a filesystem that may hold less than btrfs.
-    pub(super) fn at_plain(self, offset: u64, command: &Command<'_>) -> Error {
+    /// As [`Fault::at`] of a plain tree, on a filesystem that may hold less than btrfs. `unheld` says that what is not permitted here is what
+    /// that filesystem does not have.
+    pub(super) fn at_plain(self, offset: u64, command: &Command<'_>, unheld: bool) -> Error {
         const LIMITS: [i32; 5] =
             [libc::EMLINK, libc::EFBIG, libc::ENAMETOOLONG, libc::EOVERFLOW, libc::EOPNOTSUPP];
+        let is_limit = |errno: i32| {
+            LIMITS.contains(&errno)
+                || (errno == libc::EPERM && unheld)
+                || (errno == libc::EINVAL && names_something(command))
+        };
         match self {
-            Self::Os(error) if error.raw_os_error().is_some_and(|errno| LIMITS.contains(&errno)) => {
-                Error::Refused {
-                    op: "apply",
-                    subject: format!("byte {offset} of the stream: {command}"),
-                    why: format!("the target's filesystem can not hold it: {error}"),
-                    hint: Some(
-                        "restore to a btrfs dataset, or to a plain directory of another filesystem".into(),
-                    ),
-                }
-            }
+            Self::Os(error) if error.raw_os_error().is_some_and(is_limit) => Error::Refused {
+                op: "apply",
+                subject: format!("byte {offset} of the stream: {command}"),
+                why: format!("the target's filesystem can not hold it: {error}"),
+                hint: Some(
+                    "restore to a btrfs dataset, or to a plain directory of another filesystem".into(),
+                ),
+            },
             other => other.at(offset, command),
         }
     }
@@ -59,6 +64,21 @@ impl Fault {
             },
             Self::Os(error) => Error::io("apply", subject())(error),
         }
+    }
+}
+
+/// Whether it gives something a name, which a filesystem may not take; not if it is to be its own child.
+fn names_something(command: &Command<'_>) -> bool {
+    match command {
+        Command::Rename { path, to } => !is_at_or_below(to, path),
+        Command::Mkfile { .. }
+        | Command::Mkdir { .. }
+        | Command::Symlink { .. }
+        | Command::Mkfifo { .. }
+        | Command::Mksock { .. }
+        | Command::Mknod { .. }
+        | Command::Link { .. } => true,
+        _ => false,
     }
 }
 
@@ -121,5 +141,26 @@ impl From<Errno> for Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         Self::Endpoint(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Class;
+
+    fn class(errno: Errno, command: &Command<'_>, unheld: bool) -> Class {
+        Fault::from(errno).at_plain(1, command, unheld).class()
+    }
+
+    #[test]
+    fn what_a_filesystem_has_not_is_neither_damage_nor_a_missing_right() {
+        let link = Command::Link { path: b"a", target: b"b" };
+        let odd = Command::Rename { path: b"o257-1-0", to: b"a:b" };
+        let own_child = Command::Rename { path: b"a", to: b"a/b" };
+        assert_eq!(class(Errno::PERM, &link, true), Class::Conflict);
+        assert_eq!(class(Errno::PERM, &link, false), Class::Denied);
+        assert_eq!(class(Errno::INVAL, &odd, false), Class::Conflict);
+        assert_eq!(class(Errno::INVAL, &own_child, false), Class::Corrupt);
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::apply::Applier;
 use super::fault::Fault;
+use super::names::taken;
 use super::open::{Fresh, Open};
 use super::plain::{HANDED_DOWN_PLAINLY, flags_of};
 use super::target::Target;
@@ -71,6 +72,11 @@ impl Pending {
         Some(Self { offset, path: path.to_vec(), node, inode, mode })
     }
 
+    /// Whether it is something that not every filesystem can have.
+    pub(super) fn is_uncommon(&self) -> bool {
+        !matches!(self.node, Node::File | Node::Dir)
+    }
+
     /// The command that it was.
     pub(super) fn command(&self) -> Command<'_> {
         let (path, inode, mode) = (&self.path[..], self.inode, self.mode);
@@ -119,7 +125,11 @@ impl Applier<'_> {
         if !place.dir.bequeaths {
             self.leave()?;
             match self.create(&pending.node, &place) {
-                Err(Fault::Os(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(Fault::Os(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    if self.plain {
+                        return Err(taken(&place));
+                    }
+                }
                 made => {
                     self.open = Some(Open { path: to.to_vec(), ..made? });
                     return Ok(());

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::io::Cursor;
+use std::path::Path;
 
 use cowsnap::Class;
+use cowsnap::endpoint::archive::{Archive, Charter, Writers};
+use cowsnap::endpoint::store::{Options, Store};
 use cowsnap::endpoint::zfs::{Dataset, ReceiveOptions};
 use cowsnap::exec::Silent;
 use cowsnap::exec::receive::Incoming;
 
 use super::{Lab, noise};
+use crate::archive_reading::lab::{parts, put};
 use crate::ground::ground;
 
 fn receive(target: &Dataset, bytes: Vec<u8>, keep_no_partial: bool) -> Result<(), cowsnap::Error> {
@@ -87,5 +91,31 @@ fn a_container_whose_root_is_wrong_is_applied_but_for_its_end_and_then_forgotten
     assert_eq!(target.partials().expect("readable").len(), 1);
     lab.does(&["destroy", &format!("{}@%partial", lab.target)]);
     receive(&target, fs::read(file).expect("read"), false).expect("it is whole");
+    lab.assert_same("one");
+}
+
+#[test]
+fn a_pull_from_an_archive_that_was_broken_off_is_not_in_the_way_of_the_next_one() {
+    ground!("zfs");
+    let lab = Lab::new();
+    lab.write("f", &noise(1, 40 << 20));
+    let file = lab.send("full", &[&lab.snapshot("one")]);
+    let store = tempfile::tempdir().expect("a directory");
+    let url = format!("file://{}", store.path().display());
+    let opened = Store::open(&url.parse().expect("an address"), &Options::default()).expect("opens");
+    let charter = Charter::new(lab.source.clone(), Writers::Many).expect("made");
+    let archive = Archive::create(opened, charter).expect("made");
+    put(&archive, Path::new(&file));
+    let (part, _) = parts(&archive).into_iter().find(|(part, _)| part.number == 1).expect("a second part");
+    let part = store.path().join(part.to_string());
+    let good = fs::read(&part).expect("read");
+    fs::write(&part, b"damaged").expect("written");
+    let target = Dataset::by_name(lab.target.parse().expect("a name"));
+    for _ in 0..2 {
+        lab.fails(&["archive", "pull", &url, &lab.target], 4);
+        assert!(target.partials().expect("readable").is_empty());
+    }
+    fs::write(&part, good).expect("written");
+    lab.does(&["archive", "pull", &url, &lab.target]);
     lab.assert_same("one");
 }
