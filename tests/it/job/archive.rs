@@ -54,7 +54,7 @@ fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
     assert!(text.contains("never compared with file://FS/archive: cowsnap archive verify"), "{text}");
     lab.ends(0, "archive verify file://FS/archive");
     let (text, _) = lab.ends(0, "check node");
-    assert!(text.starts_with("OK"), "{text}");
+    assert!(text.starts_with("COWSNAP OK"), "{text}");
     let metrics = lab.ends(0, "metrics node").0;
     assert!(
         metrics.contains("op=\"replicate\"") && metrics.contains("target=\"file://FS/archive\""),
@@ -73,7 +73,7 @@ fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
     lab.ends(0, "archive verify file://FS/archive --quick");
     let (text, _) = lab.ends(2, "check node");
     assert!(
-        text.starts_with("CRITICAL") && text.contains("verify of FS/node against file://FS/archive"),
+        text.starts_with("COWSNAP CRITICAL") && text.contains("verify of FS/node against file://FS/archive"),
         "{text}"
     );
     let explained = lab.ends(0, "job explain node").0;
