@@ -177,8 +177,14 @@ pub struct Archive {
     pub sign: Option<PathBuf>,
     /// Whom it is encrypted to: recipients, or files with some.
     pub encrypt_to: Vec<String>,
+    /// Whose signatures its retention believes; all versions count if there are none. Keys, or files with some.
+    pub verify_key: Vec<String>,
     /// The server.
     pub endpoint: Option<String>,
+    /// Whether the bucket stands in the path.
+    pub path_style: Option<bool>,
+    /// Whether it may be talked to in the clear.
+    pub allow_http: bool,
     /// Its region.
     pub region: Option<String>,
     /// Whose credentials.

@@ -17,6 +17,8 @@ pub const PART_LEN: u64 = 16 << 20;
 pub const MAX_NAME: usize = 151;
 /// The longest manifest that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 64 << 20;
+/// The most parts that a container is cut into: a manifest has room for them, whatever else it says.
+pub const MAX_PARTS: u32 = 850_000;
 
 /// The key of what says what an archive is.
 pub const ARCHIVE: &str = "archive.json";

@@ -2,11 +2,11 @@
 //! one is pushed, what goes when others are kept, what nobody needs.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::model::archive::{Group, Part, Stored};
+use crate::model::archive::{Group, Stored};
 use crate::model::{Guid, Inventory, Version, VersionKind, VersionRef};
 
 /// The ways in which versions are stored, and how they come back.
@@ -157,7 +157,8 @@ impl Archive {
 
     /// How to push `version`, which `local` has: upon the newest that both have, unless the chain has come to its end.
     pub fn push(&self, local: &Inventory, version: &VersionRef, limits: Limits) -> Push {
-        if self.by_guid.contains_key(&version.guid) {
+        // One that can not come back is no version yet.
+        if self.costs.contains_key(&version.guid) {
             return Push::There;
         }
         if self.costs.is_empty() {
@@ -196,18 +197,18 @@ impl Archive {
         self.stored.iter().rev().filter(|stored| !needed.contains(&stored.version.guid)).collect()
     }
 
-    /// What nobody needs of the parts that are there: those below a version without a manifest, once the youngest of them is older
-    /// than `grace`.
-    pub fn unneeded(&self, parts: &[(Part, Timestamp)], now: Timestamp, grace: SignedDuration) -> Vec<Part> {
+    /// What nobody needs of the containers of which parts are there, with when the youngest was put: those of a version without a
+    /// manifest, once that is longer ago than `grace`.
+    pub fn unneeded(
+        &self,
+        there: impl Iterator<Item = (Group, Timestamp)>,
+        now: Timestamp,
+        grace: SignedDuration,
+    ) -> Vec<Group> {
         let groups: HashSet<Group> = self.stored.iter().map(Stored::group).collect();
-        let mut left: BTreeMap<Group, (Timestamp, Vec<Part>)> = BTreeMap::new();
-        for (part, put) in parts.iter().filter(|(part, _)| !groups.contains(&part.group)) {
-            let (youngest, all) = left.entry(part.group).or_insert((*put, Vec::new()));
-            *youngest = (*youngest).max(*put);
-            all.push(*part);
-        }
-        let is_old = |youngest: Timestamp| now.duration_since(youngest) > grace;
-        left.into_values().filter(|(youngest, _)| is_old(*youngest)).flat_map(|(_, parts)| parts).collect()
+        let left = there
+            .filter(|(group, youngest)| !groups.contains(group) && now.duration_since(*youngest) > grace);
+        left.map(|(group, _)| group).collect()
     }
 
     /// Dijkstra's: the cost of each version that can be brought back where these are `present`.

@@ -17,6 +17,7 @@ use crate::exec::keys;
 use crate::model::Target;
 use crate::plan::archive::Limits;
 use crate::plan::retain::Retention;
+use crate::stream::reader::Keys;
 
 /// Puts the newest snapshot into it; what was done, as `archive push` says it, with when the snapshot was taken.
 pub(in crate::cli) fn push_of_job(it: &config::Archive, context: &Context) -> Result<(Value, String)> {
@@ -45,7 +46,11 @@ pub(in crate::cli) fn prune_of_job(
 ) -> Result<(Value, String)> {
     let now = Timestamp::now().to_zoned(job.zone.clone());
     let wanted = prune::Wanted { policy: policy.clone(), now, grace: GRACE };
-    let pruned = prune::prune(&opened(it)?, &wanted)?;
+    let keys = Keys { trusted: keys::trusted(&it.verify_key)?, ..Keys::default() };
+    let pruned = prune::prune(&opened(it)?.with_keys(keys), &wanted)?;
+    for (version, why) in &pruned.passed {
+        context.notice(format!("{}@{} is not counted, and stays: {why}", it.to, version.name));
+    }
     for spared in &pruned.spared {
         context.notice(format!("{}@{} stays: somebody uses it", it.to, spared.name));
     }
@@ -69,6 +74,8 @@ pub(in crate::cli) fn opened(it: &config::Archive) -> Result<Archive> {
     options.profile = it.profile.clone().or(options.profile);
     options.storage_class = it.storage_class.clone().or(options.storage_class);
     options.ca = it.ca.clone().or(options.ca);
+    options.path_style = it.path_style.or(options.path_style);
+    options.allow_http |= it.allow_http;
     options.bandwidth = it.bandwidth.or(options.bandwidth);
     let store = Store::open(&url(it.to.as_ref())?, &options).map_err(Error::Store)?;
     Ok(Archive::open(store)?)

@@ -30,6 +30,9 @@ pub struct Args {
     /// In full, whatever there is to build upon; also where nothing is
     #[arg(long)]
     full: bool,
+    /// Put all of a version that is there over what is there of it: parts and manifest
+    #[arg(long)]
+    repair: bool,
     /// In full, once bringing the version back would take more than so many containers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_chain: Option<u64>,
@@ -65,6 +68,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         version,
         limits: Limits { containers: args.max_chain, percent: args.max_restore },
         full: args.full,
+        repair: args.repair,
         labels: labels(&args.label)?,
         level: args.level,
         signers: args.keys.signers()?,

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::quiesce::absolute;
 use super::{RawRetention, Reader, Text};
 use crate::config::{Archive, value};
+use crate::stream::sign::PublicKey;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +24,12 @@ pub(super) struct RawArchive {
     sign: Option<Text>,
     #[serde(default)]
     encrypt_to: Vec<Text>,
+    #[serde(default)]
+    verify_key: Vec<Text>,
     endpoint: Option<Text>,
+    path_style: Option<bool>,
+    #[serde(default)]
+    allow_http: bool,
     region: Option<Text>,
     profile: Option<Text>,
     storage_class: Option<Text>,
@@ -62,6 +68,8 @@ impl Reader<'_> {
         let endpoint = raw.endpoint.and_then(|text| self.parsed("endpoint", text, endpoint));
         let encrypt_to = raw.encrypt_to.into_iter();
         let encrypt_to = encrypt_to.filter_map(|text| self.parsed("encrypt_to", text, recipient)).collect();
+        let verify_key = raw.verify_key.into_iter();
+        let verify_key = verify_key.filter_map(|text| self.parsed("verify_key", text, signer)).collect();
         let Some(to) = raw.to else {
             self.problem(span.clone(), "to", format!("is missing: {VALID}"));
             return None;
@@ -78,7 +86,10 @@ impl Reader<'_> {
             level,
             sign,
             encrypt_to,
+            verify_key,
             endpoint,
+            path_style: raw.path_style,
+            allow_http: raw.allow_http,
             region: word(raw.region),
             profile: word(raw.profile),
             storage_class: word(raw.storage_class),
@@ -92,7 +103,8 @@ const VALID: &str =
 
 fn store(text: &str) -> Result<String, String> {
     match text.parse::<crate::model::StoreUrl>() {
-        Ok(_) => Ok(text.into()),
+        Ok(url) if url.login().is_some() => Err("credentials do not stand in an address".into()),
+        Ok(url) => Ok(url.to_string()),
         Err(error) => Err(format!("{error}; valid is {VALID}")),
     }
 }
@@ -122,4 +134,14 @@ fn recipient(text: &str) -> Result<String, String> {
     absolute(text).map(|path: PathBuf| path.display().to_string()).map_err(|_| {
         format!("{text:?} is neither a recipient (age1…) nor the absolute path of a file with recipients")
     })
+}
+
+/// A key that signs, its public half, or the absolute path of a file with some.
+fn signer(text: &str) -> Result<String, String> {
+    if text.parse::<PublicKey>().is_ok() {
+        return Ok(text.into());
+    }
+    absolute(text)
+        .map(|path: PathBuf| path.display().to_string())
+        .map_err(|_| "it is neither a public key nor the absolute path of a file with some".into())
 }

@@ -34,6 +34,7 @@ pub struct Claim {
 
 struct Shared {
     store: Store,
+    lapsed: Duration,
     keys: Vec<Key>,
     url: String,
     said: Mutex<Said>,
@@ -42,8 +43,10 @@ struct Shared {
 
 /// How it stands.
 struct Said {
-    /// Since when the machine runs, when it was said last.
-    at: Duration,
+    /// For how long the machine ran when it was said last; `None` before the first time.
+    at: Option<Duration>,
+    /// Whether it was not said for so long that others may have ceased to believe it: saying it again does not help.
+    is_lapsed: bool,
     is_over: bool,
     /// Whether it could be said at all: a reader may have no right to.
     is_there: bool,
@@ -141,12 +144,18 @@ impl Claims {
 }
 
 impl Claim {
-    fn put(archive: &Archive, mut keys: Vec<Key>) -> Result<Self> {
+    fn put(archive: &Archive, keys: Vec<Key>) -> Result<Self> {
+        Self::put_for(archive, keys, LAPSED)
+    }
+
+    /// One that is no longer believed when it was not said again for as long as `lapsed`.
+    fn put_for(archive: &Archive, mut keys: Vec<Key>, lapsed: Duration) -> Result<Self> {
         let nonce = random()?;
         keys.iter_mut().for_each(|key| key.nonce = nonce);
-        let said = Said { at: Duration::ZERO, is_over: false, is_there: true };
+        let said = Said { at: None, is_lapsed: false, is_over: false, is_there: true };
         let shared = Arc::new(Shared {
             store: archive.store().clone(),
+            lapsed,
             keys,
             url: archive.url(),
             said: Mutex::new(said),
@@ -161,9 +170,15 @@ impl Claim {
     }
 
     fn of_nothing(archive: &Archive) -> Self {
-        let said = Said { at: Duration::ZERO, is_over: true, is_there: false };
-        let (store, url) = (archive.store().clone(), archive.url());
-        let shared = Shared { store, keys: Vec::new(), url, said: Mutex::new(said), over: Condvar::new() };
+        let said = Said { at: None, is_lapsed: false, is_over: true, is_there: false };
+        let shared = Shared {
+            store: archive.store().clone(),
+            lapsed: LAPSED,
+            keys: Vec::new(),
+            url: archive.url(),
+            said: Mutex::new(said),
+            over: Condvar::new(),
+        };
         Self { shared: Arc::new(shared), thread: None }
     }
 
@@ -175,10 +190,9 @@ impl Claim {
     /// That others still believe it.
     ///
     /// # Errors
-    /// [`Error::Lapsed`] if it could not be said again for so long that they might not.
+    /// [`Error::Lapsed`] if at any time it could not be said again for so long that they might not.
     pub fn check(&self) -> Result<()> {
-        let said = self.shared.said();
-        match said.is_there && since_boot().saturating_sub(said.at) > LAPSED {
+        match self.shared.is_lapsed(since_boot()) {
             true => Err(Error::Lapsed { url: self.shared.url.clone(), key: self.shared.keys[0].to_string() }),
             false => Ok(()),
         }
@@ -194,7 +208,7 @@ impl Drop for Claim {
         }
         let keys: Vec<String> = self.shared.keys.iter().map(ToString::to_string).collect();
         // What stays is not believed for longer than the grace period, and swept by whoever prunes.
-        if let Err(error) = self.shared.store.destroy(&keys) {
+        if let Err(error) = self.shared.store.destroy_at_last(&keys) {
             tracing::debug!(%error, "a claim stays");
         }
     }
@@ -205,8 +219,18 @@ impl Shared {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether others may have ceased to believe it by now, or had before.
+    fn is_lapsed(&self, now: Duration) -> bool {
+        let mut said = self.said();
+        said.is_lapsed |= said.is_there && said.at.is_some_and(|at| now.saturating_sub(at) > self.lapsed);
+        said.is_lapsed
+    }
+
     fn say(&self) -> Result<()> {
         let at = since_boot();
+        if self.is_lapsed(at) {
+            return Ok(());
+        }
         let put =
             |keys: &[Key]| keys.iter().try_for_each(|key| self.store.put(&key.to_string(), Bytes::new()));
         let share = self.keys.len().div_ceil(AT_ONCE).max(1);
@@ -215,7 +239,7 @@ impl Shared {
                 self.keys.chunks(share).map(|keys| scope.spawn(move || put(keys))).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("a store's calls do not panic"))
         })?;
-        self.said().at = at;
+        self.said().at = Some(at);
         Ok(())
     }
 
@@ -245,4 +269,32 @@ pub(super) fn random() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map(|()| bytes).map_err(Error::Random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::archive::{Charter, Writers};
+    use crate::endpoint::store::Options;
+    use crate::model::{Guid, StoreUrl};
+
+    #[test]
+    fn who_was_silent_for_too_long_does_not_believe_himself_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreUrl::directory(folder.path()).unwrap(), &Options::default()).unwrap();
+        let archive = Archive::create(store, Charter::new(String::new(), Writers::Many).unwrap()).unwrap();
+        let group = Group { guid: Guid([1; 16]), base: None };
+        let key = || vec![Key { to: Use::Push, group, nonce: [0; 16] }];
+        let lapsed = Claim::put_for(&archive, key(), Duration::from_millis(200)).unwrap();
+        let other = Claim::put(&archive, key()).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        // As the thread does after a machine was asleep.
+        lapsed.shared.say().unwrap();
+        assert!(matches!(lapsed.check(), Err(Error::Lapsed { .. })));
+        assert!(matches!(lapsed.check(), Err(Error::Lapsed { .. })));
+        other.shared.say().unwrap();
+        other.check().unwrap();
+        drop((lapsed, other));
+        assert_eq!(archive.store().list(CLAIMS).unwrap(), []);
+    }
 }

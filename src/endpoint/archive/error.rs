@@ -1,9 +1,9 @@
 //! What can go wrong with an archive.
 
-use super::Conditions;
 use super::manifest::Flaw;
 use crate::endpoint::store;
 use crate::error::Class;
+use crate::model::archive::MAX_PARTS;
 use crate::model::{Digest, VersionRef, quoted};
 
 /// What an archive's calls return.
@@ -30,12 +30,12 @@ pub enum Error {
         dataset: String,
     },
     /// Its store is no place for an archive that several write to.
-    #[error("{url} is no place for an archive: its store {}", found.as_str())]
+    #[error("{url} is no place for an archive: its store is not to be relied on: {found}")]
     Unfit {
         /// Where.
         url: String,
         /// What the store does.
-        found: Conditions,
+        found: String,
     },
     /// It needs a later version of the program.
     #[error("the archive at {url} needs a later version of cowsnap: {why}")]
@@ -103,6 +103,19 @@ pub enum Error {
         /// The claim.
         key: String,
     },
+    /// The store calls a key taken under which there is nothing.
+    #[error("the store of {url} says that somebody else has put {version}, and has nothing there")]
+    Untold {
+        /// Where.
+        url: String,
+        /// What was put.
+        version: VersionRef,
+    },
+    /// A container of more parts than a manifest has room for.
+    #[error(
+        "the container is too long: it has more than {MAX_PARTS} parts, which is all that a manifest has room for"
+    )]
+    TooMany,
     /// There is no source of random numbers.
     #[error("cannot read random numbers")]
     Random(#[source] std::io::Error),
@@ -115,11 +128,11 @@ impl Error {
             Self::Store(error) => error.class(),
             Self::None { .. } | Self::Newer { .. } => Class::Usage,
             Self::Manifest { source: Flaw::Newer(_), .. } => Class::Usage,
-            Self::Exists { .. } | Self::Unfit { .. } => Class::Conflict,
+            Self::Exists { .. } | Self::Unfit { .. } | Self::TooMany => Class::Conflict,
             Self::Charter { .. } | Self::Manifest { .. } | Self::Part { .. } | Self::Object { .. } => {
                 Class::Corrupt
             }
-            Self::Going { .. } | Self::Lapsed { .. } => Class::Unreachable,
+            Self::Going { .. } | Self::Lapsed { .. } | Self::Untold { .. } => Class::Unreachable,
             Self::Random(_) => Class::Denied,
         }
     }
@@ -140,7 +153,10 @@ impl Error {
             | Self::Object { url, .. } => {
                 Some(format!("cowsnap archive verify {} shows all that is damaged", quoted(url)))
             }
-            Self::Going { .. } | Self::Lapsed { .. } => Some("the same command, again".into()),
+            Self::Going { .. } | Self::Lapsed { .. } | Self::Untold { .. } => {
+                Some("the same command, again".into())
+            }
+            Self::TooMany => Some("split the dataset, or push what changed since another version".into()),
             Self::Newer { .. } | Self::Random(_) => None,
         }
     }

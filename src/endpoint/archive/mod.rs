@@ -2,6 +2,9 @@
 //!
 //! What there is, is known by listing; nothing is kept here between two calls.
 
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -20,10 +23,12 @@ mod probe;
 pub use claim::{Claim, Claims, GRACE};
 pub use error::{Error, Result};
 pub use manifest::{About, Flaw, Manifest, Piece, Stream};
-pub use probe::{Conditions, probe};
+pub use probe::probe;
 
 /// The longest description of an archive, in bytes.
 const MAX_CHARTER: u64 = 64 << 10;
+/// How far a source's clock may be ahead of the store's.
+const AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// The format that is written.
 const FORMAT: u32 = 1;
 
@@ -76,8 +81,21 @@ impl Charter {
 pub struct Listing {
     /// The versions, in each way that they are stored; by key.
     pub stored: Vec<Stored>,
+    /// Those of them that are said to be made more than a day after they were put, by the store's clock.
+    pub ahead: Vec<Stored>,
     /// Keys among theirs that are none of this format.
     pub strangers: Vec<String>,
+}
+
+/// What is there of one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// How many parts.
+    pub parts: u64,
+    /// How many bytes these are.
+    pub bytes: u64,
+    /// When the last of them was put.
+    pub youngest: Timestamp,
 }
 
 impl Archive {
@@ -150,7 +168,12 @@ impl Archive {
         let mut listing = Listing::default();
         self.store.list_each(VERSIONS, &mut |object| {
             match Stored::parse(&object.key) {
-                Ok(stored) => listing.stored.push(stored),
+                Ok(stored) => {
+                    if stored.created.duration_since(object.modified) > AHEAD {
+                        listing.ahead.push(stored.clone());
+                    }
+                    listing.stored.push(stored);
+                }
                 Err(_) => listing.strangers.push(object.key),
             }
             Ok(())
@@ -195,6 +218,14 @@ impl Archive {
         Ok(self.store.put_new(&manifest.stored().to_string(), Bytes::from(manifest.to_bytes()))?)
     }
 
+    /// Puts a manifest, whatever is there.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn commit_over(&self, manifest: &Manifest) -> Result<()> {
+        Ok(self.store.put(&manifest.stored().to_string(), Bytes::from(manifest.to_bytes()))?)
+    }
+
     /// One part, checked: as long as it should be, and of the digest that its key says.
     ///
     /// # Errors
@@ -222,6 +253,25 @@ impl Archive {
             true => Ok(()),
             false => Ok(self.store.destroy(keys)?),
         }
+    }
+
+    /// What is there of each container, added up while it is listed.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn groups(&self) -> Result<BTreeMap<Group, Parts>> {
+        let mut groups: BTreeMap<Group, Parts> = BTreeMap::new();
+        self.store.list_each(PARTS, &mut |object| {
+            if let Ok(part) = Part::parse(&object.key) {
+                let new = Parts { parts: 0, bytes: 0, youngest: object.modified };
+                let of = groups.entry(part.group).or_insert(new);
+                of.parts += 1;
+                of.bytes += object.len;
+                of.youngest = of.youngest.max(object.modified);
+            }
+            Ok(())
+        })?;
+        Ok(groups)
     }
 
     /// The parts that are there of one container, or of all; with their objects. Keys that are none of a part are passed over.

@@ -300,9 +300,18 @@ impl Dir {
     }
 
     pub fn destroy(&self, keys: &[String]) -> Result<()> {
+        self.destroy_unless(keys, &interrupt::check)
+    }
+
+    /// Whatever signal came.
+    pub fn destroy_at_last(&self, keys: &[String]) -> Result<()> {
+        self.destroy_unless(keys, &|| Ok(()))
+    }
+
+    fn destroy_unless(&self, keys: &[String], check: &dyn Fn() -> io::Result<()>) -> Result<()> {
         let mut above = BTreeSet::new();
         for key in keys {
-            interrupt::check().map_err(self.io("destroy", key))?;
+            check().map_err(self.io("destroy", key))?;
             let unlink = || {
                 let (folder, name) = self.folder(key, false)?;
                 rustix::fs::unlinkat(&folder, name, AtFlags::empty())

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::{StoreKind, StoreUrl};
+use crate::sys::interrupt;
 
 mod dir;
 mod error;
@@ -182,6 +183,23 @@ impl Store {
         match &self.place {
             Place::Dir(dir) => dir.destroy(keys),
             Place::Remote(remote) => remote.destroy(keys),
+        }
+    }
+
+    /// The same for what is to be left orderly: also when a signal came, but then for a few seconds only.
+    pub fn destroy_at_last(&self, keys: &[String]) -> Result<()> {
+        if interrupt::pending().is_none() {
+            let destroyed = self.destroy(keys);
+            if destroyed.is_ok() || interrupt::pending().is_none() {
+                return destroyed;
+            }
+        }
+        for key in keys {
+            self.check(key)?;
+        }
+        match &self.place {
+            Place::Dir(dir) => dir.destroy_at_last(keys),
+            Place::Remote(remote) => remote.destroy_at_last(keys),
         }
     }
 

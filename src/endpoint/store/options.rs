@@ -69,7 +69,11 @@ impl Default for Options {
 impl Options {
     /// What the environment says: the variables that the stores' own programs read.
     pub fn from_env() -> Self {
-        Self::from_variables(std::env::vars())
+        // A variable that is no text is none of ours.
+        let texts = std::env::vars_os();
+        Self::from_variables(
+            texts.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
     }
 
     /// The same, of these variables.

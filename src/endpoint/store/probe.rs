@@ -10,7 +10,7 @@ const RACERS: u8 = 8;
 /// How long what they put is: long enough that writing it takes a moment.
 const LEN: usize = 64 << 10;
 /// What the keys begin with that are put, and destroyed again.
-const PREFIX: &str = "cowsnap-probe";
+const PREFIX: &str = "probe";
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Store {
             Probed::Conditional => self.probe_races(&keys[1..]),
             found => Ok(found),
         });
-        let cleaned = self.destroy(&keys);
+        let cleaned = self.destroy_at_last(&keys);
         let probed = probed?;
         cleaned.map(|()| probed)
     }

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 
 use super::wire::{self, Trouble, watched};
 use super::{Bytes, Cause, Error, Object, Options, Put, Result, runtime};
-use crate::model::StoreUrl;
+use crate::model::{StoreKind, StoreUrl};
 use crate::sys::interrupt;
 
 /// The first pause between two tries, and the longest.
@@ -35,6 +35,8 @@ const NAP: Duration = Duration::from_millis(100);
 const AT_LAST: Duration = Duration::from_secs(5);
 /// How many objects are destroyed by one request.
 const AT_ONCE: usize = 1000;
+/// How many are destroyed at once where each is a request.
+const EACH: usize = 8;
 
 /// What a kind of store can.
 #[derive(Debug)]
@@ -427,6 +429,8 @@ impl Remote {
                         Ok(Some(there)) if there == *bytes => Ok(Put::Done),
                         Ok(None) => continue,
                         Ok(Some(_)) | Err(Error::TooLong { .. }) => Ok(Put::Taken),
+                        // Who may only write may list.
+                        Err(Error::Denied { .. }) if self.is_listed(key)? => Ok(Put::Taken),
                         Err(error) => Err(error),
                     };
                 }
@@ -434,6 +438,16 @@ impl Remote {
                 Err(fate) => return Err(self.fatal(op, key, fate)),
             }
         }
+    }
+
+    fn is_listed(&self, key: &str) -> Result<bool> {
+        let folder = key.rfind('/').map_or("", |at| &key[..=at]);
+        let mut found = false;
+        self.list_each(folder, &mut |object| {
+            found |= object.key == key;
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     pub fn list_each(&self, prefix: &str, each: &mut dyn FnMut(Object) -> Result<()>) -> Result<()> {
@@ -487,6 +501,42 @@ impl Remote {
     }
 
     pub fn destroy(&self, keys: &[String]) -> Result<()> {
+        match self.url.kind() {
+            StoreKind::S3 | StoreKind::Azure => self.destroy_in_bulk(keys),
+            _ => self.destroy_each(keys),
+        }
+    }
+
+    /// Whatever signal came, for a short time.
+    pub fn destroy_at_last(&self, keys: &[String]) -> Result<()> {
+        let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>>>()?;
+        let paths = futures_util::stream::iter(paths.into_iter().map(Ok)).boxed();
+        self.at_last(async {
+            self.backing.store.delete_stream(paths).for_each(|_| std::future::ready(())).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// One request each, several at once. What one try has destroyed is not there at the next, and that is no error of the others.
+    fn destroy_each(&self, keys: &[String]) -> Result<()> {
+        let op = "destroy";
+        let one = |key: &String| -> Result<()> {
+            let path = self.path(key)?;
+            match self.persist(op, key, || self.backing.store.delete(&path))? {
+                Ok(()) | Err(Fate::NotFound("the object")) => Ok(()),
+                Err(fate) => Err(self.fatal(op, key, fate)),
+            }
+        };
+        let share = keys.len().div_ceil(EACH).max(1);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                keys.chunks(share).map(|some| scope.spawn(move || some.iter().try_for_each(one))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a store's calls do not panic"))
+        })
+    }
+
+    fn destroy_in_bulk(&self, keys: &[String]) -> Result<()> {
         let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>>>()?;
         for some in paths.chunks(AT_ONCE) {
             let what = some.first().map(Path::as_ref).unwrap_or_default();

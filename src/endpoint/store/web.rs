@@ -14,28 +14,27 @@ impl Remote {
         let op = "write";
         let put = || self.ask(web, Method::PUT, key, Some(bytes.clone()));
         let mut outcome = self.once(op, key, put())?;
-        if let Err(Fate::NotFound(_) | Fate::Taken) = &outcome
-            && self.make_folders(web, key)?
-        {
+        // A conflict (409) may be that a folder is missing, or was until somebody else has made it just now.
+        if let Err(Fate::NotFound(_) | Fate::Taken) = &outcome {
+            self.make_folders(web, key)?;
             outcome = self.once(op, key, put())?;
         }
         Ok(outcome.map(drop))
     }
 
-    /// Makes the folders above a key; whether one was missing.
-    fn make_folders(&self, web: &Web, key: &str) -> Result<bool> {
+    /// Makes the folders above a key.
+    fn make_folders(&self, web: &Web, key: &str) -> Result<()> {
         let path = self.path(key)?.to_string();
         let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
         let prefix = self.url.prefix().len();
-        let mut made = false;
         for end in ends {
             let method = Method::from_bytes(b"MKCOL").unwrap_or(Method::PUT);
             let below = path[..end].get(prefix..).unwrap_or_default().trim_start_matches('/').to_owned();
             let at = if end < prefix { Err(path[..end].to_owned()) } else { Ok(below) };
             // 405: it is there already.
-            made |= self.once("make the folder of", key, self.ask_at(web, method, at, None))?.is_ok();
+            drop(self.once("make the folder of", key, self.ask_at(web, method, at, None))?);
         }
-        Ok(made)
+        Ok(())
     }
 
     async fn ask(

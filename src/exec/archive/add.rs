@@ -1,8 +1,8 @@
 //! An archive, made.
 
 use crate::Result;
-use crate::endpoint::archive::{Archive, Charter, Conditions, Error, Writers, probe};
-use crate::endpoint::store::Store;
+use crate::endpoint::archive::{Archive, Charter, Error, Writers, probe};
+use crate::endpoint::store::{Probed, Store};
 
 /// Makes an archive, once it is known what its store does. One that puts objects over others is taken only for a `single` writer.
 ///
@@ -11,9 +11,11 @@ use crate::endpoint::store::Store;
 pub fn add(store: Store, dataset: String, single: bool) -> Result<Archive> {
     expect_none(&store)?;
     let writers = match probe(&store)? {
-        Conditions::Kept if !single => Writers::Many,
         _ if single => Writers::One,
-        found => return Err(Error::Unfit { url: store.url().to_string(), found }.into()),
+        Probed::Conditional => Writers::Many,
+        Probed::NotConditional { why } => {
+            return Err(Error::Unfit { url: store.url().to_string(), found: why }.into());
+        }
     };
     Ok(Archive::create(store, Charter::new(dataset, writers)?)?)
 }

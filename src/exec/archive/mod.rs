@@ -2,6 +2,7 @@
 
 pub mod add;
 mod behind;
+mod counted;
 mod fetch;
 mod parts;
 pub mod prune;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::endpoint::archive::Archive;
+use crate::model::archive::Stored;
 use crate::model::{Guid, HoldTag};
 use crate::plan::archive::Archive as Chains;
 
@@ -25,6 +27,8 @@ pub use fetch::Fetch;
 pub struct Seen {
     /// Its versions, and how they come back.
     pub chains: Chains,
+    /// Those that are said to be made after they were put.
+    pub ahead: Vec<Stored>,
     /// Keys among theirs that this program does not know.
     pub strangers: Vec<String>,
     /// Who keeps what.
@@ -42,6 +46,11 @@ impl Seen {
         for (hold, _) in archive.holds()? {
             holds.entry(hold.guid).or_default().push(hold.tag);
         }
-        Ok(Self { chains: Chains::new(listing.stored), strangers: listing.strangers, holds })
+        Ok(Self {
+            chains: Chains::new(listing.stored),
+            ahead: listing.ahead,
+            strangers: listing.strangers,
+            holds,
+        })
     }
 }

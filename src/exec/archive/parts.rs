@@ -9,7 +9,7 @@ use crate::Result;
 use crate::endpoint::archive::{Archive, Error, Piece};
 use crate::endpoint::store::Bytes;
 use crate::model::Digest;
-use crate::model::archive::{Group, PART_LEN, Part};
+use crate::model::archive::{Group, MAX_PARTS, PART_LEN, Part};
 
 /// How many parts are on their way at once; one more is being filled.
 const PARALLEL: usize = 4;
@@ -41,6 +41,11 @@ impl<'a> Place<'a> {
         let parts = archive.parts(Some(group))?.into_iter();
         let there = parts.map(|(part, object)| ((part.number, part.digest), object.len)).collect();
         Ok(Self { archive, group, there })
+    }
+
+    /// Looks at nothing: every part is put.
+    pub fn blind(archive: &'a Archive, group: Group) -> Self {
+        Self { archive, group, there: HashMap::new() }
     }
 
     /// Has `write` write the container, and sends its parts while it does.
@@ -154,11 +159,13 @@ impl Cutter {
         if self.part.is_empty() {
             return Ok(());
         }
+        if self.number >= MAX_PARTS {
+            return Err(io::Error::other(Error::TooMany));
+        }
         let part = std::mem::take(&mut self.part);
         // Who sends it says what went wrong.
         self.full.send((self.number, part)).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        self.number =
-            self.number.checked_add(1).ok_or_else(|| io::Error::other("there are too many parts"))?;
+        self.number += 1;
         Ok(())
     }
 
@@ -187,5 +194,27 @@ impl Write for Cutter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Class, class_of_io};
+
+    #[test]
+    fn a_container_ends_where_its_manifest_would_have_no_room() {
+        let (full, jobs) = mpsc::channel();
+        let (_empty, free) = mpsc::channel();
+        let mut cutter = Cutter { full, free, part: vec![1], number: MAX_PARTS - 1 };
+        cutter.hand_on().unwrap();
+        assert_eq!(jobs.recv().unwrap().0, MAX_PARTS - 1);
+        cutter.part = vec![2];
+        let error = cutter.hand_on().unwrap_err();
+        assert_eq!(class_of_io(&error), Class::Conflict);
+        assert!(error.to_string().contains("850000 parts"), "{error}");
+        // A line of the longest part, and all else that a manifest holds.
+        let line = format!("{PART_LEN} {}\n", Digest([0; 32])).len() as u64;
+        assert!(u64::from(MAX_PARTS) * line + (2 << 20) < crate::model::archive::MAX_MANIFEST);
     }
 }

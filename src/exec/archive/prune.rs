@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::Seen;
-use crate::endpoint::archive::{Archive, Claim, Claims};
+pub use super::counted::Checked;
+use crate::endpoint::archive::{Archive, Claim, Claims, Parts};
 use crate::endpoint::store::Object;
 use crate::endpoint::{self};
 use crate::model::archive::{Group, Part, Stored, Use};
 use crate::model::{Guid, Inventory, VersionRef};
+use crate::plan::archive::Archive as Chains;
 use crate::plan::retain::{Reason, Retention, Surroundings, Verdict, retain};
 use crate::sys::interrupt;
 use crate::{Error, Result};
@@ -38,12 +40,59 @@ pub struct Decided {
     needed: BTreeMap<Guid, Vec<String>>,
     /// What goes: what builds upon another one before it.
     pub doomed: Vec<Stored>,
+    /// What no rule counts, and why: it stays, with what it builds upon.
+    pub passed: Vec<(Stored, String)>,
 }
 
 impl Decided {
-    /// Decides. `used` is at work, or held by who is.
-    pub fn of(seen: &Seen, wanted: &Wanted, used: &BTreeSet<Guid>) -> Self {
-        let versions = seen.chains.versions();
+    /// Decides. `used` is at work, or held by who is. Once something is to go, the manifests of what is kept instead are read: what is
+    /// none counts for nothing, and it is decided again.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn of(
+        archive: &Archive,
+        seen: &Seen,
+        wanted: &Wanted,
+        used: &BTreeSet<Guid>,
+        checked: &mut Checked,
+    ) -> Result<Self> {
+        checked.pass_over(&seen.ahead);
+        // Where one is wrong, more may be: so many of the newest are looked at beside those that are counted.
+        let mut newest = 1;
+        loop {
+            let (decided, counted) = Self::by_keys(seen, wanted, used, checked, newest);
+            if decided.doomed.is_empty() || !checked.look(archive, &counted)? {
+                return Ok(decided);
+            }
+            newest *= 2;
+        }
+    }
+
+    /// Decides by keys alone, and answers what was counted for it.
+    fn by_keys(
+        seen: &Seen,
+        wanted: &Wanted,
+        used: &BTreeSet<Guid>,
+        checked: &Checked,
+        newest: usize,
+    ) -> (Self, Vec<Stored>) {
+        let all = seen.chains.stored();
+        let chains =
+            Chains::new(all.iter().filter(|stored| checked.why(stored).is_none()).cloned().collect());
+        let passed: Vec<(Stored, String)> = all
+            .iter()
+            .filter_map(|stored| match checked.why(stored) {
+                Some(why) => Some((stored.clone(), why.to_owned())),
+                None if chains.cost(stored.version.guid).is_none() => {
+                    Some((stored.clone(), "it can not come back: what it builds upon is missing".into()))
+                }
+                None => None,
+            })
+            .collect();
+        // What can not come back is no reason to let go of what can.
+        let versions = chains.versions().into_iter().filter(|version| chains.cost(version.id.guid).is_some());
+        let versions: Vec<_> = versions.collect();
         let holds = versions.iter().flat_map(|version| {
             let tags = seen.holds.get(&version.id.guid).into_iter().flatten();
             tags.map(|tag| (version.id.clone(), tag.clone()))
@@ -53,19 +102,18 @@ impl Decided {
         let around = Surroundings::default();
         let verdicts = retain(&inventory, &wanted.policy, &around, &wanted.now);
         let kept = verdicts.iter().filter(|verdict| verdict.is_kept()).map(|verdict| verdict.version.id.guid);
-        // What is newest is of no use if nothing leads to it.
-        let whole = inventory.versions().iter().rev().map(|version| version.id.guid);
-        let whole = whole.filter(|guid| seen.chains.cost(*guid).is_some()).take(1);
-        let kept: BTreeSet<Guid> = kept.chain(whole).chain(used.iter().copied()).collect();
-        let doomed: Vec<Stored> = seen.chains.doomed(&kept).into_iter().cloned().collect();
-        let going: BTreeSet<Guid> = doomed.iter().map(|stored| stored.version.guid).collect();
-        let mut needed: BTreeMap<Guid, Vec<String>> = BTreeMap::new();
-        for stored in seen.chains.stored().iter().filter(|stored| !going.contains(&stored.version.guid)) {
-            if let Some(base) = stored.base {
-                needed.entry(base).or_default().push(format!("@{}", stored.version.name));
-            }
-        }
-        Self { inventory, needed, doomed }
+        let last = inventory.versions().iter().rev().map(|version| version.id.guid);
+        let kept: BTreeSet<Guid> = kept.chain(last.clone().take(1)).collect();
+        let counted: BTreeSet<Guid> = kept.iter().copied().chain(last.take(newest)).collect();
+        let left = passed.iter().flat_map(|(stored, _)| {
+            let own = checked.why(stored).is_none().then_some(stored.version.guid);
+            own.into_iter().chain(stored.base)
+        });
+        let kept: BTreeSet<Guid> = kept.into_iter().chain(left).chain(used.iter().copied()).collect();
+        let doomed: Vec<Stored> = chains.doomed(&kept).into_iter().cloned().collect();
+        let counted = counted.iter().flat_map(|guid| chains.ways(*guid)).cloned().collect();
+        let needed = needed(all, &doomed);
+        (Self { inventory, needed, doomed, passed }, counted)
     }
 
     /// What becomes of each version, oldest first, with the reasons.
@@ -80,7 +128,9 @@ impl Decided {
 
     /// How many versions there are.
     pub fn n_versions(&self) -> usize {
-        self.inventory.versions().len()
+        let passed: BTreeSet<Guid> = self.passed.iter().map(|(stored, _)| stored.version.guid).collect();
+        let counted = |guid: &&Guid| self.inventory.by_guid(**guid).is_some();
+        self.inventory.versions().len() + passed.iter().filter(|guid| !counted(guid)).count()
     }
 
     /// Which versions go.
@@ -106,6 +156,18 @@ impl Decided {
     }
 }
 
+/// What builds upon what, of all that does not go.
+fn needed(all: &[Stored], doomed: &[Stored]) -> BTreeMap<Guid, Vec<String>> {
+    let going: BTreeSet<String> = doomed.iter().map(ToString::to_string).collect();
+    let mut needed: BTreeMap<Guid, Vec<String>> = BTreeMap::new();
+    for stored in all.iter().filter(|stored| !going.contains(&stored.to_string())) {
+        if let Some(base) = stored.base {
+            needed.entry(base).or_default().push(format!("@{}", stored.version.name));
+        }
+    }
+    needed
+}
+
 /// What became of an archive.
 #[derive(Debug, Default)]
 pub struct Pruned {
@@ -115,6 +177,8 @@ pub struct Pruned {
     pub destroyed: Vec<VersionRef>,
     /// Those that were to go, and that somebody uses, holds or builds upon since.
     pub spared: Vec<VersionRef>,
+    /// What no rule counted, and why: it is left alone.
+    pub passed: Vec<(VersionRef, String)>,
     /// How many parts went with them, and were left of others.
     pub parts: usize,
     /// How many bytes all that was.
@@ -133,15 +197,17 @@ pub fn prune(archive: &Archive, wanted: &Wanted) -> Result<Pruned> {
     let clock = archive.claim_destroy(&[Group { guid: Guid::NIL, base: None }])?;
     let claims = archive.claims(&clock)?;
     let (seen, now) = (Seen::of(archive)?, claims.now.unwrap_or_else(Timestamp::now));
-    let decided = Decided::of(&seen, wanted, &used(&claims));
+    let mut checked = Checked::default();
+    let decided = Decided::of(archive, &seen, wanted, &used(&claims), &mut checked)?;
     decided.expect_word(archive, wanted)?;
-    let parts = archive.parts(None)?;
-    let left = left(&seen, &parts, now, wanted.grace);
+    let left = left(&seen, &archive.groups()?, now, wanted.grace);
     drop(clock);
-    let mut pruned = Pruned { n_versions: decided.n_versions(), ..Pruned::default() };
+    let passed = decided.passed.iter().map(|(stored, why)| (stored.version.clone(), why.clone()));
+    let mut pruned =
+        Pruned { n_versions: decided.n_versions(), passed: passed.collect(), ..Pruned::default() };
     let outcome = sweep(archive, &claims, now, &mut pruned).and_then(|()| {
-        let work = Work { archive, wanted, decided: &decided, parts: &parts, left: &left };
-        work.run(&mut pruned)
+        let work = Work { archive, wanted, decided: &decided, left: &left };
+        work.run(&mut checked, &mut pruned)
     });
     pruned.stopped = outcome.err();
     Ok(pruned)
@@ -152,11 +218,11 @@ pub fn prune(archive: &Archive, wanted: &Wanted) -> Result<Pruned> {
 /// # Errors
 /// What the store says.
 pub fn foretell_left(archive: &Archive, seen: &Seen, wanted: &Wanted) -> Result<(usize, u64)> {
-    let parts = archive.parts(None)?;
+    let groups = archive.groups()?;
     // Nothing is put to learn the store's clock.
-    let left = left(seen, &parts, wanted.now.timestamp(), wanted.grace);
-    let lens = parts.iter().filter(|(part, _)| left.contains(&part.group)).map(|(_, object)| object.len);
-    Ok((lens.clone().count(), lens.sum()))
+    let left = left(seen, &groups, wanted.now.timestamp(), wanted.grace);
+    let sums = left.iter().filter_map(|group| groups.get(group));
+    Ok((sums.clone().map(|of| of.parts).sum::<u64>() as usize, sums.map(|of| of.bytes).sum()))
 }
 
 /// What others are at work with: it stays.
@@ -170,9 +236,14 @@ fn used(claims: &Claims) -> BTreeSet<Guid> {
 }
 
 /// The containers that were broken off, and nobody goes on with.
-fn left(seen: &Seen, parts: &[(Part, Object)], now: Timestamp, grace: SignedDuration) -> BTreeSet<Group> {
-    let put: Vec<_> = parts.iter().map(|(part, object)| (*part, object.modified)).collect();
-    seen.chains.unneeded(&put, now, grace).into_iter().map(|part| part.group).collect()
+fn left(
+    seen: &Seen,
+    groups: &BTreeMap<Group, Parts>,
+    now: Timestamp,
+    grace: SignedDuration,
+) -> BTreeSet<Group> {
+    let put = groups.iter().map(|(group, of)| (*group, of.youngest));
+    seen.chains.unneeded(put, now, grace).into_iter().collect()
 }
 
 /// Takes away claims of nobody, and what was left of trying the store out.
@@ -187,12 +258,11 @@ struct Work<'a> {
     archive: &'a Archive,
     wanted: &'a Wanted,
     decided: &'a Decided,
-    parts: &'a [(Part, Object)],
     left: &'a BTreeSet<Group>,
 }
 
 impl Work<'_> {
-    fn run(&self, pruned: &mut Pruned) -> Result<()> {
+    fn run(&self, checked: &mut Checked, pruned: &mut Pruned) -> Result<()> {
         let doomed = &self.decided.doomed;
         let groups: BTreeSet<Group> =
             doomed.iter().map(Stored::group).chain(self.left.iter().copied()).collect();
@@ -203,7 +273,7 @@ impl Work<'_> {
         // In this order: who was done before the claims were seen has left a manifest, a hold or young parts.
         let claims = self.archive.claims(&claim)?;
         let seen = Seen::of(self.archive)?;
-        let still = Decided::of(&seen, self.wanted, &used(&claims));
+        let still = Decided::of(self.archive, &seen, self.wanted, &used(&claims), checked)?;
         let going: Vec<&Stored> = still.doomed.iter().filter(|stored| doomed.contains(stored)).collect();
         let goes: BTreeSet<&VersionRef> = going.iter().map(|stored| &stored.version).collect();
         pruned.spared = self.decided.going().into_iter().filter(|version| !goes.contains(version)).collect();
@@ -224,8 +294,9 @@ impl Work<'_> {
             }
         }
         let groups: BTreeSet<Group> = batch.iter().map(|stored| stored.group()).collect();
-        let parts: Vec<_> = self.parts.iter().filter(|(part, _)| groups.contains(&part.group)).collect();
-        self.destroy_parts(&parts, claim, pruned)
+        groups
+            .into_iter()
+            .try_for_each(|group| self.destroy_parts(&self.archive.parts(Some(group))?, claim, pruned))
     }
 
     /// Sweeps what was left and is left still: nobody pushes it, nobody has.
@@ -235,14 +306,16 @@ impl Work<'_> {
         let now = claims.now.unwrap_or_else(Timestamp::now);
         for group in self.left.iter().filter(|group| !is_pushed(group)) {
             let parts = self.archive.parts(Some(*group))?;
-            if left(seen, &parts, now, self.wanted.grace).contains(group) {
-                self.destroy_parts(&parts.iter().collect::<Vec<_>>(), claim, pruned)?;
+            let youngest = parts.iter().map(|(_, object)| object.modified).max();
+            let put = youngest.map(|youngest| (*group, youngest));
+            if !seen.chains.unneeded(put.into_iter(), now, self.wanted.grace).is_empty() {
+                self.destroy_parts(&parts, claim, pruned)?;
             }
         }
         Ok(())
     }
 
-    fn destroy_parts(&self, parts: &[&(Part, Object)], claim: &Claim, pruned: &mut Pruned) -> Result<()> {
+    fn destroy_parts(&self, parts: &[(Part, Object)], claim: &Claim, pruned: &mut Pruned) -> Result<()> {
         const AT_ONCE: usize = 1000;
         for some in parts.chunks(AT_ONCE) {
             self.may_go_on(claim)?;

@@ -43,6 +43,8 @@ pub struct Wanted {
     pub limits: Limits,
     /// In full, whatever there is.
     pub full: bool,
+    /// Whatever is there of it: all parts are put over, and the manifest.
+    pub repair: bool,
     /// What is said of it.
     pub labels: BTreeMap<String, String>,
     /// zstd's level; the default if none is said.
@@ -229,19 +231,43 @@ impl<'a> Source<'a> {
 
     /// How to push it. Without a base in common, in full only if that `may_be`, or somebody said so.
     fn choose(&self, archive: &Archive, chains: &Chains, wanted: &Wanted, may_be: bool) -> Result<Choice> {
+        let guid = self.version.guid;
+        let is_full = |way: &Stored| way.base.is_none();
+        if wanted.full {
+            let is_there = !wanted.repair && chains.ways(guid).any(is_full);
+            return Ok(if is_there { Choice::There } else { Choice::Send { base: None, why: None } });
+        }
+        let of_others;
+        let chains = match wanted.repair {
+            false => chains,
+            true => {
+                let way = chains.way(guid).or_else(|| chains.ways(guid).next());
+                let stored = chains.stored().iter().filter(|stored| stored.version.guid != guid);
+                of_others = Chains::new(stored.cloned().collect());
+                match way.map(|way| way.base) {
+                    Some(None) => return Ok(Choice::Send { base: None, why: None }),
+                    // The same again, if that can be.
+                    Some(Some(base)) => match self.base(&of_others, base) {
+                        None => &of_others,
+                        base => return Ok(Choice::Send { base, why: None }),
+                    },
+                    None => &of_others,
+                }
+            }
+        };
         match chains.push(&self.inventory, &self.version, wanted.limits) {
             Push::There => Ok(Choice::There),
-            _ if wanted.full => Ok(Choice::Send { base: None, why: None }),
             Push::Full(Why::NoBase) if !may_be => Err(self.no_base(archive)),
             Push::Full(why) => Ok(Choice::Send { base: None, why: Some(why) }),
-            Push::Increment(base) => {
-                let here = self.inventory.by_guid(base.guid).map(|version| version.id.clone());
-                let there = chains.way(base.guid).cloned();
-                // The plan chose among what both have and can be brought back.
-                let base = here.zip(there).map(|(here, there)| Base { here, there });
-                Ok(Choice::Send { base, why: None })
-            }
+            // The plan chose among what both have and can be brought back.
+            Push::Increment(base) => Ok(Choice::Send { base: self.base(chains, base.guid), why: None }),
         }
+    }
+
+    /// What both have of a version that can be brought back.
+    fn base(&self, chains: &Chains, guid: Guid) -> Option<Base> {
+        let here = self.inventory.by_guid(guid).map(|version| version.id.clone());
+        here.zip(chains.way(guid).cloned()).map(|(here, there)| Base { here, there })
     }
 
     fn no_base(&self, archive: &Archive) -> crate::Error {
@@ -299,7 +325,10 @@ impl<'a> Source<'a> {
         observe: &dyn Observe,
     ) -> Result<Done> {
         let begun = Instant::now();
-        let place = Place::look(archive, group)?;
+        let place = match wanted.repair {
+            true => Place::blind(archive, group),
+            false => Place::look(archive, group)?,
+        };
         let unfinished = match wanted.recipients.as_slice() {
             [] => None,
             to => Some(Unfinished::begin(&wanted.state_dir, archive, group, to)?),
@@ -321,9 +350,13 @@ impl<'a> Source<'a> {
         let (sent, parts) = place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
         let manifest = self.manifest(archive, &sent, &parts, &job, wanted)?;
         // Others may have ceased to believe it: then what it builds upon may be gone.
+        if let Some(base) = base.filter(|base| !archive.has(&base.there).unwrap_or(true)) {
+            return Err(Error::Going { url: archive.url(), version: base.there.version.clone() }.into());
+        }
         claim.check()?;
-        if archive.commit(&manifest)? == Put::Taken {
-            tracing::info!(version = %self.version, "somebody else has put it meanwhile");
+        match wanted.repair {
+            true => self.commit_again(archive, &manifest, observe)?,
+            false => self.commit(archive, &manifest)?,
         }
         if let Some(unfinished) = unfinished {
             unfinished.done();
@@ -338,6 +371,33 @@ impl<'a> Source<'a> {
             blake3: sent.blake3,
             seconds: begun.elapsed().max(Duration::from_micros(1)).as_secs_f64(),
         })
+    }
+
+    fn commit(&self, archive: &Archive, manifest: &Manifest) -> Result<()> {
+        if archive.commit(manifest)? == Put::Taken {
+            // Some say so of what they do not have: a folder is missing, or something else is done there.
+            if !archive.has(&manifest.stored())? {
+                return Err(Error::Untold { url: archive.url(), version: self.version.clone() }.into());
+            }
+            tracing::info!(version = %self.version, "somebody else has put it meanwhile");
+        }
+        Ok(())
+    }
+
+    /// In place of what is there of the same container. Who can not destroy leaves it.
+    fn commit_again(&self, archive: &Archive, manifest: &Manifest, observe: &dyn Observe) -> Result<()> {
+        archive.commit_over(manifest)?;
+        let own = manifest.stored();
+        let before = archive.listing()?.stored.into_iter();
+        let before = before.filter(|stored| stored.group() == own.group() && *stored != own);
+        match archive.destroy(&before.map(|stored| stored.to_string()).collect::<Vec<_>>()) {
+            Err(Error::Store(error)) if error.class() == Class::Denied => {
+                let text = format!("{}: the manifest that was there before stays: {error}", self.version);
+                observe.observe(Event::Warning { text });
+                Ok(())
+            }
+            destroyed => Ok(destroyed?),
+        }
     }
 
     fn manifest(

@@ -48,12 +48,8 @@ pub struct OfVersion {
 /// What the store says.
 pub fn usage(archive: &Archive) -> Result<Usage> {
     let seen = Seen::of(archive)?;
-    let mut there: BTreeMap<Group, (u64, u64)> = BTreeMap::new();
-    for (part, object) in archive.parts(None)? {
-        let (parts, bytes) = there.entry(part.group).or_default();
-        *parts += 1;
-        *bytes += object.len;
-    }
+    let there = archive.groups()?.into_iter().map(|(group, of)| (group, (of.parts, of.bytes)));
+    let mut there: BTreeMap<Group, (u64, u64)> = there.collect();
     let mut usage = Usage {
         versions: Vec::new(),
         bytes: there.values().map(|(_, bytes)| bytes).sum(),

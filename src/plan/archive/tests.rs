@@ -153,22 +153,15 @@ fn a_base_stays_as_long_as_something_that_is_kept_needs_it() {
 fn parts_without_a_manifest_go_when_the_youngest_is_old() {
     let archive = archive("1 1>2");
     let second = |at| Timestamp::from_second(at).expect("a time");
-    let part = |word: &str, number, at| {
-        let digest = crate::model::Digest([number as u8; 32]);
-        (Part { group: stored(word).group(), number, digest }, second(at))
+    let groups =
+        [("1", 0), ("1>2", 0), ("2", 10), ("2>3", 95)].map(|(word, at)| (stored(word).group(), second(at)));
+    let put = |now| {
+        let there = groups.iter().map(|(group, youngest)| (*group, *youngest));
+        archive.unneeded(there, second(now), SignedDuration::from_secs(10))
     };
-    let parts = [
-        part("1", 0, 0),
-        part("1>2", 0, 0),
-        part("2", 0, 0),
-        part("2", 1, 10),
-        part("2>3", 0, 0),
-        part("2>3", 1, 95),
-    ];
-    let unneeded = |now| archive.unneeded(&parts, second(now), SignedDuration::from_secs(10));
-    assert_eq!(unneeded(20), []);
-    assert_eq!(unneeded(21), [parts[2].0, parts[3].0]);
-    assert_eq!(unneeded(106).len(), 4);
+    assert_eq!(put(20), []);
+    assert_eq!(put(21), [groups[2].0]);
+    assert_eq!(put(106), [groups[2].0, groups[3].0]);
 }
 
 #[test]

@@ -179,10 +179,11 @@ fn container(archive: &Archive, stored: &Stored) -> Vec<u8> {
     manifest.parts().flat_map(|(part, len)| archive.part(&part, len).expect("a part")).collect()
 }
 
-/// Makes all that lies there 30 days older.
+/// Makes all that lies there 30 days older; not manifests, which are never put before their version was made.
 fn age(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type().expect("a type").is_dir() {
+            true if entry.file_name() == "versions" => {}
             true => age(&entry.path()),
             false => {
                 let old = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);

@@ -253,3 +253,58 @@ fn a_push_takes_less_memory_than_200_mib_whatever_its_size() {
     assert_eq!(ended(child).0, Some(0));
     assert!(most > 0 && most < 200 << 10, "{most} KiB");
 }
+
+#[test]
+fn a_signal_leaves_no_claim_behind() {
+    ground!("btrfs");
+    let ground = Ground::on_s3();
+    ground.run("archive add URL FS/d");
+    ground.take("s0", 40 << 20);
+    ground.server().forget();
+    let victim = Victim::default();
+    // Its claim is there, and the first part.
+    ground.server().fault(7, Fault::After(victim.signal(rustix::process::Signal::TERM)));
+    let child = ground.start("archive push FS/d URL");
+    victim.is(&child);
+    let (code, said) = ended(child);
+    assert_eq!(code, Some(5), "{said}");
+    let asked = ground.server().requests();
+    assert!(asked.iter().any(|asked| asked.method == "PUT" && asked.key.contains("claims/")), "{asked:?}");
+    assert_eq!(ground.store().list("claims/").expect("listed"), []);
+}
+
+#[test]
+fn what_is_damaged_is_pushed_again_when_it_is_asked_for() {
+    ground!("btrfs");
+    let ground = Ground::on_dir();
+    ground.run("archive add URL FS/d");
+    for name in ["s0", "s1", "s2"] {
+        ground.take(name, 1 << 20);
+        ground.run(&format!("archive push FS/d@{name} URL"));
+    }
+    // A part of the increment is changed: the same bytes are put over it.
+    let parts = ground.archive().parts(None).expect("listed");
+    let all = ground.archive().listing().expect("listed").stored;
+    let of = |name: &str| all.iter().find(|stored| stored.version.name.as_str() == name).expect("there");
+    let (part, object) = parts.iter().find(|(part, _)| part.group == of("s1").group()).expect("a part");
+    ground.store().put(&part.to_string(), vec![7; object.len as usize].into()).expect("put");
+    ground.ends(4, "archive verify URL");
+    assert_eq!(ground.json("archive push FS/d@s1 URL")["was_there"], true);
+    let pushed = ground.json("archive push FS/d@s1 URL --repair");
+    assert_eq!(pushed["base"]["name"], "s0", "{pushed}");
+    ground.run("archive verify URL");
+    // A manifest is changed.
+    ground.store().put(&of("s2").to_string(), b"no manifest".to_vec().into()).expect("put");
+    ground.ends(4, "archive verify URL");
+    ground.run("archive push FS/d@s2 URL --repair");
+    ground.run("archive verify URL");
+    // What s1 and s2 build upon is gone: neither can come back, until it is pushed again.
+    ground.archive().destroy(&[of("s0").to_string()]).expect("destroyed");
+    let pushed = ground.json("archive push FS/d@s2 URL");
+    assert!(pushed["base"].is_null() && pushed["was_there"] == false, "{pushed}");
+    assert_eq!(ground.json("archive push FS/d@s2 URL --full")["was_there"], true);
+    ground.run("archive push FS/d@s0 URL --full");
+    ground.run("archive verify URL");
+    assert_eq!(ground.versions(), ["s0", "s1", "s2"]);
+    ground.expect_whole("s2", "back");
+}

@@ -2,6 +2,9 @@
 
 use rustix::process::Signal;
 
+use cowsnap::endpoint::archive::{About, Manifest};
+use cowsnap::model::Guid;
+
 use super::{Ground, Victim, ended};
 use crate::ground::ground;
 use crate::s3::Fault;
@@ -160,4 +163,71 @@ fn what_is_held_or_needed_stays_and_the_rest_goes() {
     ground.run("archive prune URL --keep-last 1");
     assert_eq!(ground.versions(), ["s3", "s4"]);
     ground.expect_nothing_left();
+}
+
+#[test]
+fn who_can_only_put_objects_has_no_real_version_destroyed() {
+    ground!("btrfs");
+    let ground = Ground::on_dir();
+    let (sign, signer) = ground.key("sign", "sign");
+    ground.run("archive add URL FS/d");
+    for name in ["s0", "s1", "s2"] {
+        ground.take(name, 1000);
+        ground.run(&format!("archive push FS/d@{name} URL --full --sign {sign}"));
+    }
+    let real = |name: &str| {
+        let all = ground.archive().listing().expect("listed").stored;
+        all.into_iter().find(|stored| stored.version.name.as_str() == name).expect("there")
+    };
+    // Empty keys, of now and of a time to come; and a whole manifest of somebody else.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_nanos();
+    for n in 1..=9_u128 {
+        for at in [now + n, now + n * 1_000_000_000_000_000] {
+            let key = format!("versions/{at:020}-{:032x}-{:032x}-0000000000001000-x{n}", at, 0);
+            ground.store().put(&key, Vec::new().into()).expect("put");
+        }
+    }
+    let would = ground.json("archive prune URL --keep-last 2 --dry-run");
+    assert_eq!(would["would_destroy"], serde_json::json!(["s0"]));
+    let explained = ground.run("archive prune URL --keep-last 2 --explain");
+    assert!(explained.contains("not counted: its manifest can not be used"), "{explained}");
+    assert!(explained.contains("more than a day after it was put"), "{explained}");
+    let pruned = ground.json("archive prune URL --keep-last 2");
+    assert_eq!(pruned["destroyed"], serde_json::json!(["s0"]));
+    assert_eq!(pruned["not_counted"].as_array().map(Vec::len), Some(18), "{pruned}");
+    // Sound manifests that nobody signed who is trusted.
+    let manifest = super::manifest(&ground.archive(), &real("s2"));
+    for n in 1..=3_u8 {
+        let about = About {
+            guid: Guid([n; 16]),
+            snapshot: format!("y{n}").parse().expect("a name"),
+            created: manifest.about().created + std::time::Duration::from_secs(n.into()),
+            ..manifest.about().clone()
+        };
+        let fake = Manifest::new(about, manifest.pieces().to_vec()).expect("a manifest");
+        ground.archive().commit(&fake).expect("put");
+    }
+    let pruned = ground.json(&format!("archive prune URL --keep-last 1 --verify-key {signer}"));
+    assert_eq!(pruned["destroyed"], serde_json::json!(["s1"]));
+    real("s2");
+    assert!(ground.ends(2, "archive prune URL --keep-last 1 --verify-key nothing").1.contains("nothing"));
+}
+
+#[test]
+fn what_can_not_come_back_takes_no_place_of_what_can() {
+    ground!("btrfs");
+    let ground = Ground::on_dir();
+    ground.run("archive add URL FS/d");
+    for (name, full) in [("s0", " --full"), ("s1", " --full"), ("s2", " --full"), ("s3", ""), ("s4", "")] {
+        ground.take(name, 1000);
+        ground.run(&format!("archive push FS/d@{name} URL{full}"));
+    }
+    // s3 and s4 build upon it.
+    let all = ground.archive().listing().expect("listed").stored;
+    let base = all.iter().find(|stored| stored.version.name.as_str() == "s2").expect("there");
+    ground.archive().destroy(&[base.to_string()]).expect("destroyed");
+    let explained = ground.run("archive prune URL --keep-last 2 --explain");
+    assert!(explained.contains("not counted: it can not come back"), "{explained}");
+    let pruned = ground.json("archive prune URL --keep-last 2");
+    assert_eq!(pruned["destroyed"], serde_json::json!([]), "s0 and s1 are all that there is");
 }

@@ -8,7 +8,7 @@ use crate::s3::Fault;
 
 impl Ground {
     /// Makes a key of either kind, and answers where its halves are.
-    fn key(&self, name: &str, kind: &str) -> (String, String) {
+    pub(super) fn key(&self, name: &str, kind: &str) -> (String, String) {
         let path = self.fs.outside().join(name).display().to_string();
         self.run(&format!("keygen {path} --kind {kind}"));
         (path.clone(), format!("{path}.pub"))

@@ -57,7 +57,8 @@ fn a_job_fills_its_archive_prunes_it_and_tells_of_it() {
     assert!(text.starts_with("COWSNAP OK"), "{text}");
     let metrics = lab.ends(0, "metrics node").0;
     assert!(
-        metrics.contains("op=\"replicate\"") && metrics.contains("target=\"file://FS/archive\""),
+        metrics.contains("cowsnap_target_up_to_timestamp_seconds")
+            && metrics.contains("target=\"file://FS/archive\""),
         "{metrics}"
     );
     assert!(metrics.contains("cowsnap_target_base_state"), "{metrics}");
