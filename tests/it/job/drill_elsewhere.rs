@@ -204,7 +204,7 @@ fn what_was_left_is_not_forgotten_and_what_somebody_made_is_not_destroyed() {
     };
     let new = || {
         let dataset = Dataset::from(btrfs::Dataset::named(&at).expect("a place"));
-        Scratch::new(&state, "node", dataset, &version)
+        Scratch::new(&state, "node", dataset, &[version.guid])
     };
     let note = state.join("drills/node");
     fs::create_dir_all(note.parent().expect("one")).expect("made");
