@@ -3,6 +3,7 @@
 //!
 //! It is named in a file before it is taken: what a killed command leaves is destroyed by the next one.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -22,15 +23,16 @@ pub(super) struct View {
     root: Option<OwnedFd>,
     /// The clone itself, on btrfs.
     clone: Option<OwnedFd>,
-    /// What the clone was made of, if the base may have changed since.
-    origin: Option<OwnedFd>,
+    /// What the clone was made of, if the base may have changed since; opened when it is asked for, as ZFS mounts a snapshot once.
+    origin: OnceCell<Option<OwnedFd>>,
+    made: CloneFile,
+    overlay: PathBuf,
 }
 
 impl View {
     /// Takes one of the clone that `generation` has.
     pub(super) fn take(entry: &Entry, generation: &Generation) -> Result<Self> {
         let home = entry.home();
-        let gone = |name: &str| Error::NotFound { what: "clone", subject: name.to_owned(), hint: None };
         let named = generation.dir().join(CLONE);
         let clone = read(&named)?.ok_or_else(|| gone(&named.display().to_string()))?;
         let among = clone.among()?;
@@ -41,7 +43,15 @@ impl View {
         let view =
             CloneFile { name, origin: None, made_of: None, guid: None, transaction: None, ..clone.clone() };
         write(&file, &view)?;
-        let mut taken = Self { home: home.clone(), file, root: None, clone: None, origin: None };
+        let mut taken = Self {
+            home: home.clone(),
+            file,
+            root: None,
+            clone: None,
+            origin: OnceCell::new(),
+            made: clone.clone(),
+            overlay: entry.dir().to_owned(),
+        };
         if !among.take_view(&view.name, &clone.name)? {
             return Err(gone(&clone.name));
         }
@@ -49,10 +59,6 @@ impl View {
         if let Clones::Btrfs(_) = among {
             taken.clone = among.root(&clone.name)?;
         }
-        taken.origin = match clone.made_of.as_ref().or(clone.origin.as_ref()) {
-            Some(origin) => Some(among.root(origin)?.ok_or_else(|| gone(origin))?),
-            None => clones::open_origin(entry.dir())?,
-        };
         Ok(taken)
     }
 
@@ -68,13 +74,24 @@ impl View {
 
     /// What the clone was made of, if the base may have changed since.
     pub(super) fn origin(&self, xattrs: Xattrs) -> Result<Option<Tree>> {
-        self.origin.as_ref().map(|origin| tree_of(origin, xattrs)).transpose()
+        if self.origin.get().is_none() {
+            let opened = match self.made.made_of.as_ref().or(self.made.origin.as_ref()) {
+                Some(origin) => Some(self.made.among()?.root(origin)?.ok_or_else(|| gone(origin))?),
+                None => clones::open_origin(&self.overlay)?,
+            };
+            self.origin.get_or_init(|| opened);
+        }
+        self.origin.get().and_then(Option::as_ref).map(|origin| tree_of(origin, xattrs)).transpose()
     }
 
     /// The clone of which it is, where that can tell what was changed.
     pub(super) fn clone(&self) -> Option<&OwnedFd> {
         self.clone.as_ref()
     }
+}
+
+fn gone(name: &str) -> Error {
+    Error::NotFound { what: "clone", subject: name.to_owned(), hint: None }
 }
 
 pub(super) fn tree_of(root: &OwnedFd, xattrs: Xattrs) -> Result<Tree> {
