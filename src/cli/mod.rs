@@ -95,7 +95,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Adopt(adopt::Args),
-    Archive(archive::Args),
+    Archive(Box<archive::Args>),
     Check(Box<check::Args>),
     Clone(clone::Args),
     Completions(completions::Args),
@@ -232,7 +232,7 @@ fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Overlay(args) => return overlay::run(args, context),
         Command::Serve(args) => return serve::run(args, context),
         Command::Adopt(args) => adopt::run(args, context),
-        Command::Archive(args) => archive::run(args, context),
+        Command::Archive(args) => archive::run(*args, context),
         Command::Clone(args) => clone::run(args, context),
         Command::Completions(args) => completions::run(args, context),
         Command::Create(args) => create::run(args, context),

@@ -47,7 +47,7 @@ enum Command {
     Release(hold::Args),
     Holds(hold::List),
     Du(du::Args),
-    Prune(prune::Args),
+    Prune(Box<prune::Args>),
 }
 
 /// Runs the subcommand.

@@ -39,9 +39,9 @@ pub(super) struct Elsewhere<'a> {
 /// Where it is.
 enum From {
     /// On another machine.
-    Peer(Place, Options),
+    Peer(Box<Place>, Options),
     /// In an archive.
-    Archive(Archive, Chain),
+    Archive(Box<Archive>, Box<Chain>),
 }
 
 impl<'a> Elsewhere<'a> {
@@ -129,7 +129,7 @@ impl<'a> Elsewhere<'a> {
                 // Claimed only now: a look beforehand leaves nothing there.
                 let name = Some(&self.version.id.name);
                 let nothing = Inventory::default();
-                let chain = Chain::find(archive.clone(), name, &nothing, context.state_dir())?.claimed()?;
+                let chain = Chain::find(Archive::clone(archive), name, &nothing, context.state_dir())?.claimed()?;
                 let bytes = scratch.pull(&chain, within, &progress)?;
                 Ok(format!("received {} by {} containers, verified", size(bytes), chain.all().len()))
             }
@@ -150,7 +150,7 @@ fn at_peer(job: &Job, to: &str, name: Option<&SnapshotName>, context: &Context) 
         zfs_flags: replica.and_then(|replica| replica.zfs_flags),
         keep_every: 256 << 20,
     };
-    Ok((From::Peer(from, options), version))
+    Ok((From::Peer(Box::new(from), options), version))
 }
 
 fn in_archive(
@@ -165,7 +165,7 @@ fn in_archive(
     let created = chain.created().expect("nothing of it is anywhere yet");
     let id = chain.version().clone();
     let version = Version { id, kind: VersionKind::Snapshot, order: 0, created };
-    Ok((From::Archive(archive, chain), version))
+    Ok((From::Archive(Box::new(archive), Box::new(chain)), version))
 }
 
 /// Destroys what was received; the next drill does what can not be done now.

@@ -176,7 +176,7 @@ fn a_store_that_puts_over_what_is_there_is_refused_unless_one_writes_alone() {
     let refused = run(&["archive", "add", &url]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(3), "{said}");
-    assert!(said.contains("more than one at once") && said.contains("--single-writer"), "{said}");
+    assert!(said.contains("who put an object at once") && said.contains("--single-writer"), "{said}");
     assert!(run(&["archive", "add", &url, "--single-writer"]).status.success());
     let list = run(&["archive", "list", &url, "--json"]);
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
