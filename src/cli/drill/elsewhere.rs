@@ -129,7 +129,8 @@ impl<'a> Elsewhere<'a> {
                 // Claimed only now: a look beforehand leaves nothing there.
                 let name = Some(&self.version.id.name);
                 let nothing = Inventory::default();
-                let chain = Chain::find(Archive::clone(archive), name, &nothing, context.state_dir())?.claimed()?;
+                let chain =
+                    Chain::find(Archive::clone(archive), name, &nothing, context.state_dir())?.claimed()?;
                 let bytes = scratch.pull(&chain, within, &progress)?;
                 Ok(format!("received {} by {} containers, verified", size(bytes), chain.all().len()))
             }
