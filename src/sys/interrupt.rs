@@ -1,4 +1,7 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks the work to stop and clean up, the second ends the program at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the work to stop and clean up, a second ends the program at once.
+//!
+//! Whoever asks once may be heard twice: `timeout` signals its child and then the child's group, systemd may send SIGHUP after SIGTERM. What comes within
+//! [`ONE_REQUEST_MS`] of the first is part of it.
 //!
 //! **Invariant:** [`check`] never answers `ErrorKind::Interrupted`, which std's readers take for "try again".
 
@@ -7,7 +10,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +40,10 @@ pub fn is_interrupt(error: &io::Error) -> bool {
 }
 
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// When the first signal came, in ms of the monotonic clock; 0 as long as none did.
+static FIRST: AtomicI64 = AtomicI64::new(0);
+/// For how long after the first signal another is taken for the same request, in ms.
+const ONE_REQUEST_MS: i64 = 500;
 /// What is done when one comes.
 static ACTIONS: Mutex<Vec<SigId>> = Mutex::new(Vec::new());
 /// How soon a FIFO without a reader is tried again.
@@ -55,16 +61,33 @@ pub fn install() -> io::Result<()> {
         if is_ignored(signal) {
             continue;
         }
-        // First: the default action if an earlier signal has set the flag that the next line sets.
+        // SAFETY: what it calls is safe in a signal handler: the clock, atomics, and signal-hook's default action, which says so.
+        let end_at_once = unsafe { low_level::register(signal, move || end_if_asked_before(signal)) }?;
         let actions = [
-            flag::register_conditional_default(signal, &ASKED)?,
-            flag::register(signal, &ASKED)?,
+            end_at_once,
             flag::register_usize(signal, &SIGNAL, signal as usize)?,
             low_level::pipe::register(signal, ring.try_clone()?)?,
         ];
         ACTIONS.lock().unwrap_or_else(PoisonError::into_inner).extend(actions);
     }
     Ok(())
+}
+
+/// Runs within a signal handler.
+fn end_if_asked_before(signal: i32) {
+    let now = monotonic_ms();
+    if let Err(first) = FIRST.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
+        && now - first > ONE_REQUEST_MS
+    {
+        // It can only fail for a signal without a default action: these have one.
+        let _ = low_level::emulate_default_handler(signal);
+    }
+}
+
+/// Never 0.
+fn monotonic_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec * 1000 + now.tv_nsec / 1_000_000).max(1)
 }
 
 /// For who hears signals in a way of his own, and does already: from here on none asks the work to stop. Answers which one has, so far.
@@ -75,7 +98,7 @@ pub fn release() -> Option<Interrupted> {
     }
     let early = pending();
     SIGNAL.store(0, Ordering::Relaxed);
-    ASKED.store(false, Ordering::Relaxed);
+    FIRST.store(0, Ordering::Relaxed);
     early
 }
 

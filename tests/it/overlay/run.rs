@@ -110,6 +110,27 @@ fn a_signal_is_passed_on_and_the_command_waited_for() {
     lab.assert_nothing_left();
 }
 
+/// `timeout` signals its child, then the child's group: that is one request, and what a program tidies up then is not cut short.
+#[test]
+fn two_signals_at_once_ask_once_and_one_that_comes_later_ends_it_at_once() {
+    ground!("overlay");
+    let lab = Lab::new();
+    let mut child = started(&lab, "trap '' TERM; echo ready; while sleep 0.1; do :; done");
+    let ended = |child: &mut Process| child.0.try_wait().expect("asked");
+    kill(child.pid(), rustix::process::Signal::TERM);
+    kill(child.pid(), rustix::process::Signal::TERM);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(ended(&mut child), None, "both were one request");
+    kill(child.pid(), rustix::process::Signal::TERM);
+    let status = child.0.wait().expect("ended");
+    assert_eq!(status.signal(), Some(rustix::process::Signal::TERM.as_raw()), "{status}");
+    assert!(
+        wait_until(|| lab.run(&["reap"]).status.success() && lab.run(&["list"]).stdout.is_empty()),
+        "it is reaped"
+    );
+    lab.assert_nothing_left();
+}
+
 fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + Duration::from_secs(20);
     while Instant::now() < until {
