@@ -105,29 +105,30 @@ impl Scratch {
         let is_late = within.is_some_and(|within| began.elapsed() >= within);
         drop(limit);
         moved.map_err(|error| match within.filter(|_| is_late) {
-            Some(within) => {
-                let why = format!("it was not all there after {within:?}");
-                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
-                EndpointError::io("receive", format!("{from}@{}", version.name))(late).into()
-            }
+            Some(within) => late(&format!("{from}@{}", version.name), within),
             None => error,
         })
     }
 
-    /// Receives all of `chain`, each container of which is verified on the way; whether the time `within` is over is looked at between them.
+    /// Receives all of `chain`, each container of which is verified on the way; gives it up after the time `within`.
     ///
     /// # Errors
     /// As [`pull()`](crate::exec::archive::pull::pull); [`EndpointError::Io`] of [`TimedOut`](std::io::ErrorKind::TimedOut) if the time was over.
-    pub fn pull(&self, chain: &Chain, within: Option<Duration>, observe: &dyn Observe) -> Result<u64> {
-        let began = Instant::now();
+    pub fn pull(&self, chain: Chain, within: Option<Duration>, observe: &dyn Observe) -> Result<u64> {
+        let until = within.map(|within| Instant::now() + within);
+        let is_late = || until.is_some_and(|until| Instant::now() >= until);
+        let chain = chain.until(until);
         let mut bytes = 0;
         for at in 0..chain.all().len() {
-            if let Some(within) = within.filter(|within| began.elapsed() >= *within) {
-                let why = format!("it was not all there after {within:?}");
-                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
-                return Err(EndpointError::io("receive", chain.label(at))(late).into());
+            let given_up = || late(&chain.label(at), within.unwrap_or_default());
+            if is_late() {
+                return Err(given_up());
             }
-            bytes += chain.receive(at, &self.dataset, |incoming| incoming, observe)?.stream_bytes;
+            match chain.receive(at, &self.dataset, |incoming| incoming, observe) {
+                Ok(received) => bytes += received.stream_bytes,
+                Err(_) if is_late() => return Err(given_up()),
+                Err(error) => return Err(error),
+            }
         }
         Ok(bytes)
     }
@@ -141,6 +142,11 @@ impl Scratch {
         destroy(&dataset, &guids)?;
         note.write("")
     }
+}
+
+fn late(what: &str, within: Duration) -> Error {
+    let why = format!("it was not all there after {within:?}");
+    EndpointError::io("receive", what)(std::io::Error::new(std::io::ErrorKind::TimedOut, why)).into()
 }
 
 /// Whether something is written down that is there, or was left.

@@ -44,10 +44,16 @@ impl Lab {
 
     /// Runs, expects that exit code, and answers what was printed and what was said.
     pub fn ends(&self, code: i32, line: &str) -> (String, String) {
+        self.ends_in(&[], code, line)
+    }
+
+    /// The same, with more in its environment.
+    pub fn ends_in(&self, env: &[(String, String)], code: i32, line: &str) -> (String, String) {
         let output = ground::cowsnap(&self.fs.outside().join("state"))
             .args(line.split(' ').map(|word| self.placed(word)))
             .env("COWSNAP_CONFIG", &self.config)
             .env("COWSNAP_SSH", self.ssh())
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .output()
             .expect("the program starts");

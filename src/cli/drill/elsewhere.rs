@@ -131,8 +131,9 @@ impl<'a> Elsewhere<'a> {
                 let nothing = Inventory::default();
                 let chain =
                     Chain::find(Archive::clone(archive), name, &nothing, context.state_dir())?.claimed()?;
-                let bytes = scratch.pull(&chain, within, &progress)?;
-                Ok(format!("received {} by {} containers, verified", size(bytes), chain.all().len()))
+                let containers = chain.all().len();
+                let bytes = scratch.pull(chain, within, &progress)?;
+                Ok(format!("received {} by {containers} containers, verified", size(bytes)))
             }
         }
     }

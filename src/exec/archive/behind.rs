@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::endpoint::archive::{Archive, Manifest};
 use crate::exec::archive::Fetch;
@@ -82,6 +83,7 @@ pub(super) struct Behind {
     state: State,
     ready: Vec<u8>,
     taken: usize,
+    until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +95,21 @@ enum State {
 }
 
 impl Behind {
-    /// The container that `manifest` tells of, without its first `skip` frames.
-    pub(super) fn new(archive: &Archive, manifest: Manifest, marks: Marks, skip: u64) -> Self {
+    /// The container that `manifest` tells of, without its first `skip` frames; nothing of it is waited for after `until`.
+    pub(super) fn new(
+        archive: &Archive,
+        manifest: Manifest,
+        marks: Marks,
+        skip: u64,
+        until: Option<Instant>,
+    ) -> Self {
         // With what is to be skipped known, no more than the header is read of the first part.
         let input = match marks.before(skip, manifest.len()) {
             Some(_) => Fetch::between(archive, &manifest, 0, 1),
             None => Fetch::new(archive, &manifest),
         };
-        let (state, archive) = (State::Header, archive.clone());
-        Self { archive, manifest, input, marks, skip, at: 0, state, ready: Vec::new(), taken: 0 }
+        let (state, archive, input) = (State::Header, archive.clone(), input.until(until));
+        Self { archive, manifest, input, marks, skip, at: 0, state, ready: Vec::new(), taken: 0, until }
     }
 
     fn step(&mut self) -> io::Result<()> {
@@ -133,7 +141,8 @@ impl Behind {
     fn jump(&mut self) -> io::Result<()> {
         let Some((_, at)) = self.marks.before(self.skip, self.manifest.len()) else { return Ok(()) };
         let first = at / PART_LEN;
-        self.input = Fetch::between(&self.archive, &self.manifest, first as usize, usize::MAX);
+        let input = Fetch::between(&self.archive, &self.manifest, first as usize, usize::MAX);
+        self.input = input.until(self.until);
         let passed = io::copy(&mut (&mut self.input).take(at % PART_LEN), &mut io::sink())?;
         self.at = first * PART_LEN + passed;
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::endpoint::archive::{Archive, Manifest, Result};
 use crate::model::archive::Part;
@@ -22,6 +22,7 @@ pub struct Fetch {
     ahead: VecDeque<Receiver<Result<Vec<u8>>>>,
     current: Vec<u8>,
     at: usize,
+    until: Option<Instant>,
 }
 
 impl Fetch {
@@ -33,7 +34,13 @@ impl Fetch {
     /// Of its parts from `first` on, up to so many.
     pub(super) fn between(archive: &Archive, manifest: &Manifest, first: usize, most: usize) -> Self {
         let parts = manifest.parts().skip(first).take(most).collect();
-        Self { archive: archive.clone(), parts, ahead: VecDeque::new(), current: Vec::new(), at: 0 }
+        let (ahead, current) = (VecDeque::new(), Vec::new());
+        Self { archive: archive.clone(), parts, ahead, current, at: 0, until: None }
+    }
+
+    /// Nothing more is waited for then: an `io::Error` of [`TimedOut`](io::ErrorKind::TimedOut).
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     /// Has the next parts fetched, each on a thread of its own, as far as there is room.
@@ -57,6 +64,9 @@ impl Fetch {
         let Some(first) = self.ahead.pop_front() else { return Ok(false) };
         self.current = loop {
             interrupt::check()?;
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             match first.recv_timeout(LOOK) {
                 Ok(part) => break part.map_err(io::Error::other)?,
                 Err(RecvTimeoutError::Timeout) => {}

@@ -1,6 +1,7 @@
 //! Brings versions of an archive back: which containers, in which order, and from where to read them.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -36,6 +37,7 @@ pub struct Chain {
     backend: Backend,
     claim: Option<Claim>,
     state_dir: PathBuf,
+    until: Option<Instant>,
 }
 
 /// A container of a chain, as people are told of it.
@@ -89,7 +91,7 @@ impl Chain {
         let stream = |stored: &Stored| Stream { brings: stored.version.clone(), base: stored.base };
         let streams = stored.iter().map(stream).collect();
         let state_dir = state_dir.to_owned();
-        Ok(Self { archive, version, stored, streams, backend, claim: None, state_dir })
+        Ok(Self { archive, version, stored, streams, backend, claim: None, state_dir, until: None })
     }
 
     /// Says in the archive that it is read.
@@ -101,6 +103,11 @@ impl Chain {
             self.claim = Some(self.archive.claim(&self.stored.iter().collect::<Vec<_>>())?);
         }
         Ok(self)
+    }
+
+    /// Nothing of its containers is waited for then: whoever reads them gets an `io::Error` of [`TimedOut`](std::io::ErrorKind::TimedOut).
+    pub fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     /// What it ends in.
@@ -144,7 +151,7 @@ impl Chain {
     /// What the archive says.
     pub fn container(&self, at: usize) -> Result<(Manifest, Fetch)> {
         let manifest = self.archive.manifest(&self.stored[at])?;
-        let fetch = Fetch::new(&self.archive, &manifest);
+        let fetch = Fetch::new(&self.archive, &manifest).until(self.until);
         Ok((manifest, fetch))
     }
 
@@ -242,7 +249,7 @@ impl Chain {
         let (manifest, _) = self.claimed_container(at)?;
         let marks = || Marks::of(&self.state_dir, &self.archive, &manifest);
         let skip = kept.as_ref().map_or(0, |kept| kept.prefix().frames());
-        let container = Behind::new(&self.archive, manifest.clone(), marks(), skip);
+        let container = Behind::new(&self.archive, manifest.clone(), marks(), skip, self.until);
         let (source, name) = (self.label(at), Some(self.name(at)));
         let incoming = match kept {
             Some(kept) => Incoming::resume(container, &source, name, kept)?,

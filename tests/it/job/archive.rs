@@ -2,6 +2,7 @@
 
 use super::Lab;
 use crate::ground::ground;
+use crate::s3::{Fault, Server};
 
 const NODE: &str = "
 [job.node]
@@ -96,6 +97,33 @@ fn a_job_ends_chains_as_it_is_told_so_that_what_is_old_can_go() {
     let chains: Vec<_> =
         list["versions"].as_array().expect("versions").iter().map(|v| v["chain"].clone()).collect();
     assert_eq!(chains, [1, 2], "two are kept: a full one, and what builds upon it: {list}");
+}
+
+#[test]
+fn a_rehearsal_of_an_archive_whose_store_does_not_answer_is_given_up_in_time() {
+    ground!("btrfs", "loop", "root");
+    let server = Server::start();
+    let (url, env) = (server.url("node"), server.env());
+    let node = NODE.replace("file://FS/archive\"", &format!("{url}\"\nallow_http = true"));
+    let drill = format!(
+        "[job.node.drill]\nfrom = \"{url}\"\ninto = \"FS\"\nreceive_within = \"5s\"\ncommand = [\"/bin/true\"]\n"
+    );
+    let lab = Lab::new(&format!("{node}{drill}"));
+    lab.ends(0, "create FS/node");
+    lab.ends_in(&env, 0, &format!("archive add {url} --allow-http FS/node"));
+    std::fs::write(lab.fs.path().join("node/height"), "1").expect("written");
+    lab.ends_in(&env, 0, "job run node");
+    server.forget();
+    let home = lab.fs.outside().join("home").display().to_string();
+    let line = format!("drill node --home {home}");
+    lab.ends_in(&env, 0, &line);
+    let part =
+        server.requests().iter().position(|asked| asked.method == "GET" && asked.key.contains("/parts/"));
+    server.forget();
+    server.fault(part.expect("a part was fetched") as u64 + 1, Fault::Hang);
+    let (_, said) = lab.ends_in(&env, 5, &line);
+    assert!(said.contains("it was not all there after 5s"), "{said}");
+    assert!(!lab.fs.path().join("cowsnap-drill-node").exists());
 }
 
 #[test]
