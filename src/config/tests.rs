@@ -323,6 +323,46 @@ fn what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn what_is_one_thing_by_two_spellings_or_would_go_into_itself_is_refused() {
+    let one = |datasets: &str, to: &str| {
+        format!(
+            "[job.a]\ndatasets = {datasets}\ncrash_consistent = true\nrecursive = true\n[[job.a.target]]\nto = \"{to}\"\n"
+        )
+    };
+    check(
+        &one(r#"["/a/n"]"#, "/a/x/../n/inside"),
+        expect![[r#"
+        config.toml:1: job.a.target: /a/x/../n/inside is in /a/n, all of whose datasets the job takes (recursive): it would be brought into itself
+    "#]],
+    );
+    let two = "[job.a.retention]\nlast = 5\n[job.b]\ndatasets = [\"/a/./n/\"]\ncrash_consistent = true\n[job.b.retention]\nlast = 1\n";
+    check(
+        &format!("{}{two}", one(r#"["/a/n"]"#, "/b")),
+        expect![[r#"
+        config.toml:9: job.b.retention: job a (config.toml:1) has a retention for /a/./n/ too, and each destroys what only the other keeps: let one of them have all rules
+    "#]],
+    );
+    let spelt = "[job.a]\ndatasets = [\"/a/n\", \"/a/../a/n\"]\ncrash_consistent = true\n";
+    check(
+        spelt,
+        expect![[r#"
+        config.toml:1: job.a.datasets: /a/../a/n and /a/n are one dataset
+    "#]],
+    );
+    let to = "[job.b]\ndatasets = [\"/c\"]\ncrash_consistent = true\n[[job.b.target]]\nto = \"/b/\"\n";
+    check(
+        &format!("{}{to}", one(r#"["/a/n"]"#, "/b")),
+        expect![[r#"
+        config.toml:7: job.b.target: /b/ is a target of job a (config.toml:1) for /a/n, too: a target is of one dataset
+    "#]],
+    );
+    // One dataset may be brought to one place by two jobs, at different times.
+    let same = "[job.b]\ndatasets = [\"/a/n\"]\ncrash_consistent = true\n[[job.b.target]]\nto = \"/b\"\n";
+    let config = load(&[("config.toml", &format!("{}{same}", one(r#"["/a/n"]"#, "/b")))]);
+    assert_eq!(config.expect("no contradiction").jobs.len(), 2);
+}
+
+#[test]
 fn two_policies_for_one_dataset_are_refused_as_each_would_destroy_what_the_other_keeps() {
     let two = |recursive: &str, b: &str| {
         format!(

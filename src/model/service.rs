@@ -15,6 +15,8 @@ pub struct Quiesce {
     pub stop_within: Duration,
     /// How long each may take to start, and the probe to answer.
     pub start_within: Duration,
+    /// How long all may be down, for the snapshot alone, before they are started though it is not there.
+    pub snapshot_within: Option<Duration>,
     /// What answers when all is well.
     pub probe: Option<Probe>,
     /// A longer time down is warned of.
@@ -301,6 +303,7 @@ mod tests {
                 services,
                 stop_within: within,
                 start_within: within,
+                snapshot_within: None,
                 probe: None,
                 max_downtime: None,
             };

@@ -12,6 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::quiesce::frozen::{self, Watch};
+use crate::quiesce::held::Held;
 use crate::quiesce::process::Process;
 use crate::quiesce::real::{GRACE, PAUSE, Patience, answers, own, start};
 use crate::quiesce::{Error, Lease, Leases, Result, World, command, transact, units};
@@ -56,10 +57,11 @@ pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Optio
     told.map_err(Error::io("answer", "who is guarded"))?;
     drop(ready);
     // An error is an end, too.
-    let mut watch = Watch::default();
+    let (mut watch, mut held) = (Watch::default(), Held::default());
     while command::ends(io::stdin(), Some(Instant::now() + LOOKS), false) == Ok(false) {
         wake(&leases, job);
         watch.look(&leases, job);
+        held.look(&leases, job);
     }
     frozen::end_left(&leases, job);
     make_up(&leases, job, true)

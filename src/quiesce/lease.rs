@@ -77,6 +77,9 @@ pub struct Lease {
     pub stop_within: Duration,
     /// How long each may take to start.
     pub start_within: Duration,
+    /// How long all of them may be down before their guard starts them though the run goes on; `None` in leases of versions that did not say it.
+    #[serde(default)]
+    pub snapshot_within: Option<Duration>,
     /// Since which start of the machine, of services of which it is not said: it was written by a version that did not.
     #[serde(default)]
     pub boot: String,
@@ -332,7 +335,30 @@ impl Leases {
         };
         // It means nothing any more, and the next one is written over it.
         let _ = removed.is_ok().then(|| fs::remove_file(self.copy(job)));
+        self.forget_overdue(job);
         removed
+    }
+
+    /// Notes that its guard starts what the run of `job` holds down.
+    ///
+    /// # Errors
+    /// A full disk, and the like.
+    pub fn note_overdue(&self, job: &str) -> io::Result<()> {
+        File::create(self.overdue(job)).and_then(|file| file.sync_all())
+    }
+
+    /// Whether its guard has started, or starts, what the run of `job` holds down.
+    pub fn is_overdue(&self, job: &str) -> bool {
+        self.overdue(job).exists()
+    }
+
+    /// What an earlier run was too late for says nothing of the next one.
+    pub fn forget_overdue(&self, job: &str) {
+        let _ = fs::remove_file(self.overdue(job));
+    }
+
+    fn overdue(&self, job: &str) -> PathBuf {
+        self.dir.join(format!("{job}.overdue"))
     }
 
     /// Where its copy is.

@@ -15,6 +15,7 @@ mod container;
 mod flush;
 mod frozen;
 mod guard;
+mod held;
 pub mod here;
 mod hook;
 mod http;
@@ -52,6 +53,14 @@ pub enum Error {
     StopDeadline {
         /// Which.
         service: String,
+        /// How long it had.
+        within: Duration,
+    },
+    /// The snapshot took too long; its guard has started the services.
+    #[error(
+        "the services were down for longer than {within:?} (snapshot_within) and have been started: there is no snapshot"
+    )]
+    Overdue {
         /// How long it had.
         within: Duration,
     },

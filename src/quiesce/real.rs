@@ -305,10 +305,12 @@ impl<A: Acts> World for Real<'_, A> {
             services: running.iter().map(entry).collect(),
             stop_within: self.ground.quiesce.stop_within,
             start_within: self.ground.quiesce.start_within,
+            snapshot_within: self.ground.quiesce.snapshot_within,
             run: own(),
             guard: None,
             boot: process::boot_id(),
         };
+        self.leases.forget_overdue(self.ground.job);
         self.leases.write(&lease)?;
         self.lease = Some(lease);
         Ok(())
@@ -395,6 +397,11 @@ impl<A: Acts> World for Real<'_, A> {
     }
 
     fn confirm(&mut self) -> Result<(), A::Error> {
+        if let Some(within) =
+            self.ground.quiesce.snapshot_within.filter(|_| self.leases.is_overdue(self.ground.job))
+        {
+            return Err(Error::Overdue { within }.into());
+        }
         units::have_not_run(&self.ground.quiesce.services, &self.marks)?;
         Ok(self.is_quiet()?)
     }
@@ -414,6 +421,12 @@ impl<A: Acts> World for Real<'_, A> {
     fn start(&mut self, nth: usize) -> Result<(), A::Error> {
         let at = self.entry(nth);
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
+        // What its guard is at is not begun a second time.
+        if self.leases.is_overdue(self.ground.job)
+            && let Ok(Some(told)) = self.leases.read(self.ground.job)
+        {
+            *lease = told;
+        }
         let until = Instant::now() + GRACE;
         let patience = Patience { sent: Some(until), asked: until, is_last: false };
         Ok(start(&self.leases, lease, at, patience)?)

@@ -124,6 +124,9 @@ pub fn stop(
             if let (false, Err(why)) = (is_down, systemd::left_behind(name)) {
                 return Ok(Stop::Refused(why));
             }
+            if is_down {
+                systemd::has_ended_by_itself(name)?;
+            }
             is_down
         }
         Service::Container { name, socket } => {

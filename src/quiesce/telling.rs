@@ -143,6 +143,7 @@ mod tests {
                 services: vec![entry],
                 stop_within: within,
                 start_within: Duration::from_secs(60),
+                snapshot_within: None,
                 run: None,
                 guard: None,
                 boot: process::boot_id(),

@@ -266,7 +266,7 @@ impl Inside {
         self.ends_with_its_parent()?;
         rustix::process::setsid()?;
         let _ = rustix::process::umask(Mode::from_raw_mode(0o022));
-        let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
+        let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
         if !self.network {
             flags |= UnshareFlags::NEWNET;
         }

@@ -29,7 +29,7 @@ struct Lab {
 
 /// What a shell does that is started as `sh SCRIPT`: it writes, and is slow to end if there is a file `slow`, and to start if there is one called `late`. It
 /// does not start at all if there is one called `broken`, and keeps nothing open that it was handed if there is one called `closes`. As it ends it sees to it that
-/// no snapshot can be made any more if there is one called `locks`. Each start adds a line to `begun`.
+/// no snapshot can be made any more if there is one called `locks`, and that its disk does not answer if there is one called `freezes`. Each start adds a line to `begun`.
 const SCRIPT: &str = r#"
 cd "$(dirname "$0")" || exit 1
 [ -e broken ] && exit 9
@@ -39,7 +39,7 @@ echo begun >> begun
 setsid sh -c '
     [ -e late ] && sleep 1
     exec 9>>mnt/node/log
-    trap "echo x > ending; [ -e locks ] && chattr +i mnt/.cowsnap/datasets/*/snap; [ -e slow ] && sleep 3 9>&-; exit 0" TERM
+    trap "echo x > ending; [ -e locks ] && chattr +i mnt/.cowsnap/datasets/*/snap; [ -e slow ] && sleep 3 9>&-; [ -e freezes ] && fsfreeze -f mnt; exit 0" TERM
     echo $$ > pid
     while :; do echo x >&9; sleep 0.05; done
 ' </dev/null >/dev/null 2>&1 &
@@ -368,6 +368,7 @@ fn a_process_whose_first_thread_has_ended_runs() {
         services: vec![Service::Process { pidfile, start }],
         stop_within: Duration::from_secs(1),
         start_within: Duration::from_secs(1),
+        snapshot_within: None,
         probe: Some(cowsnap::model::Probe::Command(vec!["/bin/false".into()])),
         max_downtime: None,
     };

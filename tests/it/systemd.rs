@@ -228,6 +228,26 @@ fn a_unit_that_is_late_to_stop_is_started_again_and_one_that_does_not_start_at_o
 }
 
 #[test]
+fn a_unit_that_systemd_had_to_kill_has_no_snapshot_and_runs_again() {
+    ground!("systemd", "btrfs");
+    let lab = Lab::new("TimeoutStopSec=1\n", "stop_within = \"1m\"");
+    lab.start();
+    lab.is_slow(30);
+    let said = lab.ends(5, "job run node");
+    assert!(said.contains("longer than its TimeoutStopSec") && said.contains("is lost"), "{said}");
+    lab.is_well("it was killed");
+    assert_eq!((lab.n_snapshots(), lab.n_begun()), (0, 2));
+    // One that crashes as it is told to stop has not written everything either.
+    fs::remove_file(lab.root().join("slow")).expect("removed");
+    let lab = Lab::new("ExecStop=/bin/sh -c 'kill -SEGV $MAINPID'\n", "");
+    lab.start();
+    let said = lab.ends(5, "job run node");
+    assert!(said.contains("is lost"), "{said}");
+    lab.is_well("it crashed");
+    assert_eq!((lab.n_snapshots(), lab.n_begun()), (0, 2));
+}
+
+#[test]
 fn a_start_that_fails_for_good_is_told_and_its_lease_stays() {
     ground!("systemd", "btrfs");
     let lab = Lab::new("ExecStartPre=/bin/sh -c '[ ! -e ROOT/never ]'\n", "");
@@ -316,6 +336,7 @@ fn transaction(
         services: vec![Service::of_unit(unit).expect("a unit")],
         stop_within: Duration::from_secs(60),
         start_within: Duration::from_secs(60),
+        snapshot_within: None,
         probe: None,
         max_downtime: None,
     };

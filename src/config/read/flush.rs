@@ -123,7 +123,14 @@ impl Reader<'_> {
 }
 
 fn told(services: Vec<Service>, within: Duration) -> Quiesce {
-    Quiesce { services, stop_within: within, start_within: within, probe: None, max_downtime: None }
+    Quiesce {
+        services,
+        stop_within: within,
+        start_within: within,
+        snapshot_within: None,
+        probe: None,
+        max_downtime: None,
+    }
 }
 
 fn connects(text: &str) -> Result<String, String> {

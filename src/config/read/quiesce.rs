@@ -15,6 +15,9 @@ use crate::model::{Probe, Quiesce, Service};
 /// How long a service may take to stop or to start, where nothing else is said: nodes take minutes.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
+/// How long they may be down before they are started without a snapshot, where nothing else is said: it takes milliseconds.
+const SNAPSHOT: Duration = Duration::from_secs(5 * 60);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawQuiesce {
@@ -22,6 +25,7 @@ pub(super) struct RawQuiesce {
     service: Vec<Spanned<RawService>>,
     stop_within: Option<Text>,
     start_within: Option<Text>,
+    snapshot_within: Option<Text>,
     probe: Option<Spanned<RawProbe>>,
     max_downtime: Option<Text>,
 }
@@ -78,6 +82,7 @@ impl Reader<'_> {
         let mut time = |key: &str, text: Option<Text>| self.parsed(key, text?, value::duration);
         let (stop_within, start_within) =
             (time("stop_within", raw.stop_within), time("start_within", raw.start_within));
+        let snapshot_within = time("snapshot_within", raw.snapshot_within);
         let max_downtime = time("max_downtime", raw.max_downtime);
         let probe = raw.probe.and_then(|raw| self.probe(raw));
         self.key.pop();
@@ -85,6 +90,7 @@ impl Reader<'_> {
             services,
             stop_within: stop_within.unwrap_or(PATIENCE),
             start_within: start_within.unwrap_or(PATIENCE),
+            snapshot_within: Some(snapshot_within.unwrap_or(SNAPSHOT)),
             probe,
             max_downtime,
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{Before, Step, Survivors, deal_with_inside, deal_with_users, is_full, none, server};
 use crate::endpoint::overlay::survivors::Survivor;
-use crate::endpoint::overlay::{Home, Locked, Place};
+use crate::endpoint::overlay::{Home, Locked, Place, ours};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{OverlayName, Record, State};
 
@@ -55,6 +55,10 @@ pub fn check(home: &Home, name: &OverlayName, survivors: Survivors) -> Result<()
 
 /// Destroys an overlay whoever uses it: they keep what they have open.
 pub(super) fn destroy_locked(locked: Locked, mut record: Record, before: &mut Before<'_>) -> Result<()> {
+    // What can not be taken down is found before anything is: a destroy that is refused leaves the overlay as it was.
+    for copy in &record.copies {
+        ours::at(&Place { overlay: &locked, record: &record, lower: &[], copy })?;
+    }
     before(Step::Mark)?;
     record.state = State::Destroying;
     match locked.write(&record) {

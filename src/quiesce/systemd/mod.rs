@@ -171,6 +171,24 @@ pub fn left_behind(name: &str) -> Result<(), String> {
     }
 }
 
+/// That a unit which was told to stop was not killed instead: what it had not written would be lost.
+///
+/// # Errors
+/// It was, or crashed; systemd does not answer.
+pub fn has_ended_by_itself(name: &str) -> Result<(), String> {
+    let seen = Seen::of(name)?;
+    let why = match seen.result.as_str() {
+        "timeout" => "systemd killed it, as it took longer than its TimeoutStopSec",
+        "watchdog" => "systemd killed it, as it gave its watchdog no sign",
+        "oom-kill" => "the kernel killed it for want of memory",
+        "core-dump" => "it crashed",
+        "signal" => "it was killed by a signal",
+        // Also with an exit code: many end so that were asked to by a signal.
+        _ => return Ok(()),
+    };
+    Err(format!("{why}: what it had not written is lost"))
+}
+
 /// What is another one after each start; empty if it was never started, or that is forgotten.
 pub fn invocation(name: &str) -> Result<Vec<u8>, String> {
     let all = Seen::of(name)?.invocation;

@@ -34,6 +34,60 @@ fn who_bound_a_part_of_it_elsewhere_is_named_and_keeps_the_bind() {
 }
 
 #[test]
+fn a_destroy_that_is_refused_as_something_lies_over_it_leaves_the_overlay_as_it_was() {
+    ground!("overlay", "fuse");
+    for mode in ["kernel", "fuse", "copy"] {
+        let lab = Lab::new();
+        let at = lab.create("ci", &["--mode", mode, "--copies", "3", "--owner", "none"]);
+        fs::write(at.join("1/file"), "changed").expect("written");
+        let other = lab.root().join("other");
+        fs::create_dir(&other).expect("made");
+        ground::run("mount", &["--bind", utf8(&other), utf8(&at.join("2"))]);
+        let said = lab.fails(3, &["destroy", "ci"]);
+        ground::run("umount", &[utf8(&at.join("2"))]);
+        assert!(said.contains("mounted over it"), "{mode}: {said}");
+        assert_eq!(lab.ok(&["reap"]), "nothing to reap\n", "{mode}");
+        assert_eq!(read(at.join("1/file")), "changed", "{mode}");
+        lab.ok(&["reset", "ci"]);
+        assert_eq!(read(at.join("1/file")), "base", "{mode}");
+        lab.ok(&["destroy", "ci"]);
+        lab.assert_nothing_left();
+    }
+}
+
+#[test]
+fn files_are_open_in_mode_fuse_up_to_each_caller_s_own_limit() {
+    ground!("overlay", "fuse");
+    let lab = Lab::new();
+    // The limit of who made it is not that of all who use it.
+    let made = Command::new("sh")
+        .args(["-c", "ulimit -Sn 64; exec \"$@\"", "sh"])
+        .arg(lab.command(&[]).get_program())
+        .args(
+            lab.command(&[
+                "create",
+                "ci",
+                "--mode",
+                "fuse",
+                "--at",
+                utf8(&lab.at("ci")),
+                "--base",
+                utf8(&lab.base()),
+            ])
+            .get_args(),
+        )
+        .envs(lab.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{}", text(&made));
+    let open = |nth: usize| fs::File::create(lab.at("ci").join(format!("f{nth}")));
+    let files: Vec<_> = (0..200).map(|nth| open(nth).expect("opened")).collect();
+    drop(files);
+    lab.ok(&["destroy", "ci"]);
+    lab.assert_nothing_left();
+}
+
+#[test]
 fn a_bind_of_mode_fuse_shows_what_a_reset_gives_back() {
     ground!("overlay", "fuse");
     let lab = Lab::new();

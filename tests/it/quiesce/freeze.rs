@@ -170,6 +170,7 @@ fn said(place: &Path, roots: &[PathBuf], state: &Path) -> String {
         services: vec![Service::Frozen { place: place.into() }],
         stop_within: Duration::from_secs(5),
         start_within: Duration::from_secs(5),
+        snapshot_within: None,
         probe: None,
         max_downtime: None,
     };

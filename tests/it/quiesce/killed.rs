@@ -24,6 +24,7 @@ fn transaction(
         services: vec![service],
         stop_within: Duration::from_millis(if root.join("impatient").exists() { 300 } else { within }),
         start_within: Duration::from_millis(within),
+        snapshot_within: None,
         probe: None,
         max_downtime: None,
     };

@@ -129,3 +129,42 @@ fn a_dataset_whose_disk_is_full_costs_its_snapshot_at_most() {
         assert_eq!(lab.n_snapshots(), had + 1);
     }
 }
+
+/// Does something however its scope is left.
+struct Finally<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_snapshot_that_hangs_holds_up_no_service_and_does_not_count() {
+    ground!("btrfs", "root");
+    let lab = Lab::new("snapshot_within = \"1s\"");
+    lab.start();
+    // As it ends, its disk stops to answer.
+    fs::write(lab.root().join("freezes"), "").expect("written");
+    let n_begun = || fs::read_to_string(lab.root().join("begun")).expect("read").lines().count();
+    // Also if what follows fails: what is frozen can not be unmounted.
+    let thaw = || Command::new("fsfreeze").arg("-u").arg(lab.root().join("mnt")).status().expect("it runs");
+    let _thawed = Finally(|| {
+        let _ = thaw();
+    });
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| lab.runs("job run node"));
+        waits("its guard starts it though the run goes on", || n_begun() == 2);
+        assert!(!run.is_finished() && lab.lease().exists());
+        fs::remove_file(lab.root().join("freezes")).expect("removed");
+        assert!(thaw().success());
+        let (code, text, said) = run.join().expect("it ends");
+        assert_eq!(code, Some(5), "{text}{said}");
+        assert!(said.contains("snapshot_within"), "{said}");
+    });
+    assert_eq!((lab.n_snapshots(), n_begun()), (0, 2));
+    assert!(lab.pid().is_some() && !lab.lease().exists());
+    // The next one is as ever.
+    lab.ends(0, "job run node");
+    assert_eq!((lab.n_snapshots(), n_begun()), (1, 3));
+}

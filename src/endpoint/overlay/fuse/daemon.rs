@@ -52,6 +52,13 @@ pub fn start(home: &Path, dir: &Path) -> std::io::Result<Control> {
     Control::over(mine)
 }
 
+/// One process has open what all who use its trees have: the caller's limit, often 1,024, is for one of them. Nothing here waits by select(2).
+fn open_as_many_files_as_may_be() -> std::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
+
 /// Serves the overlay whose directory is `dir`, as asked on standard input, a socket, and on the socket in the directory. Returns
 /// when nothing shows any more, or when nobody asked for anything.
 ///
@@ -61,6 +68,7 @@ pub fn serve(dir: &Path) -> std::io::Result<()> {
     child::close_all_but_standard()?;
     // Each thread that serves has a buffer of 1 MiB, of which it touches little.
     memory::keep_no_large_pieces();
+    open_as_many_files_as_may_be()?;
     // The caller's mask is applied by the kernel.
     rustix::process::umask(rustix::fs::Mode::empty());
     let first = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);

@@ -1,0 +1,69 @@
+//! Services that stay down since their run hangs: a disk that does not answer holds up the snapshot, and is not to hold up the services.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::model::Service;
+use crate::quiesce::lease::{Entry, Lease, Leases, Stopping};
+use crate::quiesce::real::{GRACE, Patience, start};
+
+/// Since when all services of a lease are down, as far as its guard has seen, which looks at it again and again.
+#[derive(Debug, Default)]
+pub struct Held {
+    since: Option<Instant>,
+    is_over: bool,
+}
+
+impl Held {
+    /// Starts them once the snapshot has taken for longer than it may, though the run goes on. It has no snapshot then: before anything is started, that is written down.
+    pub fn look(&mut self, leases: &Leases, job: &str) {
+        if self.is_over {
+            return;
+        }
+        let Ok(Some(lease)) = leases.read(job) else { return };
+        let Some(most) = lease.snapshot_within else { return };
+        if !lease.services.iter().all(is_down) {
+            self.since = None;
+            return;
+        }
+        if self.since.get_or_insert_with(Instant::now).elapsed() < most {
+            return;
+        }
+        self.is_over = true;
+        tracing::warn!(job, ?most, "the services are down for longer than snapshot_within: they are started");
+        note(leases.clone(), job.into());
+        start_all(leases, lease);
+    }
+}
+
+/// Whether it was told to stop, has stopped, and is not being started.
+fn is_down(entry: &Entry) -> bool {
+    let goes_on = matches!(entry.service, Service::Hook { .. } | Service::Frozen { .. });
+    goes_on || entry.since.is_some() && entry.stopping == Stopping::No && !entry.starting
+}
+
+/// A disk that does not answer is not waited for.
+fn note(leases: Leases, job: String) {
+    let (noted, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        if let Err(error) = leases.note_overdue(&job) {
+            tracing::warn!(job, %error, "that they are started can not be noted");
+        }
+        let _ = noted.send(());
+    });
+    let _ = heard.recv_timeout(Duration::from_secs(2));
+}
+
+/// In reverse; one that does not start keeps none of the others down.
+fn start_all(leases: &Leases, mut lease: Lease) {
+    for nth in (0..lease.services.len()).rev() {
+        if matches!(lease.services[nth].service, Service::Hook { .. } | Service::Frozen { .. }) {
+            continue;
+        }
+        let until = Instant::now() + GRACE;
+        let patience = Patience { sent: Some(until), asked: until, is_last: true };
+        if let Err(error) = start(leases, &mut lease, nth, patience) {
+            tracing::warn!(job = lease.job, %error, "cannot start it");
+        }
+    }
+}
