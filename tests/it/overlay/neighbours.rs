@@ -186,3 +186,29 @@ fn an_overlay_that_filled_the_disk_can_be_destroyed() {
     fs::write(lab.root().join("more"), vec![1; 1 << 20]).expect("there is room again");
     lab.assert_nothing_left();
 }
+
+/// XFS lists an ACL a second time, as an attribute of its own, which no other filesystem does.
+#[test]
+fn an_acl_is_the_same_on_xfs_and_elsewhere() {
+    ground!("overlay", "xfs", "setfacl");
+    let (plain, xfs) = (Lab::new(), Lab::on("xfs", &[]));
+    for (from, to) in [(&plain, &xfs), (&xfs, &plain)] {
+        let file = from.root().join("layer.cow");
+        let at = from.create("ci", &["--mode", "kernel"]);
+        ground::run("setfacl", &["-m", "u:64321:rw", utf8(&at.join("file"))]);
+        from.ok(&["commit", "ci", "x"]);
+        from.ok(&["export", "ci@x", utf8(&file)]);
+        let there = to.create("there", &["--mode", "kernel"]);
+        to.ok(&["import", utf8(&file), "--onto", "there"]);
+        to.ok(&["reset", "there", "--to", "ci@x"]);
+        assert_eq!(to.ok(&["verify", "--all"]), "ci@x  sound\n");
+        let acl = std::process::Command::new("getfacl")
+            .arg("-n")
+            .arg(there.join("file"))
+            .output()
+            .expect("it runs");
+        assert!(String::from_utf8_lossy(&acl.stdout).contains("user:64321:rw-"));
+        from.ok(&["destroy", "ci", "ci@x"]);
+        to.ok(&["destroy", "there", "ci@x"]);
+    }
+}

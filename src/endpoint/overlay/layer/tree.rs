@@ -190,6 +190,9 @@ pub(super) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<File> {
     Ok(file.into())
 }
 
+/// What XFS shows of ACLs a second time: elsewhere it would be an attribute that says nothing.
+const ACL_AGAIN: &[u8] = b"trusted.SGI_ACL_";
+
 /// All extended attributes of `name` in `dir`, a link's own if it is one.
 pub(in crate::endpoint) fn attributes(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attributes, Errno> {
     // A path through /proc is the way to attributes of links that does not depend on the length of their path.
@@ -199,7 +202,8 @@ pub(in crate::endpoint) fn attributes(dir: BorrowedFd<'_>, name: &[u8]) -> Resul
         other => other?,
     };
     let mut attributes = Attributes::new();
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+    let is_one = |name: &&[u8]| !name.is_empty() && !name.starts_with(ACL_AGAIN);
+    for name in names.split(|&b| b == 0).filter(is_one) {
         match whole(|buffer| lgetxattr(&path, name, buffer)) {
             // Taken away since it was listed, or not ours to read.
             Err(Errno::NODATA) => {}
