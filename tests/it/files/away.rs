@@ -212,6 +212,8 @@ fn each_request_of_an_export_may_fail_and_nothing_is_left_that_is_not_whole() {
     away.export(&url, &[]);
     let n_requests = away.server.requests().len() as u64;
     assert!(n_requests > 5, "{:?}", away.server.requests());
+    let read = || fs::read(away.server.files().join("a.tar.zst")).expect("read");
+    let whole = read();
     clear();
     let mut n_failed = 0;
     for nth in 1..=n_requests {
@@ -221,7 +223,11 @@ fn each_request_of_an_export_may_fail_and_nothing_is_left_that_is_not_whole() {
             let output = away.run(&["export", &away.snapshot(), &url]);
             away.server.forget();
             match output.status.code() {
-                Some(0) => away.expect_imports(&url),
+                // The same snapshot gives the same bytes.
+                Some(0) => {
+                    assert!(read() == whole, "request {nth}");
+                    assert_eq!(away.objects(), ["a.tar.zst", "a.tar.zst.manifest.json"]);
+                }
                 code => {
                     n_failed += 1;
                     assert_eq!(code, Some(6), "{nth}: {}", String::from_utf8_lossy(&output.stderr));
@@ -232,6 +238,8 @@ fn each_request_of_an_export_may_fail_and_nothing_is_left_that_is_not_whole() {
         }
     }
     assert!(n_failed > 2, "only {n_failed} failed");
+    away.export(&url, &[]);
+    away.expect_imports(&url);
 }
 
 #[test]
@@ -271,9 +279,14 @@ fn a_signal_in_the_midst_of_an_upload_leaves_no_object_and_no_part_and_neither_d
     away.server.forget();
     away.server.fault(first_part, Fault::Hang);
     let mut child = away.command(&export).spawn().expect("it starts");
-    std::thread::sleep(Duration::from_millis(700));
+    let since = Instant::now();
+    let has_begun = || away.server.requests().iter().any(|asked| asked.query.contains("partNumber"));
+    while !has_begun() && since.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     child.kill().expect("it is ours");
     child.wait().expect("a child");
+    away.server.forget();
     assert_eq!(away.objects(), [""; 0]);
     away.good(&export);
     away.expect_imports(&url);
