@@ -239,6 +239,12 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
                 last.map(|last| format!("{}={}s;{warn};{crit};0", label(&[job, name, what]), age(last))),
             );
         }
+        if let Some(chain) = target.archive.as_ref().and_then(|archive| archive.chain) {
+            let label = |what| label(&[job, name, what]);
+            all.push(format!("{}={};;;0", label("chain"), chain.containers));
+            all.push(format!("{}={}B;;;0", label("restore"), chain.bytes));
+            all.push(format!("{}={};;;0", label("requests"), chain.requests));
+        }
         if let Some(days) = target.base_days {
             let (warn, crit) = (limits.warn_base_days, limits.crit_base_days);
             all.push(format!("{}={days};{warn}:;{crit}:;0", label(&[job, name, "base_days"])));

@@ -1,7 +1,9 @@
 //! `cowsnap export`
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,11 +11,15 @@ use serde_json::json;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::store::StoreArgs;
 use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint;
+use crate::endpoint::store::Error as StoreError;
+use crate::exec::files::away::Away;
 use crate::exec::files::export::{Export, Exported, Request, Said, said_by};
 use crate::exec::keys;
+use crate::model::StoreUrl;
 use crate::model::files::{About, Choice, SIGN_CONTEXT, file_name};
 use crate::stream::sign::SigningKey;
 use crate::stream::writer::DEFAULT_LEVEL;
@@ -32,8 +38,9 @@ pub struct Args {
     /// The snapshot: TARGET@NAME
     #[arg(value_name = "SNAP")]
     snapshot: OsString,
-    /// A file that is not there yet, a directory in which it is called DATASET-VERSION-DATE, or - for standard output [default: .]
-    #[arg(value_name = "FILE")]
+    /// A file that is not there yet, a directory in which it is called DATASET-VERSION-DATE, the same in a store (s3://BUCKET/FILE,
+    /// s3://BUCKET/FOLDER/, gs://, az://, file:///), or - for standard output [default: .]
+    #[arg(value_name = "FILE|URL")]
     to: Option<PathBuf>,
     /// tar.zst, or tar
     #[arg(long, value_enum, default_value = "tar.zst")]
@@ -77,7 +84,22 @@ pub struct Args {
     /// Say what would be written
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    store: StoreArgs,
 }
+
+/// Where the archive goes.
+enum Place {
+    /// To standard output.
+    Stdout,
+    /// To a file of this machine.
+    File(PathBuf),
+    /// To a store.
+    Away(Away),
+}
+
+/// What stands beside an archive: how its name goes on, and its bytes.
+type Beside = Vec<(&'static str, Vec<u8>)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -98,19 +120,15 @@ impl Format {
 
 /// Runs the subcommand.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    refuse_url(args.to.as_deref())?;
+    let url = url(args)?;
     let (dataset, version) = place::version(&args.snapshot, context)?;
     let keys = keys::signing_keys(&args.sign)?;
     let says =
         args.version_command.as_deref().map(|command| said_by("--version-command", command)).transpose()?;
     let said = if args.public { said(args)? } else { Said::default() };
-    let file = destination(args, &dataset.to_string(), says.as_deref(), version.created);
-    if let Some(file) = &file {
-        expect_free(file, args)?;
-    } else if args.public {
-        let what = "what is published stands beside a file, and standard output has none".into();
-        return Err(Error::Usage { what, hint: Some("name a file or a directory".into()) });
-    }
+    let name = file_name(&dataset.to_string(), says.as_deref(), version.created, args.format.ending());
+    let to = destination(args, url.as_ref(), name)?;
+    to.expect_free(args)?;
     let options = Options {
         level: (args.format == Format::TarZst).then_some(args.level),
         threads: 0,
@@ -119,27 +137,40 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let choice = Choice::new(&args.exclude, &args.include, !args.no_default_excludes);
     let export = Export::plan(Request { dataset, version, says, choice, options })?;
     if args.dry_run {
-        return foretell(export.about(), file.as_deref(), context);
+        return foretell(export.about(), &to, context);
     }
     tell_what_is_left_out(export.about(), context);
-    let mut output = Output::open(file.as_deref())?;
-    let done = export.write(&mut output, &Progress::new(context))?;
-    output.commit()?;
-    let Some(file) = file else {
-        context.notice(told("standard output", &done));
-        return Ok(());
+    let progress = Progress::new(context);
+    let done = match &to {
+        Place::Stdout | Place::File(_) => {
+            let mut output = Output::open(to.file())?;
+            let done = export.write(&mut output, &progress)?;
+            output.commit()?;
+            done
+        }
+        Place::Away(away) => away.write(|output| export.write(output, &progress))?,
     };
-    describe(args, &file, &done, &said, &keys)?;
-    let value = json!({ "file": file.display().to_string(), "exported": done, "public": args.public });
-    context.print(&value, told(&file.display().to_string(), &done))
+    to.describe(|name| beside(args, name, &done, &said, &keys))?;
+    if let Place::Stdout = to {
+        context.notice(told(&to.to_string(), &done));
+        return Ok(());
+    }
+    let value = json!({ "file": to.to_string(), "exported": done, "public": args.public });
+    context.print(&value, told(&to.to_string(), &done))
 }
 
-fn refuse_url(to: Option<&Path>) -> Result<()> {
-    match to.filter(|to| to.to_string_lossy().contains("://")) {
-        None => Ok(()),
-        Some(url) => Err(Error::Usage {
-            what: format!("{} is an URL, and an archive is written to a file", url.display()),
-            hint: Some("write it to a file or to standard output, and put that where it belongs".into()),
+/// The store's address, if it is one.
+fn url(args: &Args) -> Result<Option<StoreUrl>> {
+    let text = args.to.as_deref().unwrap_or(Path::new(".")).to_string_lossy();
+    if StoreUrl::is_one(&text) {
+        return Ok(Some(text.parse().map_err(StoreError::from)?));
+    }
+    args.store.refuse("this machine")?;
+    match text.contains("://") {
+        false => Ok(None),
+        true => Err(Error::Usage {
+            what: format!("{text} is an URL of nothing that an archive can be written to"),
+            hint: Some("s3://BUCKET/FILE, gs://, az://, file:///FILE, or the name of a file".into()),
         }),
     }
 }
@@ -161,15 +192,27 @@ fn said(args: &Args) -> Result<Said> {
     })
 }
 
-/// `None` for standard output.
-fn destination(args: &Args, dataset: &str, says: Option<&str>, created: jiff::Timestamp) -> Option<PathBuf> {
-    let name = || file_name(dataset, says, created, args.format.ending());
-    match &args.to {
-        None => Some(name().into()),
-        Some(to) if to.as_os_str() == "-" => None,
-        Some(to) if to.is_dir() => Some(to.join(name())),
-        Some(to) => Some(to.clone()),
-    }
+/// Where it goes, which is called `name` where that is not said.
+fn destination(args: &Args, url: Option<&StoreUrl>, name: String) -> Result<Place> {
+    let is_folder = args.to.as_ref().is_some_and(|to| to.as_os_str().as_bytes().ends_with(b"/"));
+    let file = match url {
+        Some(url) => match url.dir() {
+            Some(file) => {
+                args.store.refuse("this machine")?;
+                file
+            }
+            None if is_folder || url.parent().is_none() => {
+                return Ok(Place::Away(Away::below(url, name, &args.store.options())?));
+            }
+            None => return Ok(Place::Away(Away::at(url, &args.store.options())?)),
+        },
+        None => match &args.to {
+            None => return Ok(Place::File(name.into())),
+            Some(to) if to.as_os_str() == "-" => return Ok(Place::Stdout),
+            Some(to) => to,
+        },
+    };
+    Ok(Place::File(if file.is_dir() { file.join(name) } else { file.to_owned() }))
 }
 
 fn with(file: &Path, ending: &str) -> PathBuf {
@@ -178,38 +221,86 @@ fn with(file: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Before hours of work, not behind them.
-fn expect_free(file: &Path, args: &Args) -> Result<()> {
-    let mut all = vec![file.to_owned(), with(file, ".manifest.json")];
-    all.extend(args.public.then(|| with(file, ".json")));
-    all.extend((!args.sign.is_empty()).then(|| with(file, ".json.sig")));
-    match all
-        .iter()
-        .find(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink()))
-    {
-        None => Ok(()),
-        Some(taken) => {
-            let hint = Some("remove it first, or choose another name".into());
-            let subject = taken.display().to_string();
-            Err(endpoint::Error::Exists { what: "file", subject, hint }.into())
+impl Place {
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Stdout | Self::Away(_) => None,
+        }
+    }
+
+    /// Before hours of work, not behind them.
+    fn expect_free(&self, args: &Args) -> Result<()> {
+        let mut all = vec!["", ".manifest.json"];
+        all.extend(args.public.then_some(".json"));
+        all.extend((!args.sign.is_empty()).then_some(".json.sig"));
+        match self {
+            Self::Stdout if args.public => {
+                let what = "what is published stands beside a file, and standard output has none".into();
+                Err(Error::Usage { what, hint: Some("name a file or a directory".into()) })
+            }
+            Self::Stdout => Ok(()),
+            Self::File(file) => all.iter().try_for_each(|ending| expect_no_file(&with(file, ending))),
+            Self::Away(away) => all.iter().try_for_each(|ending| away.with(ending).expect_free()),
+        }
+    }
+
+    /// Puts beside the archive what says what it is: last of all what says that it is there. In a store, what nothing says anything of is
+    /// taken away again.
+    fn describe(&self, beside: impl FnOnce(&str) -> Beside) -> Result<()> {
+        match self {
+            Self::Stdout => Ok(()),
+            Self::File(file) => {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                beside(&name).iter().try_for_each(|(ending, bytes)| write(&with(file, ending), bytes))
+            }
+            Self::Away(away) => {
+                let mut put = vec![away.clone()];
+                for (ending, bytes) in beside(away.name()) {
+                    let next = away.with(ending);
+                    if let Err(error) = next.put(bytes) {
+                        put.iter().for_each(Away::take_away);
+                        return Err(error);
+                    }
+                    put.push(next);
+                }
+                Ok(())
+            }
         }
     }
 }
 
-fn describe(args: &Args, file: &Path, done: &Exported, said: &Said, keys: &[SigningKey]) -> Result<()> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let beside = done.beside(&name, args.format == Format::TarZst);
-    write(&with(file, ".manifest.json"), &json_of(&beside))?;
-    if !args.public {
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(file) => file.display().fmt(f),
+            Self::Away(away) => f.write_str(&away.url()),
+        }
+    }
+}
+
+fn expect_no_file(path: &Path) -> Result<()> {
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink()) {
         return Ok(());
     }
-    let public = json_of(&done.public(&name, said));
-    if !keys.is_empty() {
-        let lines = keys.iter().map(|key| format!("{}\n", key.sign(SIGN_CONTEXT, &public)));
-        // First: who finds what is signed finds the signature.
-        write(&with(file, ".json.sig"), lines.collect::<String>().as_bytes())?;
+    let hint = Some("remove it first, or choose another name".into());
+    Err(endpoint::Error::Exists { what: "file", subject: path.display().to_string(), hint }.into())
+}
+
+/// What stands beside the archive `name`, in the order in which it is put there.
+fn beside(args: &Args, name: &str, done: &Exported, said: &Said, keys: &[SigningKey]) -> Beside {
+    let mut all = vec![(".manifest.json", json_of(&done.beside(name, args.format == Format::TarZst)))];
+    if args.public {
+        let public = json_of(&done.public(name, said));
+        if !keys.is_empty() {
+            let lines = keys.iter().map(|key| format!("{}\n", key.sign(SIGN_CONTEXT, &public)));
+            // First: who finds what is signed finds the signature.
+            all.push((".json.sig", lines.collect::<String>().into_bytes()));
+        }
+        all.push((".json", public));
     }
-    write(&with(file, ".json"), &public)
+    all
 }
 
 fn json_of(value: &impl serde::Serialize) -> Vec<u8> {
@@ -224,8 +315,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     output.commit()
 }
 
-fn foretell(about: &About, file: Option<&Path>, context: &Context) -> Result<()> {
-    let to = file.map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
+fn foretell(about: &About, to: &Place, context: &Context) -> Result<()> {
+    let to = to.to_string();
     let mut text = format!(
         "would write {} entries of {}@{}, {} of data, to {to}\n",
         about.entries,

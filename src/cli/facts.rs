@@ -20,7 +20,7 @@ use crate::exec::archive::push::MARK;
 use crate::exec::prune;
 use crate::exec::record::Records;
 use crate::exec::replicate::{mark_for, mark_for_peer};
-use crate::model::run::Subject;
+use crate::model::run::{Op, Subject};
 use crate::model::{self, Guid, Inventory, JobRecord, PeerAddress, Version, VersionKind};
 use crate::plan::common::kept;
 use crate::plan::health::{self, Base, Facts, Limits, Seen, expiry};
@@ -354,14 +354,27 @@ fn of_target(
     };
     let (base, base_days) = found.as_ref().map_or((None, None), |found| (found.base, found.days));
     let up_to = found.map(|found| found.taken);
-    health::Target { dataset: dataset.clone(), to: to.clone(), seen, asked: None, up_to, base, base_days }
+    health::Target {
+        dataset: dataset.clone(),
+        to: to.clone(),
+        seen,
+        asked: None,
+        up_to,
+        base,
+        base_days,
+        archive: None,
+    }
 }
 
 /// An archive is not asked: what was written down of it is told, and what is kept for it.
 fn of_archive(archive: &Archive, job: &Job, record: Option<&JobRecord>, context: &Context) -> health::Target {
     let Archive { dataset, to, .. } = archive;
-    let noted = record.and_then(|record| record.tally(&Subject::to_target(dataset, to)));
-    let noted = noted.and_then(|tally| tally.up_to);
+    let tally = |op| record.and_then(|record| record.tally(&Subject::of_target(op, dataset, to)));
+    let noted = tally(Op::Replicate).and_then(|tally| tally.up_to);
+    let known = health::Archive {
+        chain: tally(Op::Replicate).and_then(|tally| tally.chain),
+        verified_up_to: tally(Op::VerifyContent).and_then(|tally| tally.up_to),
+    };
     // Which of several archives keeps it is not known here: their marks have the archives' own identities.
     let base = kept_for_archive(dataset, noted, job, context).map_err(|error| with_causes(&error));
     let (base, base_days) = base.as_ref().map_or((None, None), |found| *found);
@@ -373,6 +386,7 @@ fn of_archive(archive: &Archive, job: &Job, record: Option<&JobRecord>, context:
         up_to: Ok(noted),
         base,
         base_days,
+        archive: Some(known),
     }
 }
 

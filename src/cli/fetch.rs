@@ -9,15 +9,19 @@ use serde_json::json;
 use crate::cli::import::{Source, imported, report};
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::store::StoreArgs;
 use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint::files::http::{query_digest, shown};
+use crate::endpoint::store::{Error as StoreError, Options};
 use crate::endpoint::{self, Dataset};
+use crate::exec::files::away::Away;
 use crate::exec::files::fetch::{Fetched, Request, described, digest_of, fetch};
 use crate::exec::files::import::Expected;
+use crate::exec::files::source::Origin;
 use crate::exec::keys;
 use crate::model::files::{Public, SIGN_CONTEXT};
-use crate::model::{Digest, SnapshotName, Target};
+use crate::model::{Digest, SnapshotName, StoreKind, StoreUrl, Target};
 use crate::stream::sign::{Signature, Trusted, Untrusted};
 use crate::{Class, Error, Result};
 
@@ -26,7 +30,7 @@ use crate::{Class, Error, Result};
 /// URL.json says what it is. Several parts come at a time; run again after it was ended, it goes on. With --to it becomes a dataset.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// http://… or https://…
+    /// http://… or https://…, or in a store: s3://BUCKET/FILE, gs://, az://
     url: String,
     /// A file that is not there yet [default: as the URL calls it]
     #[arg(value_name = "FILE", conflicts_with = "to")]
@@ -55,29 +59,25 @@ pub struct Args {
     /// How many parts come at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: u64,
-    /// At most so many bytes a second: 20M
-    #[arg(long, value_name = "RATE", value_parser = crate::config::value::bandwidth)]
-    bandwidth: Option<u64>,
     /// Give up when nothing new has come for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     patience: u64,
     /// Say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    if !args.url.starts_with("http://") && !args.url.starts_with("https://") {
-        let what = format!("{} is no URL that begins with http:// or https://", shown(&args.url));
-        return Err(Error::Usage { what, hint: None });
-    }
+    let from = origin(args)?;
     let to = args.to.as_ref().map(|to| place::dataset(&Target::parse(to)?, context)).transpose()?;
     to.iter().try_for_each(Dataset::expect_free)?;
     let file = file(args, context)?;
     let patience = Duration::from_secs(args.patience);
     let trusted = keys::trusted(&args.verify_key)?;
-    let (public, signature) = match described(&args.url, patience, trusted.is_some()) {
+    let (public, signature) = match described(&from, patience, trusted.is_some()) {
         Err(error) if takes_undescribed(args) && is_none(&error) => {
             (told_of_none(args, &error, context), None)
         }
@@ -103,12 +103,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         // It had come, and was not imported.
         true => None,
         _ => Some(fetch(&Request {
-            url: args.url.clone(),
+            limit: args.store.bandwidth.filter(|_| matches!(from, Origin::Web(_))),
+            from,
             to: file.clone(),
             public: public.clone(),
             blake3: args.blake3,
             jobs: args.jobs as usize,
-            limit: args.bandwidth,
             patience,
             observe: &Progress::new(context),
         })?),
@@ -118,6 +118,26 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         (None, None) => Ok(()),
         (Some(to), _) => take_in(args, &file, public.as_ref(), to, context),
     }
+}
+
+/// From where it comes.
+fn origin(args: &Args) -> Result<Origin> {
+    let url = &args.url;
+    if url.starts_with("http://") || url.starts_with("https://") {
+        args.store.refuse_but_bandwidth("a web server")?;
+        return Ok(Origin::Web(url.clone()));
+    }
+    let refused =
+        |why: &str, hint: Option<String>| Err(Error::Usage { what: format!("{} {why}", shown(url)), hint });
+    if !StoreUrl::is_one(url) {
+        return refused("is no URL that begins with http://, https://, s3://, gs:// or az://", None);
+    }
+    let url: StoreUrl = url.parse().map_err(StoreError::from)?;
+    if url.kind() == StoreKind::Dir {
+        return refused("is a file of this machine", Some("cowsnap import FILE --to TARGET".into()));
+    }
+    let options = Options { patience: Duration::from_secs(args.patience), ..args.store.options() };
+    Ok(Origin::Store(Away::at(&url, &options)?))
 }
 
 /// Whether the file lies there as it was published. What lies there otherwise is taken away: it is fetched anew.

@@ -1,6 +1,7 @@
 //! `cowsnap import`
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,15 @@ use serde_json::json;
 
 use crate::cli::progress::Progress;
 use crate::cli::send::size;
+use crate::cli::store::StoreArgs;
 use crate::cli::table::printable_lines;
 use crate::cli::{Context, place};
 use crate::endpoint::Dataset;
+use crate::endpoint::store::Error as StoreError;
+use crate::exec::files::away::Away;
 use crate::exec::files::import::{self, Expected, Imported, import};
 use crate::model::files::{Beside, MAX_DESCRIPTION};
-use crate::model::{SnapshotName, Target};
+use crate::model::{SnapshotName, StoreUrl, Target};
 use crate::{Error, Result};
 
 /// Make a new dataset of an archive of files, once all of it is proven
@@ -21,8 +25,8 @@ use crate::{Error, Result};
 /// Reads what `cowsnap export` wrote, and with --unverified any tar, compressed with zstd or not. A dataset that is there is never written to.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The archive; - for standard input
-    #[arg(value_name = "FILE")]
+    /// The archive: a file, in a store (s3://BUCKET/FILE, gs://, az://, file:///FILE), or - for standard input
+    #[arg(value_name = "FILE|URL")]
     file: PathBuf,
     /// What it becomes: POOL/NAME, or a path at which nothing is yet
     #[arg(long, value_name = "TARGET")]
@@ -42,23 +46,60 @@ pub struct Args {
     /// Say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Where an archive is.
+enum Place {
+    File(PathBuf),
+    Away(Away),
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let to = place::dataset(&Target::parse(&args.to)?, context)?;
-    let beside = beside(args)?;
-    let name = crate::cli::stream::name_of(&args.file);
+    let from = source(&args.file, &args.store)?;
+    let name = from.to_string();
     to.expect_free()?;
+    let beside = beside(args, &from)?;
     if args.dry_run {
         return foretell(&name, beside.as_ref(), &to, context);
     }
-    let input = crate::cli::stream::open(&args.file)?;
     let source = Source { name, expected: None, beside };
     // What says of itself whether it is whole is as privileged as whoever wrote it here.
     let privileged = args.privileged || !args.unverified;
-    let done = imported(input, source, to, (args.unverified, privileged, args.snapshot.clone()), context)?;
+    let how = (args.unverified, privileged, args.snapshot.clone());
+    let done = match &from {
+        Place::File(file) => imported(crate::cli::stream::open(file)?, source, to, how, context)?,
+        Place::Away(away) => imported(away.open()?, source, to, how, context)?,
+    };
     report(&done, context)
+}
+
+/// Where `file` is, which may be the address of a store.
+fn source(file: &Path, store: &StoreArgs) -> Result<Place> {
+    let text = file.to_string_lossy();
+    let url = match StoreUrl::is_one(&text) {
+        true => Some(text.parse::<StoreUrl>().map_err(StoreError::from)?),
+        false => None,
+    };
+    match url {
+        Some(url) if url.dir().is_none() => Ok(Place::Away(Away::at(&url, &store.options())?)),
+        url => {
+            store.refuse("this machine")?;
+            Ok(Place::File(url.as_ref().and_then(StoreUrl::dir).unwrap_or(file).to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.write_str(&crate::cli::stream::name_of(file)),
+            Self::Away(away) => f.write_str(&away.url()),
+        }
+    }
 }
 
 /// What is imported.
@@ -106,22 +147,30 @@ pub(super) fn report(done: &Imported, context: &Context) -> Result<()> {
     context.print(&json!({ "imported": done }), printable_lines(&text))
 }
 
-fn beside(args: &Args) -> Result<Option<Beside>> {
-    let path = match &args.manifest {
-        Some(path) => path.clone(),
-        None => {
-            let mut name = args.file.as_os_str().to_owned();
+fn beside(args: &Args, of: &Place) -> Result<Option<Beside>> {
+    let at = match (&args.manifest, of) {
+        (Some(manifest), _) => source(manifest, &args.store)?,
+        (None, Place::File(file)) => {
+            let mut name = file.as_os_str().to_owned();
             name.push(".manifest.json");
             let path = PathBuf::from(name);
-            if args.file.as_os_str() == "-" || !path.exists() {
+            if file.as_os_str() == "-" || !path.exists() {
                 return Ok(None);
             }
-            path
+            Place::File(path)
         }
+        (None, Place::Away(away)) => Place::Away(away.with(".manifest.json")),
     };
-    let bytes = small(&path)?;
+    let bytes = match &at {
+        Place::File(path) => small(path)?,
+        Place::Away(away) => match away.small(MAX_DESCRIPTION)? {
+            Some(bytes) => bytes,
+            None if args.manifest.is_none() => return Ok(None),
+            None => return Err(Error::Usage { what: format!("there is no {at}"), hint: None }),
+        },
+    };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        let why = format!("{} is not what cowsnap export writes", path.display());
+        let why = format!("{at} is not what cowsnap export writes");
         let source = Some(Box::new(error) as Box<dyn std::error::Error + Send + Sync>);
         crate::endpoint::Error::Corrupt { what: "manifest", why, source }.into()
     })

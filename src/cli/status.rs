@@ -176,6 +176,8 @@ pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
             json!({
                 "dataset": target.dataset, "to": target.to, "up_to": target.known_up_to(), "is_looked_at": target.is_looked_at(),
                 "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()), "base": target.base, "base_days": target.base_days,
+                "chain": target.archive.as_ref().and_then(|archive| archive.chain),
+                "verified_up_to": target.archive.as_ref().and_then(|archive| archive.verified_up_to),
                 "error": error.or(target.up_to.as_ref().err()).or(target.asked.as_ref().and_then(|it| it.as_ref().err())),
             })
         })

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::config::value::bandwidth;
 use crate::endpoint::store::Options;
+use crate::{Error, Result};
 
 /// How a store of objects is reached, where its address and the environment do not say.
 #[derive(Debug, Clone, Default, Args)]
@@ -37,6 +38,37 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// Refuses what is said of a store where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the option.
+    pub fn refuse(&self, what: &str) -> Result<()> {
+        match self.bandwidth {
+            Some(_) => Err(of_no_store("--bandwidth", what)),
+            None => self.refuse_but_bandwidth(what),
+        }
+    }
+
+    /// The same, where a bandwidth may be said.
+    ///
+    /// # Errors
+    /// As [`StoreArgs::refuse`].
+    pub fn refuse_but_bandwidth(&self, what: &str) -> Result<()> {
+        let said = [
+            ("--endpoint", self.endpoint.is_some()),
+            ("--region", self.region.is_some()),
+            ("--path-style", self.path_style.is_some()),
+            ("--storage-class", self.storage_class.is_some()),
+            ("--ca", self.ca.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--allow-http", self.allow_http),
+        ];
+        match said.into_iter().find(|(_, is_said)| *is_said) {
+            Some((option, _)) => Err(of_no_store(option, what)),
+            None => Ok(()),
+        }
+    }
+
     /// What they say, over what the environment says.
     pub fn options(&self) -> Options {
         let env = Options::from_env();
@@ -52,6 +84,10 @@ impl StoreArgs {
             ..env
         }
     }
+}
+
+fn of_no_store(option: &str, what: &str) -> Error {
+    Error::Usage { what: format!("{option} is for stores, and {what} is none"), hint: None }
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Span;
 use jiff::tz::TimeZone;
 
 use crate::error::Class;
+use crate::model::archive::Depth;
 use crate::model::{Flush, Notify, Quiesce, quoted};
 use crate::plan::health::{Promise, Thresholds};
 use crate::plan::retain::Retention;
@@ -177,8 +179,12 @@ pub struct Archive {
     pub sign: Option<PathBuf>,
     /// Whom it is encrypted to: recipients, or files with some.
     pub encrypt_to: Vec<String>,
-    /// Whose signatures its retention believes; all versions count if there are none. Keys, or files with some.
+    /// Whose signatures its retention and what verifies it believe; all versions count if there are none. Keys, or files with some.
     pub verify_key: Vec<String>,
+    /// How much of it is read after each run to which it is due; nothing is without it.
+    pub verify: Option<Depth>,
+    /// How long after that it is not due; it is at each run without it.
+    pub verify_every: Option<Span>,
     /// The server.
     pub endpoint: Option<String>,
     /// Whether the bucket stands in the path.

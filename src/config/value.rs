@@ -18,6 +18,20 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// In how many runs all is read, if each reads so many percent.
+///
+/// # Errors
+/// What a share is.
+pub fn sample(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    match number {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 && (100.0 / percent).ceil() <= 1e6 => {
+            Ok((100.0 / percent).ceil() as u64)
+        }
+        _ => Err(format!("{text} is no share between 0.0001% and 100%")),
+    }
+}
+
 /// A time of more than nothing.
 ///
 /// # Errors

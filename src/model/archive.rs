@@ -201,6 +201,17 @@ impl fmt::Display for Digits {
     }
 }
 
+/// How much of an archive is read to verify it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The manifests; of parts, that they are there and as long as they should be.
+    Quick,
+    /// Beside that, one part in so many: another one each run, so that all are read within so many runs.
+    Sample(u64),
+    /// Every byte.
+    Full,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

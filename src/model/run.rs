@@ -135,6 +135,8 @@ pub struct Outcome {
     pub up_to: Option<Timestamp>,
     /// Of a rehearsal: the target that it was of, if it was of one.
     pub from: Option<String>,
+    /// Of an archive: what bringing that back would take.
+    pub chain: Option<Chain>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
@@ -142,8 +144,29 @@ pub struct Outcome {
 impl Outcome {
     /// One that went well and moved nothing.
     pub fn done(subject: Subject, at: Timestamp, took: Duration) -> Self {
-        Self { subject, at, took, bytes: 0, downtime: None, up_to: None, from: None, failure: None }
+        Self {
+            subject,
+            at,
+            took,
+            bytes: 0,
+            downtime: None,
+            up_to: None,
+            from: None,
+            chain: None,
+            failure: None,
+        }
     }
+}
+
+/// What it takes to bring the newest version of an archive back, where nothing of it is yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// How many containers: the length of the chain.
+    pub containers: u64,
+    /// How many bytes of them are fetched.
+    pub bytes: u64,
+    /// How many objects are read: parts, and a manifest for each container.
+    pub requests: u64,
 }
 
 /// A failure, and when.
@@ -214,12 +237,15 @@ pub struct Tally {
     /// How long they were down in all.
     #[serde(default)]
     pub total_downtime_ms: u64,
-    /// Of a target: when the snapshot was taken up to which it was brought last.
+    /// Of a target: when the snapshot was taken up to which it was brought last. Of an archive that was verified: when the newest one there was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up_to: Option<Timestamp>,
     /// Of a rehearsal: the target that the last one was of, if it was of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// Of an archive: what bringing back what was put there last would take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Chain>,
 }
 
 impl Tally {
@@ -242,6 +268,7 @@ impl Tally {
             total_downtime_ms: 0,
             up_to: None,
             from: None,
+            chain: None,
         }
     }
 
@@ -277,6 +304,7 @@ impl Tally {
                     |found: &Found| found.taken.zip(outcome.up_to).is_some_and(|(of, good)| good < of);
                 self.found.take_if(|found| !is_older(found));
                 self.up_to = outcome.up_to.or(self.up_to);
+                self.chain = outcome.chain.or(self.chain);
             }
             Some(failure) => {
                 self.failed = self.failed.saturating_add(1);

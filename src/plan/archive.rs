@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::model::archive::{Group, Stored};
+use crate::model::run::Chain;
 use crate::model::{Guid, Inventory, Version, VersionKind, VersionRef};
 
 /// The ways in which versions are stored, and how they come back.
@@ -275,11 +276,23 @@ impl Archive {
 
 impl Cost {
     fn and(self, stored: &Stored) -> Self {
+        self.and_of(stored.len, stored.parts())
+    }
+
+    /// With another container of so many bytes and parts.
+    #[must_use]
+    pub fn and_of(self, len: u64, parts: u64) -> Self {
         Self {
-            bytes: self.bytes.saturating_add(stored.len),
+            bytes: self.bytes.saturating_add(len),
             containers: self.containers + 1,
-            requests: self.requests.saturating_add(stored.parts() + 1),
+            requests: self.requests.saturating_add(parts.saturating_add(1)),
         }
+    }
+}
+
+impl From<Cost> for Chain {
+    fn from(Cost { bytes, containers, requests }: Cost) -> Self {
+        Self { containers, bytes, requests }
     }
 }
 

@@ -11,9 +11,11 @@ use crate::model::JobRecord;
 use crate::model::run::{Failed, Failure, LastRun, Op, Subject, Tally, UNENDED};
 use crate::plan::schedule::Schedule;
 
+mod archive;
 pub mod expiry;
 mod limits;
 
+pub use archive::Archive;
 pub use limits::{Limits, Pair, Thresholds};
 
 /// What was seen of a job.
@@ -89,6 +91,8 @@ pub struct Target {
     pub base: Option<Base>,
     /// In how many days retention lets that go, here or there, if nothing is replicated any more; `None` if nothing that is known does.
     pub base_days: Option<i64>,
+    /// Of an archive: what is known of it.
+    pub archive: Option<Archive>,
 }
 
 impl Target {
@@ -527,7 +531,7 @@ impl Found<'_> {
     }
 
     fn of_target(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
-        let Target { dataset, to, seen, asked, up_to, base, base_days } = target;
+        let Target { dataset, to, seen, asked, up_to, base, base_days, .. } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
             Some(Ok(seen)) => {

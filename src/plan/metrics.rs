@@ -7,10 +7,10 @@ use jiff::Timestamp;
 pub use exposition::{Family, Kind, Labels, exposition};
 
 use crate::model::run::{Op, Subject, Tally};
-use crate::plan::health::{self, Base, Facts, Seen, State};
+use crate::plan::health::{self, Archive, Base, Facts, Seen, State};
 
 /// Every name, with its kind and what it says.
-const NAMES: [(&str, Kind, &str); 28] = [
+const NAMES: [(&str, Kind, &str); 32] = [
     ("cowsnap_build_info", Kind::Gauge, "Always 1; its label is the version."),
     (
         "cowsnap_job_state",
@@ -62,6 +62,18 @@ const NAMES: [(&str, Kind, &str); 28] = [
         "cowsnap_target_base_days",
         Kind::Gauge,
         "In how many days retention lets that go if nothing is replicated any more; not there if nothing that is known does.",
+    ),
+    (
+        "cowsnap_archive_chain_length",
+        Kind::Gauge,
+        "How many containers bringing back what was put into the archive last would take.",
+    ),
+    ("cowsnap_archive_restore_bytes", Kind::Gauge, "How many bytes would be fetched for that."),
+    ("cowsnap_archive_restore_requests", Kind::Gauge, "How many objects would be read for that."),
+    (
+        "cowsnap_archive_verified_up_to_timestamp_seconds",
+        Kind::Gauge,
+        "When the newest version was taken that was in the archive when all of it was read last and was well.",
     ),
 ];
 
@@ -226,12 +238,27 @@ impl Collected {
             if let Some(days) = target.base_days.filter(|_| !facts.is_at_work) {
                 self.add("cowsnap_target_base_days", labels.clone(), days as f64);
             }
+            if let Some(archive) = &target.archive {
+                self.of_archive(&labels, archive);
+            }
             if let Some(lag) = health::lag(target, facts) {
                 self.add(LAG.0, labels.clone(), lag.as_secs_f64());
             }
             if let Some(up_to) = target.known_up_to() {
                 self.add("cowsnap_target_up_to_timestamp_seconds", labels, seconds(up_to));
             }
+        }
+    }
+
+    fn of_archive(&mut self, labels: &Labels, archive: &Archive) {
+        if let Some(chain) = archive.chain {
+            self.add("cowsnap_archive_chain_length", labels.clone(), chain.containers as f64);
+            self.add("cowsnap_archive_restore_bytes", labels.clone(), chain.bytes as f64);
+            self.add("cowsnap_archive_restore_requests", labels.clone(), chain.requests as f64);
+        }
+        if let Some(time) = archive.verified_up_to {
+            let name = "cowsnap_archive_verified_up_to_timestamp_seconds";
+            self.add(name, labels.clone(), seconds(time));
         }
     }
 

@@ -89,6 +89,11 @@ impl Chain {
         assert!(made.is_some(), "no blocks");
     }
 
+    /// Has it write to its databases what it keeps in memory, as it does each hour.
+    pub fn flush(&self) {
+        assert!(self.asked(&["gettxoutsetinfo"]).is_some(), "it counts no outputs");
+    }
+
     /// Whether it finds nothing wrong with any block that it has, and what it made of them.
     pub fn is_sound(&self) -> bool {
         self.asked(&["verifychain", "4", "0"]).as_deref() == Some("true")

@@ -1,23 +1,28 @@
 //! What a job does with its archives.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{push, url};
-use crate::Result;
+use super::{push, url, verify};
+use crate::cli::job::recorded::{archive_verified_at, own_archive_verified};
 use crate::cli::progress::Progress;
 use crate::cli::table::size;
 use crate::cli::{Context, place};
 use crate::config::{self, Job};
-use crate::endpoint::archive::{Archive, Error};
+use crate::endpoint;
+use crate::endpoint::archive::{Archive, Error as ArchiveError};
 use crate::endpoint::store::{Options, Store};
 use crate::exec::archive::prune::{self, GRACE};
 use crate::exec::archive::push::{Wanted, push as push_to};
+use crate::exec::archive::verify::{Depth, Found, verify as verify_all};
 use crate::exec::keys;
-use crate::model::Target;
+use crate::model::{Target, run};
 use crate::plan::archive::Limits;
 use crate::plan::retain::Retention;
 use crate::stream::reader::Keys;
+use crate::{Error, Result};
 
 /// Puts the newest snapshot into it; what was done, as `archive push` says it, with when the snapshot was taken.
 pub(in crate::cli) fn push_of_job(it: &config::Archive, context: &Context) -> Result<(Value, String)> {
@@ -66,6 +71,51 @@ pub(in crate::cli) fn prune_of_job(
     }
 }
 
+/// Reads of it what it is configured to, if that is due: what came of it is written down. What was found, as `archive verify` says it.
+pub(in crate::cli) fn verify_of_job(
+    job: &Job,
+    it: &config::Archive,
+    context: &Context,
+) -> Result<Option<(Value, String)>> {
+    let Some(depth) = it.verify.filter(|_| is_due(job, it, context)) else { return Ok(None) };
+    let began = Instant::now();
+    let done = read(it, depth, context);
+    let error = done.as_ref().err().or(done.as_ref().ok().and_then(|(_, damaged)| damaged.as_ref()));
+    if error.is_none_or(|error| !matches!(error, Error::Endpoint(endpoint::Error::Interrupted { .. }))) {
+        let read_up_to = done.as_ref().ok().and_then(|(found, _)| found.read_up_to);
+        let depth = run::Depth { content: true, all: depth == Depth::Full, inside: true };
+        own_archive_verified(job, it, (depth, read_up_to), began.elapsed(), error, context);
+    }
+    match done? {
+        (_, Some(damaged)) => Err(damaged),
+        (found, None) => {
+            let text = format!("{}: {}", it.to, verify::text(&found));
+            Ok(Some((json!({ "archive": it.to, "verified": found }), text)))
+        }
+    }
+}
+
+/// What was found, and the error that it is if something is damaged.
+fn read(it: &config::Archive, depth: Depth, context: &Context) -> Result<(Found, Option<Error>)> {
+    let keys = Keys { trusted: keys::trusted(&it.verify_key)?, ..Keys::default() };
+    let archive = opened(it)?.with_keys(keys);
+    let found = verify_all(&archive, depth, context.state_dir(), &Progress::new(context))?;
+    let damaged = (!found.damaged.is_empty()).then(|| verify::damaged(&archive.url(), &found).into());
+    Ok((found, damaged))
+}
+
+/// A run that comes a little early is not left to the next one.
+fn is_due(job: &Job, it: &config::Archive, context: &Context) -> bool {
+    let (Some(every), Some(last)) = (it.verify_every, archive_verified_at(job, it, context)) else {
+        return true;
+    };
+    let now = Timestamp::now();
+    let Ok(next) = last.to_zoned(job.zone.clone()).checked_add(every) else { return true };
+    let period = next.timestamp().duration_since(last);
+    // A clock that was ahead keeps nobody from it.
+    last > now || now.duration_since(last) >= period - period / 10
+}
+
 /// Opens it, as it is configured.
 pub(in crate::cli) fn opened(it: &config::Archive) -> Result<Archive> {
     let mut options = Options::from_env();
@@ -77,6 +127,6 @@ pub(in crate::cli) fn opened(it: &config::Archive) -> Result<Archive> {
     options.path_style = it.path_style.or(options.path_style);
     options.allow_http |= it.allow_http;
     options.bandwidth = it.bandwidth.or(options.bandwidth);
-    let store = Store::open(&url(it.to.as_ref())?, &options).map_err(Error::Store)?;
+    let store = Store::open(&url(it.to.as_ref())?, &options).map_err(ArchiveError::Store)?;
     Ok(Archive::open(store)?)
 }

@@ -11,6 +11,7 @@ use crate::cli::job::recorded::archive_verified;
 use crate::cli::keys::ReadArgs;
 use crate::cli::progress::Progress;
 use crate::cli::table::size;
+use crate::config::value;
 use crate::exec::archive::verify::{self, Depth, Found};
 use crate::model::run;
 use crate::{Error, Result, endpoint};
@@ -28,22 +29,11 @@ pub struct Args {
     #[arg(long, conflicts_with = "sample")]
     quick: bool,
     /// As --quick, and read so much of the parts: others each time, so that all are read within 100 / N runs
-    #[arg(long, value_name = "N%", value_parser = percent)]
+    #[arg(long, value_name = "N%", value_parser = value::sample)]
     sample: Option<u64>,
     /// Where jobs are configured: what came of it is counted of those that push to URL
     #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
     config: PathBuf,
-}
-
-/// In how many runs all is read, if each reads so many percent.
-fn percent(text: &str) -> Result<u64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
-    match number {
-        Ok(percent) if percent > 0.0 && percent <= 100.0 && (100.0 / percent).ceil() <= 1e6 => {
-            Ok((100.0 / percent).ceil() as u64)
-        }
-        _ => Err(format!("{text} is no share between 0.0001% and 100%")),
-    }
 }
 
 /// Runs the subcommand.
@@ -65,7 +55,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     if error.is_none_or(|error| !matches!(error, Error::Endpoint(endpoint::Error::Interrupted { .. }))) {
         // What only a part of the bytes proves takes nothing back that a look at all of them has found.
         let depth = run::Depth { content: true, all: matches!(depth, Depth::Full), inside: true };
-        archive_verified(&args.config, archive.store().url(), depth, began.elapsed(), error, context);
+        let read = found.as_ref().ok().and_then(|found| found.read_up_to);
+        archive_verified(&args.config, archive.store().url(), (depth, read), began.elapsed(), error, context);
     }
     let found = found?;
     let mode = match depth {
@@ -81,8 +72,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
 }
 
-fn text(found: &Found) -> String {
-    let Found { versions, parts, parts_read, bytes_read, run, damaged } = found;
+pub(super) fn text(found: &Found) -> String {
+    let Found { versions, parts, parts_read, bytes_read, run, damaged, .. } = found;
     let mut text: String = damaged
         .iter()
         .map(|damage| format!("damaged: @{}: {}\n", damage.version.name, damage.what))
@@ -95,7 +86,7 @@ fn text(found: &Found) -> String {
     text
 }
 
-fn damaged(url: &str, found: &Found) -> endpoint::Error {
+pub(super) fn damaged(url: &str, found: &Found) -> endpoint::Error {
     let mut names: Vec<_> = found.damaged.iter().map(|damage| format!("@{}", damage.version.name)).collect();
     names.dedup();
     let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };

@@ -84,7 +84,8 @@ impl<'a> Elsewhere<'a> {
             },
             From::Archive(_, chain) => {
                 let cost = chain.cost();
-                format!("{} in {} requests", size(cost.bytes), cost.requests)
+                let (containers, bytes) = (cost.containers, size(cost.bytes));
+                format!("{bytes} by {containers} containers in {} requests", cost.requests)
             }
         };
         Ok(format!("receive all of {} as {}, {about}", self.label(), self.dataset(context)?))

@@ -12,7 +12,7 @@ use crate::config::{self, Config, Job};
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
 use crate::model::notify::{Channel, Message, News, Notify};
-use crate::model::run::{Depth, Failure, Op, Outcome, Subject};
+use crate::model::run::{Depth, Failed, Failure, Op, Outcome, Subject};
 use crate::model::{JobRecord, StoreUrl, Target};
 use crate::{Class, Error};
 
@@ -128,6 +128,7 @@ impl<'a> Recorder<'a> {
         outcome.bytes = told["sent_bytes"].as_u64().unwrap_or_default();
         let up_to = told["created"].as_str().and_then(|time| time.parse().ok());
         outcome.up_to = up_to.filter(|_| error.is_none());
+        outcome.chain = serde_json::from_value(told["restore"].clone()).ok().filter(|_| error.is_none());
     }
 
     /// It is left to another time, and nothing was done.
@@ -254,7 +255,7 @@ pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, conte
 pub(in crate::cli) fn archive_verified(
     config: &Path,
     url: &StoreUrl,
-    depth: Depth,
+    (depth, read_up_to): (Depth, Option<Timestamp>),
     took: Duration,
     error: Option<&Error>,
     context: &Context,
@@ -270,12 +271,40 @@ pub(in crate::cli) fn archive_verified(
     let is_it = |text: &str| text.parse::<StoreUrl>().is_ok_and(|named| named == *url);
     for job in &config.jobs {
         for it in job.archives.iter().filter(|it| is_it(&it.to)) {
-            let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
-            let outcome = Outcome::done(subject, Timestamp::now(), took);
-            let outcome = Outcome { failure: error.map(failure), ..outcome };
-            change(&job.name, context, |record| record.verified(depth, &outcome));
+            own_archive_verified(job, it, (depth, read_up_to), took, error, context);
         }
     }
+}
+
+/// The same of one archive of one job.
+pub(in crate::cli) fn own_archive_verified(
+    job: &Job,
+    it: &config::Archive,
+    (depth, read_up_to): (Depth, Option<Timestamp>),
+    took: Duration,
+    error: Option<&Error>,
+    context: &Context,
+) {
+    let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
+    let outcome = Outcome::done(subject, Timestamp::now(), took);
+    let outcome = Outcome { failure: error.map(failure), up_to: read_up_to, ..outcome };
+    change(&job.name, context, |record| record.verified(depth, &outcome));
+}
+
+/// When an archive was verified last so that there was an answer, be it that something is damaged.
+pub(in crate::cli) fn archive_verified_at(
+    job: &Job,
+    it: &config::Archive,
+    context: &Context,
+) -> Option<Timestamp> {
+    let record = Records::of(context.state_dir()).read(&job.name).ok()?.record?;
+    let tallies = [Op::Verify, Op::VerifyContent]
+        .map(|op| record.tally(&Subject::of_target(op, &it.dataset, &it.to)).cloned());
+    let answered = tallies.into_iter().flatten().flat_map(|tally| {
+        let found = tally.last_failure.filter(Failed::is_corrupt).map(|failed| failed.at);
+        [tally.last_success, found]
+    });
+    answered.flatten().max()
 }
 
 /// A run could not be begun.

@@ -13,7 +13,7 @@ use crate::cli::job::quiesced::{self, Taken};
 use crate::cli::job::recorded::{self, Recorder, ToTell};
 use crate::cli::snapshot;
 use crate::cli::{Context, archive, job::words, place, prune, replicate};
-use crate::config::{Config, Job, Overlap};
+use crate::config::{self, Config, Job, Overlap};
 use crate::endpoint::Dataset;
 use crate::exec::job::Locks;
 use crate::exec::request::Requests;
@@ -438,18 +438,35 @@ impl Work<'_> {
             let is_there = outcome.is_ok();
             archived.extend(Some(value).filter(|_| is_there));
             self.note(format!("job {}, {} to {}", job.name, it.dataset, it.to), outcome);
-            let Some(policy) = it.retention.as_ref().filter(|_| is_there) else { continue };
-            let start = Instant::now();
-            let done = interrupt::check().map_err(Error::io("prune", &it.to));
-            let done = done.and_then(|()| archive::prune_of_job(job, it, policy, context));
-            let subject = Subject::of_target(Op::Prune, &it.dataset, &it.to);
-            recorder.note(subject, start, done.as_ref().err());
-            if let Ok((_, text)) = &done {
-                self.say(text);
+            if let Some(policy) = it.retention.as_ref().filter(|_| is_there) {
+                let start = Instant::now();
+                let done = interrupt::check().map_err(Error::io("prune", &it.to));
+                let done = done.and_then(|()| archive::prune_of_job(job, it, policy, context));
+                let subject = Subject::of_target(Op::Prune, &it.dataset, &it.to);
+                recorder.note(subject, start, done.as_ref().err());
+                if let Ok((_, text)) = &done {
+                    self.say(text);
+                }
+                self.note(format!("job {}, retention of {}", job.name, it.to), done.map(drop));
             }
-            self.note(format!("job {}, retention of {}", job.name, it.to), done.map(drop));
+            if is_there {
+                self.verify(job, it, context);
+            }
         }
         archived
+    }
+
+    /// Reads of an archive what is due.
+    fn verify(&mut self, job: &Job, it: &config::Archive, context: &Context) {
+        let done = interrupt::check().map_err(Error::io("verify", &it.to));
+        match done.and_then(|()| archive::verify_of_job(job, it, context)) {
+            Ok(None) => {}
+            Ok(Some((_, text))) => {
+                self.say(&text);
+                self.n_done += 1;
+            }
+            Err(error) => self.failed.push((format!("job {}, verify of {}", job.name, it.to), error)),
+        }
     }
 
     fn foresee(&mut self, job: &Job, due: Option<&Due>, context: &Context) {

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cli::job::{N_NEXT, check_words, trigger_words};
 use crate::cli::table::size;
 use crate::config::{Archive, Job, Replica};
+use crate::exec::archive::verify::Depth;
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed, Notify, Quiesce, Service};
 use crate::plan::retain::Retention;
@@ -219,7 +220,7 @@ fn replica(replica: &Replica) -> String {
 }
 
 fn archived(archive: &Archive, calendar: &TimeZone) -> String {
-    let Archive { dataset, to, bandwidth, sign, encrypt_to, retention, .. } = archive;
+    let Archive { dataset, to, bandwidth, sign, encrypt_to, retention, verify, verify_every, .. } = archive;
     let rate = bandwidth.map(|rate| format!(", at most {}/s", size(rate))).unwrap_or_default();
     let signed = sign.as_ref().map(|key| format!(", signed with {}", key.display())).unwrap_or_default();
     let encrypted = match encrypt_to.len() {
@@ -234,7 +235,14 @@ fn archived(archive: &Archive, calendar: &TimeZone) -> String {
             kept(retention)
         ),
     };
-    format!("pushes the newest snapshot of {dataset} to {to}{signed}{encrypted}{rate}, and {gone}")
+    let every = verify_every.map_or_else(String::new, |every| format!(", once in {every:#}"));
+    let read = match verify {
+        None => String::new(),
+        Some(Depth::Quick) => format!("; sees that all is there, and reads the manifests{every}"),
+        Some(Depth::Sample(of)) => format!("; reads a part in {of} of it, others each time{every}"),
+        Some(Depth::Full) => format!("; reads all of it{every}"),
+    };
+    format!("pushes the newest snapshot of {dataset} to {to}{signed}{encrypted}{rate}, and {gone}{read}")
 }
 
 pub(super) fn kept(retention: &Retention) -> String {

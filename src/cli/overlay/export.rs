@@ -7,6 +7,7 @@ use serde_json::json;
 use super::existing;
 use crate::Result;
 use crate::cli::Context;
+use crate::cli::keys::WriteArgs;
 use crate::cli::output::Output;
 use crate::exec::overlay::{layers, transfer};
 use crate::model::layer::LayerRef;
@@ -28,15 +29,18 @@ pub struct Args {
     /// Do not compress
     #[arg(long, conflicts_with = "level")]
     no_compress: bool,
+    #[command(flatten)]
+    keys: WriteArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = existing(dir)?;
     let layer = layers::named(&home, &args.layer.overlay, &args.layer.layer)?;
+    let protection = args.keys.protection()?;
     let mut output = Output::open(Some(&args.file))?;
     let options = Options { level: (!args.no_compress).then_some(args.level), threads: 0 };
-    let sealed = transfer::export(&layer, &mut output, &options)?;
+    let sealed = transfer::export(&layer, &mut output, &options, &protection)?;
     output.commit()?;
     if args.file.as_os_str() == "-" {
         return Ok(());

@@ -9,6 +9,7 @@ use super::{existing, layers};
 use crate::Error;
 use crate::Result;
 use crate::cli::Context;
+use crate::cli::keys::ReadArgs;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::layer::Onto;
 use crate::exec::overlay::{self, layers as verbs, transfer};
@@ -30,6 +31,8 @@ pub struct Args {
     /// Name it so
     #[arg(long = "as", value_name = "OVERLAY@LAYER")]
     name: Option<LayerRef>,
+    #[command(flatten)]
+    keys: ReadArgs,
 }
 
 #[derive(Debug, Clone)]
@@ -54,8 +57,9 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let home = Home::open(dir)?;
     let onto = args.onto.map(|onto| upon(&existing(dir)?, onto)).transpose()?;
     let name = crate::cli::stream::name_of(&args.file);
+    let keys = args.keys.keys()?;
     let input = crate::cli::stream::open(&args.file)?;
-    let reader = Reader::open(input).map_err(Error::container("import", &name))?;
+    let reader = Reader::open_by(input, &keys, 0).map_err(Error::container("import", &name))?;
     let (overlay, layer) = args.name.map(|name| (name.overlay, name.layer)).unzip();
     let to = transfer::Destination { overlay, name: layer, onto };
     let layer = transfer::import(&home, &name, reader, to)?;

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::quiesce::absolute;
 use super::{RawRetention, Reader, Text};
 use crate::config::{Archive, value};
+use crate::model::archive::Depth;
 use crate::stream::sign::PublicKey;
 
 #[derive(Deserialize)]
@@ -26,6 +27,8 @@ pub(super) struct RawArchive {
     encrypt_to: Vec<Text>,
     #[serde(default)]
     verify_key: Vec<Text>,
+    verify: Option<Text>,
+    verify_every: Option<Text>,
     endpoint: Option<Text>,
     path_style: Option<bool>,
     #[serde(default)]
@@ -70,6 +73,11 @@ impl Reader<'_> {
         let encrypt_to = encrypt_to.filter_map(|text| self.parsed("encrypt_to", text, recipient)).collect();
         let verify_key = raw.verify_key.into_iter();
         let verify_key = verify_key.filter_map(|text| self.parsed("verify_key", text, signer)).collect();
+        if let (None, Some(every)) = (&raw.verify, &raw.verify_every) {
+            self.problem(every.span(), "verify_every", "says nothing without verify");
+        }
+        let verify = raw.verify.and_then(|text| self.parsed("verify", text, reading));
+        let verify_every = raw.verify_every.and_then(|text| self.parsed("verify_every", text, value::span));
         let Some(to) = raw.to else {
             self.problem(span.clone(), "to", format!("is missing: {VALID}"));
             return None;
@@ -87,6 +95,8 @@ impl Reader<'_> {
             sign,
             encrypt_to,
             verify_key,
+            verify,
+            verify_every,
             endpoint,
             path_style: raw.path_style,
             allow_http: raw.allow_http,
@@ -115,6 +125,17 @@ fn restore(text: &str) -> Result<u64, String> {
     number
         .filter(|percent| *percent >= 100)
         .ok_or_else(|| format!("{text:?}: in percent of the chain's full one, at least \"100%\""))
+}
+
+/// `quick`, `full`, or a share of the parts.
+fn reading(text: &str) -> Result<Depth, String> {
+    match text {
+        "quick" => Ok(Depth::Quick),
+        "full" => Ok(Depth::Full),
+        _ => value::sample(text).map(Depth::Sample).map_err(|_| {
+            format!("{text:?}: valid is \"quick\", \"full\", or a share that is read each time, as \"5%\"")
+        }),
+    }
 }
 
 fn endpoint(text: &str) -> Result<String, String> {

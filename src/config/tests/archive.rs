@@ -2,6 +2,8 @@
 
 use expect_test::expect;
 
+use crate::model::archive::Depth;
+
 use super::{check_job, job, load, wrong};
 
 #[test]
@@ -21,6 +23,8 @@ level = 9
 sign = "/etc/cowsnap/sign.key"
 encrypt_to = ["age1qqqq", "/etc/cowsnap/recipients"]
 verify_key = ["/etc/cowsnap/sign.pub"]
+verify = "5%"
+verify_every = "1d"
 path_style = true
 allow_http = true
 [job.a.archive.retention]
@@ -39,6 +43,8 @@ to = "file:///mnt/usb/a"
     assert_eq!(first.sign.as_deref(), Some("/etc/cowsnap/sign.key".as_ref()));
     assert_eq!(first.encrypt_to, ["age1qqqq", "/etc/cowsnap/recipients"]);
     assert_eq!(first.verify_key, ["/etc/cowsnap/sign.pub"]);
+    assert_eq!((first.verify, second.verify), (Some(Depth::Sample(20)), None));
+    assert!(first.verify_every.is_some() && second.verify_every.is_none());
     assert_eq!((first.path_style, first.allow_http, second.path_style), (Some(true), true, None));
     assert_eq!(first.retention.as_ref().map(|retention| retention.per.len()), Some(2));
     assert!(first.ca.is_some() && second.ca.is_none() && second.retention.is_none());
@@ -72,6 +78,24 @@ fn an_archive_that_can_not_be_is_an_error_with_its_place() {
         config.toml:6: job.a.archive.verify_key: it is neither a public key nor the absolute path of a file with some
     "#]],
     );
+}
+
+#[test]
+fn what_is_read_of_an_archive_is_quick_full_or_a_share() {
+    check_job(
+        "[[job.a.archive]]\nto = \"s3://b/a\"\nverify = \"some\"\nverify_every = \"often\"\n\
+         [[job.a.archive]]\nto = \"s3://b/b\"\nverify_every = \"1w\"",
+        expect![[r#"
+        config.toml:6: job.a.archive.verify: "some": valid is "quick", "full", or a share that is read each time, as "5%"
+        config.toml:7: job.a.archive.verify_every: a time is a number and h, d, w, mo or y: 36h, 7d, 1y 6mo
+        config.toml:10: job.a.archive.verify_every: says nothing without verify
+    "#]],
+    );
+    for (text, depth) in [("quick", Depth::Quick), ("full", Depth::Full), ("30%", Depth::Sample(4))] {
+        let text = job(&format!("[[job.a.archive]]\nto = \"s3://b/a\"\nverify = \"{text}\""));
+        let config = load(&[("config.toml", &text)]).expect("a configuration");
+        assert_eq!(config.jobs[0].archives[0].verify, Some(depth));
+    }
 }
 
 #[test]

@@ -136,14 +136,14 @@ fn s3(
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
-    let built = builder
+    let builder = builder
         .with_bucket_name(url.place())
         .with_virtual_hosted_style_request(!in_path)
         .with_client_options(client_options(connector.is_plain))
         .with_retry(once())
-        .with_http_connector(connector)
-        .build()?;
-    Ok(Backing::new(Arc::new(built)))
+        .with_http_connector(connector);
+    let singly = builder.clone().with_disable_bulk_delete(true).build()?;
+    Ok(Backing::new(Arc::new(builder.build()?)).destroying_by(Arc::new(singly)))
 }
 
 fn gcs(

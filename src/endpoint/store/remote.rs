@@ -45,6 +45,8 @@ pub struct Backing {
     pages: Option<Pages>,
     pub(super) multipart: Option<Parts>,
     pub(super) web: Option<Web>,
+    /// How objects are destroyed by a request each, where `store` does it by one for many.
+    singly: Option<Arc<dyn ObjectStore>>,
 }
 
 /// A web server: what is asked of it without `object_store`.
@@ -80,12 +82,18 @@ impl Backing {
             pages: Some(Pages(store.clone())),
             multipart: Some(Parts(store)),
             web: None,
+            singly: None,
         }
+    }
+
+    /// One that destroys objects by a request each, for those that can not do it otherwise.
+    pub fn destroying_by(self, singly: Arc<dyn ObjectStore>) -> Self {
+        Self { singly: Some(singly), ..self }
     }
 
     /// A web server.
     pub fn web(store: Arc<dyn ObjectStore>, client: HttpClient, base: String) -> Self {
-        Self { store, pages: None, multipart: None, web: Some(Web { client, base }) }
+        Self { store, pages: None, multipart: None, web: Some(Web { client, base }), singly: None }
     }
 }
 
@@ -512,10 +520,14 @@ impl Remote {
         let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>>>()?;
         let paths = futures_util::stream::iter(paths.into_iter().map(Ok)).boxed();
         self.at_last(async {
-            self.backing.store.delete_stream(paths).for_each(|_| std::future::ready(())).await;
+            self.singly().delete_stream(paths).for_each(|_| std::future::ready(())).await;
             Ok(())
         });
         Ok(())
+    }
+
+    fn singly(&self) -> &Arc<dyn ObjectStore> {
+        self.backing.singly.as_ref().unwrap_or(&self.backing.store)
     }
 
     /// One request each, several at once. What one try has destroyed is not there at the next, and that is no error of the others.
@@ -523,7 +535,7 @@ impl Remote {
         let op = "destroy";
         let one = |key: &String| -> Result<()> {
             let path = self.path(key)?;
-            match self.persist(op, key, || self.backing.store.delete(&path))? {
+            match self.persist(op, key, || self.singly().delete(&path))? {
                 Ok(()) | Err(Fate::NotFound("the object")) => Ok(()),
                 Err(fate) => Err(self.fatal(op, key, fate)),
             }
@@ -557,7 +569,13 @@ impl Remote {
                     failed
                 }
             })?;
-            outcome.map_err(|fate| self.fatal("destroy", what, fate))?;
+            match outcome {
+                // Not all of what speaks S3 knows how to destroy many at once.
+                Err(Fate::Final(Error::Refused { .. })) if self.backing.singly.is_some() => {
+                    return self.destroy_each(keys);
+                }
+                outcome => outcome.map_err(|fate| self.fatal("destroy", what, fate))?,
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::exec::send::{Form, Job, Sent, send_protected};
 use crate::exec::sent::note;
 use crate::exec::{Event, Observe};
 use crate::model::archive::{Group, MAX_NAME, Stored};
+use crate::model::run::Chain;
 use crate::model::{Guid, HoldTag, Inventory, SnapshotName, StreamDigest, VersionKind, VersionRef, quoted};
 use crate::plan::archive::{Archive as Chains, Limits, Push, Why};
 use crate::stream::crypt::Recipient;
@@ -80,6 +81,9 @@ pub struct Pushed {
     /// What was sent.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Done>,
+    /// What bringing it back from there takes now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Chain>,
 }
 
 /// How much was sent.
@@ -129,10 +133,12 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
         let source = Source::look(from, wanted)?;
         let mut stored = archive.listing()?.stored;
         stored.retain(|stored| !avoided.contains(&stored.version.guid));
-        let choice = source.choose(archive, &Chains::new(stored), wanted, !avoided.is_empty())?;
+        let chains = Chains::new(stored);
+        let choice = source.choose(archive, &chains, wanted, !avoided.is_empty())?;
+        let before = chains.cost(source.version.guid);
         let Choice::Send { base, .. } = &choice else {
             source.keep(archive, observe);
-            return Ok(source.pushed(archive, &choice));
+            return Ok(Pushed { restore: before.map(Chain::from), ..source.pushed(archive, &choice) });
         };
         let kept = Kept::new(&source, archive, base.as_ref())?;
         let group =
@@ -144,7 +150,10 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
                 drop(claim);
                 kept.stays();
                 source.keep(archive, observe);
-                return Ok(Pushed { sent: Some(done), ..source.pushed(archive, &choice) });
+                let below = base.as_ref().and_then(|base| chains.cost(base.there.version.guid));
+                let own = below.unwrap_or_default().and_of(done.container_bytes, done.parts);
+                let restore = Some(before.map_or(own, |before| before.min(own)).into());
+                return Ok(Pushed { sent: Some(done), restore, ..source.pushed(archive, &choice) });
             }
             Some(Obstacle::Base(guid)) => drop(avoided.insert(guid)),
             Some(Obstacle::Parts) if begun.elapsed() < PATIENCE => std::thread::sleep(NAP),
@@ -301,6 +310,7 @@ impl<'a> Source<'a> {
             full_because: why,
             estimate_bytes: None,
             sent: None,
+            restore: None,
         }
     }
 

@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::archive::{self, Archive, Manifest};
 use crate::endpoint::each::each_by;
 use crate::exec::archive::{Fetch, Seen};
 use crate::exec::{Event, Observe};
+pub use crate::model::archive::Depth;
 use crate::model::archive::{Part, Stored};
 use crate::model::{Digest, Guid, VersionRef};
 use crate::stream::reader::Reader;
@@ -18,17 +20,6 @@ use crate::{Class, Error, Result, endpoint};
 
 /// How many objects are asked for at once.
 const AT_ONCE: usize = 4;
-
-/// How much is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// The manifests; of parts, that they are there and as long as they should be.
-    Quick,
-    /// Beside that, one part in so many: another one each run, so that all are read within so many runs.
-    Sample(u64),
-    /// Every byte.
-    Full,
-}
 
 /// Something that is not as it was put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,6 +43,8 @@ pub struct Found {
     pub bytes_read: u64,
     /// Of a sample: which run this was, from 1, and of how many.
     pub run: Option<(u64, u64)>,
+    /// When the newest version was made of which every byte was read, and all is well: by this run, or of a sample by as many as it takes.
+    pub read_up_to: Option<Timestamp>,
     /// What is not as it was put.
     pub damaged: Vec<Damage>,
 }
@@ -61,6 +54,9 @@ pub struct Found {
 struct Rotation {
     of: u64,
     next: u64,
+    /// When the newest version was made that was there when the first of these runs began, as long as they found nothing.
+    #[serde(default)]
+    newest: Option<Timestamp>,
 }
 
 /// Verifies all that `archive` holds. Which run of sampling this is, is remembered below `state_dir` once it has ended.
@@ -71,7 +67,9 @@ pub fn verify(archive: &Archive, depth: Depth, state_dir: &Path, observe: &dyn O
     let seen = Seen::of(archive)?;
     let stored = seen.chains.stored();
     let (versions, damaged) = (stored.len() as u64, without_way(&seen));
-    let mut found = Found { versions, parts: 0, parts_read: 0, bytes_read: 0, run: None, damaged };
+    let newest = seen.chains.versions().last().map(|version| version.created);
+    let mut found =
+        Found { versions, parts: 0, parts_read: 0, bytes_read: 0, run: None, read_up_to: None, damaged };
     let file = state_dir.join("archives").join(format!("{}.sample", archive.charter().id));
     let mut rotation = match depth {
         Depth::Sample(of) => Some(read_rotation(&file, of)),
@@ -95,10 +93,16 @@ pub fn verify(archive: &Archive, depth: Depth, state_dir: &Path, observe: &dyn O
             sample(archive, &manifests, &gone, rotation, &mut found, observe)?;
         }
     }
+    if depth == Depth::Full && found.damaged.is_empty() {
+        found.read_up_to = newest;
+    }
     if let Some(rotation) = &mut rotation {
         observe.observe(Event::Finished { bytes: found.bytes_read });
         found.run = Some((rotation.next + 1, rotation.of));
+        let since = if rotation.next == 0 { newest } else { rotation.newest };
+        rotation.newest = since.filter(|_| found.damaged.is_empty());
         rotation.next = (rotation.next + 1) % rotation.of;
+        found.read_up_to = rotation.newest.filter(|_| rotation.next == 0);
         write_rotation(&file, rotation).map_err(Error::io("write", file.display()))?;
     }
     found.damaged.sort_by(|a, b| (&a.version, &a.what).cmp(&(&b.version, &b.what)));
@@ -276,7 +280,11 @@ fn read_whole(
 
 fn read_rotation(file: &Path, of: u64) -> Rotation {
     let read: Option<Rotation> = fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    read.filter(|rotation| rotation.of == of && rotation.next < of).unwrap_or(Rotation { of, next: 0 })
+    read.filter(|rotation| rotation.of == of && rotation.next < of).unwrap_or(Rotation {
+        of,
+        next: 0,
+        newest: None,
+    })
 }
 
 fn write_rotation(file: &Path, rotation: &Rotation) -> std::io::Result<()> {
@@ -307,7 +315,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("archives/x.sample");
         assert_eq!(read_rotation(&file, 20).next, 0);
-        write_rotation(&file, &Rotation { of: 20, next: 7 }).expect("writes");
+        write_rotation(&file, &Rotation { of: 20, next: 7, newest: None }).expect("writes");
         assert_eq!((read_rotation(&file, 20).next, read_rotation(&file, 10).next), (7, 0));
         fs::write(&file, "{\"of\":20").expect("writes");
         assert_eq!(read_rotation(&file, 20).next, 0);

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::digest;
 use super::part::{Of, Part, exists};
+use super::source::{Origin, Source};
 use crate::endpoint;
-use crate::endpoint::files::http::{Client, Head, shown};
+use crate::endpoint::files::http::Head;
 use crate::error::Class;
 use crate::exec::throttle::Pace;
 use crate::exec::{Event, Observe};
@@ -36,7 +37,7 @@ const MAX_UNKNOWN: u64 = 1 << 44;
 /// What to download, and how.
 pub struct Request<'a> {
     /// From where.
-    pub url: String,
+    pub from: Origin,
     /// To where; nothing is there yet.
     pub to: PathBuf,
     /// What was published of it.
@@ -71,17 +72,16 @@ pub struct Fetched {
 /// A description of a file, and its signature.
 pub type Described = (Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// What was published beside the file at `url`, and if `is_signed` its signature, each if it is there.
+/// What was published beside the file, and if `is_signed` its signature, each if it is there.
 ///
 /// # Errors
 /// What the server says; a description that is too long.
-pub fn described(url: &str, patience: Duration, is_signed: bool) -> Result<Described> {
-    let client = Client::new(patience)?;
+pub fn described(from: &Origin, patience: Duration, is_signed: bool) -> Result<Described> {
+    let client = from.client(patience)?;
     let get = |ending: &str, max| {
-        let url = beside(url, ending);
         let mut tries = Tries::new(patience);
         loop {
-            match client.small(&url, max) {
+            match client.beside(ending, max) {
                 Err(error) if error.class() == Class::Unreachable => tries.again(error.into())?,
                 other => return other.map_err(Error::from),
             }
@@ -95,12 +95,6 @@ pub fn described(url: &str, patience: Duration, is_signed: bool) -> Result<Descr
     Ok((public, signature))
 }
 
-/// The URL of what is beside the file at `url`.
-fn beside(url: &str, ending: &str) -> String {
-    let at = url.find(['?', '#']).unwrap_or(url.len());
-    format!("{}{ending}{}", &url[..at], &url[at..])
-}
-
 /// Downloads the file.
 ///
 /// # Errors
@@ -110,29 +104,32 @@ pub fn fetch(request: &Request<'_>) -> Result<Fetched> {
     if request.to.symlink_metadata().is_ok() {
         return Err(exists(&request.to));
     }
-    let client = Client::new(request.patience)?;
+    let client = request.from.client(request.patience)?;
     let head = request.head(&client)?;
     let expected = request.public.as_ref().map(|public| public.bytes);
     if let (Some(expected), Some(len)) = (expected, head.len)
         && expected != len
     {
-        let why = format!("{} has {len} bytes, and {expected} were published", shown(&request.url));
+        let why = format!("{} has {len} bytes, and {expected} were published", request.from.shown());
         return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
     }
     let Some(len) = expected.or(head.len) else { return request.unknown(&client, &head) };
     let piece = request.public.as_ref().map_or(PIECE, |public| public.piece);
-    let of = Of::new(&request.url, &head.state, len, request.digest(), piece);
+    let of = Of::new(&request.from.url(), &head.state, len, request.digest(), piece);
     if i64::try_from(len).is_err() || of.pieces() > MOST_PIECES {
-        let why = format!("{} has {len} bytes, as is said: no file has that many", shown(&request.url));
+        let why = format!("{} has {len} bytes, as is said: no file has that many", request.from.shown());
         return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
     }
     let part = Part::open(&request.to, of)?;
     let had = part.have();
-    let subject = shown(&request.url);
+    let subject = request.from.shown();
     request.observe.observe(Event::Started { op: "fetch", subject, total: Some(len) });
     let part = Mutex::new(part);
     let came = match head.has_ranges {
-        true => request.in_parts(&head, &part),
+        true => request.in_parts(&head, &part).and_then(|came| {
+            client.expect_still(&head.state)?;
+            Ok(came)
+        }),
         false => request.at_once(&client, &part, Some(len)),
     };
     let part = part.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -152,10 +149,10 @@ impl Request<'_> {
         self.public.as_ref().map(|public| public.blake3).or(self.blake3)
     }
 
-    fn head(&self, client: &Client) -> Result<Head> {
+    fn head(&self, client: &Source<'_>) -> Result<Head> {
         let mut tries = Tries::new(self.patience);
         loop {
-            match client.head(&self.url) {
+            match client.head() {
                 Err(error) if error.class() == Class::Unreachable => tries.again(error.into())?,
                 other => return Ok(other?),
             }
@@ -165,7 +162,7 @@ impl Request<'_> {
     fn finish(&self, mut part: Part, fetched_bytes: u64) -> Result<Fetched> {
         let blake3 = part.whole()?;
         if let Some(expected) = self.digest().filter(|expected| *expected != blake3) {
-            let why = format!("{} has the blake3 {blake3}, and {expected} was published", shown(&self.url));
+            let why = format!("{} has the blake3 {blake3}, and {expected} was published", self.from.shown());
             part.forget()?;
             part.give_up();
             return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
@@ -185,7 +182,7 @@ impl Request<'_> {
         let shared = Shared { head, part, work: Mutex::new(work), pace: Pace::new(self.limit), had };
         let work = &shared.work;
         let run = || {
-            let done = Client::new(self.patience).map_err(Error::from).and_then(|client| {
+            let done = self.from.client(self.patience).map_err(Error::from).and_then(|client| {
                 while let Some(n) = next(work) {
                     self.piece(&client, &shared, n)?;
                 }
@@ -209,7 +206,7 @@ impl Request<'_> {
         }
     }
 
-    fn piece(&self, client: &Client, shared: &Shared<'_>, n: u64) -> Result<()> {
+    fn piece(&self, client: &Source<'_>, shared: &Shared<'_>, n: u64) -> Result<()> {
         let Shared { head, part, work, pace, .. } = shared;
         let (file, range) = {
             let part = lock(part);
@@ -218,13 +215,13 @@ impl Request<'_> {
         let (mut tries, mut damaged, mut furthest) = (Tries::new(self.patience), 0, range.start);
         let (mut hasher, mut at) = (blake3::Hasher::new(), range.start);
         loop {
-            let came = client.range(&self.url, at..range.end, &head.state, &mut |bytes| {
+            let came = client.range(at..range.end, &head.state, &mut |bytes| {
                 self.paced(bytes, pace)?;
                 file.write_all_at(bytes, at).map_err(endpoint::Error::io("write", self.to.display()))?;
                 hasher.update(bytes);
                 at += bytes.len() as u64;
                 match lock(work).failed.is_some() {
-                    true => Err(endpoint::Error::Interrupted { op: "download", subject: shown(&self.url) }),
+                    true => Err(endpoint::Error::Interrupted { op: "download", subject: self.from.shown() }),
                     false => Ok(()),
                 }
             });
@@ -254,7 +251,7 @@ impl Request<'_> {
                     "bytes {} to {} of {} are not what was published",
                     range.start,
                     range.end,
-                    shown(&self.url)
+                    self.from.shown()
                 );
                 return Err(endpoint::Error::Corrupt { what: "download", why, source: None }.into());
             }
@@ -279,13 +276,13 @@ impl Request<'_> {
 
     fn paced(&self, bytes: &[u8], pace: &Pace) -> endpoint::Result<()> {
         let waited = pace.wait(bytes.len());
-        waited.map_err(|_| endpoint::Error::Interrupted { op: "download", subject: shown(&self.url) })?;
+        waited.map_err(|_| endpoint::Error::Interrupted { op: "download", subject: self.from.shown() })?;
         pace.moved(bytes.len());
         Ok(())
     }
 
     /// From a server that gives no parts: all of it, from the beginning each time; `len` bytes if that is known.
-    fn at_once(&self, client: &Client, part: &Mutex<Part>, len: Option<u64>) -> Result<u64> {
+    fn at_once(&self, client: &Source<'_>, part: &Mutex<Part>, len: Option<u64>) -> Result<u64> {
         let mut part = lock(part);
         part.forget()?;
         let (file, most) = (part.file()?, len.unwrap_or(MAX_UNKNOWN));
@@ -293,10 +290,10 @@ impl Request<'_> {
         let corrupt = |why| endpoint::Error::Corrupt { what: "download", why, source: None };
         loop {
             let mut at = 0;
-            let came = client.whole(&self.url, &mut |bytes| {
+            let came = client.whole(&mut |bytes| {
                 self.paced(bytes, &pace)?;
                 if at + bytes.len() as u64 > most {
-                    return Err(corrupt(format!("{} has more than {most} bytes", shown(&self.url))));
+                    return Err(corrupt(format!("{} has more than {most} bytes", self.from.shown())));
                 }
                 file.write_all_at(bytes, at).map_err(endpoint::Error::io("write", self.to.display()))?;
                 at += bytes.len() as u64;
@@ -311,7 +308,7 @@ impl Request<'_> {
                 Err(error) => return Err(error.into()),
                 Ok(()) => match len {
                     Some(len) if at < len => {
-                        return Err(corrupt(format!("{} has {at} bytes of {len}", shown(&self.url))).into());
+                        return Err(corrupt(format!("{} has {at} bytes of {len}", self.from.shown())).into());
                     }
                     Some(_) => return Ok(at),
                     None => return part.ends_at(at).map(|()| at),
@@ -321,9 +318,9 @@ impl Request<'_> {
     }
 
     /// From a server that does not say how long the file is: where it ends, it ends.
-    fn unknown(&self, client: &Client, head: &Head) -> Result<Fetched> {
-        let part = Part::open(&self.to, Of::new(&self.url, &head.state, 0, self.digest(), PIECE))?;
-        self.observe.observe(Event::Started { op: "fetch", subject: shown(&self.url), total: None });
+    fn unknown(&self, client: &Source<'_>, head: &Head) -> Result<Fetched> {
+        let part = Part::open(&self.to, Of::new(&self.from.url(), &head.state, 0, self.digest(), PIECE))?;
+        self.observe.observe(Event::Started { op: "fetch", subject: self.from.shown(), total: None });
         let part = Mutex::new(part);
         let came = self.at_once(client, &part, None)?;
         self.observe.observe(Event::Finished { bytes: came });

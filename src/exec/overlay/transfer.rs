@@ -9,14 +9,14 @@ use crate::endpoint::{Dataset, Error, History as _, Result, path, zfs};
 use crate::model::overlay::{Base, BaseKind, LayerId, LayerName, OverlayName};
 use crate::stream::container::{self, Backend, Header, Sealed};
 use crate::stream::reader::Reader;
-use crate::stream::writer;
+use crate::stream::writer::{self, Protection};
 use crate::sys::interrupt;
 use crate::sys::pipe::pipe;
 
 /// How many bytes of an archive wait to be put into a container.
 const PIPE: usize = 1 << 20;
 
-/// Writes a layer to `out` as a container. It is verified first: a damaged one is not exported.
+/// Writes a layer to `out` as a container, encrypted and signed as `protection` says. It is verified first: a damaged one is not exported.
 ///
 /// # Errors
 /// What is wrong with the layer, or with the output.
@@ -24,6 +24,7 @@ pub fn export(
     layer: &Layer,
     out: impl Write + Send,
     options: &writer::Options,
+    protection: &Protection,
 ) -> Result<Sealed, crate::Error> {
     layer.verify()?;
     let record = layer.record();
@@ -44,7 +45,8 @@ pub fn export(
     let (from, to) = (File::from(from), File::from(to));
     std::thread::scope(|scope| {
         let archive = scope.spawn(move || layer::export(layer, io::BufWriter::with_capacity(1 << 20, to)));
-        let written = writer::write(&header, Whole { from, archive: Some(archive) }, out, options);
+        let stream = Whole { from, archive: Some(archive) };
+        let written = writer::write_protected(&header, stream, out, options, protection);
         written.map_err(|error| failed("export", &layer.label(), error))
     })
 }

@@ -269,6 +269,7 @@ fn what_a_target_has_has_limits_of_its_own() {
         up_to: Ok(Some(at("20T02:00"))),
         base: Some(Base::Held),
         base_days: None,
+        archive: None,
     });
     facts.limits.age = Pair { warn: hours(1000), crit: None };
     facts.limits.replica_age = Pair { warn: hours(24), crit: hours(150) };
@@ -366,6 +367,7 @@ fn a_target_is_judged_by_what_it_has_and_not_for_a_source_that_is_late() {
         up_to: Ok(up_to.map(at)),
         base: None,
         base_days: None,
+        archive: None,
     };
     let room = Seen { space: Some((GIB, 20 * GIB)), stuck: vec!["x".into()], ..Seen::default() };
     facts.targets = vec![target(Some(Ok(room)), Some("20T02:00"))];
@@ -526,6 +528,7 @@ fn a_clock_that_was_ahead_hides_nothing() {
         up_to: Ok(Some(at("29T02:00"))),
         base: Some(Base::Held),
         base_days: None,
+        archive: None,
     }];
     check(
         &facts,
@@ -552,6 +555,7 @@ fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_
             up_to,
             base,
             base_days: None,
+            archive: None,
         }];
         facts.clone()
     };
@@ -600,7 +604,8 @@ fn a_target_elsewhere_that_can_not_be_asked_is_unknown_and_one_that_has_nothing_
     let mut facts = nightly(Some("20T02:00"));
     let mut with = |asked, up_to: Option<&str>, base| {
         let (dataset, to, up_to) = ("tank/node".into(), "ssh://b/v".into(), Ok(up_to.map(at)));
-        facts.targets = vec![Target { dataset, to, seen: None, asked, up_to, base, base_days: None }];
+        facts.targets =
+            vec![Target { dataset, to, seen: None, asked, up_to, base, base_days: None, archive: None }];
         facts.clone()
     };
     check(&with(Some(Ok(())), Some("20T02:00"), Some(Base::Held)), "20T12:00", expect!["OK, OK"]);

@@ -221,6 +221,7 @@ fn what_was_seen_of_places_is_told_of_each() {
         up_to: Ok(up_to.map(at)),
         base: None,
         base_days: None,
+        archive: None,
     };
     let vault = Seen { space: Some((0, 7)), ..Seen::default() };
     let facts = Facts {
@@ -278,6 +279,7 @@ fn failures_in_a_row_are_told_and_what_has_become_of_a_base() {
         up_to: Ok(None),
         base,
         base_days: (base == Some(Base::Unheld)).then_some(12),
+        archive: None,
     };
     let bases = [Some(Base::Held), Some(Base::Unheld), Some(Base::Lost), None];
     let targets = bases.iter().zip(["a", "b", "c", "d"]).map(|(base, to)| target(to, *base)).collect();
@@ -408,6 +410,7 @@ fn a_dataset_that_is_brought_to_one_place_by_two_names_is_told_once() {
         up_to: Ok(Some(at(up_to))),
         base: None,
         base_days: None,
+        archive: None,
     };
     facts.targets = vec![target("01:00"), target("02:00")];
     check(

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::{Ground, Victim, ended};
 use crate::ground::{Plain, ground};
-use crate::s3::{Fault, Server};
+use crate::s3::{Asked, Fault, Server};
 
 #[test]
 fn a_full_version_and_ten_increments_come_back_from_s3_and_from_a_directory() {
@@ -241,16 +241,7 @@ fn a_push_takes_less_memory_than_200_mib_whatever_its_size() {
     let ground = Ground::on_dir();
     ground.run("archive add URL FS/d");
     ground.take("s0", 350 << 20);
-    let mut child = ground.start("archive push FS/d URL");
-    let mut most = 0;
-    while child.try_wait().expect("it is ours").is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        most = most.max(kib.unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(ended(child).0, Some(0));
+    let most = peak(ground.start("archive push FS/d URL"));
     assert!(most > 0 && most < 200 << 10, "{most} KiB");
 }
 
@@ -307,4 +298,80 @@ fn what_is_damaged_is_pushed_again_when_it_is_asked_for() {
     ground.run("archive verify URL");
     assert_eq!(ground.versions(), ["s0", "s1", "s2"]);
     ground.expect_whole("s2", "back");
+}
+
+#[test]
+fn a_store_that_says_that_a_manifest_is_there_is_believed_if_it_is() {
+    ground!("btrfs");
+    let ground = Ground::on_s3();
+    ground.run("archive add URL FS/d");
+    ground.take("s0", 1 << 20);
+    let is_manifest = |asked: &Asked| asked.method == "PUT" && asked.key.contains("/versions/");
+    ground.server().forget();
+    ground.server().fault_on(is_manifest, Fault::Status(412));
+    let (_, said) = ground.ends(5, "archive push FS/d URL");
+    assert!(said.contains("s0") && said.contains("hint:"), "{said}");
+    ground.server().forget();
+    assert!(ground.versions().is_empty());
+    // It is, and somebody else may have put it.
+    ground.server().fault_on(is_manifest, Fault::StatusAfter(412));
+    let pushed = ground.json("archive push FS/d URL");
+    assert_eq!((&pushed["was_there"], &pushed["sent_parts"]), (&false.into(), &0.into()), "{pushed}");
+    ground.server().forget();
+    assert_eq!(ground.versions(), ["s0"]);
+    ground.run("archive verify URL");
+}
+
+#[test]
+fn holding_twice_is_holding_once_and_what_is_not_there_can_not_be_held() {
+    ground!("btrfs");
+    let ground = Ground::on_s3();
+    ground.run("archive add URL FS/d");
+    ground.take("s0", 1 << 20);
+    ground.run("archive push FS/d URL");
+    let first = ground.run("archive hold keep URL s0");
+    assert!(first.starts_with("held s3://bkt/a@s0 by keep"), "{first}");
+    assert_eq!(ground.run("archive hold keep URL s0"), first);
+    let tags = || ground.json("archive holds URL")["holds"].as_array().map(Vec::len);
+    assert_eq!(tags(), Some(1));
+    ground.run("archive hold other URL s0");
+    assert_eq!(tags(), Some(2));
+    let (_, said) = ground.ends(2, "archive hold keep URL s1");
+    assert!(said.contains("@s1") && said.contains("cowsnap archive list"), "{said}");
+    ground.run("archive release keep URL s0");
+    let (_, said) = ground.ends(2, "archive release keep URL s0");
+    assert!(said.contains("cowsnap archive holds"), "{said}");
+    assert_eq!(tags(), Some(1));
+}
+
+/// The most memory that it took, in KiB; it must go well.
+fn peak(mut child: std::process::Child) -> u64 {
+    let mut most = 0;
+    while child.try_wait().expect("it is ours").is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (code, said) = ended(child);
+    assert_eq!(code, Some(0), "{said}");
+    most
+}
+
+#[test]
+fn what_goes_to_a_bucket_and_comes_back_takes_less_memory_than_200_mib() {
+    ground!("btrfs");
+    let ground = Ground::on_s3();
+    ground.run("archive add URL FS/d");
+    ground.take("s0", 300 << 20);
+    for line in [
+        "archive push FS/d URL",
+        "restore URL --to FS/back",
+        "export FS/d@s0 URL/files/a.tar.zst",
+        "import URL/files/a.tar.zst --to FS/files",
+    ] {
+        let most = peak(ground.start(line));
+        assert!(most > 0 && most < 200 << 10, "{line}: {most} KiB");
+    }
 }

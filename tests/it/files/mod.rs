@@ -1,5 +1,6 @@
 //! Archives of files: `export`, `import`, `fetch`.
 
+mod away;
 mod download;
 mod hostile;
 mod killed;

@@ -196,3 +196,89 @@ fn what_is_in_an_archive_is_rehearsed_and_nothing_of_it_stays() {
         assert!(said.contains(why), "{said}");
     }
 }
+
+/// Flips a bit in the midst of each part.
+fn damage(archive: &std::path::Path) {
+    for group in std::fs::read_dir(archive.join("parts")).expect("parts").flatten() {
+        for part in std::fs::read_dir(group.path()).expect("a part").flatten() {
+            let mut bytes = std::fs::read(part.path()).expect("read");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(part.path(), bytes).expect("written");
+        }
+    }
+}
+
+#[test]
+fn check_status_and_metrics_know_what_a_restore_from_an_archive_would_take() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    let target = || lab.json(0, "status node")["jobs"][0]["targets"][0].clone();
+    assert!(target()["chain"].is_null());
+    for n in 1..=3_u64 {
+        std::fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        lab.ends(0, "job run node");
+        let (target, list) = (target(), lab.json(0, "archive list file://FS/archive"));
+        let said = list["versions"].as_array().and_then(|all| all.last()).expect("a version").clone();
+        let chain = &target["chain"];
+        assert_eq!(chain["containers"], n, "{target}");
+        assert_eq!((&chain["containers"], &chain["requests"]), (&said["chain"], &(2 * n).into()), "{said}");
+        let foretold = lab.ends(0, "restore file://FS/archive --to FS/back --dry-run").0;
+        assert!(foretold.contains(&format!("in {} requests", 2 * n)), "{foretold}");
+    }
+    assert!(target()["verified_up_to"].is_null());
+    lab.ends(0, "archive verify file://FS/archive");
+    assert_eq!(target()["verified_up_to"], target()["up_to"]);
+    let check = lab.json(0, "check node");
+    assert_eq!(check["jobs"][0]["targets"][0]["chain"]["containers"], 3);
+    let text = lab.ends(0, "check node").0;
+    assert!(text.contains("archive chain'=3;;;0") && text.contains("archive requests'=6;;;0"), "{text}");
+    assert!(text.contains("archive restore'="), "{text}");
+    let metrics = lab.ends(0, "metrics node").0;
+    for name in ["chain_length", "restore_bytes", "restore_requests", "verified_up_to_timestamp_seconds"] {
+        assert!(
+            metrics.contains(&format!("\ncowsnap_archive_{name}{{job_name=\"node\"")),
+            "{name}: {metrics}"
+        );
+    }
+    // One that is there already is known, too.
+    let (name, _) = lab.snapshots("node").pop().expect("a snapshot");
+    let again = lab.json(0, &format!("archive push FS/node@{name} file://FS/archive"));
+    assert_eq!((&again["was_there"], &again["restore"]["containers"]), (&true.into(), &3.into()), "{again}");
+}
+
+#[test]
+fn a_job_reads_some_of_its_archive_after_each_run_until_all_was_read() {
+    ground!("btrfs");
+    let lab = Lab::new(&NODE.replace("level = 1", "verify = \"50%\""));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    let (said, _) = lab.ends(0, "job run node");
+    assert!(said.contains("run 1 of 2"), "{said}");
+    let target = || lab.json(0, "status node")["jobs"][0]["targets"][0].clone();
+    let first = target()["up_to"].clone();
+    assert!(target()["verified_up_to"].is_null());
+    // Nobody else has to.
+    let (text, _) = lab.ends(0, "check node");
+    assert!(text.contains("archive verified'="), "{text}");
+    std::fs::write(lab.fs.path().join("node/height"), "1").expect("written");
+    let (said, _) = lab.ends(0, "job run node");
+    assert!(said.contains("run 2 of 2"), "{said}");
+    assert_eq!(target()["verified_up_to"], first, "what was there when the first of them began");
+    let explained = lab.ends(0, "job explain node").0;
+    assert!(explained.contains("reads a part in 2 of it, others each time"), "{explained}");
+    // What is damaged fails the run, and stays until all was read and is well.
+    lab.write(&NODE.replace("level = 1", "verify = \"full\""));
+    damage(&lab.fs.path().join("archive"));
+    let (_, said) = lab.ends(7, "job run node");
+    assert!(said.contains("verify of file://FS/archive") && said.contains("damaged"), "{said}");
+    let (text, _) = lab.ends(2, "check node");
+    assert!(text.contains("verify-content of FS/node against file://FS/archive"), "{text}");
+    // The next one is not due before its time, whatever came of the last.
+    lab.write(&NODE.replace("level = 1", "verify = \"full\"\nverify_every = \"1d\""));
+    lab.ends(0, "job run node");
+    let explained = lab.ends(0, "job explain node").0;
+    assert!(explained.contains("reads all of it, once in 1d"), "{explained}");
+}

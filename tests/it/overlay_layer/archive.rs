@@ -443,6 +443,50 @@ fn a_file_that_is_no_layer_or_not_all_of_one_is_refused_with_exit_code_4_and_lea
     lab.ok(&["verify", "--all"]);
 }
 
+#[test]
+fn a_layer_for_some_eyes_only_and_by_whom_one_trusts_is_imported_with_their_keys_alone() {
+    ground!("overlay");
+    let lab = crate::overlay::lab::Lab::new();
+    let at = lab.create("ci", &["--mode", "kernel"]);
+    fs::write(at.join("seeded"), "a secret that is nowhere to be read").expect("written");
+    lab.ok(&["commit", "ci", "x"]);
+    let path = |name: &str| lab.root().join(name).to_str().expect("text").to_owned();
+    for (name, kind) in [("sign", "sign"), ("other", "sign"), ("id", "encrypt"), ("stranger", "encrypt")] {
+        let output = crate::ground::cowsnap(&lab.root().join("state"))
+            .args(["keygen", &path(name), "--kind", kind])
+            .output()
+            .expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let file = path("layer.cow");
+    let (sign, to) = (path("sign"), path("id.pub"));
+    lab.ok(&["export", "ci@x", &file, "--no-compress", "--sign", &sign, "--encrypt-to", &to]);
+    let bytes = fs::read(&file).expect("read");
+    assert!(!bytes.windows(8).any(|window| window == b"a secret"), "it is there to be read");
+    lab.ok(&["destroy", "ci"]);
+    lab.ok(&["destroy", "ci@x"]);
+    let (id, stranger) = (path("id"), path("stranger"));
+    let (key, other) = (path("sign.pub"), path("other.pub"));
+    let refused = [
+        (2, vec!["import", &file]),
+        (6, vec!["import", &file, "--identity", &stranger]),
+        (4, vec!["import", &file, "--identity", &id, "--verify-key", &other]),
+    ];
+    for (code, args) in refused {
+        lab.fails(code, &args);
+        assert_nothing_left(&lab.home());
+    }
+    assert_eq!(lab.ok(&["import", &file, "--identity", &id, "--verify-key", &key]), "ci@x\n");
+    lab.ok(&["verify", "--all"]);
+    // What nobody signed is believed by nobody who asks for a signature.
+    let plain = path("plain.cow");
+    lab.ok(&["export", "ci@x", &plain]);
+    lab.ok(&["destroy", "ci@x"]);
+    lab.fails(4, &["import", &plain, "--verify-key", &key]);
+    assert_nothing_left(&lab.home());
+    lab.ok(&["import", &plain]);
+}
+
 /// Bytes, and then an error.
 struct Breaking(Cursor<Vec<u8>>);
 

@@ -85,6 +85,8 @@ struct Shared {
     number: AtomicU64,
     faults: Mutex<BTreeMap<u64, Fault>>,
     always: Mutex<Option<Fault>>,
+    /// What becomes of requests of a kind.
+    on: Mutex<Option<(fn(&Asked) -> bool, Fault)>>,
 }
 
 /// A server that ends when it is dropped.
@@ -120,6 +122,7 @@ impl Server {
             number: AtomicU64::new(0),
             faults: Mutex::default(),
             always: Mutex::default(),
+            on: Mutex::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("a socket");
@@ -189,12 +192,18 @@ impl Server {
         self.shared.log.lock().expect("a log").clear();
         self.shared.faults.lock().expect("faults").clear();
         *self.shared.always.lock().expect("a fault") = None;
+        *self.shared.on.lock().expect("a fault") = None;
         self.shared.number.store(0, Ordering::SeqCst);
     }
 
     /// Lets the `nth` request go wrong, counted from one and from when it was started or last forgot.
     pub fn fault(&self, nth: u64, fault: Fault) {
         self.shared.faults.lock().expect("faults").insert(nth, fault);
+    }
+
+    /// Lets all requests go wrong that are such, until it forgets.
+    pub fn fault_on(&self, which: fn(&Asked) -> bool, fault: Fault) {
+        *self.shared.on.lock().expect("a fault") = Some((which, fault));
     }
 
     /// Lets every request go wrong from now on, or none.
@@ -272,6 +281,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         shared.number.fetch_add(1, Ordering::SeqCst) + 1
     };
     let fault = shared.faults.lock().expect("faults").remove(&number);
+    let on = || shared.on.lock().expect("a fault").clone().filter(|(which, _)| which(&asked));
+    let fault = fault.or_else(|| on().map(|(_, fault)| fault));
     let fault = fault.or_else(|| shared.always.lock().expect("a fault").clone());
     match &fault {
         Some(Fault::Status(status)) => return Ok(error(*status, request).await),
@@ -359,6 +370,8 @@ fn made(status: u16) -> Response<Body> {
     let code = match status {
         503 => "SlowDown",
         403 => "AccessDenied",
+        412 => "PreconditionFailed",
+        501 => "NotImplemented",
         _ => "InternalError",
     };
     let text =

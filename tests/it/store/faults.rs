@@ -259,3 +259,27 @@ fn a_storage_class_is_asked_for_in_one_piece_and_in_parts() {
     let classes: Vec<_> = asked.iter().filter(begun).map(|asked| asked.class.as_deref()).collect();
     assert_eq!(classes, [Some("REDUCED_REDUNDANCY"); 3], "{asked:?}");
 }
+
+#[test]
+fn a_store_that_can_not_destroy_many_at_once_destroys_them_one_by_one() {
+    let server = Server::start();
+    let store = hasty(&server);
+    for code in [501, 400, 405] {
+        let keys: Vec<String> = (0..20).map(|n| format!("o/{n}")).collect();
+        keys.iter().for_each(|key| store.put(key, Bytes::from_static(b"x")).unwrap());
+        server.forget();
+        server
+            .fault_on(|asked| asked.method == "POST" && asked.query.contains("delete"), Fault::Status(code));
+        store.destroy(&keys).unwrap();
+        let asked = server.requests();
+        assert_eq!(asked.iter().filter(|asked| asked.method == "DELETE").count(), 20, "{code}: {asked:?}");
+        store.put("last", Bytes::from_static(b"x")).unwrap();
+        store.destroy_at_last(&["last".into()]).unwrap();
+        server.forget();
+        assert_eq!(store.list("").unwrap(), []);
+    }
+    // Who may not is told so.
+    store.put("mine", Bytes::from_static(b"x")).unwrap();
+    server.fault_on(|asked| asked.query.contains("delete"), Fault::Status(403));
+    assert_eq!(store.destroy(&["mine".into()]).unwrap_err().class(), Class::Denied);
+}

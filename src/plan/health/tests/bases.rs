@@ -12,6 +12,7 @@ fn with_base(base: Base, days: Option<i64>) -> Facts {
         up_to: Ok(Some(at("20T02:00"))),
         base: Some(base),
         base_days: days,
+        archive: None,
     });
     facts
 }
