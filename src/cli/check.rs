@@ -201,11 +201,14 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
         [late.map(|(warn, _)| warn), late.map(|(_, crit)| crit)]
             .map(|time| time.map(|time| time.duration_since(last).as_secs()))
     };
-    let free = |all: &mut Vec<String>, name: &str, seen: &health::Seen| {
-        if let Some(percent) = seen.space.and_then(health::percent_free) {
+    let space = |all: &mut Vec<String>, name: &str, space: Option<(u64, u64)>| {
+        if let Some(percent) = space.and_then(health::percent_free) {
             let (warn, crit) = (limits.warn_free, limits.crit_free);
             all.push(format!("{}={percent:.1}%;{warn}:;{crit}:;0;100", label(&[job, name, "free"])));
         }
+    };
+    let free = |all: &mut Vec<String>, name: &str, seen: &health::Seen| {
+        space(all, name, seen.space);
         all.push(format!("{}={};0", label(&[job, name, "stuck"]), seen.stuck.len()));
     };
     let datasets = facts.datasets.iter().map(|(name, seen)| (name, seen, false));
@@ -250,6 +253,7 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             free(&mut all, name, seen);
         }
     }
+    facts.stores.iter().for_each(|store| space(&mut all, &store.to, store.space));
     all
 }
 

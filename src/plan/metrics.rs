@@ -210,12 +210,14 @@ impl Collected {
                 self.add("cowsnap_newest_snapshot_timestamp_seconds", labels(name), seconds(newest));
             }
         }
+        let of_target = |dataset: &String, to: &String| -> Labels {
+            vec![("job_name", facts.job.clone()), ("dataset", dataset.clone()), ("target", to.clone())]
+        };
+        for health::Directory { dataset, to, space } in &facts.stores {
+            self.of_space(&of_target(dataset, to), *space);
+        }
         for target in &facts.targets {
-            let labels: Labels = vec![
-                ("job_name", facts.job.clone()),
-                ("dataset", target.dataset.clone()),
-                ("target", target.to.clone()),
-            ];
+            let labels = of_target(&target.dataset, &target.to);
             if let Some(seen) = &target.seen {
                 self.of_place(&labels, seen.as_ref().ok());
             }
@@ -243,10 +245,13 @@ impl Collected {
             labels.push(("state", state.into()));
             self.add("cowsnap_partial_receives", labels, n as f64);
         }
-        if let Some((free, size)) = seen.space {
-            self.add("cowsnap_free_bytes", labels.clone(), free as f64);
-            self.add("cowsnap_size_bytes", labels.clone(), size as f64);
-        }
+        self.of_space(labels, seen.space);
+    }
+
+    fn of_space(&mut self, labels: &Labels, space: Option<(u64, u64)>) {
+        let Some((free, size)) = space else { return };
+        self.add("cowsnap_free_bytes", labels.clone(), free as f64);
+        self.add("cowsnap_size_bytes", labels.clone(), size as f64);
     }
 }
 

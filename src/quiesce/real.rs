@@ -307,6 +307,7 @@ impl<A: Acts> World for Real<'_, A> {
             start_within: self.ground.quiesce.start_within,
             run: own(),
             guard: None,
+            begun: Some(jiff::Timestamp::now()),
             boot: process::boot_id(),
         };
         self.leases.write(&lease)?;

@@ -145,6 +145,7 @@ mod tests {
                 start_within: Duration::from_secs(60),
                 run: None,
                 guard: None,
+                begun: None,
                 boot: process::boot_id(),
             };
             left.leases.write(&lease).expect("written");

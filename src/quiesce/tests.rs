@@ -286,6 +286,7 @@ fn a_lease_is_whole_or_not_there() {
         start_within: Duration::from_secs(600),
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -454,6 +455,7 @@ fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machin
         start_within: Duration::from_secs(2),
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -474,6 +476,7 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
         start_within: Duration::from_secs(1),
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -503,6 +506,7 @@ fn lease_of(boot: &str, services: Vec<(Service, lease::Stopping)>) -> Lease {
         start_within: Duration::from_millis(300),
         run: None,
         guard: None,
+        begun: None,
         boot: boot.into(),
     }
 }

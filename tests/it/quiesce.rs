@@ -13,6 +13,7 @@ use crate::ground::{self, Btrfs, ground, waits};
 
 mod container;
 mod docker;
+mod down;
 mod engine;
 mod flush;
 mod freeze;
