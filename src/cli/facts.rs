@@ -335,9 +335,11 @@ fn stores(job: &Job) -> Vec<Directory> {
     let of = |archive: &Archive| {
         let url = archive.to.parse::<model::StoreUrl>().ok()?;
         let mut there = url.dir()?.ancestors();
-        let space = there.find_map(|dir| rustix::fs::statvfs(dir).ok());
-        let size = |n: u64, of: &rustix::fs::StatVfs| n.saturating_mul(of.f_frsize);
-        let space = space.map(|space| (size(space.f_bavail, &space), size(space.f_blocks, &space)));
+        // Of what only root may fill nobody counts on, free or not, as df has it.
+        let space = there.find_map(|dir| rustix::fs::statvfs(dir).ok()).map(|of| {
+            let whole = of.f_blocks.saturating_sub(of.f_bfree).saturating_add(of.f_bavail);
+            (of.f_bavail.saturating_mul(of.f_frsize), whole.saturating_mul(of.f_frsize))
+        });
         Some(Directory { dataset: archive.dataset.clone(), to: archive.to.clone(), space })
     };
     job.archives.iter().filter_map(of).collect()
@@ -543,7 +545,9 @@ fn failed_units() -> FailedUnits {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(None);
     }
-    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
+    // What fails again and again is between two attempts most of the time, and is not called failed then.
+    let states = "--state=failed,auto-restart,auto-restart-queued";
+    let arguments = ["list-units", states, "--plain", "--no-legend", "--no-pager"];
     let output = Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output();
     let output = output.map_err(|error| with_causes(&Error::io("run", "systemctl")(error)))?;
     if !output.status.success() {

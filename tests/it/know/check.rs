@@ -155,6 +155,18 @@ fn a_failed_unit_that_a_job_stops_is_its_state_for_whoever_asks() {
 }
 
 #[test]
+fn a_unit_that_fails_again_and_again_has_failed_between_two_attempts_too() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(&with_unit());
+    lab.ends(0, "create FS/node");
+    let systemctl = "mkdir -p /run/systemd/system /run/bin; PATH=/run/bin:$PATH; \
+         printf '#!/bin/sh\\ncase \"$*\" in *=failed,auto-restart,*) echo node.service loaded activating auto-restart node;; esac\\n' \
+         > /run/bin/systemctl; chmod 755 /run/bin/systemctl";
+    let (_, said) = elsewhere(&lab, systemctl, "check");
+    assert!(said.contains("CRITICAL: node: node.service has failed"), "{said}");
+}
+
+#[test]
 fn how_old_a_rehearsal_may_be_is_the_job_s_to_say() {
     ground!("btrfs", "loop", "root");
     let with = |check: &str| {
@@ -471,7 +483,7 @@ fn whoever_can_not_be_ended_holds_nobody() {
 #[test]
 fn a_pool_has_no_more_room_than_what_its_image_lies_on() {
     ground!("btrfs", "ext4", "loop", "root");
-    let host = Plain::ext4();
+    let host = Plain::with("ext4", "mkfs.ext4", &["-q", "-F"], "600M");
     let state = host.path().join("state");
     let config = host.outside().join("config.toml");
     let store = host.path().join("archive");
@@ -490,13 +502,13 @@ fn a_pool_has_no_more_room_than_what_its_image_lies_on() {
         );
         said
     };
-    ends(0, "pool create tank --size 200M");
+    ends(0, "pool create tank --size 256M");
     ends(0, "create tank/node");
     ends(0, "job run node");
     ends(0, "check");
     // The host's disk is full; the pool's filesystem says that it is nearly empty.
     let space = rustix::fs::statvfs(&host.path()).expect("it is mounted");
-    let filled = space.f_bavail * space.f_frsize - (4 << 20);
+    let filled = space.f_bavail * space.f_frsize - (12 << 20);
     let file = fs::File::create(host.path().join("full")).expect("made");
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, filled).expect("there is room");
     let said = ends(2, "check");
