@@ -19,7 +19,8 @@ pub use limits::{Limits, Pair, Thresholds};
 mod down;
 mod proofs;
 
-pub use down::Down;
+pub use down::{Down, downtime, exactly};
+pub use proofs::drilled;
 
 /// What was seen of a job.
 #[derive(Debug, Clone)]
@@ -194,6 +195,8 @@ pub enum About {
     Drill,
     /// A target that should have been compared with its dataset by now.
     Verify,
+    /// Services that were down for longer than they may be.
+    Downtime,
 }
 
 /// Something that is not well.
@@ -245,6 +248,7 @@ pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     let limits = &facts.limits;
     let mut found = Found { job: &facts.job, all: Vec::new() };
     found.of_services(facts, now);
+    found.of_downtime(facts);
     found.of_units(facts);
     found.of_record(facts);
     found.of_drill(facts, now);

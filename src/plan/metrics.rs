@@ -72,9 +72,13 @@ const LAG: (&str, Kind, &str) = (
     "How much older what the target has is than what its source has.",
 );
 
+/// How long services may be down.
+const MAX_DOWNTIME: (&str, Kind, &str) =
+    ("cowsnap_job_max_downtime_seconds", Kind::Gauge, "How long the job says that its services may be down.");
+
 /// The names of all that can be told.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().chain([&LAG]).map(|(name, ..)| *name)
+    NAMES.iter().chain([&LAG, &MAX_DOWNTIME]).map(|(name, ..)| *name)
 }
 
 /// A job, and what of it is counted from 0 on before it has ever run.
@@ -91,7 +95,7 @@ pub fn families(jobs: &[Measured<'_>], version: &str, now: Timestamp) -> Vec<Fam
     let mut all = Collected {
         families: NAMES
             .iter()
-            .chain([&LAG])
+            .chain([&LAG, &MAX_DOWNTIME])
             .map(|&(name, kind, help)| Family { name, help, kind, samples: Vec::new() })
             .collect(),
     };
@@ -129,6 +133,9 @@ impl Collected {
         self.add("cowsnap_job_running", labels(), f64::from(u8::from(facts.is_at_work)));
         if let Some(next) = health::next_run(facts, now) {
             self.add("cowsnap_job_next_run_timestamp_seconds", labels(), seconds(next));
+        }
+        if let Some(max) = facts.down.max {
+            self.add(MAX_DOWNTIME.0, labels(), max.as_secs_f64());
         }
         if let Ok(stopped) = &facts.stopped {
             self.add("cowsnap_job_services_stopped", labels(), stopped.len() as f64);

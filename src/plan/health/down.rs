@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{About, Facts, Found, State, roughly};
+use crate::model::run::{Op, Subject};
 
 /// What is known of the time that services are down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +51,16 @@ impl Found<'_> {
         }
     }
 
+    /// The last time that they were down is over, and was too long: nothing failed, and somebody was kept waiting.
+    pub(super) fn of_downtime(&mut self, facts: &Facts) {
+        let Some((last, max)) = downtime(facts).zip(facts.down.max) else { return };
+        if last > max {
+            let (last, max) = (exactly(last), exactly(max));
+            let what = format!("services were down for {last} the last time, and max_downtime is {max}");
+            self.add(State::Warning, About::Downtime, what);
+        }
+    }
+
     pub(super) fn of_units(&mut self, facts: &Facts) {
         for (unit, has_failed) in &facts.units {
             match has_failed {
@@ -61,5 +72,20 @@ impl Found<'_> {
                 }
             }
         }
+    }
+}
+
+/// How long services were down the last time.
+pub fn downtime(facts: &Facts) -> Option<SignedDuration> {
+    let record = facts.record.as_ref().ok()?.as_ref()?;
+    let ms = record.tally(&Subject::of_job(Op::Quiesce))?.last_downtime_ms?;
+    Some(SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX)))
+}
+
+/// `320 ms`, `12 s`, `3 min`: what is short is told as it is.
+pub fn exactly(time: SignedDuration) -> String {
+    match time.as_millis() {
+        ms @ 0..10_000 => format!("{ms} ms"),
+        _ => roughly(time),
     }
 }

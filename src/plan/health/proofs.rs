@@ -1,10 +1,10 @@
 //! How long ago it was proven that what is there is good: by a rehearsed restore, and by comparing.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{AHEAD, About, Facts, Found, State, Target, past, roughly};
 use crate::model::JobRecord;
-use crate::model::run::{Op, Subject};
+use crate::model::run::{Op, Subject, Tally};
 
 impl Found<'_> {
     /// One that failed is told by its tally.
@@ -15,12 +15,22 @@ impl Found<'_> {
         let limits = facts.limits.drill_age;
         let from = tally.and_then(|tally| tally.from.as_ref());
         let from = from.map_or_else(String::new, |from| format!(" from {from}"));
+        let old = tally.and_then(age_of_drilled);
         let (state, what) = match last.map(|last| now.duration_since(last)) {
             _ if !facts.has_drill => return,
             // A clock that was ahead has told nothing.
             Some(age) if age < -AHEAD => {
                 let what = "the last rehearsal of its restore is from the future: see to the clock";
                 (State::Warning, what.into())
+            }
+            // What was good that long before says nothing of what is taken now.
+            Some(age) if old.is_some_and(|old| old > age && past(limits, old) != State::Ok) => {
+                let old = old.unwrap_or(age);
+                let (age, what) = (roughly(old), "the last rehearsal of its restore");
+                (
+                    past(limits, old),
+                    format!("{what}{from} that went well was of a snapshot that was {age} old"),
+                )
             }
             Some(age) => match past(limits, age) {
                 State::Ok => return,
@@ -67,6 +77,18 @@ impl Found<'_> {
             self.add(state, About::Verify, what);
         }
     }
+}
+
+/// How old the snapshot was of the last rehearsal that went well.
+fn age_of_drilled(tally: &Tally) -> Option<SignedDuration> {
+    Some(tally.last_success?.duration_since(tally.up_to?))
+}
+
+/// How long ago a restore was proven: when it was rehearsed, or as old as the snapshot was then if that is more.
+pub fn drilled(facts: &Facts, now: Timestamp) -> Option<SignedDuration> {
+    let tally = facts.record.as_ref().ok()?.as_ref()?.tally(&Subject::of_job(Op::Drill))?;
+    let age = now.duration_since(tally.last_success?);
+    Some(age_of_drilled(tally).map_or(age, |old| old.max(age)))
 }
 
 /// When a target was compared last and nothing was found, however thoroughly.

@@ -337,6 +337,12 @@ fn a_job_is_told_as_check_has_it() {
             cowsnap_job_services_stopped{job_name="node"} 2
         "#]],
     );
+    facts.down.max = Some(SignedDuration::from_millis(1500));
+    let max = expect![[r#"
+        cowsnap_job_max_downtime_seconds{job_name="node"} 1.5
+    "#]];
+    check(&facts, Vec::new(), &["job_max"], max);
+    facts.down.max = None;
     facts.promise = Promise::default();
     facts.is_at_work = false;
     facts.stopped = Err("denied".into());

@@ -60,3 +60,41 @@ fn a_run_that_hangs_while_services_are_down_is_critical_once_that_takes_longer_t
     assert!(lab.root().join("up").exists());
     assert!(!lab.runs("check").1.contains("is at work still"));
 }
+
+/// What is written down of the time that services were down: the last time, and in all, in milliseconds.
+fn downtime(lab: &Lab) -> (u64, u64) {
+    let record = fs::read(lab.root().join("state/runs/node.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("it is JSON");
+    let tallies = record["tallies"].as_array().expect("tallies");
+    let tally = tallies.iter().find(|tally| tally["op"] == "quiesce");
+    let of = |key: &str| tally.and_then(|tally| tally[key].as_u64()).unwrap_or_default();
+    (of("last_downtime_ms"), of("total_downtime_ms"))
+}
+
+#[test]
+fn services_that_a_run_could_not_start_were_down_until_they_run_again() {
+    ground!("btrfs", "loop", "root");
+    let broken = "[ ! -e ROOT/broken ] && ";
+    let lab = Lab::with(&job("max_downtime = \"1ms\"\nstart_within = \"300ms\"", "", broken));
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.ends(1, "job run node");
+    waits("the guard's end", || guards(&lab.root().join("state")).is_empty());
+    assert!(lab.lease().exists() && downtime(&lab) == (0, 0), "{:?}", downtime(&lab));
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    std::thread::sleep(Duration::from_millis(1100));
+    lab.ends(0, "job recover");
+    let (last, all) = downtime(&lab);
+    assert!(last > 1100 && all == last, "{last} {all}");
+    assert!(lab.ends(0, "status").0.contains("services were down for "));
+    let (said, _) = lab.ends(0, "metrics");
+    assert!(said.contains("\ncowsnap_job_max_downtime_seconds{job_name=\"node\"} 0.001\n"), "{said}");
+    let (_, seconds) = said
+        .lines()
+        .find_map(|line| line.strip_prefix("cowsnap_downtime_seconds_total")?.rsplit_once(' '))
+        .expect("it is told");
+    assert!(seconds.parse::<f64>().is_ok_and(|seconds| seconds > 1.1), "{said}");
+    // The next one that is down is counted beside it.
+    lab.ends(0, "job run node");
+    let (last, sum) = downtime(&lab);
+    assert_eq!(sum, all + last);
+}
