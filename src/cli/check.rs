@@ -201,11 +201,14 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
         [late.map(|(warn, _)| warn), late.map(|(_, crit)| crit)]
             .map(|time| time.map(|time| time.duration_since(last).as_secs()))
     };
-    let free = |all: &mut Vec<String>, name: &str, seen: &health::Seen| {
-        if let Some(percent) = seen.space.and_then(health::percent_free) {
+    let space = |all: &mut Vec<String>, name: &str, space: Option<(u64, u64)>| {
+        if let Some(percent) = space.and_then(health::percent_free) {
             let (warn, crit) = (limits.warn_free, limits.crit_free);
             all.push(format!("{}={percent:.1}%;{warn}:;{crit}:;0;100", label(&[job, name, "free"])));
         }
+    };
+    let free = |all: &mut Vec<String>, name: &str, seen: &health::Seen| {
+        space(all, name, seen.space);
         all.push(format!("{}={};0", label(&[job, name, "stuck"]), seen.stuck.len()));
     };
     let datasets = facts.datasets.iter().map(|(name, seen)| (name, seen, false));
@@ -220,10 +223,14 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             free(&mut all, name, seen);
         }
     }
+    all.extend(health::downtime(facts).map(|last| {
+        let max = facts.down.max.map(|max| max.as_secs_f64().to_string()).unwrap_or_default();
+        format!("{}={:.3}s;{max};;0", label(&[job, "downtime"]), last.as_secs_f64())
+    }));
     let record = facts.record.as_ref().ok().and_then(Option::as_ref);
-    let drill = record.and_then(|record| record.tally(&Subject::of_job(Op::Drill))?.last_success);
+    let drill = health::drilled(facts, now).map(|age| age.as_secs().max(0));
     let [warn, crit] = set(limits.drill_age).map(number);
-    all.extend(drill.map(|last| format!("{}={}s;{warn};{crit};0", label(&[job, "drill", "age"]), age(last))));
+    all.extend(drill.map(|age| format!("{}={age}s;{warn};{crit};0", label(&[job, "drill", "age"]))));
     for target in &facts.targets {
         let name = &target.to;
         if let Some(up_to) = target.known_up_to() {
@@ -256,6 +263,7 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
             free(&mut all, name, seen);
         }
     }
+    facts.stores.iter().for_each(|store| space(&mut all, &store.to, store.space));
     all
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cli::doctor::with_causes;
 use crate::cli::snapshot::JOB_LABEL;
@@ -23,8 +23,9 @@ use crate::exec::replicate::{mark_for, mark_for_peer};
 use crate::model::run::{Op, Subject};
 use crate::model::{self, Guid, Inventory, JobRecord, PeerAddress, Version, VersionKind};
 use crate::plan::common::kept;
-use crate::plan::health::{self, Base, Facts, Limits, Seen, expiry};
-use crate::quiesce::Leases;
+use crate::plan::health::{self, Base, Directory, Down, Facts, Limits, Seen, expiry};
+use crate::pool::{Pool, Registry};
+use crate::quiesce::{Lease, Leases};
 use crate::{Error, Result};
 
 /// Which jobs are meant.
@@ -166,10 +167,11 @@ pub(super) fn within<T: Send + 'static>(
 /// Of a job of whose datasets nothing was heard; of what was written down of it, that may be so, too.
 fn silent(job: &Job, seconds: u64, noted: Option<Noted>) -> Facts {
     let why = format!("it did not answer within {seconds} s");
-    let Noted { record, is_at_work, stopped } = noted.unwrap_or_else(|| Noted {
+    let Noted { record, is_at_work, stopped, down } = noted.unwrap_or_else(|| Noted {
         record: Err(why.clone()),
         is_at_work: false,
         stopped: Err(why.clone()),
+        down: Down::default(),
     });
     Facts {
         job: job.name.clone(),
@@ -182,6 +184,8 @@ fn silent(job: &Job, seconds: u64, noted: Option<Noted>) -> Facts {
         has_drill: job.drill.is_some(),
         limits: limits(job),
         stopped,
+        down,
+        stores: Vec::new(),
         units: Vec::new(), // They are asked for once, of all jobs.
     }
 }
@@ -196,11 +200,21 @@ struct Noted {
     record: Result<Option<JobRecord>, String>,
     is_at_work: bool,
     stopped: Result<Vec<String>, String>,
+    down: Down,
 }
 
 fn noted(job: &Job, context: &Context) -> Noted {
     let (record, is_at_work) = record(job, context);
-    Noted { record, is_at_work, stopped: stopped(job, context) }
+    let max = job.quiesce.as_ref().and_then(|quiesce| quiesce.max_downtime.and_then(signed));
+    let (stopped, down) = match lease(job, context) {
+        Err(why) => (Err(why), Down::default()),
+        Ok(None) => (Ok(Vec::new()), Down::default()),
+        Ok(Some(lease)) => {
+            let services = lease.services().map(ToString::to_string).collect();
+            (Ok(services), Down { since: lease.begun, patience: signed(lease.patience()), max: None })
+        }
+    };
+    Noted { record, is_at_work, stopped, down: Down { max, ..down } }
 }
 
 /// The jobs by whose rules snapshots of its targets go.
@@ -210,7 +224,7 @@ fn keepers(config: &Config, job: &Job) -> Vec<Job> {
 }
 
 fn of_job(job: &Job, keepers: &[Job], sizes: bool, context: &Context) -> Facts {
-    let Noted { record, is_at_work, stopped } = noted(job, context);
+    let Noted { record, is_at_work, stopped, down } = noted(job, context);
     let look = |name: &String| {
         (name.clone(), looked_at(name, Some(&job.name), sizes, context).map_err(|e| with_causes(&e)))
     };
@@ -227,6 +241,8 @@ fn of_job(job: &Job, keepers: &[Job], sizes: bool, context: &Context) -> Facts {
         has_drill: job.drill.is_some(),
         limits: limits(job),
         stopped,
+        down,
+        stores: stores(job),
         units: Vec::new(),
         record,
     }
@@ -247,13 +263,16 @@ fn leases(state_dir: &Path) -> Option<Leases> {
     state_dir.join("leases").exists().then(|| Leases::open(state_dir).ok()).flatten()
 }
 
-fn stopped(job: &Job, context: &Context) -> Result<Vec<String>, String> {
+fn lease(job: &Job, context: &Context) -> Result<Option<Lease>, String> {
     if !context.state_dir().join("leases").exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let lease = Leases::open(context.state_dir()).and_then(|leases| leases.read(&job.name));
-    let lease = lease.map_err(|error| with_causes(&error.into()))?;
-    Ok(lease.iter().flat_map(|lease| lease.services().map(ToString::to_string)).collect())
+    lease.map_err(|error| with_causes(&error.into()))
+}
+
+fn signed(time: Duration) -> Option<SignedDuration> {
+    SignedDuration::try_from(time).ok()
 }
 
 pub(super) fn opened(name: &str, context: &Context) -> Result<Dataset> {
@@ -286,7 +305,44 @@ fn nested(job: &Job, context: &Context) -> Vec<(String, Result<Seen, String>)> {
 }
 
 fn looked_at(name: &str, job: Option<&str>, sizes: bool, context: &Context) -> Result<Seen> {
-    seen(&opened(name, context)?, job, sizes)
+    let mut seen = seen(&opened(name, context)?, job, sizes)?;
+    if let Some((free, size)) = seen.space
+        && let Ok(Some(pool)) = holding(name, context)
+        && let Some(room) = pool.room().filter(|room| *room < free)
+    {
+        seen.space = Some((room, size));
+        seen.scarce = Some(pool.image.display().to_string());
+    }
+    Ok(seen)
+}
+
+/// The embedded pool that a dataset is in, by whatever name.
+fn holding(name: &str, context: &Context) -> Result<Option<Pool>> {
+    let registry = Registry::open(context.state_dir())?;
+    match model::Target::parse(name.as_ref())? {
+        model::Target::Dataset(name) => Ok(registry.get(name.pool())?),
+        model::Target::Path(path) => {
+            let path = path.canonicalize().unwrap_or(path);
+            let mut pools = registry.pools()?.into_iter().filter_map(|(_, pool)| pool.ok());
+            Ok(pools.find(|pool| path.starts_with(&pool.mountpoint)))
+        }
+        model::Target::Remote(_) => Ok(None),
+    }
+}
+
+/// Of archives in directories of this machine, how much can be written there. What is not there yet is made where it is to be.
+fn stores(job: &Job) -> Vec<Directory> {
+    let of = |archive: &Archive| {
+        let url = archive.to.parse::<model::StoreUrl>().ok()?;
+        let mut there = url.dir()?.ancestors();
+        // Of what only root may fill nobody counts on, free or not, as df has it.
+        let space = there.find_map(|dir| rustix::fs::statvfs(dir).ok()).map(|of| {
+            let whole = of.f_blocks.saturating_sub(of.f_bfree).saturating_add(of.f_bavail);
+            (of.f_bavail.saturating_mul(of.f_frsize), whole.saturating_mul(of.f_frsize))
+        });
+        Some(Directory { dataset: archive.dataset.clone(), to: archive.to.clone(), space })
+    };
+    job.archives.iter().filter_map(of).collect()
 }
 
 /// What there is of a dataset; of the snapshots those of `job` if one is named.
@@ -311,6 +367,7 @@ fn seen(dataset: &Dataset, job: Option<&str>, sizes: bool) -> Result<Seen> {
         stuck: stuck.into_iter().map(|partial| partial.name.to_string()).collect(),
         live: live.len(),
         space: dataset.space().ok(),
+        scarce: None,
         usage: if sizes { usage(dataset)? } else { None },
     })
 }
@@ -502,7 +559,9 @@ fn failed_units() -> FailedUnits {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(None);
     }
-    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
+    // What fails again and again is between two attempts most of the time, and is not called failed then.
+    let states = "--state=failed,auto-restart,auto-restart-queued";
+    let arguments = ["list-units", states, "--plain", "--no-legend", "--no-pager"];
     let output = Command::new("systemctl").args(arguments).stdin(std::process::Stdio::null()).output();
     let output = output.map_err(|error| with_causes(&Error::io("run", "systemctl")(error)))?;
     if !output.status.success() {

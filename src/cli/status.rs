@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::cli::facts::{self, All, Which};
 use crate::cli::table::{Table, printable_lines, size};
 use crate::cli::{Context, watched};
 use crate::model::run::{Op, Subject};
-use crate::plan::health::{self, Facts, Verdict, roughly};
+use crate::plan::health::{self, Facts, Verdict, exactly, roughly};
 use crate::sys::interrupt;
+use crate::{Error, Result};
 
 /// Say how jobs are doing: when each ran last and runs next, what failed, and how old its targets are
 ///
@@ -35,6 +35,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let looked =
         |before: &str| watched::or_late(args.which.timeout(), context, || show(args, context, before));
     let Some(seconds) = args.watch else { return looked("") };
+    expect_no_number(&args.which)?;
     // The cursor goes to the first line, and what was there before goes.
     let clear = if std::io::stdout().is_terminal() && !context.json { "\u{1b}[H\u{1b}[2J" } else { "" };
     loop {
@@ -50,6 +51,19 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// What stands behind `--watch` with a blank between is a job's name.
+fn expect_no_number(which: &Which) -> Result<()> {
+    let is_number = |name: &&String| name.parse::<u64>().is_ok();
+    let Some(number) = which.names().iter().find(is_number) else { return Ok(()) };
+    match which.config()?.job(number) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Usage {
+            what: error.to_string(),
+            hint: Some(format!("cowsnap status --watch={number} says it again every {number} seconds")),
+        }),
     }
 }
 
@@ -101,7 +115,7 @@ fn row(facts: &Facts, verdict: Verdict, sizes: bool, now: Timestamp) -> Vec<Stri
     };
     let record = facts.record.as_ref().ok().and_then(Option::as_ref);
     let tally = |op| record.and_then(|record| record.tally(&Subject::of_job(op)));
-    let took = |ms: u64| roughly_ms(ms);
+    let took = |ms: u64| exactly(SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX)));
     let seen = || facts.datasets.iter().filter_map(|(_, seen)| seen.as_ref().ok());
     let snapshots = seen().map(|seen| seen.snapshots).max();
     let free = seen().filter_map(|seen| seen.space.and_then(health::percent_free));
@@ -114,7 +128,7 @@ fn row(facts: &Facts, verdict: Verdict, sizes: bool, now: Timestamp) -> Vec<Stri
         tally(Op::Run)
             .filter(|tally| tally.done + tally.failed > 0)
             .map_or_else(dash, |tally| took(tally.last_ms)),
-        tally(Op::Quiesce).and_then(|tally| tally.last_downtime_ms).map_or_else(dash, took),
+        health::downtime(facts).map_or_else(dash, exactly),
         snapshots.map_or_else(dash, |n| n.to_string()),
         free.map_or_else(dash, |percent| format!("{percent:.0} %")),
     ];
@@ -141,14 +155,6 @@ fn targets(facts: &Facts, now: Timestamp) -> String {
     match facts.targets.as_slice() {
         [] => "-".into(),
         all => all.iter().map(told).collect::<Vec<_>>().join(", "),
-    }
-}
-
-/// `320 ms`, `12 s`, `3 min`
-fn roughly_ms(ms: u64) -> String {
-    match ms {
-        0..10_000 => format!("{ms} ms"),
-        _ => roughly(SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
     }
 }
 

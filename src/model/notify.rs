@@ -88,6 +88,8 @@ pub struct Message {
     pub bytes: u64,
     /// How long services were down.
     pub downtime_ms: Option<u64>,
+    /// How long they may be down, as the job says.
+    pub max_downtime_ms: Option<u64>,
 }
 
 impl Message {
@@ -112,7 +114,9 @@ impl Message {
             text += &format!("{} bytes travelled\n", self.bytes);
         }
         if let Some(ms) = self.downtime_ms {
-            text += &format!("services were down for {ms} ms\n");
+            let max = self.max_downtime_ms.filter(|max| ms > *max);
+            let more = max.map(|max| format!(", and max_downtime is {max} ms")).unwrap_or_default();
+            text += &format!("services were down for {ms} ms{more}\n");
         }
         text + "\ncowsnap status says more.\n"
     }
@@ -202,6 +206,7 @@ mod tests {
             seconds: 1.5,
             bytes: 3,
             downtime_ms: None,
+            max_downtime_ms: None,
         }
     }
 
@@ -242,6 +247,13 @@ mod tests {
         assert!(is_new(Some(("usage", 1000)), "usage", 0), "the clock was ahead");
         // Every night at two, and a little earlier than the night before.
         assert!(is_new(Some(("usage", 7205)), "usage", 24 * 60 * 60 + 7201));
+    }
+
+    #[test]
+    fn a_downtime_that_was_too_long_is_said() {
+        let of = |max| Message { downtime_ms: Some(45_000), max_downtime_ms: Some(max), ..message("") };
+        assert!(of(30_000).body().contains("down for 45000 ms, and max_downtime is 30000 ms\n"));
+        assert!(of(45_000).body().contains("down for 45000 ms\n"));
     }
 
     #[test]

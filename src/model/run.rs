@@ -284,6 +284,12 @@ impl Tally {
         }
     }
 
+    fn was_down(&mut self, time: Duration) {
+        let ms = milliseconds(time);
+        self.last_downtime_ms = Some(ms);
+        self.total_downtime_ms = self.total_downtime_ms.saturating_add(ms);
+    }
+
     fn add(&mut self, outcome: Outcome) {
         let ms = milliseconds(outcome.took);
         self.last_ms = ms;
@@ -291,10 +297,7 @@ impl Tally {
         self.last_bytes = outcome.bytes;
         self.total_bytes = self.total_bytes.saturating_add(outcome.bytes);
         self.from = outcome.from;
-        if let Some(downtime) = outcome.downtime.map(milliseconds) {
-            self.last_downtime_ms = Some(downtime);
-            self.total_downtime_ms = self.total_downtime_ms.saturating_add(downtime);
-        }
+        outcome.downtime.into_iter().for_each(|downtime| self.was_down(downtime));
         match outcome.failure {
             None => {
                 self.done = self.done.saturating_add(1);
@@ -490,6 +493,12 @@ impl JobRecord {
     /// Something was done that belongs to no run.
     pub fn note(&mut self, outcome: Outcome) {
         self.tally_mut(&outcome.subject).add(outcome);
+        self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
+    }
+
+    /// Services that a run had left stopped run again, after so long: it could not say that itself.
+    pub fn was_down(&mut self, time: Duration) {
+        self.tally_mut(&Subject::of_job(Op::Quiesce)).was_down(time);
         self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
     }
 

@@ -18,6 +18,12 @@ mod limits;
 pub use archive::Archive;
 pub use limits::{Limits, Pair, Thresholds};
 
+mod down;
+mod proofs;
+
+pub use down::{Down, downtime, exactly};
+pub use proofs::drilled;
+
 /// What was seen of a job.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -41,8 +47,23 @@ pub struct Facts {
     pub limits: Limits,
     /// Services that a run has left stopped, or why nobody knows.
     pub stopped: Result<Vec<String>, String>,
+    /// Since when, and how long that may be.
+    pub down: Down,
+    /// Directories here that its archives are in.
+    pub stores: Vec<Directory>,
     /// Units of systemd that it stops and starts.
     pub units: Vec<Unit>,
+}
+
+/// A directory that an archive is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Which of the job's datasets.
+    pub dataset: String,
+    /// The archive, as the configuration calls it.
+    pub to: String,
+    /// Bytes that can be written there, and the size of that.
+    pub space: Option<(u64, u64)>,
 }
 
 /// A unit of systemd, and whether it has failed, or why nobody can say.
@@ -70,6 +91,8 @@ pub struct Seen {
     pub live: usize,
     /// Bytes that can be written where it is, and the size of that.
     pub space: Option<(u64, u64)>,
+    /// The image that is to grow for that, if what that lies on has room for less than the image itself: that is what can be written.
+    pub scarce: Option<String>,
     /// Bytes that its newest snapshot refers to, and that would come back if any single one were destroyed, where that was asked for.
     pub usage: Option<(u64, u64)>,
 }
@@ -176,6 +199,8 @@ pub enum About {
     Drill,
     /// A target that should have been compared with its dataset by now.
     Verify,
+    /// Services that were down for longer than they may be.
+    Downtime,
 }
 
 /// Something that is not well.
@@ -226,7 +251,8 @@ const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     let limits = &facts.limits;
     let mut found = Found { job: &facts.job, all: Vec::new() };
-    found.of_services(facts);
+    found.of_services(facts, now);
+    found.of_downtime(facts);
     found.of_units(facts);
     found.of_record(facts);
     found.of_drill(facts, now);
@@ -246,6 +272,9 @@ pub fn findings(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     for target in &facts.targets {
         found.of_target(target, facts, now);
         found.of_verify(target, facts, now);
+    }
+    for Directory { to, space, .. } in &facts.stores {
+        found.of_space(to, &Seen { space: *space, ..Seen::default() }, limits);
     }
     found.all.sort_by_key(|finding| std::cmp::Reverse(finding.state));
     found.all
@@ -311,14 +340,6 @@ pub fn roughly(time: SignedDuration) -> String {
     }
 }
 
-/// The command that compares.
-fn verify(dataset: &str, to: &str) -> String {
-    match to.contains("://") && !to.starts_with("ssh://") {
-        true => format!("cowsnap archive verify {to}"),
-        false => format!("cowsnap verify {dataset} --against {to}"),
-    }
-}
-
 struct Found<'a> {
     job: &'a str,
     all: Vec<Finding>,
@@ -327,33 +348,6 @@ struct Found<'a> {
 impl Found<'_> {
     fn add(&mut self, state: State, about: About, what: String) {
         self.all.push(Finding { state, about, job: self.job.into(), what });
-    }
-
-    fn of_services(&mut self, facts: &Facts) {
-        match &facts.stopped {
-            Err(why) => {
-                self.add(State::Unknown, About::Unseen, format!("what is stopped can not be read: {why}"))
-            }
-            Ok(services) if !services.is_empty() && !facts.is_at_work => {
-                let services = services.join(", ");
-                let what = format!("{services} was stopped and not started again: cowsnap job recover");
-                self.add(State::Critical, About::Failed, what);
-            }
-            Ok(_) => {}
-        }
-    }
-
-    fn of_units(&mut self, facts: &Facts) {
-        for (unit, has_failed) in &facts.units {
-            match has_failed {
-                Ok(false) => {}
-                Ok(true) => self.add(State::Critical, About::Failed, format!("{unit} has failed")),
-                Err(why) => {
-                    let what = format!("whether {unit} has failed can not be asked: {why}");
-                    self.add(State::Unknown, About::Unseen, what);
-                }
-            }
-        }
     }
 
     fn of_record(&mut self, facts: &Facts) {
@@ -373,7 +367,8 @@ impl Found<'_> {
             && let Some(failure) = last.failure.as_ref().filter(|failure| !is_told(record, last, failure))
         {
             let what = format!("the last run failed: {}", failure.text);
-            self.add(state_of(&failure.class), About::Failed, what);
+            // That a machine was out of reach is told by what was to be brought there.
+            self.add(state_of(&Subject::of_job(Op::Run), &failure.class), About::Failed, what);
         }
     }
 
@@ -396,70 +391,9 @@ impl Found<'_> {
         let state = match failed.failure.class.as_str() {
             // Nothing differs, and something is not proven.
             "partial" if is_verified => State::Warning,
-            class => state_of(class),
+            class => state_of(subject, class),
         };
         self.add(state, About::Failed, what);
-    }
-
-    /// One that failed is told by its tally.
-    fn of_drill(&mut self, facts: &Facts, now: Timestamp) {
-        let Ok(record) = &facts.record else { return };
-        let tally = record.as_ref().and_then(|record| record.tally(&Subject::of_job(Op::Drill)));
-        let last = tally.and_then(|tally| tally.last_success);
-        let limits = facts.limits.drill_age;
-        let from = tally.and_then(|tally| tally.from.as_ref());
-        let from = from.map_or_else(String::new, |from| format!(" from {from}"));
-        let (state, what) = match last.map(|last| now.duration_since(last)) {
-            _ if !facts.has_drill => return,
-            // A clock that was ahead has told nothing.
-            Some(age) if age < -AHEAD => {
-                let what = "the last rehearsal of its restore is from the future: see to the clock";
-                (State::Warning, what.into())
-            }
-            Some(age) => match past(limits, age) {
-                State::Ok => return,
-                state => {
-                    let age = roughly(age);
-                    (state, format!("the last rehearsal of its restore{from} that went well is {age} old"))
-                }
-            },
-            None => {
-                let since = record.as_ref().map_or(now, |record| record.since);
-                let state = past(limits, now.duration_since(since)).max(State::Warning);
-                (state, "its restore was never rehearsed: cowsnap drill".into())
-            }
-        };
-        self.add(state, About::Drill, what);
-    }
-
-    /// One that found something is told by its tally. Nobody has to compare anything unless there is a limit.
-    fn of_verify(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
-        let limits = facts.limits.verify_age;
-        let (Ok(record), true) = (&facts.record, limits.is_set()) else { return };
-        let Target { dataset, to, .. } = target;
-        let last = record.as_ref().and_then(|record| last_verified(record, dataset, to));
-        let (state, what) = match last.map(|last| now.duration_since(last)) {
-            Some(age) if age < -AHEAD => {
-                let what =
-                    format!("the last verify of {dataset} against {to} is from the future: see to the clock");
-                (State::Warning, what)
-            }
-            Some(age) => {
-                let what = format!(
-                    "the last verify of {dataset} against {to} that found nothing is {} old",
-                    roughly(age)
-                );
-                (past(limits, age), what)
-            }
-            None => {
-                let since = record.as_ref().map_or(now, |record| record.since);
-                let state = past(limits, now.duration_since(since)).max(State::Warning);
-                (state, format!("{dataset} was never compared with {to}: {}", verify(dataset, to)))
-            }
-        };
-        if state != State::Ok {
-            self.add(state, About::Verify, what);
-        }
     }
 
     /// By the limits if they are set, else by what is promised.
@@ -524,7 +458,10 @@ impl Found<'_> {
             }
             Some(percent) if percent < limits.warn_free.max(limits.crit_free) => {
                 let state = if percent < limits.crit_free { State::Critical } else { State::Warning };
-                self.add(state, About::Space, format!("{percent:.0} % is free where {name} is"));
+                let image = seen.scarce.as_ref();
+                let why = image.map(|image| format!(": the disk below {image} has no more for it to grow"));
+                let what = format!("{percent:.0} % is free where {name} is{}", why.unwrap_or_default());
+                self.add(state, About::Space, what);
             }
             Some(_) => {}
         }
@@ -610,12 +547,6 @@ impl Found<'_> {
     }
 }
 
-/// When a target was compared last and nothing was found, however thoroughly.
-fn last_verified(record: &JobRecord, dataset: &str, to: &str) -> Option<Timestamp> {
-    let last = |op| record.tally(&Subject::of_target(op, dataset, to))?.last_success;
-    [Op::Verify, Op::VerifyContent].into_iter().filter_map(last).max()
-}
-
 fn in_days(days: i64) -> String {
     match days {
         0 => "today".into(),
@@ -634,10 +565,17 @@ fn is_told(record: &JobRecord, last: &LastRun, failure: &Failure) -> bool {
         || failure.class == "partial" && of_it.len() > 1
 }
 
-/// What a person has to decide is worse than what the next run may put right.
-fn state_of(class: &str) -> State {
+/// What a person has to decide is worse than what the next run may put right: another machine that was out of reach, and a run that was killed. The same class is
+/// that of a service that did not stop in time, a probe that is silent, and a hook that fails.
+fn state_of(subject: &Subject, class: &str) -> State {
+    let reaches_out = match subject.op {
+        Op::Replicate | Op::Verify | Op::VerifyContent => true,
+        Op::Prune => subject.target.is_some(),
+        Op::Run | Op::Quiesce | Op::Snapshot | Op::Drill => false,
+    };
     match class {
-        "unreachable" | UNENDED => State::Warning,
+        "unreachable" if reaches_out => State::Warning,
+        UNENDED => State::Warning,
         _ => State::Critical,
     }
 }

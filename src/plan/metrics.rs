@@ -84,9 +84,13 @@ const LAG: (&str, Kind, &str) = (
     "How much older what the target has is than what its source has.",
 );
 
+/// How long services may be down.
+const MAX_DOWNTIME: (&str, Kind, &str) =
+    ("cowsnap_job_max_downtime_seconds", Kind::Gauge, "How long the job says that its services may be down.");
+
 /// The names of all that can be told.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().chain([&LAG]).map(|(name, ..)| *name)
+    NAMES.iter().chain([&LAG, &MAX_DOWNTIME]).map(|(name, ..)| *name)
 }
 
 /// A job, and what of it is counted from 0 on before it has ever run.
@@ -103,7 +107,7 @@ pub fn families(jobs: &[Measured<'_>], version: &str, now: Timestamp) -> Vec<Fam
     let mut all = Collected {
         families: NAMES
             .iter()
-            .chain([&LAG])
+            .chain([&LAG, &MAX_DOWNTIME])
             .map(|&(name, kind, help)| Family { name, help, kind, samples: Vec::new() })
             .collect(),
     };
@@ -141,6 +145,9 @@ impl Collected {
         self.add("cowsnap_job_running", labels(), f64::from(u8::from(facts.is_at_work)));
         if let Some(next) = health::next_run(facts, now) {
             self.add("cowsnap_job_next_run_timestamp_seconds", labels(), seconds(next));
+        }
+        if let Some(max) = facts.down.max {
+            self.add(MAX_DOWNTIME.0, labels(), max.as_secs_f64());
         }
         if let Ok(stopped) = &facts.stopped {
             self.add("cowsnap_job_services_stopped", labels(), stopped.len() as f64);
@@ -222,12 +229,14 @@ impl Collected {
                 self.add("cowsnap_newest_snapshot_timestamp_seconds", labels(name), seconds(newest));
             }
         }
+        let of_target = |dataset: &String, to: &String| -> Labels {
+            vec![("job_name", facts.job.clone()), ("dataset", dataset.clone()), ("target", to.clone())]
+        };
+        for health::Directory { dataset, to, space } in &facts.stores {
+            self.of_space(&of_target(dataset, to), *space);
+        }
         for target in &facts.targets {
-            let labels: Labels = vec![
-                ("job_name", facts.job.clone()),
-                ("dataset", target.dataset.clone()),
-                ("target", target.to.clone()),
-            ];
+            let labels = of_target(&target.dataset, &target.to);
             if let Some(seen) = &target.seen {
                 self.of_place(&labels, seen.as_ref().ok());
             }
@@ -270,10 +279,13 @@ impl Collected {
             labels.push(("state", state.into()));
             self.add("cowsnap_partial_receives", labels, n as f64);
         }
-        if let Some((free, size)) = seen.space {
-            self.add("cowsnap_free_bytes", labels.clone(), free as f64);
-            self.add("cowsnap_size_bytes", labels.clone(), size as f64);
-        }
+        self.of_space(labels, seen.space);
+    }
+
+    fn of_space(&mut self, labels: &Labels, space: Option<(u64, u64)>) {
+        let Some((free, size)) = space else { return };
+        self.add("cowsnap_free_bytes", labels.clone(), free as f64);
+        self.add("cowsnap_size_bytes", labels.clone(), size as f64);
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Error, Result};
 use crate::model::{Guid, PathText, quoted};
+use crate::pool::image;
 use crate::sys;
 
 /// A registered pool.
@@ -34,6 +35,13 @@ impl Pool {
     /// Whether this pool, and no other filesystem, is mounted at its mount point.
     pub fn is_mounted(&self) -> bool {
         fsid_at(&self.mountpoint).is_ok_and(|fsid| fsid == Some(self.fsid))
+    }
+
+    /// By how many bytes the image can still grow where it lies; `None` if there is room for all of it, or nobody can say.
+    pub fn room(&self) -> Option<u64> {
+        let whole = std::fs::metadata(&self.image).ok()?.len();
+        let missing = whole.saturating_sub(image::real_bytes(&self.image)?);
+        image::host_free(&self.image).ok().filter(|free| *free < missing)
     }
 
     /// Where the pool's top level is to be reached now.

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::plan::quiesce::{Machine, Outcome, Step};
@@ -84,6 +85,8 @@ pub struct Recovered {
     pub job: String,
     /// What runs now.
     pub services: Vec<String>,
+    /// How long it was down, from when the run was about to stop it; not known of a lease of a version that did not say when that was.
+    pub down: Option<Duration>,
 }
 
 /// Starts what a job that died had stopped. `None`: it has left nothing.
@@ -133,6 +136,7 @@ pub(super) fn fulfil(
     before: &mut dyn FnMut(Step),
 ) -> Result<Recovered> {
     let services: Vec<_> = lease.services().map(ToString::to_string).collect();
+    let begun = lease.begun;
     let (job, all) = (lease.job.clone(), || (0..services.len()).collect());
     let mut left = Left { leases, lease, waits: Waits::Shortly };
     let mut done = transact(&mut left, Machine::recovering(all()), before);
@@ -143,7 +147,11 @@ pub(super) fn fulfil(
     }
     match done.not_started.into_iter().chain(done.afterwards).next() {
         Some(error) => Err(error),
-        None => Ok(Recovered { job, services }),
+        None => {
+            let down = begun.map(|begun| Timestamp::now().duration_since(begun));
+            // A clock may have been set back.
+            Ok(Recovered { job, services, down: down.and_then(|down| Duration::try_from(down).ok()) })
+        }
     }
 }
 

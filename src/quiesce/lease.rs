@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::IgnoredAny;
@@ -88,12 +89,21 @@ pub struct Lease {
     /// The guard that is at it since, with the job's lock in its hand.
     #[serde(default)]
     pub guard: Option<Process>,
+    /// When it was written first, right before the first service is told to stop; not known of one of a version that did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Timestamp>,
 }
 
 impl Lease {
     /// What is to be started again, in the order in which it was stopped.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().map(|entry| &entry.service)
+    }
+
+    /// How long all of it may take: each service to stop and to start, and the probe to answer. What fails is tried again, and takes longer.
+    pub fn patience(&self) -> Duration {
+        let n = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
+        self.stop_within.saturating_add(self.start_within).saturating_mul(n).saturating_add(self.start_within)
     }
 }
 

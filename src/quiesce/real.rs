@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Quiesce, Service};
 use crate::plan::quiesce::{Machine, Outcome, Step};
-use crate::quiesce::guard::{fulfil, start_guard};
+use crate::quiesce::guard::{Recovered, fulfil, start_guard};
 use crate::quiesce::lease::{Doing, Entry, Lock, Stopping, is_among};
 use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
@@ -58,6 +58,8 @@ pub trait Acts {
     fn begins(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
+    /// What a run of some job has left stopped runs again, before anything else is done.
+    fn recovered(&mut self, _: &Recovered) {}
     /// Takes the snapshot, which does not count yet.
     ///
     /// # Errors
@@ -90,10 +92,10 @@ pub fn quiesced<A: Acts>(
     let lock = leases.lock(ground.job, false)?;
     if let Some(lease) = leases.read(ground.job)? {
         let _services = leases.lock_services(lease.services(), false)?;
-        fulfil(&leases, lease, false, before)?;
+        acts.recovered(&fulfil(&leases, lease, false, before)?);
     }
     let services = leases.lock_services(&ground.quiesce.services, false)?;
-    fulfil_others(&leases, ground, before)?;
+    fulfil_others(&leases, ground, &mut acts, before)?;
     acts.begins()?;
     let locks = (lock, services);
     let mut real = Real {
@@ -119,7 +121,12 @@ pub fn quiesced<A: Acts>(
 }
 
 /// What another job's run left down is not down for good: it is started before it is looked at.
-fn fulfil_others(leases: &Leases, ground: Ground<'_>, before: &mut dyn FnMut(Step)) -> Result<()> {
+fn fulfil_others(
+    leases: &Leases,
+    ground: Ground<'_>,
+    acts: &mut impl Acts,
+    before: &mut dyn FnMut(Step),
+) -> Result<()> {
     let own = &ground.quiesce.services;
     for job in leases.jobs()?.iter().filter(|job| *job != ground.job) {
         let names_own = |lease: &Lease| lease.services().any(|service| is_among(service, own));
@@ -136,7 +143,7 @@ fn fulfil_others(leases: &Leases, ground: Ground<'_>, before: &mut dyn FnMut(Ste
         let Some(lease) = leases.read(job)? else { continue };
         let _rest =
             leases.lock_services(lease.services().filter(|service| !is_among(service, own)), false)?;
-        fulfil(leases, lease, false, before)?;
+        acts.recovered(&fulfil(leases, lease, false, before)?);
     }
     Ok(())
 }
@@ -308,6 +315,7 @@ impl<A: Acts> World for Real<'_, A> {
             snapshot_within: self.ground.quiesce.snapshot_within,
             run: own(),
             guard: None,
+            begun: Some(jiff::Timestamp::now()),
             boot: process::boot_id(),
         };
         self.leases.forget_overdue(self.ground.job);

@@ -146,6 +146,7 @@ mod tests {
                 snapshot_within: None,
                 run: None,
                 guard: None,
+                begun: None,
                 boot: process::boot_id(),
             };
             left.leases.write(&lease).expect("written");

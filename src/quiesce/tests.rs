@@ -287,6 +287,7 @@ fn a_lease_is_whole_or_not_there() {
         snapshot_within: None,
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -456,6 +457,7 @@ fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machin
         snapshot_within: None,
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -477,6 +479,7 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
         snapshot_within: None,
         run: None,
         guard: None,
+        begun: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -507,6 +510,7 @@ fn lease_of(boot: &str, services: Vec<(Service, lease::Stopping)>) -> Lease {
         snapshot_within: None,
         run: None,
         guard: None,
+        begun: None,
         boot: boot.into(),
     }
 }

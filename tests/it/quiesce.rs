@@ -13,6 +13,7 @@ use crate::ground::{self, Btrfs, ground, waits};
 
 mod container;
 mod docker;
+mod down;
 mod engine;
 mod flush;
 mod freeze;
@@ -220,7 +221,14 @@ fn expect_told_of_downtime(lab: &Lab, ms: u64) {
         assert_eq!(seconds.parse(), Ok(ms as f64 / 1000.0), "{sample}");
     }
     let (table, _) = lab.ends(0, "status");
-    let [head, row] = table.lines().collect::<Vec<_>>()[..] else { panic!("{table}") };
+    let [head, row, ..] = table.lines().collect::<Vec<_>>()[..] else { panic!("{table}") };
+    let too_long = "services were down for ";
+    assert!(table.contains(too_long) && table.contains(", and max_downtime is 1 ms"), "{table}");
+    let (said, _) = lab.ends(1, "check --warn-free 1 --crit-free 0");
+    assert!(
+        said.contains(too_long) && said.contains("'node downtime'=") && said.contains("s;0.001;;0"),
+        "{said}"
+    );
     let at = head.find("DOWN").expect("a column");
     let cell = row[at..].split("  ").next().unwrap_or_default();
     // Of ten seconds and more, the table says roughly how many.

@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
 use crate::cli::job::hooks::{self, Moment};
+use crate::cli::job::{recorded, run};
 use crate::cli::snapshot::JOB_LABEL;
-use crate::cli::{Context, job::run, place, snapshot};
+use crate::cli::{Context, place, snapshot};
 use crate::config::Job;
 use crate::endpoint::{Dataset, Details, History as _, Prunable};
 use crate::model::name::UNCONFIRMED;
 use crate::model::{Quiesce, SnapshotName, Target};
 use crate::plan::quiesce::Step;
-use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Session};
+use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Recovered, Session};
 use crate::{Error, Result};
 
 /// What came of a job's snapshot.
@@ -116,6 +117,7 @@ pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
         return Ok(());
     }
     if let Some(done) = quiesce::recover(context.state_dir(), &job.name)? {
+        recorded::recovered(&done, context);
         context.warn(format!("a run of job {} has died: {} runs again", job.name, done.services.join(", ")));
     }
     Ok(())
@@ -257,6 +259,10 @@ struct Snapshots<'a> {
 impl quiesce::Acts for Snapshots<'_> {
     type Taken = (Value, String);
     type Error = Error;
+
+    fn recovered(&mut self, done: &Recovered) {
+        recorded::recovered(done, self.context);
+    }
 
     fn begins(&mut self) -> Result<()> {
         hooks::call(Moment::BeforeSnapshot, self.job, &Value::Null, &[], self.context)
@@ -413,6 +419,7 @@ pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
         match quiesce::recover(context.state_dir(), job) {
             Ok(None) => {}
             Ok(Some(done)) => {
+                recorded::recovered(&done, context);
                 text += &format!("job {job}: {} runs\n", done.services.join(", "));
                 recovered.push(json!({ "job": job, "services": done.services }));
             }
@@ -458,6 +465,7 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
 
 pub(super) fn guard(args: &Guard, context: &Context) -> Result<()> {
     if let Some(done) = quiesce::guard(context.state_dir(), &args.job, io::stdout())? {
+        recorded::recovered(&done, context);
         context.warn(format!("the run of job {} has died: {} started", args.job, done.services.join(", ")));
     }
     Ok(())

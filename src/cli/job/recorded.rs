@@ -14,6 +14,7 @@ use crate::exec::record::{AtWork, Records};
 use crate::model::notify::{Channel, Message, News, Notify};
 use crate::model::run::{Depth, Failed, Failure, Op, Outcome, Subject};
 use crate::model::{JobRecord, StoreUrl, Target};
+use crate::quiesce::Recovered;
 use crate::{Class, Error};
 
 /// A run that is at work, and what it has done so far.
@@ -193,6 +194,13 @@ pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
     change(&job.name, context, |record| record.skip(Timestamp::now(), why));
 }
 
+/// Services run again that a run had left stopped: they were down until now.
+pub(super) fn recovered(done: &Recovered, context: &Context) {
+    if let Some(down) = done.down {
+        change(&done.job, context, |record| record.was_down(down));
+    }
+}
+
 /// A restore was rehearsed, or could not be: for `took`, of the snapshot that was taken at `of`.
 pub(in crate::cli) fn drilled(
     job: &Job,
@@ -364,10 +372,15 @@ fn told_of(
         ended: format!("{:.0}", run.at),
         seconds: run.took.as_secs_f64(),
         bytes: run.bytes,
-        downtime_ms: run.downtime.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        downtime_ms: run.downtime.map(milliseconds),
+        max_downtime_ms: job.quiesce.as_ref().and_then(|quiesce| quiesce.max_downtime).map(milliseconds),
     };
     people.retain(|_| is_wanted);
     Some(ToTell { job: job.name.clone(), notify, starting, message, at: run.at, people })
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn change(job: &str, context: &Context, change: impl FnOnce(&mut JobRecord)) {

@@ -263,6 +263,12 @@ fn downtime_is_summed_and_the_last_one_stays_until_there_is_another() {
     }
     assert_eq!((tally.last_downtime_ms, tally.total_downtime_ms), (Some(200), 500));
     assert_eq!(milliseconds(Duration::MAX), u64::MAX);
+    // Of a run that could not say it, nothing else is counted.
+    let mut record = JobRecord::new("node", at(0));
+    record.was_down(Duration::from_secs(60));
+    let tally = record.tally(&Subject::of_job(Op::Quiesce)).expect("it is there");
+    assert_eq!((tally.last_downtime_ms, tally.total_downtime_ms), (Some(60_000), 60_000));
+    assert_eq!((tally.done, tally.failed, tally.is_failing()), (0, 0, false));
 }
 
 #[test]

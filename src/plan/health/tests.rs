@@ -7,6 +7,7 @@ use super::*;
 use crate::model::run::{Depth, Failure, Outcome, Subject};
 
 mod bases;
+mod down;
 
 const GIB: u64 = 1 << 30;
 
@@ -33,6 +34,8 @@ fn nightly(newest: Option<&str>) -> Facts {
         has_drill: false,
         limits: Limits::default(),
         stopped: Ok(Vec::new()),
+        down: Down::default(),
+        stores: Vec::new(),
         units: Vec::new(),
     }
 }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::model::JobRecord;
 use crate::model::run::{Failure, Outcome};
-use crate::plan::health::{Promise, Target};
+use crate::plan::health::{Down, Promise, Target};
 use crate::plan::schedule::Schedule;
 
 const NOW: &str = "2026-11-20T12:00:00Z";
@@ -29,6 +29,8 @@ fn job(name: &str) -> Facts {
         has_drill: false,
         limits: health::Limits::default(),
         stopped: Ok(Vec::new()),
+        down: Down::default(),
+        stores: Vec::new(),
         units: Vec::new(),
     }
 }
@@ -211,6 +213,7 @@ fn what_was_seen_of_places_is_told_of_each() {
         stuck: vec!["20261119T020000Z".into()],
         live: 2,
         space: Some((30, 100)),
+        scarce: None,
         usage: None,
     };
     let target = |to: &str, seen, up_to: Option<&str>| Target {
@@ -336,6 +339,12 @@ fn a_job_is_told_as_check_has_it() {
             cowsnap_job_services_stopped{job_name="node"} 2
         "#]],
     );
+    facts.down.max = Some(SignedDuration::from_millis(1500));
+    let max = expect![[r#"
+        cowsnap_job_max_downtime_seconds{job_name="node"} 1.5
+    "#]];
+    check(&facts, Vec::new(), &["job_max"], max);
+    facts.down.max = None;
     facts.promise = Promise::default();
     facts.is_at_work = false;
     facts.stopped = Err("denied".into());

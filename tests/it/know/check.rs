@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::ground::{self, ground};
+use crate::ground::{self, Plain, ground};
 use crate::job::{Lab, NODE};
 use crate::peer::hung::{Frozen, wait_for_all_of, within};
 use crate::peer::lab::{cut, noise};
@@ -152,6 +152,18 @@ fn a_failed_unit_that_a_job_stops_is_its_state_for_whoever_asks() {
     assert!(code == Some(0) && said.contains("FAILED") && said.contains("node.service has failed"), "{said}");
     let (_, said) = elsewhere(&lab, systemctl, "metrics");
     assert!(said.contains("\ncowsnap_job_state{job_name=\"node\"} 2\n"), "{said}");
+}
+
+#[test]
+fn a_unit_that_fails_again_and_again_has_failed_between_two_attempts_too() {
+    ground!("btrfs", "loop", "root");
+    let lab = Lab::new(&with_unit());
+    lab.ends(0, "create FS/node");
+    let systemctl = "mkdir -p /run/systemd/system /run/bin; PATH=/run/bin:$PATH; \
+         printf '#!/bin/sh\\ncase \"$*\" in *=failed,auto-restart,*) echo node.service loaded activating auto-restart node;; esac\\n' \
+         > /run/bin/systemctl; chmod 755 /run/bin/systemctl";
+    let (_, said) = elsewhere(&lab, systemctl, "check");
+    assert!(said.contains("CRITICAL: node: node.service has failed"), "{said}");
 }
 
 #[test]
@@ -466,4 +478,56 @@ fn whoever_can_not_be_ended_holds_nobody() {
     let _ = child.wait();
     wait_for_all_of(state.to_str().expect("utf-8"));
     assert_eq!(code, Some(5));
+}
+
+#[test]
+fn a_pool_has_no_more_room_than_what_its_image_lies_on() {
+    ground!("btrfs", "ext4", "loop", "root");
+    let host = Plain::with("ext4", "mkfs.ext4", &["-q", "-F"], "600M");
+    let state = host.path().join("state");
+    let config = host.outside().join("config.toml");
+    let store = host.path().join("archive");
+    let job = "[job.node]\ndatasets = [\"tank/node\"]\ncrash_consistent = true\n[job.node.check]\nwarn_free = 20\ncrit_free = 10\n";
+    fs::write(&config, job).expect("written");
+    let ends = |code: i32, line: &str| {
+        let mut command = ground::cowsnap(&state);
+        let output =
+            command.args(line.split(' ')).env("COWSNAP_CONFIG", &config).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{line}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        said
+    };
+    ends(0, "pool create tank --size 256M");
+    ends(0, "create tank/node");
+    ends(0, "job run node");
+    ends(0, "check");
+    // The host's disk is full; the pool's filesystem says that it is nearly empty.
+    let space = rustix::fs::statvfs(&host.path()).expect("it is mounted");
+    let filled = space.f_bavail * space.f_frsize - (12 << 20);
+    let file = fs::File::create(host.path().join("full")).expect("made");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, filled).expect("there is room");
+    let said = ends(2, "check");
+    assert!(said.contains(" % is free where tank/node is: the disk below "), "{said}");
+    let named = state.join("mnt/tank/node");
+    fs::write(&config, job.replace("tank/node", named.to_str().expect("utf-8"))).expect("written");
+    assert!(ends(2, "check").contains("has no more for it to grow"), "by its path, too");
+    fs::write(&config, format!("{job}[[job.node.archive]]\nto = \"file://{}\"\n", store.display()))
+        .expect("written");
+    let said = ends(2, "check");
+    let of_archive = format!(" % is free where file://{} is\n", store.display());
+    assert!(said.contains(&of_archive), "{said}");
+    assert!(
+        ends(0, "metrics")
+            .contains("cowsnap_free_bytes{job_name=\"node\",dataset=\"tank/node\",target=\"file://")
+    );
+    drop(file);
+    fs::remove_file(host.path().join("full")).expect("removed");
+    fs::write(&config, job).expect("written");
+    ends(0, "check");
+    ends(0, "pool unmount tank");
 }

@@ -110,3 +110,11 @@ fn it_is_said_again_until_it_is_interrupted() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("sent");
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn a_number_with_a_blank_before_it_is_no_time_to_wait_and_that_is_said() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    let (_, said) = lab.ends(2, "status --watch 5");
+    assert!(said.contains("no job is called 5") && said.contains("cowsnap status --watch=5"), "{said}");
+}

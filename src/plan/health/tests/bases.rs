@@ -103,7 +103,7 @@ fn a_restore_that_was_not_good_stays_critical_whatever_the_next_ones_could_not_d
         "28T12:00",
         expect![[r#"
             CRITICAL Failed: drill failed at 2026-11-28T03:00:00Z: it is not good
-            WARNING Failed: drill failed at 2026-11-28T04:00:00Z: it took too long
+            CRITICAL Failed: drill failed at 2026-11-28T04:00:00Z: it took too long
             FAILED, CRITICAL"#]],
     );
     ended(&mut facts, Subject::of_job(Op::Drill), "28T05:00", None);
