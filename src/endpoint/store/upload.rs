@@ -12,6 +12,9 @@ use object_store::{PutMultipartOptions, PutPayload};
 use super::remote::{Fate, Parts, Remote};
 use super::{Bytes, Cause, Error, Result};
 
+/// How often it is looked whether what was made one object has come to be there.
+const LOOKS: u32 = 8;
+
 /// How long a part is, in bytes; those of a very long object are longer, since a store takes 10,000 of them.
 const PART: usize = 16 << 20;
 const LONG_PART: usize = 32 << 20;
@@ -169,19 +172,23 @@ impl Upload<'_> {
                 Err(fate) => return Err(self.remote.fatal(op, self.key, fate)),
             }
         }
-        let found = match self.remote.head(self.key) {
-            // Who may only write can not look, and what was said is not taken back by a signal.
-            Err(_) if is_said => return Ok(()),
-            found => found?,
-        };
-        match found {
-            Some(object) if object.len == len => Ok(()),
-            Some(object) => {
-                let why = format!("{} bytes are there, of {len} that were sent", object.len);
-                Err(self.remote.corrupt(op, self.key, why))
+        for _ in 0..LOOKS {
+            let found = match self.remote.head(self.key) {
+                // Who may only write can not look, and what was said is not taken back by a signal.
+                Err(_) if is_said => return Ok(()),
+                found => found?,
+            };
+            match found {
+                Some(object) if object.len == len => return Ok(()),
+                Some(object) => {
+                    let why = format!("{} bytes are there, of {len} that were sent", object.len);
+                    return Err(self.remote.corrupt(op, self.key, why));
+                }
+                // A try that was given up may be at work there still.
+                None => patience.again(Cause("it is not there yet".into()))?,
             }
-            None => Err(self.remote.corrupt(op, self.key, "it is not there once it was written")),
         }
+        Err(self.remote.corrupt(op, self.key, "it is not there once it was written"))
     }
 
     /// Takes the parts away, if that can be done now; else the store's own rules do it later.
