@@ -19,7 +19,9 @@ use crate::exec::sent::note;
 use crate::exec::{Event, Observe};
 use crate::model::archive::{Group, MAX_NAME, Stored};
 use crate::model::run::Chain;
-use crate::model::{Guid, HoldTag, Inventory, SnapshotName, StreamDigest, VersionKind, VersionRef, quoted};
+use crate::model::{
+    Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
+};
 use crate::plan::archive::{Archive as Chains, Limits, Push, Why};
 use crate::stream::crypt::Recipient;
 use crate::stream::sign::SigningKey;
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the tags begin with by which datasets keep what archives have of them.
 pub const MARK: &str = "cowsnap:to:archive-";
 const NAP: Duration = Duration::from_millis(500);
+/// For how long everybody believes a claim that was put once: until then, what is built upon stays.
+const YOUNG: Duration = Duration::from_secs(600);
 
 /// What is wanted.
 #[derive(Debug, Clone, Default)]
@@ -132,12 +136,13 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
         interrupt::check().map_err(|_| interrupted(from))?;
         let source = Source::look(from, wanted)?;
         let mut stored = archive.listing()?.stored;
+        let there: BTreeSet<Guid> = stored.iter().map(|stored| stored.version.guid).collect();
         stored.retain(|stored| !avoided.contains(&stored.version.guid));
         let chains = Chains::new(stored);
         let choice = source.choose(archive, &chains, wanted, !avoided.is_empty())?;
         let before = chains.cost(source.version.guid);
         let Choice::Send { base, .. } = &choice else {
-            source.keep(archive, observe);
+            source.keep(archive, there, observe);
             return Ok(Pushed { restore: before.map(Chain::from), ..source.pushed(archive, &choice) });
         };
         let kept = Kept::new(&source, archive, base.as_ref())?;
@@ -149,7 +154,7 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
                 let done = source.send(archive, (group, base.as_ref()), &claim, wanted, observe)?;
                 drop(claim);
                 kept.stays();
-                source.keep(archive, observe);
+                source.keep(archive, there, observe);
                 let below = base.as_ref().and_then(|base| chains.cost(base.there.version.guid));
                 let own = below.unwrap_or_default().and_of(done.container_bytes, done.parts);
                 let restore = Some(before.map_or(own, |before| before.min(own)).into());
@@ -359,8 +364,9 @@ impl<'a> Source<'a> {
         };
         let (sent, parts) = place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
         let manifest = self.manifest(archive, &sent, &parts, &job, wanted)?;
-        // Others may have ceased to believe it: then what it builds upon may be gone.
-        if let Some(base) = base.filter(|base| !archive.has(&base.there).unwrap_or(true)) {
+        // Others may have ceased to believe it, if it is not as young as when it was put: then what it builds upon may be gone.
+        let base_of_old = base.filter(|_| begun.elapsed() > YOUNG);
+        if let Some(base) = base_of_old.filter(|base| !archive.has(&base.there).unwrap_or(true)) {
             return Err(Error::Going { url: archive.url(), version: base.there.version.clone() }.into());
         }
         claim.check()?;
@@ -452,9 +458,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Keeps here the newest that the archive has, and lets go of those before. What is there is there: what goes wrong is said, and no more.
-    fn keep(&self, archive: &Archive, observe: &dyn Observe) {
-        if let Err(error) = self.turn(archive)
+    /// Keeps here the newest that the archive has, and lets go of those before. `there` were before this push. What is there is there: what goes wrong is
+    /// said, and no more.
+    fn keep(&self, archive: &Archive, there: BTreeSet<Guid>, observe: &dyn Observe) {
+        if let Err(error) = self.turn(archive, there)
             && error.class() != Class::Denied
         {
             let text = format!("{}: what the next push builds upon may not be kept: {error}", self.from);
@@ -462,16 +469,19 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn turn(&self, archive: &Archive) -> Result<()> {
-        let there: BTreeSet<Guid> =
-            archive.listing()?.stored.iter().map(|stored| stored.version.guid).collect();
+    fn turn(&self, archive: &Archive, mut there: BTreeSet<Guid>) -> Result<()> {
+        there.insert(self.version.guid);
         let (inventory, tag) = (self.from.inventory()?, tag(archive));
-        let mut snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
-        let Some(newest) = snapshots.rfind(|version| there.contains(&version.id.guid)) else {
-            return Ok(());
-        };
+        // What was just put is there. That is not known of a newer one, which may have gone while this one was sent.
+        if newest_of(&inventory, &there).is_some_and(|newest| newest.id != self.version) {
+            there = archive.listing()?.stored.iter().map(|stored| stored.version.guid).collect();
+        }
+        let Some(newest) = newest_of(&inventory, &there) else { return Ok(()) };
         self.from.hold(&newest.id, &tag)?;
-        for (held, _) in inventory.holds().iter().filter(|(held, by)| *by == tag && *held != newest.id) {
+        // What somebody else brings there meanwhile is newer, and kept by him.
+        let older = inventory.versions().iter().take_while(|version| version.id != newest.id);
+        let older: BTreeSet<&VersionRef> = older.map(|version| &version.id).collect();
+        for (held, _) in inventory.holds().iter().filter(|(held, by)| *by == tag && older.contains(held)) {
             match self.from.release(held, &tag) {
                 Err(endpoint::Error::NotFound { .. }) | Ok(()) => {}
                 Err(error) => return Err(error.into()),
@@ -479,6 +489,12 @@ impl<'a> Source<'a> {
         }
         Ok(())
     }
+}
+
+/// The newest snapshot that is among these.
+fn newest_of<'a>(inventory: &'a Inventory, there: &BTreeSet<Guid>) -> Option<&'a Version> {
+    let mut snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
+    snapshots.rfind(|version| there.contains(&version.id.guid))
 }
 
 /// What is held here while it is sent; let go again if that fails.
