@@ -3,6 +3,6 @@
 mod download;
 mod hostile;
 mod killed;
-mod lab;
+pub mod lab;
 mod round;
 mod server;
