@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::layer::Layer;
-use crate::endpoint::{Error, Result};
+use crate::endpoint::{Error, Result, zfs};
 use crate::model::overlay::{Base, BaseKind, Xattrs};
 use crate::model::quoted;
 use crate::sys::{file, mount, namespace};
@@ -237,6 +237,22 @@ fn tells_types(dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// What overlayfs can not do with `home`; `None` if that has all that it needs. ZFS has `RENAME_WHITEOUT` since 2.2: without it, what is
+/// below can not be renamed.
+///
+/// # Errors
+/// A home that can not be looked at.
+pub fn against_overlayfs(home: &Home) -> Result<Option<String>> {
+    let dir = home.dir();
+    let is_poor = zfs::is_on_zfs(dir)? && !zfs::release_is_at_least(2, 2);
+    Ok(is_poor.then(|| {
+        format!(
+            "nothing that is in the base can be renamed in it (EINVAL), as the home {} is on ZFS before 2.2; a home on ext4, XFS, btrfs or tmpfs will do",
+            dir.display()
+        )
+    }))
 }
 
 /// Whether this process may mount overlayfs where it is; the text says why not.

@@ -78,6 +78,17 @@ fn release() -> String {
     text.trim().chars().filter(char::is_ascii_graphic).take(64).collect()
 }
 
+/// Whether the module that is loaded is of that release, or of a later one; none is of none.
+pub fn release_is_at_least(major: u32, minor: u32) -> bool {
+    is_at_least(&release(), (major, minor))
+}
+
+fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let found = numbers.next().map(|major| (major, numbers.next().unwrap_or(0)));
+    found.is_some_and(|found| found >= wanted)
+}
+
 impl Dataset {
     /// About how many bytes the stream would be that `request` asks for; `None` where the kernel can not tell without reading for minutes.
     ///
@@ -383,5 +394,12 @@ mod tests {
         assert!(check(&request(None), &saved, open).contains("saved"));
         let redacted = Token { redact_snapshots: Some(Vec::new()), ..token() };
         assert!(check(&request(None), &redacted, open).contains("redacted"));
+    }
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        let is = |release| is_at_least(release, (2, 2));
+        assert!(["2.2.0", "2.2.2-1ubuntu1", "2.3.2-2~bpo12+2", "2.10.0", "3.0.0"].into_iter().all(is));
+        assert!(!["2.1.11-1+deb12u1", "2.1", "0.8.6", "1.9", "", "unknown"].into_iter().any(is));
     }
 }

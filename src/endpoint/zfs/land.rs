@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::error::above;
 use crate::endpoint::zfs::lock::{Work, try_lock};
@@ -62,7 +64,11 @@ impl Dataset {
             .map_err(|error| crate::endpoint::mounted::not_allowed(error, "mount", name))?;
         let root = OwnedFd::from(mount);
         let filled = fill(root.as_fd())?;
-        rustix::fs::syncfs(&root).map_err(Error::io("sync", self))?;
+        // A mount's own descriptor is only a path, which no sync takes (EBADF).
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&root, ".", flags, Mode::empty())
+            .and_then(rustix::fs::syncfs)
+            .map_err(Error::io("sync", self))?;
         Ok(filled)
     }
 }

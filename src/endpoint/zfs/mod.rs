@@ -52,6 +52,7 @@ mod written;
 pub use clone::{Mount, unmount};
 pub use conflict::Since;
 pub use dataset::Dataset;
+pub use endpoint::release_is_at_least;
 pub use exchange::{Exchange, exchanges, strange as strange_exchanges};
 pub use intent::Strange;
 pub use interrupted::{Interrupted, interrupted, strange as strange_rollbacks};

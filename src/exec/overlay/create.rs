@@ -217,6 +217,7 @@ fn facts(home: &Home, new: &New, layers: &[Layer]) -> Result<Facts> {
         native,
         against_native,
         no_mount: probe::may_mount().err(),
+        against_overlayfs: probe::against_overlayfs(home)?,
         layers: !layers.is_empty(),
         blocks: layers.iter().any(|layer| layer.record().blocks),
         reflink: copied.reflink,

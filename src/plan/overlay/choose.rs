@@ -20,6 +20,8 @@ pub struct Facts {
     pub against_native: Option<String>,
     /// Why overlayfs can not be mounted here; `None` if it can.
     pub no_mount: Option<String>,
+    /// What overlayfs can not do with the home's filesystem; `None` if that has all that it needs.
+    pub against_overlayfs: Option<String>,
     /// Whether it is to lie on layers.
     pub layers: bool,
     /// Whether one of these holds files of which only blocks are there.
@@ -112,6 +114,7 @@ fn against(facts: &Facts, mode: Mode) -> Option<String> {
             Some("layers are put together for it first, as a tree of their own".into())
         }
         Mode::Native => facts.against_native.clone(),
+        Mode::Kernel => facts.against_overlayfs.clone(),
         _ => None,
     }
 }
@@ -150,6 +153,12 @@ fn copies_whole_files(facts: &Facts) -> bool {
 }
 
 fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
+    let is_overlayfs = matches!(mode, Mode::Kernel | Mode::Squashfs | Mode::Erofs);
+    let against = facts.against_overlayfs.clone().filter(|_| is_overlayfs);
+    against.into_iter().chain(of_copies(facts, mode)).collect()
+}
+
+fn of_copies(facts: &Facts, mode: Mode) -> Option<String> {
     let copies = match mode {
         Mode::Kernel => copies_whole_files(facts),
         // An image shares blocks with nobody.
@@ -157,7 +166,7 @@ fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
         _ => false,
     };
     if !copies {
-        return Vec::new();
+        return None;
     }
     let largest = match &facts.largest {
         Some((path, size)) => format!("{path} has {} MiB", size >> 20),
@@ -172,7 +181,7 @@ fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
         _ => ("copies", "as an image shares no blocks"),
     };
     let but = if mode == Mode::Kernel { "; on btrfs or XFS it would cost nothing" } else { "" };
-    vec![format!("the first write to a file {copies} all of it, {why}: {largest}{seen}{but}")]
+    Some(format!("the first write to a file {copies} all of it, {why}: {largest}{seen}{but}"))
 }
 
 #[cfg(test)]
@@ -188,6 +197,7 @@ mod tests {
             native: Err("the base is neither on btrfs nor on ZFS".into()),
             against_native: None,
             no_mount: None,
+            against_overlayfs: None,
             reflink: Some(true),
             largest: Some(("db".into(), 3 << 30)),
             looked_at_all: true,
@@ -195,6 +205,25 @@ mod tests {
             layers: false,
             blocks: false,
         }
+    }
+
+    #[test]
+    fn overlayfs_that_can_not_rename_is_taken_if_it_is_asked_for() {
+        let poor = Facts { against_overlayfs: Some("nothing can be renamed".into()), ..facts() };
+        check(
+            &poor,
+            None,
+            expect![
+                "fuse: it needs no privilege; not native: the base is neither on btrfs nor on ZFS; not kernel: nothing can be renamed"
+            ],
+        );
+        check(
+            &poor,
+            Some(Mode::Kernel),
+            expect![[r#"
+                kernel: kernel was asked for
+                warning: nothing can be renamed"#]],
+        );
     }
 
     #[test]

@@ -4,6 +4,6 @@ mod away;
 mod download;
 mod hostile;
 mod killed;
-mod lab;
+pub mod lab;
 mod round;
 mod server;
