@@ -182,7 +182,6 @@ fn filled() -> Line {
 }
 
 #[test]
-#[ignore = "has not gone through in the guest yet"]
 fn what_was_exported_of_a_dataset_is_imported_as_another_one() {
     ground!("zfs", "setfacl", "setfattr");
     let line = filled();
