@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::endpoint::archive::{Archive, Manifest, Result};
 use crate::model::archive::Part;
-use crate::sys::interrupt;
+use crate::sys::{interrupt, memory};
 
 /// How many parts are on their way, or waiting to be read, beside the one that is.
 const AHEAD: usize = 3;
@@ -33,6 +33,8 @@ impl Fetch {
 
     /// Of its parts from `first` on, up to so many.
     pub(super) fn between(archive: &Archive, manifest: &Manifest, first: usize, most: usize) -> Self {
+        // Each part is on a thread of its own, whose share of memory would keep room for one.
+        memory::keep_no_large_pieces();
         let parts = manifest.parts().skip(first).take(most).collect();
         let (ahead, current) = (VecDeque::new(), Vec::new());
         Self { archive: archive.clone(), parts, ahead, current, at: 0, until: None }

@@ -507,7 +507,7 @@ fn a_pool_has_no_more_room_than_what_its_image_lies_on() {
     ends(0, "job run node");
     ends(0, "check");
     // The host's disk is full; the pool's filesystem says that it is nearly empty.
-    let space = rustix::fs::statvfs(&host.path()).expect("it is mounted");
+    let space = rustix::fs::statvfs(host.path()).expect("it is mounted");
     let filled = space.f_bavail * space.f_frsize - (12 << 20);
     let file = fs::File::create(host.path().join("full")).expect("made");
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, filled).expect("there is room");

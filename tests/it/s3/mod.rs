@@ -77,6 +77,9 @@ pub enum Fault {
     After(Arc<dyn Fn() + Send + Sync>),
 }
 
+/// What happens to the requests that are such.
+type On = (fn(&Asked) -> bool, Fault);
+
 struct Shared {
     service: S3Service,
     serialised: bool,
@@ -86,7 +89,7 @@ struct Shared {
     faults: Mutex<BTreeMap<u64, Fault>>,
     always: Mutex<Option<Fault>>,
     /// What becomes of requests of a kind.
-    on: Mutex<Option<(fn(&Asked) -> bool, Fault)>>,
+    on: Mutex<Option<On>>,
 }
 
 /// A server that ends when it is dropped.
