@@ -79,7 +79,7 @@ pub struct Lease {
     /// How long each may take to start.
     pub start_within: Duration,
     /// How long all of them may be down before their guard starts them though the run goes on; `None` in leases of versions that did not say it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_within: Option<Duration>,
     /// Since which start of the machine, of services of which it is not said: it was written by a version that did not.
     #[serde(default)]
