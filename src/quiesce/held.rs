@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::model::Service;
 use crate::quiesce::lease::{Entry, Lease, Leases, Stopping};
 use crate::quiesce::real::{GRACE, Patience, start};
+use crate::quiesce::service;
 
 /// Since when all services of a lease are down, as far as its guard has seen, which looks at it again and again.
 #[derive(Debug, Default)]
@@ -30,6 +31,11 @@ impl Held {
             return;
         }
         self.is_over = true;
+        // The run may wait for a probe: what it has started runs.
+        let runs = |entry: &Entry| goes_on(entry) || service::runs(&entry.service) == Ok(true);
+        if lease.services.iter().all(runs) {
+            return;
+        }
         tracing::warn!(job, ?most, "the services are down for longer than snapshot_within: they are started");
         note(leases.clone(), job.into());
         start_all(leases, lease);
@@ -38,8 +44,12 @@ impl Held {
 
 /// Whether it was told to stop, has stopped, and is not being started.
 fn is_down(entry: &Entry) -> bool {
-    let goes_on = matches!(entry.service, Service::Hook { .. } | Service::Frozen { .. });
-    goes_on || entry.since.is_some() && entry.stopping == Stopping::No && !entry.starting
+    goes_on(entry) || entry.since.is_some() && entry.stopping == Stopping::No && !entry.starting
+}
+
+/// Whether it is no service that is stopped, but told, or a filesystem that is frozen.
+fn goes_on(entry: &Entry) -> bool {
+    matches!(entry.service, Service::Hook { .. } | Service::Frozen { .. })
 }
 
 /// A disk that does not answer is not waited for.
@@ -57,7 +67,7 @@ fn note(leases: Leases, job: String) {
 /// In reverse; one that does not start keeps none of the others down.
 fn start_all(leases: &Leases, mut lease: Lease) {
     for nth in (0..lease.services.len()).rev() {
-        if matches!(lease.services[nth].service, Service::Hook { .. } | Service::Frozen { .. }) {
+        if goes_on(&lease.services[nth]) {
             continue;
         }
         let until = Instant::now() + GRACE;
