@@ -96,10 +96,9 @@ fn only_what_is_damaged_is_destroyed_as_such() {
     let [a, b] = ["ci@a", "ci@b"].map(|label| id_of(&lab, label));
     let why = lab.fails(3, &["destroy", "--damaged", &a]);
     assert!(why.contains("it can be read what it is, ci@a"), "{why}");
-    assert_eq!(
-        lab.run(&["destroy", "--damaged", &a.replace('0', "1").replace('a', "b")]).status.code(),
-        Some(2)
-    );
+    // Of nobody, whatever was drawn: its first digit is another one.
+    let other = format!("{}{}", if a.starts_with('1') { '2' } else { '1' }, &a[1..]);
+    assert_eq!(lab.run(&["destroy", "--damaged", &other]).status.code(), Some(2));
     fs::write(record_of(&lab, &a), "{").expect("written");
     let why = lab.fails(3, &["destroy", "--damaged", &a]);
     assert!(why.contains("layer ci@b builds on it"), "{why}");
