@@ -103,16 +103,20 @@ fn dies() {
     done.expect("done");
 }
 
+/// With these, a lease without a digest would be a damaged one.
+fn without_later_keys(lease: &mut Value) {
+    for later in ["begun", "snapshot_within"] {
+        lease.as_object_mut().expect("an object").remove(later);
+    }
+}
+
 impl Lab {
     /// Makes of a lease of which nothing was told what it is right before the process is told, which may take so long to stop.
     pub(super) fn about_to_tell(&self, pid: i32, seconds: u64) {
         let lease = fs::read_to_string(self.lease()).expect("read");
         let (lease, _) = lease.split_once(",\n  \"blake3\"").expect("it ends with that");
         let mut lease: Value = serde_json::from_str(&format!("{lease}\n}}")).expect("as it was written");
-        // With these, a lease without a digest would be a damaged one.
-        for later in ["begun", "snapshot_within"] {
-            lease.as_object_mut().expect("an object").remove(later);
-        }
+        without_later_keys(&mut lease);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
         let uptime = fs::read_to_string("/proc/uptime").expect("read");
         let (now, _) = uptime.split_once('.').expect("seconds");
@@ -342,7 +346,10 @@ fn what_was_stopping_before_the_machine_was_started_is_not_waited_for_and_what_i
     assert!(lease.contains(boot.trim()) && lease.contains("marked"), "{lease}");
     // By a version that wrote no digest.
     let (lease, _) = lease.split_once(",\n  \"blake3\"").expect("it ends with that");
-    fs::write(lab.lease(), format!("{}\n}}", lease.replace(boot.trim(), "another"))).expect("written");
+    let lease = format!("{}\n}}", lease.replace(boot.trim(), "another"));
+    let mut lease: Value = serde_json::from_str(&lease).expect("as it was written");
+    without_later_keys(&mut lease);
+    fs::write(lab.lease(), lease.to_string()).expect("written");
     let pid = lab.start();
     lab.ends(0, "job recover");
     assert_eq!((lab.pid(), lab.lease().exists()), (Some(pid), false));
