@@ -1,4 +1,4 @@
-//! Other machines are asked what they have of what jobs bring to them: what was written down here may not be so any more.
+//! Other machines, and archives, are asked what they have of what jobs bring to them: what was written down here may not be so any more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,21 +8,27 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::cli::Context;
+use crate::cli::archive::opened_within;
 use crate::cli::doctor::with_causes;
-use crate::cli::facts::{Which, days_left, opened};
+use crate::cli::facts::{Which, days_left, opened, within};
 use crate::cli::peer::Way;
-use crate::config::{Job, Replica};
+use crate::config::{Archive, Job, Replica};
 use crate::endpoint::History;
+use crate::exec::archive::asked::{Answer as OfArchive, Noted, ask};
+use crate::exec::record::Records;
 use crate::exec::replicate::mark_for_peer;
-use crate::exec::transfer::Place;
+use crate::exec::transfer;
+use crate::model::run::Subject;
 use crate::model::{self, PeerAddress, VersionKind};
 use crate::plan::common::kept;
-use crate::plan::health::{Base, Facts};
+use crate::plan::health::{Asked, Base, Facts};
 use crate::{Error, Result};
 
-/// Targets that are being asked, each machine in a thread of its own: one that hangs keeps no other from its answer.
+/// Who is being asked, each machine and each archive in a thread of its own: one that hangs keeps no other from its answer.
 pub struct Asking {
     all: Vec<Machine>,
+    archives: Vec<Place>,
+    begun: Timestamp,
     until: Instant,
     seconds: u64,
 }
@@ -31,6 +37,14 @@ pub struct Asking {
 struct Machine {
     targets: Vec<Wanted>,
     answers: Receiver<Result<Answer, String>>,
+}
+
+/// An archive of a job, and what it answers in time.
+struct Place {
+    job: String,
+    dataset: String,
+    to: String,
+    answer: Box<dyn FnOnce() -> Option<Result<OfArchive, String>>>,
 }
 
 /// A dataset, and where the configuration has it brought.
@@ -51,13 +65,18 @@ struct Answer {
 }
 
 impl Asking {
-    /// Asks all targets on other machines of the jobs that are meant. Of a configuration that can not be used somebody else tells.
+    /// Asks all targets on other machines, and all archives, of the jobs that are meant. Of a configuration that can not be used somebody else tells.
     pub fn begin(which: &Which, context: &Context) -> Self {
         let seconds = which.timeout();
         let until = Instant::now() + Duration::from_secs(seconds);
-        let Ok(config) = which.config() else { return Self { all: Vec::new(), until, seconds } };
+        let begun = Timestamp::now();
+        let Ok(config) = which.config() else {
+            return Self { all: Vec::new(), archives: Vec::new(), begun, until, seconds };
+        };
         let chosen = config.chosen(which.names()).unwrap_or_default();
         let jobs: Arc<Vec<Job>> = Arc::new(chosen.into_iter().cloned().collect());
+        let archives = jobs.iter().flat_map(|job| job.archives.iter().map(move |it| (&job.name, it)));
+        let archives = archives.map(|(job, it)| Place::ask(job, it, until, context)).collect();
         let targets = jobs.iter().flat_map(|job| &job.targets);
         let wanted = targets.map(|target| Wanted { dataset: target.dataset.clone(), to: target.to.clone() });
         let ask = |targets: Vec<Wanted>| {
@@ -77,13 +96,14 @@ impl Asking {
             });
             Machine { targets, answers }
         };
-        Self { all: by_machine(wanted).into_values().map(ask).collect(), until, seconds }
+        let all = by_machine(wanted).into_values().map(ask).collect();
+        Self { all, archives, begun, until, seconds }
     }
 
     /// What they have answered is what counts of them.
     pub fn tell(self, facts: &mut [Facts]) {
-        let Self { all, until, seconds } = self;
-        let late = || Err(format!("it did not answer within {seconds} s"));
+        let Self { all, archives, begun, until, seconds } = self;
+        let late = || format!("it did not answer within {seconds} s");
         let all = all.into_iter().flat_map(|machine| {
             let Machine { targets, answers } = machine;
             targets.into_iter().map(move |one| {
@@ -92,15 +112,50 @@ impl Asking {
             })
         });
         for (Wanted { dataset, to }, answer) in all {
-            let answer = answer.unwrap_or_else(|_| late());
+            let answer = answer.unwrap_or_else(|_| Err(late()));
             let targets = facts.iter_mut().flat_map(|facts| &mut facts.targets);
             for target in targets.filter(|target| target.dataset == dataset && target.to == to) {
-                target.asked = Some(answer.as_ref().map(drop).map_err(Clone::clone));
+                target.asked =
+                    Some(Asked { at: begun, answer: answer.as_ref().map(drop).map_err(Clone::clone) });
                 let Ok(answer) = &answer else { continue };
                 let was_brought = target.known_up_to().is_some();
                 target.up_to = Ok(answer.common.map(|(taken, _)| taken));
                 target.base = answer.base(was_brought);
                 target.base_days = answer.days;
+            }
+        }
+        for place in archives {
+            place.tell(facts, begun, late());
+        }
+    }
+}
+
+impl Place {
+    fn ask(job: &str, it: &Archive, until: Instant, context: &Context) -> Self {
+        let (name, archive, there) = (job.to_owned(), it.clone(), context.clone());
+        let work = move || {
+            let left = until.saturating_duration_since(Instant::now());
+            asked_of(&name, &archive, left, &there).map_err(|error| with_causes(&error))
+        };
+        let answer = Box::new(within(until, work));
+        Self { job: job.to_owned(), dataset: it.dataset.clone(), to: it.to.clone(), answer }
+    }
+
+    /// Of one that is there, what was written down counts, if anything was.
+    fn tell(self, facts: &mut [Facts], begun: Timestamp, late: String) {
+        let Self { job, dataset, to, answer } = self;
+        let answer = answer().unwrap_or(Err(late));
+        let its = facts.iter_mut().filter(|facts| facts.job == job).flat_map(|facts| &mut facts.targets);
+        let its = its.filter(|target| target.dataset == dataset && target.to == to);
+        for target in its.filter(|target| target.archive.is_some()) {
+            target.asked = Some(Asked { at: begun, answer: answer.as_ref().map(drop).map_err(Clone::clone) });
+            match &answer {
+                Ok(OfArchive::There(up_to)) if target.known_up_to().is_none() => target.up_to = Ok(*up_to),
+                Ok(OfArchive::There(_)) | Err(_) => {}
+                Ok(OfArchive::Gone(why)) => {
+                    target.archive.iter_mut().for_each(|archive| archive.gone = Some(why.clone()));
+                    (target.up_to, target.base, target.base_days) = (Ok(None), Some(Base::Lost), None);
+                }
             }
         }
     }
@@ -136,7 +191,7 @@ fn asked(wanted: &Wanted, job: Option<&Job>, left: Duration, context: &Context) 
     let ssh = std::env::var("COWSNAP_SSH").unwrap_or_else(|_| "ssh".into());
     let way = Way { stall: STALL, ssh: &ssh, remote: "cowsnap serve", unattended: Some(left) };
     let to = model::Target::parse(wanted.to.as_ref())?;
-    let Place::There(peer) = way.to(&to, context)? else {
+    let transfer::Place::There(peer) = way.to(&to, context)? else {
         return Err(Error::Usage { what: format!("{to:?} is no other machine's"), hint: None });
     };
     let Some((there, _)) = peer.said()? else {
@@ -154,6 +209,15 @@ fn asked(wanted: &Wanted, job: Option<&Job>, left: Duration, context: &Context) 
         common: common.map(|version| (version.created, is_kept(version.id.guid))),
         has_any: there.versions().iter().any(|version| version.kind == VersionKind::Snapshot),
     })
+}
+
+fn asked_of(job: &str, it: &Archive, left: Duration, context: &Context) -> Result<OfArchive> {
+    let record = Records::of(context.state_dir()).read(job)?.record;
+    let pushed = Subject::to_target(&it.dataset, &it.to);
+    let tally = record.as_ref().and_then(|record| record.tally(&pushed));
+    let noted = tally.map(|tally| Noted { up_to: tally.up_to, there: tally.there.clone() });
+    let here = || Ok(opened(&it.dataset, context)?.inventory()?);
+    ask(opened_within(it, left), &noted.unwrap_or_default(), here)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// Say in one line whether jobs are well, with the exit codes of Nagios: 0 ok, 1 warning, 2 critical, 3 unknown
 ///
-/// What could not be looked at is unknown, never ok; targets on other machines are asked. Below the first line stands each finding, and behind | what is measured.
+/// What could not be looked at is unknown, never ok; targets on other machines and archives are asked. Below the first line stands each finding, and behind | what is measured.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -423,7 +423,7 @@ fn of_target(
     }
 }
 
-/// An archive is not asked: what was written down of it is told, and what is kept for it.
+/// What was written down of an archive is told, and what is kept for it.
 fn of_archive(archive: &Archive, job: &Job, record: Option<&JobRecord>, context: &Context) -> health::Target {
     let Archive { dataset, to, .. } = archive;
     let tally = |op| record.and_then(|record| record.tally(&Subject::of_target(op, dataset, to)));
@@ -431,6 +431,7 @@ fn of_archive(archive: &Archive, job: &Job, record: Option<&JobRecord>, context:
     let known = health::Archive {
         chain: tally(Op::Replicate).and_then(|tally| tally.chain),
         verified_up_to: tally(Op::VerifyContent).and_then(|tally| tally.up_to),
+        gone: None,
     };
     // Which of several archives keeps it is not known here: their marks have the archives' own identities.
     let base = kept_for_archive(dataset, noted, job, context).map_err(|error| with_causes(&error));

@@ -184,7 +184,8 @@ pub(super) fn object(facts: &Facts, now: Timestamp) -> Value {
                 "lag_seconds": health::lag(target, facts).map(|lag| lag.as_secs()), "base": target.base, "base_days": target.base_days,
                 "chain": target.archive.as_ref().and_then(|archive| archive.chain),
                 "verified_up_to": target.archive.as_ref().and_then(|archive| archive.verified_up_to),
-                "error": error.or(target.up_to.as_ref().err()).or(target.asked.as_ref().and_then(|it| it.as_ref().err())),
+                "asked": target.asked.as_ref().map(|asked| asked.at),
+                "error": error.or(target.up_to.as_ref().err()).or(target.asked.as_ref().and_then(|it| it.answer.as_ref().err())),
             })
         })
         .collect();

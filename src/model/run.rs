@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Guid;
 use crate::model::notify::{Channel, is_new};
 
 /// The version of the format that is written, and the only one that is read.
@@ -137,6 +138,8 @@ pub struct Outcome {
     pub from: Option<String>,
     /// Of an archive: what bringing that back would take.
     pub chain: Option<Chain>,
+    /// Of an archive: where that is.
+    pub there: Option<There>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
@@ -153,6 +156,7 @@ impl Outcome {
             up_to: None,
             from: None,
             chain: None,
+            there: None,
             failure: None,
         }
     }
@@ -167,6 +171,15 @@ pub struct Chain {
     pub bytes: u64,
     /// How many objects are read: parts, and a manifest for each container.
     pub requests: u64,
+}
+
+/// Where in an archive a version is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct There {
+    /// What tells the archive from all others.
+    pub archive: Guid,
+    /// The key of the version's manifest.
+    pub manifest: String,
 }
 
 /// A failure, and when.
@@ -246,6 +259,9 @@ pub struct Tally {
     /// Of an archive: what bringing back what was put there last would take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<Chain>,
+    /// Of an archive: where what was put there last is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<There>,
 }
 
 impl Tally {
@@ -269,6 +285,7 @@ impl Tally {
             up_to: None,
             from: None,
             chain: None,
+            there: None,
         }
     }
 
@@ -308,6 +325,7 @@ impl Tally {
                 self.found.take_if(|found| !is_older(found));
                 self.up_to = outcome.up_to.or(self.up_to);
                 self.chain = outcome.chain.or(self.chain);
+                self.there = outcome.there.or(self.there.take());
             }
             Some(failure) => {
                 self.failed = self.failed.saturating_add(1);

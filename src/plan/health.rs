@@ -106,8 +106,8 @@ pub struct Target {
     pub to: String,
     /// Of one that is here: what is there; else it is on another machine.
     pub seen: Option<Result<Seen, String>>,
-    /// Of one on another machine: whether it was asked, and why that could not be.
-    pub asked: Option<Result<(), String>>,
+    /// Of one on another machine, and of an archive: whether it was asked, and why that could not be.
+    pub asked: Option<Asked>,
     /// When the newest snapshot was taken that it has in common with its source, or why nobody knows; of one that is not here, and was not asked, as it was written down.
     pub up_to: Result<Option<Timestamp>, String>,
     /// What has become of what the next increment builds upon; `None` where there has been nothing yet, or nobody knows.
@@ -118,6 +118,15 @@ pub struct Target {
     pub archive: Option<Archive>,
 }
 
+/// That somebody elsewhere was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// When.
+    pub at: Timestamp,
+    /// Why there was no answer, if there was none.
+    pub answer: Result<(), String>,
+}
+
 impl Target {
     /// When the newest snapshot was taken that it has, as far as that is known.
     pub fn known_up_to(&self) -> Option<Timestamp> {
@@ -126,7 +135,7 @@ impl Target {
 
     /// Whether what is known of it is what it has now.
     pub fn is_looked_at(&self) -> bool {
-        self.seen.is_some() || matches!(self.asked, Some(Ok(())))
+        self.seen.is_some() || matches!(self.asked, Some(Asked { answer: Ok(()), .. }))
     }
 }
 
@@ -468,7 +477,7 @@ impl Found<'_> {
     }
 
     fn of_target(&mut self, target: &Target, facts: &Facts, now: Timestamp) {
-        let Target { dataset, to, seen, asked, up_to, base, base_days, .. } = target;
+        let Target { dataset, to, seen, asked, up_to, base, base_days, archive } = target;
         match seen {
             Some(Err(why)) => return self.add(State::Unknown, About::Unseen, format!("{to}: {why}")),
             Some(Ok(seen)) => {
@@ -477,14 +486,16 @@ impl Found<'_> {
             }
             None => {}
         }
-        if let Some(Err(why)) = asked {
+        if let Some(Asked { answer: Err(why), .. }) = asked {
             let what = format!(
                 "{to} can not be asked whether it has what the next increment of {dataset} builds upon: {why}"
             );
             self.add(State::Unknown, About::Unseen, what);
         }
+        if let Some(what) = archive.as_ref().and_then(|archive| archive.gone.clone()) {
+            self.add(State::Critical, About::Base, what);
         // A run that is at work may be about to hold it.
-        if !facts.is_at_work {
+        } else if !facts.is_at_work {
             self.of_base(dataset, to, *base, *base_days, &facts.limits);
         }
         let has_run = oldest_of_newest(facts).is_some();

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::ground::{self, Btrfs, ground};
 
 mod archive;
+mod archive_asked;
 mod drill;
 mod drill_elsewhere;
 

@@ -1,6 +1,6 @@
 //! What a job does with its archives.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -118,7 +118,17 @@ fn is_due(job: &Job, it: &config::Archive, context: &Context) -> bool {
 
 /// Opens it, as it is configured.
 pub(in crate::cli) fn opened(it: &config::Archive) -> Result<Archive> {
-    let mut options = Options::from_env();
+    opened_with(it, Options::from_env())
+}
+
+/// The same, for who has no longer than `left`.
+pub(in crate::cli) fn opened_within(it: &config::Archive, left: Duration) -> Result<Archive> {
+    // Why a store did not answer is to be heard before that is over.
+    let patience = left.mul_f64(0.8);
+    opened_with(it, Options { patience, stall: patience, ..Options::from_env() })
+}
+
+fn opened_with(it: &config::Archive, mut options: Options) -> Result<Archive> {
     options.endpoint = it.endpoint.clone().or(options.endpoint);
     options.region = it.region.clone().or(options.region);
     options.profile = it.profile.clone().or(options.profile);

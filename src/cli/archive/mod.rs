@@ -21,7 +21,7 @@ mod push;
 mod reach;
 mod verify;
 
-pub(in crate::cli) use job::{opened, prune_of_job, push_of_job, verify_of_job};
+pub(in crate::cli) use job::{opened, opened_within, prune_of_job, push_of_job, verify_of_job};
 pub use pull::cost_lines;
 pub use reach::Reach;
 

@@ -130,6 +130,7 @@ impl<'a> Recorder<'a> {
         let up_to = told["created"].as_str().and_then(|time| time.parse().ok());
         outcome.up_to = up_to.filter(|_| error.is_none());
         outcome.chain = serde_json::from_value(told["restore"].clone()).ok().filter(|_| error.is_none());
+        outcome.there = serde_json::from_value(told["there"].clone()).ok().filter(|_| error.is_none());
     }
 
     /// It is left to another time, and nothing was done.

@@ -1,6 +1,7 @@
 //! Archives: what is there, looked at for those who decide.
 
 pub mod add;
+pub mod asked;
 mod behind;
 mod counted;
 mod fetch;

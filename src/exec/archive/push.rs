@@ -18,7 +18,7 @@ use crate::exec::send::{Form, Job, Sent, send_protected};
 use crate::exec::sent::note;
 use crate::exec::{Event, Observe};
 use crate::model::archive::{Group, MAX_NAME, Stored};
-use crate::model::run::Chain;
+use crate::model::run::{Chain, There};
 use crate::model::{
     Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
 };
@@ -88,6 +88,9 @@ pub struct Pushed {
     /// What bringing it back from there takes now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore: Option<Chain>,
+    /// Where it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub there: Option<There>,
 }
 
 /// How much was sent.
@@ -143,7 +146,10 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
         let before = chains.cost(source.version.guid);
         let Choice::Send { base, .. } = &choice else {
             source.keep(archive, there, observe);
-            return Ok(Pushed { restore: before.map(Chain::from), ..source.pushed(archive, &choice) });
+            let guid = source.version.guid;
+            let way = chains.way(guid).or_else(|| chains.ways(guid).next());
+            let (restore, there) = (before.map(Chain::from), way.map(|way| there_of(archive, way)));
+            return Ok(Pushed { restore, there, ..source.pushed(archive, &choice) });
         };
         let kept = Kept::new(&source, archive, base.as_ref())?;
         let group =
@@ -151,14 +157,16 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
         let claim = archive.claim_push(group)?;
         match obstacle(archive, &claim, group, base.as_ref())? {
             None => {
-                let done = source.send(archive, (group, base.as_ref()), &claim, wanted, observe)?;
+                let (done, stored) = source.send(archive, (group, base.as_ref()), &claim, wanted, observe)?;
                 drop(claim);
                 kept.stays();
                 source.keep(archive, there, observe);
                 let below = base.as_ref().and_then(|base| chains.cost(base.there.version.guid));
                 let own = below.unwrap_or_default().and_of(done.container_bytes, done.parts);
                 let restore = Some(before.map_or(own, |before| before.min(own)).into());
-                return Ok(Pushed { sent: Some(done), restore, ..source.pushed(archive, &choice) });
+                let is_there = Some(there_of(archive, &stored));
+                let pushed = source.pushed(archive, &choice);
+                return Ok(Pushed { sent: Some(done), restore, there: is_there, ..pushed });
             }
             Some(Obstacle::Base(guid)) => drop(avoided.insert(guid)),
             Some(Obstacle::Parts) if begun.elapsed() < PATIENCE => std::thread::sleep(NAP),
@@ -316,6 +324,7 @@ impl<'a> Source<'a> {
             estimate_bytes: None,
             sent: None,
             restore: None,
+            there: None,
         }
     }
 
@@ -338,7 +347,7 @@ impl<'a> Source<'a> {
         claim: &Claim,
         wanted: &Wanted,
         observe: &dyn Observe,
-    ) -> Result<Done> {
+    ) -> Result<(Done, Stored)> {
         let begun = Instant::now();
         let place = match wanted.repair {
             true => Place::blind(archive, group),
@@ -378,7 +387,7 @@ impl<'a> Source<'a> {
             unfinished.done();
         }
         self.note(archive, &sent, observe);
-        Ok(Done {
+        let done = Done {
             stream_bytes: sent.stream_bytes,
             container_bytes: manifest.len(),
             parts: manifest.pieces().len() as u64,
@@ -386,7 +395,8 @@ impl<'a> Source<'a> {
             sent_bytes: parts.bytes,
             blake3: sent.blake3,
             seconds: begun.elapsed().max(Duration::from_micros(1)).as_secs_f64(),
-        })
+        };
+        Ok((done, manifest.stored()))
     }
 
     fn commit(&self, archive: &Archive, manifest: &Manifest) -> Result<()> {
@@ -492,7 +502,7 @@ impl<'a> Source<'a> {
 }
 
 /// The newest snapshot that is among these.
-fn newest_of<'a>(inventory: &'a Inventory, there: &BTreeSet<Guid>) -> Option<&'a Version> {
+pub(super) fn newest_of<'a>(inventory: &'a Inventory, there: &BTreeSet<Guid>) -> Option<&'a Version> {
     let mut snapshots = inventory.versions().iter().filter(|v| v.kind == VersionKind::Snapshot);
     snapshots.rfind(|version| there.contains(&version.id.guid))
 }
@@ -538,6 +548,10 @@ impl Drop for Kept<'_> {
 pub fn tag(archive: &Archive) -> HoldTag {
     let id = archive.charter().id.to_string().replace('-', "");
     format!("{MARK}{}", &id[..12]).parse().expect("its characters are allowed and it is short")
+}
+
+fn there_of(archive: &Archive, stored: &Stored) -> There {
+    There { archive: archive.charter().id, manifest: stored.to_string() }
 }
 
 fn reason(why: Why) -> &'static str {

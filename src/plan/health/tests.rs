@@ -605,7 +605,8 @@ fn what_a_target_has_that_can_not_be_read_is_unknown_and_a_base_that_is_gone_is_
 #[test]
 fn a_target_elsewhere_that_can_not_be_asked_is_unknown_and_one_that_has_nothing_any_more_is_critical() {
     let mut facts = nightly(Some("20T02:00"));
-    let mut with = |asked, up_to: Option<&str>, base| {
+    let mut with = |answer: Option<Result<(), String>>, up_to: Option<&str>, base| {
+        let asked = answer.map(|answer| Asked { at: at("20T12:00"), answer });
         let (dataset, to, up_to) = ("tank/node".into(), "ssh://b/v".into(), Ok(up_to.map(at)));
         facts.targets =
             vec![Target { dataset, to, seen: None, asked, up_to, base, base_days: None, archive: None }];
@@ -627,6 +628,16 @@ fn a_target_elsewhere_that_can_not_be_asked_is_unknown_and_one_that_has_nothing_
             CRITICAL Late: ssh://b/v has nothing of tank/node
             LATE, CRITICAL"#]],
     );
+    let mut gone = with(Some(Ok(())), None, Some(Base::Lost));
+    gone.targets[0].archive =
+        Some(Archive { gone: Some("there is no archive at s3://b/a".into()), ..Archive::default() });
+    let what = expect![[r#"
+        CRITICAL Base: there is no archive at s3://b/a
+        FAILED, CRITICAL"#]];
+    check(&gone, "20T12:00", what.clone());
+    // A run writes down what it has put, and where, before it is over.
+    gone.is_at_work = true;
+    check(&gone, "20T12:00", what);
     let looked = |asked| with(asked, None, None).targets[0].is_looked_at();
     assert_eq!([None, Some(Err(String::new())), Some(Ok(()))].map(looked), [false, false, true]);
 }
