@@ -20,6 +20,7 @@ mod drill;
 mod flush;
 mod hooks;
 mod notify;
+mod parser;
 mod quiesce;
 mod trigger;
 
@@ -109,10 +110,10 @@ pub(super) fn jobs(main: &Path, files: &[(&Path, &str)], problems: &mut Vec<Prob
     let mut notify = None;
     for (file, text) in files {
         let mut reader = Reader { file, text, key: Vec::new(), problems: &mut *problems };
-        let raw = match toml::from_str::<RawFile>(text) {
+        let raw = match parser::raw(text) {
             Ok(raw) => raw,
-            Err(error) => {
-                reader.not_toml(error);
+            Err(misread) => {
+                misread.into_iter().for_each(|wrong| reader.problem(wrong.span, &wrong.key, wrong.what));
                 continue;
             }
         };
@@ -152,16 +153,6 @@ impl Reader<'_> {
         let mut keys = self.key.clone();
         keys.extend((!key.is_empty()).then(|| key.to_owned()));
         self.problems.push(Problem { place: self.place(&span), key: keys.join("."), what: what.into() });
-    }
-
-    /// What the parser says, by place and key as everything else.
-    fn not_toml(&mut self, mut error: toml::de::Error) {
-        let span = error.span().unwrap_or(0..0);
-        error.set_input(None); // Then its text ends with the keys, which it tells in no other way.
-        let text = error.to_string();
-        let keys =
-            text.trim_end().rsplit_once("\nin `").map(|(_, keys)| keys.trim_end_matches('`').to_owned());
-        self.problem(span, &keys.unwrap_or_default(), error.message().replace('`', "\"").trim_end());
     }
 
     /// The value that `read` makes of a text.

@@ -6,6 +6,7 @@ use crate::model::flush::Method;
 
 mod archive;
 mod check;
+mod parser;
 mod trigger;
 
 /// What is read from files of these names and texts.
@@ -172,8 +173,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check(
         "a = ",
         expect![[r#"
-        config.toml:1: string values must be quoted, expected literal string
-    "#]],
+            config.toml:1: a: string values must be quoted, expected literal string
+        "#]],
     );
     check(
         "[jobs.a]\n",
@@ -190,8 +191,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "recursive = \"yes\"",
         expect![[r#"
-        config.toml:4: job.a.recursive: invalid type: string "yes", expected a boolean
-    "#]],
+            config.toml:4: job.a.recursive: invalid type: string "yes", expected a boolean; valid is recursive = true
+        "#]],
     );
     check_job(
         "[job.a.retention]\ndayly = 7",
@@ -202,8 +203,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "[job.a.retention]\n\ndaily = -1",
         expect![[r#"
-        config.toml:6: job.a.retention.daily: a number is needed, or the word "all"
-    "#]],
+            config.toml:6: job.a.retention.daily: a number is needed, or the word "all"; valid is daily = 14
+        "#]],
     );
     check_job(
         "[[job.a.target]]\nto = \"vault/a\"\nkeep = 3",
@@ -214,8 +215,8 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "schedule = \"0 2 * * *\"\nschedule = \"0 3 * * *\"",
         expect![[r#"
-        config.toml:5: duplicate key
-    "#]],
+            config.toml:5: job.a.schedule: duplicate key
+        "#]],
     );
     check_job(
         "checks = []",

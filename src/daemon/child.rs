@@ -1,6 +1,8 @@
 //! A job's process: begun by a thread of its own, as that may hang, too, and waited for by it.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +28,8 @@ pub(super) struct Child {
 pub(super) enum Ended {
     /// By itself, with that exit code.
     Exit(i32),
+    /// With that exit code, which says that it failed, and with something new in the job's record: it has come to be a run.
+    Failed(i32),
     /// By a signal.
     Killed(i32),
     /// It could not be begun.
@@ -42,7 +46,7 @@ enum Stage {
 }
 
 impl Child {
-    /// Begins it, if that `is_wanted` still; `tell` hears of its end.
+    /// Begins it, if that `is_wanted` still; `tell` hears of its end, and of whether it has written a `record`.
     ///
     /// # Errors
     /// There can be no more threads.
@@ -50,6 +54,7 @@ impl Child {
         job: &str,
         mut command: Command,
         is_wanted: impl FnOnce() -> bool + Send + 'static,
+        record: Option<PathBuf>,
         tell: &Sender<Message>,
     ) -> Result<Self> {
         command.stdin(Stdio::null());
@@ -59,7 +64,8 @@ impl Child {
         let (its, job, tell) = (stage.clone(), job.to_owned(), tell.clone());
         spawn("a job", move || {
             let how = match is_wanted() {
-                true => live(&mut command, &its).unwrap_or_else(|error| Ended::Never(whole(&error))),
+                true => live(&mut command, &its, record.as_deref())
+                    .unwrap_or_else(|error| Ended::Never(whole(&error))),
                 false => Ended::Unwanted,
             };
             // Nobody hears only when all is over.
@@ -82,7 +88,9 @@ impl Child {
 }
 
 /// Begins it and waits for its end.
-fn live(command: &mut Command, stage: &Mutex<Stage>) -> Result<Ended> {
+fn live(command: &mut Command, stage: &Mutex<Stage>, record: Option<&Path>) -> Result<Ended> {
+    // Here and not where all jobs are called: the disk may not answer.
+    let before = record.and_then(edition);
     let mut child = command.spawn().map_err(Error::io("run", "/proc/self/exe"))?;
     let pid = Pid::from_child(&child);
     if let Stage::Begun { is_to_end: true } = std::mem::replace(&mut *held(stage), Stage::At(pid)) {
@@ -92,9 +100,16 @@ fn live(command: &mut Command, stage: &Mutex<Stage>) -> Result<Ended> {
     *held(stage) = Stage::Over;
     let status = child.wait().map_err(Error::io("wait for", format!("process {pid}")))?;
     Ok(match (status.code(), status.signal()) {
+        (Some(code), _) if code != 0 && record.and_then(edition) != before => Ended::Failed(code),
         (Some(code), _) => Ended::Exit(code),
         (None, signal) => Ended::Killed(signal.unwrap_or(0)),
     })
+}
+
+/// Which of the files it is that have that name one after the other: each is renamed to it when it is whole.
+fn edition(path: &Path) -> Option<(u64, i64, i64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 fn held(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
@@ -126,7 +141,7 @@ mod tests {
         let (tell, heard) = channel();
         let mut program = Command::new("/bin/sh");
         program.args(["-c", command]);
-        let child = Child::begin("a", program, || true, &tell).expect("a thread");
+        let child = Child::begin("a", program, || true, None, &tell).expect("a thread");
         if end {
             child.end();
         }
@@ -145,13 +160,38 @@ mod tests {
         // Even if it is asked to before there is a process.
         assert_eq!(ends("while :; do sleep 0.05; done", true), Ended::Killed(15));
         let (tell, heard) = channel();
-        let _child = Child::begin("a", Command::new("/no/such/program"), || true, &tell).expect("a thread");
+        let _child =
+            Child::begin("a", Command::new("/no/such/program"), || true, None, &tell).expect("a thread");
         match heard.recv_timeout(Duration::from_secs(60)).expect("told") {
             Message::Ended { how: Ended::Never(why), .. } => assert!(why.contains("No such file"), "{why}"),
             _ => panic!("something else"),
         }
-        let _child = Child::begin("a", Command::new("/no/such/program"), || false, &tell).expect("a thread");
+        let _child =
+            Child::begin("a", Command::new("/no/such/program"), || false, None, &tell).expect("a thread");
         let message = heard.recv_timeout(Duration::from_secs(60)).expect("told");
         assert!(matches!(message, Message::Ended { how: Ended::Unwanted, .. }), "it was begun");
+    }
+
+    #[test]
+    fn a_failure_that_was_written_down_is_told_from_one_that_was_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = folder.path().join("a.json");
+        let ends = |command: &str| {
+            let (tell, heard) = channel();
+            let mut program = Command::new("/bin/sh");
+            program.current_dir(folder.path()).args(["-c", command]);
+            let record = Some(record.clone());
+            let _child = Child::begin("a", program, || true, record, &tell).expect("a thread");
+            match heard.recv_timeout(Duration::from_secs(60)).expect("it ends") {
+                Message::Ended { how, .. } => how,
+                _ => panic!("something else"),
+            }
+        };
+        assert_eq!(ends("exit 2"), Ended::Exit(2));
+        for _ in 0..3 {
+            assert_eq!(ends("echo x > new; mv new a.json; exit 1"), Ended::Failed(1));
+            assert_eq!(ends("exit 1"), Ended::Exit(1));
+        }
+        assert_eq!(ends("echo x > new; mv new a.json"), Ended::Exit(0));
     }
 }

@@ -149,7 +149,7 @@ fn recover(setup: &Setup, tell: &Sender<Message>) -> Result<Option<Child>> {
         }
         command.args(nobodys);
     }
-    Child::begin(RECOVER, command, || true, tell).map(Some)
+    Child::begin(RECOVER, command, || true, None, tell).map(Some)
 }
 
 /// From here on a signal is a message.

@@ -16,6 +16,7 @@ use crate::daemon::health::{Reason, Status};
 use crate::daemon::notify::Notify;
 use crate::daemon::taking::{self, Beginning, Read};
 use crate::daemon::{Message, RECOVER, Setup, Tokens, Word, whole};
+use crate::exec::record::Records;
 use crate::exec::request::Requests;
 use crate::plan::beat;
 use crate::sys::interrupt::Interrupted;
@@ -26,7 +27,7 @@ const TRUST: Duration = Duration::from_secs(5);
 /// A process that is there for longer does more than to see that nothing is due.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// What a run of a job ends with that has failed, as [`crate::error::Class`] has it; who ends otherwise has not come to be one.
+/// What a run of a job ends with that has failed, as [`crate::error::Class`] has it. Who ends with 1 or 2 may not have come to be one: that is in its record.
 const OUTCOMES: std::ops::RangeInclusive<i32> = 3..=7;
 
 /// Why a job is called.
@@ -161,7 +162,8 @@ impl Supervisor {
         // What was asked for is not kept waiting as what was stopped for nothing is, and is left alone if a run has begun to do it meanwhile.
         let is_wanted = move || why == Why::Minute || requests.is_new(&job).unwrap_or(true);
         command.args((why == Why::Minute).then_some("--due")).args(["--", name]);
-        match Child::begin(name, command, is_wanted, &self.tell) {
+        let record = Records::of(&self.setup.state_dir).path(name);
+        match Child::begin(name, command, is_wanted, Some(record), &self.tell) {
             Ok(child) => drop(self.children.insert(name.to_owned(), child)),
             Err(error) => self.could_not_be_called(name, whole(&error)),
         }
@@ -194,6 +196,7 @@ impl Supervisor {
             }
             Ended::Unwanted => {}
             // It has said itself what was wrong, and written it down: that is the backup's state.
+            Ended::Failed(_) => drop(self.not_called.remove(name)),
             Ended::Exit(code) if code == 0 || OUTCOMES.contains(&code) => drop(self.not_called.remove(name)),
             Ended::Exit(code) => {
                 self.could_not_be_called(name, format!("its process has ended with exit code {code}"))

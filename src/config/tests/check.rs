@@ -58,8 +58,8 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         "[job.a.check]\nwarn_free = \"20%\"",
         expect![[r#"
-        config.toml:5: job.a.check.warn_free: a number of 0 to 100 is needed
-    "#]],
+            config.toml:5: job.a.check.warn_free: a number of 0 to 100 is needed; valid is warn_free = 20
+        "#]],
     );
     check_job(
         "[job.a.check]\nwarn = \"2d\"",

@@ -169,8 +169,8 @@ fn a_number_that_nobody_can_say_and_a_time_that_is_none_are_told() {
         "",
         &format!("{NUMBER}at_least = \"5\""),
         expect![[r#"
-        config.toml:7: job.a.trigger.at_least: invalid type: string "5", expected i64
-    "#]],
+            config.toml:7: job.a.trigger.at_least: invalid type: string "5", expected a whole number; valid is at_least = 5000
+        "#]],
     );
     check_trigger(
         "",

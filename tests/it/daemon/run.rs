@@ -301,6 +301,25 @@ fn a_job_whose_process_fails_is_not_well() {
 }
 
 #[test]
+fn a_run_that_failed_was_called_whatever_its_exit_code() {
+    ground!("btrfs");
+    let lab = lab("[job.gone]\ndatasets = [\"FS/gone\"]\ncrash_consistent = true\n\
+         [job.down]\ndatasets = [\"FS/node\"]\n[job.down.flush]\ncommand = [\"/usr/bin/true\"]\nafter = [\"/usr/bin/test\", \"-e\", \"FS/../go\"]\n");
+    let daemon = Daemon::start(&lab, "");
+    // Exit codes 2 and 1: there is no such dataset; what was told is not told that it is over.
+    for (job, class) in [("gone", "usage"), ("down", "internal")] {
+        daemon.runs(job);
+        let series = format!("cowsnap_daemon_calls_failed{{job_name=\"{job}\"}}");
+        waits("that it fails", || daemon.measured(&series) > 0.0);
+        assert_eq!(daemon.get(&format!("/jobs/{job}"))["last_run"]["failure"]["class"], class, "{job}");
+        assert_eq!(daemon.get("/healthz")["ok"], true, "{job}: that it fails is the backup's state");
+    }
+    assert_eq!(daemon.n_snapshots(), 1);
+    fs::write(file(&lab, "go"), "").expect("written");
+    waits("the guard", || !file(&lab, "state/leases/down.json").exists());
+}
+
+#[test]
 fn what_a_run_has_failed_of_is_not_run_again_at_once() {
     ground!("btrfs");
     let lab = lab(
