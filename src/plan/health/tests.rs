@@ -631,13 +631,17 @@ fn a_target_elsewhere_that_can_not_be_asked_is_unknown_and_one_that_has_nothing_
     let mut gone = with(Some(Ok(())), None, Some(Base::Lost));
     gone.targets[0].archive =
         Some(Archive { gone: Some("there is no archive at s3://b/a".into()), ..Archive::default() });
-    let what = expect![[r#"
-        CRITICAL Base: there is no archive at s3://b/a
-        FAILED, CRITICAL"#]];
-    check(&gone, "20T12:00", what.clone());
     // A run writes down what it has put, and where, before it is over.
-    gone.is_at_work = true;
-    check(&gone, "20T12:00", what);
+    for is_at_work in [false, true] {
+        gone.is_at_work = is_at_work;
+        check(
+            &gone,
+            "20T12:00",
+            expect![[r#"
+                CRITICAL Base: there is no archive at s3://b/a
+                FAILED, CRITICAL"#]],
+        );
+    }
     let looked = |asked| with(asked, None, None).targets[0].is_looked_at();
     assert_eq!([None, Some(Err(String::new())), Some(Ok(()))].map(looked), [false, false, true]);
 }
