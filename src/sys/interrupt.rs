@@ -1,7 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks the work to stop and clean up, a second ends the program at once.
 //!
 //! Whoever asks once may be heard twice: `timeout` signals its child and then the child's group, systemd may send SIGHUP after SIGTERM. What comes within
-//! [`ONE_REQUEST_MS`] of the first is part of it.
+//! half a second of the first is part of it.
 //!
 //! **Invariant:** [`check`] never answers `ErrorKind::Interrupted`, which std's readers take for "try again".
 
