@@ -42,6 +42,7 @@ pub use hook::call;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, end_overdue, forget, left, make_up_all};
 pub use postgres::Session;
+pub use program::is_known;
 pub use real::{Acts, Ground, quiesced};
 pub use systemd::Trouble;
 
@@ -79,6 +80,14 @@ pub enum Error {
         service: String,
         /// What happened.
         why: String,
+    },
+    /// No process runs a service's program, and there is no such file: another one may be meant, which runs.
+    #[error("cannot tell whether {service} runs: there is no file {}, and no process runs it", exe.display())]
+    NoProgram {
+        /// Which.
+        service: String,
+        /// Its program.
+        exe: PathBuf,
     },
     /// A unit is not to be stopped, or can not be.
     #[error("cannot stop {unit}: {why}")]
@@ -242,6 +251,7 @@ impl Error {
         match self {
             Self::NotStarted { .. } | Self::NotThawed { .. } | Self::GivenUp { .. } => Class::Internal,
             Self::Unit { why, .. } => why.class,
+            Self::NoProgram { .. } => Class::Usage,
             Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } | Self::Frozen { .. } => {
                 Class::Conflict
             }
@@ -263,6 +273,9 @@ impl Error {
             Self::Unreadable { job, .. } => Some(format!(
                 "see that all services of the job run and nothing is frozen, then cowsnap job recover --forget {job}, and run it again"
             )),
+            Self::NoProgram { .. } => {
+                Some("readlink /proc/PID/exe names the file that a process runs, which may not be what it was called by".into())
+            }
             Self::Own { .. } => Some("have --state-dir, and the output, elsewhere".into()),
             _ => None,
         }

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::model::Service;
 use crate::quiesce::process::{Process, field};
+use crate::quiesce::{Error, Result};
 use crate::sys::sandbox::Ids;
 
 /// What the kernel adds to the name of a program's file that has been replaced since.
@@ -49,6 +51,24 @@ pub fn find(
                 exe.display()
             ))
         }
+    }
+}
+
+/// That it can be told whether that runs: of a program that is no file here, and that nobody runs, the name may be wrong.
+///
+/// # Errors
+/// [`Error::NoProgram`].
+pub fn is_known(service: &Service) -> Result<()> {
+    let Service::Program { exe, argument, user, .. } = service else { return Ok(()) };
+    let is_file = match fs::metadata(exe) {
+        Ok(meta) => meta.is_file(),
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    // It may have been replaced, or removed, since.
+    match is_file || find(exe, argument.as_deref(), user.as_deref(), None).is_ok_and(|found| found.is_some())
+    {
+        true => Ok(()),
+        false => Err(Error::NoProgram { service: service.to_string(), exe: exe.clone() }),
     }
 }
 
@@ -163,9 +183,18 @@ mod tests {
         // Its file is replaced by an update.
         fs::remove_file(&sleep).expect("removed");
         assert_eq!(find(&sleep, Some("601")).expect("looked"), Process::of(pid));
+        let known = |argument: &str| {
+            let (exe, argument) = (sleep.clone(), Some(argument.to_owned()));
+            is_known(&Service::Program { exe, argument, user: None, start: vec!["true".into()] })
+        };
+        assert!(known("601").is_ok());
         ended(one);
         ended(two);
         assert!(find(&sleep, None).expect("looked").is_none());
+        let error = known("601").expect_err("neither a file nor a process");
+        assert_eq!(error.class(), crate::Class::Usage);
+        fs::copy("/bin/sleep", &sleep).expect("copied");
+        assert!(known("601").is_ok());
     }
 
     #[test]

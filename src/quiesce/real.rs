@@ -14,7 +14,7 @@ use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
 use crate::quiesce::telling::{self, Fate, Telling};
 use crate::quiesce::{
-    Error, Finished, Lease, Leases, Result, World, command, frozen, lies, probe, transact, units,
+    Error, Finished, Lease, Leases, Result, World, command, frozen, is_known, lies, probe, transact, units,
 };
 use crate::sys::interrupt;
 use crate::sys::writers::{self, Asked, Found, Survey};
@@ -282,6 +282,7 @@ impl<A: Acts> World for Real<'_, A> {
 
     fn look(&mut self) -> Result<Vec<usize>, A::Error> {
         units::check(&self.ground.quiesce.services)?;
+        self.ground.quiesce.services.iter().try_for_each(is_known)?;
         let mut running = Vec::new();
         for nth in 0..self.ground.quiesce.services.len() {
             running.extend(self.runs(nth)?.then_some(nth));

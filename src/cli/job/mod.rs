@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::Result;
 use crate::cli::Context;
 use crate::cli::pool::print_unit;
-use crate::config::{Config, Job};
+use crate::config::{self, Config, Job, Problem};
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed};
 use crate::plan::schedule::Schedule;
+use crate::{Result, quiesce};
 
 mod check_words;
 mod due;
@@ -129,9 +129,23 @@ fn check(config: &Config, context: &Context) -> Result<()> {
         names => format!("nothing is wrong with {}", names.join(", ")),
     };
     let files: Vec<_> = config.files.iter().map(|file| file.display().to_string()).collect();
+    let problems: Vec<_> = config.jobs.iter().flat_map(unknown).collect();
+    if !problems.is_empty() {
+        return Err(config::Error::Wrong { problems }.into());
+    }
     let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).collect();
     doubts.iter().for_each(|doubt| context.warn(doubt));
     context.print(&json!({ "files": files, "jobs": names, "warnings": doubts }), text)
+}
+
+/// Programs that are not on this machine: each run is refused, as nobody could say whether they run.
+fn unknown(job: &Job) -> Vec<Problem> {
+    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services);
+    let errors = services.filter_map(|service| quiesce::is_known(service).err());
+    let key = format!("job.{}.quiesce.service.process.exe", job.name);
+    errors
+        .map(|error| Problem { place: job.place.clone(), key: key.clone(), what: error.to_string() })
+        .collect()
 }
 
 /// What is right, and may be refused by each run for what nobody has looked at yet.

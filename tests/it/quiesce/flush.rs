@@ -399,6 +399,37 @@ fn a_worker_that_outlives_its_process_is_not_taken_for_it() {
 }
 
 #[test]
+fn a_program_that_is_not_here_is_not_taken_for_a_service_that_is_down() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let first = lab.start();
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let node = lab.root().join("node");
+    let service =
+        "[[job.node.quiesce.service]]\nprocess = { exe = \"ROOT/node\" }\nstart = [\"/bin/true\"]\n";
+    lab.write(&format!("{text}{service}"));
+    let is_told =
+        |said: &str| said.contains(&format!("there is no file {}, and no process runs it", node.display()));
+    for line in ["job check", "job run node", "job run --due node"] {
+        if line.contains("--due") {
+            lab.ends(0, "job request node");
+        }
+        let (_, said) = lab.ends(2, line);
+        assert!(is_told(&said), "{line}: {said}");
+    }
+    let (_, said) = lab.ends(2, "job check");
+    assert!(said.contains("config.toml:1: job.node.quiesce.service.process.exe: "), "{said}");
+    assert!(lab.pid() == Some(first) && !lab.lease().exists(), "something was stopped");
+    assert_eq!(lab.n_snapshots(), 0);
+    // Nobody runs what is there: it is down.
+    fs::copy("/bin/sleep", &node).expect("copied");
+    lab.ends(0, "job check");
+    let (text, _) = lab.ends(0, "job run node");
+    assert!(text.contains("was down, and stays down"), "{text}");
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
 fn a_service_is_known_by_its_program() {
     ground!("btrfs");
     let lab = Lab::new("");
