@@ -17,6 +17,7 @@ pub struct Lab {
     folder: tempfile::TempDir,
     /// Where base and home are; the folder itself, or a filesystem mounted in it.
     root: PathBuf,
+    home: PathBuf,
 }
 
 impl Lab {
@@ -34,6 +35,12 @@ impl Lab {
         Self::in_folder(ground::scratch(), pool.path(""), Some(pool))
     }
 
+    /// With a home beside the filesystem that the base is on.
+    pub fn with_home_outside(mut self) -> Self {
+        self.home = self.folder.path().join("home");
+        self
+    }
+
     /// On a filesystem of its own, made by `mkfs.KIND`.
     pub fn on(kind: &str, mkfs: &[&str]) -> Self {
         let folder = ground::scratch();
@@ -48,7 +55,7 @@ impl Lab {
     }
 
     fn in_folder(folder: tempfile::TempDir, root: PathBuf, pool: Option<Pool>) -> Self {
-        let lab = Self { pool, folder, root };
+        let lab = Self { pool, folder, home: root.join("home"), root };
         let base = lab.base();
         fs::create_dir_all(base.join("dir/deep")).expect("mkdir");
         fs::write(base.join("file"), "base").expect("written");
@@ -88,7 +95,7 @@ impl Lab {
     }
 
     pub fn home_dir(&self) -> PathBuf {
-        self.root.join("home")
+        self.home.clone()
     }
 
     /// What a user's test left is this process' own from now on: nobody uses another's.

@@ -49,6 +49,11 @@ impl Case {
         lab
     }
 
+    /// A lab in which the kernel's overlays can do everything, too: on ZFS before 2.2, they rename nothing that lies below.
+    pub fn lab_for_both(self) -> Lab {
+        if self.on == "zfs" { Lab::on_zfs().with_home_outside() } else { self.lab() }
+    }
+
     fn lab_as_it_is(self) -> Lab {
         match self.on {
             "btrfs" => Lab::on("btrfs", &["-q", "-f"]),

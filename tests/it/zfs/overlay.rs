@@ -41,10 +41,18 @@ shared! {
     a_snapshot_is_cloned_and_is_not_changed: native::of_a_snapshot,
     a_clone_whose_file_was_lost_in_a_crash_goes_with_its_overlay: native::with_lost_files,
     what_is_told_of_a_clone_is_what_it_shows_and_so_does_its_layer: told_is_what_shows,
+    a_layer_is_given_back_and_told_of_as_by_the_kernel: stacks::given_back_alike,
+    what_a_clone_shows_upon_layers_is_what_the_kernel_shows_upon_them: shows_as_the_kernel,
     the_tree_of_a_layer_is_made_once_and_goes_with_the_layer_or_the_overlay: stacks::made_once,
     each_of_several_copies_is_committed_by_its_number_and_all_go_back_to_a_layer: stacks::copies_are_committed,
+    after_a_reset_to_a_layer_is_killed_at_any_step_the_next_one_works: stacks::killed_at_any_step,
+    kill_9_while_layers_are_put_together_leaves_nothing: stacks::killed_while_put_together,
     kill_9_of_a_create_leaves_nothing: native::killed_while_it_is_made,
     kill_9_of_what_makes_clones_in_the_background_leaves_none: native::killed_in_the_background,
+}
+
+fn shows_as_the_kernel(case: modes::Case) {
+    stacks::shows_as_the_kernel(case, 1);
 }
 
 fn told_is_what_shows(case: modes::Case) {
