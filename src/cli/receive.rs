@@ -68,6 +68,7 @@ fn options(args: &Args) -> ReceiveOptions {
         leave: args.leave.iter().cloned().collect(),
         keep_conflict: args.keep_conflict,
         keep_no_partial: args.no_partial,
+        go_on: None,
     }
 }
 

@@ -409,6 +409,18 @@ impl Dataset {
         }
     }
 
+    /// Up to where a receive of the version `guid` upon `base` was applied before it was broken off, if [something was](zfs::BrokenOff). Only of ZFS, which
+    /// keeps it by itself.
+    ///
+    /// # Errors
+    /// A dataset that can not be read.
+    pub fn broken_off(&self, guid: Guid, base: Option<Guid>) -> Result<Option<zfs::BrokenOff>> {
+        match self {
+            Self::Zfs(dataset) => dataset.broken_off(guid, base),
+            Self::Btrfs(_) | Self::Tree(_) => Ok(None),
+        }
+    }
+
     /// What is to be sent so that the receive whose `token` this is can go on.
     ///
     /// # Errors

@@ -213,7 +213,7 @@ pub struct ReceiveRequest {
     pub is_verified: bool,
     /// What only ZFS is asked.
     pub zfs: zfs::ReceiveOptions,
-    /// btrfs: keep what has come now and then, so that a receive that is broken off can go on.
+    /// Keep what has come now and then, or on ZFS how the stream goes on, so that a receive that is broken off can go on.
     pub keep: Option<btrfs::Keeping>,
     /// Rung once no more of the stream is wanted: a source that stalls does not hold up the error.
     pub bell: Option<Bell>,

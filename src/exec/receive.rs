@@ -119,6 +119,20 @@ impl Incoming {
         Ok(Self { kept: Some(kept), ..Self::of_container(reader, source, name)? })
     }
 
+    /// The rest of a container of ZFS, from the frame on in which `note` is; to [go on](Self::going_on) behind it.
+    ///
+    /// # Errors
+    /// Bytes that are no container.
+    pub fn behind(
+        input: impl Read + Send + 'static,
+        source: &str,
+        name: Option<SnapshotName>,
+        note: &zfs::Note,
+    ) -> Result<Self> {
+        let reader = Reader::resume(input, note.prefix()).map_err(|error| container_failed(source, error))?;
+        Self::of_container(reader, source, name)
+    }
+
     fn open_container(
         input: impl Read + Send + 'static,
         source: &str,
@@ -191,6 +205,14 @@ impl Incoming {
     #[must_use]
     pub fn keeping(self, every: u64) -> Self {
         Self { keep_every: Some(every), ..self }
+    }
+
+    /// Going on, where the target is ZFS, with what a receive of it that was broken off has left, and leaving the same if it is broken off.
+    #[must_use]
+    pub fn going_on(mut self, go_on: zfs::GoOn) -> Self {
+        self.options.keep_no_partial = false;
+        self.options.go_on = Some(go_on);
+        self
     }
 
     /// Believing no date but these.

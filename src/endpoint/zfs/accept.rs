@@ -8,7 +8,7 @@ use crate::endpoint::{Error, History, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, SnapshotName, Version, VersionKind, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsStream};
 use crate::stream::zfs::resume::Token;
-use crate::stream::zfs::{Begin, Feature};
+use crate::stream::zfs::{Begin, Feature, Rest};
 use crate::sys::lzc::Lzc;
 
 /// Where a stream belongs.
@@ -20,8 +20,8 @@ pub(super) enum Place {
     CloneOf(String),
     /// It goes on after what is there.
     Upon,
-    /// It goes on with what was received in part, which was checked like this.
-    Rest(parts::Before),
+    /// It goes on with what was received in part, which was checked like this: all of it, or what of it is behind this point.
+    Rest(parts::Before, Option<ResumePoint>),
     /// It makes a dataset that will take the place of the one that is there, beginning as this snapshot of it.
     Beside(Option<Version>),
 }
@@ -135,11 +135,13 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
     let inventory = target.inventory()?;
     check_free(target, &inventory, &request.name, said.guid())?;
     if let Some(partial) = inventory.partials.first() {
-        return match said.resumes {
-            Some(_) => {
-                goes_on(target, &partial.token, said)?;
-                Ok(Place::Rest(parts::before(target, &partial.token)?))
-            }
+        let before = || parts::before(target, &partial.token);
+        if said.resumes.is_some() {
+            goes_on(target, &partial.token, said)?;
+            return before().map(|before| Place::Rest(before, None));
+        }
+        return match lacking(&partial.token, request, said)? {
+            Some(point) => before().map(|before| Place::Rest(before, Some(point))),
             None => Err(conflict::partial_there(target, partial)),
         };
     }
@@ -237,6 +239,17 @@ fn goes_on(target: &Dataset, token: &str, said: &Said<'_>) -> Result<()> {
         format!("what was received in part is {}, and this is the rest of another stream", token.to_name);
     let hint = format!("cowsnap list {} shows the token to send with", quoted(target));
     Err(target.refused("receive", why, Some(hint)))
+}
+
+/// From where on the whole stream has what the receive lacks whose token it is; `None` if the stream is another one, is not to be taken so, or its
+/// rest can not be cut out.
+fn lacking(token: &str, request: &ReceiveRequest, said: &Said<'_>) -> Result<Option<ResumePoint>> {
+    if request.zfs.go_on.is_none() || !Rest::is_possible(said.begin) {
+        return Ok(None);
+    }
+    let token = Token::decode(token).map_err(|error| corrupt_token(&error))?;
+    let is_it = (token.to_guid, token.from_guid) == (said.begin.to_guid, said.begin.from_guid);
+    Ok(is_it.then_some(ResumePoint { object: token.object, offset: token.offset }))
 }
 
 fn corrupt_token(error: &crate::stream::zfs::resume::Error) -> Error {

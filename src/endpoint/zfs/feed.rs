@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
+use crate::endpoint::zfs::notes::{Note, Notes};
+use crate::stream::container::ResumePoint;
 use crate::stream::zfs::nvlist::Value;
-use crate::stream::zfs::{Begin, Error, Located, RECORD_LEN, Walker};
+use crate::stream::zfs::{self, Begin, Error, Located, RECORD_LEN, Record, Rest, Walker};
 
 /// A whole record without the data behind it.
 pub(super) type RecordBytes = [u8; RECORD_LEN];
@@ -29,16 +31,49 @@ pub(super) struct Feed<R> {
     tee: Tee<R>,
     begin: RecordBytes,
     next: Option<Located>, // What has been read, and not passed on.
+    passed: u64,           // How much of the stream was taken off `tee`.
+    last_write: Option<ResumePoint>,
+    rest: Option<Rest>,
 }
 
 impl<R: Read> Feed<R> {
     /// Reads the BEGIN record, and the one behind it, which shows that the first is undamaged.
     pub fn open(input: R) -> Result<Self, Error> {
-        let tee = Tee(Rc::new(RefCell::new(Kept { input, bytes: VecDeque::new() })));
+        let tee = Tee::new(input);
         let mut walker = Walker::open(tee.clone())?;
         let next = walker.next_record()?;
         let begin = tee.record();
-        Ok(Self { walker, tee, begin, next })
+        Ok(Self::of(walker, tee, begin, next, RECORD_LEN as u64))
+    }
+
+    /// Goes on in the midst of a stream of which `input` is what [`Note::stream_at`] says.
+    pub fn behind(mut input: R, note: &Note) -> Result<Self, Error> {
+        let begin = note.begin();
+        let said = Begin::parse(&begin)?;
+        let read_again = |source| Error::Io { offset: note.at(), source };
+        io::copy(&mut (&mut input).take(note.at() - note.stream_at()), &mut io::sink())
+            .map_err(read_again)?;
+        let tee = Tee::new(input);
+        let mut walker = Walker::behind(tee.clone(), said, note.sums(), note.at());
+        let next = walker.next_record()?;
+        Ok(Self::of(walker, tee, begin, next, note.at()))
+    }
+
+    fn of(
+        walker: Walker<Tee<R>>,
+        tee: Tee<R>,
+        begin: RecordBytes,
+        next: Option<Located>,
+        passed: u64,
+    ) -> Self {
+        let last_write = next.and_then(|next| zfs::place_of(&next.record));
+        Self { walker, tee, begin, next, passed, last_write, rest: None }
+    }
+
+    /// From now on, only what follows `point` is passed on, as the rest of the stream; whether that can be.
+    pub fn pass_the_rest_from(&mut self, point: ResumePoint) -> bool {
+        self.rest = Rest::of(self.begin(), &self.begin, point);
+        self.rest.is_some()
     }
 
     /// What the stream is.
@@ -48,7 +83,7 @@ impl<R: Read> Feed<R> {
 
     /// The BEGIN record, which is not passed on.
     pub fn begin_bytes(&self) -> &RecordBytes {
-        &self.begin
+        self.rest.as_ref().map_or(&self.begin, Rest::begin)
     }
 
     /// A number that the list behind BEGIN says.
@@ -65,16 +100,40 @@ impl<R: Read> Feed<R> {
     }
 
     /// Passes on to `out` all between BEGIN and END, each byte once a checksum behind it was right. Answers END, once the
-    /// stream has ended.
-    pub fn pass_all_but_end(&mut self, out: &mut impl Write) -> Result<RecordBytes, Broken> {
-        let mut passed = RECORD_LEN as u64;
+    /// stream has ended. `notes` take down where it goes on.
+    pub fn pass_all_but_end(
+        &mut self,
+        out: &mut impl Write,
+        notes: Option<&mut Notes>,
+    ) -> Result<RecordBytes, Broken> {
+        let mut notes = notes.filter(|_| Rest::is_possible(self.begin()));
+        let mut before = None;
         while let Some(located) = self.next {
             // Checked so far: up to this record, whose checksum is of all before it.
-            self.tee.0.borrow_mut().pass(located.offset - passed, out).map_err(Broken::Output)?;
-            passed = located.offset;
+            self.pass(before.as_ref(), located.offset - self.passed, out).map_err(Broken::Output)?;
+            self.passed = located.offset;
+            before = Some(located.record);
             self.next = self.walker.next_record().map_err(Broken::Stream)?;
+            self.last_write = self.next.and_then(|next| zfs::place_of(&next.record)).or(self.last_write);
+            if let (Some(notes), Some(last_write)) = (notes.as_deref_mut(), self.last_write) {
+                notes.take_down(&self.begin, self.walker.offset(), self.walker.sums(), last_write);
+            }
         }
-        Ok(self.tee.record()) // The last is END, which has no data.
+        let end = self.tee.record(); // The last is END, which has no data.
+        match &mut self.rest {
+            None => Ok(end),
+            Some(rest) => rest.end(end).ok_or(Broken::Stream(Error::Point)),
+        }
+    }
+
+    /// Passes on the next bytes, which are `record` and the data behind it; `None`: the list behind BEGIN, if there is one.
+    fn pass(&mut self, record: Option<&Record>, len: u64, out: &mut impl Write) -> io::Result<()> {
+        let kept = &mut *self.tee.0.borrow_mut();
+        match (&mut self.rest, record) {
+            (None, _) => kept.pass(len, out),
+            (Some(rest), Some(record)) => rest.pass(record, &mut kept.take(len), out),
+            (Some(_), None) => Ok(()), // What has a list has no rest.
+        }
     }
 }
 
@@ -102,6 +161,10 @@ impl<R: Read> Read for Tee<R> {
 }
 
 impl<R> Tee<R> {
+    fn new(input: R) -> Self {
+        Self(Rc::new(RefCell::new(Kept { input, bytes: VecDeque::new() })))
+    }
+
     fn record(&self) -> RecordBytes {
         let mut record = [0; RECORD_LEN];
         self.0.borrow_mut().bytes.read_exact(&mut record).expect("the walker has read it");
@@ -110,6 +173,11 @@ impl<R> Tee<R> {
 }
 
 impl<R> Kept<R> {
+    fn take(&mut self, len: u64) -> Vec<u8> {
+        let len = usize::try_from(len).expect("no longer than what is kept");
+        self.bytes.drain(..len).collect()
+    }
+
     fn pass(&mut self, len: u64, out: &mut impl Write) -> io::Result<()> {
         let mut len = usize::try_from(len).expect("no longer than what is kept");
         while len > 0 {
@@ -192,7 +260,7 @@ pub(super) mod tests {
             Err(error) => return (passed, Err(error.to_string())),
         };
         passed.extend(feed.begin_bytes());
-        let end = feed.pass_all_but_end(&mut passed);
+        let end = feed.pass_all_but_end(&mut passed, None);
         let said = |broken| match broken {
             Broken::Stream(Error::Io { source, .. }) => source.to_string(),
             Broken::Stream(error) => error.to_string(),
@@ -269,7 +337,7 @@ pub(super) mod tests {
         }
         let stream = stream(&[8]);
         let mut feed = Feed::open(&stream[..]).expect("a stream");
-        assert!(matches!(feed.pass_all_but_end(&mut Full), Err(Broken::Output(_))));
+        assert!(matches!(feed.pass_all_but_end(&mut Full, None), Err(Broken::Output(_))));
     }
 
     #[test]

@@ -15,14 +15,15 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
 use crate::endpoint::zfs::lock::{Locked, Work, try_lock};
+use crate::endpoint::zfs::notes::{Note, Notes};
 use crate::endpoint::zfs::parts::{self, Before};
 use crate::endpoint::zfs::{conflict, exchange, meta, props};
 use crate::endpoint::{Arrived, Earlier, Error, ReceiveRequest, Result, Verified};
 use crate::model::{Digest, Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
 use crate::stream::zfs;
-use crate::sys::interrupt::{self, Bell};
-use crate::sys::lzc::{self, Failed, Lzc, Prop, Receive, Received};
+use crate::sys::interrupt;
+use crate::sys::lzc::{self, Errno, Failed, Lzc, Prop, Receive, Received};
 use crate::sys::{apart, pipe};
 
 /// What the kernel is to do.
@@ -85,31 +86,43 @@ impl Dataset {
         if request.zfs.keep_conflict {
             exchange::settle(self, &lock)?;
         }
-        let mut feed = Feed::open(stream).map_err(|error| self.broken(error))?;
+        let go_on = request.zfs.go_on.as_ref();
+        let mut feed = match go_on.and_then(|go_on| go_on.behind.as_ref()) {
+            Some(note) => Feed::behind(stream, note),
+            None => Feed::open(stream),
+        }
+        .map_err(|error| self.broken(error))?;
         let said = Said::by(&feed);
         accept::cross_check(self, request, &said)?;
         let place = accept::place(self, lzc, request, &said)?;
+        self.expect_the_beginning(request, &place)?;
+        if let Place::Rest(_, Some(point)) = place {
+            assert!(feed.pass_the_rest_from(point), "it was looked at before it got its place");
+        }
         let (job, aside) = self.job(lzc, request, &feed, &place)?;
         aside.iter().try_for_each(exchange::Exchange::announce)?;
-        let (received, digest) =
-            feed_kernel(&job, &mut feed, &lock, request.bell.as_ref(), |stream| verified(stream)).map_err(
-                |ended| {
-                    aside.iter().for_each(exchange::Exchange::call_off);
-                    self.take_down_what_is_kept(&job, request, &place);
-                    match ended {
-                        Ended::Stream(error) => self.broken(error),
-                        Ended::Kernel(failed) => conflict::said(self, request, failed),
-                        Ended::Pipe(error) => Error::io("receive", self)(error),
-                    }
-                },
-            )?;
+        let (received, digest) = feed_kernel(&job, &mut feed, &lock, request, |stream| verified(stream))
+            .map_err(|ended| {
+                aside.iter().for_each(exchange::Exchange::call_off);
+                self.take_down_what_is_kept(&job, request, &place);
+                match ended {
+                    Ended::Kernel(failed) if does_not_fit(&place, &failed) => Error::Corrupt {
+                        what: "receive that was broken off",
+                        why: format!("the stream does not go on where it stopped: {}", failed.errno),
+                        source: None,
+                    },
+                    Ended::Stream(error) => self.broken(error),
+                    Ended::Kernel(failed) => conflict::said(self, request, failed),
+                    Ended::Pipe(error) => Error::io("receive", self)(error),
+                }
+            })?;
         let mut arrived =
             Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
         let origin = job.origin.clone();
         let mut before = None;
         match place {
             Place::CloneOf(origin) => arrived.origin = Some(origin),
-            Place::Rest(came) => {
+            Place::Rest(came, _) => {
                 parts::forget(self);
                 arrived.earlier = Some(came.earlier);
                 before = Some(came);
@@ -137,6 +150,18 @@ impl Dataset {
         Ok(arrived)
     }
 
+    /// Refuses what begins in the midst of a stream whose beginning is not there any more.
+    fn expect_the_beginning(&self, request: &ReceiveRequest, place: &Place) -> Result<()> {
+        let is_behind = request.zfs.go_on.as_ref().is_some_and(|go_on| go_on.behind.is_some());
+        match is_behind && !matches!(place, Place::Rest(_, Some(_))) {
+            true => {
+                let why = "what had been received is gone".into();
+                Err(Error::Corrupt { what: "receive that was broken off", why, source: None })
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Names what a receive that was broken off has left, and what can be done with it.
     fn take_down_what_is_kept(&self, job: &Job, request: &ReceiveRequest, place: &Place) {
         let Some(token) = self.get("receive_resume_token").ok().filter(|token| job.resumable && token != "-")
@@ -144,12 +169,15 @@ impl Dataset {
             return;
         };
         match place {
-            Place::Rest(Before { earlier: Earlier::Verified, from }) if request.is_verified => {
+            Place::Rest(Before { earlier: Earlier::Verified, from }, _) if request.is_verified => {
                 parts::were_verified(self, &token, from.filter(|_| *from == request.place));
             }
-            Place::Rest(_) => {}
+            Place::Rest(..) => {}
             _ if request.is_verified => parts::were_verified(self, &token, request.place),
             _ => {}
+        }
+        if request.zfs.go_on.is_some() {
+            return; // Whoever brings it again goes on with it.
         }
         let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
         tracing::warn!(
@@ -174,14 +202,14 @@ impl Dataset {
                 carried::of_new(self, request, kind, flags.or(only_raw(raw)))?
             }
             Place::Upon => carried::of_old(self, request, kind)?,
-            Place::Rest(_) => Given::default(), // As it was begun.
+            Place::Rest(..) => Given::default(), // As it was begun.
         };
         let mut job = Job {
             lzc,
             snapshot: self.full_name(&request.name),
             given,
             origin: None,
-            resumable: !request.zfs.keep_no_partial || matches!(place, Place::Rest(_)),
+            resumable: keeps_partials(request, said.begin) || matches!(place, Place::Rest(..)),
             raw,
             begin: *feed.begin_bytes(),
         };
@@ -237,6 +265,16 @@ fn ground(
     }
 }
 
+/// Whether what is broken off of such a stream is kept: where only the stream itself brings the rest, it must be one that has one.
+fn keeps_partials(request: &ReceiveRequest, begin: &zfs::Begin) -> bool {
+    !request.zfs.keep_no_partial && (request.zfs.go_on.is_none() || zfs::Rest::is_possible(begin))
+}
+
+/// Whether the kernel said that what is there is not what the rest follows.
+fn does_not_fit(place: &Place, failed: &Failed) -> bool {
+    matches!(place, Place::Rest(_, Some(_))) && matches!(failed.errno, Errno::Invalid)
+}
+
 /// What is known of a stream without a container.
 fn only_raw(raw: bool) -> Option<ZfsFlags> {
     raw.then_some(ZfsFlags { raw, large_blocks: true, embedded: false, compressed: true })
@@ -247,11 +285,13 @@ fn feed_kernel<R: Read>(
     job: &Job,
     feed: &mut Feed<&mut R>,
     lock: &Locked,
-    bell: Option<&Bell>,
+    request: &ReceiveRequest,
     verified: impl FnOnce(&R) -> Option<Verified>,
 ) -> Result<(Received, Option<Verified>), Ended> {
     let (reader, writer) = pipe::pipe(pipe::STREAM_PIPE).map_err(Ended::Pipe)?;
     let (parting, parted) = apart::part(reader);
+    let bell = request.bell.as_ref();
+    let mut notes = notes_of(request);
     receive_beside(
         |is_over| {
             let needed = lzc::descriptors().map(|mut needed| {
@@ -269,12 +309,19 @@ fn feed_kernel<R: Read>(
         || {
             parted.wait();
             let mut writer = File::from(writer);
-            let end = feed.pass_all_but_end(&mut writer).map_err(of_feed)?;
+            let end = feed.pass_all_but_end(&mut writer, notes.as_mut()).map_err(of_feed)?;
             let digest = verified(&**feed.input());
             writer.write_all(&end).map_err(Ended::Pipe)?;
             Ok(digest)
         },
     )
+}
+
+/// Where it is noted how the stream goes on, if it is to be.
+fn notes_of(request: &ReceiveRequest) -> Option<Notes> {
+    let (go_on, keep) = (request.zfs.go_on.as_ref()?, request.keep.as_ref()?);
+    let at = go_on.behind.as_ref().map_or(0, Note::at);
+    Some(Notes::new(&go_on.notes, keep.marks.clone(), at))
 }
 
 fn of_feed(broken: Broken) -> Ended {
@@ -320,7 +367,6 @@ fn cause(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::lzc::Errno;
 
     fn kernel_says(errno: Errno) -> Ended {
         let failed = Failed {

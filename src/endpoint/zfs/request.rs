@@ -1,7 +1,9 @@
 //! What there is to ask of ZFS beyond what every backend is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
+use crate::endpoint::zfs::notes::Note;
 use crate::stream::container::ZfsFlags;
 
 /// How to send.
@@ -31,4 +33,15 @@ pub struct ReceiveOptions {
     pub restoring: bool,
     /// Keep nothing of a stream that is broken off, instead of what a resumption needs.
     pub keep_no_partial: bool,
+    /// If a receive of the same stream was broken off: apply what it lacks, out of the whole stream, and note on the way where that is.
+    pub go_on: Option<GoOn>,
+}
+
+/// How a receive that was broken off goes on with a stream that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoOn {
+    /// The file in which it is noted where the stream goes on.
+    pub notes: PathBuf,
+    /// Where what is read begins; `None` at the stream's beginning.
+    pub behind: Option<Note>,
 }

@@ -66,9 +66,15 @@ impl Marks {
         }
     }
 
+    /// Where it is noted how the stream in the container goes on.
+    pub(super) fn of_stream(&self) -> PathBuf {
+        self.file.with_extension("notes")
+    }
+
     /// Nobody needs them any more.
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(&self.file); // It is small, and of no harm.
+        let _ = fs::remove_file(self.of_stream());
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::endpoint::archive::{Archive, Claim, Manifest};
 use crate::endpoint::btrfs::Kept;
-use crate::endpoint::zfs::ReceiveOptions;
+use crate::endpoint::zfs::{BrokenOff, GoOn, Notes, ReceiveOptions};
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::archive::behind::{Behind, Marks};
 use crate::exec::archive::{Fetch, Seen};
@@ -18,7 +18,7 @@ use crate::exec::{Event, Observe};
 use crate::model::archive::Stored;
 use crate::model::{Guid, Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::Stream;
-use crate::stream::container::{self, Backend};
+use crate::stream::container::{self, Backend, ResumePoint};
 use crate::stream::sign::Trusted;
 use crate::{Class, Error, Result};
 
@@ -179,16 +179,9 @@ impl Streams for Chain {
     }
 
     fn receive(&self, at: usize, to: &Dataset, prepare: Prepare, observe: &dyn Observe) -> Result<Received> {
-        let stored = &self.stored[at];
-        let (guid, base) = (stored.version.guid, stored.base);
-        let mut kept = to.kept(guid, base)?;
-        if !self.may_go_on(at)?
-            && let Some(kept) = kept.take()
-        {
-            kept.give_up()?;
-        }
-        let goes_on = kept.is_some();
-        match self.receive_behind(at, kept, to, prepare, observe) {
+        let begun = self.begun(at, to)?;
+        let goes_on = !matches!(begun, Begun::Nothing);
+        match self.receive_behind(at, begun, to, prepare, observe) {
             Err(error) if goes_on && is_of_what_was_kept(&error) => {
                 observe.observe(Event::Warning {
                     text: format!(
@@ -196,14 +189,21 @@ impl Streams for Chain {
                         self.name(at)
                     ),
                 });
-                while let Some(kept) = to.kept(guid, base)? {
-                    kept.give_up()?;
-                }
-                self.receive_behind(at, None, to, prepare, observe)
+                self.give_up(at, to)?;
+                self.receive_behind(at, Begun::Nothing, to, prepare, observe)
             }
             done => done,
         }
     }
+}
+
+/// What is there of a container that was received in part.
+enum Begun {
+    Nothing,
+    /// On btrfs.
+    Kept(Kept),
+    /// On ZFS, which itself says up to where it was applied.
+    Applied(ResumePoint),
 }
 
 /// Whether what was kept, or noted, may be why the rest does not fit: all of it comes again then. A part that is damaged or gone is not, nor a
@@ -227,6 +227,38 @@ impl Chain {
         Ok(self.archive.keys().trusted.is_none() && is_open()?)
     }
 
+    /// What there is of one of them at its target. What can not go on is given up, unless it is somebody else's.
+    fn begun(&self, at: usize, to: &Dataset) -> Result<Begun> {
+        let (guid, base) = (self.stored[at].version.guid, self.stored[at].base);
+        let begun = match (to.kept(guid, base)?, to.broken_off(guid, base)?) {
+            (Some(kept), _) => Begun::Kept(kept),
+            (_, Some(BrokenOff::OfIt(point))) => Begun::Applied(point),
+            (_, Some(BrokenOff::OfARestore)) => {
+                to.give_up_partial()?;
+                Begun::Nothing
+            }
+            // Who receives says what there is to do.
+            (_, Some(BrokenOff::OfAnother) | None) => Begun::Nothing,
+        };
+        if self.may_go_on(at)? || matches!(begun, Begun::Nothing) {
+            return Ok(begun);
+        }
+        self.give_up(at, to)?;
+        Ok(Begun::Nothing)
+    }
+
+    /// Gives up what there is of one of them.
+    fn give_up(&self, at: usize, to: &Dataset) -> Result<()> {
+        let (guid, base) = (self.stored[at].version.guid, self.stored[at].base);
+        while let Some(kept) = to.kept(guid, base)? {
+            kept.give_up()?;
+        }
+        if let Some(BrokenOff::OfIt(_)) = to.broken_off(guid, base)? {
+            to.give_up_partial()?;
+        }
+        Ok(())
+    }
+
     fn name(&self, at: usize) -> SnapshotName {
         self.stored[at].version.name.clone()
     }
@@ -241,25 +273,38 @@ impl Chain {
     fn receive_behind(
         &self,
         at: usize,
-        kept: Option<Kept>,
+        begun: Begun,
         to: &Dataset,
         prepare: Prepare,
         observe: &dyn Observe,
     ) -> Result<Received> {
         let (manifest, _) = self.claimed_container(at)?;
         let marks = || Marks::of(&self.state_dir, &self.archive, &manifest);
-        let skip = kept.as_ref().map_or(0, |kept| kept.prefix().frames());
+        let notes = marks().of_stream();
+        let behind = match &begun {
+            Begun::Applied(point) => Notes::before(&notes, *point),
+            Begun::Nothing | Begun::Kept(_) => None,
+        };
+        let skip = match &begun {
+            Begun::Kept(kept) => kept.prefix().frames(),
+            _ => behind.as_ref().map_or(0, |note| note.prefix().frames()),
+        };
         let container = Behind::new(&self.archive, manifest.clone(), marks(), skip, self.until);
         let (source, name) = (self.label(at), Some(self.name(at)));
-        let incoming = match kept {
-            Some(kept) => Incoming::resume(container, &source, name, kept)?,
-            None => Incoming::open_by(container, &source, name, self.archive.keys())?,
+        let incoming = match (begun, &behind) {
+            (Begun::Kept(kept), _) => Incoming::resume(container, &source, name, kept)?,
+            (_, Some(note)) => Incoming::behind(container, &source, name, note)?,
+            _ => Incoming::open_by(container, &source, name, self.archive.keys())?,
         };
-        let incoming = self.expect(at, incoming)?;
-        let incoming = if self.may_go_on(at)? { incoming.keeping(KEEP_EVERY) } else { incoming };
-        // What ZFS keeps of a receive that was broken off would only be in the way of the next one, which begins anew: no archive sends the rest.
-        let incoming =
-            prepare(incoming.with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() }));
+        // What ZFS keeps of what is broken off would only be in the way of the next one, if that can not go on: no archive sends the rest.
+        let incoming = prepare(
+            self.expect(at, incoming)?
+                .with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() }),
+        );
+        let incoming = match self.may_go_on(at)? {
+            true => incoming.keeping(KEEP_EVERY).going_on(GoOn { notes, behind }),
+            false => incoming,
+        };
         let received = incoming.receive(to, observe);
         if received.as_ref().map_or_else(|error| skip > 0 && is_of_what_was_kept(error), |_| true) {
             marks().forget();

@@ -54,6 +54,9 @@ pub enum Error {
     /// BEGIN and END are of different snapshots.
     #[error("the END record at byte {offset} is of the snapshot {found:016x}, the stream of {expected:016x}")]
     Guid { offset: u64, expected: u64, found: u64 },
+    /// Not the stream that a receive was broken off in.
+    #[error("the ZFS send stream has nothing where the receive that was broken off goes on")]
+    Point,
     /// It was read on after an error.
     #[error("the ZFS send stream could not be read further after an earlier error")]
     Spent,

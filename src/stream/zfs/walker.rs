@@ -77,6 +77,18 @@ impl<R: Read> Walker<R> {
         Ok(Self { input, sums, begin, list, left: 0, total: None })
     }
 
+    /// Goes on in the midst of a stream that begins with `begin`: `input` stands at a record, and what came before it, `offset` bytes, had these
+    /// [`sums`](Self::sums). The list behind BEGIN is not known.
+    pub fn behind(input: R, begin: Begin, sums: [u64; 4], offset: u64) -> Self {
+        let input = Buffered { offset, ..Buffered::new(input) };
+        Self { input, sums: Fletcher4(sums), begin, list: None, left: 0, total: None }
+    }
+
+    /// The fletcher-4 checksum of all that has been read.
+    pub fn sums(&self) -> [u64; 4] {
+        self.sums.0
+    }
+
     /// What the stream is.
     pub fn begin(&self) -> &Begin {
         &self.begin

@@ -92,7 +92,7 @@ fn the_version_in_the_middle_is_restored_in_a_pool_that_never_saw_it_and_the_res
 }
 
 #[test]
-fn a_pull_that_is_killed_within_a_container_begins_that_one_anew_and_no_other() {
+fn a_pull_that_is_killed_within_a_container_goes_on_with_that_one_and_reads_no_other() {
     ground!("zfs");
     let line = archived(8 << 20);
     let other = other_machine();
@@ -119,6 +119,74 @@ fn a_pull_that_is_killed_within_a_container_begins_that_one_anew_and_no_other() 
     assert_eq!(partials(), [serde_json::Value::Null; 0]);
     other.run("clone POOL/copy@s2 POOL/look");
     assert_is(&line, "s2", &other.pool.path("look"));
+}
+
+/// A dataset with 24 MiB of noise, of which two versions are in the archive called so.
+fn large(line: &Line, archive: &str, seed: u64) {
+    line.run(&format!("create POOL/{archive}"));
+    line.run(&format!("archive add file://OUT/{archive} POOL/{archive}"));
+    line.write(&format!("{archive}/large"), noise(seed, 24 << 20));
+    for n in 0..2 {
+        line.write(&format!("{archive}/small"), noise(seed + 1 + n, 100_000));
+        line.run(&format!("snapshot POOL/{archive} --name s{n}"));
+        line.run(&format!("archive push POOL/{archive}@s{n} file://OUT/{archive}"));
+    }
+}
+
+/// What a killed reader noted of how the streams of containers go on.
+fn notes(of: &Line) -> Vec<PathBuf> {
+    let files = fs::read_dir(of.state.join("archives")).into_iter().flatten().flatten();
+    let notes = files.map(|file| file.path()).filter(|file| file.extension().is_some_and(|e| e == "notes"));
+    notes.collect()
+}
+
+#[test]
+fn within_a_container_a_pool_goes_on_where_a_restore_was_killed() {
+    ground!("zfs");
+    let (line, other) = (Line::new(), other_machine());
+    large(&line, "node", 7);
+    large(&line, "rival", 100);
+    let (url, rival) = (line.placed("file://OUT/node"), line.placed("file://OUT/rival"));
+    let killed = |command: &str| {
+        let mut child = other.start(command);
+        waits("a note", || !notes(&other).is_empty());
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    };
+    let partials = |of: &str| other.json(&format!("list POOL/{of}"))["datasets"][0]["partials"].clone();
+    // Where it stopped, and what was noted, tell where to go on.
+    killed(&format!("archive pull {url}@s0 POOL/copy"));
+    waits("the kernel's end", || partials("copy")[0]["token"].is_string());
+    let done = other.json(&format!("archive pull {url} POOL/copy"));
+    let earlier = |n: usize| done["received"][n]["earlier"].as_str();
+    assert_eq!([earlier(0), earlier(1)], [Some("unknown"), None], "{done}");
+    assert_eq!(notes(&other), [PathBuf::new(); 0], "nobody needs them any more");
+    assert_eq!(partials("copy"), serde_json::json!([]));
+    other.run("clone POOL/copy@s0 POOL/look");
+    let snapshot = line.pool.path("node/.zfs/snapshot/s0");
+    run("diff", &["-r", snapshot.to_str().expect("utf-8"), other.pool.path("look").to_str().expect("utf-8")]);
+    // Without a note, all of it is read, and what is there is still not written again.
+    killed(&format!("restore {url} --to POOL/back"));
+    waits("the kernel's end", || partials("back")[0]["token"].is_string());
+    notes(&other).iter().for_each(|file| fs::write(file, "no note").expect("written"));
+    other.run(&format!("restore {url} --to POOL/back"));
+    let snapshot = line.pool.path("node/.zfs/snapshot/s1");
+    run("diff", &["-r", snapshot.to_str().expect("utf-8"), other.pool.path("back").to_str().expect("utf-8")]);
+    // What a restore began of something else is in nobody's way; what somebody receives is.
+    killed(&format!("restore {url} --to POOL/third"));
+    waits("the kernel's end", || partials("third")[0]["token"].is_string());
+    other.run(&format!("restore {rival} --to POOL/third"));
+    let snapshot = line.pool.path("rival/.zfs/snapshot/s1");
+    run(
+        "diff",
+        &["-r", snapshot.to_str().expect("utf-8"), other.pool.path("third").to_str().expect("utf-8")],
+    );
+    notes(&other).iter().for_each(|file| fs::remove_file(file).expect("removed"));
+    killed(&format!("archive pull {url} POOL/fourth"));
+    waits("the kernel's end", || partials("fourth")[0]["token"].is_string());
+    let (_, said) = other.ends(3, &format!("archive pull {rival} POOL/fourth"));
+    assert!(said.contains("%partial"), "{said}");
+    assert!(partials("fourth")[0]["token"].is_string());
 }
 
 #[test]
