@@ -13,6 +13,7 @@ mod json;
 mod kernel;
 pub mod killed;
 pub mod lab;
+mod links;
 pub mod modes;
 pub mod native;
 mod neighbours;
