@@ -10,6 +10,7 @@ mod faults;
 mod full;
 mod fuse;
 mod json;
+mod kept;
 mod kernel;
 pub mod killed;
 pub mod lab;
