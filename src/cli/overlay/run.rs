@@ -102,7 +102,9 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
             true => format!(
                 "cowsnap overlay mount {name} shows it there, cowsnap overlay destroy {name} destroys it"
             ),
-            false => format!("cowsnap overlay destroy {name}"),
+            false => format!(
+                "cowsnap overlay diff {name} tells what that is, cowsnap overlay mount {name} shows the tree again, cowsnap overlay destroy {name} destroys it"
+            ),
         };
         context.notice(format!("kept what it changed: {}\nhint: {hint}", kept.display()));
         if let Some(last) = args.keep_last {

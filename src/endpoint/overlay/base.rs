@@ -5,11 +5,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 use crate::endpoint::overlay::Entry;
 use crate::endpoint::{Backend, Dataset, Error, Result, zfs};
 use crate::model::overlay::{Base, BaseKind, Record};
 use crate::model::{PathText, VersionRef};
 use crate::sys::mount;
+
+/// The option of a record: when the directory that is its base was made, as far as its filesystem tells.
+pub const BORN: &str = "base_born";
+
+/// When a directory was made: `SECONDS.NANOSECONDS`; `None` if its filesystem does not tell.
+pub fn birth(dir: &Path) -> Option<String> {
+    let wanted = StatxFlags::BTIME;
+    let stat = rustix::fs::statx(rustix::fs::CWD, dir, AtFlags::empty(), wanted).ok()?;
+    let is_told = stat.stx_mask & wanted.bits() != 0;
+    is_told.then(|| format!("{}.{:09}", stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
+}
 
 /// The base that is the directory `dir`.
 ///
@@ -61,7 +74,10 @@ pub fn reach(overlay: &Entry, record: &Record) -> Result<PathBuf> {
         BaseKind::Dir => {
             let dir = base.path.as_path();
             let found = of_dir(dir)?;
-            if found.identity != base.identity {
+            // An inode number is used again, as soon as its directory is gone.
+            let born = record.options.more.get(BORN).and_then(|born| born.as_str());
+            let is_other = born.is_some_and(|born| birth(dir).is_some_and(|now| now != born));
+            if found.identity != base.identity || is_other {
                 return Err(Error::Refused {
                     op: "use base",
                     subject: dir.display().to_string(),

@@ -89,7 +89,7 @@ pub(super) fn open_for_writing(at: &Path) -> Error {
 }
 
 /// Takes away what forbids to mount an upper again: it was mounted without syncs, or that was tried.
-fn unmark_volatile(generation: &Generation) -> Result<()> {
+pub fn unmark_volatile(generation: &Generation) -> Result<()> {
     let volatile = generation.work().join("work/incompat");
     match fs::remove_dir_all(&volatile) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -30,6 +30,13 @@ pub fn stat_of(pid: u32) -> Option<Stat> {
     Some(stat)
 }
 
+/// Whether a process is stopped by a signal, or by who traces it.
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rfind(')').and_then(|at| stat.get(at + 1..)?.split_whitespace().next());
+    matches!(state, Some("T" | "t"))
+}
+
 /// How many clock ticks a process has worked, with those that it waited for; `None` if it is gone.
 pub fn worked(pid: u32) -> Option<u64> {
     ticks_worked(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -22,15 +21,16 @@ const OVERLAYFS: i64 = 0x794c_7630;
 const NOBODY: u32 = 65534;
 /// How much of a file a reflink is tried with.
 const TRIED: u64 = 64 * 1024;
-/// How long the largest file is looked for.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Among how many entries the largest file is looked for. A number and not a time: the same tree gives the same answer, whatever else the
+/// machine does and whatever of it is in memory.
+pub const LOOKED_AT: usize = 50_000;
 
 /// What a tree's files tell of what a first write to one of them costs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Files {
     /// The largest regular file that was found, and its size in bytes.
     pub largest: Option<(PathBuf, u64)>,
-    /// False if there was no time to look at all of them, or if some of it can not be looked at.
+    /// False if there are more than [`LOOKED_AT`], or if some of it can not be looked at.
     pub all: bool,
 }
 
@@ -92,21 +92,26 @@ fn snapshot_label(of: &Path, base: &Base) -> PathBuf {
     label.into()
 }
 
-/// The largest file at or below `dir`, on its filesystem; looked for during a quarter of a second.
+/// The largest file at or below `dir`, on its filesystem; looked for among the first [`LOOKED_AT`] entries.
 pub fn largest_file(dir: &Path) -> Files {
-    let until = Instant::now() + PATIENCE;
+    largest_among(dir, LOOKED_AT)
+}
+
+fn largest_among(dir: &Path, most: usize) -> Files {
+    let mut left = most;
     let mut files = Files { largest: None, all: true };
     let Ok(device) = fs::metadata(dir).map(|meta| meta.dev()) else { return Files { all: false, ..files } };
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
-        if Instant::now() > until {
-            return Files { all: false, ..files };
-        }
         let Ok(entries) = fs::read_dir(&folder) else {
             files.all = false;
             continue;
         };
         for entry in entries.flatten() {
+            if left == 0 {
+                return Files { all: false, ..files };
+            }
+            left -= 1;
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() && meta.dev() == device {
                 folders.push(entry.path());
@@ -119,16 +124,17 @@ pub fn largest_file(dir: &Path) -> Files {
 }
 
 /// Something at or below `dir` that belongs to a user or a group that this process' user namespace does not have; looked for
-/// during a quarter of a second. Overlayfs can not copy it when it is written to (EOVERFLOW).
+/// among the first [`LOOKED_AT`] entries. Overlayfs can not copy it when it is written to (EOVERFLOW).
 pub fn somebody_elses(dir: &Path) -> Option<PathBuf> {
     if !namespace::has_users_of_its_own() {
         return None;
     }
-    let until = Instant::now() + PATIENCE;
+    let mut left = LOOKED_AT;
     let is_foreign = |meta: &fs::Metadata| [meta.uid(), meta.gid()].contains(&NOBODY);
     let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop().filter(|_| Instant::now() < until) {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten().take(left) {
+            left -= 1;
             let Ok(meta) = entry.metadata() else { continue };
             if is_foreign(&meta) {
                 return Some(entry.path());
@@ -302,5 +308,17 @@ mod tests {
         assert_eq!(largest_file(dir).largest, Some((dir.join("a/b/large"), 5000)));
         assert!(some_file(dir).is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)));
         assert_eq!(largest_file(&dir.join("none")), Files { largest: None, all: false });
+    }
+
+    #[test]
+    fn how_many_entries_are_looked_at_is_a_number_and_not_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path();
+        (0..20).for_each(|n| fs::write(dir.join(n.to_string()), vec![0; n]).expect("written"));
+        let largest = Some((dir.join("19"), 19));
+        assert_eq!(largest_among(dir, 20), Files { largest: largest.clone(), all: true });
+        let few = largest_among(dir, 19);
+        assert!(!few.all);
+        (0..5).for_each(|_| assert_eq!(largest_among(dir, 19), few));
     }
 }

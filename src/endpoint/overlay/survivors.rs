@@ -35,12 +35,23 @@ pub struct Users {
     pub mounts: Vec<PathBuf>,
     /// Where else it is bound, or a part of it.
     pub binds: Vec<PathBuf>,
+    /// The loop devices that have a file of it, whoever set them up.
+    pub loops: Vec<Loop>,
+}
+
+/// A loop device, and its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loop {
+    /// `/dev/loop0`.
+    pub device: PathBuf,
+    /// The file that it shows.
+    pub file: PathBuf,
 }
 
 impl Users {
     /// Nobody and nothing.
     pub fn is_empty(&self) -> bool {
-        self.survivors.is_empty() && self.mounts.is_empty() && self.binds.is_empty()
+        self.survivors.is_empty() && self.mounts.is_empty() && self.binds.is_empty() && self.loops.is_empty()
     }
 }
 
@@ -85,7 +96,29 @@ pub fn users(at: &Path, counts: Counts) -> Result<Users> {
         };
         Some(Survivor { pid, name: name_of(pid), how: how? })
     });
-    Ok(Users { survivors: survivors.collect(), mounts, binds })
+    let loops = loops_below(at, counts);
+    Ok(Users { survivors: survivors.collect(), mounts, binds, loops })
+}
+
+/// The loop devices whose files lie below `at`: the kernel has these open, and no process.
+fn loops_below(at: &Path, counts: Counts) -> Vec<Loop> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut loops: Vec<_> = devices
+        .filter_map(|entry| {
+            let text = fs::read(entry.path().join("loop/backing_file")).ok()?;
+            let file = PathBuf::from(std::ffi::OsStr::from_bytes(text.strip_suffix(b"\n")?));
+            let counts_it = counts == Counts::All || !is_gone(&file);
+            let device = Path::new("/dev").join(entry.file_name());
+            (counts_it && file.starts_with(at)).then_some(Loop { device, file })
+        })
+        .collect();
+    loops.sort_by(|a, b| a.device.cmp(&b.device));
+    loops
+}
+
+/// Whether the kernel says of a path that nothing has that name any more.
+fn is_gone(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b" (deleted)")
 }
 
 /// The processes in mount namespaces of their own that see a mount of this copy: where it was made for one command, these are what
@@ -159,7 +192,6 @@ fn mapped_below(process: &Path, at: &Path, counts: Counts) -> Option<PathBuf> {
         let start = line.iter().position(|&b| b == b'/')?;
         Some(PathBuf::from(std::ffi::OsStr::from_bytes(&line[start..])))
     });
-    let is_gone = |path: &Path| path.as_os_str().as_bytes().ends_with(b" (deleted)");
     paths.into_iter().find(|path| path.starts_with(at) && (counts == Counts::All || !is_gone(path)))
 }
 

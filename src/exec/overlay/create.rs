@@ -104,6 +104,11 @@ pub fn plan(home: &Home, new: &New) -> Result<(Record, Vec<String>)> {
         // A change of mode or owner then copies no data.
         more.insert("metacopy".into(), true.into());
     }
+    if new.base.kind == BaseKind::Dir
+        && let Some(born) = overlay::base::birth(new.base.path.as_path())
+    {
+        more.insert(overlay::base::BORN.into(), born.into());
+    }
     let record = Record {
         format: FORMAT,
         name: new.name.clone(),

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::{Before, Step, Survivors, deal_with_inside, deal_with_users, is_full, none, server};
+use super::{
+    Before, Step, Survivors, check_answers, deal_with_inside, deal_with_users, is_full, none, server,
+};
 use crate::endpoint::overlay::survivors::Survivor;
 use crate::endpoint::overlay::{Home, Locked, Place, ours};
 use crate::endpoint::{Error, Result};
@@ -29,6 +31,7 @@ pub fn destroy(
         Ok(None) | Err(Error::Corrupt { .. }) => return destroy_without_record(locked).map(|()| Vec::new()),
         Err(error) => return Err(error),
     };
+    check_answers(&locked, &record)?;
     let copies: Vec<_> = record.copies.iter().collect();
     deal_with_inside(&locked, &record, &copies, survivors, DESTROY)?;
     let users = deal_with_users(&record, &copies, survivors, DESTROY)?;
@@ -43,6 +46,7 @@ pub fn destroy(
 pub fn check(home: &Home, name: &OverlayName, survivors: Survivors) -> Result<()> {
     let Some(locked) = home.entry(name).lock()? else { return Err(none(home, name)) };
     let Ok(Some(record)) = locked.record() else { return Ok(()) };
+    check_answers(&locked, &record)?;
     let copies: Vec<_> = record.copies.iter().collect();
     if survivors != Survivors::Leave {
         deal_with_inside(&locked, &record, &copies, survivors, DESTROY)?;

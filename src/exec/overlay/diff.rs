@@ -91,7 +91,11 @@ pub(super) fn copy_of(record: &Record, number: u32) -> Result<&Copy> {
 
 /// Has the kernel write what it holds back of files that were written to.
 fn write_back(copy: &Copy) -> Result<()> {
-    let dir = std::fs::File::open(copy.at()).map_err(Error::io("open", copy.at().display()))?;
+    let dir = match std::fs::File::open(copy.at()) {
+        // It does not show, as what was kept of a command.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(Error::io("open", copy.at().display()))?,
+    };
     rustix::fs::syncfs(&dir).map_err(Error::io("sync", copy.at().display()))
 }
 

@@ -70,6 +70,9 @@ pub fn commit(
     let below = lower(&locked, &record, server)?;
     let was = record.clone();
     let place = Place { overlay: &locked, record: &was, lower: &below, copy: &copy };
+    if !record.options.volatile && !server.is_shown(&place)? {
+        return Err(not_shown(&record));
+    }
     generation.mark_frozen()?;
     let frozen = server.freeze(&place, &generation);
     let made = frozen.and_then(|()| build_upon(&place, &mut record, (&locked, &generation, wanted), before));
@@ -87,6 +90,16 @@ pub fn commit(
             }
             Err(error)
         }
+    }
+}
+
+/// It is frozen where it shows.
+fn not_shown(record: &Record) -> Error {
+    Error::Refused {
+        op: "commit overlay",
+        subject: record.name.to_string(),
+        why: "it does not show".into(),
+        hint: Some(format!("cowsnap overlay mount {}", quoted(&record.name))),
     }
 }
 

@@ -123,6 +123,11 @@ fn deal_with_users(
     }
     match survivors {
         Survivors::Refuse if !all.is_empty() => return Err(still_used(record, &all, op)),
+        // No process that could be ended has it.
+        Survivors::Kill if !all.loops.is_empty() => {
+            all.survivors.clear();
+            return Err(still_used(record, &all, op));
+        }
         Survivors::Kill => survivors::kill(&all.survivors)?,
         _ => {}
     }
@@ -173,6 +178,7 @@ fn users_of(copies: &[&Copy], counts: Counts) -> Result<Users> {
         all.survivors.extend(users.survivors);
         all.mounts.extend(users.mounts);
         all.binds.extend(users.binds);
+        all.loops.extend(users.loops);
     }
     all.survivors.sort_by_key(|survivor| survivor.pid);
     all.survivors.dedup_by_key(|survivor| survivor.pid);
@@ -192,16 +198,21 @@ fn still_used(record: &Record, users: &Users, op: &'static str) -> Error {
         users.mounts.iter().take(NAMED).map(|dir| format!("something is mounted at {}", dir.display())),
     );
     why.extend(users.binds.iter().take(NAMED).map(|dir| format!("it is bound at {}", dir.display())));
-    let command = op.split(' ').next().unwrap_or(op);
-    Error::Refused {
-        op,
-        subject: record.name.to_string(),
-        why: why.join(", "),
-        hint: Some(format!(
-            "cowsnap overlay {command} --kill {0} ends them, --force leaves them with the old tree",
-            quoted(&record.name)
-        )),
-    }
+    let loops = users.loops.iter().take(NAMED);
+    why.extend(loops.clone().map(|one| format!("{} has {} open", one.device.display(), one.file.display())));
+    let (command, name) = (op.split(' ').next().unwrap_or(op), quoted(&record.name));
+    let detach: Vec<_> = loops.map(|one| one.device.display().to_string()).collect();
+    let hint = match detach.is_empty() {
+        true => format!(
+            "cowsnap overlay {command} --kill {name} ends them, --force leaves them with the old tree"
+        ),
+        // It lets go once nobody has it open: what is mounted of it goes first.
+        false => format!(
+            "losetup -d {} lets go, once nothing of it is mounted; cowsnap overlay {command} --force {name} leaves it with the old tree",
+            detach.join(" ")
+        ),
+    };
+    Error::Refused { op, subject: record.name.to_string(), why: why.join(", "), hint: Some(hint) }
 }
 
 /// The directory at which a copy is to show, made anew where it is not there: below /run or /tmp it went with the machine. One at
@@ -260,6 +271,7 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
     if record.state != State::Ready {
         return Err(half_made(name));
     }
+    check_answers(&locked, &record)?;
     let (server, written) = (server(&record)?, record.clone());
     for (copy, was) in record.copies.iter_mut().zip(&written.copies) {
         let place = Place { overlay: &locked, record: &written, lower: &[], copy: was };
@@ -282,6 +294,14 @@ pub fn opened(home: &Home, name: &OverlayName) -> Result<(Locked, Record)> {
         tracing::warn!(overlay = %name, %error, "a snapshot that a killed command looked at is still there");
     }
     Ok((locked, record))
+}
+
+/// See [`overlay::fuse::serve::check_answers`].
+fn check_answers(entry: &Entry, record: &Record) -> Result<()> {
+    match record.mode {
+        Mode::Fuse => overlay::fuse::serve::check_answers(entry),
+        _ => Ok(()),
+    }
 }
 
 fn none(home: &Home, name: &OverlayName) -> Error {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::destroy::DESTROY;
-use super::{Survivors, deal_with_inside, destroy, opened, run, unhindered};
+use super::{Survivors, check_answers, deal_with_inside, destroy, opened, run, unhindered};
 use crate::endpoint::overlay::{Entry, Home, Locked, fuse, kernel, layer, native, ours, owner};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Copy, Mode, OverlayName, Record};
@@ -84,6 +84,7 @@ fn reap_one(home: &Home, entry: &Entry, here: &Here) -> Result<Verdict> {
     if let Verdict::Reap(_) = decided {
         match found.record {
             Written::Record(record) => {
+                check_answers(&locked, &record)?;
                 let copies: Vec<_> = record.copies.iter().collect();
                 deal_with_inside(&locked, &record, &copies, Survivors::Refuse, DESTROY)?;
                 run::end_what_was_left(&locked, &record)?;

@@ -49,14 +49,14 @@ pub(super) fn done_after<T>(made: Result<()>, done: Result<T>) -> Result<T> {
 /// # Errors
 /// [`Error::Refused`], naming them.
 pub(super) fn check_unused(place: &Place<'_>, wanted: Survivors) -> Result<()> {
-    let Users { survivors, mounts, binds } = users_of(&[place.copy], Counts::All)?;
+    let Users { survivors, mounts, binds, loops } = users_of(&[place.copy], Counts::All)?;
     if wanted == Survivors::Kill {
         survivors::kill(&survivors)?;
     }
     let in_the_way = match (wanted, place.record.mode) {
-        (Survivors::Refuse, _) => Users { survivors, mounts, binds },
+        (Survivors::Refuse, _) => Users { survivors, mounts, binds, loops },
         // What they have open takes the space that the new tree would need.
-        (Survivors::Leave, Mode::Copy) => Users { survivors, mounts, binds },
+        (Survivors::Leave, Mode::Copy) => Users { survivors, mounts, binds, loops },
         // A bind was promised the new tree.
         (_, Mode::Fuse) => Users { binds, ..Users::default() },
         _ => return Ok(()),

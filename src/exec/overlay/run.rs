@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use super::enter::Seen;
 use super::{Created, New, Survivors, create, destroy, opened, unhindered};
 use crate::endpoint::overlay::fuse::serve;
-use crate::endpoint::overlay::{Entry, Home, Locked, Place, owner, survivors};
+use crate::endpoint::overlay::{Entry, Home, Locked, Place, kernel, owner, survivors};
 use crate::endpoint::{Error, Result};
 use crate::model::overlay::{Base, LayerId, Mode, OverlayName, Record};
 use crate::sys::{child, interrupt};
@@ -224,10 +224,21 @@ fn keep(home: &Home, name: &OverlayName) -> Result<PathBuf> {
     record.options.more.insert(KEPT.into(), jiff::Timestamp::now().to_string().into());
     locked.write(&record)?;
     let server = super::server(&record)?;
-    let copy = &record.copies[0];
-    let place = crate::endpoint::overlay::Place { overlay: &locked, record: &record, lower: &[], copy };
+    let copy = record.copies[0].clone();
+    let generation = locked.generation(copy.number, copy.generation);
+    let place = Place { overlay: &locked, record: &record, lower: &[], copy: &copy };
     server.take_down(&place)?;
-    Ok(server.changes(&place, &locked.generation(copy.number, copy.generation)))
+    let changes = server.changes(&place, &generation);
+    if record.mode.keeps_changes_apart() && record.options.volatile {
+        // Whatever becomes of the machine, they are whole from here on: they can be shown again.
+        let dir = generation.upper();
+        let synced = fs::File::open(&dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        synced.map_err(Error::io("sync", dir.display()))?;
+        kernel::unmark_volatile(&generation)?;
+        record.options.volatile = false;
+        locked.write(&record)?;
+    }
+    Ok(changes)
 }
 
 /// Destroys all but the newest `last` of what was kept of failed commands; which those were. What is in use is left.

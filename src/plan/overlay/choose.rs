@@ -138,7 +138,11 @@ fn reason(facts: &Facts, mode: Mode) -> String {
             "it reads layers that hold only some blocks of a file as they are".into()
         }
         Mode::Fuse if copies_whole_files(facts) => {
-            "a first write to a large file copies only the blocks it touches".into()
+            let blocks = "a first write to a large file copies only the blocks it touches";
+            match has_large_files(facts) {
+                true => blocks.into(),
+                false => format!("not all files were looked at, and there may be large ones: {blocks}"),
+            }
         }
         Mode::Fuse => "it needs no privilege".into(),
         Mode::Squashfs | Mode::Erofs => format!("the base is an image of {mode}, which overlayfs can lie on"),
@@ -148,8 +152,12 @@ fn reason(facts: &Facts, mode: Mode) -> String {
 
 /// Whether a first write through overlayfs may copy a large file.
 fn copies_whole_files(facts: &Facts) -> bool {
-    facts.reflink != Some(true)
-        && (facts.largest.as_ref().is_some_and(|(_, size)| *size >= EXPENSIVE_COPY) || !facts.looked_at_all)
+    facts.reflink != Some(true) && (has_large_files(facts) || !facts.looked_at_all)
+}
+
+/// Whether one was found.
+fn has_large_files(facts: &Facts) -> bool {
+    facts.largest.as_ref().is_some_and(|(_, size)| *size >= EXPENSIVE_COPY)
 }
 
 fn warnings(facts: &Facts, mode: Mode) -> Vec<String> {
@@ -169,8 +177,9 @@ fn of_copies(facts: &Facts, mode: Mode) -> Option<String> {
         return None;
     }
     let largest = match &facts.largest {
-        Some((path, size)) => format!("{path} has {} MiB", size >> 20),
-        None => "there may be large ones".into(),
+        // A small one is no reason, where others were not looked at.
+        Some((path, size)) if has_large_files(facts) => format!("{path} has {} MiB", size >> 20),
+        _ => "there may be large ones".into(),
     };
     let seen = if facts.looked_at_all { "" } else { " (not all files were looked at)" };
     let (copies, why) = match (mode, facts.reflink) {
@@ -350,6 +359,22 @@ mod tests {
             expect![[r#"
             kernel: overlayfs can be mounted; not native: the base is neither on btrfs nor on ZFS; not fuse: there is no /dev/fuse
             warning: the first write to a file copies all of it, as what it lies on and the home share no blocks: db has 3072 MiB; on btrfs or XFS it would cost nothing"#]],
+        );
+        let small = Some(("small".into(), 5 << 20));
+        let partly_seen = Facts { looked_at_all: false, largest: small, ..ext4.clone() };
+        check(
+            &partly_seen,
+            None,
+            expect![
+                "fuse: not all files were looked at, and there may be large ones: a first write to a large file copies only the blocks it touches; not native: the base is neither on btrfs nor on ZFS"
+            ],
+        );
+        check(
+            &Facts { no_fuse: Some("there is no /dev/fuse".into()), ..partly_seen },
+            None,
+            expect![[r#"
+                kernel: overlayfs can be mounted; not native: the base is neither on btrfs nor on ZFS; not fuse: there is no /dev/fuse
+                warning: the first write to a file copies all of it, as what it lies on and the home share no blocks: there may be large ones (not all files were looked at); on btrfs or XFS it would cost nothing"#]],
         );
         let unseen = Facts { looked_at_all: false, largest: None, ..no_fuse };
         check(

@@ -13,10 +13,10 @@ use super::lab::{Lab, read, text, utf8};
 use crate::ground::{self, ground};
 
 /// A process that does nothing until this is dropped.
-struct Stopped(Pid);
+pub struct Stopped(Pid);
 
 impl Stopped {
-    fn new(pid: u32) -> Self {
+    pub fn new(pid: u32) -> Self {
         let pid = Pid::from_raw(pid as i32).expect("a pid");
         rustix::process::kill_process(pid, Signal::STOP).expect("stopped");
         ground::waits("it to stop", || {

@@ -352,7 +352,8 @@ fn what_kernel_overlayfs_wrote_shows_here() {
 #[test]
 fn no_mixture_of_opens_writes_to_the_base() {
     ground!("fuse", "root");
-    for options in [blocks_only(), whole()] {
+    let past = |options: Options| Options { through_up_to: 0, ..options };
+    for options in [blocks_only(), whole(), past(blocks_only()), past(whole())] {
         let ground = Ground::new();
         let before = dump(&ground.path("base"));
         let mounted = show(&ground, &ground.layers(), options, true);
@@ -371,6 +372,11 @@ fn no_mixture_of_opens_writes_to_the_base() {
             .expect("append");
         reader.seek(SeekFrom::Start(0)).expect("seek");
         reader.read_exact(&mut first).expect("whoever had it open reads on");
+        assert_eq!(
+            &first == b"writ",
+            options.through_up_to > 0,
+            "only who reads past the process is parted from it"
+        );
         let now = std::fs::read(&path).expect("read");
         assert_eq!(
             (&now[..7], &now[70_000..70_007], &now[now.len() - 3..]),

@@ -6,14 +6,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::adapter::Mount;
 use super::{Layers, Options};
+use crate::sys::interrupt;
 
 /// The name of the socket in an overlay's directory.
 pub const SOCKET: &str = "control";
@@ -21,6 +23,10 @@ pub const SOCKET: &str = "control";
 const MAX_LEN: u64 = 4 << 20;
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one is waited for all the same once a signal has asked this process to end.
+const COURTESY: Duration = Duration::from_secs(2);
+/// How often it is looked whether one has.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// How long it may take until all that was changed is on the disk.
 const SYNC_PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -139,6 +145,29 @@ impl Control {
     /// What the kernel says.
     pub fn process(&self) -> std::io::Result<Pid> {
         Ok(rustix::net::sockopt::socket_peercred(self.reader.get_ref())?.pid)
+    }
+
+    /// Whether the process answers at all: asked how a copy is, and waited for only so long, and not after a signal has asked this one to
+    /// end. `Ok(false)`: it does not.
+    ///
+    /// # Errors
+    /// A process that ends meanwhile.
+    pub fn answers(&mut self) -> std::io::Result<bool> {
+        send(self.reader.get_ref(), &Request::Stats { copy: 0 })?;
+        let began = Instant::now();
+        loop {
+            let ready = poll(&mut [PollFd::new(self.reader.get_ref(), PollFlags::IN)], Some(&TICK));
+            if matches!(ready, Ok(1..)) {
+                return next::<Answer>(&mut self.reader)?
+                    .map(|_| true)
+                    .ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into());
+            }
+            // Whoever was asked to end may be about to clean up: a process that is well answers sooner than this.
+            let is_unwanted = interrupt::pending().is_some() && began.elapsed() > COURTESY;
+            if is_unwanted || began.elapsed() > PATIENCE {
+                return Ok(false);
+            }
+        }
     }
 
     /// Speaks over this stream.

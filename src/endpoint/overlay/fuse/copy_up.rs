@@ -17,6 +17,7 @@ use super::spot::Spot;
 use super::stack::{Partial, Piece};
 use super::tree::{Names, Options};
 use super::{Errno, Fallible, io};
+use crate::endpoint::overlay::layer::mark_of;
 
 /// The names of the files of the lower layers that have more than one: layer and inode, and the paths there.
 pub type Links = HashMap<(usize, u64), Vec<PathBuf>>;
@@ -122,11 +123,26 @@ impl Names {
         let from = self.spot(number)?;
         let to = Spot::Named(&self.work, work.to_path_buf());
         copy_attributes(&from, stat, &to, self.stack.prefix.bytes())?;
+        if partial.is_none() && stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+            self.mark_origin(number, &to);
+        }
         if let Some(device) = self.nodes.get(number)?.device {
             let mark = self.stack.prefix.mark("cowsnap.node");
             to.set_xattr(&mark, device.words().as_bytes(), XattrFlags::empty())?;
         }
         Ok(partial)
+    }
+
+    /// Writes down which file below this is a copy of: so a diff finds what was renamed. Where that can not be, it is told as gone and new.
+    fn mark_origin(&self, number: u64, to: &Spot<'_>) {
+        let Ok(Some(piece)) = self.nodes.get(number).map(|node| node.lowers.first()) else { return };
+        let (dir, name) = (piece.path.parent().unwrap_or(Path::new("")), piece.path.file_name());
+        let opened = self.stack.lowers[piece.layer].root.open_at(dir, OFlags::PATH | OFlags::DIRECTORY);
+        let handle = name.zip(opened.ok()).and_then(|(name, dir)| mark_of(dir, name.as_bytes()));
+        if let Some(handle) = handle {
+            let mark = self.stack.prefix.mark("cowsnap.origin");
+            let _ = to.set_xattr(&mark, &handle, XattrFlags::empty());
+        }
     }
 
     fn copy_data(

@@ -49,6 +49,21 @@ impl Opened {
     }
 }
 
+impl Opened {
+    /// How many bytes it has; `None` if that can not be told.
+    pub fn size(&self) -> Option<u64> {
+        self.data.read().len().ok()
+    }
+
+    /// What [`Tree::read`] reads, if all of it is in memory: nobody waits for a disk.
+    pub fn read_from_memory(&self, len: usize, offset: u64) -> Option<Vec<u8>> {
+        match &*self.data.read() {
+            Source::Whole(file) => io::read_cached(file.as_fd(), len, offset),
+            Source::Parts(_) => None,
+        }
+    }
+}
+
 impl Tree {
     /// Opens a file; one that is to be written to is copied up.
     pub fn open_file(&self, number: u64, writable: bool) -> Fallible<Opened> {
@@ -63,6 +78,11 @@ impl Tree {
         let names = self.names();
         let node = names.nodes.get(number)?;
         Ok(node.upper)
+    }
+
+    /// Whether this is asked of a file for the first time.
+    pub fn is_first_read(&self, number: u64) -> bool {
+        self.names().nodes.get_mut(number).is_ok_and(|node| !std::mem::replace(&mut node.read, true))
     }
 
     /// Gives the file that was copied up from this node a node of its own; who has the old one open keeps what was below.

@@ -1,6 +1,9 @@
 //! Whole reads and writes at an offset, and copying that shares storage where it can.
 
+use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
+
+use rustix::io::ReadWriteFlags;
 
 use super::{Errno, Fallible};
 
@@ -16,6 +19,23 @@ pub fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Fallible
         }
     }
     Ok(done)
+}
+
+/// Reads `len` bytes, or until the file ends, if all of them are in memory.
+pub fn read_cached(fd: BorrowedFd<'_>, len: usize, offset: u64) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        let mut rest = [IoSliceMut::new(&mut buffer[done..])];
+        match rustix::io::preadv2(fd, &mut rest, offset + done as u64, ReadWriteFlags::NOWAIT) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            // It is not, or the filesystem does not tell.
+            Err(_) => return None,
+        }
+    }
+    buffer.truncate(done);
+    Some(buffer)
 }
 
 /// Writes all of `data`.

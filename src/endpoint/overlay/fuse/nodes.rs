@@ -47,6 +47,8 @@ pub struct Node {
     pub lost: bool,
     /// What it is, once it has no known name.
     pub orphan: Option<Arc<OwnedFd>>,
+    /// Whether it was opened to be read: the kernel has some of it in its memory then, most likely.
+    pub read: bool,
     /// Its data, while it is open.
     pub data: Option<Arc<Data>>,
     /// How often it is open.
@@ -291,6 +293,7 @@ impl Node {
             heritage: None,
             lost: false,
             orphan: None,
+            read: false,
             data: None,
             opens: 0,
             writers: 0,

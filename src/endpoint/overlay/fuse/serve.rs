@@ -11,8 +11,9 @@ use rustix::process::Pid;
 use super::adapter::Mount;
 use super::control::{Control, View};
 use super::{Errno, Layers, Lower, Options, Prefix, daemon};
-use crate::endpoint::overlay::{Entry, Generation, Place, Serve, Swapped, base, ours};
+use crate::endpoint::overlay::{Entry, Generation, Place, Serve, Swapped, base, ours, owner};
 use crate::endpoint::{Error, Result};
+use crate::error::Class;
 use crate::model::overlay::{Record, Xattrs};
 use crate::model::quoted;
 use crate::sys::mount::{self, Restrict};
@@ -180,6 +181,32 @@ fn show_if_served(place: &Place<'_>, generation: &Generation, view: &View) -> Re
         Err(error) if is_gone(&error) => Ok(None),
         shown => shown.map(Some).map_err(|error| not_shown(place, error)),
     }
+}
+
+/// Says of an overlay's process that does not answer what to do, before anybody touches its trees: whoever does that waits for it where no
+/// signal but SIGKILL reaches him. None at all is fine.
+///
+/// # Errors
+/// [`Error::Remote`], to be tried again: it is stopped, or does not answer.
+pub fn check_answers(overlay: &Entry) -> Result<()> {
+    let Some(mut control) = connect(overlay)? else { return Ok(()) };
+    let Ok(pid) = control.process().map(|pid| pid.as_raw_nonzero().get() as u32) else { return Ok(()) };
+    let is_stopped = owner::is_stopped(pid);
+    if !is_stopped && control.answers().unwrap_or(true) {
+        return Ok(()); // Or it has ended meanwhile, which is found where it matters.
+    }
+    let what = match is_stopped {
+        true => format!("the process that serves it ({pid}) is stopped"),
+        false => format!("the process that serves it ({pid}) does not answer"),
+    };
+    let hint = match is_stopped {
+        true => {
+            format!("kill -CONT {pid} lets it go on, kill -KILL {pid} ends it; then the same command again")
+        }
+        false => format!("cat /proc/{pid}/wchan; kill -KILL {pid} ends it; then the same command again"),
+    };
+    let place = format!("overlay {}", overlay.name());
+    Err(Error::Remote { place, what, class: Class::Unreachable, hint: Some(hint) })
 }
 
 /// Whether the overlay's process is there.

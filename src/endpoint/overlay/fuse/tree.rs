@@ -57,11 +57,14 @@ pub struct Options {
     pub block_shift: u32,
     /// A file of at most so many bytes is copied whole.
     pub whole_up_to: u64,
+    /// Where data goes past the process: a file below of at most so many bytes that is open for reading alone is read through it all
+    /// the same. Whoever has it open is not parted from it when it is copied up.
+    pub through_up_to: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { volatile: true, block_shift: 16, whole_up_to: 128 << 10 }
+        Self { volatile: true, block_shift: 16, whole_up_to: 128 << 10, through_up_to: 1 << 20 }
     }
 }
 

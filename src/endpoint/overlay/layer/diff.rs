@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use super::data::same_data;
 use super::links::names_below;
 use super::merge::{self, Layers as _, Part, Shown, joined, lookup, path_below};
-use super::origin::{Handle, handle_of};
+use super::origin::{self, Handle, handle_of};
 use super::tree::{Node, Stack};
 use crate::endpoint::change::{Change, Kind};
 use crate::endpoint::{Error, Result};
@@ -38,7 +38,8 @@ pub struct DiffRequest {
 /// files by the handle of the file that the kernel copied them from. What is in a directory that is gone is not told.
 ///
 /// Without [`DiffRequest::content`], a file counts as written to ([`Kind::Modified`]) if the upper layers have its data and its size or
-/// its modification time is another one, or nothing else of it changed.
+/// its modification time is another one, or nothing else of it changed. Of a file that has several names, or had, its data is compared
+/// before the last of these is said: a link that comes or goes brings its data there, too.
 ///
 /// # Errors
 /// What can not be read; [`Error::Corrupt`] for marks that make no sense.
@@ -215,14 +216,22 @@ impl<'a> Walk<'a> {
         let Some(from) = from else { return Ok(None) };
         let was = merge::resolve(self.stack, self.n, &from).map_err(failed("look up", &from))?;
         let same = matches!(&was, Shown::Dir(old) | Shown::File(old) if *old == parts[below..]);
-        Ok(same.then_some((from, was)))
+        Ok((same && !self.still_shows(&from, &parts[below..])?).then_some((from, was)))
+    }
+
+    /// Whether the file of these parts below is where it was: then another name of it is a link, and no new name of its own.
+    fn still_shows(&self, path: &[u8], below: &[Part]) -> Result<bool> {
+        let now = merge::resolve(self.stack, 0, path).map_err(failed("look up", path))?;
+        let Shown::File(parts) = now else { return Ok(false) };
+        Ok(parts.iter().position(|part| part.layer >= self.n).is_some_and(|at| parts[at..] == *below))
     }
 
     /// Notes of the file that was told last that it was copied up whole: it may have been renamed then.
     fn may_be_a_copy(&mut self, now: &Shown, node: &Node) {
         let is_whole = now.first().is_some_and(|part| part.layer < self.n)
             && !matches!(now, Shown::File(parts) if parts.iter().any(|part| part.layer >= self.n));
-        let handle = node.mark("origin").filter(|_| is_whole).and_then(Handle::in_mark);
+        let mark = node.mark("origin").or_else(|| node.mark(origin::OWN));
+        let handle = mark.filter(|_| is_whole).and_then(Handle::in_mark);
         if let (Some(told), Some(handle)) = (self.found.last_mut(), handle) {
             told.copy = Some((now.clone(), handle));
         }
@@ -244,12 +253,26 @@ impl<'a> Walk<'a> {
             let handle = handle.filter(|handle| copy.is_none_or(|(_, origin)| origin != handle));
             left.extend(handle.map(|handle| (handle, (path, was))));
         }
+        self.settle_written_to()?;
         for at in 0..self.found.len() {
             let Some((now, handle)) = self.found[at].copy.take() else { continue };
             let Some((from, was)) = left.remove(&handle) else { continue };
             self.renamed_copy(at, &now, &from, &was)?;
         }
         self.found.retain(|told| !told.difference.change.path.is_empty());
+        Ok(())
+    }
+
+    /// A copy of what was in its own place was not renamed, whatever became of other names that it had.
+    fn settle_written_to(&mut self) -> Result<()> {
+        for at in 0..self.found.len() {
+            let Told { was_at: Some(path), copy: Some((_, origin)), .. } = &self.found[at] else { continue };
+            let was = merge::resolve(self.stack, self.n, path).map_err(failed("look up", path))?;
+            let own = was.first().and_then(|part| handle_of(self.stack.tree(part.layer), &part.path));
+            if own.as_ref() == Some(origin) {
+                self.found[at].copy = None;
+            }
+        }
         Ok(())
     }
 
@@ -311,7 +334,9 @@ impl<'a> Walk<'a> {
                 false if new.1.size() != old.1.size() || times => true,
                 false if !touched || metadata.is_some() => false,
                 false => {
-                    !self.is_of_another()
+                    // A file of several names is copied when one comes or goes, too: what it holds tells.
+                    let has_names = new.1.stat.st_nlink > 1 || old.1.stat.st_nlink > 1;
+                    !(has_names || self.is_of_another())
                         || !same_data(self.stack, (new_parts, new.1.size()), (old_parts, old.1.size()))?
                 }
             },

@@ -35,6 +35,7 @@ pub use history::Layers;
 pub use import::{ImportRequest, Onto, import};
 pub use lay::commit_apart;
 pub use links::{complete_links, index_of};
+pub(in crate::endpoint::overlay) use origin::mark_of;
 pub use put::put_upon;
 pub use record::LayerRecord;
 pub(in crate::endpoint) use scan::hash_attributes;

@@ -1,5 +1,7 @@
 //! Which file a copied one was copied from: the kernel keeps a handle of it in the mark `overlay.origin`.
 
+use std::os::fd::AsFd;
+
 use super::tree::Tree;
 use crate::endpoint::beneath;
 use crate::sys::handle::file_handle;
@@ -9,6 +11,15 @@ use crate::sys::handle::file_handle;
 pub(super) struct Handle {
     kind: i32,
     bytes: Vec<u8>,
+}
+
+/// The mark in which mode fuse keeps the same: what is in the kernel's own would be followed by the kernel.
+pub(super) const OWN: &str = "cowsnap.origin";
+
+/// What [`OWN`] says of a copy of `name` in `dir`; `None` if its filesystem gives no handle.
+pub(in crate::endpoint::overlay) fn mark_of(dir: impl AsFd, name: &[u8]) -> Option<Vec<u8>> {
+    let (kind, bytes) = file_handle(dir, name).ok()?;
+    Handle { kind, bytes }.as_mark()
 }
 
 /// Where the handle begins: behind version, magic, length, flags, type and the filesystem's uuid (`struct ovl_fb`).

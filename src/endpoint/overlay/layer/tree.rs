@@ -19,8 +19,8 @@ use crate::model::overlay::Xattrs;
 /// Extended attributes, by name.
 pub type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The kernel's own marks: not part of what a layer shows.
-const PRIVATE: [&[u8]; 5] = [b"origin", b"impure", b"nlink", b"uuid", b"upper"];
+/// The kernel's own marks, and ours of the same kind: not part of what a layer shows.
+const PRIVATE: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"cowsnap.origin"];
 const MAX_XATTR: usize = 64 << 10;
 
 /// An open tree.

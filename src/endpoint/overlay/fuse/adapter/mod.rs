@@ -5,15 +5,14 @@
 //! wire      what a request says and what an answer looks like
 //! device    where they are read from and written to; linger: waiting awake for the next; company: keeping others awake
 //! dirs      directories that are open
+//! open      files that are open: which way their data goes
 //! helpers   threads for what may take long
 //! mounting  mounts and unmounts
 //! ```
 //!
 //! fuser speaks the first word with the kernel, and tells it what to forget.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLockWriteGuard};
@@ -25,7 +24,7 @@ use fuser::{Config, Filesystem, INodeNo, InitFlags, KernelConfig, Notifier, Sess
 use serde::{Deserialize, Serialize};
 
 use super::reset::Outdated;
-use super::{Changing, Errno, Fallible, Layers, Opened, Tree};
+use super::{Changing, Fallible, Layers, Tree};
 use crate::sys::mount::Restrict;
 
 mod company;
@@ -34,16 +33,18 @@ mod dirs;
 mod helpers;
 mod linger;
 mod mounting;
+mod open;
 mod requests;
 mod wire;
 
 use company::Member;
-use device::{Backing, Device, Reply};
+use device::{Device, Reply};
 use dirs::{Dirs, Entries};
 use helpers::Helpers;
 use linger::Linger;
 use mounting::Placed;
 pub(super) use mounting::id_at;
+use open::Files;
 use wire::Request;
 
 /// How the filesystem is mounted.
@@ -94,7 +95,7 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
         Session::from_fd(greeting, device, SessionACL::All, config)
     });
     let session = session.inspect_err(undo)?;
-    let (notifier, teller) = (session.notifier(), session.notifier());
+    let (notifier, teller, dated) = (session.notifier(), session.notifier(), session.notifier());
     let device = Arc::new(Device::new(device));
     let (stale, moved) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("notify".into()).spawn(move || {
@@ -108,6 +109,7 @@ pub fn mount(tree: Arc<Tree>, dir: &Path, how: &Mount) -> std::io::Result<Mounte
         tree: Arc::clone(&tree),
         passthrough: passes.get() == Some(&true),
         stale,
+        notifier: dated,
         files: Mutex::default(),
         dirs: Mutex::default(),
         frozen: Helpers::new(1),
@@ -244,15 +246,6 @@ impl Filesystem for Greeting {
     }
 }
 
-/// How the kernel reads and writes a node while it is open.
-struct Flow {
-    /// The file that it goes to past this process, if it does.
-    backing: Option<Arc<Backing>>,
-    /// Whether the file was in the upper layer.
-    upper: bool,
-    opens: u32,
-}
-
 /// How many threads do what takes long where one thread serves.
 const HELPERS: usize = 4;
 
@@ -266,6 +259,7 @@ struct Shared {
     tree: Arc<Tree>,
     passthrough: bool,
     stale: Sender<(u64, OsString)>,
+    notifier: Notifier,
     files: Mutex<Files>,
     dirs: Mutex<Dirs>,
     /// Does the changes that came while the filesystem was frozen, one after the other, once it goes on.
@@ -278,19 +272,6 @@ impl std::ops::Deref for Adapter {
     fn deref(&self) -> &Shared {
         &self.shared
     }
-}
-
-#[derive(Default)]
-struct Files {
-    next: u64,
-    open: HashMap<u64, Opened>,
-    flows: HashMap<u64, Flow>,
-}
-
-/// How an open file is known to the kernel.
-struct Entered {
-    handle: u64,
-    backing: Option<Arc<Backing>>,
 }
 
 impl Adapter {
@@ -335,76 +316,6 @@ impl Shared {
                 this.frozen.run(move || act(&shared, &shared.tree.change()));
             }
         }
-    }
-
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn file(&self, handle: u64) -> Fallible<Opened> {
-        self.files().open.get(&handle).cloned().ok_or(Errno::BADF)
-    }
-
-    /// Opens a node the way in which it is open already; to write to it, within a `change`.
-    ///
-    /// ESTALE: it is open past this process in a layer below, and was copied up since; the kernel looks its name up again and
-    /// finds the new node.
-    fn open_node(
-        &self,
-        number: u64,
-        change: Option<&Changing<'_>>,
-        back: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
-    ) -> Fallible<Entered> {
-        let mut files = self.files();
-        let file = match change {
-            Some(change) => change.open_writable(number)?,
-            None => self.tree.open_file(number, false)?,
-        };
-        let upper = self.tree.is_upper(number)?;
-        if let Some(flow) = files.flows.get(&number)
-            && flow.backing.is_some()
-            && flow.upper != upper
-        {
-            self.tree.release(&file);
-            let places = self.tree.part(number)?;
-            places.into_iter().for_each(|place| drop(self.stale.send(place)));
-            return Err(Errno::STALE);
-        }
-        Ok(self.enter(&mut files, file, upper, back))
-    }
-
-    /// Takes an open file in.
-    fn enter(
-        &self,
-        files: &mut Files,
-        file: Opened,
-        upper: bool,
-        back: impl FnOnce(BorrowedFd<'_>) -> std::io::Result<Backing>,
-    ) -> Entered {
-        let flow = files.flows.entry(file.number).or_insert_with(|| {
-            let backing = self.passthrough.then(|| file.whole(back)).flatten();
-            // Where the kernel refuses, all goes through this process.
-            Flow { backing: backing.and_then(Result::ok).map(Arc::new), upper, opens: 0 }
-        });
-        flow.opens += 1;
-        let backing = flow.backing.clone();
-        files.next += 1;
-        let handle = files.next;
-        files.open.insert(handle, file);
-        Entered { handle, backing }
-    }
-
-    fn close(&self, handle: u64) {
-        let mut files = self.files();
-        let Some(file) = files.open.remove(&handle) else { return };
-        if let Some(flow) = files.flows.get_mut(&file.number) {
-            flow.opens -= 1;
-            if flow.opens == 0 {
-                files.flows.remove(&file.number);
-            }
-        }
-        drop(files);
-        self.tree.release(&file);
     }
 
     /// The entries of a directory: as they are now for who begins, as they were for who goes on.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::device::Reply;
+use super::open::Access;
 use super::wire::{Answer, Listing, Request, WRITE_KILL_SUIDGID, op, set_attr};
-use super::{Adapter, Entered, Shared, wire};
+use super::{Adapter, Shared, wire};
 use crate::endpoint::overlay::fuse::{Attr, Changing, Errno, Fallible, New, Opened};
 
 /// Answers with what a call returned.
@@ -24,8 +25,14 @@ fn done(reply: Reply, result: Fallible<()>) {
     answer!(reply, result, () => reply.done())
 }
 
-fn entry(reply: Reply, result: Fallible<Attr>) {
-    answer!(reply, result, attr => reply.answer(Answer::new().entry(&attr)))
+fn entry(shared: &Shared, reply: Reply, result: Fallible<Attr>) {
+    answer!(reply, result, attr => reply.answer(Answer::new().entry(&attr, shared.lasting(attr.number))))
+}
+
+fn attributes(shared: &Shared, reply: Reply, result: Fallible<Attr>) {
+    answer!(reply, result, attr => {
+        reply.answer(Answer::new().attributes(&attr, shared.lasting(attr.number)));
+    })
 }
 
 fn extended(reply: Reply, size: u32, result: Fallible<Vec<u8>>) {
@@ -87,7 +94,7 @@ impl Adapter {
     fn lookup(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         match self.tree.lookup(request.node, request.body.name()?) {
             Err(Errno::NOENT) => reply.answer(Answer::new().no_entry()),
-            result => entry(reply, result),
+            result => entry(&self.shared, reply, result),
         }
         Ok(())
     }
@@ -106,16 +113,13 @@ impl Adapter {
     }
 
     fn getattr(&self, request: Request<'_>, reply: Reply) -> Fallible<()> {
-        answer!(reply, self.tree.attr(request.node), attr => reply.answer(Answer::new().attributes(&attr)));
+        attributes(&self.shared, reply, self.tree.attr(request.node));
         Ok(())
     }
 
     fn setattr(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         let (node, set) = (request.node, set_attr(&mut request.body)?);
-        self.change(move |_, change| {
-            let changed = change.set_attr(node, &set);
-            answer!(reply, changed, attr => reply.answer(Answer::new().attributes(&attr)))
-        });
+        self.change(move |shared, change| attributes(shared, reply, change.set_attr(node, &set)));
         Ok(())
     }
 
@@ -145,7 +149,7 @@ impl Adapter {
             }
         };
         let (parent, name, caller) = (request.node, name.to_owned(), request.caller(umask));
-        self.change(move |_, change| entry(reply, change.make(parent, &name, &new, &caller)));
+        self.change(move |shared, change| entry(shared, reply, change.make(parent, &name, &new, &caller)));
         Ok(())
     }
 
@@ -179,22 +183,22 @@ impl Adapter {
     fn link(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         let (node, parent) = (request.body.u64()?, request.node);
         let name = request.body.name()?.to_owned();
-        self.change(move |_, change| entry(reply, change.link(node, parent, &name)));
+        self.change(move |shared, change| entry(shared, reply, change.link(node, parent, &name)));
         Ok(())
     }
 
     fn open(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         let (node, flags) = (request.node, request.body.u32()? as i32);
-        match flags & libc::O_ACCMODE {
-            libc::O_RDONLY => opened(&self.shared, node, None, reply),
-            _ => self.change(move |shared, change| opened(shared, node, Some(change), reply)),
+        match access_of(flags) {
+            Access::Read => opened(&self.shared, node, Access::Read, None, reply),
+            access => self.change(move |shared, change| opened(shared, node, access, Some(change), reply)),
         }
         Ok(())
     }
 
     fn create(&self, mut request: Request<'_>, reply: Reply) -> Fallible<()> {
         let body = &mut request.body;
-        let (_flags, mode, umask, _) = (body.u32()?, body.u32()? & 0o7777, body.u32()?, body.u32()?);
+        let (flags, mode, umask, _) = (body.u32()? as i32, body.u32()? & 0o7777, body.u32()?, body.u32()?);
         let name = (request.op == op::CREATE).then(|| body.name().map(OsStr::to_owned)).transpose()?;
         let (parent, caller) = (request.node, request.caller(umask));
         self.change(move |shared, change| {
@@ -203,9 +207,9 @@ impl Adapter {
                 None => change.create_unnamed(parent, mode, &caller),
             };
             answer!(reply, created, (attr, file) => {
-                let entered = shared.enter(&mut shared.files(), file, true, |fd| reply.back(fd));
-                let backing = entered.backing.as_ref().map(|backing| backing.id);
-                reply.answer(Answer::new().entry(&attr).opened(entered.handle, backing));
+                let entered = shared.enter(&mut shared.files(), file, access_of(flags), true, |fd| reply.back(fd));
+                let answer = Answer::new().entry(&attr, shared.lasting(attr.number));
+                reply.answer(answer.opened(entered.handle, entered.path()));
             })
         });
         Ok(())
@@ -215,6 +219,10 @@ impl Adapter {
         let body = &mut request.body;
         let (handle, offset, size) = (body.u64()?, body.u64()?, body.u32()?.min(wire::MAX_WRITE));
         let (file, tree) = (self.file(handle), Arc::clone(&self.tree));
+        if let Some(data) = file.as_ref().ok().and_then(|file| file.read_from_memory(size as usize, offset)) {
+            reply.data(&data);
+            return Ok(());
+        }
         self.helpers.run(move || {
             let read = file.and_then(|file| {
                 let mut buffer = vec![0; size as usize];
@@ -298,7 +306,7 @@ impl Adapter {
                 None if is_plus && entries.told => {
                     let name = &entries.listed[at as usize - 2].name;
                     let Ok(attr) = self.tree.lookup(node, name) else { continue };
-                    let had_room = page.add_with(&attr, at + 1, name);
+                    let had_room = page.add_with(&attr, self.lasting(attr.number), at + 1, name);
                     if !had_room {
                         self.tree.forget(attr.number, 1);
                     }
@@ -403,9 +411,18 @@ impl Adapter {
 }
 
 /// Answers who opens a node; to write to it, within a `change`.
-fn opened(shared: &Shared, node: u64, change: Option<&Changing<'_>>, reply: Reply) {
-    let opened = shared.open_node(node, change, |fd| reply.back(fd));
-    answer!(reply, opened, Entered { handle, backing } => {
-        reply.answer(Answer::new().opened(handle, backing.as_ref().map(|backing| backing.id)));
+fn opened(shared: &Shared, node: u64, access: Access, change: Option<&Changing<'_>>, reply: Reply) {
+    let opened = shared.open_node(node, access, change, |fd| reply.back(fd));
+    answer!(reply, opened, entered => {
+        reply.answer(Answer::new().opened(entered.handle, entered.path()));
     });
+}
+
+/// What the flags of open(2) say.
+fn access_of(flags: i32) -> Access {
+    match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => Access::Read,
+        libc::O_WRONLY => Access::Write,
+        _ => Access::ReadWrite,
+    }
 }

@@ -68,6 +68,36 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// What the kernel was told stays true until it is told otherwise: seconds.
 const FOREVER: u64 = 1 << 31;
 
+/// How long a node's attributes stay true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// Until the kernel is told otherwise, or changes them itself.
+    Long,
+    /// No longer than the answer: somebody may store to the file through a mapping past this process, and the kernel does not notice.
+    Not,
+}
+
+impl Lasting {
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Long => FOREVER,
+            Self::Not => 0,
+        }
+    }
+}
+
+/// Which way the data of an open file goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    /// Past this process, to this backing file.
+    Past(u32),
+    /// Through it; what the kernel has of it in memory is right, or is to be dropped.
+    Through {
+        /// Whether that is right.
+        keeps_cache: bool,
+    },
+}
+
 /// A request.
 pub(super) struct Request<'a> {
     pub op: u32,
@@ -195,13 +225,13 @@ impl Answer {
     }
 
     /// The answer to GETATTR and SETATTR: `fuse_attr_out`.
-    pub(super) fn attributes(self, attr: &Attr) -> Self {
-        self.u64(FOREVER).u64(0).attr(attr)
+    pub(super) fn attributes(self, attr: &Attr, lasting: Lasting) -> Self {
+        self.u64(lasting.seconds()).u64(0).attr(attr)
     }
 
     /// A name's node: `fuse_entry_out`.
-    pub(super) fn entry(self, attr: &Attr) -> Self {
-        self.u64(attr.number).u64(0).u64(FOREVER).u64(FOREVER).u64(0).attr(attr)
+    pub(super) fn entry(self, attr: &Attr, lasting: Lasting) -> Self {
+        self.u64(attr.number).u64(0).u64(FOREVER).u64(lasting.seconds()).u64(0).attr(attr)
     }
 
     /// A name that is not there, and is remembered as such.
@@ -212,10 +242,12 @@ impl Answer {
     }
 
     /// An open file: `fuse_open_out`.
-    pub(super) fn opened(self, handle: u64, backing: Option<u32>) -> Self {
-        match backing {
-            Some(id) => self.u64(handle).u32(PASSTHROUGH).u32(id),
-            None => self.u64(handle).u32(KEEP_CACHE).u32(0),
+    pub(super) fn opened(self, handle: u64, path: Path) -> Self {
+        match path {
+            Path::Past(id) => self.u64(handle).u32(PASSTHROUGH).u32(id),
+            Path::Through { keeps_cache } => {
+                self.u64(handle).u32(if keeps_cache { KEEP_CACHE } else { 0 }).u32(0)
+            }
         }
     }
 
@@ -273,8 +305,8 @@ impl Listing {
     }
 
     /// As [`Self::add`], with all that there is to know of it.
-    pub(super) fn add_with(&mut self, attr: &Attr, next: u64, name: &OsStr) -> bool {
-        self.push(&Answer(Vec::new()).entry(attr), attr.number, next, attr.mode, name)
+    pub(super) fn add_with(&mut self, attr: &Attr, lasting: Lasting, next: u64, name: &OsStr) -> bool {
+        self.push(&Answer(Vec::new()).entry(attr, lasting), attr.number, next, attr.mode, name)
     }
 
     fn push(&mut self, before: &Answer, number: u64, next: u64, mode: u32, name: &OsStr) -> bool {
@@ -377,10 +409,11 @@ mod tests {
         let attr = Attr { number: 1, stat, mode: stat.st_mode, nlink: 1, rdev: 0, blocks: 8 };
         let fs = rustix::fs::statvfs("/").expect("statvfs");
         let sizes = [
-            (Answer::new().attributes(&attr), 104),
-            (Answer::new().entry(&attr), 128),
+            (Answer::new().attributes(&attr, Lasting::Long), 104),
+            (Answer::new().entry(&attr, Lasting::Not), 128),
             (Answer::new().no_entry(), 128),
-            (Answer::new().opened(1, None), 16),
+            (Answer::new().opened(1, Path::Past(3)), 16),
+            (Answer::new().opened(1, Path::Through { keeps_cache: true }), 16),
             (Answer::new().room(&fs), 80),
         ];
         for (answer, size) in sizes {
