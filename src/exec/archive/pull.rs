@@ -201,7 +201,7 @@ impl Streams for Chain {
 enum Begun {
     Nothing,
     /// On btrfs.
-    Kept(Kept),
+    Kept(Box<Kept>),
     /// On ZFS, which itself says up to where it was applied.
     Applied(ResumePoint),
 }
@@ -231,7 +231,7 @@ impl Chain {
     fn begun(&self, at: usize, to: &Dataset) -> Result<Begun> {
         let (guid, base) = (self.stored[at].version.guid, self.stored[at].base);
         let begun = match (to.kept(guid, base)?, to.broken_off(guid, base)?) {
-            (Some(kept), _) => Begun::Kept(kept),
+            (Some(kept), _) => Begun::Kept(Box::new(kept)),
             (_, Some(BrokenOff::OfIt(point))) => Begun::Applied(point),
             (_, Some(BrokenOff::OfARestore)) => {
                 to.give_up_partial()?;
@@ -292,7 +292,7 @@ impl Chain {
         let container = Behind::new(&self.archive, manifest.clone(), marks(), skip, self.until);
         let (source, name) = (self.label(at), Some(self.name(at)));
         let incoming = match (begun, &behind) {
-            (Begun::Kept(kept), _) => Incoming::resume(container, &source, name, kept)?,
+            (Begun::Kept(kept), _) => Incoming::resume(container, &source, name, *kept)?,
             (_, Some(note)) => Incoming::behind(container, &source, name, note)?,
             _ => Incoming::open_by(container, &source, name, self.archive.keys())?,
         };

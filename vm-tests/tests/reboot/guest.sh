@@ -1,5 +1,5 @@
 # What is done in the guest that is rebooted: a unit whose service writes to a dataset on a drive of its own, and a job that stops it. The unit
-# is not enabled: if it runs after a boot, `cowsnap job recover` has started it.
+# is not enabled where a lease is left: if it runs after a boot, `cowsnap job recover` has started it.
 set -eu
 export COWSNAP_CONFIG=/etc/cowsnap/config.toml
 state=/srv/state
@@ -16,7 +16,7 @@ make() {
     rm -f /etc/systemd/system/kmod-static-nodes.service
     echo btrfs >/etc/modules-load.d/data.conf
     cat >/srv/service <<'END'
-cd /srv && echo begun >>begun
+cd /srv && cat /proc/sys/kernel/random/boot_id >>begun
 exec 9>>mnt/node/log
 trap 'trap "" TERM; if [ -e slow ]; then echo >ending; sleep 20 9>&-; fi; exit 0' TERM
 while :; do echo x >&9; sleep 1 9>&- & wait $!; done
@@ -26,6 +26,8 @@ END
 RequiresMountsFor=/srv
 [Service]
 ExecStart=/bin/sh /srv/service
+[Install]
+WantedBy=multi-user.target
 END
     mkdir -p /etc/cowsnap /srv/mnt
     cat >$COWSNAP_CONFIG <<'END'
@@ -47,16 +49,26 @@ END
     sync
 }
 
-# A run that is killed before that step, its guard with it: what is the state of the unit then?
+# A run that is killed before that step, its guard with it: what is the state of the unit then, and is there a lease?
 dies() {
+    case $4 in
+    none) is_enabled=enable ;;
+    left) is_enabled=disable ;;
+    esac
+    systemctl --quiet $is_enabled node.service 2>/dev/null || die "$is_enabled"
+    sync
     COWSNAP_TEST_SYSTEMD_DIES_BEFORE="$2 both node.service" COWSNAP_TEST_SYSTEMD_ROOT=/srv \
         "$1" --ignored --exact systemd::dies >/dev/null 2>&1 && die "it lives"
     [ "$(systemctl is-active node.service)" = "$3" ] || die "node.service is $(systemctl is-active node.service)"
-    [ -e $state/leases/node.json ] || die "no lease"
+    left=none
+    [ ! -e $state/leases/node.json ] || left=left
+    [ $left = "$4" ] || die "of the lease there is: $left"
 }
 
 # A run that waits for a service that takes its time.
 waits() {
+    systemctl --quiet disable node.service 2>/dev/null || die disable
+    sync
     touch /srv/slow
     cowsnap --state-dir $state --quiet job run node >/srv/said 2>&1 &
     i=0
@@ -64,7 +76,7 @@ waits() {
     [ -e $state/leases/node.json ] || die "no lease"
 }
 
-# After the boot: nobody but the recover unit has a reason to start it.
+# After the boot: nobody but the recover unit, or systemd if it is enabled, has a reason to start it, and nobody starts it twice.
 runs() {
     i=0
     until [ "$(systemctl is-active node.service)" = active ] && [ ! -e $state/leases/node.json ]; do
@@ -73,6 +85,10 @@ runs() {
         [ $i -lt 120 ] || die "node.service is $(systemctl is-active node.service); $(journalctl -b --no-pager -u cowsnap-recover.service -u node.service | tail -20)"
     done
     systemctl show --value --property Result cowsnap-recover.service | grep -qx success || die "cowsnap-recover.service: $(systemctl status cowsnap-recover.service)"
+    i=0
+    until grep -qxFf /proc/sys/kernel/random/boot_id /srv/begun; do sleep 0.5; i=$((i + 1)); [ $i -lt 120 ] || die "it has not begun"; done
+    n=$(grep -cxFf /proc/sys/kernel/random/boot_id /srv/begun)
+    [ "$n" = 1 ] || die "it was begun $n times"
     rm -f /srv/slow /srv/ending
 }
 

@@ -1,9 +1,11 @@
-//! The machine goes down while a job has its service stopped, with all that would have started it again: cut off, or by an orderly reboot on a
+//! The machine goes down while a job is at work on its service, with all that would have started it again: cut off, or by an orderly reboot on a
 //! real systemd. At the next boot the service runs.
+//!
+//! `COWSNAP_REBOOTS=N` takes N rows of the table instead of all, `COWSNAP_REBOOT_FIRST=K` begins with the Kth.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vm_tests::{Drive, Guest, Image, Machine, Payload, Variant};
 
@@ -11,27 +13,52 @@ const GUEST: &str = include_str!("guest.sh");
 /// One step, or one boot, emulated, on a busy host.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// How the machine goes down, and what is found right before.
+enum Row {
+    /// Before that step of a transaction the run is killed, its guard with it, and then the machine is cut off.
+    Cut { before: &'static str, unit: &'static str, lease: Lease },
+    /// It is told to reboot while the service takes its time to stop for a run.
+    Reboot,
+}
+
+/// Who starts the service at the next boot.
+#[derive(Clone, Copy)]
+enum Lease {
+    /// Nothing was written down yet, and nothing stopped: systemd, as the unit is enabled.
+    None,
+    /// What was written down says so; the unit is not enabled.
+    Left,
+}
+
+/// Every step there is.
+const ROWS: [Row; 13] = [
+    Row::Cut { before: "Look", unit: "active", lease: Lease::None },
+    Row::Cut { before: "Probe", unit: "active", lease: Lease::None },
+    Row::Cut { before: "Lease", unit: "active", lease: Lease::None },
+    Row::Cut { before: "Guard", unit: "active", lease: Lease::Left },
+    Row::Cut { before: "Stop(0)", unit: "active", lease: Lease::Left },
+    Row::Cut { before: "Verify", unit: "inactive", lease: Lease::Left },
+    Row::Cut { before: "Snapshot", unit: "inactive", lease: Lease::Left },
+    Row::Cut { before: "Confirm", unit: "inactive", lease: Lease::Left },
+    Row::Cut { before: "Start(0)", unit: "inactive", lease: Lease::Left },
+    Row::Cut { before: "Answer", unit: "active", lease: Lease::Left },
+    Row::Cut { before: "Settle", unit: "active", lease: Lease::Left },
+    Row::Cut { before: "Unlease", unit: "active", lease: Lease::Left },
+    Row::Reboot,
+];
+
 #[test]
-fn a_service_that_a_job_had_stopped_runs_after_a_reboot() {
+fn at_whichever_step_the_machine_goes_down_the_service_runs_after_the_boot() {
     let Some(image) = image() else { return };
+    let set = |name, default| std::env::var(name).ok().map_or(default, |n| n.parse().expect("a number"));
+    let (first, n): (usize, usize) = (set("COWSNAP_REBOOT_FIRST", 1), set("COWSNAP_REBOOTS", ROWS.len()));
+    assert!(first > 0 && n > 0, "rows are counted from 1, and none tests nothing");
     let lab = Lab::new(image);
     let mut guest = lab.boot();
     lab.ask(&mut guest, &format!("make '{}'", lab.program.display()));
-    for (step, found) in
-        [("Stop(0)", "active"), ("Verify", "inactive"), ("Start(0)", "inactive"), ("Answer", "active")]
-    {
-        lab.ask(&mut guest, &format!("dies '{}' '{step}' {found}", lab.tests.display()));
-        guest.kill();
-        guest = lab.boot();
-        lab.ask(&mut guest, "runs");
-        println!("killed before {step} and cut off: it runs after the boot");
+    for row in ROWS.iter().cycle().skip(first - 1).take(n) {
+        guest = lab.goes_down(guest, row);
     }
-    lab.ask(&mut guest, "waits");
-    guest.start("systemctl reboot").unwrap_or_else(|error| panic!("{error}"));
-    guest.ends(LIMIT).unwrap_or_else(|error| panic!("{error}"));
-    guest = lab.boot();
-    lab.ask(&mut guest, "runs");
-    println!("rebooted while it was told to end: it runs after the boot");
     assert_eq!(lab.ask(&mut guest, "snapshots").lines().count(), 1);
 }
 
@@ -58,6 +85,38 @@ impl Lab {
 
     fn boot(&self) -> Guest {
         self.machine.boot().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The guest after its next boot, in which nobody but who is to has started the service, once.
+    fn goes_down(&self, mut guest: Guest, row: &Row) -> Guest {
+        let began = Instant::now();
+        let told = match *row {
+            Row::Cut { before, unit, lease } => {
+                let lease = match lease {
+                    Lease::None => "none",
+                    Lease::Left => "left",
+                };
+                self.ask(&mut guest, &format!("dies '{}' '{before}' {unit} {lease}", self.tests.display()));
+                guest.kill();
+                format!("killed before {before} and cut off")
+            }
+            Row::Reboot => {
+                self.ask(&mut guest, "waits");
+                guest.start("systemctl reboot").unwrap_or_else(|error| panic!("{error}"));
+                guest.ends(LIMIT).unwrap_or_else(|error| panic!("{error}"));
+                "rebooted while the service was told to end".into()
+            }
+        };
+        let down = Instant::now();
+        let mut guest = self.boot();
+        let booted = Instant::now();
+        self.ask(&mut guest, "runs");
+        println!(
+            "{told}: it runs after the boot ({} s, of which {} s to boot)",
+            began.elapsed().as_secs(),
+            booted.duration_since(down).as_secs()
+        );
+        guest
     }
 
     /// What the guest says to that; that it failed is the end of the test.
