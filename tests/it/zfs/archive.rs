@@ -160,7 +160,7 @@ fn within_a_container_a_pool_goes_on_where_a_restore_was_killed() {
     let done = other.json(&format!("archive pull {url} POOL/copy"));
     let earlier = |n: usize| done["received"][n]["earlier"].as_str();
     assert_eq!([earlier(0), earlier(1)], [Some("unknown"), None], "{done}");
-    assert_eq!(notes(&other), [PathBuf::new(); 0], "nobody needs them any more");
+    assert!(notes(&other).is_empty(), "nobody needs them any more");
     assert_eq!(partials("copy"), serde_json::json!([]));
     other.run("clone POOL/copy@s0 POOL/look");
     let snapshot = line.pool.path("node/.zfs/snapshot/s0");
