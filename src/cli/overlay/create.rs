@@ -10,6 +10,7 @@ use crate::cli::Context;
 use crate::endpoint::Error as EndpointError;
 use crate::endpoint::overlay::Home;
 use crate::endpoint::overlay::base::empty;
+use crate::endpoint::overlay::fuse::serve::COHERENT;
 use crate::endpoint::overlay::plain::COMMAND;
 use crate::exec::overlay::reset::Request;
 use crate::exec::overlay::{self, New, Survivors, unhindered};
@@ -49,6 +50,10 @@ pub struct Args {
     /// Sync changes, so that they outlast a crash of the machine; the owner is none then unless one is said
     #[arg(long)]
     durable: bool,
+    /// Mode fuse: all files that are only read go through its process, so that nobody who has one open is parted from it when it is first
+    /// written to; without, those of more than 1 MiB go past it
+    #[arg(long)]
+    coherent: bool,
     /// If it is there already, with this base, mode, place and durability: reset it; it is the owner's then who is said
     #[arg(long, conflicts_with = "dry_run")]
     or_reset: bool,
@@ -74,6 +79,7 @@ fn reset_instead(home: &Home, new: &New, owner_is_said: bool) -> Result<Option<R
         // One that outlasts a crash does for whoever does not ask for that.
         ("durability", new.durable && record.options.volatile),
         ("command", record.options.more.get(COMMAND) != new.more.get(COMMAND)),
+        ("coherence", new.more.contains_key(COHERENT) && !record.options.more.contains_key(COHERENT)),
     ];
     if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
         return Err(EndpointError::Refused {
@@ -109,7 +115,9 @@ fn mode(args: &Args) -> Result<Option<Mode>> {
 /// Runs the subcommand.
 pub fn run(args: Args, dir: &Path, context: &Context) -> Result<()> {
     let mode = mode(&args)?;
-    let more = args.command.map(|command| (COMMAND.to_owned(), command.into())).into_iter().collect();
+    let command = args.command.map(|command| (COMMAND.to_owned(), command.into()));
+    let coherent = args.coherent.then(|| (COHERENT.to_owned(), true.into()));
+    let more = command.into_iter().chain(coherent).collect();
     let owner_is_said = args.owner.is_some();
     let (base, layers) =
         args.base.map_or_else(|| Ok((empty(), Vec::new())), |base| base::parse(&base, dir, context))?;

@@ -97,14 +97,14 @@ pub fn run(args: Args, dir: &Path, context: &Context) -> Result<ExitCode> {
     }
     if let Some(kept) = &ran.kept {
         let name = quoted(&ran.record.name);
-        // A clone of ZFS shows where it is mounted alone.
+        let destroys = format!("cowsnap overlay destroy {name} destroys it");
         let hint = match ran.record.copies.iter().any(|copy| copy.at() == kept) {
-            true => format!(
-                "cowsnap overlay mount {name} shows it there, cowsnap overlay destroy {name} destroys it"
-            ),
-            false => format!(
-                "cowsnap overlay diff {name} tells what that is, cowsnap overlay mount {name} shows the tree again, cowsnap overlay destroy {name} destroys it"
-            ),
+            // A clone of ZFS shows where it is mounted alone.
+            true => format!("cowsnap overlay mount {name} shows it there, {destroys}"),
+            false if ran.record.mode.keeps_changes_apart() => {
+                format!("cowsnap overlay mount {name} shows the tree again, {destroys}")
+            }
+            false => format!("cowsnap overlay destroy {name}"),
         };
         context.notice(format!("kept what it changed: {}\nhint: {hint}", kept.display()));
         if let Some(last) = args.keep_last {

@@ -23,7 +23,7 @@ const NOBODY: u32 = 65534;
 const TRIED: u64 = 64 * 1024;
 /// Among how many entries the largest file is looked for. A number and not a time: the same tree gives the same answer, whatever else the
 /// machine does and whatever of it is in memory.
-pub const LOOKED_AT: usize = 50_000;
+pub const LOOKED_AT: usize = 100_000;
 
 /// What a tree's files tell of what a first write to one of them costs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

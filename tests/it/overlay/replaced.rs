@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 
 use super::lab::{Lab, read, utf8};
 use crate::ground::{self, ground};
@@ -38,6 +40,22 @@ fn a_base_that_was_made_anew_at_its_place_is_refused_whatever_its_inode_number()
     lab.assert_nothing_left();
 }
 
+/// A loop device on a file, until this is dropped.
+struct Attached(String);
+
+impl Attached {
+    fn new(file: &Path) -> Self {
+        let device = ground::run("losetup", &["-f", "--show", utf8(file)]).stdout;
+        Self(String::from_utf8(device).expect("utf-8").trim().to_owned())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
 #[test]
 fn a_loop_device_that_has_a_file_of_the_tree_is_one_who_uses_it() {
     ground!("overlay", "fuse", "loop");
@@ -46,12 +64,12 @@ fn a_loop_device_that_has_a_file_of_the_tree_is_one_who_uses_it() {
         let at = lab.create("ci", &["--mode", mode]);
         fs::write(at.join("image"), vec![0; 1 << 20]).expect("written");
         let image = at.join("image");
-        let attached = ground::run("losetup", &["-f", "--show", utf8(&image)]).stdout;
-        let device = String::from_utf8(attached).expect("utf-8").trim().to_owned();
+        let attached = Attached::new(&image);
+        let device = attached.0.clone();
         let refused = [&["reset", "ci"][..], &["reset", "--kill", "ci"], &["destroy", "ci"]]
             .map(|args| lab.fails(3, args));
         let there = image.exists();
-        ground::run("losetup", &["-d", &device]);
+        drop(attached);
         for said in refused {
             assert!(said.contains(&format!("{device} has {} open", image.display())), "{mode}: {said}");
             assert!(said.contains(&format!("losetup -d {device}")), "{mode}: {said}");

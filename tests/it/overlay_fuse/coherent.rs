@@ -43,12 +43,22 @@ fn expected(size: usize, written: &[(usize, &[u8])]) -> Vec<u8> {
 #[test]
 fn who_reads_a_file_of_the_base_stays_with_it_when_it_is_first_written_to() {
     ground!("fuse", "root");
+    stays_with_it(&SIZES, &[]);
+}
+
+#[test]
+fn with_coherent_that_is_so_of_large_files_too() {
+    ground!("fuse", "root");
+    stays_with_it(&[SIZES[1], 3 << 20], &["--coherent"]);
+}
+
+fn stays_with_it(sizes: &[usize], more: &[&str]) {
     let lab = Lab::new();
-    SIZES.iter().for_each(|&size| {
-        fs::write(lab.base().join(size.to_string()), vec![7; size]).expect("written");
-    });
-    let at = lab.create("ci", &FUSE);
-    for size in SIZES {
+    for size in sizes {
+        fs::write(lab.base().join(size.to_string()), vec![7; *size]).expect("written");
+    }
+    let at = lab.create("ci", &[&FUSE, more].concat());
+    for &size in sizes {
         let path = at.join(size.to_string());
         let reader = File::open(&path).expect("opened");
         assert_eq!(all(&reader), expected(size, &[]));
@@ -72,7 +82,7 @@ fn who_reads_a_file_of_the_base_stays_with_it_when_it_is_first_written_to() {
         assert_eq!(fs::read(&path).expect("read"), b"short", "{size}");
     }
     lab.ok(&["reset", "ci"]);
-    for size in SIZES {
+    for &size in sizes {
         assert!(
             fs::read(at.join(size.to_string())).expect("read") == expected(size, &[]),
             "{size}: the base"

@@ -44,7 +44,7 @@ impl Serve for Fuse {
     fn show(&self, place: &Place<'_>, generation: &Generation) -> Result<()> {
         let view = View {
             layers: layers(place, generation),
-            options: Options { volatile: place.record.options.volatile, ..Options::default() },
+            options: options(place.record),
             mount: how(place)?,
             at: place.at().to_owned(),
         };
@@ -259,6 +259,17 @@ fn layers(place: &Place<'_>, generation: &Generation) -> Layers {
         Xattrs::User => Prefix::User,
     };
     Layers { upper: generation.upper(), work: generation.work(), blocks: generation.blocks(), lowers, prefix }
+}
+
+/// The option of a record: all files that are only read go through the process.
+pub const COHERENT: &str = "coherent";
+
+fn options(record: &Record) -> Options {
+    let volatile = record.options.volatile;
+    match record.options.more.get(COHERENT) == Some(&true.into()) {
+        true => Options { volatile, through_up_to: u64::MAX, ..Options::default() },
+        false => Options { volatile, ..Options::default() },
+    }
 }
 
 /// What may not be done on the base may not be done on its overlay.

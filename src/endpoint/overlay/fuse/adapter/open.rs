@@ -15,7 +15,7 @@ use super::wire::{Lasting, Path};
 use crate::endpoint::overlay::fuse::{Changing, Errno, Fallible, Opened};
 
 /// How much of a file the kernel is given before it asks: a multiple of every page's size.
-const GIVEN: u64 = 64 << 10;
+const GIVEN: u64 = 512 << 10;
 
 /// What a file is open for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
