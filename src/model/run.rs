@@ -537,7 +537,8 @@ impl JobRecord {
         self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
     }
 
-    fn was_down(&mut self, time: Duration) {
+    /// Services were down for so long, which no run could say.
+    pub fn was_down(&mut self, time: Duration) {
         self.tally_mut(&Subject::of_job(Op::Quiesce)).was_down(time);
         self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
     }
