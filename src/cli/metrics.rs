@@ -62,6 +62,10 @@ fn subjects(job: &Job) -> Vec<Subject> {
     }
     all.extend(job.retention.iter().flat_map(|_| each(Op::Prune)));
     all.extend(job.drill.as_ref().map(|_| Subject::of_job(Op::Drill)));
+    all.extend(job.quiesce.as_ref().map(|_| Subject::of_job(Op::Recover)));
+    let is_watched = job.schedule.is_some() || job.trigger.is_some();
+    all.extend(is_watched.then(|| Subject::of_job(Op::Due)));
+    all.extend(job.trigger.as_ref().map(|_| Subject::of_job(Op::Trigger)));
     for op in [Op::Verify, Op::VerifyContent] {
         all.extend(job.targets.iter().map(|target| Subject::of_target(op, &target.dataset, &target.to)));
     }

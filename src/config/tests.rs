@@ -215,7 +215,13 @@ fn what_is_no_toml_and_unknown_keys_are_placed_and_told_what_is_known() {
     check_job(
         "schedule = \"0 2 * * *\"\nschedule = \"0 3 * * *\"",
         expect![[r#"
-            config.toml:5: job.a.schedule: duplicate key
+            config.toml:5: job.a.schedule: is written twice: leave one of them out
+        "#]],
+    );
+    check_job(
+        "[job.a.retention]\nlast = 3\n[job.a]\ncopy = true",
+        expect![[r#"
+            config.toml:6: job.a: is written twice: leave one of them out
         "#]],
     );
     check_job(

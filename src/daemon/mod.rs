@@ -140,7 +140,8 @@ const RECOVER: &str = "job recover";
 /// Begins to start what was left stopped and nobody sees to, if there is anything.
 fn recover(setup: &Setup, tell: &Sender<Message>) -> Result<Option<Child>> {
     let mut command = child::this_program();
-    command.args(&setup.arguments).arg("--state-dir").arg(&setup.state_dir).args(["job", "recover", "--"]);
+    command.args(&setup.arguments).arg("--state-dir").arg(&setup.state_dir);
+    command.args(["job", "recover", "--config"]).arg(&setup.config).arg("--");
     if let Ok(left) = quiesce::left(&setup.state_dir) {
         let nobodys: Vec<_> =
             left.into_iter().filter(|left| left.by == By::Nobody).map(|left| left.job).collect();

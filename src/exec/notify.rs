@@ -1,13 +1,13 @@
 //! People and services are told of a job's runs. What fails of that is said, and changes nothing else.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::model::notify::{Channel, Message, News, Notify, curl_config, ping_url};
+use crate::sys::child;
 
 /// How long the programs may take that tell somebody, all together.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,8 +39,10 @@ pub struct Starting(Result<Telling, String>);
 pub struct Heard {
     /// What failed of it.
     pub failed: Vec<String>,
-    /// Who has heard it; a ping is told of all.
+    /// Who has heard it.
     pub told: Vec<Channel>,
+    /// The ping was answered.
+    pub pinged: bool,
 }
 
 /// What this machine is called.
@@ -55,20 +57,29 @@ pub fn start(notify: &Notify) -> Option<Starting> {
     Some(Starting(call(&ping_url(ping, "start"), "")))
 }
 
-/// Tells all that are to know at once: who is pinged, and these `people`.
-pub fn tell(notify: &Notify, starting: Option<Starting>, message: &Message, people: &[Channel]) -> Heard {
+/// Tells all that are to know at once: these `people`, and who is pinged, unless `pings` says not to.
+pub fn tell(
+    notify: &Notify,
+    starting: Option<Starting>,
+    message: &Message,
+    people: &[Channel],
+    pings: bool,
+) -> Heard {
     // What is told of the start is told first.
     let mut done = all_ended(starting.into_iter().map(|Starting(telling)| (PING, telling)).collect());
     let mut all = Vec::new();
-    if let Some(ping) = &notify.ping {
+    if let Some(ping) = notify.ping.as_ref().filter(|_| pings) {
         let which = if message.news == News::Failure { "fail" } else { "" };
         all.push((PING, call(&ping_url(ping, which), &message.body())));
     }
     let people = people.iter().filter_map(|&whom| Some((whom.name(), tells(notify, whom, message)?)));
     all.extend(people);
-    done.extend(all_ended(all));
+    let all = all_ended(all);
+    let pinged = all.iter().any(|(what, done)| *what == PING && done.is_ok());
+    done.extend(all);
     let has_heard = |whom: &Channel| done.iter().any(|(what, done)| *what == whom.name() && done.is_ok());
     Heard {
+        pinged,
         told: Channel::ALL.into_iter().filter(has_heard).collect(),
         failed: done
             .into_iter()
@@ -116,11 +127,13 @@ struct Telling {
 }
 
 impl Telling {
-    /// Starts it, in a group of its own, with `input` as what it reads. The last line that a call says is the answer's code.
+    /// Starts it, in a session of its own, with `input` as what it reads. The last line that a call says is the answer's code.
     fn begin(mut command: Command, input: &str, is_call: bool) -> Result<Self, String> {
         let program = command.get_program().to_string_lossy().into_owned();
         let of_it = |error: io::Error| format!("{program}: {error}");
-        command.process_group(0).current_dir("/");
+        command.current_dir("/");
+        // A guard has all signals blocked.
+        child::own_session(&mut command);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(of_it)?;
         let stderr = child.stderr.as_ref().expect("it is a pipe");

@@ -90,16 +90,19 @@ pub struct Message {
     pub downtime_ms: Option<u64>,
     /// How long they may be down, as the job says.
     pub max_downtime_ms: Option<u64>,
+    /// What is told, if it is not of a run that is over: `can not tell whether it is due`.
+    pub what: Option<String>,
 }
 
 impl Message {
     /// In a line.
     pub fn subject(&self) -> String {
-        let what = match self.news {
+        let of_run = match self.news {
             News::Failure => "FAILED",
             News::Recovery => "is well again",
             News::Success => "is done",
         };
+        let what = self.what.as_deref().unwrap_or(of_run);
         one_line(&format!("cowsnap on {}: job {} {what}", self.host, self.job))
     }
 
@@ -107,7 +110,11 @@ impl Message {
     pub fn body(&self) -> String {
         let mut text = format!("{}\n\nbegan {}, ended {}\n", self.subject(), self.began, self.ended);
         if let Some(Failure { class, text: why }) = &self.failure {
-            let of = if self.news == News::Failure { "it failed" } else { "the run before it had failed" };
+            let of = match (self.news, &self.what) {
+                (News::Failure, _) => "it failed",
+                (_, None) => "the run before it had failed",
+                (_, Some(_)) => "it had failed",
+            };
             text += &format!("{of} ({class}): {}\n", one_line(why));
         }
         if self.bytes > 0 {
@@ -207,6 +214,7 @@ mod tests {
             bytes: 3,
             downtime_ms: None,
             max_downtime_ms: None,
+            what: None,
         }
     }
 
@@ -297,6 +305,18 @@ mod tests {
             cowsnap status says more.
         "#]]
         .assert_eq(&said(News::Success, 0, Some(250)));
+    }
+
+    #[test]
+    fn what_is_no_run_is_told_in_its_own_words() {
+        let message = Message {
+            host: "h".into(),
+            news: News::Recovery,
+            what: Some("can tell again whether it is due".into()),
+            ..message("no route")
+        };
+        assert_eq!(message.subject(), "cowsnap on h: job node can tell again whether it is due");
+        assert!(message.body().contains("\nit had failed (conflict): no route\n"), "{}", message.body());
     }
 
     #[test]

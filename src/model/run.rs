@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::model::Guid;
 use crate::model::notify::{Channel, is_new};
 
+mod again;
+mod said;
+
+pub use again::Again;
+pub use said::{Hearer, Said};
+
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
@@ -37,12 +43,18 @@ pub enum Op {
     /// The same, with what is in the files of both.
     #[serde(rename = "verify-content")]
     VerifyContent,
+    /// What a run had left stopped is started by somebody else.
+    Recover,
+    /// Whether it is due is looked at: its datasets and requests.
+    Due,
+    /// Likewise, what its trigger asks: a number, and what was written.
+    Trigger,
 }
 
 impl Op {
     /// Whether it is done beside the runs, by whoever calls it.
     pub fn is_beside(self) -> bool {
-        matches!(self, Self::Drill | Self::Verify | Self::VerifyContent)
+        !matches!(self, Self::Run | Self::Quiesce | Self::Snapshot | Self::Replicate | Self::Prune)
     }
 
     /// As it is written.
@@ -56,6 +68,9 @@ impl Op {
             Self::Drill => "drill",
             Self::Verify => "verify",
             Self::VerifyContent => "verify-content",
+            Self::Recover => "recover",
+            Self::Due => "due",
+            Self::Trigger => "trigger",
         }
     }
 }
@@ -262,6 +277,9 @@ pub struct Tally {
     /// Of an archive: where what was put there last is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub there: Option<There>,
+    /// Of what is no run: who was told that it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Said>,
 }
 
 impl Tally {
@@ -286,6 +304,7 @@ impl Tally {
             from: None,
             chain: None,
             there: None,
+            said: Vec::new(),
         }
     }
 
@@ -428,6 +447,9 @@ pub struct JobRecord {
     /// Likewise, the one that was last in a mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mailed: Option<Told>,
+    /// Services that run again which a run had left stopped, the last time that this was so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -448,6 +470,7 @@ impl JobRecord {
             skipped: Skips::default(),
             told: None,
             mailed: None,
+            again: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }
@@ -514,7 +537,7 @@ impl JobRecord {
         self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));
     }
 
-    /// Services that a run had left stopped run again, after so long: it could not say that itself.
+    /// Services were down for so long, which no run could say.
     pub fn was_down(&mut self, time: Duration) {
         self.tally_mut(&Subject::of_job(Op::Quiesce)).was_down(time);
         self.tallies.sort_by(|a, b| a.subject.cmp(&b.subject));

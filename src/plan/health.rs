@@ -395,8 +395,11 @@ impl Found<'_> {
         let is_verified = matches!(subject.op, Op::Verify | Op::VerifyContent);
         let to = if is_verified { " against" } else { " to" };
         let to = subject.target.as_deref().map(|target| format!("{to} {target}")).unwrap_or_default();
-        let what =
-            format!("{}{of}{to} failed at {:.0}: {}", subject.op.name(), failed.at, failed.failure.text);
+        let (at, text) = (failed.at, &failed.failure.text);
+        let what = match subject.op {
+            Op::Due | Op::Trigger => format!("whether it is due could not be seen at {at:.0}: {text}"),
+            op => format!("{}{of}{to} failed at {at:.0}: {text}", op.name()),
+        };
         let state = match failed.failure.class.as_str() {
             // Nothing differs, and something is not proven.
             "partial" if is_verified => State::Warning,
@@ -582,7 +585,7 @@ fn state_of(subject: &Subject, class: &str) -> State {
     let reaches_out = match subject.op {
         Op::Replicate | Op::Verify | Op::VerifyContent => true,
         Op::Prune => subject.target.is_some(),
-        Op::Run | Op::Quiesce | Op::Snapshot | Op::Drill => false,
+        _ => false,
     };
     match class {
         "unreachable" if reaches_out => State::Warning,

@@ -215,7 +215,7 @@ impl Collected {
             Op::Verify | Op::VerifyContent => {
                 self.add("cowsnap_verify_failures_total", labels(), tally.corrupt as f64);
             }
-            Op::Run | Op::Snapshot | Op::Prune | Op::Drill => {}
+            Op::Run | Op::Snapshot | Op::Prune | Op::Drill | Op::Recover | Op::Due | Op::Trigger => {}
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) fn start_guard(
     state_dir: &Path,
     job: &str,
     program: Option<&Path>,
+    config: Option<&Path>,
     leases: &Leases,
 ) -> io::Result<(OwnedFd, String)> {
     let ((its_end, mine), (ready, says_so)) = (pipe(4096)?, pipe(4096)?);
@@ -40,6 +41,10 @@ pub(super) fn start_guard(
     let mut command = Command::new(program.unwrap_or(Path::new("/proc/self/exe")));
     command.arg("--state-dir").arg(state_dir.canonicalize()?).args(["job", "guard", job]);
     command.stdin(its_end).stdout(says_so).stderr(log).current_dir("/");
+    if let Some(config) = config {
+        // It begins in another folder.
+        command.env("COWSNAP_CONFIG", std::path::absolute(config)?);
+    }
     child::orphan(&mut command);
     command.spawn()?.wait()?;
     drop(command);

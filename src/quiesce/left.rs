@@ -173,7 +173,7 @@ pub fn make_up_all(
     for Left { job, services, .. } in left(state_dir)?.into_iter().filter(|left| left.by == By::Nobody) {
         // One that can not be read is said to be so.
         let guarded = leases.read(&job).and_then(|_| {
-            start_guard(state_dir, &job, program, &leases)
+            start_guard(state_dir, &job, program, None, &leases)
                 .map_err(|error| Error::Guard { why: error.to_string() })
         });
         match guarded {

@@ -43,6 +43,8 @@ pub struct Ground<'a> {
     pub roots: &'a [PathBuf],
     /// The program whose command `job guard` is the guard; else it is the running one.
     pub program: Option<&'a Path>,
+    /// The configuration that says whom its guard tells; else what it finds by itself.
+    pub config: Option<&'a Path>,
 }
 
 /// What is done while the services are down.
@@ -326,8 +328,8 @@ impl<A: Acts> World for Real<'_, A> {
     }
 
     fn guard(&mut self) -> Result<(), A::Error> {
-        let Ground { state_dir, job, program, .. } = self.ground;
-        let guarded = start_guard(state_dir, job, program, &self.leases);
+        let Ground { state_dir, job, program, config, .. } = self.ground;
+        let guarded = start_guard(state_dir, job, program, config, &self.leases);
         let (guard, why) = guarded.map_err(|error| Error::Guard { why: error.to_string() })?;
         self.guard = Some(guard);
         units::warn_of_its_place(job, &why);
@@ -341,7 +343,12 @@ impl<A: Acts> World for Real<'_, A> {
             Service::Frozen { place } => Some(self.device(place)?),
             _ => None,
         };
-        let op = if device.is_some() { "freeze" } else { "stop" };
+        let op = match of {
+            Service::Frozen { .. } => "freeze",
+            // It is called what its command tells, and is not stopped.
+            Service::Hook { .. } => "do",
+            _ => "stop",
+        };
         let lease = self.lease.as_mut().expect("nothing is stopped without a lease");
         let told = |why| Error::Service { op, service: of.to_string(), why };
         lease.services[at].process = service::process(&of).map_err(told)?;

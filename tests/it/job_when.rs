@@ -153,7 +153,7 @@ fn systemd_reads_the_schedules_of_jobs_as_cowsnap_does() {
 }
 
 /// A job with this trigger, and more lines.
-fn triggered(trigger: &str, more: &str) -> String {
+pub(crate) fn triggered(trigger: &str, more: &str) -> String {
     format!("{PLAIN}{more}\n[job.node.trigger]\n{trigger}\n")
 }
 
@@ -197,7 +197,7 @@ fn what_was_written_since_the_last_snapshot_makes_a_job_due() {
 }
 
 /// Makes all snapshots of `dataset` that the job took as old as that.
-fn grow_old(lab: &Lab, dataset: &str, seconds: i64) {
+pub(crate) fn grow_old(lab: &Lab, dataset: &str, seconds: i64) {
     let then = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
     let meta = lab.fs.path().join(format!(".cowsnap/datasets/{dataset}/meta"));
     for file in fs::read_dir(meta).expect("there is metadata").flatten().map(|entry| entry.path()) {

@@ -22,6 +22,7 @@ mod killed;
 mod left;
 mod node;
 mod table;
+mod told;
 
 /// A filesystem with the dataset `node`, and a service that writes to it.
 struct Lab {
@@ -380,7 +381,8 @@ fn a_process_whose_first_thread_has_ended_runs() {
         probe: Some(cowsnap::model::Probe::Command(vec!["/bin/false".into()])),
         max_downtime: None,
     };
-    let ground = Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &[], program: None };
+    let ground =
+        Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &[], program: None, config: None };
     let done = quiesce::quiesced(ground, Nothing, &mut |_| ());
     child.kill().and_then(|()| child.wait()).expect("killed");
     assert_eq!(done.expect("begun").running, [0]);
@@ -524,13 +526,18 @@ fn jobs_that_share_a_service_do_not_meet_and_what_one_left_down_is_started_by_th
 #[test]
 fn the_unit_calls_this_program_with_this_state() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output =
-        ground::cowsnap(&folder.path().join("state")).args(["job", "unit"]).output().expect("it starts");
+    let config = folder.path().join("c.toml");
+    let output = ground::cowsnap(&folder.path().join("state"))
+        .args(["job", "unit", "--config"])
+        .arg(&config)
+        .output()
+        .expect("it starts");
     let text = String::from_utf8(output.stdout).expect("utf-8");
     let call = format!(
-        "ExecStart={} --state-dir {} job recover\n",
+        "ExecStart={} --state-dir {} job recover --config {}\n",
         env!("CARGO_BIN_EXE_cowsnap"),
-        folder.path().join("state").display()
+        folder.path().join("state").display(),
+        config.display()
     );
     assert!(text.contains(&call) && text.contains("KillMode=process\n"), "{text}");
 }

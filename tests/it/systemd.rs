@@ -342,8 +342,14 @@ fn transaction(
     };
     let (state, roots) = (root.join("state"), [root.join("mnt/node")]);
     let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
-    let ground =
-        Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &roots, program: Some(program) };
+    let ground = Ground {
+        state_dir: &state,
+        job: "node",
+        quiesce: &wanted,
+        roots: &roots,
+        program: Some(program),
+        config: None,
+    };
     quiesce::quiesced(ground, Acts(Some(snapshot)), before)
 }
 
@@ -405,24 +411,31 @@ fn killed_at_any_step_with_or_without_its_guard_the_unit_runs_afterwards() {
     let lab = Lab::new("", "");
     lab.start();
     lab.write("nothing is configured any more", &[]);
-    // Before that step, it alone or with its guard: what is found then, and how often it is started in all.
+    // Before each step, it alone or with its guard: what is found then, and how often it is started in all.
     for (step, whom, found, n) in [
+        ("Look", "both", "active", 0),
+        ("Probe", "both", "active", 0),
+        ("Lease", "both", "active", 0),
         ("Guard", "both", "active", 0),
         ("Stop(0)", "one", "active", 0),
         ("Stop(0)", "both", "active", 0),
         ("Verify", "both", "inactive", 1),
         ("Snapshot", "one", "", 1),
+        ("Snapshot", "both", "inactive", 1),
         ("Confirm", "both", "inactive", 1),
+        ("Start(0)", "one", "", 1),
         ("Start(0)", "both", "inactive", 1),
         ("Answer", "both", "active", 1),
         ("Settle", "one", "", 1),
+        ("Settle", "both", "active", 1),
         ("Unlease", "both", "active", 1),
     ] {
         let begun = lab.n_begun();
         lab.dies(step, whom);
         if whom == "both" {
             assert_eq!(property(lab.unit(), "ActiveState"), found, "{step}");
-            assert!(lab.lease().exists(), "{step}");
+            let is_before = ["Look", "Probe", "Lease"].contains(&step);
+            assert_eq!(lab.lease().exists(), !is_before, "{step}");
             lab.ends(0, "job recover");
         }
         lab.is_well(&format!("{step} {whom}"));

@@ -46,6 +46,8 @@ pub(super) struct Looked {
     pub due: Option<Due>,
     /// What could not be found out.
     pub failed: Vec<Error>,
+    /// Whether all was asked that can fail, and has answered.
+    pub has_answered: bool,
 }
 
 /// Whether `job` is due now.
@@ -60,7 +62,7 @@ pub(super) fn look(job: &Job, context: &Context) -> Result<Looked> {
     }
     if is_open {
         let why = trigger::Due { reasons: vec![Reason::Requested], is_emergency: false };
-        return Ok(Looked { due: Some(Due { why, last: last(job, context)? }), failed: Vec::new() });
+        return Ok(Looked { due: Some(Due { why, last: last(job, context)? }), ..Looked::default() });
     }
     let (last, now) = (last(job, context)?, Timestamp::now());
     let needs = policy.needs(last, now);
@@ -68,9 +70,20 @@ pub(super) fn look(job: &Job, context: &Context) -> Result<Looked> {
     let source = job.trigger.as_ref().and_then(|trigger| trigger.number.as_ref()).filter(|_| needs.number);
     let number = source.map(number::ask);
     let mut failed = Vec::new();
+    let is_asked = |is_configured: bool, is_asked: bool| is_asked || !is_configured;
+    let has_number = job.trigger.as_ref().is_some_and(|trigger| trigger.number.is_some());
+    let all = is_asked(has_number, number.is_some()) && is_asked(counts_bytes(job), written.is_some());
     let facts = Facts { written: known(written, &mut failed), number: known(number, &mut failed) };
     let due = policy.decide(last, now, &facts).map(|why| Due { why, last });
-    Ok(Looked { due, failed })
+    let has_answered = all && failed.is_empty();
+    Ok(Looked { due, failed, has_answered })
+}
+
+/// Whether what was written to it makes it due.
+fn counts_bytes(job: &Job) -> bool {
+    let Some(trigger) = &job.trigger else { return false };
+    let emergency = trigger.emergency.iter().map(|emergency| &emergency.thresholds);
+    emergency.chain([&trigger.thresholds]).any(|thresholds| thresholds.written.is_some())
 }
 
 /// What is still so of `before` now that nobody else is at work: another run may have done it.
@@ -79,7 +92,7 @@ pub(super) fn look(job: &Job, context: &Context) -> Result<Looked> {
 /// As [`look`].
 pub(super) fn look_again(before: &Due, job: &Job, context: &Context) -> Result<Looked> {
     match last(job, context)? == before.last {
-        true => Ok(Looked { due: Some(before.clone()), failed: Vec::new() }),
+        true => Ok(Looked { due: Some(before.clone()), ..Looked::default() }),
         false => look(job, context),
     }
 }

@@ -243,7 +243,7 @@ fn link(dir: &Path, folder: &str, name: &str, to: &str) -> Wanted {
 /// All jobs by one line: cron waits for none of the minutes before.
 fn crontab(dir: &Path, paths: &Paths) -> Wanted {
     let text = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
-        @reboot root /usr/bin/cowsnap --state-dir /var/lib/cowsnap job recover\n\
+        @reboot root /usr/bin/cowsnap --state-dir /var/lib/cowsnap job recover --config /etc/cowsnap/config.toml\n\
         * * * * * root /usr/bin/cowsnap --quiet --state-dir /var/lib/cowsnap job run --due --config /etc/cowsnap/config.toml\n";
     Wanted::File { path: dir.join(CRON), text: paths.put_into(text) }
 }

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Job, Problem};
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed};
 use crate::plan::schedule::Schedule;
-use crate::{Result, quiesce};
+use crate::{Error, Result, quiesce};
 
 mod check_words;
 mod due;
@@ -112,13 +112,16 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Command::Install(install) => install::install(&install, &args.config, context),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall, context),
         Command::Request(request) => request::run(&request, &args.config, context),
-        Command::Recover(recover) => quiesced::recover(&recover, context),
+        Command::Recover(recover) => quiesced::recover(&recover, &args.config, context),
         Command::Unit => {
-            print_unit(include_str!("../../../packaging/systemd/cowsnap-recover.service"), context)
+            let text = include_str!("../../../packaging/systemd/cowsnap-recover.service");
+            let config =
+                std::path::absolute(&args.config).map_err(Error::io("find", args.config.display()))?;
+            print_unit(&text.replace("/etc/cowsnap/config.toml", &config.display().to_string()), context)
         }
-        Command::Guard(guard) => quiesced::guard(&guard, context),
+        Command::Guard(guard) => quiesced::guard(&guard, &args.config, context),
         Command::Freeze(freeze) => quiesced::freeze(&freeze),
-        Command::Run(run) => run::run(&run, &Config::load(&args.config)?, context),
+        Command::Run(run) => run::run(&run, (&Config::load(&args.config)?, &args.config), context),
     }
 }
 

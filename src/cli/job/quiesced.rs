@@ -5,19 +5,22 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::doctor::with_causes;
+use crate::cli::facts::within;
 use crate::cli::job::hooks::{self, Moment};
-use crate::cli::job::{recorded, run};
+use crate::cli::job::recorded::{self, ToTell, beside};
+use crate::cli::job::run;
 use crate::cli::snapshot::JOB_LABEL;
 use crate::cli::{Context, place, snapshot};
-use crate::config::Job;
+use crate::config::{self, Config, Job};
 use crate::endpoint::{Dataset, Details, History as _, Prunable};
 use crate::model::name::UNCONFIRMED;
+use crate::model::run::Op;
 use crate::model::{Quiesce, SnapshotName, Target};
 use crate::plan::quiesce::Step;
 use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Recovered, Session};
@@ -41,11 +44,13 @@ pub(super) fn take(
     quiesce: &Quiesce,
     known: BTreeSet<SnapshotName>,
     begins: &mut dyn FnMut(),
+    config: &Path,
     context: &Context,
 ) -> Result<Taken> {
     let roots = roots(job, context)?;
+    let state_dir = context.state_dir();
     let ground =
-        Ground { state_dir: context.state_dir(), job: &job.name, quiesce, roots: &roots, program: None };
+        Ground { state_dir, job: &job.name, quiesce, roots: &roots, program: None, config: Some(config) };
     let done: Finished<_, Error> =
         quiesce::quiesced(ground, Snapshots { job, known, context }, &mut |step| {
             tracing::info!(?step, job = job.name);
@@ -405,7 +410,7 @@ pub(super) fn freeze(args: &Freeze) -> Result<()> {
     Ok(quiesce::freeze_marked(&args.place, args.device, &args.mark)?)
 }
 
-pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
+pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Result<()> {
     let known = Leases::open(context.state_dir())?.jobs()?;
     if let Some(unknown) = args.jobs.iter().find(|job| !known.contains(job)) {
         context.notice(format!("job {unknown} has left nothing stopped"));
@@ -427,11 +432,54 @@ pub(super) fn recover(args: &Recover, context: &Context) -> Result<()> {
         }
     }
     context.print(&json!({ "recovered": recovered }), text)?;
+    tell_of_recovery(&known, &failed, config, context);
     // A service that is down is what has to be known.
     failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();
     failed.into_iter().for_each(|(job, error)| context.warn(format!("job {job}: {}", with_causes(&error))));
     last.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Has those told who are to know that services of these jobs run again, or can not be started. Without a configuration that can be read nobody is: the next run does it.
+fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path, context: &Context) {
+    if jobs.is_empty() {
+        return;
+    }
+    // It may lie where nobody answers.
+    let path = config.to_owned();
+    let loaded = within(Instant::now() + ANSWERS, move || Config::load(&path))();
+    let config = match loaded {
+        Some(Ok(config)) => Some(config),
+        Some(Err(config::Error::None { .. })) => None,
+        Some(Err(error)) => {
+            let why = with_causes(&error.into());
+            context.warn(format!("nobody is told of this until the configuration is mended: {why}"));
+            None
+        }
+        None => {
+            context.warn(format!("nobody is told of this, as {} does not answer", config.display()));
+            None
+        }
+    };
+    let config = config.unwrap_or_else(|| Config { files: Vec::new(), jobs: Vec::new() });
+    for (name, error) in failed.iter().filter(|(_, error)| !is_busy(error)) {
+        not_recovered(name, error, &config, context).into_iter().for_each(|news| news.tell(context));
+    }
+    let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
+    known.filter_map(|job| beside::again(job, context)).for_each(|news| news.tell(context));
+}
+
+/// How long a configuration is waited for that is needed for nothing but that.
+const ANSWERS: Duration = Duration::from_secs(10);
+
+/// What a run of that job has left stopped can not be started.
+fn not_recovered(name: &str, error: &Error, config: &Config, context: &Context) -> Option<ToTell> {
+    let job = config.jobs.iter().find(|job| job.name == name);
+    beside::failed(name, job, Op::Recover, &recorded::failure(error), context).0
+}
+
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::Quiesce(error) if error.is_busy())
 }
 
 /// Each on its own; the first that can not be forgotten is the error.
@@ -463,19 +511,32 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-pub(super) fn guard(args: &Guard, context: &Context) -> Result<()> {
-    if let Some(done) = quiesce::guard(context.state_dir(), &args.job, io::stdout())? {
-        recorded::recovered(&done, context);
-        context.warn(format!("the run of job {} has died: {} started", args.job, done.services.join(", ")));
+pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()> {
+    let job = &args.job;
+    let failed = match quiesce::guard(context.state_dir(), job, io::stdout()) {
+        Ok(None) => return Ok(()),
+        Ok(Some(done)) => {
+            recorded::recovered(&done, context);
+            context.warn(format!("the run of job {job} has died: {} started", done.services.join(", ")));
+            None
+        }
+        Err(error) => Some(Error::from(error)),
+    };
+    // A run that ended by itself has told what it could not start.
+    let failed: Vec<_> = failed.into_iter().map(|error| (job, error)).collect();
+    let is_told = !failed.is_empty() && !recorded::has_died(job, context);
+    if !is_told {
+        tell_of_recovery(std::slice::from_ref(job), &failed, config, context);
     }
-    Ok(())
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// How long services that runs have left down are waited for before what is due is done.
 const MAKING_UP: Duration = Duration::from_secs(10);
 
 /// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
-pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
+pub(super) fn make_up(config: &Config, context: &Context) -> (Vec<(String, Error)>, Vec<ToTell>) {
+    let mut to_tell = Vec::new();
     // Before anything is written, which may have to wait for that.
     let overdue = quiesce::end_overdue(context.state_dir()).into_iter();
     let mut failed: Vec<_> = overdue.map(|(job, error)| (format!("job {job}"), Error::from(error))).collect();
@@ -483,13 +544,17 @@ pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
         Ok(all) => all,
         Err(error) => {
             failed.push(("jobs".into(), error.into()));
-            return failed;
+            return (failed, to_tell);
         }
     };
     for (job, outcome) in all {
         match outcome {
             Err(error) if error.is_busy() => {}
-            Err(error) => failed.push((format!("job {job}"), error.into())),
+            Err(error) => {
+                let error = error.into();
+                to_tell.extend(not_recovered(&job, &error, config, context));
+                failed.push((format!("job {job}"), error));
+            }
             Ok(MadeUp::Done(services)) => {
                 context.warn(format!("a run of job {job} has died: {} runs again", services.join(", ")))
             }
@@ -499,7 +564,7 @@ pub(super) fn make_up(context: &Context) -> Vec<(String, Error)> {
             )),
         }
     }
-    failed
+    (failed, to_tell)
 }
 
 /// Until when a job that stopped its services for nothing lets them run: a minute, two, four, and so on up to six hours.

@@ -17,6 +17,8 @@ use crate::model::{JobRecord, StoreUrl, Target};
 use crate::quiesce::Recovered;
 use crate::{Class, Error};
 
+pub(super) mod beside;
+
 /// A run that is at work, and what it has done so far.
 pub(super) struct Recorder<'a> {
     job: &'a Job,
@@ -172,15 +174,31 @@ pub(super) struct ToTell {
     message: Message,
     at: Timestamp,
     people: Vec<Channel>,
+    pings: bool,
+    about: About,
+}
+
+/// What is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// A run.
+    Run,
+    /// Something else that fails, or does no more.
+    Op(Op),
+    /// That services run again.
+    Again,
 }
 
 impl ToTell {
     /// Tells it. Who has heard of a failure is written down, or the next one would be kept from who has not.
     pub(super) fn tell(self, context: &Context) {
-        let Self { job, notify, starting, message, at, people } = self;
-        let heard = notify::tell(&notify, starting, &message, &people);
-        for why in heard.failed {
+        let Self { job, notify, starting, message, at, people, pings, about } = self;
+        let heard = notify::tell(&notify, starting, &message, &people, pings);
+        for why in &heard.failed {
             context.warn(format!("job {job}: {why}"));
+        }
+        if about != About::Run {
+            return beside::was_heard(&job, about, &message, &heard, at, context);
         }
         if !heard.told.is_empty() && message.news == News::Failure {
             change(&job, context, |record| {
@@ -197,9 +215,16 @@ pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
 
 /// Services run again that a run had left stopped: they were down until now.
 pub(super) fn recovered(done: &Recovered, context: &Context) {
-    if let Some(down) = done.down {
-        change(&done.job, context, |record| record.was_down(down));
-    }
+    change(&done.job, context, |record| {
+        record.recovered(Timestamp::now(), &done.services, done.down, std::process::id());
+    });
+}
+
+/// Whether the last run of that job did not come to its end.
+pub(super) fn has_died(job: &str, context: &Context) -> bool {
+    let found = Records::of(context.state_dir()).read(job).ok();
+    found
+        .is_some_and(|found| !found.is_at_work && found.record.is_some_and(|record| record.running.is_some()))
 }
 
 /// A restore was rehearsed, or could not be: for `took`, of the snapshot that was taken at `of`.
@@ -362,8 +387,7 @@ fn told_of(
         (None, Some(_)) => News::Recovery,
         (None, None) => News::Success,
     };
-    // What is well again is well.
-    let is_wanted = notify.on.contains(&news) || news == News::Recovery && notify.on.contains(&News::Success);
+    let is_wanted = is_wanted(&notify, news);
     let message = Message {
         job: job.name.clone(),
         host: notify::host(),
@@ -375,9 +399,16 @@ fn told_of(
         bytes: run.bytes,
         downtime_ms: run.downtime.map(milliseconds),
         max_downtime_ms: job.quiesce.as_ref().and_then(|quiesce| quiesce.max_downtime).map(milliseconds),
+        what: None,
     };
     people.retain(|_| is_wanted);
-    Some(ToTell { job: job.name.clone(), notify, starting, message, at: run.at, people })
+    let about = About::Run;
+    Some(ToTell { job: job.name.clone(), notify, starting, message, at: run.at, people, pings: true, about })
+}
+
+/// What is well again is well.
+fn is_wanted(notify: &Notify, news: News) -> bool {
+    notify.on.contains(&news) || news == News::Recovery && notify.on.contains(&News::Success)
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -406,6 +437,10 @@ fn is_configured(job: &Job, subject: &Subject) -> bool {
         Op::Run => true,
         Op::Quiesce => job.quiesce.is_some(),
         Op::Drill => job.drill.is_some(),
+        // A job that stops nothing any more may have left something stopped.
+        Op::Recover => true,
+        Op::Due => job.schedule.is_some() || job.trigger.is_some(),
+        Op::Trigger => job.trigger.is_some(),
         Op::Snapshot => has(&subject.dataset),
         Op::Prune => match &subject.target {
             None => has(&subject.dataset) && job.retention.is_some(),
@@ -418,7 +453,7 @@ fn is_configured(job: &Job, subject: &Subject) -> bool {
     }
 }
 
-fn failure(error: &Error) -> Failure {
+pub(super) fn failure(error: &Error) -> Failure {
     Failure::new(error.class().name(), &with_causes(error))
 }
 

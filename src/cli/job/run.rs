@@ -1,5 +1,6 @@
 //! `cowsnap job run`
 
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use crate::cli::doctor::with_causes;
 use crate::cli::job::due::{self, Due, Looked};
 use crate::cli::job::hooks::{self, Moment};
 use crate::cli::job::quiesced::{self, Taken};
-use crate::cli::job::recorded::{self, Recorder, ToTell};
+use crate::cli::job::recorded::{self, Recorder, ToTell, beside};
 use crate::cli::snapshot;
 use crate::cli::{Context, archive, job::words, place, prune, replicate};
 use crate::config::{self, Config, Job, Overlap};
@@ -40,10 +41,10 @@ pub struct Run {
 }
 
 /// Runs the subcommand.
-pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> {
-    let mut work = Work { jobs: &config.jobs, ..Work::default() };
+pub(super) fn run(args: &Run, (config, path): (&Config, &Path), context: &Context) -> Result<()> {
+    let mut work = Work { jobs: &config.jobs, config: path.into(), ..Work::default() };
     if args.due && !args.dry_run {
-        work.failed = quiesced::make_up(context);
+        (work.failed, work.to_tell) = quiesced::make_up(config, context);
     }
     if args.due && args.jobs.is_empty() {
         let looked = due::warn_of_strangers(config, context);
@@ -51,6 +52,9 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
     }
     let mut postponed = Vec::new();
     for job in config.chosen(&args.jobs)? {
+        if !args.dry_run {
+            work.to_tell.extend(beside::again(job, context));
+        }
         work.tell(context);
         if work.is_interrupted(job) {
             break;
@@ -66,7 +70,7 @@ pub(super) fn run(args: &Run, config: &Config, context: &Context) -> Result<()> 
                 continue;
             }
             Err(error) => {
-                work.not_begun(job, error, context);
+                work.unseen(job, Op::Due, vec![error], context);
                 continue;
             }
         };
@@ -137,10 +141,14 @@ enum Turn {
 struct Work<'a> {
     /// All that are configured.
     jobs: &'a [Job],
+    /// Where.
+    config: PathBuf,
     objects: Vec<Value>,
     text: String,
     n_done: usize,
     failed: Vec<(String, Error)>,
+    /// Of which jobs it was looked at what.
+    looked: Vec<(String, Op)>,
     /// Of runs that are over; nobody is told with a lock in hand.
     to_tell: Vec<ToTell>,
     /// Who tells, while other jobs run.
@@ -184,13 +192,48 @@ impl Work<'_> {
 
     /// The run that is due; what could not be found out of that is told.
     fn looked(&mut self, looked: Looked, job: &Job, args: &Run, context: &Context) -> Option<Due> {
-        for error in looked.failed {
-            match looked.due.is_none() && !args.dry_run {
-                true => self.not_begun(job, error, context),
-                false => self.failed.push((format!("job {}", job.name), error)),
-            }
+        let Looked { due, failed, has_answered } = looked;
+        if args.dry_run {
+            self.failed.extend(failed.into_iter().map(|error| (format!("job {}", job.name), error)));
+            return due;
         }
-        looked.due
+        self.seen(job, Op::Due, context);
+        if !failed.is_empty() {
+            self.unseen(job, Op::Trigger, failed, context);
+        } else if has_answered {
+            self.seen(job, Op::Trigger, context);
+        }
+        due
+    }
+
+    /// Whether that is the first time for this process: who is told of it now, has not heard of it yet when it is looked at again.
+    fn is_first(&mut self, job: &Job, op: Op) -> bool {
+        let looked = (job.name.clone(), op);
+        let is_first = !self.looked.contains(&looked);
+        self.looked.extend(is_first.then_some(looked));
+        is_first
+    }
+
+    /// What may fail each minute does not.
+    fn seen(&mut self, job: &Job, op: Op, context: &Context) {
+        if self.is_first(job, op) {
+            self.to_tell.extend(beside::well(job, op, context));
+        }
+    }
+
+    /// Nobody can tell whether it is due, and that may be so each minute: it is told once.
+    fn unseen(&mut self, job: &Job, op: Op, failed: Vec<Error>, context: &Context) {
+        let n_failed = self.failed.len();
+        self.failed.extend(failed.into_iter().map(|error| (format!("job {}", job.name), error)));
+        let Some(failure) = recorded::summed(&self.failed[n_failed..]) else { return };
+        if !self.is_first(job, op) {
+            return;
+        }
+        let (to_tell, is_new) = beside::failed(&job.name, Some(job), op, &failure, context);
+        self.to_tell.extend(to_tell);
+        if is_new {
+            self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
+        }
     }
 
     /// Whether that was all; else it is to wait, when it is its turn again.
@@ -237,7 +280,7 @@ impl Work<'_> {
                 None => return,
                 due => due,
             },
-            Err(error) => return self.not_begun(job, error, context),
+            Err(error) => return self.unseen(job, Op::Due, vec![error], context),
         };
         match args.due.then(|| quiesced::rests_until(job, context)).transpose() {
             Ok(None | Some(None)) => {}
@@ -340,7 +383,7 @@ impl Work<'_> {
         if let Some(quiesce) = &job.quiesce {
             recovered?;
             let known = quiesced::discard_unconfirmed(job, context)?;
-            return quiesced::take(job, quiesce, known, &mut || recorder.starts(), context);
+            return quiesced::take(job, quiesce, known, &mut || recorder.starts(), &self.config, context);
         }
         // What nothing is called for in vain is no reason to have no snapshot.
         let failed = match recovered {

@@ -94,10 +94,19 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Misread {
     let key = line.split_once('=').map(|(key, _)| key.trim()).filter(is_plain);
     let table = before.lines().rev().map(str::trim).find(|line| line.starts_with('['));
     let table = table.map(|line| line.trim_matches(['[', ']'])).filter(is_plain);
+    let what = in_words(error.message());
+    if what.starts_with("duplicate") {
+        let header = Some(line.trim().trim_matches(['[', ']'])).filter(|_| line.trim().starts_with('['));
+        let keys: Vec<_> = match header.filter(is_plain) {
+            Some(header) => vec![header],
+            None => table.filter(|_| key.is_some()).into_iter().chain(key).collect(),
+        };
+        let what = "is written twice: leave one of them out".into();
+        return Misread { span, key: keys.join("."), what };
+    }
     let keys: Vec<_> = key.iter().flat_map(|_| table).chain(key).flat_map(|keys| keys.split('.')).collect();
     let keys: Vec<_> = keys.into_iter().map(str::to_owned).collect();
-    let what = in_words(error.message());
-    let what = if what.starts_with("duplicate") { what } else { with_example(what, &keys) };
+    let what = with_example(what, &keys);
     Misread { span, key: keys.join("."), what }
 }
 

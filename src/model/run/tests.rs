@@ -126,7 +126,7 @@ fn counters_stay_at_their_end() {
 #[test]
 fn what_is_done_is_called_as_it_is_written() {
     let in_runs = [Op::Run, Op::Quiesce, Op::Snapshot, Op::Replicate, Op::Prune];
-    let beside = [Op::Drill, Op::Verify, Op::VerifyContent];
+    let beside = [Op::Drill, Op::Verify, Op::VerifyContent, Op::Recover, Op::Due, Op::Trigger];
     for op in in_runs.into_iter().chain(beside) {
         assert_eq!(serde_json::to_string(&op).expect("as it was made"), format!("{:?}", op.name()));
         assert_eq!(op.is_beside(), beside.contains(&op));

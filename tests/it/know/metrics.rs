@@ -75,8 +75,8 @@ fn counters_begin_at_0_and_tell_what_runs_did() {
     let results = before.iter().filter(|(series, _)| series.starts_with(operations));
     assert_eq!(
         results.map(|(_, number)| *number).collect::<Vec<_>>(),
-        [0.0; 12],
-        "run, snapshot, replicate, prune, verify, verify-content"
+        [0.0; 14],
+        "run, snapshot, replicate, prune, verify, verify-content, due"
     );
     for name in ["cowsnap_transferred_bytes_total", "cowsnap_runs_skipped_total"] {
         assert_eq!(of(&before, name, &[]), 0.0);

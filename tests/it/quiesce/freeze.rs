@@ -175,7 +175,14 @@ fn said(place: &Path, roots: &[PathBuf], state: &Path) -> String {
         max_downtime: None,
     };
     let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
-    let ground = Ground { state_dir: state, job: "node", quiesce: &wanted, roots, program: Some(program) };
+    let ground = Ground {
+        state_dir: state,
+        job: "node",
+        quiesce: &wanted,
+        roots,
+        program: Some(program),
+        config: None,
+    };
     let done = quiesce::quiesced(ground, Nothing, &mut |_| ()).expect("begun");
     done.snapshot.err().map(|error| error.to_string()).unwrap_or_default()
 }

@@ -30,8 +30,14 @@ fn transaction(
     };
     let (state, roots) = (root.join("state"), [root.join("mnt/node")]);
     let program = Path::new(env!("CARGO_BIN_EXE_cowsnap"));
-    let ground =
-        Ground { state_dir: &state, job: "node", quiesce: &wanted, roots: &roots, program: Some(program) };
+    let ground = Ground {
+        state_dir: &state,
+        job: "node",
+        quiesce: &wanted,
+        roots: &roots,
+        program: Some(program),
+        config: None,
+    };
     quiesce::quiesced(ground, Acts { snapshot: Some(snapshot), root }, before)
 }
 
@@ -96,6 +102,11 @@ fn dies() {
                 die(&root, with_guard);
             })),
             true if whom == "sleeps" => kill(std::process::id() as i32, rustix::process::Signal::STOP),
+            true if whom == "guard" => {
+                let guards = guards(&root.join("state"));
+                assert_eq!(guards.len(), 1, "{step}: there is one to be killed");
+                guards.into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+            }
             true => die(&root, with_guard),
             false => {}
         }
@@ -135,7 +146,7 @@ impl Lab {
         assert_eq!(signal, Some(9), "{step} {whom}: {}", String::from_utf8_lossy(&output.stdout));
     }
 
-    fn killed(&self, step: &str, whom: &str) -> std::process::Output {
+    pub(super) fn killed(&self, step: &str, whom: &str) -> std::process::Output {
         Command::new(std::env::current_exe().expect("this binary"))
             .args(["--ignored", "--exact", "quiesce::killed::dies"])
             .env(DIES, format!("{step} {whom}"))

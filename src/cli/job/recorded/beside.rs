@@ -1,0 +1,194 @@
+//! Who is told of what is no run: that nobody can tell whether a job is due, and what became of services that a run had left stopped.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{About, ToTell, change};
+use crate::cli::Context;
+use crate::config::Job;
+use crate::exec::notify::{self, Heard};
+use crate::exec::record::Records;
+use crate::model::JobRecord;
+use crate::model::notify::{Channel, Message, News};
+use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject};
+
+/// What is older is no news.
+const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// That failed, which is no run, and may each minute. Whoever has not heard of it is told; answers that, and whether `on_failure` is to be called. Of one that is not
+/// configured any more, it is written down.
+pub(in crate::cli::job) fn failed(
+    name: &str,
+    job: Option<&Job>,
+    op: Op,
+    failure: &Failure,
+    context: &Context,
+) -> (Option<ToTell>, bool) {
+    let (subject, now) = (Subject::of_job(op), Timestamp::now());
+    let outcome = Outcome::done(subject.clone(), now, Duration::ZERO);
+    let outcome = Outcome { failure: Some(failure.clone()), ..outcome };
+    let mut hearers = Hearer::ALL.to_vec();
+    change(name, context, |record| {
+        record.note(outcome);
+        hearers = record.who_is_to_hear(&subject, &failure.class, now);
+        if hearers.contains(&Hearer::Hook) {
+            record.was_said(&subject, Hearer::Hook, &failure.class, now);
+        }
+    });
+    let what = match op {
+        Op::Due | Op::Trigger => Some("FAILED: nobody can tell whether it is due".into()),
+        _ => None,
+    };
+    let to_tell = job.and_then(|job| {
+        let message = Message { failure: Some(failure.clone()), what, ..message(job, News::Failure, now) };
+        to_tell(job, message, About::Op(op), &hearers, now)
+    });
+    (to_tell, hearers.contains(&Hearer::Hook))
+}
+
+/// That is well now. Who believes that it is not is told.
+pub(in crate::cli::job) fn well(job: &Job, op: Op, context: &Context) -> Option<ToTell> {
+    let (subject, now) = (Subject::of_job(op), Timestamp::now());
+    let record = read(job, context)?;
+    let tally = record.tally(&subject)?;
+    let mut hearers = tally.who_believes();
+    if !tally.is_failing() && hearers.is_empty() {
+        return None;
+    }
+    let failure = tally.last_failure.clone().map(|last| last.failure);
+    // Who hears that a run has failed hears of the next that goes well.
+    let has_failed = record.last_run.as_ref().is_some_and(|last| last.failure.is_some());
+    let message = Message {
+        failure,
+        what: Some("is well again: whether it is due can be told".into()),
+        ..message(job, News::Recovery, now)
+    };
+    let told = to_tell(job, message, About::Op(op), &hearers, now).filter(|_| !has_failed);
+    if let Some(told) = &told {
+        hearers.retain(|whom| !told.is_for(*whom));
+    }
+    change(&job.name, context, |record| {
+        if record.tally(&subject).is_some_and(|tally| tally.is_failing()) {
+            record.note(Outcome::done(subject.clone(), now, Duration::ZERO));
+        }
+        record.was_said_over(&subject, &hearers);
+    });
+    told
+}
+
+/// Services run again that a run had left stopped, and somebody who is to know has not heard of it.
+pub(in crate::cli::job) fn again(job: &Job, context: &Context) -> Option<ToTell> {
+    let now = Timestamp::now();
+    let again = read(job, context)?.again.filter(|again| now.duration_since(again.at) < OLD)?;
+    let Again { at, services, down_ms, why, heard, .. } = again.clone();
+    let (message, is_failure) = match again.is_of_killed() {
+        true => {
+            let text = format!("{}; {services}, which it had left stopped, runs again", why.text);
+            let failure = Some(Failure::new(why.class, &text));
+            (Message { failure, ..message(job, News::Failure, at) }, true)
+        }
+        false => {
+            let what = Some(format!("has left {services} stopped, which runs again"));
+            let failure = Some(why).filter(|why| !why.class.is_empty());
+            (Message { failure, what, ..message(job, News::Recovery, at) }, false)
+        }
+    };
+    // That its services run is not that it went well.
+    let is_to_hear = |whom: &Hearer| !heard.contains(whom) && (is_failure || *whom != Hearer::Ping);
+    let hearers: Vec<_> = Hearer::ALL.into_iter().filter(is_to_hear).collect();
+    let told = to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)?;
+    let mut is_mine = false;
+    change(&job.name, context, |record| {
+        let again = record.again.as_mut().filter(|again| again.at == at);
+        is_mine = again.is_some_and(|again| again.claim(now));
+    });
+    is_mine.then_some(told)
+}
+
+fn read(job: &Job, context: &Context) -> Option<JobRecord> {
+    Records::of(context.state_dir()).read(&job.name).ok()?.record
+}
+
+fn message(job: &Job, news: News, at: Timestamp) -> Message {
+    Message {
+        job: job.name.clone(),
+        host: notify::host(),
+        news,
+        failure: None,
+        began: format!("{at:.0}"),
+        ended: format!("{at:.0}"),
+        seconds: 0.0,
+        bytes: 0,
+        downtime_ms: None,
+        max_downtime_ms: job
+            .quiesce
+            .as_ref()
+            .and_then(|quiesce| quiesce.max_downtime)
+            .map(super::milliseconds),
+        what: None,
+    }
+}
+
+/// For those of the hearers whom the job names; `None` if that is nobody.
+fn to_tell(job: &Job, message: Message, about: About, hearers: &[Hearer], at: Timestamp) -> Option<ToTell> {
+    let notify = job.notify.clone()?;
+    let is_named = |whom: Channel| match whom {
+        Channel::Command => notify.command.is_some(),
+        Channel::Mail => notify.mail.is_some(),
+    };
+    let is_wanted = super::is_wanted(&notify, message.news);
+    let people = Channel::ALL.into_iter().filter(|&whom| is_wanted && is_named(whom));
+    let people: Vec<_> = people.filter(|&whom| hearers.contains(&hearer(whom))).collect();
+    let pings = notify.ping.is_some() && hearers.contains(&Hearer::Ping);
+    if people.is_empty() && !pings {
+        return None;
+    }
+    Some(ToTell { job: job.name.clone(), notify, starting: None, message, at, people, pings, about })
+}
+
+fn hearer(whom: Channel) -> Hearer {
+    match whom {
+        Channel::Command => Hearer::Command,
+        Channel::Mail => Hearer::Mail,
+    }
+}
+
+impl ToTell {
+    fn is_for(&self, whom: Hearer) -> bool {
+        match whom {
+            Hearer::Ping => self.pings,
+            Hearer::Hook => false,
+            _ => self.people.iter().any(|&one| hearer(one) == whom),
+        }
+    }
+}
+
+/// Writes down who has heard what.
+pub(super) fn was_heard(
+    job: &str,
+    about: About,
+    message: &Message,
+    heard: &Heard,
+    at: Timestamp,
+    context: &Context,
+) {
+    let mut hearers: Vec<_> = heard.told.iter().map(|&whom| hearer(whom)).collect();
+    hearers.extend(heard.pinged.then_some(Hearer::Ping));
+    if hearers.is_empty() {
+        return;
+    }
+    let class = message.failure.as_ref().map_or("", |failure| &failure.class);
+    change(job, context, |record| match (about, message.news) {
+        (About::Run, _) => {}
+        (About::Again, _) => {
+            if let Some(again) = record.again.as_mut().filter(|again| again.at == at) {
+                again.heard.extend(hearers);
+            }
+        }
+        (About::Op(op), News::Failure) => {
+            hearers.iter().for_each(|&whom| record.was_said(&Subject::of_job(op), whom, class, at));
+        }
+        (About::Op(op), _) => record.was_said_over(&Subject::of_job(op), &hearers),
+    });
+}

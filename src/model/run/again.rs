@@ -1,0 +1,120 @@
+//! That services run again which a run had left stopped: nobody else tells whoever is to know.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::said::Hearer;
+use super::{Failure, JobRecord, Op, Outcome, Subject, UNENDED, bounded, milliseconds};
+
+/// That they do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Since when.
+    pub at: Timestamp,
+    /// Which.
+    pub services: String,
+    /// How long they were down, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_ms: Option<u64>,
+    /// Why its run did not do it.
+    pub why: Failure,
+    /// Who has heard of it.
+    #[serde(default)]
+    pub heard: Vec<Hearer>,
+    /// When somebody began to tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<Timestamp>,
+}
+
+/// How long whoever tells it may be at that.
+const CLAIM: i64 = 2 * 60;
+
+impl Again {
+    /// Whether their run was killed, of which nobody was told yet.
+    pub fn is_of_killed(&self) -> bool {
+        self.why.class == UNENDED
+    }
+
+    /// Whether nobody else is about to tell it: a guard, and the run that waited for it, would both.
+    pub fn claim(&mut self, now: Timestamp) -> bool {
+        let claimed = self.claimed.map(|claimed| now.as_second() - claimed.as_second());
+        let is_free = claimed.is_none_or(|gone| !(0..CLAIM).contains(&gone));
+        if is_free {
+            self.claimed = Some(now);
+        }
+        is_free
+    }
+}
+
+impl JobRecord {
+    /// Services that a run had left stopped run again, after so long: it could not say that itself. `pid` is who says so.
+    pub fn recovered(&mut self, now: Timestamp, services: &[String], down: Option<Duration>, pid: u32) {
+        down.into_iter().for_each(|down| self.was_down(down));
+        let subject = Subject::of_job(Op::Recover);
+        self.note(Outcome::done(subject.clone(), now, Duration::ZERO));
+        self.was_said_over(&subject, &Hearer::ALL);
+        let killed = self.running.as_ref().filter(|running| running.pid != pid).map(|running| running.pid);
+        let why = match (killed, &self.last_run) {
+            (Some(killed), _) => {
+                let text = format!(
+                    "process {killed} did not come to its end: it was killed, or the machine went down"
+                );
+                Failure::new(UNENDED, &text)
+            }
+            (None, Some(last)) => last.failure.clone().unwrap_or_else(|| Failure::new("", "")),
+            (None, None) => Failure::new(UNENDED, "it was killed, or the machine went down"),
+        };
+        self.again = Some(Again {
+            at: now,
+            services: bounded(&services.join(", ")),
+            down_ms: down.map(milliseconds),
+            why,
+            heard: Vec::new(),
+            claimed: None,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::run::Tally;
+
+    #[test]
+    fn a_run_that_was_killed_is_told_from_one_that_has_said_why_it_failed() {
+        let at = |second| Timestamp::from_second(second).expect("as it was made");
+        let services = ["a.service".to_owned()];
+        let mut record = JobRecord::new("node", at(0));
+        record.begin(at(1), 7);
+        record.recovered(at(9), &services, Some(Duration::from_secs(2)), 8);
+        let again = record.again.clone().expect("it is told");
+        assert!(again.is_of_killed() && again.why.text.contains("process 7"), "{again:?}");
+        assert_eq!((again.services.as_str(), again.down_ms), ("a.service", Some(2000)));
+        let tally = record.tally(&Subject::of_job(Op::Recover)).expect("it is counted");
+        assert_eq!((tally.done, tally.failed, tally.last_success), (1, 0, Some(at(9))));
+        assert_eq!(
+            record.tally(&Subject::of_job(Op::Quiesce)).and_then(|tally| tally.last_downtime_ms),
+            Some(2000)
+        );
+        let mut claimed = again;
+        let claims = [20, 21, 20 + CLAIM, 21].map(|second| claimed.claim(at(second)));
+        assert_eq!(
+            claims,
+            [true, false, true, true],
+            "one who died, or whose clock was ahead, keeps nobody from it"
+        );
+        // As the next run does, before anything else.
+        record.begin(at(10), 9);
+        record.recovered(at(11), &services, None, 9);
+        assert!(record.again.as_ref().is_some_and(Again::is_of_killed));
+        let failure = Some(Failure::new("unreachable", "it did not stop in time"));
+        let run = Outcome { failure, ..Outcome::done(Subject::of_job(Op::Run), at(12), Duration::ZERO) };
+        record.end(at(10), vec![run], |_| true);
+        record.recovered(at(13), &services, None, 10);
+        let again = record.again.clone().expect("it is told");
+        assert!(!again.is_of_killed() && again.why.text == "it did not stop in time", "{again:?}");
+        assert!(!record.tally(&Subject::of_job(Op::Recover)).is_some_and(Tally::is_failing));
+    }
+}

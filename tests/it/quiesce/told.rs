@@ -1,0 +1,148 @@
+//! Who hears that a run has left services stopped, and that somebody else has started them, or can not.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+impl Lab {
+    /// With a program that is told of runs.
+    fn that_tells() -> Self {
+        let lab = Self::new("");
+        let tell = lab.root().join("tell");
+        let line = "echo \"$COWSNAP_RESULT $COWSNAP_CLASS $COWSNAP_MESSAGE\"";
+        let text = format!("#!/bin/sh\n{line} >>{}\n", lab.root().join("told").display());
+        fs::write(&tell, text).expect("written");
+        fs::set_permissions(&tell, fs::Permissions::from_mode(0o755)).expect("set");
+        let config = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+        lab.write(&format!("{config}[job.node.notify]\ncommand = [\"ROOT/tell\"]\n"));
+        lab
+    }
+
+    fn told(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.root().join("told")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// How often services were started by somebody else, and could not be.
+    fn n_recovered(&self) -> [String; 2] {
+        let (text, _) = self.ends(0, "metrics");
+        ["success", "failure"].map(|result| {
+            let start = "cowsnap_operations_total{job_name=\"node\",op=\"recover\"";
+            let start = format!("{start},result=\"{result}\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            line.unwrap_or_else(|| panic!("it is counted from 0 on: {text}")).to_owned()
+        })
+    }
+}
+
+#[test]
+fn what_is_started_after_the_machine_s_start_or_by_the_next_minute_is_told_once() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    assert_eq!(lab.n_recovered(), ["0", "0"]);
+    for (nth, line) in ["job recover", "job run --due"].into_iter().enumerate() {
+        lab.dies("Verify", "both");
+        lab.ends(0, line);
+        lab.runs_again(line);
+        // A guard starts it for the second one.
+        waits("that it is told", || {
+            lab.ends(0, "job run --due");
+            lab.told().len() == nth + 1
+        });
+        let told = lab.told().pop().expect("one");
+        assert!(
+            told.starts_with("failure unended ") && told.contains(", which it had left stopped, runs again"),
+            "{told}"
+        );
+        for again in ["job recover", "job run --due"] {
+            lab.ends(0, again);
+            assert_eq!(lab.told().len(), nth + 1, "{:?}", lab.told());
+        }
+        assert_eq!(lab.n_recovered(), [(nth + 1).to_string(), "0".into()]);
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_is_told_by_its_guard_under_the_configuration_of_the_run() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    fs::write(lab.root().join("slow"), "").expect("written");
+    let config = lab.root().join("config.toml");
+    let mut run = ground::cowsnap(&lab.root().join("state"))
+        .args(["job", "run", "node", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    waits("the stop", || lab.root().join("ending").exists());
+    run.kill().and_then(|()| run.wait()).expect("killed");
+    waits("that it is told", || lab.told().len() == 1);
+    let told = lab.told();
+    assert!(told[0].contains(&format!("process {} did not come to its end", run.id())), "{told:?}");
+    lab.runs_again("its guard");
+    lab.ends(0, "job run --due");
+    assert_eq!(lab.told().len(), 1);
+    // And the next one that goes well is told as what it is.
+    fs::remove_file(lab.root().join("slow")).expect("removed");
+    lab.ends(0, "job run node");
+    assert!(lab.told().len() == 2 && lab.told()[1].starts_with("recovery unended "), "{:?}", lab.told());
+}
+
+#[test]
+fn what_can_not_be_started_after_the_machine_s_start_is_told_once_and_then_that_it_runs() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    for _ in 0..2 {
+        let (_, said) = lab.ends(1, "job recover");
+        assert!(said.contains("IS DOWN"), "{said}");
+        let told = lab.told();
+        assert!(
+            told.len() == 1 && told[0].starts_with("failure internal ") && told[0].contains("IS DOWN"),
+            "{told:?}"
+        );
+    }
+    lab.ends(2, "check");
+    assert_eq!(lab.n_recovered(), ["0", "2"]);
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.ends(0, "job recover");
+    lab.runs_again("recovered");
+    assert!(lab.told().len() == 2 && lab.told()[1].contains("runs again"), "{:?}", lab.told());
+    assert_eq!(lab.n_recovered(), ["1", "2"]);
+}
+
+#[test]
+fn a_configuration_that_is_broken_keeps_nothing_down_and_whoever_is_to_know_hears_of_it_later() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    let config = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    lab.dies("Verify", "both");
+    lab.write("nothing is configured any more");
+    let (_, said) = lab.ends(0, "job recover");
+    assert!(said.contains("nobody is told of this until the configuration is mended: "), "{said}");
+    lab.runs_again("recovered");
+    lab.write(&config);
+    lab.ends(0, "job run --due");
+    assert!(lab.told().len() == 1 && lab.told()[0].contains("runs again"), "{:?}", lab.told());
+}
+
+#[test]
+fn a_run_whose_guard_is_killed_at_any_step_goes_on_and_the_service_runs_afterwards() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    for step in "Stop(0) Verify Snapshot Confirm Start(0) Answer Settle Unlease".split(' ') {
+        let (taken, begun) = (lab.n_snapshots(), lab.n_begun());
+        let output = lab.killed(step, "guard");
+        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stdout));
+        lab.runs_again(step);
+        assert_eq!((lab.n_snapshots() - taken, lab.n_begun() - begun), (1, 1), "{step}");
+    }
+}
