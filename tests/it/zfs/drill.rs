@@ -130,7 +130,7 @@ fn a_target_on_another_machine_is_received_into_a_pool_rehearsed_and_discarded()
 }
 
 #[test]
-#[ignore = "has not gone through in the guest yet"]
+#[ignore = "takes 163 s in the guest"]
 fn what_is_not_good_there_is_told_and_somebodys_dataset_stays() {
     ground!("zfs", "root", "ssh", "sshd");
     let (node, _there, _sshd) = on_another_machine("echo broken; exit 3");
@@ -154,7 +154,7 @@ fn what_is_not_good_there_is_told_and_somebodys_dataset_stays() {
 }
 
 #[test]
-#[ignore = "has not gone through in the guest yet"]
+#[ignore = "takes 265 s in the guest"]
 fn kill_9_of_a_drill_leaves_in_the_pool_what_the_next_one_destroys() {
     ground!("zfs", "root", "ssh", "sshd");
     let (node, _there, _sshd) = on_another_machine("sleep 1000");
