@@ -59,6 +59,18 @@ struct Given {
     /// The same, critical; 1 by default
     #[arg(long, value_name = "DAYS")]
     crit_base_days: Option<u32>,
+    /// Warn if bringing an archive's newest version back takes more containers; never by default
+    #[arg(long, value_name = "N")]
+    warn_chain: Option<u64>,
+    /// The same, critical
+    #[arg(long, value_name = "N")]
+    crit_chain: Option<u64>,
+    /// Warn if bringing an archive's newest version back takes more bytes: 200G; never by default
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    warn_restore: Option<u64>,
+    /// The same, critical
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    crit_restore: Option<u64>,
     /// Warn if less is free where a dataset or target is, of 100; 20 by default
     #[arg(long, value_name = "PERCENT", value_parser = value::percent)]
     warn_free: Option<f64>,
@@ -75,6 +87,8 @@ impl Given {
             drill_age: Pair { warn: self.warn_drill_age, crit: self.crit_drill_age },
             verify_age: Pair { warn: self.warn_verify_age, crit: self.crit_verify_age },
             base_days: Pair { warn: self.warn_base_days, crit: self.crit_base_days },
+            chain: Pair { warn: self.warn_chain, crit: self.crit_chain },
+            restore: Pair { warn: self.warn_restore, crit: self.crit_restore },
             free: Pair { warn: self.warn_free, crit: self.crit_free },
         }
     }
@@ -248,8 +262,10 @@ fn measured(facts: &Facts, now: Timestamp) -> Vec<String> {
         }
         if let Some(chain) = target.archive.as_ref().and_then(|archive| archive.chain) {
             let label = |what| label(&[job, name, what]);
-            all.push(format!("{}={};;;0", label("chain"), chain.containers));
-            all.push(format!("{}={}B;;;0", label("restore"), chain.bytes));
+            let limit = |limit: Option<u64>| limit.map(|limit| limit.to_string()).unwrap_or_default();
+            let of = |pair: Pair<u64>| format!("{};{}", limit(pair.warn), limit(pair.crit));
+            all.push(format!("{}={};{};0", label("chain"), chain.containers, of(limits.chain)));
+            all.push(format!("{}={}B;{};0", label("restore"), chain.bytes, of(limits.restore)));
             all.push(format!("{}={};;;0", label("requests"), chain.requests));
         }
         if let Some(days) = target.base_days {

@@ -11,12 +11,12 @@ use crate::cli::progress::Progress;
 use crate::cli::send::size;
 use crate::cli::store::StoreArgs;
 use crate::cli::table::printable_lines;
-use crate::cli::{Context, place};
-use crate::endpoint::files::http::{query_digest, shown};
+use crate::cli::{Context, place, spool};
+use crate::endpoint::files::http::shown;
 use crate::endpoint::store::{Error as StoreError, Options};
 use crate::endpoint::{self, Dataset};
 use crate::exec::files::away::Away;
-use crate::exec::files::fetch::{Fetched, Request, described, digest_of, fetch};
+use crate::exec::files::fetch::{Fetched, Request, described, fetch};
 use crate::exec::files::import::Expected;
 use crate::exec::files::source::Origin;
 use crate::exec::keys;
@@ -95,10 +95,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         return foretell(args, public.as_ref(), &file, context);
     }
     if args.to.is_some() {
-        let folder = file.parent().unwrap_or(&file);
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder.display()))?;
+        spool::make_room(&file)?;
     }
-    let had_come = to.is_some() && is_what_was_published(&file, args, public.as_ref())?;
+    let expected = public.as_ref().map(|public| public.blake3).or(args.blake3);
+    let had_come = to.is_some() && spool::has_come(&file, expected)?;
     let fetched = match had_come {
         // It had come, and was not imported.
         true => None,
@@ -140,21 +140,6 @@ fn origin(args: &Args) -> Result<Origin> {
     Ok(Origin::Store(Away::at(&url, &options)?))
 }
 
-/// Whether the file lies there as it was published. What lies there otherwise is taken away: it is fetched anew.
-fn is_what_was_published(file: &Path, args: &Args, public: Option<&Public>) -> Result<bool> {
-    if !file.is_file() {
-        return Ok(false);
-    }
-    let expected = public.map(|public| public.blake3).or(args.blake3);
-    if let Some(expected) = expected
-        && digest_of(file)? == expected
-    {
-        return Ok(true);
-    }
-    std::fs::remove_file(file).map_err(Error::io("remove", file.display()))?;
-    Ok(false)
-}
-
 /// Whether it is taken without a description, too.
 fn takes_undescribed(args: &Args) -> bool {
     args.verify_key.is_empty() && (args.blake3.is_some() || args.unverified)
@@ -175,19 +160,10 @@ fn file(args: &Args, context: &Context) -> Result<PathBuf> {
     if let Some(file) = &args.file {
         return Ok(file.clone());
     }
-    let url = shown(&args.url);
-    let name = url.splitn(4, '/').nth(3).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    if matches!(name, "" | "." | "..") {
-        let what = format!("{url} does not say how the file is called");
-        return Err(Error::Usage { what, hint: Some("name a file behind it".into()) });
+    match args.to {
+        None => spool::name(&args.url).map(Into::into),
+        Some(_) => spool::file(&args.url, args.spool.as_deref(), context),
     }
-    let Some(spool) = args.to.is_some().then(|| args.spool.clone()) else { return Ok(name.into()) };
-    let spool = spool.unwrap_or_else(|| context.state_dir().join("fetch"));
-    let key = match query_digest(&args.url) {
-        None => blake3::hash(url.as_bytes()).to_hex(),
-        Some(query) => blake3::hash(format!("{url}?{query}").as_bytes()).to_hex(),
-    };
-    Ok(spool.join(&key[..16]).join(name))
 }
 
 fn read(args: &Args, bytes: &[u8]) -> Result<Public> {
@@ -290,10 +266,6 @@ fn take_in(args: &Args, file: &Path, public: Option<&Public>, to: Dataset, conte
     let source = Source { name: shown(&args.url), expected, beside: None };
     let done =
         imported(input, source, to, (args.unverified, args.privileged, args.snapshot.clone()), context);
-    if !matches!(&done, Err(error) if error.class() != Class::Corrupt) {
-        // What it was is a dataset now, or is worth nothing.
-        let _ = std::fs::remove_file(file);
-        let _ = file.parent().map(std::fs::remove_dir);
-    }
+    spool::leave(file, &done);
     report(&done?, context)
 }

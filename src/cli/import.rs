@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -11,14 +12,20 @@ use crate::cli::progress::Progress;
 use crate::cli::send::size;
 use crate::cli::store::StoreArgs;
 use crate::cli::table::printable_lines;
-use crate::cli::{Context, place};
+use crate::cli::{Context, place, spool};
 use crate::endpoint::Dataset;
 use crate::endpoint::store::Error as StoreError;
 use crate::exec::files::away::Away;
+use crate::exec::files::fetch::{self, fetch};
 use crate::exec::files::import::{self, Expected, Imported, import};
+use crate::exec::files::source::Origin;
 use crate::model::files::{Beside, MAX_DESCRIPTION};
 use crate::model::{SnapshotName, StoreUrl, Target};
 use crate::{Error, Result};
+
+/// How many parts come at a time, and how long nothing new may come: as `fetch` has it.
+const JOBS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Make a new dataset of an archive of files, once all of it is proven
 ///
@@ -46,6 +53,9 @@ pub struct Args {
     /// Say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Of a store: have the file on the disk first, in DIR or in the state directory; run again after it was ended or killed, it goes on
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    spool: Option<Option<PathBuf>>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -61,6 +71,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let to = place::dataset(&Target::parse(&args.to)?, context)?;
     let from = source(&args.file, &args.store)?;
     let name = from.to_string();
+    if let (Place::File(_), Some(_)) = (&from, &args.spool) {
+        let what = format!("{name} is here already: --spool is for what comes from a store");
+        return Err(Error::Usage { what, hint: None });
+    }
     to.expect_free()?;
     let beside = beside(args, &from)?;
     if args.dry_run {
@@ -72,9 +86,37 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let how = (args.unverified, privileged, args.snapshot.clone());
     let done = match &from {
         Place::File(file) => imported(crate::cli::stream::open(file)?, source, to, how, context)?,
-        Place::Away(away) => imported(away.open()?, source, to, how, context)?,
+        Place::Away(away) => match &args.spool {
+            None => imported(away.open()?, source, to, how, context)?,
+            Some(spool) => {
+                let file = fetched(away, spool.as_deref(), source.beside.as_ref(), context)?;
+                let done = imported(crate::cli::stream::open(&file)?, source, to, how, context);
+                spool::leave(&file, &done);
+                done?
+            }
+        },
     };
     report(&done, context)
+}
+
+/// Has it on the disk, and answers where: what came before a kill does not come again. What is `beside` it says what it must be.
+fn fetched(away: &Away, spool: Option<&Path>, beside: Option<&Beside>, context: &Context) -> Result<PathBuf> {
+    let file = spool::file(&away.url(), spool, context)?;
+    spool::make_room(&file)?;
+    let blake3 = beside.map(|beside| beside.blake3);
+    if !spool::has_come(&file, blake3)? {
+        fetch(&fetch::Request {
+            from: Origin::Store(away.clone()),
+            to: file.clone(),
+            public: None,
+            blake3,
+            jobs: JOBS,
+            limit: None,
+            patience: PATIENCE,
+            observe: &Progress::new(context),
+        })?;
+    }
+    Ok(file)
 }
 
 /// Where `file` is, which may be the address of a store.

@@ -54,6 +54,7 @@ mod rollback;
 mod send;
 mod serve;
 mod snapshot;
+mod spool;
 mod status;
 pub mod store;
 mod stream;

@@ -240,7 +240,8 @@ impl Reader<'_> {
         };
         let retention = raw.retention.map(|raw| self.retention(raw));
         let has_targets = !raw.target.is_empty() || !raw.archive.is_empty();
-        let check = raw.check.map(|raw_check| self.check(raw_check, has_targets, raw.drill.is_some()));
+        let has = (has_targets, !raw.archive.is_empty(), raw.drill.is_some());
+        let check = raw.check.map(|raw_check| self.check(raw_check, has));
         let targets: Vec<_> = raw.target.into_iter().filter_map(|raw| self.target(raw, &datasets)).collect();
         let archives: Vec<_> =
             raw.archive.into_iter().filter_map(|raw| self.archive(raw, &datasets)).collect();

@@ -208,6 +208,8 @@ pub enum About {
     Drill,
     /// A target that should have been compared with its dataset by now.
     Verify,
+    /// What bringing an archive's newest version back takes.
+    Chain,
     /// Services that were down for longer than they may be.
     Downtime,
 }
@@ -501,6 +503,7 @@ impl Found<'_> {
         } else if !facts.is_at_work {
             self.of_base(dataset, to, *base, *base_days, &facts.limits);
         }
+        self.of_chain(dataset, to, archive.as_ref().and_then(|archive| archive.chain), &facts.limits);
         let has_run = oldest_of_newest(facts).is_some();
         let is_brought = facts.is_at_work || matches!(seen, Some(Ok(Seen { live: 1.., .. })));
         match up_to {

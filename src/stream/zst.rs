@@ -63,7 +63,8 @@ pub fn write<E>(
     fill: impl FnOnce(&mut Input<'_>) -> Result<(), E>,
 ) -> Result<Written, Failed<E>> {
     let threads = parallel::threads(options.threads);
-    let in_flight = (threads + 2).min(MAX_IN_FLIGHT);
+    // So many that nobody waits for one who is kept waiting by others of the machine.
+    let in_flight = (2 * threads + 2).min(MAX_IN_FLIGHT);
     let (jobs, workers, results) = parallel::ordered::<Block, (Block, usize)>(in_flight);
     let pool = Pool::default();
     std::thread::scope(|scope| {
@@ -90,7 +91,7 @@ pub fn write<E>(
             }
             Ok(file)
         });
-        let mut input = Input { jobs, pool, block: Vec::with_capacity(FRAME), len: 0 };
+        let mut input = Input { jobs, pool, block: Block::default(), filled: 0, len: 0 };
         let filled = fill(&mut input);
         // What is not whole gets no end: whoever reads it notices.
         let sent = filled.is_err() || input.send().is_ok();
@@ -141,18 +142,18 @@ fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
 pub struct Input<'a> {
     jobs: Jobs<Block, (Block, usize)>,
     pool: &'a Pool,
-    block: Vec<u8>,
+    block: Block,
+    filled: usize, // Invariant: at most `block.len()`, which is 0 or `FRAME`.
     len: u64,
 }
 
 impl Input<'_> {
     fn send(&mut self) -> io::Result<()> {
-        if self.block.is_empty() {
+        if self.filled == 0 {
             return Ok(());
         }
-        let mut block = self.pool.take();
-        block.room(self.block.len()).copy_from_slice(&self.block);
-        self.block.clear();
+        let mut block = std::mem::take(&mut self.block);
+        block.truncate(std::mem::take(&mut self.filled));
         match self.jobs.submit(block) {
             true => Ok(()),
             false => Err(io::ErrorKind::BrokenPipe.into()),
@@ -162,10 +163,14 @@ impl Input<'_> {
 
 impl Write for Input<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = bytes.len().min(FRAME - self.block.len());
-        self.block.extend_from_slice(&bytes[..len]);
-        self.len += len as u64;
-        if self.block.len() == FRAME {
+        if self.block.is_empty() {
+            self.block = self.pool.take();
+            self.block.room(FRAME);
+        }
+        let len = bytes.len().min(FRAME - self.filled);
+        self.block[self.filled..self.filled + len].copy_from_slice(&bytes[..len]);
+        (self.filled, self.len) = (self.filled + len, self.len + len as u64);
+        if self.filled == FRAME {
             self.send()?;
         }
         Ok(len)

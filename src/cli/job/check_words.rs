@@ -3,6 +3,7 @@
 use jiff::Span;
 
 use crate::plan::health::{Pair, Thresholds};
+use crate::pool::size::human;
 
 /// What differs from what is usual.
 pub(super) fn check(set: &Thresholds) -> String {
@@ -18,6 +19,10 @@ pub(super) fn check(set: &Thresholds) -> String {
     older("a comparison that found nothing", set.verify_age);
     let days = said(set.base_days, "below", |days| format!("{days} days"));
     all.extend(days.map(|said| format!("a base that is there {said}")));
+    let chain = said(set.chain, "above", |most| format!("{most} containers"));
+    all.extend(chain.map(|said| format!("an archive's chain {said}")));
+    let restore = said(set.restore, "above", human);
+    all.extend(restore.map(|said| format!("what a restore from an archive takes {said}")));
     let free = said(set.free, "below", |percent| format!("{percent} %"));
     all.extend(free.map(|said| format!("free space {said}")));
     format!("is not well, says cowsnap check, by: {}", all.join("; "))
@@ -43,6 +48,8 @@ mod tests {
             drill_age: Pair { warn: None, crit: span("3mo") },
             verify_age: Pair { warn: span("8d"), crit: None },
             base_days: Pair { warn: Some(5), crit: None },
+            chain: Pair { warn: Some(30), crit: Some(60) },
+            restore: Pair { warn: Some(2 << 30), crit: None },
             free: Pair { warn: Some(12.5), crit: None },
             ..Thresholds::default()
         };
@@ -50,7 +57,8 @@ mod tests {
             check(&set),
             "is not well, says cowsnap check, by: a newest snapshot a warning after 26h, critical after 2d; \
              a rehearsal that went well critical after 3mo; a comparison that found nothing a warning after 8d; \
-             a base that is there a warning below 5 days; free space a warning below 12.5 %"
+             a base that is there a warning below 5 days; an archive's chain a warning above 30 containers, critical above 60 containers; \
+             what a restore from an archive takes a warning above 2.0 GiB; free space a warning below 12.5 %"
         );
     }
 }

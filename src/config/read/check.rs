@@ -25,6 +25,10 @@ pub(super) struct RawCheck {
     crit_verify_age: Option<Text>,
     warn_base_days: Option<Spanned<u32>>,
     crit_base_days: Option<Spanned<u32>>,
+    warn_chain: Option<Spanned<u64>>,
+    crit_chain: Option<Spanned<u64>>,
+    warn_restore: Option<Text>,
+    crit_restore: Option<Text>,
     warn_free: Option<Spanned<Percent>>,
     crit_free: Option<Spanned<Percent>>,
 }
@@ -46,7 +50,12 @@ impl Percent {
 }
 
 impl Reader<'_> {
-    pub(super) fn check(&mut self, raw: Spanned<RawCheck>, has_targets: bool, has_drill: bool) -> Thresholds {
+    /// `has` targets, archives among them, and a drill.
+    pub(super) fn check(
+        &mut self,
+        raw: Spanned<RawCheck>,
+        (has_targets, has_archives, has_drill): (bool, bool, bool),
+    ) -> Thresholds {
         let span = raw.span();
         let raw = raw.into_inner();
         self.key.push("check".into());
@@ -56,6 +65,16 @@ impl Reader<'_> {
         let drill = [("warn_drill_age", raw.warn_drill_age), ("crit_drill_age", raw.crit_drill_age)];
         let verify = [("warn_verify_age", raw.warn_verify_age), ("crit_verify_age", raw.crit_verify_age)];
         let days = [("warn_base_days", raw.warn_base_days), ("crit_base_days", raw.crit_base_days)];
+        let chain = [("warn_chain", raw.warn_chain), ("crit_chain", raw.crit_chain)];
+        let restore = [("warn_restore", raw.warn_restore), ("crit_restore", raw.crit_restore)];
+        if !has_archives {
+            self.says_nothing(&restore, "an archive");
+            for (key, number) in &chain {
+                if let Some(number) = number {
+                    self.problem(number.span(), key, "says nothing without an archive");
+                }
+            }
+        }
         if !has_targets {
             self.says_nothing(&replica, "a target");
             self.says_nothing(&verify, "a target");
@@ -74,11 +93,14 @@ impl Reader<'_> {
             drill_age: self.ages(drill),
             verify_age: self.ages(verify),
             base_days: self.days(days),
+            chain: self.chain(chain),
+            restore: self.restore(restore),
             free: self.free(raw.warn_free, raw.crit_free),
         };
         if !found.is_set() && self.problems.len() == n_problems {
             let what = "says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, \
-                        warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_free, crit_free";
+                        warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_chain, crit_chain, warn_restore, crit_restore, \
+                        warn_free, crit_free";
             self.problem(span, "", what);
         }
         self.key.pop();
@@ -127,6 +149,30 @@ impl Reader<'_> {
             self.problem(at.span(), key, what);
         }
         found
+    }
+
+    /// What is critical is more than what is warned of.
+    fn chain(&mut self, [warn, crit]: [(&str, Option<Spanned<u64>>); 2]) -> Pair<u64> {
+        let number = |number: &Option<Spanned<u64>>| number.as_ref().map(|number| *number.get_ref());
+        let found = Pair { warn: number(&warn.1), crit: number(&crit.1) };
+        self.more(found, (crit.0, crit.1.as_ref().map(Spanned::span)), warn.0);
+        found
+    }
+
+    fn restore(&mut self, [warn, crit]: [(&str, Option<Text>); 2]) -> Pair<u64> {
+        let (at, keys) = (crit.1.as_ref().map(Text::span), [warn.0, crit.0]);
+        let mut read = |(key, text): (&str, Option<Text>)| self.parsed(key, text?, value::bytes);
+        let found = Pair { warn: read(warn), crit: read(crit) };
+        self.more(found, (keys[1], at), keys[0]);
+        found
+    }
+
+    fn more(&mut self, found: Pair<u64>, (key, at): (&str, Option<Range<usize>>), warn: &str) {
+        if let (Pair { warn: Some(least), crit: Some(worst) }, Some(at)) = (found, at)
+            && worst <= least
+        {
+            self.problem(at, key, format!("is not more than {warn}, which is never warned of then"));
+        }
     }
 
     fn free(&mut self, warn: Option<Spanned<Percent>>, crit: Option<Spanned<Percent>>) -> Pair<f64> {

@@ -264,6 +264,10 @@ const VALID: &[(&str, &str)] = &[
     ("crit_verify_age", r#""30d""#),
     ("warn_base_days", "7"),
     ("crit_base_days", "2"),
+    ("warn_chain", "60"),
+    ("crit_chain", "120"),
+    ("warn_restore", r#""200G""#),
+    ("crit_restore", r#""1T""#),
     ("warn_free", "20"),
     ("crit_free", "10"),
 ];

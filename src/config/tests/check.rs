@@ -26,7 +26,7 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         "[job.a.check]",
         expect![[r#"
-            config.toml:4: job.a.check: says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_free, crit_free
+            config.toml:4: job.a.check: says nothing: at least one of warn_age, crit_age, warn_replica_age, crit_replica_age, warn_drill_age, crit_drill_age, warn_verify_age, crit_verify_age, warn_base_days, crit_base_days, warn_chain, crit_chain, warn_restore, crit_restore, warn_free, crit_free
         "#]],
     );
     let lines = "[job.a.check]\nwarn_age = \"2d\"\ncrit_age = \"48h\"\nwarn_replica_age = \"1d\"\ncrit_drill_age = \"x\"\nwarn_free = 5";
@@ -64,7 +64,24 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         "[job.a.check]\nwarn = \"2d\"",
         expect![[r#"
-        config.toml:5: job.a.check: unknown field "warn", expected one of "warn_age", "crit_age", "warn_replica_age", "crit_replica_age", "warn_drill_age", "crit_drill_age", "warn_verify_age", "crit_verify_age", "warn_base_days", "crit_base_days", "warn_free", "crit_free"
+        config.toml:5: job.a.check: unknown field "warn", expected one of "warn_age", "crit_age", "warn_replica_age", "crit_replica_age", "warn_drill_age", "crit_drill_age", "warn_verify_age", "crit_verify_age", "warn_base_days", "crit_base_days", "warn_chain", "crit_chain", "warn_restore", "crit_restore", "warn_free", "crit_free"
+    "#]],
+    );
+    check_job(
+        "[job.a.check]\nwarn_chain = 30\nwarn_restore = \"1G\"",
+        expect![[r#"
+        config.toml:5: job.a.check.warn_chain: says nothing without an archive
+        config.toml:6: job.a.check.warn_restore: says nothing without an archive
+    "#]],
+    );
+    let archive = "[[job.a.archive]]\nto = \"file:///srv/a\"\n";
+    check_job(
+        &format!(
+            "{archive}[job.a.check]\nwarn_chain = 30\ncrit_chain = 30\nwarn_restore = \"2G\"\ncrit_restore = \"1G\""
+        ),
+        expect![[r#"
+        config.toml:8: job.a.check.crit_chain: is not more than warn_chain, which is never warned of then
+        config.toml:10: job.a.check.crit_restore: is not more than warn_restore, which is never warned of then
     "#]],
     );
 }

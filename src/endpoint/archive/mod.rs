@@ -231,9 +231,17 @@ impl Archive {
     /// # Errors
     /// [`Error::Object`] if it is gone or of another length, [`Error::Part`] if it is changed; what the store says.
     pub fn part(&self, part: &Part, len: u64) -> Result<Vec<u8>> {
+        self.part_into(part, len, Vec::new())
+    }
+
+    /// The same, in the memory of `buffer`, whatever that holds.
+    ///
+    /// # Errors
+    /// As [`Self::part`].
+    pub fn part_into(&self, part: &Part, len: u64, buffer: Vec<u8>) -> Result<Vec<u8>> {
         let key = part.to_string();
         let flaw = |what| Error::Object { url: self.url(), key: key.clone(), what };
-        let bytes = self.store.get(&key, len)?.ok_or_else(|| flaw("is gone"))?;
+        let bytes = self.store.get_into(&key, len, buffer)?.ok_or_else(|| flaw("is gone"))?;
         if bytes.len() as u64 != len {
             return Err(flaw("is too short"));
         }

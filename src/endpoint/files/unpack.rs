@@ -229,7 +229,7 @@ impl Unpack<'_> {
                 self.dirs.push((path, member));
                 Ok(())
             }
-            _ => dress(dir.as_fd(), name, &member).map_err(Error::io("write", path_text(&path))),
+            _ => dress(dir.as_fd(), name, &member).map_err(|undressed| undressed.error(&path)),
         }
     }
 
@@ -430,7 +430,7 @@ impl Unpack<'_> {
             let (dir, name) = beneath::split(path);
             let name = if name.is_empty() { b"." } else { name };
             let dir = beneath::open_dir(self.root, dir).map_err(|errno| led_out(errno, path))?;
-            dress(dir.as_fd(), name, member).map_err(Error::io("write", path_text(path)))?;
+            dress(dir.as_fd(), name, member).map_err(|undressed| undressed.error(path))?;
         }
         let said = match (self.about, end) {
             (Some(about), Some(end)) => Some((about, end)),
@@ -515,23 +515,62 @@ fn difference(said: &[u8], came: &[u8]) -> Option<String> {
     }
 }
 
+/// Why something could not be given what its entry says.
+enum Undressed {
+    /// An attribute.
+    Attribute(Vec<u8>, Errno),
+    /// Anything else.
+    Io(io::Error),
+}
+
+impl From<Errno> for Undressed {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+impl Undressed {
+    fn error(self, path: &[u8]) -> Error {
+        match self {
+            // ZFS keeps none unless it is told to; others lack what they were not made with.
+            Self::Attribute(attribute, Errno::OPNOTSUPP) => {
+                let is_acl = attribute.starts_with(b"system.posix_acl_");
+                let hint = match is_acl {
+                    true => "a place that keeps ACLs; on ZFS: zfs set acltype=posix of what it is made below",
+                    false => "choose a filesystem that keeps it",
+                };
+                Error::Denied {
+                    op: "import",
+                    subject: path_text(path),
+                    lacking: format!("the filesystem keeps no attribute {}", path_text(&attribute)),
+                    hint: Some(hint.into()),
+                }
+            }
+            Self::Attribute(attribute, errno) => {
+                let errno = io::Error::from(errno);
+                let why = format!("its attribute {}: {errno}", path_text(&attribute));
+                Error::io("write", path_text(path))(io::Error::new(errno.kind(), why))
+            }
+            Self::Io(error) => Error::io("write", path_text(path))(error),
+        }
+    }
+}
+
 /// Gives something the owner, attributes, mode and time of its entry, in the order in which none takes another away.
-fn dress(dir: BorrowedFd<'_>, name: &[u8], member: &Member) -> io::Result<()> {
+fn dress(dir: BorrowedFd<'_>, name: &[u8], member: &Member) -> Result<(), Undressed> {
     let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
     chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
     for (attribute, value) in &member.xattrs {
-        lsetxattr(&path, attribute.as_slice(), value, XattrFlags::empty()).map_err(|errno| {
-            let why = format!("its attribute {}: {}", path_text(attribute), io::Error::from(errno));
-            io::Error::new(io::Error::from(errno).kind(), why)
-        })?;
+        lsetxattr(&path, attribute.as_slice(), value, XattrFlags::empty())
+            .map_err(|errno| Undressed::Attribute(attribute.clone(), errno))?;
     }
     if member.kind != Type::Symbolic {
         chmodat(dir, name, Mode::from_raw_mode(member.mode), AtFlags::empty())?;
     }
     let (seconds, nanos) =
         (member.mtime_ns.div_euclid(1_000_000_000), member.mtime_ns.rem_euclid(1_000_000_000));
-    let seconds = i64::try_from(seconds).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let seconds = i64::try_from(seconds).map_err(|_| Undressed::Io(io::ErrorKind::InvalidData.into()))?;
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos as i64 },

@@ -65,14 +65,15 @@ impl Dir {
         Error::Corrupt { op, subject: self.url.with_key(key), why: why.into() }
     }
 
-    pub fn get(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: &str, max: u64, mut bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let op = "read";
         let Some((mut file, stat)) = self.open(op, key)? else { return Ok(None) };
         let len = stat.st_size as u64;
         if len > max {
             return Err(Error::TooLong { op, subject: self.url.with_key(key), len, max });
         }
-        let mut bytes = Vec::with_capacity(len as usize);
+        bytes.clear();
+        bytes.reserve_exact(len as usize);
         Read::by_ref(&mut file).take(len).read_to_end(&mut bytes).map_err(self.io(op, key))?;
         match bytes.len() as u64 == len {
             true => Ok(Some(bytes)),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::{StoreKind, StoreUrl};
-use crate::sys::interrupt;
+use crate::sys::{interrupt, memory};
 
 mod dir;
 mod error;
@@ -81,6 +81,8 @@ impl Store {
     /// # Errors
     /// [`Error::Options`] if it can not be reached so.
     pub fn open(url: &StoreUrl, options: &Options) -> Result<Self> {
+        // What is read and written here comes in large pieces, each on a thread of its own, whose share of memory would keep room for some.
+        memory::keep_no_large_pieces();
         let place = match url.kind() {
             StoreKind::Dir => Place::Dir(Arc::new(dir::Dir::new(url, options))),
             _ => Place::Remote(Arc::new(open::open(url, options)?)),
@@ -98,10 +100,18 @@ impl Store {
     /// # Errors
     /// [`Error::TooLong`] before anything is read, and what else may happen.
     pub fn get(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        self.get_into(key, max, Vec::new())
+    }
+
+    /// The same, in the memory of `buffer`, whatever that holds.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_into(&self, key: &str, max: u64, buffer: Vec<u8>) -> Result<Option<Vec<u8>>> {
         self.check(key)?;
         match &self.place {
-            Place::Dir(dir) => dir.get(key, max),
-            Place::Remote(remote) => remote.get(key, max),
+            Place::Dir(dir) => dir.get(key, max, buffer),
+            Place::Remote(remote) => remote.get(key, max, buffer),
         }
     }
 

@@ -340,24 +340,25 @@ impl Remote {
         Fate::Final(self.corrupt(op, key, format!("the answer is not understood: {cause}")))
     }
 
-    pub fn get(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
-        match self.fetch(key, None, max) {
+    pub fn get(&self, key: &str, max: u64, buffer: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        match self.fetch(key, None, max, buffer) {
             Err(error) if error.is_not_found() => Ok(None),
             fetched => fetched.map(Some),
         }
     }
 
     pub fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        self.fetch(key, Some(range), u64::MAX)
+        self.fetch(key, Some(range), u64::MAX, Vec::new())
     }
 
-    /// Reads an object, or a range of it, going on from where it was cut off.
-    fn fetch(&self, key: &str, range: Option<Range<u64>>, max: u64) -> Result<Vec<u8>> {
+    /// Reads an object, or a range of it, into the memory of `bytes`, going on from where it was cut off.
+    fn fetch(&self, key: &str, range: Option<Range<u64>>, max: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+        bytes.clear();
         let op = "read";
         let path = self.path(key)?;
         let mut patience = self.patience(op, key);
         let whole = range.is_none();
-        let mut fetch = Fetch { range, whole, max, etag: None, bytes: Vec::new(), wrong: None };
+        let mut fetch = Fetch { range, whole, max, etag: None, bytes, wrong: None };
         loop {
             let before = fetch.bytes.len();
             let outcome = self.once(op, key, fetch.go_on(&*self.backing.store, &path))?;
@@ -432,7 +433,7 @@ impl Remote {
                 Err(Fate::Again(cause)) => patience.again(cause)?,
                 // An earlier try may have come through without an answer.
                 Err(Fate::Taken) if patience.tries > 0 => {
-                    let there = self.get(key, bytes.len() as u64);
+                    let there = self.get(key, bytes.len() as u64, Vec::new());
                     return match there {
                         Ok(Some(there)) if there == *bytes => Ok(Put::Done),
                         Ok(None) => continue,
@@ -636,13 +637,16 @@ impl Fetch {
         }
         self.etag = etag;
         self.bytes.reserve_exact((all.end - all.start - have) as usize);
-        let mut stream = got.into_stream();
-        while let Some(piece) = stream.next().await {
-            let piece = piece?;
-            if self.bytes.len() as u64 + piece.len() as u64 > all.end - all.start {
-                return self.fail(Wrong::Length("more bytes came than were asked for".into()));
-            }
-            self.bytes.extend_from_slice(&piece);
+        // On the thread that all connections live on: what comes is not handed from thread to thread piece by piece, each time with a wait for both.
+        let collecting =
+            wire::collect(got.into_stream(), std::mem::take(&mut self.bytes), all.end - all.start);
+        let collected = tokio::spawn(watched(collecting)).await;
+        let ((bytes, done), trouble) =
+            collected.map_err(|error| object_store::Error::Generic { store: "", source: Box::new(error) })?;
+        self.bytes = bytes;
+        wire::remember(trouble);
+        if !done? {
+            return self.fail(Wrong::Length("more bytes came than were asked for".into()));
         }
         match self.bytes.len() as u64 == all.end - all.start {
             true => Ok(()),

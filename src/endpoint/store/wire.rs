@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Once;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use object_store::client::{
@@ -56,8 +58,27 @@ pub async fn watched<F: Future>(work: F) -> (F::Output, Option<Trouble>) {
     .await
 }
 
-fn remember(trouble: Trouble) {
-    let _ = LAST.try_with(|last| *last.borrow_mut() = Some(trouble));
+/// Takes note of what was wrong with a request of this task, if anything was.
+pub(super) fn remember(trouble: impl Into<Option<Trouble>>) {
+    if let Some(trouble) = trouble.into() {
+        let _ = LAST.try_with(|last| *last.borrow_mut() = Some(trouble));
+    }
+}
+
+/// Adds what comes to `bytes`, and answers them with whether it was no more than makes `most` of them.
+pub(super) async fn collect(
+    mut stream: BoxStream<'static, object_store::Result<Bytes>>,
+    mut bytes: Vec<u8>,
+    most: u64,
+) -> (Vec<u8>, object_store::Result<bool>) {
+    while let Some(piece) = stream.next().await {
+        match piece {
+            Err(error) => return (bytes, Err(error)),
+            Ok(piece) if bytes.len() as u64 + piece.len() as u64 > most => return (bytes, Ok(false)),
+            Ok(piece) => bytes.extend_from_slice(&piece),
+        }
+    }
+    (bytes, Ok(true))
 }
 
 /// Makes connections.

@@ -89,6 +89,8 @@ pub(super) struct Behind {
     state: State,
     ready: Vec<u8>,
     taken: usize,
+    /// How much of the input is handed on behind that as it comes.
+    passing: u64,
     until: Option<Instant>,
 }
 
@@ -115,7 +117,19 @@ impl Behind {
             None => Fetch::new(archive, &manifest),
         };
         let (state, archive, input) = (State::Header, archive.clone(), input.until(until));
-        Self { archive, manifest, input, marks, skip, at: 0, state, ready: Vec::new(), taken: 0, until }
+        Self {
+            archive,
+            manifest,
+            input,
+            marks,
+            skip,
+            at: 0,
+            state,
+            ready: Vec::new(),
+            taken: 0,
+            passing: 0,
+            until,
+        }
     }
 
     fn step(&mut self) -> io::Result<()> {
@@ -125,7 +139,7 @@ impl Behind {
             State::Header => self.header(),
             State::Records => self.record(),
             State::Rest => {
-                self.take(1 << 20)?;
+                self.passing = u64::MAX;
                 Ok(())
             }
         }
@@ -162,13 +176,16 @@ impl Behind {
         }
         let head = Head::from_bytes(self.ready[..].try_into().expect("as long as a head"));
         let (kind, len) = (head.kind(), head.payload_len());
-        if kind == Kind::Trailer || len > kind.max_payload_len() || !self.take(len)? {
+        if kind == Kind::Trailer || len > kind.max_payload_len() {
             return Ok(());
         }
         self.state = State::Records;
         self.marks.note(head.number(), begin);
         if head.number() < self.skip {
+            self.at += io::copy(&mut (&mut self.input).take(len as u64), &mut io::sink())?;
             self.ready.clear();
+        } else {
+            self.passing = len as u64;
         }
         Ok(())
     }
@@ -183,16 +200,24 @@ impl Behind {
 
 impl Read for Behind {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.taken == self.ready.len() {
-            let was = self.state;
-            self.step()?;
-            if self.ready.is_empty() && was == State::Rest {
-                return Ok(0);
+        loop {
+            let mut ready = &self.ready[self.taken..];
+            if !ready.is_empty() {
+                let len = ready.read(buffer)?;
+                self.taken += len;
+                return Ok(len);
             }
+            if self.passing > 0 {
+                let most = self.passing.min(buffer.len() as u64) as usize;
+                let len = self.input.read(&mut buffer[..most])?;
+                self.at += len as u64;
+                self.passing -= len as u64;
+                if len == 0 && most > 0 {
+                    (self.passing, self.state) = (0, State::Rest);
+                }
+                return Ok(len);
+            }
+            self.step()?;
         }
-        let len = buffer.len().min(self.ready.len() - self.taken);
-        buffer[..len].copy_from_slice(&self.ready[self.taken..self.taken + len]);
-        self.taken += len;
-        Ok(len)
     }
 }

@@ -11,6 +11,10 @@ use crate::model::archive::Stored;
 
 /// How many manifests are read at once.
 const AT_ONCE: usize = 8;
+/// How much memory they may take together: where they are long, fewer are read at once.
+const MEMORY: u64 = 96 << 20;
+/// How much a part takes of it, in bytes: its line, and what is read of that.
+const A_PART: u64 = 128;
 
 /// What is known of manifests; by their keys.
 #[derive(Debug, Default)]
@@ -42,7 +46,9 @@ impl Checked {
         let read = |some: &[&Stored]| -> Result<Vec<(String, Option<String>)>> {
             some.iter().map(|stored| Ok((stored.to_string(), flaw(archive, stored)?))).collect()
         };
-        let share = unread.len().div_ceil(AT_ONCE).max(1);
+        let largest = unread.iter().map(|stored| stored.parts()).max().unwrap_or(0);
+        let at_once = (MEMORY / (largest * A_PART).max(1)).clamp(1, AT_ONCE as u64) as usize;
+        let share = unread.len().div_ceil(at_once).max(1);
         let read: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = unread.chunks(share).map(|some| scope.spawn(move || read(some))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a store's calls do not panic")).collect()

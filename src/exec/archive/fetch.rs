@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::endpoint::archive::{Archive, Manifest, Result};
 use crate::model::archive::Part;
-use crate::sys::{interrupt, memory};
+use crate::sys::interrupt;
 
 /// How many parts are on their way, or waiting to be read, beside the one that is.
-const AHEAD: usize = 3;
+const AHEAD: usize = 5;
 /// How often a wait looks whether it was asked to end.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -21,6 +21,8 @@ pub struct Fetch {
     parts: VecDeque<(Part, u64)>,
     ahead: VecDeque<Receiver<Result<Vec<u8>>>>,
     current: Vec<u8>,
+    /// Memory of parts that were read. There is never more than of [`AHEAD`] and one.
+    spare: Vec<Vec<u8>>,
     at: usize,
     until: Option<Instant>,
 }
@@ -33,11 +35,9 @@ impl Fetch {
 
     /// Of its parts from `first` on, up to so many.
     pub(super) fn between(archive: &Archive, manifest: &Manifest, first: usize, most: usize) -> Self {
-        // Each part is on a thread of its own, whose share of memory would keep room for one.
-        memory::keep_no_large_pieces();
         let parts = manifest.parts().skip(first).take(most).collect();
-        let (ahead, current) = (VecDeque::new(), Vec::new());
-        Self { archive: archive.clone(), parts, ahead, current, at: 0, until: None }
+        let (ahead, current, spare) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { archive: archive.clone(), parts, ahead, current, spare, at: 0, until: None }
     }
 
     /// Nothing more is waited for then: an `io::Error` of [`TimedOut`](io::ErrorKind::TimedOut).
@@ -52,7 +52,8 @@ impl Fetch {
             let (sender, receiver) = sync_channel(1);
             let archive = self.archive.clone();
             // Who reads no further drops the receiver; what is on its way then is thrown away.
-            let fetch = move || drop(sender.send(archive.part(&part, len)));
+            let buffer = self.spare.pop().unwrap_or_default();
+            let fetch = move || drop(sender.send(archive.part_into(&part, len, buffer)));
             thread::Builder::new().name("fetch".into()).spawn(fetch)?;
             self.ahead.push_back(receiver);
         }
@@ -61,7 +62,11 @@ impl Fetch {
 
     /// Makes `current` the next part; `false` at the end.
     fn next(&mut self) -> io::Result<bool> {
-        (self.current, self.at) = (Vec::new(), 0);
+        let read = std::mem::take(&mut self.current);
+        if read.capacity() > 0 {
+            self.spare.push(read);
+        }
+        self.at = 0;
         self.look_ahead()?;
         let Some(first) = self.ahead.pop_front() else { return Ok(false) };
         self.current = loop {

@@ -1,6 +1,7 @@
 //! Brings versions of an archive back: which containers, in which order, and from where to read them.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -38,6 +39,8 @@ pub struct Chain {
     claim: Option<Claim>,
     state_dir: PathBuf,
     until: Option<Instant>,
+    /// The manifest that was read last, and whose it is: a version's never changes but for its signatures.
+    read: Mutex<Option<(usize, Manifest)>>,
 }
 
 /// A container of a chain, as people are told of it.
@@ -87,11 +90,13 @@ impl Chain {
         let stored: Vec<Stored> = chain.into_iter().cloned().collect();
         let way = stored.last().or_else(|| seen.chains.way(version.guid));
         let way = way.ok_or_else(|| broken(&archive, &version, "no way leads to it"))?;
-        let backend = archive.manifest(way)?.about().backend;
+        let manifest = archive.manifest(way)?;
+        let backend = manifest.about().backend;
         let stream = |stored: &Stored| Stream { brings: stored.version.clone(), base: stored.base };
         let streams = stored.iter().map(stream).collect();
         let state_dir = state_dir.to_owned();
-        Ok(Self { archive, version, stored, streams, backend, claim: None, state_dir, until: None })
+        let read = Mutex::new(stored.len().checked_sub(1).map(|last| (last, manifest)));
+        Ok(Self { archive, version, stored, streams, backend, claim: None, state_dir, until: None, read })
     }
 
     /// Says in the archive that it is read.
@@ -150,9 +155,21 @@ impl Chain {
     /// # Errors
     /// What the archive says.
     pub fn container(&self, at: usize) -> Result<(Manifest, Fetch)> {
-        let manifest = self.archive.manifest(&self.stored[at])?;
+        let manifest = self.manifest(at)?;
         let fetch = Fetch::new(&self.archive, &manifest).until(self.until);
         Ok((manifest, fetch))
+    }
+
+    fn manifest(&self, at: usize) -> Result<Manifest> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, manifest)) = &*read
+            && *of == at
+        {
+            return Ok(manifest.clone());
+        }
+        let manifest = self.archive.manifest(&self.stored[at])?;
+        *read = Some((at, manifest.clone()));
+        Ok(manifest)
     }
 
     /// How one of them is called in errors.
@@ -222,9 +239,7 @@ fn is_of_what_was_kept(error: &Error) -> bool {
 impl Chain {
     /// Whether what is broken off within it may go on: not if it is encrypted, or must be signed, since a rest is neither.
     fn may_go_on(&self, at: usize) -> Result<bool> {
-        let is_open =
-            || Ok::<_, Error>(self.archive.manifest(&self.stored[at])?.about().encryption.is_none());
-        Ok(self.archive.keys().trusted.is_none() && is_open()?)
+        Ok(self.archive.keys().trusted.is_none() && self.manifest(at)?.about().encryption.is_none())
     }
 
     /// What there is of one of them at its target. What can not go on is given up, unless it is somebody else's.

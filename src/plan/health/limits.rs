@@ -17,6 +17,10 @@ pub struct Thresholds {
     pub verify_age: Pair<Span>,
     /// Fewer days until retention lets go what a target's next increment builds upon.
     pub base_days: Pair<u32>,
+    /// More containers that bringing an archive's newest version back takes.
+    pub chain: Pair<u64>,
+    /// More bytes of them.
+    pub restore: Pair<u64>,
     /// Less of a filesystem or pool that is free, of 100.
     pub free: Pair<f64>,
 }
@@ -56,6 +60,10 @@ pub struct Limits {
     pub drill_age: Pair<SignedDuration>,
     /// A last comparison of a target that found nothing that is older.
     pub verify_age: Pair<SignedDuration>,
+    /// More containers that bringing an archive's newest version back takes.
+    pub chain: Pair<u64>,
+    /// More bytes of them.
+    pub restore: Pair<u64>,
     /// Days that the base of a target should be there still.
     pub warn_base_days: u32,
     /// The same, worse.
@@ -74,6 +82,8 @@ impl Default for Limits {
             replica_age: nothing,
             drill_age: Pair { warn: Some(DRILL), crit: None },
             verify_age: nothing,
+            chain: Pair::default(),
+            restore: Pair::default(),
             warn_base_days: 7,
             crit_base_days: 1,
             warn_free: 20.0,
@@ -100,7 +110,8 @@ impl Thresholds {
     /// Whether anything is set.
     pub fn is_set(&self) -> bool {
         let ages = [self.age, self.replica_age, self.drill_age, self.verify_age];
-        ages.iter().any(Pair::is_set) || self.base_days.is_set() || self.free.is_set()
+        let takes = self.chain.is_set() || self.restore.is_set();
+        ages.iter().any(Pair::is_set) || self.base_days.is_set() || takes || self.free.is_set()
     }
 
     /// These, and where they say nothing `other`.
@@ -112,6 +123,8 @@ impl Thresholds {
             drill_age: self.drill_age.or(other.drill_age),
             verify_age: self.verify_age.or(other.verify_age),
             base_days: self.base_days.or(other.base_days),
+            chain: self.chain.or(other.chain),
+            restore: self.restore.or(other.restore),
             free: self.free.or(other.free),
         }
     }
@@ -129,6 +142,8 @@ impl Thresholds {
             replica_age: ages(self.replica_age).if_set().unwrap_or(age),
             drill_age: ages(self.drill_age).if_set().unwrap_or(usual.drill_age),
             verify_age: ages(self.verify_age),
+            chain: self.chain,
+            restore: self.restore,
             warn_base_days: self.base_days.warn.unwrap_or(usual.warn_base_days),
             crit_base_days: self.base_days.crit.unwrap_or(usual.crit_base_days),
             // Who sets one of them past what is usual of the other leaves no room for that.
@@ -174,6 +189,8 @@ mod tests {
             drill_age: Pair { warn: None, crit: span("90d") },
             verify_age: Pair { warn: span("8d"), crit: None },
             base_days: Pair { warn: None, crit: Some(3) },
+            chain: Pair { warn: Some(30), crit: None },
+            restore: Pair { warn: None, crit: Some(1 << 30) },
             free: Pair { warn: Some(5.0), crit: Some(2.5) },
         };
         let set = apart.limits(now());
@@ -181,6 +198,7 @@ mod tests {
         assert_eq!(set.replica_age, Pair { warn: None, crit: hours(28 * 24) });
         assert_eq!(set.drill_age, Pair { warn: None, crit: hours(90 * 24) });
         assert_eq!(set.verify_age, Pair { warn: hours(8 * 24), crit: None });
+        assert_eq!((set.chain.warn, set.restore.crit), (Some(30), Some(1 << 30)));
         assert_eq!((set.warn_base_days, set.crit_base_days), (7, 3));
         assert_eq!([9, 7, 6, 3, 2].map(|days| set.of_base(days)), {
             use State::{Critical, Ok, Warning};

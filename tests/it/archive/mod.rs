@@ -32,17 +32,23 @@ impl Ground {
     fn on_s3() -> Self {
         let server = Server::start();
         let url = server.url("a");
-        Self::with(Some(server), url)
+        Self::with(Some(server), url, Btrfs::new())
+    }
+
+    /// With a filesystem of that size.
+    fn large_on_s3(size: &str) -> Self {
+        let server = Server::start();
+        let url = server.url("a");
+        Self::with(Some(server), url, Btrfs::with(size, &[], ""))
     }
 
     fn on_dir() -> Self {
-        let mut ground = Self::with(None, String::new());
+        let mut ground = Self::with(None, String::new(), Btrfs::new());
         ground.url = format!("file://{}", ground.fs.outside().join("archive").display());
         ground
     }
 
-    fn with(server: Option<Server>, url: String) -> Self {
-        let fs = Btrfs::new();
+    fn with(server: Option<Server>, url: String, fs: Btrfs) -> Self {
         let state = fs.outside().join("state");
         let ground = Self { fs, state, server, url };
         ground.run("create FS/d");

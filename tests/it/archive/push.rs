@@ -363,14 +363,20 @@ fn peak(mut child: std::process::Child) -> u64 {
 #[test]
 fn what_goes_to_a_bucket_and_comes_back_takes_less_memory_than_200_mib() {
     ground!("btrfs");
-    let ground = Ground::on_s3();
+    let ground = Ground::large_on_s3("6G");
     ground.run("archive add URL FS/d");
-    ground.take("s0", 300 << 20);
+    ground.take("s0", 450 << 20);
     for line in [
         "archive push FS/d URL",
+        "archive verify URL",
+        "archive verify URL --sample 50%",
+        "archive pull URL FS/pulled",
         "restore URL --to FS/back",
-        "export FS/d@s0 URL/files/a.tar.zst",
+        "archive prune URL --keep-last 1",
+        "export FS/d@s0 URL/files/a.tar.zst --public",
         "import URL/files/a.tar.zst --to FS/files",
+        "import URL/files/a.tar.zst --to FS/spooled --spool",
+        "fetch URL/files/a.tar.zst --to FS/fetched",
     ] {
         let most = peak(ground.start(line));
         assert!(most > 0 && most < 200 << 10, "{line}: {most} KiB");

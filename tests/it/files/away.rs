@@ -356,3 +356,53 @@ fn options_of_stores_are_refused_where_there_is_none() {
     }
     assert!(!file.exists());
 }
+
+#[test]
+fn an_import_that_spools_goes_on_after_a_kill_with_what_had_come() {
+    ground!("btrfs");
+    let away = Away::new({
+        let lab = Lab::new();
+        let live = lab.ground.subvolume("chain");
+        (0..10).for_each(|n| fs::write(live.join(format!("f{n}")), noise(5 << 20, n)).expect("write"));
+        lab.snapshot("s");
+        lab
+    });
+    let url = away.server.url("chain.tar.zst");
+    away.export(&url, &[]);
+    let to = away.to();
+    let import = ["import", &url, "--to", text(&to), "--spool"];
+    // Behind the first 16 MiB nothing comes.
+    let is_behind = |asked: &Asked| {
+        let first = asked
+            .range
+            .as_deref()
+            .and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
+        first.is_some_and(|first: u64| first >= 16 << 20)
+    };
+    away.server.forget();
+    away.server.fault_on(is_behind, Fault::Hang);
+    let mut child =
+        away.command(&import).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let spool = away.lab.out("state").join("fetch");
+    let noted = || {
+        let mut folders = fs::read_dir(&spool).into_iter().flatten().flatten();
+        folders.any(|folder| {
+            let text = fs::read_to_string(folder.path().join("chain.tar.zst.part.json")).unwrap_or_default();
+            serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|noted| noted["done"][0].is_array())
+        })
+    };
+    crate::ground::waits("the first piece", noted);
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(!to.exists());
+    away.server.forget();
+    away.good(&import);
+    let asked = away.server.requests();
+    let again = asked.iter().filter(|asked| asked.range.is_some() && !is_behind(asked)).count();
+    assert_eq!(again, 0, "what had come does not come again: {asked:?}");
+    expect_same(&away.lab.live(), &to);
+    assert_eq!(names(&spool), [""; 0], "the file is not kept");
+    // Of what is here already there is nothing to spool.
+    let (code, said) = away.bad(&["import", "here.tar", "--to", text(&away.lab.out("x")), "--spool"]);
+    assert!(code == 2 && said.contains("--spool"), "{code} {said}");
+}

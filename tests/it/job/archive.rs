@@ -236,6 +236,12 @@ fn check_status_and_metrics_know_what_a_restore_from_an_archive_would_take() {
     let text = lab.ends(0, "check node").0;
     assert!(text.contains("archive chain'=3;;;0") && text.contains("archive requests'=6;;;0"), "{text}");
     assert!(text.contains("archive restore'="), "{text}");
+    // A chain may be as long as somebody says, and no longer.
+    lab.ends(0, "check node --warn-chain 3 --warn-restore 1G");
+    let text = lab.ends(1, "check node --warn-chain 2").0;
+    assert!(text.contains("takes 3 containers") && text.contains("chain'=3;2;;0"), "{text}");
+    lab.ends(2, "check node --warn-chain 1 --crit-chain 2");
+    lab.ends(2, "check node --crit-restore 1K");
     let metrics = lab.ends(0, "metrics node").0;
     for name in ["chain_length", "restore_bytes", "restore_requests", "verified_up_to_timestamp_seconds"] {
         assert!(

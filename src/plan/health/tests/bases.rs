@@ -109,3 +109,31 @@ fn a_restore_that_was_not_good_stays_critical_whatever_the_next_ones_could_not_d
     ended(&mut facts, Subject::of_job(Op::Drill), "28T05:00", None);
     check(&facts, "28T12:00", expect!["OK, OK"]);
 }
+
+#[test]
+fn a_chain_that_is_longer_than_it_may_be_is_told_with_what_ends_it() {
+    let mut facts = with_base(Base::Held, None);
+    let chain = Some(crate::model::run::Chain { containers: 31, bytes: 3 << 30, requests: 400 });
+    facts.targets[0].archive = Some(Archive { chain, ..Archive::default() });
+    check(&facts, "20T12:00", expect!["OK, OK"]);
+    facts.limits.chain = Pair { warn: Some(31), crit: None };
+    facts.limits.restore = Pair { warn: None, crit: Some(3 << 30) };
+    check(&facts, "20T12:00", expect!["OK, OK"]);
+    facts.limits.chain = Pair { warn: Some(30), crit: Some(60) };
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            WARNING Chain: bringing tank/node back from vault/node takes 31 containers: max_chain, or cowsnap archive push --full, begins a new one
+            OK, WARNING"#]],
+    );
+    facts.limits.restore = Pair { warn: Some(1 << 30), crit: Some(2 << 30) };
+    check(
+        &facts,
+        "20T12:00",
+        expect![[r#"
+            CRITICAL Chain: bringing tank/node back from vault/node takes 3072 MiB: max_chain, or cowsnap archive push --full, begins a new one
+            WARNING Chain: bringing tank/node back from vault/node takes 31 containers: max_chain, or cowsnap archive push --full, begins a new one
+            OK, CRITICAL"#]],
+    );
+}
