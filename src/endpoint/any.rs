@@ -409,14 +409,14 @@ impl Dataset {
         }
     }
 
-    /// Up to where a receive of the version `guid` upon `base` was applied before it was broken off, if [something was](zfs::BrokenOff). Only of ZFS, which
-    /// keeps it by itself.
+    /// What a receive has [left](zfs::BrokenOff) that was broken off, for who has the container with that digest; `None` if there is nothing. Only of ZFS,
+    /// which keeps it by itself.
     ///
     /// # Errors
     /// A dataset that can not be read.
-    pub fn broken_off(&self, guid: Guid, base: Option<Guid>) -> Result<Option<zfs::BrokenOff>> {
+    pub fn broken_off(&self, container: &str) -> Result<Option<zfs::BrokenOff>> {
         match self {
-            Self::Zfs(dataset) => dataset.broken_off(guid, base),
+            Self::Zfs(dataset) => dataset.broken_off(container),
             Self::Btrfs(_) | Self::Tree(_) => Ok(None),
         }
     }

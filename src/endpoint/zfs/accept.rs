@@ -3,7 +3,7 @@
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::Feed;
-use crate::endpoint::zfs::{conflict, flags, list, parts, program};
+use crate::endpoint::zfs::{conflict, flags, list, partial, parts, program};
 use crate::endpoint::{Error, History, ReceiveRequest, Result};
 use crate::model::{Guid, Inventory, SnapshotName, Version, VersionKind, quoted};
 use crate::stream::container::{ResumePoint, ZfsFlags, ZfsStream};
@@ -140,7 +140,7 @@ pub(super) fn place(target: &Dataset, lzc: &Lzc, request: &ReceiveRequest, said:
             goes_on(target, &partial.token, said)?;
             return before().map(|before| Place::Rest(before, None));
         }
-        return match lacking(&partial.token, request, said)? {
+        return match lacking(target, &partial.token, request, said)? {
             Some(point) => before().map(|before| Place::Rest(before, Some(point))),
             None => Err(conflict::partial_there(target, partial)),
         };
@@ -241,15 +241,21 @@ fn goes_on(target: &Dataset, token: &str, said: &Said<'_>) -> Result<()> {
     Err(target.refused("receive", why, Some(hint)))
 }
 
-/// From where on the whole stream has what the receive lacks whose token it is; `None` if the stream is another one, is not to be taken so, or its
-/// rest can not be cut out.
-fn lacking(token: &str, request: &ReceiveRequest, said: &Said<'_>) -> Result<Option<ResumePoint>> {
-    if request.zfs.go_on.is_none() || !Rest::is_possible(said.begin) {
+/// From where on the whole stream has what the receive lacks whose token it is; `None` if that is of another container, or the rest can not be cut out.
+fn lacking(
+    target: &Dataset,
+    token: &str,
+    request: &ReceiveRequest,
+    said: &Said<'_>,
+) -> Result<Option<ResumePoint>> {
+    let Some(go_on) = request.zfs.go_on.as_ref().filter(|_| Rest::is_possible(said.begin)) else {
+        return Ok(None);
+    };
+    let token = Token::decode(token).map_err(|error| corrupt_token(&error))?;
+    if (token.to_guid, token.from_guid) != (said.begin.to_guid, said.begin.from_guid) {
         return Ok(None);
     }
-    let token = Token::decode(token).map_err(|error| corrupt_token(&error))?;
-    let is_it = (token.to_guid, token.from_guid) == (said.begin.to_guid, said.begin.from_guid);
-    Ok(is_it.then_some(ResumePoint { object: token.object, offset: token.offset }))
+    partial::point(target, &token, &go_on.container)
 }
 
 fn corrupt_token(error: &crate::stream::zfs::resume::Error) -> Error {

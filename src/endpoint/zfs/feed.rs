@@ -11,7 +11,7 @@ use std::rc::Rc;
 use crate::endpoint::zfs::notes::{Note, Notes};
 use crate::stream::container::ResumePoint;
 use crate::stream::zfs::nvlist::Value;
-use crate::stream::zfs::{self, Begin, Error, Located, RECORD_LEN, Record, Rest, Walker};
+use crate::stream::zfs::{self, Begin, Error, Located, RECORD_LEN, Record, Rest, Walker, is_before};
 
 /// A whole record without the data behind it.
 pub(super) type RecordBytes = [u8; RECORD_LEN];
@@ -30,9 +30,9 @@ pub(super) struct Feed<R> {
     walker: Walker<Tee<R>>,
     tee: Tee<R>,
     begin: RecordBytes,
-    next: Option<Located>, // What has been read, and not passed on.
-    passed: u64,           // How much of the stream was taken off `tee`.
-    last_write: Option<ResumePoint>,
+    next: Option<Located>,        // What has been read, and not passed on.
+    passed: u64,                  // How much of the stream was taken off `tee`.
+    reached: Option<ResumePoint>, // The furthest place of the records that were read.
     rest: Option<Rest>,
 }
 
@@ -43,7 +43,7 @@ impl<R: Read> Feed<R> {
         let mut walker = Walker::open(tee.clone())?;
         let next = walker.next_record()?;
         let begin = tee.record();
-        Ok(Self::of(walker, tee, begin, next, RECORD_LEN as u64))
+        Ok(Self::of(walker, tee, begin, next, RECORD_LEN as u64, None))
     }
 
     /// Goes on in the midst of a stream of which `input` is what [`Note::stream_at`] says.
@@ -56,7 +56,7 @@ impl<R: Read> Feed<R> {
         let tee = Tee::new(input);
         let mut walker = Walker::behind(tee.clone(), said, note.sums(), note.at());
         let next = walker.next_record()?;
-        Ok(Self::of(walker, tee, begin, next, note.at()))
+        Ok(Self::of(walker, tee, begin, next, note.at(), Some(note.reached())))
     }
 
     fn of(
@@ -65,9 +65,20 @@ impl<R: Read> Feed<R> {
         begin: RecordBytes,
         next: Option<Located>,
         passed: u64,
+        reached: Option<ResumePoint>,
     ) -> Self {
-        let last_write = next.and_then(|next| zfs::place_of(&next.record));
-        Self { walker, tee, begin, next, passed, last_write, rest: None }
+        let mut feed = Self { walker, tee, begin, next, passed, reached, rest: None };
+        feed.reach();
+        feed
+    }
+
+    /// Takes note of the record that was read last.
+    fn reach(&mut self) {
+        let at = self.next.and_then(|next| zfs::saved_at(&next.record));
+        self.reached = match (self.reached, at) {
+            (Some(before), Some(at)) if is_before(at, before) => Some(before),
+            (before, at) => at.or(before),
+        };
     }
 
     /// From now on, only what follows `point` is passed on, as the rest of the stream; whether that can be.
@@ -110,30 +121,37 @@ impl<R: Read> Feed<R> {
         let mut before = None;
         while let Some(located) = self.next {
             // Checked so far: up to this record, whose checksum is of all before it.
-            self.pass(before.as_ref(), located.offset - self.passed, out).map_err(Broken::Output)?;
+            self.pass(before.as_ref(), located.offset - self.passed, out)?;
             self.passed = located.offset;
             before = Some(located.record);
             self.next = self.walker.next_record().map_err(Broken::Stream)?;
-            self.last_write = self.next.and_then(|next| zfs::place_of(&next.record)).or(self.last_write);
-            if let (Some(notes), Some(last_write)) = (notes.as_deref_mut(), self.last_write) {
-                notes.take_down(&self.begin, self.walker.offset(), self.walker.sums(), last_write);
+            self.reach();
+            if let (Some(notes), Some(reached)) = (notes.as_deref_mut(), self.reached) {
+                notes.take_down(&self.begin, self.walker.offset(), self.walker.sums(), reached);
             }
         }
         let end = self.tee.record(); // The last is END, which has no data.
         match &mut self.rest {
             None => Ok(end),
-            Some(rest) => rest.end(end).ok_or(Broken::Stream(Error::Point)),
+            Some(rest) => rest.end(end).map_err(Broken::Stream),
         }
     }
 
     /// Passes on the next bytes, which are `record` and the data behind it; `None`: the list behind BEGIN, if there is one.
-    fn pass(&mut self, record: Option<&Record>, len: u64, out: &mut impl Write) -> io::Result<()> {
+    fn pass(&mut self, record: Option<&Record>, len: u64, out: &mut impl Write) -> Result<(), Broken> {
         let kept = &mut *self.tee.0.borrow_mut();
         match (&mut self.rest, record) {
             (None, _) => kept.pass(len, out),
-            (Some(rest), Some(record)) => rest.pass(record, &mut kept.take(len), out),
+            (Some(rest), Some(record)) => match rest.wants(record).map_err(Broken::Stream)? {
+                true => rest.pass(&mut kept.take(len), out),
+                false => {
+                    kept.drop_next(len);
+                    Ok(())
+                }
+            },
             (Some(_), None) => Ok(()), // What has a list has no rest.
         }
+        .map_err(Broken::Output)
     }
 }
 
@@ -174,8 +192,16 @@ impl<R> Tee<R> {
 
 impl<R> Kept<R> {
     fn take(&mut self, len: u64) -> Vec<u8> {
-        let len = usize::try_from(len).expect("no longer than what is kept");
-        self.bytes.drain(..len).collect()
+        let all = usize::try_from(len).expect("no longer than what is kept");
+        let (front, back) = self.bytes.as_slices();
+        let first = front.len().min(all);
+        let taken = [&front[..first], &back[..all - first]].concat();
+        self.drop_next(len);
+        taken
+    }
+
+    fn drop_next(&mut self, len: u64) {
+        self.bytes.drain(..usize::try_from(len).expect("no longer than what is kept"));
     }
 
     fn pass(&mut self, len: u64, out: &mut impl Write) -> io::Result<()> {

@@ -2,8 +2,9 @@
 //!
 //! ZFS keeps what was applied, and says with its token up to which write. It does not say where in the stream that write stands, and has no use for the
 //! stream's rest as it is. So its reader notes now and then, at the end of a record: how many bytes came before, their checksums (ZFS's, and that
-//! of the container's frames), and the last write among them. Whoever goes on begins with the last note before the token. A note is never
-//! believed for more than where to begin: what follows it is still proven by both checksums.
+//! of the container's frames), and how far the records before it would have moved a token. Whoever goes on begins with the last note that is before
+//! the token, so that the record which the token names is still to come ([`Rest`](crate::stream::zfs::Rest) looks for it). A note is sealed with the digest of its
+//! container: one that was damaged, or is of another, is passed over.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,7 +31,7 @@ pub struct Note {
     begin: String,
     at: u64,
     sums: [u64; 4],
-    last_write: ResumePoint,
+    reached: ResumePoint,
     prefix: Prefix,
 }
 
@@ -50,6 +51,11 @@ impl Note {
         &self.prefix
     }
 
+    /// How far the records before it would have moved a token.
+    pub(super) fn reached(&self) -> ResumePoint {
+        self.reached
+    }
+
     pub(super) fn sums(&self) -> [u64; 4] {
         self.sums
     }
@@ -58,18 +64,28 @@ impl Note {
         bytes_of(&self.begin).expect("it was looked at when it was read")
     }
 
-    /// The note in a line, if it is one.
-    fn read(line: &str) -> Option<Self> {
-        let note: Self = serde_json::from_str(line).ok()?;
+    /// The note in a line, if it is one of that container.
+    fn read(line: &str, container: &str) -> Option<Self> {
+        let (seal, text) = line.split_once(' ')?;
+        if seal != sealed(text, container) {
+            return None;
+        }
+        let note: Self = serde_json::from_str(text).ok()?;
         let behind = note.at.checked_sub(note.stream_at())?;
         (bytes_of(&note.begin).is_some() && behind < FRAME_LEN as u64).then_some(note)
     }
+}
+
+fn sealed(text: &str, container: &str) -> String {
+    blake3::hash(format!("{container} {text}").as_bytes()).to_hex().to_string()
 }
 
 /// The notes of one stream, in a file.
 #[derive(Debug)]
 pub struct Notes {
     file: PathBuf,
+    container: String,
+    is_anew: bool,
     marks: Marks,
     last: u64,
     every: u64,
@@ -77,35 +93,30 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// To be made of a stream that begins at `at`, whose frames `marks` knows.
-    pub fn new(file: &Path, marks: Marks, at: u64) -> Self {
-        Self { file: file.to_owned(), marks, last: at, every: EVERY, written: None }
+    /// To be made of the stream in that container, which is read from `at` on, and whose frames `marks` knows. From the beginning, they are made anew.
+    pub fn new(file: &Path, container: &str, marks: Marks, at: u64) -> Self {
+        let (file, container) = (file.to_owned(), container.to_owned());
+        Self { file, container, is_anew: at == 0, marks, last: at, every: EVERY, written: None }
     }
 
-    /// The last of those in `file` from which a receive goes on that was broken off at `point`. What makes no sense is passed over.
-    pub fn before(file: &Path, point: ResumePoint) -> Option<Note> {
+    /// The last of those in `file` from which a receive of that container goes on that was broken off at `point`. What makes no sense is passed over.
+    pub fn before(file: &Path, container: &str, point: ResumePoint) -> Option<Note> {
         let is_sane = fs::metadata(file).is_ok_and(|about| about.len() <= MAX_LEN);
         let text = if is_sane { File::open(file).ok()? } else { return None };
-        let lines = io::BufRead::lines(io::BufReader::new(text)).map_while(Result::ok);
-        let notes = lines.filter_map(|line| Note::read(&line));
-        notes.filter(|note| is_before(note.last_write, point)).max_by_key(|note| note.at)
+        let lines = io::BufRead::split(io::BufReader::new(text), b'\n').map_while(Result::ok);
+        let notes = lines.filter_map(|line| Note::read(&String::from_utf8_lossy(&line), container));
+        notes.filter(|note| is_before(note.reached, point)).max_by_key(|note| note.at)
     }
 
     /// Makes a note if it is time: all up to `at` has been read, in the order of the stream that begins with `begin`. Nothing depends on it.
-    pub(super) fn take_down(
-        &mut self,
-        begin: &RecordBytes,
-        at: u64,
-        sums: [u64; 4],
-        last_write: ResumePoint,
-    ) {
+    pub(super) fn take_down(&mut self, begin: &RecordBytes, at: u64, sums: [u64; 4], reached: ResumePoint) {
         if at < self.last.saturating_add(self.every.max(at / SHARE)) {
             return;
         }
         // What the reader no longer knows is for the next record.
         let Some(prefix) = self.marks.at(at / FRAME_LEN as u64) else { return };
         self.last = at;
-        let note = Note { begin: hex(begin), at, sums, last_write, prefix };
+        let note = Note { begin: hex(begin), at, sums, reached, prefix };
         if let Err(error) = self.write(&note) {
             tracing::debug!(%error, "where the stream goes on is not noted");
         }
@@ -116,11 +127,18 @@ impl Notes {
             Some(file) => file,
             none => {
                 fs::create_dir_all(self.file.parent().expect("it is in a directory"))?;
+                if self.is_anew {
+                    match fs::remove_file(&self.file) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
                 none.insert(File::options().create(true).append(true).open(&self.file)?)
             }
         };
+        let text = serde_json::to_string(note)?;
         // With a line's end before it, too: what was written last may be cut.
-        file.write_all(format!("\n{}\n", serde_json::to_string(note)?).as_bytes())
+        file.write_all(format!("\n{} {text}\n", sealed(&text, &self.container)).as_bytes())
     }
 }
 
@@ -148,6 +166,7 @@ mod tests {
     use crate::stream::zfs::{Begin, Record, Walker};
 
     const OPTIONS: writer::Options = writer::Options { level: Some(1), threads: 1 };
+    const CONTAINER: &str = "a container's digest";
     const WRITES: u64 = 90;
     const LEN: u64 = 100_000; // Not a part of a frame.
 
@@ -196,7 +215,7 @@ mod tests {
 
     fn noted(container: Vec<u8>, file: &Path) {
         let reader = Reader::open(io::Cursor::new(container)).expect("a container");
-        let mut notes = Notes { every: 1 << 20, ..Notes::new(file, reader.marks(), 0) };
+        let mut notes = Notes { every: 1 << 20, ..Notes::new(file, CONTAINER, reader.marks(), 0) };
         let mut feed = Feed::open(reader).expect("a stream");
         feed.pass_all_but_end(&mut io::sink(), Some(&mut notes)).map_err(|_| ()).expect("all of it");
     }
@@ -213,7 +232,7 @@ mod tests {
             assert!(all.pass_the_rest_from(point));
             let expected_end =
                 all.pass_all_but_end(&mut expected, None).map_err(|_| ()).expect("it has the point");
-            let note = Notes::before(&file, point);
+            let note = Notes::before(&file, CONTAINER, point);
             let Some(note) = note else {
                 assert!(n < 22, "after 2 MiB there is a note before {n}");
                 continue;
@@ -243,18 +262,19 @@ mod tests {
         let (stream, folder) = (stream(), tempfile::tempdir().expect("a folder"));
         let file = folder.path().join("notes");
         let last = ResumePoint { object: u64::MAX, offset: 0 };
-        assert_eq!(Notes::before(&file, last), None);
+        assert_eq!(Notes::before(&file, CONTAINER, last), None);
         noted(contained(&stream), &file);
-        let sound = Notes::before(&file, last).expect("a note");
+        let sound = Notes::before(&file, CONTAINER, last).expect("a note");
         let text = fs::read_to_string(&file).expect("read");
         let far = text.lines().last().expect("one").replace("\"at\":", "\"at\":9");
-        for more in [&text[..40], "{}", "\u{1}", &far] {
-            fs::write(&file, format!("{text}{more}\n")).expect("written");
-            assert_eq!(Notes::before(&file, last), Some(sound.clone()), "{more}");
+        for more in [text[..40].as_bytes(), b"{}", b"\xff\x01", far.as_bytes()] {
+            fs::write(&file, [more, b"\n", text.as_bytes()].concat()).expect("written");
+            assert_eq!(Notes::before(&file, CONTAINER, last), Some(sound.clone()), "{more:?}");
         }
         let cut = text.trim_end();
         fs::write(&file, &cut[..cut.len() - 5]).expect("written");
-        let before = Notes::before(&file, last).expect("those before it");
+        assert_eq!(Notes::before(&file, "another one's", last), None);
+        let before = Notes::before(&file, CONTAINER, last).expect("those before it");
         assert!(before.at() < sound.at());
         assert!(Begin::parse(&before.begin()).is_ok());
     }

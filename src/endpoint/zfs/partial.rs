@@ -5,20 +5,70 @@ use crate::endpoint::zfs::lock::{Work, try_lock};
 use crate::endpoint::zfs::props;
 use crate::endpoint::zfs::restoring::RESTORING;
 use crate::endpoint::{Error, Result};
-use crate::model::Guid;
-use crate::stream::container::ResumePoint;
+use crate::stream::container::{ResumePoint, ZfsFlags};
 use crate::stream::zfs::resume::Token;
-use crate::sys::lzc::Errno;
+use crate::stream::zfs::{Begin, Feature};
+use crate::sys::lzc::{Errno, Prop};
+
+/// The property of a dataset: of which container a receive was begun that goes on with the container itself; which snapshot's guid that has, and how its
+/// stream is made.
+const PULLING: &str = "cowsnap:pulling";
+/// Where a receive goes on that may have applied nothing, not even all of its properties.
+const NOTHING: ResumePoint = ResumePoint { object: 1, offset: 0 };
 
 /// What a receive that was broken off has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokenOff {
-    /// It is of the version that was asked for, and goes on from here.
+    /// It is of the container that was asked for, and goes on from here.
     OfIt(ResumePoint),
-    /// It is of something else, in a dataset that a restore was making, which nobody else uses.
-    OfARestore,
-    /// It is of something else.
-    OfAnother,
+    /// It is of another container, or of a restore: it can be had again from there, and nobody else uses it.
+    OfOthers,
+    /// It is somebody's, who may not be able to send it again.
+    Somebodys,
+}
+
+/// What [`PULLING`] says.
+fn said(container: &str, begin: &Begin) -> String {
+    let has = |feature| begin.features.has(feature);
+    let flags = ZfsFlags {
+        raw: has(Feature::Raw),
+        large_blocks: has(Feature::LargeBlocks),
+        embedded: has(Feature::EmbedData),
+        compressed: has(Feature::Compressed),
+    };
+    format!("{container} {:016x} {flags}", begin.to_guid)
+}
+
+/// The container of which the receive is whose token this is, as far as `known` tells.
+fn container_of<'k>(known: &'k str, token: &Token) -> Option<&'k str> {
+    let (container, rest) = known.split_once(' ')?;
+    (rest == format!("{:016x} {}", token.to_guid, token.flags) && !token.saved).then_some(container)
+}
+
+/// What is set on the target while it receives the stream that begins so, out of a container with that digest.
+pub(super) fn given(container: &str, begin: &Begin) -> (String, Prop) {
+    (PULLING.to_owned(), Prop::Text(said(container, begin)))
+}
+
+/// Where the receive goes on whose token this is, with a stream out of that container; `None` if it is not to.
+///
+/// # Errors
+/// A property that can not be read.
+pub(super) fn point(target: &Dataset, token: &Token, container: &str) -> Result<Option<ResumePoint>> {
+    let known = props::set_here(target.name().as_str(), PULLING)?.unwrap_or_default();
+    Ok(point_by(&known, token, container))
+}
+
+fn point_by(known: &str, token: &Token, container: &str) -> Option<ResumePoint> {
+    let point = ResumePoint { object: token.object, offset: token.offset };
+    (container_of(known, token) == Some(container) && point != NOTHING).then_some(point)
+}
+
+/// Forgets of which container the receive was, once it is over.
+pub(super) fn forget(target: &Dataset) {
+    if let Err(error) = props::clear(target.name().as_str(), PULLING) {
+        tracing::debug!("{error}");
+    }
 }
 
 impl Dataset {
@@ -26,7 +76,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As there.
-    pub fn broken_off(&self, guid: Guid, base: Option<Guid>) -> Result<Option<BrokenOff>> {
+    pub fn broken_off(&self, container: &str) -> Result<Option<BrokenOff>> {
         let name = self.name().as_str();
         if !self.settled()?.exists(name) {
             return Ok(None);
@@ -35,15 +85,16 @@ impl Dataset {
         if token == "-" {
             return Ok(None);
         }
-        let is_it = |token: &Token| {
-            let from = base.and_then(|base| base.as_zfs()).unwrap_or(0);
-            (Guid::of_zfs(token.to_guid), token.from_guid) == (guid, from) && !token.saved
-        };
-        if let Some(token) = Token::decode(&token).ok().filter(is_it) {
-            return Ok(Some(BrokenOff::OfIt(ResumePoint { object: token.object, offset: token.offset })));
+        let known = props::set_here(name, PULLING)?.unwrap_or_default();
+        let token = Token::decode(&token).ok();
+        if let Some(point) = token.as_ref().and_then(|token| point_by(&known, token, container)) {
+            return Ok(Some(BrokenOff::OfIt(point)));
         }
-        let is_restoring = props::set_here(name, RESTORING)?.is_some();
-        Ok(Some(if is_restoring { BrokenOff::OfARestore } else { BrokenOff::OfAnother }))
+        let is_ours = token.is_some_and(|token| container_of(&known, &token).is_some());
+        Ok(Some(match is_ours || props::set_here(name, RESTORING)?.is_some() {
+            true => BrokenOff::OfOthers,
+            false => BrokenOff::Somebodys,
+        }))
     }
 
     /// Destroys what was received in part and nothing else: the hidden clone that an increment is applied to, or the dataset
@@ -67,10 +118,44 @@ impl Dataset {
         lzc.destroy(&victim).map_err(|failed| match failed.errno {
             Errno::Busy => self.is_received_now(),
             _ => self.failed("destroy what was received in part of", &[("destroy,mount", name)])(failed),
-        })
+        })?;
+        if victim != name && props::set_here(name, PULLING)?.is_some() {
+            forget(self);
+        }
+        Ok(())
     }
 
     fn is_received_now(&self) -> Error {
         self.refused("destroy what was received in part of", "it is being received now".into(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::zfs::feed::tests::begin;
+
+    #[test]
+    fn only_what_was_begun_of_the_same_container_goes_on() {
+        let known = said("c1", &begin(3));
+        let token = Token {
+            to_guid: 7,
+            object: 5,
+            flags: "large-blocks+embedded".parse().expect("flags"),
+            ..Token::default()
+        };
+        let at = |token: &Token, container| point_by(&known, token, container);
+        assert_eq!(at(&token, "c1"), Some(ResumePoint { object: 5, offset: 0 }));
+        assert_eq!(at(&token, "c2"), None);
+        for other in [
+            Token { to_guid: 8, ..token.clone() },
+            Token { flags: "large-blocks+embedded+compressed".parse().expect("flags"), ..token.clone() },
+            Token { saved: true, ..token.clone() },
+        ] {
+            assert_eq!((at(&other, "c1"), container_of(&known, &other)), (None, None));
+        }
+        let begun = Token { object: 1, ..token };
+        assert_eq!((at(&begun, "c1"), container_of(&known, &begun)), (None, Some("c1")));
+        assert_eq!(container_of("", &begun), None);
     }
 }

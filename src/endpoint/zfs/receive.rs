@@ -15,9 +15,9 @@ use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::endpoint::kind;
 use crate::endpoint::zfs::feed::{Broken, Feed, RecordBytes};
 use crate::endpoint::zfs::lock::{Locked, Work, try_lock};
-use crate::endpoint::zfs::notes::{Note, Notes};
+use crate::endpoint::zfs::notes::Notes;
 use crate::endpoint::zfs::parts::{self, Before};
-use crate::endpoint::zfs::{conflict, exchange, meta, props};
+use crate::endpoint::zfs::{conflict, exchange, meta, partial, props};
 use crate::endpoint::{Arrived, Earlier, Error, ReceiveRequest, Result, Verified};
 use crate::model::{Digest, Version, VersionKind, quoted};
 use crate::stream::container::ZfsFlags;
@@ -33,6 +33,8 @@ struct Job {
     given: Given,
     origin: Option<String>,
     resumable: bool,
+    /// Whether it is [written down](partial::given) of which container it is.
+    is_pulling: bool,
     raw: bool,
     begin: RecordBytes,
 }
@@ -129,6 +131,9 @@ impl Dataset {
             }
             Place::New | Place::Upon | Place::Beside(_) => {}
         }
+        if job.is_pulling {
+            partial::forget(self);
+        }
         arrived.warnings.extend(
             received.property_errors.iter().map(|(name, errno)| format!("{name} is not set: {errno}")),
         );
@@ -150,15 +155,17 @@ impl Dataset {
         Ok(arrived)
     }
 
-    /// Refuses what begins in the midst of a stream whose beginning is not there any more.
+    /// Refuses what begins in the midst of a stream, behind what is there.
     fn expect_the_beginning(&self, request: &ReceiveRequest, place: &Place) -> Result<()> {
-        let is_behind = request.zfs.go_on.as_ref().is_some_and(|go_on| go_on.behind.is_some());
-        match is_behind && !matches!(place, Place::Rest(_, Some(_))) {
-            true => {
-                let why = "what had been received is gone".into();
+        let Some(note) = request.zfs.go_on.as_ref().and_then(|go_on| go_on.behind.as_ref()) else {
+            return Ok(());
+        };
+        match place {
+            Place::Rest(_, Some(point)) if zfs::is_before(note.reached(), *point) => Ok(()),
+            _ => {
+                let why = format!("what {self} had received is gone, or is less than it was");
                 Err(Error::Corrupt { what: "receive that was broken off", why, source: None })
             }
-            false => Ok(()),
         }
     }
 
@@ -177,7 +184,9 @@ impl Dataset {
             _ => {}
         }
         if request.zfs.go_on.is_some() {
-            return; // Whoever brings it again goes on with it.
+            let partial = format!("{self}@%partial");
+            tracing::info!("what arrived is kept as {partial}: the same command goes on with it");
+            return;
         }
         let (of, partial) = (quoted(self), quoted(format!("{self}@%partial")));
         tracing::warn!(
@@ -210,13 +219,21 @@ impl Dataset {
             given,
             origin: None,
             resumable: keeps_partials(request, said.begin) || matches!(place, Place::Rest(..)),
+            is_pulling: false,
             raw,
             begin: *feed.begin_bytes(),
         };
         if let Place::CloneOf(origin) = place {
             job.origin = Some(origin.clone());
         }
-        let Place::Beside(base) = place else { return Ok((job, None)) };
+        let Place::Beside(base) = place else {
+            if let Some(go_on) = request.zfs.go_on.as_ref().filter(|_| job.resumable) {
+                job.is_pulling = true;
+                let is_begun = matches!(place, Place::Rest(..));
+                job.given.local.extend((!is_begun).then(|| partial::given(&go_on.container, said.begin)));
+            }
+            return Ok((job, None));
+        };
         let exchange = exchange::Exchange::of(self)?;
         job.snapshot = exchange.incoming().full_name(&request.name);
         job.given.local.push((exchange::INTENT.to_owned(), Prop::Text(exchange.to_text())));
@@ -291,7 +308,7 @@ fn feed_kernel<R: Read>(
     let (reader, writer) = pipe::pipe(pipe::STREAM_PIPE).map_err(Ended::Pipe)?;
     let (parting, parted) = apart::part(reader);
     let bell = request.bell.as_ref();
-    let mut notes = notes_of(request);
+    let mut notes = notes_of(job, request);
     receive_beside(
         |is_over| {
             let needed = lzc::descriptors().map(|mut needed| {
@@ -318,10 +335,10 @@ fn feed_kernel<R: Read>(
 }
 
 /// Where it is noted how the stream goes on, if it is to be.
-fn notes_of(request: &ReceiveRequest) -> Option<Notes> {
-    let (go_on, keep) = (request.zfs.go_on.as_ref()?, request.keep.as_ref()?);
-    let at = go_on.behind.as_ref().map_or(0, Note::at);
-    Some(Notes::new(&go_on.notes, keep.marks.clone(), at))
+fn notes_of(job: &Job, request: &ReceiveRequest) -> Option<Notes> {
+    let go_on = request.zfs.go_on.as_ref().filter(|_| job.is_pulling)?;
+    let at = go_on.behind.as_ref().map_or(0, |note| note.at());
+    Some(Notes::new(&go_on.notes, &go_on.container, request.keep.as_ref()?.marks.clone(), at))
 }
 
 fn of_feed(broken: Broken) -> Ended {

@@ -40,8 +40,10 @@ pub struct ReceiveOptions {
 /// How a receive that was broken off goes on with a stream that is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoOn {
+    /// The digest of the container that the stream is in: only what was begun of that same one goes on.
+    pub container: String,
     /// The file in which it is noted where the stream goes on.
     pub notes: PathBuf,
     /// Where what is read begins; `None` at the stream's beginning.
-    pub behind: Option<Note>,
+    pub behind: Option<Box<Note>>,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::endpoint::archive::{Archive, Claim, Manifest};
 use crate::endpoint::btrfs::Kept;
-use crate::endpoint::zfs::{BrokenOff, GoOn, Notes, ReceiveOptions};
+use crate::endpoint::zfs::{BrokenOff, GoOn, Note, Notes, ReceiveOptions};
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::archive::behind::{Behind, Marks};
 use crate::exec::archive::{Fetch, Seen};
@@ -19,7 +19,7 @@ use crate::exec::{Event, Observe};
 use crate::model::archive::Stored;
 use crate::model::{Guid, Inventory, SnapshotName, VersionRef, quoted};
 use crate::plan::restore::Stream;
-use crate::stream::container::{self, Backend, ResumePoint};
+use crate::stream::container::{self, Backend};
 use crate::stream::sign::Trusted;
 use crate::{Class, Error, Result};
 
@@ -196,20 +196,27 @@ impl Streams for Chain {
     }
 
     fn receive(&self, at: usize, to: &Dataset, prepare: Prepare, observe: &dyn Observe) -> Result<Received> {
-        let begun = self.begun(at, to)?;
-        let goes_on = !matches!(begun, Begun::Nothing);
-        match self.receive_behind(at, begun, to, prepare, observe) {
-            Err(error) if goes_on && is_of_what_was_kept(&error) => {
-                observe.observe(Event::Warning {
-                    text: format!(
-                        "@{} begins anew: what was received of it in part is of no use: {error}",
-                        self.name(at)
-                    ),
-                });
-                self.give_up(at, to)?;
-                self.receive_behind(at, Begun::Nothing, to, prepare, observe)
+        loop {
+            let begun = self.begun(at, to)?;
+            let (goes_on, is_noted) =
+                (!matches!(begun, Begun::Nothing), matches!(begun, Begun::Applied(Some(_))));
+            match self.receive_behind(at, begun, to, prepare, observe) {
+                Err(error) if goes_on && is_of_what_was_kept(&error) => {
+                    // If what was noted is why, what was received is still of use.
+                    let what = if is_noted { "is read once more" } else { "begins anew" };
+                    observe.observe(Event::Warning {
+                        text: format!(
+                            "@{} {what}: what was received of it in part does not fit: {error}",
+                            self.name(at)
+                        ),
+                    });
+                    match is_noted {
+                        true => Marks::of(&self.state_dir, &self.archive, &self.manifest(at)?).forget(),
+                        false => self.give_up(at, to)?,
+                    }
+                }
+                done => return done,
             }
-            done => done,
         }
     }
 }
@@ -219,8 +226,8 @@ enum Begun {
     Nothing,
     /// On btrfs.
     Kept(Box<Kept>),
-    /// On ZFS, which itself says up to where it was applied.
-    Applied(ResumePoint),
+    /// On ZFS, which itself says up to where it was applied, and where before that the stream was noted.
+    Applied(Option<Box<Note>>),
 }
 
 /// Whether what was kept, or noted, may be why the rest does not fit: all of it comes again then. A part that is damaged or gone is not, nor a
@@ -245,33 +252,31 @@ impl Chain {
     /// What there is of one of them at its target. What can not go on is given up, unless it is somebody else's.
     fn begun(&self, at: usize, to: &Dataset) -> Result<Begun> {
         let (guid, base) = (self.stored[at].version.guid, self.stored[at].base);
-        let begun = match (to.kept(guid, base)?, to.broken_off(guid, base)?) {
-            (Some(kept), _) => Begun::Kept(Box::new(kept)),
-            (_, Some(BrokenOff::OfIt(point))) => Begun::Applied(point),
-            (_, Some(BrokenOff::OfARestore)) => {
-                to.give_up_partial()?;
-                Begun::Nothing
+        let manifest = self.manifest(at)?;
+        let container = manifest.digest().to_string();
+        let may_go_on = self.may_go_on(at)?;
+        match (to.kept(guid, base)?, to.broken_off(&container)?) {
+            (Some(kept), _) if may_go_on => return Ok(Begun::Kept(Box::new(kept))),
+            (_, Some(BrokenOff::OfIt(point))) if may_go_on => {
+                let notes = Marks::of(&self.state_dir, &self.archive, &manifest).of_stream();
+                return Ok(Begun::Applied(Notes::before(&notes, &container, point).map(Box::new)));
             }
-            // Who receives says what there is to do.
-            (_, Some(BrokenOff::OfAnother) | None) => Begun::Nothing,
-        };
-        if self.may_go_on(at)? || matches!(begun, Begun::Nothing) {
-            return Ok(begun);
+            (None, None | Some(BrokenOff::Somebodys)) => {} // Of what is somebody's, who receives says what there is to do.
+            _ => self.give_up(at, to)?,
         }
-        self.give_up(at, to)?;
         Ok(Begun::Nothing)
     }
 
-    /// Gives up what there is of one of them.
+    /// Gives up what there is of one of them, or of another container in its place.
     fn give_up(&self, at: usize, to: &Dataset) -> Result<()> {
         let (guid, base) = (self.stored[at].version.guid, self.stored[at].base);
         while let Some(kept) = to.kept(guid, base)? {
             kept.give_up()?;
         }
-        if let Some(BrokenOff::OfIt(_)) = to.broken_off(guid, base)? {
-            to.give_up_partial()?;
+        match to.broken_off(&self.manifest(at)?.digest().to_string())? {
+            Some(BrokenOff::OfIt(_) | BrokenOff::OfOthers) => Ok(to.give_up_partial()?),
+            Some(BrokenOff::Somebodys) | None => Ok(()),
         }
-        Ok(())
     }
 
     fn name(&self, at: usize) -> SnapshotName {
@@ -295,20 +300,17 @@ impl Chain {
     ) -> Result<Received> {
         let (manifest, _) = self.claimed_container(at)?;
         let marks = || Marks::of(&self.state_dir, &self.archive, &manifest);
-        let notes = marks().of_stream();
-        let behind = match &begun {
-            Begun::Applied(point) => Notes::before(&notes, *point),
-            Begun::Nothing | Begun::Kept(_) => None,
-        };
         let skip = match &begun {
             Begun::Kept(kept) => kept.prefix().frames(),
-            _ => behind.as_ref().map_or(0, |note| note.prefix().frames()),
+            Begun::Applied(note) => note.as_ref().map_or(0, |note| note.prefix().frames()),
+            Begun::Nothing => 0,
         };
         let container = Behind::new(&self.archive, manifest.clone(), marks(), skip, self.until);
         let (source, name) = (self.label(at), Some(self.name(at)));
-        let incoming = match (begun, &behind) {
-            (Begun::Kept(kept), _) => Incoming::resume(container, &source, name, *kept)?,
-            (_, Some(note)) => Incoming::behind(container, &source, name, note)?,
+        let mut behind = None;
+        let incoming = match begun {
+            Begun::Kept(kept) => Incoming::resume(container, &source, name, *kept)?,
+            Begun::Applied(Some(note)) => Incoming::behind(container, &source, name, behind.insert(note))?,
             _ => Incoming::open_by(container, &source, name, self.archive.keys())?,
         };
         // What ZFS keeps of what is broken off would only be in the way of the next one, if that can not go on: no archive sends the rest.
@@ -317,7 +319,10 @@ impl Chain {
                 .with(ReceiveOptions { keep_no_partial: true, ..ReceiveOptions::default() }),
         );
         let incoming = match self.may_go_on(at)? {
-            true => incoming.keeping(KEEP_EVERY).going_on(GoOn { notes, behind }),
+            true => {
+                let (notes, container) = (marks().of_stream(), manifest.digest().to_string());
+                incoming.keeping(KEEP_EVERY).going_on(GoOn { container, notes, behind })
+            }
             false => incoming,
         };
         let received = incoming.receive(to, observe);

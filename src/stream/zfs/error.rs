@@ -55,7 +55,9 @@ pub enum Error {
     #[error("the END record at byte {offset} is of the snapshot {found:016x}, the stream of {expected:016x}")]
     Guid { offset: u64, expected: u64, found: u64 },
     /// Not the stream that a receive was broken off in.
-    #[error("the ZFS send stream has nothing where the receive that was broken off goes on")]
+    #[error(
+        "the ZFS send stream has no record, or none in its order, where the receive that was broken off stopped"
+    )]
     Point,
     /// It was read on after an error.
     #[error("the ZFS send stream could not be read further after an earlier error")]

@@ -51,7 +51,7 @@ pub use error::{Error, Result};
 pub use features::{Feature, Features};
 pub use order::ByteOrder;
 pub use record::{MAX_DATA_LEN, Record};
-pub use rest::{Rest, is_before, place_of};
+pub use rest::{Rest, is_before, saved_at};
 pub use summary::{Count, Summary};
 pub use walker::{Located, Walker};
 pub use whole::Whole;

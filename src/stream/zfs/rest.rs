@@ -1,13 +1,17 @@
 //! What a receive that was broken off lacks, cut out of the whole stream.
 //!
-//! A resume token says which write was applied last. Its source makes the rest by walking the dataset again; whoever has the whole stream
-//! and no source makes it here: BEGIN with the feature and the list that say where it goes on, all records from that write on as they are, and
+//! A resume token says which record was applied last. Its source makes the rest by walking the dataset again; whoever has the whole stream
+//! and no source makes it here: BEGIN with the feature and the list that say where it goes on, all records from that one on as they are, and
 //! every checksum anew, since each is of all before it. Records come in the order of objects and offsets, and the kernel writes down where it is
-//! with what it applies (`save_resume_state`, module/zfs/dmu_recv.c), so all before that write is there. As in a sender's rest, the write itself comes
-//! again, and what was said of its object before, but for the writes.
+//! with what it applies (`save_resume_state`, module/zfs/dmu_recv.c): a write at its offset and, since 2.2.4, an object at offset 0. So all before that
+//! record is there. As in a sender's rest, the record itself comes again, and what was said of its object before, but for the writes.
+//!
+//! A stream that has no record there is another one, and one whose records come in another order (before 2.0, senders told of 32 objects and then sent
+//! their data) has no rest that could be told: both are errors, before anything is passed on, or before END.
 
 use std::io::{self, Write};
 
+use super::error::{Error, Result};
 use super::fletcher::Fletcher4;
 use super::nvlist::{List, Value, encode};
 use super::order::ByteOrder;
@@ -20,8 +24,6 @@ const PAYLOAD_LEN_AT: usize = 4;
 const VERSION_INFO_AT: usize = 16;
 /// Where END has the sums of all before it.
 const TOTAL_AT: usize = 8;
-/// Where a receive goes on that has applied nothing.
-const NOTHING: ResumePoint = ResumePoint { object: 1, offset: 0 };
 
 /// The rest of a stream, of which all is read.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub struct Rest {
     list: Vec<u8>,
     sums: Fletcher4,
     has_begun: bool,
-    has_point: bool, // It had a write at the point, or behind it.
+    is_anchored: bool, // The record at the point has come.
 }
 
 impl Rest {
@@ -60,7 +62,7 @@ impl Rest {
         let mut sums = Fletcher4::default();
         sums.update(&begin_bytes, order);
         sums.update(&list, order);
-        Some(Self { order, point, begin: begin_bytes, list, sums, has_begun: false, has_point: false })
+        Some(Self { order, point, begin: begin_bytes, list, sums, has_begun: false, is_anchored: false })
     }
 
     /// Its BEGIN record.
@@ -68,17 +70,32 @@ impl Rest {
         &self.begin
     }
 
-    /// Writes to `out` what is handed on of the next record of the whole stream: nothing before the point. `bytes` are the record and the data
-    /// behind it; before the first of them, the list behind BEGIN is written.
+    /// Whether the next record of the whole stream is one of the rest: each is asked for, in order.
+    ///
+    /// # Errors
+    /// [`Error::Point`]: the stream has no record at the point, or its records do not come in order.
+    pub fn wants(&mut self, record: &Record) -> Result<bool> {
+        let at = saved_at(record);
+        let (is_past, is_point) =
+            (at.is_some_and(|at| is_before(at, self.point)), at.is_some_and(|at| at == self.point));
+        self.is_anchored |= is_point;
+        match (at.is_some(), is_past, self.is_anchored) {
+            (true, true, true) | (true, false, false) => return Err(Error::Point),
+            _ => {}
+        }
+        let is_write = !matches!(record, Record::Object { .. });
+        if is_past && is_write || !self.has_begun && self.is_of_one_before(record) {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Writes to `out` a record that [it wants](Self::wants): `bytes` are the record and the data behind it. Before the first of them, the list behind
+    /// BEGIN is written.
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn pass(&mut self, record: &Record, bytes: &mut [u8], out: &mut impl Write) -> io::Result<()> {
-        let place = place_of(record);
-        if place.is_some_and(|at| is_before(at, self.point)) || !self.has_begun && self.is_past(record) {
-            return Ok(());
-        }
-        self.has_point |= place.is_some();
+    pub fn pass(&mut self, bytes: &mut [u8], out: &mut impl Write) -> io::Result<()> {
         if !self.has_begun {
             self.has_begun = true;
             out.write_all(&self.list)?;
@@ -89,19 +106,21 @@ impl Rest {
         out.write_all(bytes)
     }
 
-    /// Its END record, made of the whole stream's; `None` if the stream has no write at the point, nor behind it: it is another one.
-    pub fn end(&mut self, mut end: [u8; RECORD_LEN]) -> Option<[u8; RECORD_LEN]> {
-        if !self.has_point {
-            return None;
+    /// Its END record, made of the whole stream's.
+    ///
+    /// # Errors
+    /// [`Error::Point`]: the record at the point has not come.
+    pub fn end(&mut self, mut end: [u8; RECORD_LEN]) -> Result<[u8; RECORD_LEN]> {
+        if !self.is_anchored {
+            return Err(Error::Point);
         }
         self.put_sums(&mut end[TOTAL_AT..]);
         self.seal(&mut end);
-        Some(end)
+        Ok(end)
     }
 
-    /// Whether a record is of what comes before the point's object. Of a receive that had applied nothing yet, ZFS says [`NOTHING`]: none is.
-    fn is_past(&self, record: &Record) -> bool {
-        self.point != NOTHING && object_of(record).is_none_or(|object| object < self.point.object)
+    fn is_of_one_before(&self, record: &Record) -> bool {
+        object_of(record).is_none_or(|object| object < self.point.object)
     }
 
     /// Puts a record's checksum at its end, and adds the record to the sums.
@@ -134,9 +153,10 @@ fn object_of(record: &Record) -> Option<u64> {
     }
 }
 
-/// Where a record writes, if it is one that a receive goes on from.
-pub fn place_of(record: &Record) -> Option<ResumePoint> {
+/// What a token says that was made when this record had been applied last; `None` if it moves no token.
+pub fn saved_at(record: &Record) -> Option<ResumePoint> {
     match *record {
+        Record::Object { object, .. } => Some(ResumePoint { object, offset: 0 }),
         Record::Write { object, offset, .. } | Record::WriteEmbedded { object, offset, .. } => {
             Some(ResumePoint { object, offset })
         }
@@ -183,15 +203,38 @@ mod tests {
         }
     }
 
-    /// Objects, each with what is freed of it and with writes, as a sender orders them.
+    fn object(object: u64) -> Record {
+        Record::Object {
+            object,
+            kind: 19,
+            bonus_kind: 44,
+            block_len: 512,
+            bonus_len: 0,
+            checksum: 0,
+            compression: 0,
+            dnode_slots: 1,
+            flags: 0,
+            raw_bonus_len: 0,
+            indirect_shift: 0,
+            levels: 0,
+            block_pointers: 0,
+            max_block: 0,
+        }
+    }
+
+    /// Objects, some without data, as a sender orders them.
     fn records(objects: &[(u64, u8)]) -> Vec<(Record, Vec<u8>)> {
         let mut all = Vec::new();
-        for &(object, writes) in objects {
-            all.push((Record::FreeObjects { first: object - 1, count: 1 }, Vec::new()));
-            all.push((Record::Free { object, offset: 1 << 20, len: u64::MAX }, Vec::new()));
+        for &(number, writes) in objects {
+            all.push((Record::FreeObjects { first: number - 1, count: 1 }, Vec::new()));
+            all.push((object(number), Vec::new()));
+            all.push((Record::Free { object: number, offset: 1 << 20, len: u64::MAX }, Vec::new()));
             for n in 0..u64::from(writes) {
-                all.push((write(object, n * 512, 512), vec![n as u8 ^ object as u8; 512]));
+                all.push((write(number, n * 512, 512), vec![n as u8 ^ number as u8; 512]));
             }
+            let spill =
+                Record::Spill { object: number, len: 512, flags: 0, compression: 0, compressed_len: 0 };
+            all.push((spill, vec![7; 512]));
         }
         all
     }
@@ -203,7 +246,7 @@ mod tests {
     }
 
     /// The rest as it is handed to a kernel, put together again.
-    fn rest(stream: &[u8], point: ResumePoint) -> Option<Vec<u8>> {
+    fn rest(stream: &[u8], point: ResumePoint) -> Result<Vec<u8>> {
         let mut walker = Walker::open(stream).expect("a stream");
         let mut rest =
             Rest::of(walker.begin(), stream.first_chunk().expect("BEGIN"), point).expect("possible");
@@ -215,20 +258,19 @@ mod tests {
         for (n, located) in all.iter().enumerate() {
             let from = located.offset as usize;
             if let Record::End { .. } = located.record {
-                let end = rest.end(stream[from..].try_into().expect("it is the last"))?;
-                out.extend(end);
-            } else {
+                out.extend(rest.end(stream[from..].try_into().expect("it is the last"))?);
+            } else if rest.wants(&located.record)? {
                 let to = all[n + 1].offset as usize;
-                rest.pass(&located.record, &mut stream[from..to].to_vec(), &mut out).expect("memory");
+                rest.pass(&mut stream[from..to].to_vec(), &mut out).expect("memory");
             }
         }
-        Some(out)
+        Ok(out)
     }
 
     proptest! {
         #[test]
         fn the_rest_is_a_stream_of_all_from_the_point_on_that_says_so(
-            objects in prop::collection::vec((1..5u64, 1..6u8), 1..6),
+            objects in prop::collection::vec((1..5u64, 0..6u8), 1..6),
             at in prop::sample::Index::arbitrary(),
             is_little: bool,
         ) {
@@ -239,30 +281,41 @@ mod tests {
                 (object, writes)
             }).collect();
             let records = records(&objects);
-            let writes: Vec<_> = (0..records.len()).filter(|&n| place_of(&records[n].0).is_some()).collect();
-            let from = writes[at.index(writes.len())];
-            let point = place_of(&records[from].0).expect("a write");
+            let saved: Vec<_> = (0..records.len()).filter(|&n| saved_at(&records[n].0).is_some()).collect();
+            let from = saved[at.index(saved.len())];
+            let point = saved_at(&records[from].0).expect("it is saved");
             let rest = rest(&whole(order, &records), point).expect("it has the point");
             let list: List = [("resume_object", Value::Uint(point.object)), ("resume_offset", Value::Uint(point.offset))]
                 .into_iter().collect();
             let announced = Begin { features: begin(order).features.with(Feature::Resuming), ..begin(order) };
             let mut expected = Encoder::with_list(&announced, &list);
-            // What is freed of the object stands two records before its first write, and comes again; what is freed of all of it before that does not.
-            let first = records.iter().position(|(record, _)| object_of(record) == Some(point.object));
-            let first = first.expect("it has a write");
-            let freed = records[first..from].iter().filter(|(record, _)| matches!(record, Record::Free { .. }));
-            let all = records.iter().filter(|_| point == NOTHING).chain(freed.chain(&records[from..]).filter(|_| point != NOTHING));
-            all.for_each(|(record, data)| expected.push(record, data));
+            // The object, and what is freed of it, come again; its writes before the point do not.
+            let first = records.iter().position(|(record, _)| saved_at(record).is_some_and(|at| at.object == point.object));
+            let again = records[first.expect("its OBJECT")..].iter();
+            let is_there = |record: &Record| {
+                matches!(record, Record::Write { .. }) && saved_at(record).is_some_and(|at| is_before(at, point))
+            };
+            again.filter(|(record, _)| !is_there(record)).for_each(|(record, data)| expected.push(record, data));
             prop_assert_eq!(rest, expected.finish());
         }
     }
 
     #[test]
-    fn a_stream_that_ends_before_the_point_has_no_rest() {
-        let stream = whole(ByteOrder::Little, &records(&[(2, 3)]));
-        assert!(rest(&stream, ResumePoint { object: 2, offset: 1024 }).is_some());
-        assert!(rest(&stream, ResumePoint { object: 2, offset: 1025 }).is_none());
-        assert!(rest(&stream, ResumePoint { object: 3, offset: 0 }).is_none());
+    fn a_stream_without_a_record_at_the_point_has_no_rest() {
+        let stream = whole(ByteOrder::Little, &records(&[(2, 3), (5, 0)]));
+        let has = |object, offset| rest(&stream, ResumePoint { object, offset }).is_ok();
+        assert_eq!([has(2, 0), has(2, 1024), has(5, 0)], [true; 3]);
+        assert_eq!([has(1, 0), has(2, 1), has(2, 1536), has(3, 0), has(5, 512), has(6, 0)], [false; 6]);
+    }
+
+    #[test]
+    fn a_stream_that_tells_of_objects_before_it_sends_their_data_has_no_rest() {
+        let data = |object| (write(object, 0, 512), vec![1; 512]);
+        let told = |number| (object(number), Vec::new());
+        let stream = whole(ByteOrder::Little, &[told(2), told(3), data(2), data(3)]);
+        for point in [ResumePoint { object: 3, offset: 0 }, ResumePoint { object: 2, offset: 512 }] {
+            assert!(matches!(rest(&stream, point), Err(Error::Point)), "{point:?}");
+        }
     }
 
     #[test]
