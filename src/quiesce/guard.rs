@@ -15,7 +15,7 @@ use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::quiesce::frozen::{self, Watch};
 use crate::quiesce::held::Held;
 use crate::quiesce::process::Process;
-use crate::quiesce::real::{GRACE, PAUSE, Patience, answers, own, start};
+use crate::quiesce::real::{GRACE, PAUSE, Patience, SETTLED, all_run, answers, own, start};
 use crate::quiesce::{Error, Lease, Leases, Result, World, command, transact, units};
 use crate::sys::child;
 use crate::sys::interrupt::{self, Timely};
@@ -213,6 +213,12 @@ impl World for Left<'_> {
     fn answer(&mut self) -> Result<(), (Outcome, Error)> {
         let all: Vec<_> = self.lease.services().collect();
         answers(&all, || Ok(()), Instant::now())
+    }
+
+    /// What has been started over what it has itself left behind may end again at once: the lease stays until it does not.
+    fn settle(&mut self) -> Result<()> {
+        sleep(SETTLED);
+        all_run(&self.lease.services().collect::<Vec<_>>())
     }
 
     fn unlease(&mut self) -> Result<()> {

@@ -24,7 +24,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long after its command has ended a service may take to show that it runs, if nobody knows how the command ended.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How long after the start, which is over, services are looked at once more.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// How long the kernel is asked of files again while services are down, at most, each of the two times.
 const ASKING: Duration = Duration::from_secs(5);
 /// Between two attempts to start.
@@ -649,7 +649,7 @@ fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -
 }
 
 /// That none of these is gone.
-fn all_run(services: &[&Service]) -> Result<()> {
+pub(super) fn all_run(services: &[&Service]) -> Result<()> {
     match services.iter().find(|service| service::has_ended(service)) {
         None => Ok(()),
         Some(service) => {

@@ -1,0 +1,69 @@
+//! Services that end again once they have been started, that can not be started at all, and that leave somebody behind.
+
+use super::*;
+
+/// It runs as long as `until` is not there; a start while there is a file `dies` ends a moment after it has said that it runs.
+const DIES: &str = r#"
+cd "$(dirname "$0")" || exit 1
+echo begun >> begun
+setsid sh -c 'echo $$ > pid; [ -e dies ] && { sleep 0.7; exit 1; }; trap "exit 0" TERM; while :; do sleep 0.05; done' </dev/null >/dev/null 2>&1 &
+"#;
+
+impl Lab {
+    fn with_script(rest: &str, script: &str) -> Self {
+        let lab = Self::new(rest);
+        fs::write(lab.root().join("service"), script).expect("written");
+        lab
+    }
+
+    /// What another run would have left that stopped the service and was killed with its guard.
+    fn left_down(&self) {
+        self.dies("Verify", "both");
+        assert!(self.pid().is_none() && self.lease().exists());
+    }
+
+    fn set(&self, name: &str, is_there: bool) {
+        let path = self.root().join(name);
+        match is_there {
+            true => fs::write(path, "").expect("written"),
+            false => fs::remove_file(path).expect("removed"),
+        }
+    }
+}
+
+#[test]
+fn a_service_that_ends_again_right_after_it_was_recovered_is_down_and_its_lease_stays() {
+    ground!("btrfs");
+    let lab = Lab::with_script("", DIES);
+    lab.start();
+    lab.left_down();
+    lab.set("dies", true);
+    let (_, said) = lab.ends(1, "job recover");
+    assert!(said.contains("IS DOWN") && said.contains("it ended again at once"), "{said}");
+    assert!(lab.lease().exists(), "nobody would start it any more");
+    let (_, said) = lab.ends(1, "job run node");
+    assert!(said.contains("IS DOWN"), "{said}");
+    assert_eq!(lab.n_snapshots(), 0);
+    lab.set("dies", false);
+    lab.ends(0, "job recover");
+    assert!(lab.pid().is_some() && !lab.lease().exists());
+    // A guard looks a second time, too.
+    lab.left_down_but_guarded();
+    assert!(!lab.lease().exists() && lab.pid().is_some());
+}
+
+impl Lab {
+    /// A run is killed, and its guard alone starts the service, which ends again a moment later once.
+    fn left_down_but_guarded(&self) {
+        let before = self.n_begun();
+        self.set("dies", true);
+        self.dies("Verify", "run");
+        waits("a second start", || self.n_begun() >= before + 2);
+        assert!(self.lease().exists(), "its guard is at it");
+        self.set("dies", false);
+        waits("the guard's end, and a start that lasts", || guards(&self.root().join("state")).is_empty());
+        if self.lease().exists() {
+            self.ends(0, "job recover");
+        }
+    }
+}
