@@ -14,7 +14,8 @@ use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
 use crate::quiesce::telling::{self, Fate, Telling};
 use crate::quiesce::{
-    Error, Finished, Lease, Leases, Result, World, command, frozen, is_known, lies, probe, transact, units,
+    Error, Finished, Lease, Leases, Result, World, command, frozen, is_callable, is_known, lies, probe,
+    transact, units,
 };
 use crate::sys::interrupt;
 use crate::sys::writers::{self, Asked, Found, Survey};
@@ -292,6 +293,7 @@ impl<A: Acts> World for Real<'_, A> {
         // Nothing is to be stopped for a snapshot that could not be taken, nor if it could not be started again.
         for &nth in &running {
             let (of, op) = (self.service(nth), "stop");
+            is_callable(of)?;
             service::process(of).map_err(|why| Error::Service { op, service: of.to_string(), why })?;
         }
         for place in self.ground.quiesce.frozen() {

@@ -67,3 +67,63 @@ impl Lab {
         }
     }
 }
+
+#[test]
+fn what_can_not_be_started_again_is_not_stopped() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let first = lab.start();
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let start = lab.placed("start = [\"/bin/sh\", \"ROOT/service\"]");
+    assert!(text.contains(&start));
+    let script = lab.root().join("start.sh");
+    lab.write(&text.replace(&start, &format!("start = [\"{}\"]", script.display())));
+    let refused = |why: &str| {
+        for line in ["job check", "job run node --dry-run", "job run node"] {
+            let (_, said) = lab.ends(2, line);
+            assert!(said.contains(why) && said.contains("start.sh"), "{line}: {said}");
+            assert!(said.contains("config.toml:5: job.node.quiesce.service.start: "), "{line}: {said}");
+        }
+        assert!(lab.pid() == Some(first) && !lab.lease().exists(), "something was stopped");
+        assert_eq!(lab.n_snapshots(), 0);
+    };
+    refused("is not there");
+    fs::write(&script, lab.placed("#!/bin/sh\nexec /bin/sh ROOT/service\n")).expect("written");
+    ground::run("chmod", &["0644", script.to_str().expect("utf-8")]);
+    refused("is not executable");
+    ground::run("chmod", &["0755", script.to_str().expect("utf-8")]);
+    lab.ends(0, "job check");
+    lab.ends(0, "job run node");
+    assert!(lab.pid().is_some_and(|pid| pid != first));
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
+fn a_program_whose_file_was_removed_while_it_runs_is_not_stopped() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let node = lab.root().join("node");
+    let config = |exe: &str| {
+        format!(
+            "[job.node]\ndatasets = [\"ROOT/mnt/node\"]\n[[job.node.quiesce.service]]\n\
+             process = {{ exe = \"{exe}\" }}\nstart = [\"/bin/sh\", \"-c\", \"setsid ROOT/node 601 >/dev/null 2>&1 &\"]\n"
+        )
+    };
+    fs::copy("/bin/sleep", &node).expect("copied");
+    lab.write(&config("ROOT/node"));
+    let mut child = Command::new(&node).arg("602").stdin(Stdio::null()).spawn().expect("it starts");
+    waits("the program", || ground::run("pidof", &[&node]).status.success());
+    fs::remove_file(&node).expect("removed");
+    let outputs = ["job check", "job run node --dry-run", "job run node"].map(|line| lab.runs(line));
+    let is_there = child.try_wait().expect("asked").is_none();
+    child.kill().and_then(|()| child.wait()).expect("killed");
+    for (code, _, said) in outputs {
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("config.toml:3: job.node.quiesce.service.process.exe: "), "{said}");
+        assert!(said.contains("node is not there"), "{said}");
+    }
+    assert!(is_there, "it was stopped");
+    lab.write(&config("/usr/bin"));
+    let (_, said) = lab.ends(2, "job check");
+    assert!(said.contains("/usr/bin is no file") && !said.contains("there is no file"), "{said}");
+}
