@@ -13,6 +13,7 @@ use crate::sys::writers::Writer;
 mod callable;
 mod command;
 mod container;
+mod family;
 mod flush;
 mod frozen;
 mod guard;

@@ -9,6 +9,18 @@ echo begun >> begun
 setsid sh -c 'echo $$ > pid; [ -e dies ] && { sleep 0.7; exit 1; }; trap "exit 0" TERM; while :; do sleep 0.05; done' </dev/null >/dev/null 2>&1 &
 "#;
 
+/// It has a worker that is no part of its session, and lives longer by two seconds if there is a file `lingers`.
+const WORKS: &str = r#"
+cd "$(dirname "$0")" || exit 1
+setsid sh -c '
+    echo $$ > pid
+    setsid sh -c "echo \$\$ > worker; while grep -q \") [RSD] \" /proc/$$/stat; do echo x >> mnt/node/log; sleep 0.05; done
+        [ -e lingers ] && for n in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; echo x >> mnt/node/log; done; echo over > over" &
+    trap "exit 0" TERM
+    while :; do sleep 0.05; done
+' </dev/null >/dev/null 2>&1 &
+"#;
+
 impl Lab {
     fn with_script(rest: &str, script: &str) -> Self {
         let lab = Self::new(rest);
@@ -126,4 +138,27 @@ fn a_program_whose_file_was_removed_while_it_runs_is_not_stopped() {
     lab.write(&config("/usr/bin"));
     let (_, said) = lab.ends(2, "job check");
     assert!(said.contains("/usr/bin is no file") && !said.contains("there is no file"), "{said}");
+}
+
+#[test]
+fn who_was_begun_by_a_process_and_outlives_it_is_waited_for() {
+    ground!("btrfs");
+    let lab = Lab::with_script("stop_within = \"20s\"", WORKS);
+    lab.set("lingers", true);
+    lab.start();
+    waits("its worker", || alive(&lab.root().join("worker")).is_some());
+    lab.ends(0, "job run node");
+    assert!(lab.root().join("over").exists(), "a snapshot was taken while a worker wrote");
+    assert_eq!(lab.n_snapshots(), 1);
+    waits("the next worker", || alive(&lab.root().join("worker")).is_some());
+    let text = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    lab.write(&text.replace("\"20s\"", "\"500ms\""));
+    let (_, said) = lab.ends(5, "job run node");
+    assert!(said.contains("did not stop within 500ms"), "{said}");
+    waits("the lease's end", || !lab.lease().exists());
+    assert!(lab.pid().is_some() && lab.n_snapshots() == 1);
+    // Nobody is left who writes to what is unmounted.
+    lab.set("lingers", false);
+    lab.end_service();
+    waits("the last worker's end", || alive(&lab.root().join("worker")).is_none());
 }
