@@ -92,6 +92,18 @@ pub struct Lease {
     /// When it was written first, right before the first service is told to stop; not known of one of a version that did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Timestamp>,
+    /// Who made up for its run, and could not start something, says so; the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Attempt>,
+}
+
+/// A start that failed of somebody who made up for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
 }
 
 impl Lease {
@@ -174,6 +186,14 @@ impl Leases {
             Some(lock) => Ok(lock),
             None => Err(Error::Busy { job: job.into() }),
         }
+    }
+
+    /// The turn to have a guard begin for a job, in nobody's hand but one's: several of one lease would start its services in turn. `None`: somebody has it.
+    ///
+    /// # Errors
+    /// A file that can not be made.
+    pub fn turn(&self, job: &str) -> Result<Option<Lock>> {
+        locked(&self.dir.join(format!("{job}.turn")), false)
     }
 
     /// Whether somebody has that of a job. Who only looks is in nobody's way for longer than [`Leases::lock`] waits.

@@ -321,6 +321,7 @@ impl<A: Acts> World for Real<'_, A> {
             run: own(),
             guard: None,
             begun: Some(jiff::Timestamp::now()),
+            failed: None,
             boot: process::boot_id(),
         };
         self.leases.forget_overdue(self.ground.job);

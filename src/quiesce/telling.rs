@@ -147,6 +147,7 @@ mod tests {
                 run: None,
                 guard: None,
                 begun: None,
+                failed: None,
                 boot: process::boot_id(),
             };
             left.leases.write(&lease).expect("written");

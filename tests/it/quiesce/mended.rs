@@ -162,3 +162,28 @@ fn who_was_begun_by_a_process_and_outlives_it_is_waited_for() {
     lab.end_service();
     waits("the last worker's end", || alive(&lab.root().join("worker")).is_none());
 }
+
+#[test]
+fn what_can_not_be_started_fails_what_is_due_and_several_callers_have_one_guard_begin() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    lab.left_down();
+    // It takes its time to fail.
+    let script = "echo begun >> \"$(dirname \"$0\")/begun\"; sleep 1.5; exit 1";
+    fs::write(lab.root().join("service"), script).expect("written");
+    let before = lab.n_begun();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| lab.runs("job run --due"))).collect();
+        let ended: Vec<_> = callers.into_iter().map(|caller| caller.join().expect("it ends")).collect();
+        let failed = ended.iter().filter(|(code, _, said)| *code == Some(1) && said.contains("IS DOWN"));
+        assert!(failed.count() >= 1, "{ended:?}");
+    });
+    assert_eq!(lab.n_begun() - before, 3, "several guards were at it");
+    let (_, said) = lab.ends(1, "job run --due");
+    assert!(said.contains("IS DOWN"), "{said}");
+    assert!(lab.lease().exists());
+    fs::write(lab.root().join("service"), SCRIPT).expect("written");
+    waits("the service", || lab.runs("job run --due").0 == Some(0) && !lab.lease().exists());
+    assert!(lab.pid().is_some());
+}
