@@ -95,6 +95,9 @@ pub struct Lease {
     /// Who made up for its run, and could not start something, says so; the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<Attempt>,
+    /// When its guard had started all of it, though the run goes on: it runs since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Timestamp>,
 }
 
 /// A start that failed of somebody who made up for a run.
@@ -110,6 +113,11 @@ impl Lease {
     /// What is to be started again, in the order in which it was stopped.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().map(|entry| &entry.service)
+    }
+
+    /// How long all of it was down, if its guard has started it though the run goes on. A clock may have been set back.
+    pub fn held(&self) -> Option<Duration> {
+        Duration::try_from(self.resumed?.duration_since(self.begun?)).ok()
     }
 
     /// How long all of it may take: each service to stop and to start, and the probe to answer. What fails is tried again, and takes longer.

@@ -120,6 +120,9 @@ pub fn quiesced<A: Acts>(
     let Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, .. } = done;
     let snapshot = snapshot.map(|taken| taken.expect("what did not fail before was taken"));
     let n_unasked = real.n_unasked;
+    // What its guard has started was down no longer than that, however long the snapshot hangs.
+    let downtime =
+        downtime.map(|down| real.lease.as_ref().and_then(Lease::held).map_or(down, |held| held.min(down)));
     Ok(Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, n_unasked })
 }
 
@@ -322,6 +325,7 @@ impl<A: Acts> World for Real<'_, A> {
             guard: None,
             begun: Some(jiff::Timestamp::now()),
             failed: None,
+            resumed: None,
             boot: process::boot_id(),
         };
         self.leases.forget_overdue(self.ground.job);

@@ -148,6 +148,7 @@ mod tests {
                 guard: None,
                 begun: None,
                 failed: None,
+                resumed: None,
                 boot: process::boot_id(),
             };
             left.leases.write(&lease).expect("written");

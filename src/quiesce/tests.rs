@@ -289,6 +289,7 @@ fn a_lease_is_whole_or_not_there() {
         guard: None,
         begun: None,
         failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -460,6 +461,7 @@ fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machin
         guard: None,
         begun: None,
         failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -483,6 +485,7 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
         guard: None,
         begun: None,
         failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -515,6 +518,7 @@ fn lease_of(boot: &str, services: Vec<(Service, lease::Stopping)>) -> Lease {
         guard: None,
         begun: None,
         failed: None,
+        resumed: None,
         boot: boot.into(),
     }
 }

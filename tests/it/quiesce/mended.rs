@@ -187,3 +187,43 @@ fn what_can_not_be_started_fails_what_is_due_and_several_callers_have_one_guard_
     waits("the service", || lab.runs("job run --due").0 == Some(0) && !lab.lease().exists());
     assert!(lab.pid().is_some());
 }
+
+/// Thawed again, whatever the test comes to.
+struct Thawed(PathBuf);
+
+impl Drop for Thawed {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn what_a_guard_has_started_though_the_run_hangs_is_not_stopped_and_was_down_until_then() {
+    ground!("btrfs", "root");
+    let lab = Lab::new("snapshot_within = \"1s\"");
+    lab.start();
+    // As it ends, its disk stops to answer.
+    lab.set("freezes", true);
+    let thawed = Thawed(lab.root().join("mnt"));
+    let began = std::time::Instant::now();
+    let is_resumed = || fs::read_to_string(lab.lease()).is_ok_and(|text| text.contains("\"resumed\""));
+    let most = std::thread::scope(|scope| {
+        let run = scope.spawn(|| lab.runs("job run node"));
+        waits("that the guard says that it has started it", is_resumed);
+        let most = began.elapsed();
+        assert!(!run.is_finished());
+        let (_, said, _) = lab.runs("check");
+        assert!(!said.contains("is stopped for"), "{said}");
+        // The run hangs for longer.
+        std::thread::sleep(Duration::from_secs(2));
+        lab.set("freezes", false);
+        drop(thawed);
+        assert_eq!(run.join().expect("it ends").0, Some(5));
+        most
+    });
+    let record = fs::read(lab.root().join("state/runs/node.json")).expect("a record");
+    let record: Value = serde_json::from_slice(&record).expect("it is JSON");
+    let tally = record["tallies"].as_array().expect("tallies").iter().find(|tally| tally["op"] == "quiesce");
+    let down = tally.and_then(|tally| tally["total_downtime_ms"].as_u64()).expect("a downtime");
+    assert!(u128::from(down) <= most.as_millis(), "{down} ms of {most:?}");
+}
