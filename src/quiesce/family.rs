@@ -102,9 +102,10 @@ mod tests {
     fn who_was_begun_by_a_process_is_known_when_it_has_ended_though_it_has_a_session_of_its_own() {
         let folder = tempfile::tempdir().expect("a folder");
         let (up, enough) = (folder.path().join("up"), folder.path().join("enough"));
-        let waits = format!("while [ ! -e {} ]; do sleep 0.02; done", enough.display());
-        let line =
-            format!("setsid sh -c '{waits}' & sh -c '{waits}' & touch {}; {waits}; wait", up.display());
+        let waits = folder.path().join("waits");
+        fs::write(&waits, format!("while [ ! -e {} ]; do sleep 0.02; done", enough.display()))
+            .expect("written");
+        let line = format!("setsid sh {0} & sh {0} & touch {1}; sh {0}; wait", waits.display(), up.display());
         let mut child = command::spawn(&["sh".into(), "-c".into(), line], false, None).expect("it starts");
         let first = i32::try_from(child.id()).expect("a number");
         let until = Some(Instant::now() + Duration::from_secs(30));
