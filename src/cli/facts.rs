@@ -209,6 +209,8 @@ fn noted(job: &Job, context: &Context) -> Noted {
     let (stopped, down) = match lease(job, context) {
         Err(why) => (Err(why), Down::default()),
         Ok(None) => (Ok(Vec::new()), Down::default()),
+        // Its guard has started them, though the run goes on.
+        Ok(Some(lease)) if lease.resumed.is_some() => (Ok(Vec::new()), Down::default()),
         Ok(Some(lease)) => {
             let services = lease.services().map(ToString::to_string).collect();
             (Ok(services), Down { since: lease.begun, patience: signed(lease.patience()), max: None })

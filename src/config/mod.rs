@@ -55,6 +55,8 @@ pub struct Job {
     pub copy: bool,
     /// What is stopped for a snapshot, or told of it; without it nothing is.
     pub quiesce: Option<Quiesce>,
+    /// Where each of its services is written; none of what is no service.
+    pub service_places: Vec<Place>,
     /// What writes down what it has in memory before a snapshot.
     pub flush: Option<Flush>,
     /// Who is told of its runs.

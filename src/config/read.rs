@@ -214,6 +214,8 @@ impl Reader<'_> {
                 self.problem(span.clone(), "crash_consistent", format!("is missing: {CRASH_CONSISTENT}"));
             }
         }
+        let spans = raw.quiesce.as_ref().map(|raw| raw.get_ref().spans()).unwrap_or_default();
+        let service_places = spans.iter().map(|span| self.place(span)).collect();
         let mut quiesce = raw.quiesce.map(|raw| self.quiesce(raw));
         let notify = raw.notify.map(|raw| self.notify(raw));
         let flush = match raw.flush.and_then(|raw| self.flush(raw)) {
@@ -257,6 +259,7 @@ impl Reader<'_> {
             not_atomic: raw.not_atomic,
             copy: raw.copy,
             quiesce,
+            service_places,
             notify,
             flush,
             labels: self.labels(raw.labels),

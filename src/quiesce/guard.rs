@@ -14,8 +14,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::quiesce::frozen::{self, Watch};
 use crate::quiesce::held::Held;
+use crate::quiesce::lease::Attempt;
 use crate::quiesce::process::Process;
-use crate::quiesce::real::{GRACE, PAUSE, Patience, answers, own, start};
+use crate::quiesce::real::{GRACE, PAUSE, Patience, SETTLED, all_run, answers, own, start};
 use crate::quiesce::{Error, Lease, Leases, Result, World, command, transact, units};
 use crate::sys::child;
 use crate::sys::interrupt::{self, Timely};
@@ -160,6 +161,21 @@ pub(super) fn fulfil(
     }
 }
 
+impl Left<'_> {
+    /// Has the lease say that something was started in vain, for whoever waits for this one, or comes later.
+    fn noted(&mut self, done: Result<()>) -> Result<()> {
+        let why = match &done {
+            Ok(()) | Err(Error::StillStopping { .. }) => return done,
+            Err(Error::NotStarted { why, .. }) => why.clone(),
+            Err(error) => error.told(),
+        };
+        self.lease.failed = Some(Attempt { at: Timestamp::now(), why });
+        // Where nothing can be written, it is started nonetheless.
+        let _ = self.leases.write(&self.lease);
+        done
+    }
+}
+
 impl World for Left<'_> {
     type Snapshot = ();
     type Error = Error;
@@ -207,12 +223,20 @@ impl World for Left<'_> {
         };
         let sent = (self.waits != Waits::WithoutEnd).then_some(asked);
         let patience = Patience { sent, asked, is_last: self.waits != Waits::Shortly };
-        start(self.leases, &mut self.lease, nth, patience)
+        let done = start(self.leases, &mut self.lease, nth, patience);
+        self.noted(done)
     }
 
     fn answer(&mut self) -> Result<(), (Outcome, Error)> {
         let all: Vec<_> = self.lease.services().collect();
         answers(&all, || Ok(()), Instant::now())
+    }
+
+    /// What has been started over what it has itself left behind may end again at once: the lease stays until it does not.
+    fn settle(&mut self) -> Result<()> {
+        sleep(SETTLED);
+        let done = all_run(&self.lease.services().collect::<Vec<_>>());
+        self.noted(done)
     }
 
     fn unlease(&mut self) -> Result<()> {

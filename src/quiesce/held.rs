@@ -3,6 +3,8 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::model::Service;
 use crate::quiesce::lease::{Entry, Lease, Leases, Stopping};
 use crate::quiesce::real::{GRACE, Patience, start};
@@ -64,8 +66,9 @@ fn note(leases: Leases, job: String) {
     let _ = heard.recv_timeout(Duration::from_secs(2));
 }
 
-/// In reverse; one that does not start keeps none of the others down.
+/// In reverse; one that does not start keeps none of the others down. If all run, the lease says so: nothing is stopped any more.
 fn start_all(leases: &Leases, mut lease: Lease) {
+    let mut all_run = true;
     for nth in (0..lease.services.len()).rev() {
         if goes_on(&lease.services[nth]) {
             continue;
@@ -74,6 +77,14 @@ fn start_all(leases: &Leases, mut lease: Lease) {
         let patience = Patience { sent: Some(until), asked: until, is_last: true };
         if let Err(error) = start(leases, &mut lease, nth, patience) {
             tracing::warn!(job = lease.job, %error, "cannot start it");
+            all_run = false;
+        }
+    }
+    // What is over since has no lease any more.
+    if all_run && leases.path(&lease.job).exists() {
+        lease.resumed = Some(Timestamp::now());
+        if let Err(error) = leases.write(&lease) {
+            tracing::warn!(job = lease.job, %error, "that they run can not be written down");
         }
     }
 }

@@ -92,12 +92,32 @@ pub struct Lease {
     /// When it was written first, right before the first service is told to stop; not known of one of a version that did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Timestamp>,
+    /// Who made up for its run, and could not start something, says so; the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Attempt>,
+    /// When its guard had started all of it, though the run goes on: it runs since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Timestamp>,
+}
+
+/// A start that failed of somebody who made up for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
 }
 
 impl Lease {
     /// What is to be started again, in the order in which it was stopped.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().map(|entry| &entry.service)
+    }
+
+    /// How long all of it was down, if its guard has started it though the run goes on. A clock may have been set back.
+    pub fn held(&self) -> Option<Duration> {
+        Duration::try_from(self.resumed?.duration_since(self.begun?)).ok()
     }
 
     /// How long all of it may take: each service to stop and to start, and the probe to answer. What fails is tried again, and takes longer.
@@ -174,6 +194,14 @@ impl Leases {
             Some(lock) => Ok(lock),
             None => Err(Error::Busy { job: job.into() }),
         }
+    }
+
+    /// The turn to have a guard begin for a job, in nobody's hand but one's: several of one lease would start its services in turn. `None`: somebody has it.
+    ///
+    /// # Errors
+    /// A file that can not be made.
+    pub fn turn(&self, job: &str) -> Result<Option<Lock>> {
+        locked(&self.dir.join(format!("{job}.turn")), false)
     }
 
     /// Whether somebody has that of a job. Who only looks is in nobody's way for longer than [`Leases::lock`] waits.

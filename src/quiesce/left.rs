@@ -8,7 +8,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
 use crate::quiesce::guard::start_guard;
-use crate::quiesce::lease::{Doing, Stopping};
+use crate::quiesce::lease::{Attempt, Doing, Lock, Stopping};
 use crate::quiesce::process::Process;
 use crate::quiesce::{Error, Lease, Leases, Result, command, frozen, service};
 
@@ -170,39 +170,86 @@ pub fn make_up_all(
 ) -> Result<Vec<(String, Result<MadeUp>)>> {
     let leases = Leases::open(state_dir)?;
     let (mut begun, mut done) = (Vec::new(), Vec::new());
-    for Left { job, services, .. } in left(state_dir)?.into_iter().filter(|left| left.by == By::Nobody) {
-        // One that can not be read is said to be so.
-        let guarded = leases.read(&job).and_then(|_| {
-            start_guard(state_dir, &job, program, None, &leases)
-                .map_err(|error| Error::Guard { why: error.to_string() })
-        });
-        match guarded {
-            Ok(_) => begun.push((job, services)), // It waits for nobody's end.
+    for Left { job, services, by, .. } in left(state_dir)? {
+        // What has failed once is no better for being tried still.
+        if by == By::Guard
+            && let Some(failed) = failed(&leases, &job)
+        {
+            done.push((job.clone(), Err(failed.error(&services))));
+        }
+        if by != By::Nobody {
+            continue;
+        }
+        match guarded(state_dir, &job, program, &leases) {
+            Ok((before, turn)) => begun.push((job, services, before, turn)), // It waits for nobody's end.
             Err(error) => done.push((job, Err(error))),
         }
     }
     let until = Instant::now() + within;
-    for (job, services) in begun {
-        let outcome = awaited(&leases, &job, services, until);
+    for (job, services, before, _turn) in begun {
+        let outcome = awaited(&leases, &job, services, before.as_ref(), until);
         done.push((job, outcome));
     }
     Ok(done)
 }
 
-fn awaited(leases: &Leases, job: &str, services: Vec<String>, until: Instant) -> Result<MadeUp> {
+/// Has a guard begin, if it is this one's turn: who comes at the same moment waits for the same guard. Answers what had failed before.
+fn guarded(
+    state_dir: &Path,
+    job: &str,
+    program: Option<&Path>,
+    leases: &Leases,
+) -> Result<(Option<Attempt>, Option<Lock>)> {
+    // Where no turn can be had, two guards are better than none.
+    let turn = leases.turn(job);
+    // One that can not be read is said to be so.
+    let before = leases.read(job)?.and_then(|lease| lease.failed);
+    if matches!(turn, Ok(None)) || leases.is_locked(job) {
+        return Ok((before, None));
+    }
+    start_guard(state_dir, job, program, None, leases)
+        .map_err(|error| Error::Guard { why: error.to_string() })?;
+    Ok((before, turn.ok().flatten()))
+}
+
+fn failed(leases: &Leases, job: &str) -> Option<Attempt> {
+    leases.read(job).ok().flatten().and_then(|lease| lease.failed)
+}
+
+impl Attempt {
+    fn error(self, services: &[String]) -> Error {
+        Error::NotStarted { service: services.join(", "), why: self.why }
+    }
+}
+
+/// Waits until a guard has started them, or has given up, which had failed `before` so.
+fn awaited(
+    leases: &Leases,
+    job: &str,
+    services: Vec<String>,
+    before: Option<&Attempt>,
+    until: Instant,
+) -> Result<MadeUp> {
     let mut absent: Option<Instant> = None;
     loop {
         if !leases.path(job).exists() {
             return Ok(MadeUp::Done(services));
         }
         let is_free = !leases.is_locked(job);
+        let failed = failed(leases, job);
+        if let Some(failed) = failed.clone().filter(|failed| is_free && before != Some(failed)) {
+            return Err(failed.error(&services));
+        }
         absent = if is_free { absent.or_else(|| Some(Instant::now())) } else { None };
         if absent.is_some_and(|since| since.elapsed() > ABSENT) && leases.path(job).exists() {
             let why = format!("{} says why", leases.log(job).display());
             return Err(Error::NotStarted { service: services.join(", "), why });
         }
         if command::left(until).is_zero() {
-            return Ok(MadeUp::UnderWay(services));
+            return match failed {
+                Some(failed) => Err(failed.error(&services)),
+                None => Ok(MadeUp::UnderWay(services)),
+            };
         }
         sleep(Duration::from_millis(50));
     }

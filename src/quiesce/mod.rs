@@ -10,8 +10,10 @@ use crate::error::{Class, class_of_io};
 use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::sys::writers::Writer;
 
+mod callable;
 mod command;
 mod container;
+mod family;
 mod flush;
 mod frozen;
 mod guard;
@@ -35,6 +37,7 @@ mod telling;
 mod tests;
 mod units;
 
+pub use callable::is_callable;
 pub use flush::flush;
 pub use frozen::freeze_marked;
 pub use guard::{Recovered, guard, recover};
@@ -82,12 +85,22 @@ pub enum Error {
         why: String,
     },
     /// No process runs a service's program, and there is no such file: another one may be meant, which runs.
-    #[error("cannot tell whether {service} runs: there is no file {}, and no process runs it", exe.display())]
+    #[error("cannot tell whether {service} runs: {what}, and no process runs it")]
     NoProgram {
         /// Which.
         service: String,
-        /// Its program.
-        exe: PathBuf,
+        /// What is at its place.
+        what: String,
+    },
+    /// What asks for a service, stops it or starts it can not be called: it would be found out after the stop.
+    #[error("cannot stop {service} and start it again: {key}: {why}")]
+    NotCallable {
+        /// Which.
+        service: String,
+        /// Of its keys in the configuration.
+        key: &'static str,
+        /// What is wrong.
+        why: String,
     },
     /// A unit is not to be stopped, or can not be.
     #[error("cannot stop {unit}: {why}")]
@@ -251,7 +264,7 @@ impl Error {
         match self {
             Self::NotStarted { .. } | Self::NotThawed { .. } | Self::GivenUp { .. } => Class::Internal,
             Self::Unit { why, .. } => why.class,
-            Self::NoProgram { .. } => Class::Usage,
+            Self::NoProgram { .. } | Self::NotCallable { .. } => Class::Usage,
             Self::Writers { .. } | Self::Unseen { .. } | Self::Own { .. } | Self::Frozen { .. } => {
                 Class::Conflict
             }

@@ -84,6 +84,11 @@ impl Process {
         self.began >= tick
     }
 
+    /// Its number.
+    pub fn number(&self) -> i32 {
+        self.pid
+    }
+
     /// That of a number, if it is there.
     pub fn of(pid: i32) -> Option<Self> {
         let began = field(pid, 22)?;

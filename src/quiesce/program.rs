@@ -60,15 +60,23 @@ pub fn find(
 /// [`Error::NoProgram`].
 pub fn is_known(service: &Service) -> Result<()> {
     let Service::Program { exe, argument, user, .. } = service else { return Ok(()) };
-    let is_file = match fs::metadata(exe) {
-        Ok(meta) => meta.is_file(),
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    let (is_file, is_there) = match fs::metadata(exe) {
+        Ok(meta) => (meta.is_file(), true),
+        Err(error) => {
+            (!matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory), false)
+        }
     };
     // It may have been replaced, or removed, since.
     match is_file || find(exe, argument.as_deref(), user.as_deref(), None).is_ok_and(|found| found.is_some())
     {
         true => Ok(()),
-        false => Err(Error::NoProgram { service: service.to_string(), exe: exe.clone() }),
+        false => {
+            let what = match is_there {
+                true => format!("{} is no file", exe.display()),
+                false => format!("there is no file {}", exe.display()),
+            };
+            Err(Error::NoProgram { service: service.to_string(), what })
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::quiesce::process::{self, Process};
 use crate::quiesce::service::{self, Stop};
 use crate::quiesce::telling::{self, Fate, Telling};
 use crate::quiesce::{
-    Error, Finished, Lease, Leases, Result, World, command, frozen, is_known, lies, probe, transact, units,
+    Error, Finished, Lease, Leases, Result, World, command, frozen, is_callable, is_known, lies, probe,
+    transact, units,
 };
 use crate::sys::interrupt;
 use crate::sys::writers::{self, Asked, Found, Survey};
@@ -24,7 +25,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long after its command has ended a service may take to show that it runs, if nobody knows how the command ended.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How long after the start, which is over, services are looked at once more.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// How long the kernel is asked of files again while services are down, at most, each of the two times.
 const ASKING: Duration = Duration::from_secs(5);
 /// Between two attempts to start.
@@ -119,6 +120,9 @@ pub fn quiesced<A: Acts>(
     let Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, .. } = done;
     let snapshot = snapshot.map(|taken| taken.expect("what did not fail before was taken"));
     let n_unasked = real.n_unasked;
+    // What its guard has started was down no longer than that, however long the snapshot hangs.
+    let downtime =
+        downtime.map(|down| real.lease.as_ref().and_then(Lease::held).map_or(down, |held| held.min(down)));
     Ok(Finished { snapshot, running, stopped, answers, not_started, afterwards, downtime, n_unasked })
 }
 
@@ -292,6 +296,7 @@ impl<A: Acts> World for Real<'_, A> {
         // Nothing is to be stopped for a snapshot that could not be taken, nor if it could not be started again.
         for &nth in &running {
             let (of, op) = (self.service(nth), "stop");
+            is_callable(of)?;
             service::process(of).map_err(|why| Error::Service { op, service: of.to_string(), why })?;
         }
         for place in self.ground.quiesce.frozen() {
@@ -319,6 +324,8 @@ impl<A: Acts> World for Real<'_, A> {
             run: own(),
             guard: None,
             begun: Some(jiff::Timestamp::now()),
+            failed: None,
+            resumed: None,
             boot: process::boot_id(),
         };
         self.leases.forget_overdue(self.ground.job);
@@ -649,7 +656,7 @@ fn comes_up(leases: &Leases, entry: &Entry, within: Duration, is_of_now: bool) -
 }
 
 /// That none of these is gone.
-fn all_run(services: &[&Service]) -> Result<()> {
+pub(super) fn all_run(services: &[&Service]) -> Result<()> {
     match services.iter().find(|service| service::has_ended(service)) {
         None => Ok(()),
         Some(service) => {

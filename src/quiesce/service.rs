@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::model::Service;
+use crate::quiesce::family::Family;
 use crate::quiesce::process::Process;
 use crate::quiesce::systemd::{self, Trouble};
 use crate::quiesce::telling::Telling;
@@ -144,6 +145,9 @@ pub fn stop(
             let Some(pidfd) = process.map(Process::open).transpose()?.flatten() else {
                 return Ok(Stop::Down);
             };
+            // Once it has ended, nobody can tell any more whom it has begun.
+            let is_named = matches!(service, Service::Process { .. });
+            let mut family = process.filter(|_| is_named).map(|process| Family::of(process.number()));
             match pidfd_send_signal(&pidfd, Signal::TERM) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
                 Err(error) => return Err(format!("SIGTERM: {error}")),
@@ -151,7 +155,10 @@ pub fn stop(
             sent(Telling::Told);
             // What it has begun itself, and leaves running, may write still.
             let is_over = || !matches!(service, Service::Program { .. }) || runs(service) == Ok(false);
-            command::ends(&pidfd, until, true)? && eventually(until, true, || Ok(is_over()))?
+            command::ends(&pidfd, until, true)?
+                && eventually(until, true, || Ok(is_over()))?
+                && eventually(until, true, || Ok(family.as_mut().is_none_or(Family::is_gone)))?
+                || outlived(service, family.as_ref())
         }
         Service::Commands { stop, .. } => {
             match command::run_with(stop, within, true, kept, &mut || sent(Telling::About))? {
@@ -167,6 +174,15 @@ pub fn stop(
         }
     };
     Ok(if is_down { Stop::Down } else { Stop::Late })
+}
+
+/// Says who is there still of those that a process has begun: they may write.
+fn outlived(service: &Service, family: Option<&Family>) -> bool {
+    let left = family.map(Family::left).unwrap_or_default();
+    if !left.is_empty() {
+        tracing::warn!(%service, ?left, "processes that it has begun are there still");
+    }
+    false
 }
 
 /// Waits until it does not run. `Ok(false)`: it does when the time is over, or nobody knows.

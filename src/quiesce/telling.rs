@@ -147,6 +147,8 @@ mod tests {
                 run: None,
                 guard: None,
                 begun: None,
+                failed: None,
+                resumed: None,
                 boot: process::boot_id(),
             };
             left.leases.write(&lease).expect("written");

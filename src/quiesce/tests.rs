@@ -288,6 +288,8 @@ fn a_lease_is_whole_or_not_there() {
         run: None,
         guard: None,
         begun: None,
+        failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -458,6 +460,8 @@ fn a_start_of_one_service_says_nothing_of_what_another_one_did_before_the_machin
         run: None,
         guard: None,
         begun: None,
+        failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -480,6 +484,8 @@ fn what_is_left_is_named_and_forgotten_only_if_nobody_is_at_it() {
         run: None,
         guard: None,
         begun: None,
+        failed: None,
+        resumed: None,
         boot: String::new(),
     };
     leases.write(&lease).expect("written");
@@ -511,6 +517,8 @@ fn lease_of(boot: &str, services: Vec<(Service, lease::Stopping)>) -> Lease {
         run: None,
         guard: None,
         begun: None,
+        failed: None,
+        resumed: None,
         boot: boot.into(),
     }
 }

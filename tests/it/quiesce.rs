@@ -20,6 +20,7 @@ mod freeze;
 mod hooks;
 mod killed;
 mod left;
+mod mended;
 mod node;
 mod table;
 mod told;

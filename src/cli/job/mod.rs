@@ -132,7 +132,7 @@ fn check(config: &Config, context: &Context) -> Result<()> {
         names => format!("nothing is wrong with {}", names.join(", ")),
     };
     let files: Vec<_> = config.files.iter().map(|file| file.display().to_string()).collect();
-    let problems: Vec<_> = config.jobs.iter().flat_map(unknown).collect();
+    let problems: Vec<_> = config.jobs.iter().flat_map(absent).collect();
     if !problems.is_empty() {
         return Err(config::Error::Wrong { problems }.into());
     }
@@ -141,14 +141,25 @@ fn check(config: &Config, context: &Context) -> Result<()> {
     context.print(&json!({ "files": files, "jobs": names, "warnings": doubts }), text)
 }
 
-/// Programs that are not on this machine: each run is refused, as nobody could say whether they run.
-fn unknown(job: &Job) -> Vec<Problem> {
-    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services);
-    let errors = services.filter_map(|service| quiesce::is_known(service).err());
-    let key = format!("job.{}.quiesce.service.process.exe", job.name);
-    errors
-        .map(|error| Problem { place: job.place.clone(), key: key.clone(), what: error.to_string() })
-        .collect()
+/// Programs that are not on this machine, or can not be run: each run is refused, as nobody could say whether they run, or start them again.
+fn absent(job: &Job) -> Vec<Problem> {
+    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services).enumerate();
+    let found = services.filter_map(|(nth, service)| {
+        let error = quiesce::is_known(service).and_then(|()| quiesce::is_callable(service)).err()?;
+        placed(job, nth, &error)
+    });
+    found.collect()
+}
+
+/// Of an error that is about what the configuration names: where that is.
+fn placed(job: &Job, nth: usize, error: &quiesce::Error) -> Option<Problem> {
+    let key = match error {
+        quiesce::Error::NoProgram { .. } => "process.exe",
+        quiesce::Error::NotCallable { key, .. } => key,
+        _ => return None,
+    };
+    let place = job.service_places.get(nth).unwrap_or(&job.place).clone();
+    Some(Problem { place, key: format!("job.{}.quiesce.service.{key}", job.name), what: error.to_string() })
 }
 
 /// What is right, and may be refused by each run for what nobody has looked at yet.

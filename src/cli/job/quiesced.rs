@@ -68,7 +68,7 @@ pub(super) fn take(
     let Finished { snapshot, running, not_started, afterwards, downtime, .. } = done;
     let (mut object, mut text, mut failed) = match snapshot {
         Ok((object, text)) => (object, text, Vec::new()),
-        Err(error) => (json!({ "job": job.name }), String::new(), vec![error]),
+        Err(error) => (json!({ "job": job.name }), String::new(), vec![where_it_is(error, job, quiesce)]),
     };
     let is_taken = failed.is_empty();
     told["not_started"] = not_started.iter().map(ToString::to_string).collect();
@@ -101,6 +101,19 @@ pub(super) fn take(
         }
     }
     Ok(Taken { object, text: text.trim_start_matches('\n').into(), is_taken, failed })
+}
+
+/// What is wrong with a service, with its place in the configuration.
+fn where_it_is(error: Error, job: &Job, quiesce: &Quiesce) -> Error {
+    let (Error::Quiesce(wrong), services) = (&error, quiesce.services.iter()) else { return error };
+    let problem = match wrong {
+        quiesce::Error::NoProgram { service, .. } | quiesce::Error::NotCallable { service, .. } => services
+            .enumerate()
+            .find(|(_, one)| one.to_string() == *service)
+            .and_then(|(nth, _)| super::placed(job, nth, wrong)),
+        _ => None,
+    };
+    problem.map_or(error, |problem| config::Error::Wrong { problems: vec![problem] }.into())
 }
 
 /// Whether the guard of the job waits for longer than a service may take to stop: that is not over in another minute.

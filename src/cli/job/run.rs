@@ -513,6 +513,11 @@ impl Work<'_> {
     }
 
     fn foresee(&mut self, job: &Job, due: Option<&Due>, context: &Context) {
+        let problems = super::absent(job);
+        if !problems.is_empty() {
+            self.failed.push((format!("job {}", job.name), config::Error::Wrong { problems }.into()));
+            return;
+        }
         match snapshot::perform(snapshot::Args::of_job(job, true), context) {
             Ok((mut value, text)) => {
                 if let Some(due) = due {

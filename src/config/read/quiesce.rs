@@ -30,6 +30,13 @@ pub(super) struct RawQuiesce {
     max_downtime: Option<Text>,
 }
 
+impl RawQuiesce {
+    /// Where its services are.
+    pub(super) fn spans(&self) -> Vec<Range<usize>> {
+        self.service.iter().map(Spanned::span).collect()
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawService {

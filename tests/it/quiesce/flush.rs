@@ -418,7 +418,7 @@ fn a_program_that_is_not_here_is_not_taken_for_a_service_that_is_down() {
         assert!(is_told(&said), "{line}: {said}");
     }
     let (_, said) = lab.ends(2, "job check");
-    assert!(said.contains("config.toml:1: job.node.quiesce.service.process.exe: "), "{said}");
+    assert!(said.contains("config.toml:8: job.node.quiesce.service.process.exe: "), "{said}");
     assert!(lab.pid() == Some(first) && !lab.lease().exists(), "something was stopped");
     assert_eq!(lab.n_snapshots(), 0);
     // Nobody runs what is there: it is down.
