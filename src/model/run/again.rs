@@ -55,6 +55,8 @@ impl JobRecord {
         let subject = Subject::of_job(Op::Recover);
         self.note(Outcome::done(subject.clone(), now, Duration::ZERO));
         self.was_said_over(&subject, &Hearer::ALL);
+        // The next time that they are down is another one, whoever has heard of this.
+        (self.told, self.mailed) = (None, None);
         let killed = self.running.as_ref().filter(|running| running.pid != pid).map(|running| running.pid);
         let why = match (killed, &self.last_run) {
             (Some(killed), _) => {
@@ -80,6 +82,7 @@ impl JobRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::notify::Channel;
     use crate::model::run::Tally;
 
     #[test]
@@ -116,5 +119,27 @@ mod tests {
         let again = record.again.clone().expect("it is told");
         assert!(!again.is_of_killed() && again.why.text == "it did not stop in time", "{again:?}");
         assert!(!record.tally(&Subject::of_job(Op::Recover)).is_some_and(Tally::is_failing));
+    }
+
+    #[test]
+    fn who_was_told_that_services_are_down_is_told_of_the_next_time_once_they_have_run_again() {
+        let at = |second| Timestamp::from_second(second).expect("as it was made");
+        let failure = Failure::new("internal", "it IS DOWN");
+        let mut record = JobRecord::new("node", at(0));
+        let is_news = |record: &JobRecord, second| {
+            Channel::ALL.map(|whom| record.is_news(whom, at(second), Some(&failure)))
+        };
+        let tell = |record: &mut JobRecord, second| {
+            Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, at(second), Some(&failure)));
+        };
+        tell(&mut record, 10);
+        assert_eq!(is_news(&record, 20), [false; 2]);
+        record.recovered(at(30), &["a.service".to_owned()], None, 8);
+        assert_eq!(is_news(&record, 40), [true; 2]);
+        // Who takes his time to hear of the first one has not heard of the next one.
+        tell(&mut record, 10);
+        assert_eq!(is_news(&record, 40), [true; 2]);
+        tell(&mut record, 40);
+        assert_eq!(is_news(&record, 50), [false; 2]);
     }
 }
