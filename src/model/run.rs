@@ -548,6 +548,9 @@ impl JobRecord {
         self.forget(began);
         for outcome in outcomes {
             if outcome.subject.op == Op::Run {
+                if outcome.failure.is_none() {
+                    self.nothing_is_left();
+                }
                 self.last_run =
                     Some(LastRun { began, ended: Some(outcome.at), failure: outcome.failure.clone() });
             }

@@ -486,7 +486,11 @@ fn is_busy(error: &Error) -> bool {
 fn forget(jobs: &[String], context: &Context) -> Result<()> {
     let (mut forgotten, mut text, mut failed) = (Vec::new(), String::new(), None);
     for job in jobs {
-        match quiesce::forget(context.state_dir(), job) {
+        let outcome = quiesce::forget(context.state_dir(), job);
+        if outcome.is_ok() {
+            recorded::given_up(job, context);
+        }
+        match outcome {
             Ok(None) => {}
             Ok(Some(Forgotten { services, down, had_guard, unreadable })) => {
                 let guard = if had_guard { "; its guard was ended" } else { "" };

@@ -220,6 +220,17 @@ pub(super) fn recovered(done: &Recovered, context: &Context) {
     });
 }
 
+/// What a run had left stopped is nobody's to start any more. Who was told that it is down is told of the next time.
+pub(super) fn given_up(job: &str, context: &Context) {
+    // Of a job that nobody knows there is to be no record.
+    if Records::of(context.state_dir()).read(job).is_ok_and(|found| found.record.is_some()) {
+        change(job, context, |record| {
+            record.nothing_is_left();
+            (record.told, record.mailed) = (None, None);
+        });
+    }
+}
+
 /// Whether the last run of that job did not come to its end.
 pub(super) fn has_died(job: &str, context: &Context) -> bool {
     let found = Records::of(context.state_dir()).read(job).ok();

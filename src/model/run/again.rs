@@ -49,6 +49,14 @@ impl Again {
 }
 
 impl JobRecord {
+    /// Nothing is left to be started: it was given up, or a run has found all as it should be. That it failed is over, and the next time is another one.
+    pub fn nothing_is_left(&mut self) {
+        let subject = Subject::of_job(Op::Recover);
+        let Some(tally) = self.tallies.iter_mut().find(|tally| tally.subject == subject) else { return };
+        tally.in_a_row = Some(0);
+        tally.said.iter_mut().for_each(|said| said.is_over = true);
+    }
+
     /// Services that a run had left stopped run again, after so long: it could not say that itself. `pid` is who says so.
     pub fn recovered(&mut self, now: Timestamp, services: &[String], down: Option<Duration>, pid: u32) {
         down.into_iter().for_each(|down| self.was_down(down));
@@ -119,6 +127,34 @@ mod tests {
         let again = record.again.clone().expect("it is told");
         assert!(!again.is_of_killed() && again.why.text == "it did not stop in time", "{again:?}");
         assert!(!record.tally(&Subject::of_job(Op::Recover)).is_some_and(Tally::is_failing));
+    }
+
+    #[test]
+    fn that_services_could_not_be_started_is_over_once_a_run_goes_well_or_they_are_given_up() {
+        let at = |second| Timestamp::from_second(second).expect("as it was made");
+        let subject = Subject::of_job(Op::Recover);
+        let failed = |second, op| {
+            let failure = Some(Failure::new("internal", "it IS DOWN"));
+            Outcome { failure, ..Outcome::done(Subject::of_job(op), at(second), Duration::ZERO) }
+        };
+        let mut record = JobRecord::new("node", at(0));
+        let is_failing = |record: &JobRecord| record.tally(&subject).is_some_and(Tally::is_failing);
+        record.nothing_is_left();
+        assert_eq!(record, JobRecord::new("node", at(0)));
+        record.note(failed(1, Op::Recover));
+        record.was_said(&subject, Hearer::Mail, "internal", at(1));
+        record.begin(at(2), 7);
+        record.end(at(2), vec![failed(3, Op::Run)], |_| true);
+        assert!(is_failing(&record), "one that fails proves nothing");
+        record.begin(at(4), 7);
+        record.end(at(4), vec![Outcome::done(Subject::of_job(Op::Run), at(5), Duration::ZERO)], |_| true);
+        assert!(!is_failing(&record));
+        let tally = record.tally(&subject).expect("it is counted still");
+        assert_eq!((tally.done, tally.failed, tally.who_believes()), (0, 1, Vec::new()));
+        record.note(failed(6, Op::Recover));
+        assert!(is_failing(&record));
+        record.nothing_is_left();
+        assert!(!is_failing(&record));
     }
 
     #[test]

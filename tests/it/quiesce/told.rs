@@ -152,6 +152,24 @@ fn a_service_that_can_not_be_started_a_second_time_is_told_though_the_first_time
 }
 
 #[test]
+fn a_service_that_is_given_up_is_no_failure_any_more() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.ends(1, "job recover");
+    assert!(lab.ends(2, "check").0.contains("recover failed"));
+    // Somebody has started it by hand.
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.start();
+    lab.ends(0, "job recover --forget node");
+    let said = lab.runs("check").1;
+    assert!(!said.contains("recover failed") && !said.contains("IS DOWN"), "{said}");
+    assert_eq!(lab.n_recovered(), ["0", "1"]);
+}
+
+#[test]
 fn a_service_that_is_late_to_stop_each_night_is_told_each_night() {
     ground!("btrfs");
     let lab = Lab::that_tells_and("stop_within = \"500ms\"");
