@@ -170,6 +170,29 @@ fn a_service_that_is_given_up_is_no_failure_any_more() {
 }
 
 #[test]
+fn what_can_not_be_started_twice_within_an_hour_is_told_twice() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    for nth in 0..2 {
+        lab.dies("Verify", "both");
+        fs::write(lab.root().join("broken"), "").expect("written");
+        lab.ends(1, "job recover");
+        let told = lab.told();
+        assert!(
+            told.len() == 2 * nth + 1
+                && told[2 * nth].starts_with("failure internal ")
+                && told[2 * nth].contains("IS DOWN"),
+            "{told:?}"
+        );
+        fs::remove_file(lab.root().join("broken")).expect("removed");
+        lab.ends(0, "job recover");
+        lab.runs_again("recovered");
+        assert_eq!(lab.told().len(), 2 * nth + 2, "{:?}", lab.told());
+    }
+}
+
+#[test]
 fn a_service_that_is_late_to_stop_each_night_is_told_each_night() {
     ground!("btrfs");
     let lab = Lab::that_tells_and("stop_within = \"500ms\"");
