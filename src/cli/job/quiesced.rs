@@ -43,7 +43,7 @@ pub(super) fn take(
     job: &Job,
     quiesce: &Quiesce,
     known: BTreeSet<SnapshotName>,
-    begins: &mut dyn FnMut(),
+    (begins, began): (&mut dyn FnMut(), Timestamp),
     config: &Path,
     context: &Context,
 ) -> Result<Taken> {
@@ -52,7 +52,7 @@ pub(super) fn take(
     let ground =
         Ground { state_dir, job: &job.name, quiesce, roots: &roots, program: None, config: Some(config) };
     let done: Finished<_, Error> =
-        quiesce::quiesced(ground, Snapshots { job, known, context }, &mut |step| {
+        quiesce::quiesced(ground, Snapshots { job, known, began: Some(began), context }, &mut |step| {
             tracing::info!(?step, job = job.name);
             if step == Step::Look {
                 begins();
@@ -116,13 +116,13 @@ pub(super) fn waits_too_long(job: &Job, context: &Context) -> bool {
 /// How long services may take to stop of a job that has none any more.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Starts and thaws what a run has left, before anything is done that may fail, or take its time.
-pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
+/// Starts and thaws what a run has left, before anything is done that may fail, or take its time. `run` is when this one began, if it did.
+pub(super) fn recover_own(job: &Job, run: Option<Timestamp>, context: &Context) -> Result<()> {
     if !Leases::there(context.state_dir()).path(&job.name).exists() {
         return Ok(());
     }
     if let Some(done) = quiesce::recover(context.state_dir(), &job.name)? {
-        recorded::recovered(&done, context);
+        recorded::recovered(&done, run, context);
         context.warn(format!("a run of job {} has died: {} runs again", job.name, done.services.join(", ")));
     }
     Ok(())
@@ -146,7 +146,7 @@ pub(super) fn backed_up(
 ) -> Result<(Value, String)> {
     let kept = context.state_dir().join("backups").join(&job.name);
     forget_backups(&kept, jobs, context)?;
-    let mut acts = Snapshots { job, known, context };
+    let mut acts = Snapshots { job, known, began: None, context };
     let mut taken = acts.take()?;
     let guid = taken.0["snapshots"][0]["guid"].as_str().unwrap_or_default().to_owned();
     let into = kept.join(&guid);
@@ -258,6 +258,8 @@ fn told<S>(quiesce: &Quiesce, done: &Finished<S, Error>) -> Value {
 struct Snapshots<'a> {
     job: &'a Job,
     known: BTreeSet<SnapshotName>,
+    /// The run that takes them, by when it began.
+    began: Option<Timestamp>,
     context: &'a Context,
 }
 
@@ -266,7 +268,7 @@ impl quiesce::Acts for Snapshots<'_> {
     type Error = Error;
 
     fn recovered(&mut self, done: &Recovered) {
-        recorded::recovered(done, self.context);
+        recorded::recovered(done, self.began, self.context);
     }
 
     fn begins(&mut self) -> Result<()> {
@@ -424,7 +426,7 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         match quiesce::recover(context.state_dir(), job) {
             Ok(None) => {}
             Ok(Some(done)) => {
-                recorded::recovered(&done, context);
+                recorded::recovered(&done, None, context);
                 text += &format!("job {job}: {} runs\n", done.services.join(", "));
                 recovered.push(json!({ "job": job, "services": done.services }));
             }
@@ -520,7 +522,7 @@ pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()
     let failed = match quiesce::guard(context.state_dir(), job, io::stdout()) {
         Ok(None) => return Ok(()),
         Ok(Some(done)) => {
-            recorded::recovered(&done, context);
+            recorded::recovered(&done, None, context);
             context.warn(format!("the run of job {job} has died: {} started", done.services.join(", ")));
             None
         }

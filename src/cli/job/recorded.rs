@@ -63,6 +63,11 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Since when it is at work.
+    pub(super) fn began(&self) -> Timestamp {
+        self.began
+    }
+
     /// Whether the run before has failed at its snapshot, and came so far as to say so.
     pub(super) fn had_failed(&self) -> bool {
         self.had_failed
@@ -213,10 +218,10 @@ pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
     change(&job.name, context, |record| record.skip(Timestamp::now(), why));
 }
 
-/// Services run again that a run had left stopped: they were down until now.
-pub(super) fn recovered(done: &Recovered, context: &Context) {
+/// Services run again that a run had left stopped: they were down until now. `run` is when that one began which has started them, if it was a run of the job.
+pub(super) fn recovered(done: &Recovered, run: Option<Timestamp>, context: &Context) {
     change(&done.job, context, |record| {
-        record.recovered(Timestamp::now(), &done.services, done.down, std::process::id());
+        record.recovered(Timestamp::now(), &done.services, done.down, run);
     });
 }
 
