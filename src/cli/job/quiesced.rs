@@ -434,7 +434,7 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         }
     }
     context.print(&json!({ "recovered": recovered }), text)?;
-    tell_of_recovery(&known, &failed, config, context);
+    tell_of_recovery(&known, &failed, None, config, context);
     // A service that is down is what has to be known.
     failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();
@@ -443,7 +443,13 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
 }
 
 /// Has those told who are to know that services of these jobs run again, or can not be started. Without a configuration that can be read nobody is: the next run does it.
-fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path, context: &Context) {
+fn tell_of_recovery(
+    jobs: &[String],
+    failed: &[(&String, Error)],
+    since: Option<Timestamp>,
+    config: &Path,
+    context: &Context,
+) {
     if jobs.is_empty() {
         return;
     }
@@ -465,7 +471,7 @@ fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path,
     };
     let config = config.unwrap_or_else(|| Config { files: Vec::new(), jobs: Vec::new() });
     for (name, error) in failed.iter().filter(|(_, error)| !is_busy(error)) {
-        not_recovered(name, error, &config, context).into_iter().for_each(|news| news.tell(context));
+        not_recovered(name, error, since, &config, context).into_iter().for_each(|news| news.tell(context));
     }
     let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
     known.filter_map(|job| beside::again(job, context)).for_each(|news| news.tell(context));
@@ -474,10 +480,16 @@ fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path,
 /// How long a configuration is waited for that is needed for nothing but that.
 const ANSWERS: Duration = Duration::from_secs(10);
 
-/// What a run of that job has left stopped can not be started.
-fn not_recovered(name: &str, error: &Error, config: &Config, context: &Context) -> Option<ToTell> {
+/// What a run of that job has left stopped can not be started. A guard that was tried `since` then, and who has called it, both say so.
+fn not_recovered(
+    name: &str,
+    error: &Error,
+    since: Option<Timestamp>,
+    config: &Config,
+    context: &Context,
+) -> Option<ToTell> {
     let job = config.jobs.iter().find(|job| job.name == name);
-    beside::failed(name, job, Op::Recover, &recorded::failure(error), context).0
+    beside::failed(name, job, Op::Recover, &recorded::failure(error), since, context).0
 }
 
 fn is_busy(error: &Error) -> bool {
@@ -518,7 +530,7 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
 }
 
 pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()> {
-    let job = &args.job;
+    let (job, since) = (&args.job, Timestamp::now());
     let failed = match quiesce::guard(context.state_dir(), job, io::stdout()) {
         Ok(None) => return Ok(()),
         Ok(Some(done)) => {
@@ -532,7 +544,7 @@ pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()
     let failed: Vec<_> = failed.into_iter().map(|error| (job, error)).collect();
     let is_told = !failed.is_empty() && !recorded::has_died(job, context);
     if !is_told {
-        tell_of_recovery(std::slice::from_ref(job), &failed, config, context);
+        tell_of_recovery(std::slice::from_ref(job), &failed, Some(since), config, context);
     }
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
@@ -542,7 +554,7 @@ const MAKING_UP: Duration = Duration::from_secs(10);
 
 /// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
 pub(super) fn make_up(config: &Config, context: &Context) -> (Vec<(String, Error)>, Vec<ToTell>) {
-    let mut to_tell = Vec::new();
+    let (mut to_tell, since) = (Vec::new(), Timestamp::now());
     // Before anything is written, which may have to wait for that.
     let overdue = quiesce::end_overdue(context.state_dir()).into_iter();
     let mut failed: Vec<_> = overdue.map(|(job, error)| (format!("job {job}"), Error::from(error))).collect();
@@ -558,7 +570,7 @@ pub(super) fn make_up(config: &Config, context: &Context) -> (Vec<(String, Error
             Err(error) if error.is_busy() => {}
             Err(error) => {
                 let error = error.into();
-                to_tell.extend(not_recovered(&job, &error, config, context));
+                to_tell.extend(not_recovered(&job, &error, Some(since), config, context));
                 failed.push((format!("job {job}"), error));
             }
             Ok(MadeUp::Done(services)) => {

@@ -229,7 +229,7 @@ impl Work<'_> {
         if !self.is_first(job, op) {
             return;
         }
-        let (to_tell, is_new) = beside::failed(&job.name, Some(job), op, &failure, context);
+        let (to_tell, is_new) = beside::failed(&job.name, Some(job), op, &failure, None, context);
         self.to_tell.extend(to_tell);
         if is_new {
             self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);

@@ -152,6 +152,22 @@ fn a_service_that_can_not_be_started_a_second_time_is_told_though_the_first_time
 }
 
 #[test]
+fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.runs("job run --due");
+    no_guard_is_left(&lab);
+    assert_eq!(lab.n_recovered(), ["0", "1"]);
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.ends(0, "job recover");
+    lab.runs_again("recovered");
+    assert_eq!(lab.n_recovered(), ["1", "1"]);
+}
+
+#[test]
 fn a_service_that_is_given_up_is_no_failure_any_more() {
     ground!("btrfs");
     let lab = Lab::that_tells();

@@ -17,12 +17,13 @@ use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject};
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// That failed, which is no run, and may each minute. Whoever has not heard of it is told; answers that, and whether `on_failure` is to be called. Of one that is not
-/// configured any more, it is written down.
+/// configured any more, it is written down. What has failed `since` then is what somebody else who was at it has counted.
 pub(in crate::cli::job) fn failed(
     name: &str,
     job: Option<&Job>,
     op: Op,
     failure: &Failure,
+    since: Option<Timestamp>,
     context: &Context,
 ) -> (Option<ToTell>, bool) {
     let (subject, now) = (Subject::of_job(op), Timestamp::now());
@@ -30,7 +31,11 @@ pub(in crate::cli::job) fn failed(
     let outcome = Outcome { failure: Some(failure.clone()), ..outcome };
     let mut hearers = Hearer::ALL.to_vec();
     change(name, context, |record| {
-        record.note(outcome);
+        let last = record.tally(&subject).and_then(|tally| tally.last_failure.as_ref());
+        let is_counted = last.zip(since).is_some_and(|(last, since)| (since..=now).contains(&last.at));
+        if !is_counted {
+            record.note(outcome);
+        }
         hearers = record.who_is_to_hear(&subject, &failure.class, now);
         if hearers.contains(&Hearer::Hook) {
             record.was_said(&subject, Hearer::Hook, &failure.class, now);
