@@ -489,7 +489,12 @@ fn not_recovered(
     context: &Context,
 ) -> Option<ToTell> {
     let job = config.jobs.iter().find(|job| job.name == name);
-    beside::failed(name, job, Op::Recover, &recorded::failure(error), since, context).0
+    let failure = recorded::failure(error);
+    let (to_tell, is_new) = beside::failed(name, job, Op::Recover, &failure, since, context);
+    if let Some(job) = job.filter(|_| is_new) {
+        hooks::call_beside(job, failure, context);
+    }
+    to_tell
 }
 
 fn is_busy(error: &Error) -> bool {

@@ -168,6 +168,35 @@ fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
 }
 
 #[test]
+fn on_failure_is_called_once_of_what_can_not_be_started_by_whoever_tries_and_of_the_next_time() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let config = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let hook = "[job.node.hooks]\non_failure = [\"/bin/sh\", \"-c\", \"echo $COWSNAP_CLASS $COWSNAP_MESSAGE >> ROOT/called\"]\n";
+    let called = || fs::read_to_string(lab.root().join("called")).unwrap_or_default();
+    lab.start();
+    for (nth, line) in ["job recover", "job run --due"].into_iter().enumerate() {
+        // One that has none is not said to have heard of it.
+        lab.write(&config);
+        lab.dies("Verify", "both");
+        fs::write(lab.root().join("broken"), "").expect("written");
+        lab.ends(1, "job recover");
+        assert_eq!(called().lines().count(), nth);
+        lab.write(&format!("{config}{hook}"));
+        for _ in 0..2 {
+            lab.runs(line);
+            no_guard_is_left(&lab);
+            assert_eq!(called().lines().count(), nth + 1, "{}", called());
+        }
+        let last = called().lines().last().map(str::to_owned).expect("one");
+        assert!(last.starts_with("internal ") && last.contains("IS DOWN"), "{last}");
+        fs::remove_file(lab.root().join("broken")).expect("removed");
+        lab.ends(0, "job recover");
+        lab.runs_again("recovered");
+    }
+}
+
+#[test]
 fn a_service_that_is_given_up_is_no_failure_any_more() {
     ground!("btrfs");
     let lab = Lab::that_tells();

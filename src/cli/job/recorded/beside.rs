@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{About, ToTell, change};
 use crate::cli::Context;
+use crate::cli::job::hooks::{self, Moment};
 use crate::config::Job;
 use crate::exec::notify::{self, Heard};
 use crate::exec::record::Records;
@@ -29,6 +30,7 @@ pub(in crate::cli::job) fn failed(
     let (subject, now) = (Subject::of_job(op), Timestamp::now());
     let outcome = Outcome::done(subject.clone(), now, Duration::ZERO);
     let outcome = Outcome { failure: Some(failure.clone()), ..outcome };
+    let has_hook = job.is_some_and(|job| hooks::has(Moment::OnFailure, job));
     let mut hearers = Hearer::ALL.to_vec();
     change(name, context, |record| {
         let last = record.tally(&subject).and_then(|tally| tally.last_failure.as_ref());
@@ -37,7 +39,7 @@ pub(in crate::cli::job) fn failed(
             record.note(outcome);
         }
         hearers = record.who_is_to_hear(&subject, &failure.class, now);
-        if hearers.contains(&Hearer::Hook) {
+        if has_hook && hearers.contains(&Hearer::Hook) {
             record.was_said(&subject, Hearer::Hook, &failure.class, now);
         }
     });
@@ -49,7 +51,7 @@ pub(in crate::cli::job) fn failed(
         let message = Message { failure: Some(failure.clone()), what, ..message(job, News::Failure, now) };
         to_tell(job, message, About::Op(op), &hearers, now)
     });
-    (to_tell, hearers.contains(&Hearer::Hook))
+    (to_tell, has_hook && hearers.contains(&Hearer::Hook))
 }
 
 /// That is well now. Who believes that it is not is told.
