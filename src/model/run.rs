@@ -548,6 +548,9 @@ impl JobRecord {
         self.forget(began);
         for outcome in outcomes {
             if outcome.subject.op == Op::Run {
+                if outcome.failure.is_none() {
+                    self.nothing_is_left();
+                }
                 self.last_run =
                     Some(LastRun { began, ended: Some(outcome.at), failure: outcome.failure.clone() });
             }
@@ -587,10 +590,14 @@ impl JobRecord {
     }
 
     /// `whom` was told of the failure of the run that was over at `now`, or that went well: of the next failure it is told then. Who is told late, when a later run
-    /// is over, has it say what counts.
+    /// is over, has it say what counts; and when services run again that it had left stopped, the next failure is another one.
     pub fn was_told(&mut self, whom: Channel, now: Timestamp, failure: Option<&Failure>) {
         let last = self.last_run.as_ref().and_then(|last| last.ended);
         if last.is_some_and(|ended| ended > now) {
+            return;
+        }
+        // What it had left down runs since.
+        if failure.is_some() && self.again.as_ref().is_some_and(|again| again.at > now) {
             return;
         }
         let told = failure.map(|failure| Told { at: now, class: failure.class.clone() });

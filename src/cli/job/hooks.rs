@@ -4,9 +4,11 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::cli::Context;
+use crate::cli::doctor::with_causes;
 use crate::cli::job::recorded;
 use crate::config::{Hooks, Job};
 use crate::exec::notify;
+use crate::model::run::Failure;
 use crate::quiesce;
 
 /// A moment, and what is called then.
@@ -61,20 +63,29 @@ pub(super) fn call(
 ) -> crate::Result<()> {
     let Some(hooks) = &job.hooks else { return Ok(()) };
     let Some(command) = moment.command(hooks) else { return Ok(()) };
-    let environment = environment(moment, job, taken, failed, context);
+    let environment = environment(moment, job, taken, recorded::summed(failed), context);
     // Who ends a run is told of it, too.
     let is_interrupted = moment != Moment::OnFailure;
     Ok(quiesce::call(moment.name(), command, &environment, hooks.within, is_interrupted)?)
+}
+
+/// Calls `on_failure` of what failed beside the runs of the job. That it fails, too, is warned of.
+pub(super) fn call_beside(job: &Job, failure: Failure, context: &Context) {
+    let Some(hooks) = &job.hooks else { return };
+    let Some(command) = Moment::OnFailure.command(hooks) else { return };
+    let environment = environment(Moment::OnFailure, job, &Value::Null, Some(failure), context);
+    if let Err(error) = quiesce::call(Moment::OnFailure.name(), command, &environment, hooks.within, false) {
+        context.warn(format!("job {}: {}", job.name, with_causes(&error.into())));
+    }
 }
 
 fn environment(
     moment: Moment,
     job: &Job,
     taken: &Value,
-    failed: &[(String, Error)],
+    failure: Option<Failure>,
     context: &Context,
 ) -> Vec<(String, String)> {
-    let failure = recorded::summed(failed);
     let result = if failure.is_some() { "failure" } else { "success" };
     let (class, message) = failure.map(|failure| (failure.class, failure.text)).unwrap_or_default();
     let mut all: Vec<(String, String)> = vec![

@@ -13,6 +13,7 @@ use crate::model::{Flush, Flushed};
 use crate::plan::schedule::Schedule;
 use crate::{Error, Result, quiesce};
 
+mod absent;
 mod check_words;
 mod due;
 mod hooks;
@@ -136,7 +137,8 @@ fn check(config: &Config, context: &Context) -> Result<()> {
     if !problems.is_empty() {
         return Err(config::Error::Wrong { problems }.into());
     }
-    let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).collect();
+    let absent = config.jobs.iter().flat_map(absent::absent);
+    let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).chain(absent).collect();
     doubts.iter().for_each(|doubt| context.warn(doubt));
     context.print(&json!({ "files": files, "jobs": names, "warnings": doubts }), text)
 }

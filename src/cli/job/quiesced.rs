@@ -43,7 +43,7 @@ pub(super) fn take(
     job: &Job,
     quiesce: &Quiesce,
     known: BTreeSet<SnapshotName>,
-    begins: &mut dyn FnMut(),
+    (begins, began): (&mut dyn FnMut(), Timestamp),
     config: &Path,
     context: &Context,
 ) -> Result<Taken> {
@@ -52,7 +52,7 @@ pub(super) fn take(
     let ground =
         Ground { state_dir, job: &job.name, quiesce, roots: &roots, program: None, config: Some(config) };
     let done: Finished<_, Error> =
-        quiesce::quiesced(ground, Snapshots { job, known, context }, &mut |step| {
+        quiesce::quiesced(ground, Snapshots { job, known, began: Some(began), context }, &mut |step| {
             tracing::info!(?step, job = job.name);
             if step == Step::Look {
                 begins();
@@ -129,13 +129,13 @@ pub(super) fn waits_too_long(job: &Job, context: &Context) -> bool {
 /// How long services may take to stop of a job that has none any more.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Starts and thaws what a run has left, before anything is done that may fail, or take its time.
-pub(super) fn recover_own(job: &Job, context: &Context) -> Result<()> {
+/// Starts and thaws what a run has left, before anything is done that may fail, or take its time. `run` is when this one began, if it did.
+pub(super) fn recover_own(job: &Job, run: Option<Timestamp>, context: &Context) -> Result<()> {
     if !Leases::there(context.state_dir()).path(&job.name).exists() {
         return Ok(());
     }
     if let Some(done) = quiesce::recover(context.state_dir(), &job.name)? {
-        recorded::recovered(&done, context);
+        recorded::recovered(&done, run, context);
         context.warn(format!("a run of job {} has died: {} runs again", job.name, done.services.join(", ")));
     }
     Ok(())
@@ -159,7 +159,7 @@ pub(super) fn backed_up(
 ) -> Result<(Value, String)> {
     let kept = context.state_dir().join("backups").join(&job.name);
     forget_backups(&kept, jobs, context)?;
-    let mut acts = Snapshots { job, known, context };
+    let mut acts = Snapshots { job, known, began: None, context };
     let mut taken = acts.take()?;
     let guid = taken.0["snapshots"][0]["guid"].as_str().unwrap_or_default().to_owned();
     let into = kept.join(&guid);
@@ -271,6 +271,8 @@ fn told<S>(quiesce: &Quiesce, done: &Finished<S, Error>) -> Value {
 struct Snapshots<'a> {
     job: &'a Job,
     known: BTreeSet<SnapshotName>,
+    /// The run that takes them, by when it began.
+    began: Option<Timestamp>,
     context: &'a Context,
 }
 
@@ -279,7 +281,7 @@ impl quiesce::Acts for Snapshots<'_> {
     type Error = Error;
 
     fn recovered(&mut self, done: &Recovered) {
-        recorded::recovered(done, self.context);
+        recorded::recovered(done, self.began, self.context);
     }
 
     fn begins(&mut self) -> Result<()> {
@@ -437,7 +439,7 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         match quiesce::recover(context.state_dir(), job) {
             Ok(None) => {}
             Ok(Some(done)) => {
-                recorded::recovered(&done, context);
+                recorded::recovered(&done, None, context);
                 text += &format!("job {job}: {} runs\n", done.services.join(", "));
                 recovered.push(json!({ "job": job, "services": done.services }));
             }
@@ -445,7 +447,7 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         }
     }
     context.print(&json!({ "recovered": recovered }), text)?;
-    tell_of_recovery(&known, &failed, config, context);
+    tell_of_recovery(&known, &failed, None, config, context);
     // A service that is down is what has to be known.
     failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();
@@ -454,7 +456,13 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
 }
 
 /// Has those told who are to know that services of these jobs run again, or can not be started. Without a configuration that can be read nobody is: the next run does it.
-fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path, context: &Context) {
+fn tell_of_recovery(
+    jobs: &[String],
+    failed: &[(&String, Error)],
+    since: Option<Timestamp>,
+    config: &Path,
+    context: &Context,
+) {
     if jobs.is_empty() {
         return;
     }
@@ -476,7 +484,7 @@ fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path,
     };
     let config = config.unwrap_or_else(|| Config { files: Vec::new(), jobs: Vec::new() });
     for (name, error) in failed.iter().filter(|(_, error)| !is_busy(error)) {
-        not_recovered(name, error, &config, context).into_iter().for_each(|news| news.tell(context));
+        not_recovered(name, error, since, &config, context).into_iter().for_each(|news| news.tell(context));
     }
     let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
     known.filter_map(|job| beside::again(job, context)).for_each(|news| news.tell(context));
@@ -485,10 +493,21 @@ fn tell_of_recovery(jobs: &[String], failed: &[(&String, Error)], config: &Path,
 /// How long a configuration is waited for that is needed for nothing but that.
 const ANSWERS: Duration = Duration::from_secs(10);
 
-/// What a run of that job has left stopped can not be started.
-fn not_recovered(name: &str, error: &Error, config: &Config, context: &Context) -> Option<ToTell> {
+/// What a run of that job has left stopped can not be started. A guard that was tried `since` then, and who has called it, both say so.
+fn not_recovered(
+    name: &str,
+    error: &Error,
+    since: Option<Timestamp>,
+    config: &Config,
+    context: &Context,
+) -> Option<ToTell> {
     let job = config.jobs.iter().find(|job| job.name == name);
-    beside::failed(name, job, Op::Recover, &recorded::failure(error), context).0
+    let failure = recorded::failure(error);
+    let (to_tell, is_new) = beside::failed(name, job, Op::Recover, &failure, since, context);
+    if let Some(job) = job.filter(|_| is_new) {
+        hooks::call_beside(job, failure, context);
+    }
+    to_tell
 }
 
 fn is_busy(error: &Error) -> bool {
@@ -499,7 +518,11 @@ fn is_busy(error: &Error) -> bool {
 fn forget(jobs: &[String], context: &Context) -> Result<()> {
     let (mut forgotten, mut text, mut failed) = (Vec::new(), String::new(), None);
     for job in jobs {
-        match quiesce::forget(context.state_dir(), job) {
+        let outcome = quiesce::forget(context.state_dir(), job);
+        if outcome.is_ok() {
+            recorded::given_up(job, context);
+        }
+        match outcome {
             Ok(None) => {}
             Ok(Some(Forgotten { services, down, had_guard, unreadable })) => {
                 let guard = if had_guard { "; its guard was ended" } else { "" };
@@ -525,11 +548,11 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
 }
 
 pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()> {
-    let job = &args.job;
+    let (job, since) = (&args.job, Timestamp::now());
     let failed = match quiesce::guard(context.state_dir(), job, io::stdout()) {
         Ok(None) => return Ok(()),
         Ok(Some(done)) => {
-            recorded::recovered(&done, context);
+            recorded::recovered(&done, None, context);
             context.warn(format!("the run of job {job} has died: {} started", done.services.join(", ")));
             None
         }
@@ -539,7 +562,7 @@ pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()
     let failed: Vec<_> = failed.into_iter().map(|error| (job, error)).collect();
     let is_told = !failed.is_empty() && !recorded::has_died(job, context);
     if !is_told {
-        tell_of_recovery(std::slice::from_ref(job), &failed, config, context);
+        tell_of_recovery(std::slice::from_ref(job), &failed, Some(since), config, context);
     }
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
@@ -549,7 +572,7 @@ const MAKING_UP: Duration = Duration::from_secs(10);
 
 /// Starts what is left stopped, whoever left it, of all jobs: what is due may not be what died. Who is at work is left alone.
 pub(super) fn make_up(config: &Config, context: &Context) -> (Vec<(String, Error)>, Vec<ToTell>) {
-    let mut to_tell = Vec::new();
+    let (mut to_tell, since) = (Vec::new(), Timestamp::now());
     // Before anything is written, which may have to wait for that.
     let overdue = quiesce::end_overdue(context.state_dir()).into_iter();
     let mut failed: Vec<_> = overdue.map(|(job, error)| (format!("job {job}"), Error::from(error))).collect();
@@ -565,7 +588,7 @@ pub(super) fn make_up(config: &Config, context: &Context) -> (Vec<(String, Error
             Err(error) if error.is_busy() => {}
             Err(error) => {
                 let error = error.into();
-                to_tell.extend(not_recovered(&job, &error, config, context));
+                to_tell.extend(not_recovered(&job, &error, Some(since), config, context));
                 failed.push((format!("job {job}"), error));
             }
             Ok(MadeUp::Done(services)) => {

@@ -63,6 +63,11 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Since when it is at work.
+    pub(super) fn began(&self) -> Timestamp {
+        self.began
+    }
+
     /// Whether the run before has failed at its snapshot, and came so far as to say so.
     pub(super) fn had_failed(&self) -> bool {
         self.had_failed
@@ -213,11 +218,22 @@ pub(super) fn skipped(job: &Job, why: &str, context: &Context) {
     change(&job.name, context, |record| record.skip(Timestamp::now(), why));
 }
 
-/// Services run again that a run had left stopped: they were down until now.
-pub(super) fn recovered(done: &Recovered, context: &Context) {
+/// Services run again that a run had left stopped: they were down until now. `run` is when that one began which has started them, if it was a run of the job.
+pub(super) fn recovered(done: &Recovered, run: Option<Timestamp>, context: &Context) {
     change(&done.job, context, |record| {
-        record.recovered(Timestamp::now(), &done.services, done.down, std::process::id());
+        record.recovered(Timestamp::now(), &done.services, done.down, run);
     });
+}
+
+/// What a run had left stopped is nobody's to start any more. Who was told that it is down is told of the next time.
+pub(super) fn given_up(job: &str, context: &Context) {
+    // Of a job that nobody knows there is to be no record.
+    if Records::of(context.state_dir()).read(job).is_ok_and(|found| found.record.is_some()) {
+        change(job, context, |record| {
+            record.nothing_is_left();
+            (record.told, record.mailed) = (None, None);
+        });
+    }
 }
 
 /// Whether the last run of that job did not come to its end.

@@ -229,7 +229,7 @@ impl Work<'_> {
         if !self.is_first(job, op) {
             return;
         }
-        let (to_tell, is_new) = beside::failed(&job.name, Some(job), op, &failure, context);
+        let (to_tell, is_new) = beside::failed(&job.name, Some(job), op, &failure, None, context);
         self.to_tell.extend(to_tell);
         if is_new {
             self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
@@ -261,7 +261,8 @@ impl Work<'_> {
             }
             Err(error) => {
                 // What is to be done is not known; what is to run again is.
-                if let Some(error) = quiesced::recover_own(job, context).err().filter(|error| !is_busy(error))
+                if let Some(error) =
+                    quiesced::recover_own(job, None, context).err().filter(|error| !is_busy(error))
                 {
                     self.failed.push((format!("job {}", job.name), error));
                 }
@@ -379,11 +380,13 @@ impl Work<'_> {
 
     /// Its snapshot. What a run has left stopped is started before all else: whatever fails then, it runs.
     fn taken(&self, job: &Job, recorder: &mut Recorder<'_>, context: &Context) -> Result<Taken> {
-        let recovered = quiesced::recover_own(job, context);
+        let began = recorder.began();
+        let recovered = quiesced::recover_own(job, Some(began), context);
         if let Some(quiesce) = &job.quiesce {
             recovered?;
             let known = quiesced::discard_unconfirmed(job, context)?;
-            return quiesced::take(job, quiesce, known, &mut || recorder.starts(), &self.config, context);
+            let begins = (&mut || recorder.starts()) as &mut dyn FnMut();
+            return quiesced::take(job, quiesce, known, (begins, began), &self.config, context);
         }
         // What nothing is called for in vain is no reason to have no snapshot.
         let failed = match recovered {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{JobRecord, Subject, Tally};
+use super::{JobRecord, Op, Subject, Tally};
 
 /// Who hears of what is no run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ const PAUSE: i64 = 60 * 60;
 impl Tally {
     fn is_to_hear(&self, whom: Hearer, class: &str, now: Timestamp) -> bool {
         let Some(said) = self.said.iter().find(|said| said.whom == whom) else { return true };
+        // Services that are down once more are no trigger that comes and goes.
+        if said.is_over && self.subject.op == Op::Recover {
+            return true;
+        }
         let pause = if said.is_over || said.class != class { PAUSE } else { DAY };
         // A clock that was ahead keeps nobody in the dark.
         !(0..pause).contains(&(now.as_second() - said.at.as_second()))
@@ -82,10 +86,24 @@ impl JobRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::run::Op;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("as it was made")
+    }
+
+    #[test]
+    fn services_that_are_down_once_more_are_told_at_once() {
+        let subject = Subject::of_job(Op::Recover);
+        let mut record = JobRecord::new("node", at(0));
+        record.was_said(&subject, Hearer::Mail, "internal", at(1000));
+        let hears = |record: &JobRecord, second| {
+            record.who_is_to_hear(&subject, "internal", at(second)).contains(&Hearer::Mail)
+        };
+        assert!(!hears(&record, 1060) && !hears(&record, 1000 + PAUSE));
+        record.was_said_over(&subject, &[Hearer::Mail]);
+        assert!(hears(&record, 1060));
+        record.was_said(&subject, Hearer::Mail, "internal", at(1060));
+        assert!(!hears(&record, 1120));
     }
 
     #[test]

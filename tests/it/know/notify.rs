@@ -184,6 +184,44 @@ fn what_is_no_address_is_told_before_the_night() {
     }
 }
 
+#[test]
+fn a_program_that_nobody_could_call_is_warned_of_before_the_night() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, plain) = (folder.path().join("config.toml"), folder.path().join("plain"));
+    fs::write(&plain, "").expect("written");
+    let plain = plain.to_str().expect("utf-8");
+    let warnings = |lines: &str| {
+        let job = "[job.a]\ndatasets = [\"/srv/a\"]\ncrash_consistent = true\n";
+        fs::write(&config, format!("{job}{lines}\n")).expect("written");
+        let output = crate::ground::cowsnap(folder.path())
+            .args(["job", "check", "--json"])
+            .env("COWSNAP_CONFIG", &config)
+            .output()
+            .expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        said["warnings"].as_array().expect("a list").clone()
+    };
+    for (table, key, name) in [
+        ("notify", "command = [\"PROGRAM\"]", "notify.command"),
+        ("notify", "mail = \"root\"\nsendmail = \"PROGRAM\"", "notify.sendmail"),
+        ("hooks", "on_failure = [\"PROGRAM\", \"x\"]", "hooks.on_failure"),
+        ("hooks", "before_snapshot = [\"PROGRAM\"]", "hooks.before_snapshot"),
+        ("trigger", "number = { command = [\"PROGRAM\"] }\nat_least = 5", "trigger.number"),
+    ] {
+        let with = |program: &str| warnings(&format!("[job.a.{table}]\n{}", key.replace("PROGRAM", program)));
+        for program in ["/nothere", plain, "/usr/bin"] {
+            let said = with(program);
+            let text = said.first().and_then(|text| text.as_str()).unwrap_or_default();
+            assert!(
+                said.len() == 1 && text.contains(&format!("job.a.{name}: {program} is not there")),
+                "{key}: {said:?}"
+            );
+        }
+        assert!(with("/bin/true").is_empty(), "{key}");
+    }
+}
+
 /// A script that does `lines`, with its own standard error.
 fn loud(lab: &Lab, name: &str, lines: &str) -> PathBuf {
     let path = lab.fs.outside().join(name);

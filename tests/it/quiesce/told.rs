@@ -7,7 +7,11 @@ use super::*;
 impl Lab {
     /// With a program that is told of runs.
     fn that_tells() -> Self {
-        let lab = Self::new("");
+        Self::that_tells_and("")
+    }
+
+    fn that_tells_and(rest: &str) -> Self {
+        let lab = Self::new(rest);
         let tell = lab.root().join("tell");
         let line = "echo \"$COWSNAP_RESULT $COWSNAP_CLASS $COWSNAP_MESSAGE\"";
         let text = format!("#!/bin/sh\n{line} >>{}\n", lab.root().join("told").display());
@@ -115,6 +119,145 @@ fn what_can_not_be_started_after_the_machine_s_start_is_told_once_and_then_that_
     lab.runs_again("recovered");
     assert!(lab.told().len() == 2 && lab.told()[1].contains("runs again"), "{:?}", lab.told());
     assert_eq!(lab.n_recovered(), ["1", "2"]);
+}
+
+/// Waits for the end of those that wait for services.
+fn no_guard_is_left(lab: &Lab) {
+    waits("the guard's end", || guards(&lab.root().join("state")).is_empty());
+}
+
+#[test]
+fn a_service_that_can_not_be_started_a_second_time_is_told_though_the_first_time_was() {
+    ground!("btrfs");
+    let lab = Lab::that_tells_and("start_within = \"300ms\"");
+    lab.start();
+    for nth in 0..2 {
+        fs::write(lab.root().join("broken"), "").expect("written");
+        let (_, said) = lab.ends(1, "job run node");
+        assert!(said.contains("IS DOWN"), "{said}");
+        no_guard_is_left(&lab);
+        let told = lab.told();
+        assert!(
+            told.len() == 2 * nth + 1
+                && told[2 * nth].starts_with("failure internal ")
+                && told[2 * nth].contains("IS DOWN"),
+            "{told:?}"
+        );
+        fs::remove_file(lab.root().join("broken")).expect("removed");
+        lab.ends(0, "job recover");
+        lab.runs_again("recovered");
+        let told = lab.told();
+        assert!(told.len() == 2 * nth + 2 && told[2 * nth + 1].starts_with("recovery internal "), "{told:?}");
+    }
+}
+
+#[test]
+fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.runs("job run --due");
+    no_guard_is_left(&lab);
+    assert_eq!(lab.n_recovered(), ["0", "1"]);
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.ends(0, "job recover");
+    lab.runs_again("recovered");
+    assert_eq!(lab.n_recovered(), ["1", "1"]);
+}
+
+#[test]
+fn on_failure_is_called_once_of_what_can_not_be_started_by_whoever_tries_and_of_the_next_time() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    let config = fs::read_to_string(lab.root().join("config.toml")).expect("read");
+    let hook = "[job.node.hooks]\non_failure = [\"/bin/sh\", \"-c\", \"echo $COWSNAP_CLASS $COWSNAP_MESSAGE >> ROOT/called\"]\n";
+    let called = || fs::read_to_string(lab.root().join("called")).unwrap_or_default();
+    lab.start();
+    for (nth, line) in ["job recover", "job run --due"].into_iter().enumerate() {
+        // One that has none is not said to have heard of it.
+        lab.write(&config);
+        lab.dies("Verify", "both");
+        fs::write(lab.root().join("broken"), "").expect("written");
+        lab.ends(1, "job recover");
+        assert_eq!(called().lines().count(), nth);
+        lab.write(&format!("{config}{hook}"));
+        for _ in 0..2 {
+            lab.runs(line);
+            no_guard_is_left(&lab);
+            assert_eq!(called().lines().count(), nth + 1, "{}", called());
+        }
+        let last = called().lines().last().map(str::to_owned).expect("one");
+        assert!(last.starts_with("internal ") && last.contains("IS DOWN"), "{last}");
+        fs::remove_file(lab.root().join("broken")).expect("removed");
+        lab.ends(0, "job recover");
+        lab.runs_again("recovered");
+    }
+}
+
+#[test]
+fn a_service_that_is_given_up_is_no_failure_any_more() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    lab.ends(1, "job recover");
+    assert!(lab.ends(2, "check").0.contains("recover failed"));
+    // Somebody has started it by hand.
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.start();
+    lab.ends(0, "job recover --forget node");
+    let said = lab.runs("check").1;
+    assert!(!said.contains("recover failed") && !said.contains("IS DOWN"), "{said}");
+    assert_eq!(lab.n_recovered(), ["0", "1"]);
+}
+
+#[test]
+fn what_can_not_be_started_twice_within_an_hour_is_told_twice() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    for nth in 0..2 {
+        lab.dies("Verify", "both");
+        fs::write(lab.root().join("broken"), "").expect("written");
+        lab.ends(1, "job recover");
+        let told = lab.told();
+        assert!(
+            told.len() == 2 * nth + 1
+                && told[2 * nth].starts_with("failure internal ")
+                && told[2 * nth].contains("IS DOWN"),
+            "{told:?}"
+        );
+        fs::remove_file(lab.root().join("broken")).expect("removed");
+        lab.ends(0, "job recover");
+        lab.runs_again("recovered");
+        assert_eq!(lab.told().len(), 2 * nth + 2, "{:?}", lab.told());
+    }
+}
+
+#[test]
+fn a_service_that_is_late_to_stop_each_night_is_told_each_night() {
+    ground!("btrfs");
+    let lab = Lab::that_tells_and("stop_within = \"500ms\"");
+    // For longer than its run waits.
+    let script = SCRIPT.replace("sleep 3 ", "sleep 15 ");
+    fs::write(lab.root().join("service"), script).expect("written");
+    lab.start();
+    fs::write(lab.root().join("slow"), "").expect("written");
+    for nth in 0..2 {
+        lab.ends(5, "job run node");
+        // Its guard starts it once it has stopped.
+        waits("that it is told", || lab.told().len() == 2 * nth + 2);
+        let told = lab.told();
+        assert!(
+            told[2 * nth].starts_with("failure unreachable ") && told[2 * nth + 1].starts_with("recovery "),
+            "{told:?}"
+        );
+        lab.runs_again("its guard");
+        no_guard_is_left(&lab);
+    }
 }
 
 #[test]

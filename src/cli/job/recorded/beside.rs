@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{About, ToTell, change};
 use crate::cli::Context;
+use crate::cli::job::hooks::{self, Moment};
 use crate::config::Job;
 use crate::exec::notify::{self, Heard};
 use crate::exec::record::Records;
@@ -17,22 +18,28 @@ use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject};
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// That failed, which is no run, and may each minute. Whoever has not heard of it is told; answers that, and whether `on_failure` is to be called. Of one that is not
-/// configured any more, it is written down.
+/// configured any more, it is written down. What has failed `since` then is what somebody else who was at it has counted.
 pub(in crate::cli::job) fn failed(
     name: &str,
     job: Option<&Job>,
     op: Op,
     failure: &Failure,
+    since: Option<Timestamp>,
     context: &Context,
 ) -> (Option<ToTell>, bool) {
     let (subject, now) = (Subject::of_job(op), Timestamp::now());
     let outcome = Outcome::done(subject.clone(), now, Duration::ZERO);
     let outcome = Outcome { failure: Some(failure.clone()), ..outcome };
+    let has_hook = job.is_some_and(|job| hooks::has(Moment::OnFailure, job));
     let mut hearers = Hearer::ALL.to_vec();
     change(name, context, |record| {
-        record.note(outcome);
+        let last = record.tally(&subject).and_then(|tally| tally.last_failure.as_ref());
+        let is_counted = last.zip(since).is_some_and(|(last, since)| (since..=now).contains(&last.at));
+        if !is_counted {
+            record.note(outcome);
+        }
         hearers = record.who_is_to_hear(&subject, &failure.class, now);
-        if hearers.contains(&Hearer::Hook) {
+        if has_hook && hearers.contains(&Hearer::Hook) {
             record.was_said(&subject, Hearer::Hook, &failure.class, now);
         }
     });
@@ -44,7 +51,7 @@ pub(in crate::cli::job) fn failed(
         let message = Message { failure: Some(failure.clone()), what, ..message(job, News::Failure, now) };
         to_tell(job, message, About::Op(op), &hearers, now)
     });
-    (to_tell, hearers.contains(&Hearer::Hook))
+    (to_tell, has_hook && hearers.contains(&Hearer::Hook))
 }
 
 /// That is well now. Who believes that it is not is told.
