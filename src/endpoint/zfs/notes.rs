@@ -267,7 +267,7 @@ mod tests {
         let sound = Notes::before(&file, CONTAINER, last).expect("a note");
         let text = fs::read_to_string(&file).expect("read");
         let far = text.lines().last().expect("one").replace("\"at\":", "\"at\":9");
-        for more in [text[..40].as_bytes(), b"{}", b"\xff\x01", far.as_bytes()] {
+        for more in [&text.as_bytes()[..40], b"{}", b"\xff\x01", far.as_bytes()] {
             fs::write(&file, [more, b"\n", text.as_bytes()].concat()).expect("written");
             assert_eq!(Notes::before(&file, CONTAINER, last), Some(sound.clone()), "{more:?}");
         }
