@@ -458,7 +458,7 @@ fn what_can_not_be_stopped_or_started_is_told() {
     check_quiesce(
         "stop_within = \"10\"\nprobe = { http = \"x\" }\n[[job.a.quiesce.service]]\npidfile = \"a.pid\"\nstart = [\"node\"]",
         expect![[r#"
-            config.toml:4: job.a.quiesce.stop_within: a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m
+            config.toml:4: job.a.quiesce.stop_within: a time is a number and ms, s, m or h, of more than 0 and up to 24h: 30s, 10m, 1h30m
             config.toml:5: job.a.quiesce.probe: "x" is no address to get: http://HOST[:PORT][/PATH]
             config.toml:7: job.a.quiesce.service.pidfile: "a.pid" is a relative path: an absolute one is needed
             config.toml:8: job.a.quiesce.service.start: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
@@ -573,7 +573,7 @@ fn hooks_are_commands_each_at_its_moment() {
         expect![[r#"
             config.toml:5: job.a.hooks.before_snapshot: a command is a program's absolute path and its arguments: ["/usr/bin/node", "-daemon"]
             config.toml:6: job.a.hooks.after_replication: says nothing without a target
-            config.toml:7: job.a.hooks.within: a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m
+            config.toml:7: job.a.hooks.within: a time is a number and ms, s, m or h, of more than 0 and up to 24h: 30s, 10m, 1h30m
         "#]],
     );
     check_job(

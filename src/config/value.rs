@@ -51,7 +51,9 @@ pub fn span(text: &str) -> Result<Span, String> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     match text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok()) {
         Some(duration) if !duration.is_zero() && duration <= DAY => Ok(duration),
-        _ => Err("a time is a number and ms, s, m or h, of up to 24h: 30s, 10m, 1h30m".into()),
+        _ => {
+            Err("a time is a number and ms, s, m or h, of more than 0 and up to 24h: 30s, 10m, 1h30m".into())
+        }
     }
 }
 

@@ -54,7 +54,10 @@ fn can_be_run(program: &Path) -> Result<(), String> {
 }
 
 /// That this process may run it, and what its first line names is there.
-fn can_be_called(program: &Path) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong, with its name.
+pub fn can_be_called(program: &Path) -> Result<(), String> {
     can_be_run(program)?;
     if access(program, Access::EXEC_OK) == Err(Errno::ACCESS) {
         return Err(format!("{} may not be executed by this user, or there", program.display()));

@@ -37,7 +37,7 @@ mod telling;
 mod tests;
 mod units;
 
-pub use callable::is_callable;
+pub use callable::{can_be_called, is_callable};
 pub use flush::flush;
 pub use frozen::freeze_marked;
 pub use guard::{Recovered, guard, recover};

@@ -1,21 +1,39 @@
-//! Programs that a job names and nobody could call: what it tells, asks and calls besides its services.
+//! Programs that a job names and nobody could call: found while there is time to mend it.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::config::Job;
+use crate::config::{Job, Problem};
 use crate::plan::trigger::Ask;
+use crate::quiesce;
 
-/// What there is to say of them. A configuration may be written before they are installed.
-pub(super) fn absent(job: &Job) -> Vec<String> {
-    let absent = named(job).into_iter().filter(|(_, program)| !can_be_called(Path::new(program)));
-    absent
-        .map(|(key, program)| {
-            let (place, name) = (&job.place, &job.name);
-            format!("{place}: job.{name}.{key}: {program} is not there, or no program that can be called")
-        })
-        .collect()
+/// Of its services: each run is refused, as nobody could say whether they run, or start them again.
+pub(super) fn of_services(job: &Job) -> Vec<Problem> {
+    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services).enumerate();
+    let found = services.filter_map(|(nth, service)| {
+        let error = quiesce::is_known(service).and_then(|()| quiesce::is_callable(service)).err()?;
+        placed(job, nth, &error)
+    });
+    found.collect()
+}
+
+/// Of an error that is about what the configuration names: where that is.
+pub(super) fn placed(job: &Job, nth: usize, error: &quiesce::Error) -> Option<Problem> {
+    let key = match error {
+        quiesce::Error::NoProgram { .. } => "process.exe",
+        quiesce::Error::NotCallable { key, .. } => key,
+        _ => return None,
+    };
+    let place = job.service_places.get(nth).unwrap_or(&job.place).clone();
+    Some(Problem { place, key: format!("job.{}.quiesce.service.{key}", job.name), what: error.to_string() })
+}
+
+/// Of what it tells, asks and calls besides: what there is to say of them. A configuration may be written before they are installed.
+pub(super) fn of_others(job: &Job) -> Vec<String> {
+    let wrong = named(job).into_iter().filter_map(|(key, program)| {
+        let why = quiesce::can_be_called(Path::new(program)).err()?;
+        Some(format!("{}: job.{}.{key}: {why}", job.place, job.name))
+    });
+    wrong.collect()
 }
 
 /// Each by its key.
@@ -39,8 +57,4 @@ fn named(job: &Job) -> Vec<(&'static str, &str)> {
         all.push(("trigger.number", words.first()));
     }
     all.into_iter().filter_map(|(key, program)| Some((key, program?.as_str()))).collect()
-}
-
-fn can_be_called(program: &Path) -> bool {
-    fs::metadata(program).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

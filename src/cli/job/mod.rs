@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::pool::print_unit;
-use crate::config::{self, Config, Job, Problem};
+use crate::config::{self, Config, Job};
 use crate::model::flush::Method;
 use crate::model::{Flush, Flushed};
 use crate::plan::schedule::Schedule;
-use crate::{Error, Result, quiesce};
+use crate::{Error, Result};
 
 mod absent;
 mod check_words;
@@ -133,35 +133,14 @@ fn check(config: &Config, context: &Context) -> Result<()> {
         names => format!("nothing is wrong with {}", names.join(", ")),
     };
     let files: Vec<_> = config.files.iter().map(|file| file.display().to_string()).collect();
-    let problems: Vec<_> = config.jobs.iter().flat_map(absent).collect();
+    let problems: Vec<_> = config.jobs.iter().flat_map(absent::of_services).collect();
     if !problems.is_empty() {
         return Err(config::Error::Wrong { problems }.into());
     }
-    let absent = config.jobs.iter().flat_map(absent::absent);
-    let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).chain(absent).collect();
+    let others = config.jobs.iter().flat_map(absent::of_others);
+    let doubts: Vec<_> = config.jobs.iter().filter_map(doubt).chain(others).collect();
     doubts.iter().for_each(|doubt| context.warn(doubt));
     context.print(&json!({ "files": files, "jobs": names, "warnings": doubts }), text)
-}
-
-/// Programs that are not on this machine, or can not be run: each run is refused, as nobody could say whether they run, or start them again.
-fn absent(job: &Job) -> Vec<Problem> {
-    let services = job.quiesce.iter().flat_map(|quiesce| &quiesce.services).enumerate();
-    let found = services.filter_map(|(nth, service)| {
-        let error = quiesce::is_known(service).and_then(|()| quiesce::is_callable(service)).err()?;
-        placed(job, nth, &error)
-    });
-    found.collect()
-}
-
-/// Of an error that is about what the configuration names: where that is.
-fn placed(job: &Job, nth: usize, error: &quiesce::Error) -> Option<Problem> {
-    let key = match error {
-        quiesce::Error::NoProgram { .. } => "process.exe",
-        quiesce::Error::NotCallable { key, .. } => key,
-        _ => return None,
-    };
-    let place = job.service_places.get(nth).unwrap_or(&job.place).clone();
-    Some(Problem { place, key: format!("job.{}.quiesce.service.{key}", job.name), what: error.to_string() })
 }
 
 /// What is right, and may be refused by each run for what nobody has looked at yet.

@@ -110,7 +110,7 @@ fn where_it_is(error: Error, job: &Job, quiesce: &Quiesce) -> Error {
         quiesce::Error::NoProgram { service, .. } | quiesce::Error::NotCallable { service, .. } => services
             .enumerate()
             .find(|(_, one)| one.to_string() == *service)
-            .and_then(|(nth, _)| super::placed(job, nth, wrong)),
+            .and_then(|(nth, _)| super::absent::placed(job, nth, wrong)),
         _ => None,
     };
     problem.map_or(error, |problem| config::Error::Wrong { problems: vec![problem] }.into())

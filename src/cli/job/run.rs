@@ -516,7 +516,7 @@ impl Work<'_> {
     }
 
     fn foresee(&mut self, job: &Job, due: Option<&Due>, context: &Context) {
-        let problems = super::absent(job);
+        let problems = super::absent::of_services(job);
         if !problems.is_empty() {
             self.failed.push((format!("job {}", job.name), config::Error::Wrong { problems }.into()));
             return;

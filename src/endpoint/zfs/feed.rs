@@ -81,10 +81,10 @@ impl<R: Read> Feed<R> {
         };
     }
 
-    /// From now on, only what follows `point` is passed on, as the rest of the stream; whether that can be.
-    pub fn pass_the_rest_from(&mut self, point: ResumePoint) -> bool {
-        self.rest = Rest::of(self.begin(), &self.begin, point);
-        self.rest.is_some()
+    /// From now on, only what follows `point` is passed on, as the rest of the stream, of which [there is one](Rest::is_possible).
+    pub fn pass_the_rest_from(&mut self, point: ResumePoint) {
+        let rest = Rest::of(self.begin(), &self.begin, point);
+        self.rest = Some(rest.expect("whoever asks has looked"));
     }
 
     /// What the stream is.

@@ -99,7 +99,7 @@ impl Dataset {
         let place = accept::place(self, lzc, request, &said)?;
         self.expect_the_beginning(request, &place)?;
         if let Place::Rest(_, Some(point)) = place {
-            assert!(feed.pass_the_rest_from(point), "it was looked at before it got its place");
+            feed.pass_the_rest_from(point); // Its place says that there is one.
         }
         let (job, aside) = self.job(lzc, request, &feed, &place)?;
         aside.iter().try_for_each(exchange::Exchange::announce)?;
@@ -107,16 +107,7 @@ impl Dataset {
             .map_err(|ended| {
                 aside.iter().for_each(exchange::Exchange::call_off);
                 self.take_down_what_is_kept(&job, request, &place);
-                match ended {
-                    Ended::Kernel(failed) if does_not_fit(&place, &failed) => Error::Corrupt {
-                        what: "receive that was broken off",
-                        why: format!("the stream does not go on where it stopped: {}", failed.errno),
-                        source: None,
-                    },
-                    Ended::Stream(error) => self.broken(error),
-                    Ended::Kernel(failed) => conflict::said(self, request, failed),
-                    Ended::Pipe(error) => Error::io("receive", self)(error),
-                }
+                self.said_of(ended, request, &place)
             })?;
         let mut arrived =
             Arrived { warnings: job.given.left, ..self.arrived(request, &job.snapshot)?.into() };
@@ -153,6 +144,19 @@ impl Dataset {
             aside.carry_out(&mut arrived)?;
         }
         Ok(arrived)
+    }
+
+    fn said_of(&self, ended: Ended, request: &ReceiveRequest, place: &Place) -> Error {
+        match ended {
+            Ended::Kernel(failed) if does_not_fit(place, &failed) => Error::Corrupt {
+                what: "receive that was broken off",
+                why: format!("the stream does not go on where it stopped: {}", failed.errno),
+                source: None,
+            },
+            Ended::Stream(error) => self.broken(error),
+            Ended::Kernel(failed) => conflict::said(self, request, failed),
+            Ended::Pipe(error) => Error::io("receive", self)(error),
+        }
     }
 
     /// Refuses what begins in the midst of a stream, behind what is there.

@@ -210,11 +210,13 @@ fn a_program_that_nobody_could_call_is_warned_of_before_the_night() {
         ("trigger", "number = { command = [\"PROGRAM\"] }\nat_least = 5", "trigger.number"),
     ] {
         let with = |program: &str| warnings(&format!("[job.a.{table}]\n{}", key.replace("PROGRAM", program)));
-        for program in ["/nothere", plain, "/usr/bin"] {
+        for (program, why) in
+            [("/nothere", "is not there"), (plain, "is not executable"), ("/usr/bin", "is no file")]
+        {
             let said = with(program);
             let text = said.first().and_then(|text| text.as_str()).unwrap_or_default();
             assert!(
-                said.len() == 1 && text.contains(&format!("job.a.{name}: {program} is not there")),
+                said.len() == 1 && text.contains(&format!("job.a.{name}: {program} {why}")),
                 "{key}: {said:?}"
             );
         }

@@ -47,9 +47,7 @@ impl Opened {
             Source::Parts(_) => None,
         }
     }
-}
 
-impl Opened {
     /// How many bytes it has; `None` if that can not be told.
     pub fn size(&self) -> Option<u64> {
         self.data.read().len().ok()

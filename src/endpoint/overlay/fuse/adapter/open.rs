@@ -11,7 +11,7 @@ use fuser::INodeNo;
 
 use super::Shared;
 use super::device::Backing;
-use super::wire::{Lasting, Path};
+use super::wire::{Lasting, Way};
 use crate::endpoint::overlay::fuse::{Changing, Errno, Fallible, Opened};
 
 /// How much of a file the kernel is given before it asks: a multiple of every page's size.
@@ -56,10 +56,10 @@ pub(super) struct Entered {
 
 impl Entered {
     /// Which way its data goes.
-    pub(super) fn path(&self) -> Path {
+    pub(super) fn way(&self) -> Way {
         match &self.backing {
-            Some(backing) => Path::Past(backing.id),
-            None => Path::Through { keeps_cache: self.keeps_cache },
+            Some(backing) => Way::Past(backing.id),
+            None => Way::Through { keeps_cache: self.keeps_cache },
         }
     }
 }

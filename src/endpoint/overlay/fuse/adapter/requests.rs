@@ -209,7 +209,7 @@ impl Adapter {
             answer!(reply, created, (attr, file) => {
                 let entered = shared.enter(&mut shared.files(), file, access_of(flags), true, |fd| reply.back(fd));
                 let answer = Answer::new().entry(&attr, shared.lasting(attr.number));
-                reply.answer(answer.opened(entered.handle, entered.path()));
+                reply.answer(answer.opened(entered.handle, entered.way()));
             })
         });
         Ok(())
@@ -414,7 +414,7 @@ impl Adapter {
 fn opened(shared: &Shared, node: u64, access: Access, change: Option<&Changing<'_>>, reply: Reply) {
     let opened = shared.open_node(node, access, change, |fd| reply.back(fd));
     answer!(reply, opened, entered => {
-        reply.answer(Answer::new().opened(entered.handle, entered.path()));
+        reply.answer(Answer::new().opened(entered.handle, entered.way()));
     });
 }
 

@@ -88,7 +88,7 @@ impl Lasting {
 
 /// Which way the data of an open file goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(super) enum Way {
     /// Past this process, to this backing file.
     Past(u32),
     /// Through it; what the kernel has of it in memory is right, or is to be dropped.
@@ -242,10 +242,10 @@ impl Answer {
     }
 
     /// An open file: `fuse_open_out`.
-    pub(super) fn opened(self, handle: u64, path: Path) -> Self {
-        match path {
-            Path::Past(id) => self.u64(handle).u32(PASSTHROUGH).u32(id),
-            Path::Through { keeps_cache } => {
+    pub(super) fn opened(self, handle: u64, way: Way) -> Self {
+        match way {
+            Way::Past(id) => self.u64(handle).u32(PASSTHROUGH).u32(id),
+            Way::Through { keeps_cache } => {
                 self.u64(handle).u32(if keeps_cache { KEEP_CACHE } else { 0 }).u32(0)
             }
         }
@@ -412,8 +412,8 @@ mod tests {
             (Answer::new().attributes(&attr, Lasting::Long), 104),
             (Answer::new().entry(&attr, Lasting::Not), 128),
             (Answer::new().no_entry(), 128),
-            (Answer::new().opened(1, Path::Past(3)), 16),
-            (Answer::new().opened(1, Path::Through { keeps_cache: true }), 16),
+            (Answer::new().opened(1, Way::Past(3)), 16),
+            (Answer::new().opened(1, Way::Through { keeps_cache: true }), 16),
             (Answer::new().room(&fs), 80),
         ];
         for (answer, size) in sizes {
