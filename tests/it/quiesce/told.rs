@@ -1,6 +1,7 @@
 //! Who hears that a run has left services stopped, and that somebody else has started them, or can not.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Child;
 
 use super::*;
 
@@ -67,22 +68,27 @@ fn what_is_started_after_the_machine_s_start_or_by_the_next_minute_is_told_once(
     }
 }
 
-#[test]
-fn a_run_that_is_killed_is_told_by_its_guard_under_the_configuration_of_the_run() {
-    ground!("btrfs");
-    let lab = Lab::that_tells();
-    lab.start();
-    fs::write(lab.root().join("slow"), "").expect("written");
-    let config = lab.root().join("config.toml");
-    let mut run = ground::cowsnap(&lab.root().join("state"))
+/// A run that has told the service to stop.
+fn begun_until_the_stop(lab: &Lab) -> Child {
+    let run = ground::cowsnap(&lab.root().join("state"))
         .args(["job", "run", "node", "--config"])
-        .arg(&config)
+        .arg(lab.root().join("config.toml"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("the program starts");
     waits("the stop", || lab.root().join("ending").exists());
+    run
+}
+
+#[test]
+fn a_run_that_is_killed_is_told_by_its_guard_under_the_configuration_of_the_run() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    lab.start();
+    fs::write(lab.root().join("slow"), "").expect("written");
+    let mut run = begun_until_the_stop(&lab);
     run.kill().and_then(|()| run.wait()).expect("killed");
     waits("that it is told", || lab.told().len() == 1);
     let told = lab.told();
@@ -156,9 +162,15 @@ fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
     ground!("btrfs");
     let lab = Lab::that_tells();
     lab.start();
-    lab.dies("Verify", "both");
+    fs::write(lab.root().join("slow"), "").expect("written");
+    let mut run = begun_until_the_stop(&lab);
     fs::write(lab.root().join("broken"), "").expect("written");
-    lab.runs("job run --due");
+    for guard in guards(&lab.root().join("state")) {
+        kill(guard, rustix::process::Signal::KILL);
+    }
+    run.kill().and_then(|()| run.wait()).expect("killed");
+    no_guard_is_left(&lab);
+    lab.ends(1, "job run --due");
     no_guard_is_left(&lab);
     assert_eq!(lab.n_recovered(), ["0", "1"]);
     fs::remove_file(lab.root().join("broken")).expect("removed");
