@@ -280,6 +280,9 @@ pub struct Tally {
     /// Of what is no run: who was told that it fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub said: Vec<Said>,
+    /// Likewise, when somebody began to tell how it is, who has not said that he has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<Timestamp>,
 }
 
 impl Tally {
@@ -305,6 +308,7 @@ impl Tally {
             chain: None,
             there: None,
             said: Vec::new(),
+            claimed: None,
         }
     }
 

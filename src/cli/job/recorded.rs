@@ -197,7 +197,8 @@ enum About {
 impl ToTell {
     /// Tells it. Who has heard of a failure is written down, or the next one would be kept from who has not.
     pub(super) fn tell(self, context: &Context) {
-        let Self { job, notify, starting, message, at, people, pings, about } = self;
+        let Some(news) = beside::claimed(self, context) else { return };
+        let Self { job, notify, starting, message, at, people, pings, about } = news;
         let heard = notify::tell(&notify, starting, &message, &people, pings);
         for why in &heard.failed {
             context.warn(format!("job {job}: {why}"));

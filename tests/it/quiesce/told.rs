@@ -168,6 +168,28 @@ fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
 }
 
 #[test]
+fn what_takes_its_time_to_be_told_is_told_once_by_the_guard_or_by_who_waits_for_it() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    let tell = lab.root().join("tell");
+    let text = fs::read_to_string(&tell).expect("read").replace("echo", "sleep 2; echo");
+    fs::write(&tell, text).expect("written");
+    lab.start();
+    lab.dies("Verify", "both");
+    fs::write(lab.root().join("broken"), "").expect("written");
+    for _ in 0..2 {
+        lab.ends(1, "job run --due");
+        no_guard_is_left(&lab);
+        let told = lab.told();
+        assert!(told.len() == 1 && told[0].starts_with("failure internal "), "{told:?}");
+    }
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.ends(0, "job recover");
+    lab.runs_again("recovered");
+    assert_eq!(lab.told().len(), 2, "{:?}", lab.told());
+}
+
+#[test]
 fn on_failure_is_called_once_of_what_can_not_be_started_by_whoever_tries_and_of_the_next_time() {
     ground!("btrfs");
     let lab = Lab::new("");

@@ -12,7 +12,7 @@ use crate::exec::notify::{self, Heard};
 use crate::exec::record::Records;
 use crate::model::JobRecord;
 use crate::model::notify::{Channel, Message, News};
-use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject};
+use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject, Tally};
 
 /// What is older is no news.
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -104,13 +104,7 @@ pub(in crate::cli::job) fn again(job: &Job, context: &Context) -> Option<ToTell>
     // That its services run is not that it went well.
     let is_to_hear = |whom: &Hearer| !heard.contains(whom) && (is_failure || *whom != Hearer::Ping);
     let hearers: Vec<_> = Hearer::ALL.into_iter().filter(is_to_hear).collect();
-    let told = to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)?;
-    let mut is_mine = false;
-    change(&job.name, context, |record| {
-        let again = record.again.as_mut().filter(|again| again.at == at);
-        is_mine = again.is_some_and(|again| again.claim(now));
-    });
-    is_mine.then_some(told)
+    to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)
 }
 
 fn read(job: &Job, context: &Context) -> Option<JobRecord> {
@@ -171,7 +165,55 @@ impl ToTell {
     }
 }
 
-/// Writes down who has heard what.
+/// What is left to be told of it, by nobody else from now on. Whoever has heard it meanwhile, or is being told, is not told twice.
+pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
+    if news.about == About::Run {
+        return Some(news);
+    }
+    let now = Timestamp::now();
+    // Where nothing can be written down, that is told twice rather than never which is told once a minute at most.
+    let mut hearers = if news.about == About::Again { Vec::new() } else { Hearer::ALL.to_vec() };
+    change(&news.job, context, |record| {
+        hearers = who_is_left(record, &news, now);
+        hearers.retain(|&whom| news.is_for(whom));
+        if !hearers.is_empty() && !claim(record, &news, now) {
+            hearers.clear();
+        }
+    });
+    news.people.retain(|&whom| hearers.contains(&hearer(whom)));
+    news.pings &= hearers.contains(&Hearer::Ping);
+    (news.pings || !news.people.is_empty()).then_some(news)
+}
+
+/// Who has not heard it.
+fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer> {
+    let all = || Hearer::ALL.to_vec();
+    match (news.about, news.message.news) {
+        (About::Run, _) => all(),
+        (About::Again, _) => {
+            let again = record.again.as_ref().filter(|again| again.at == news.at);
+            let is_left =
+                |again: &Again| all().into_iter().filter(|whom| !again.heard.contains(whom)).collect();
+            again.map(is_left).unwrap_or_default()
+        }
+        (About::Op(op), News::Failure) => {
+            let class = news.message.failure.as_ref().map_or("", |failure| &failure.class);
+            record.who_is_to_hear(&Subject::of_job(op), class, now)
+        }
+        (About::Op(op), _) => record.tally(&Subject::of_job(op)).map(Tally::who_believes).unwrap_or_default(),
+    }
+}
+
+/// Whether nobody else is about to tell it.
+fn claim(record: &mut JobRecord, news: &ToTell, now: Timestamp) -> bool {
+    match news.about {
+        About::Run => true,
+        About::Again => record.again.as_mut().is_some_and(|again| again.claim(now)),
+        About::Op(op) => record.claim(&Subject::of_job(op), now),
+    }
+}
+
+/// Writes down who has heard what, and that nobody is at telling it any more.
 pub(super) fn was_heard(
     job: &str,
     about: About,
@@ -182,20 +224,24 @@ pub(super) fn was_heard(
 ) {
     let mut hearers: Vec<_> = heard.told.iter().map(|&whom| hearer(whom)).collect();
     hearers.extend(heard.pinged.then_some(Hearer::Ping));
-    if hearers.is_empty() {
-        return;
-    }
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
         (About::Run, _) => {}
         (About::Again, _) => {
             if let Some(again) = record.again.as_mut().filter(|again| again.at == at) {
                 again.heard.extend(hearers);
+                again.claimed = None;
             }
         }
-        (About::Op(op), News::Failure) => {
-            hearers.iter().for_each(|&whom| record.was_said(&Subject::of_job(op), whom, class, at));
+        (About::Op(op), news) => {
+            let subject = Subject::of_job(op);
+            record.release(&subject);
+            match news {
+                News::Failure => {
+                    hearers.iter().for_each(|&whom| record.was_said(&subject, whom, class, at));
+                }
+                _ => record.was_said_over(&subject, &hearers),
+            }
         }
-        (About::Op(op), _) => record.was_said_over(&Subject::of_job(op), &hearers),
     });
 }
