@@ -12,9 +12,11 @@ use crate::model::notify::{Channel, is_new};
 
 mod again;
 mod said;
+mod unheard;
 
 pub use again::Again;
 pub use said::{Hearer, Said};
+pub use unheard::Unheard;
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -454,6 +456,9 @@ pub struct JobRecord {
     /// Services that run again which a run had left stopped, the last time that this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Again>,
+    /// That the last run went well and the one before had not, as long as somebody has not heard it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Unheard>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -475,6 +480,7 @@ impl JobRecord {
             told: None,
             mailed: None,
             again: None,
+            over: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }

@@ -487,7 +487,7 @@ fn tell_of_recovery(
         not_recovered(name, error, since, &config, context).into_iter().for_each(|news| news.tell(context));
     }
     let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
-    known.filter_map(|job| beside::again(job, context)).for_each(|news| news.tell(context));
+    known.flat_map(|job| beside::unheard(job, context)).for_each(|news| news.tell(context));
 }
 
 /// How long a configuration is waited for that is needed for nothing but that.

@@ -192,6 +192,8 @@ enum About {
     Op(Op),
     /// That services run again.
     Again,
+    /// That a run went well, to who could not be told when it was over.
+    Over,
 }
 
 impl ToTell {
@@ -203,7 +205,7 @@ impl ToTell {
         for why in &heard.failed {
             context.warn(format!("job {job}: {why}"));
         }
-        if about != About::Run {
+        if about != About::Run || message.news == News::Recovery {
             return beside::was_heard(&job, about, &message, &heard, at, context);
         }
         if !heard.told.is_empty() && message.news == News::Failure {
@@ -396,6 +398,13 @@ fn told_of(
         people.retain(|&whom| record.is_news(whom, run.at, run.failure.as_ref()));
         if run.failure.is_none() {
             Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, run.at, None));
+        }
+        match (&run.failure, &before) {
+            (Some(_), _) => record.over = None,
+            (None, Some(why)) => {
+                record.is_well_again(run.at, why.clone(), beside::people(job, News::Recovery));
+            }
+            (None, None) => {}
         }
     });
     let notify = job.notify.clone()?;

@@ -53,7 +53,7 @@ pub(super) fn run(args: &Run, (config, path): (&Config, &Path), context: &Contex
     let mut postponed = Vec::new();
     for job in config.chosen(&args.jobs)? {
         if !args.dry_run {
-            work.to_tell.extend(beside::again(job, context));
+            work.to_tell.extend(beside::unheard(job, context));
         }
         work.tell(context);
         if work.is_interrupted(job) {

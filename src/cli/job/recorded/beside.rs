@@ -1,4 +1,5 @@
-//! Who is told of what is no run: that nobody can tell whether a job is due, and what became of services that a run had left stopped.
+//! Who is told of what is no run, or when none is over: that nobody can tell whether a job is due, what became of services that a run had left stopped, and what could not be
+//! told before.
 
 use std::time::Duration;
 
@@ -84,10 +85,34 @@ pub(in crate::cli::job) fn well(job: &Job, op: Op, context: &Context) -> Option<
     told
 }
 
+/// What somebody who is to know has not heard of that job, oldest first.
+pub(in crate::cli::job) fn unheard(job: &Job, context: &Context) -> Vec<ToTell> {
+    let mut all: Vec<_> = [over(job, context), again(job, context)].into_iter().flatten().collect();
+    all.sort_by_key(|news| news.at);
+    all
+}
+
+/// It went well last, and somebody believes that it fails, who could not be told then.
+fn over(job: &Job, context: &Context) -> Option<ToTell> {
+    let record = read(job, context)?;
+    let over = record.over.filter(|over| is_news(over.at))?;
+    let last = record.last_run.filter(|last| last.ended == Some(over.at));
+    let began = last.map_or(over.at, |last| last.began);
+    let news = Message {
+        failure: Some(over.why),
+        began: format!("{began:.0}"),
+        ..message(job, News::Recovery, over.at)
+    };
+    to_tell(job, news, About::Over, &over.whom, over.at)
+}
+
+fn is_news(at: Timestamp) -> bool {
+    Timestamp::now().duration_since(at) < OLD
+}
+
 /// Services run again that a run had left stopped, and somebody who is to know has not heard of it.
-pub(in crate::cli::job) fn again(job: &Job, context: &Context) -> Option<ToTell> {
-    let now = Timestamp::now();
-    let again = read(job, context)?.again.filter(|again| now.duration_since(again.at) < OLD)?;
+fn again(job: &Job, context: &Context) -> Option<ToTell> {
+    let again = read(job, context)?.again.filter(|again| is_news(again.at))?;
     let Again { at, services, down_ms, why, heard, .. } = again.clone();
     let (message, is_failure) = match again.is_of_killed() {
         true => {
@@ -134,18 +159,26 @@ fn message(job: &Job, news: News, at: Timestamp) -> Message {
 /// For those of the hearers whom the job names; `None` if that is nobody.
 fn to_tell(job: &Job, message: Message, about: About, hearers: &[Hearer], at: Timestamp) -> Option<ToTell> {
     let notify = job.notify.clone()?;
-    let is_named = |whom: Channel| match whom {
-        Channel::Command => notify.command.is_some(),
-        Channel::Mail => notify.mail.is_some(),
-    };
-    let is_wanted = super::is_wanted(&notify, message.news);
-    let people = Channel::ALL.into_iter().filter(|&whom| is_wanted && is_named(whom));
-    let people: Vec<_> = people.filter(|&whom| hearers.contains(&hearer(whom))).collect();
+    let named = people(job, message.news);
+    let is_to_hear = |whom: &Channel| named.contains(&hearer(*whom)) && hearers.contains(&hearer(*whom));
+    let people: Vec<_> = Channel::ALL.into_iter().filter(is_to_hear).collect();
     let pings = notify.ping.is_some() && hearers.contains(&Hearer::Ping);
     if people.is_empty() && !pings {
         return None;
     }
     Some(ToTell { job: job.name.clone(), notify, starting: None, message, at, people, pings, about })
+}
+
+/// Those who read, of whom the job wants that they hear such news.
+pub(super) fn people(job: &Job, news: News) -> Vec<Hearer> {
+    let Some(notify) = job.notify.as_ref().filter(|notify| super::is_wanted(notify, news)) else {
+        return Vec::new();
+    };
+    let is_named = |whom: &Channel| match whom {
+        Channel::Command => notify.command.is_some(),
+        Channel::Mail => notify.mail.is_some(),
+    };
+    Channel::ALL.into_iter().filter(is_named).map(hearer).collect()
 }
 
 fn hearer(whom: Channel) -> Hearer {
@@ -167,12 +200,16 @@ impl ToTell {
 
 /// What is left to be told of it, by nobody else from now on. Whoever has heard it meanwhile, or is being told, is not told twice.
 pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
-    if news.about == About::Run {
+    let is_of_run = news.about == About::Run;
+    if is_of_run && news.message.news != News::Recovery {
         return Some(news);
     }
     let now = Timestamp::now();
     // Where nothing can be written down, that is told twice rather than never which is told once a minute at most.
-    let mut hearers = if news.about == About::Again { Vec::new() } else { Hearer::ALL.to_vec() };
+    let mut hearers = match news.about {
+        About::Run | About::Op(_) => Hearer::ALL.to_vec(),
+        About::Again | About::Over => Vec::new(),
+    };
     change(&news.job, context, |record| {
         hearers = who_is_left(record, &news, now);
         hearers.retain(|&whom| news.is_for(whom));
@@ -181,15 +218,19 @@ pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
         }
     });
     news.people.retain(|&whom| hearers.contains(&hearer(whom)));
-    news.pings &= hearers.contains(&Hearer::Ping);
-    (news.pings || !news.people.is_empty()).then_some(news)
+    // Of each run that is over there is one ping.
+    news.pings &= is_of_run || hearers.contains(&Hearer::Ping);
+    (is_of_run || news.pings || !news.people.is_empty()).then_some(news)
 }
 
 /// Who has not heard it.
 fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer> {
     let all = || Hearer::ALL.to_vec();
     match (news.about, news.message.news) {
-        (About::Run, _) => all(),
+        (About::Run | About::Over, _) => {
+            let over = record.over.as_ref().filter(|over| over.at == news.at);
+            over.map(|over| over.whom.clone()).unwrap_or_default()
+        }
         (About::Again, _) => {
             let again = record.again.as_ref().filter(|again| again.at == news.at);
             let is_left =
@@ -207,7 +248,7 @@ fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer>
 /// Whether nobody else is about to tell it.
 fn claim(record: &mut JobRecord, news: &ToTell, now: Timestamp) -> bool {
     match news.about {
-        About::Run => true,
+        About::Run | About::Over => record.over.as_mut().is_some_and(|over| over.claim(now)),
         About::Again => record.again.as_mut().is_some_and(|again| again.claim(now)),
         About::Op(op) => record.claim(&Subject::of_job(op), now),
     }
@@ -226,7 +267,7 @@ pub(super) fn was_heard(
     hearers.extend(heard.pinged.then_some(Hearer::Ping));
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
-        (About::Run, _) => {}
+        (About::Run | About::Over, _) => record.was_heard_over(at, &hearers),
         (About::Again, _) => {
             if let Some(again) = record.again.as_mut().filter(|again| again.at == at) {
                 again.heard.extend(hearers);
