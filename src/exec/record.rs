@@ -127,7 +127,11 @@ impl Records {
         }
     }
 
-    fn is_at_work(&self, job: &str) -> Result<bool> {
+    /// Whether a run of `job` is at work now.
+    ///
+    /// # Errors
+    /// A file that can not be opened.
+    pub fn is_at_work(&self, job: &str) -> Result<bool> {
         let path = self.file(job, "lock");
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

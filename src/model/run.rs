@@ -459,6 +459,9 @@ pub struct JobRecord {
     /// That the last run went well and the one before had not, as long as somebody has not heard it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Unheard>,
+    /// The last run that was killed and has left nothing to be started, and who has not heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed: Option<Unheard>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -481,6 +484,7 @@ impl JobRecord {
             mailed: None,
             again: None,
             over: None,
+            killed: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }
@@ -504,11 +508,7 @@ impl JobRecord {
     fn note_killed(&mut self) {
         let Some(killed) = self.running.take() else { return };
         self.unended = self.unended.saturating_add(1);
-        let text = format!(
-            "process {} did not come to its end: it was killed, or the machine went down",
-            killed.pid
-        );
-        let failure = Some(Failure::new(UNENDED, &text));
+        let failure = Some(unheard::killed(killed.pid));
         self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
     }
 

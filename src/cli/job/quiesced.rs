@@ -433,7 +433,8 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
     if args.forget {
         return forget(&args.jobs, context);
     }
-    let chosen: Vec<_> = known.iter().filter(|job| args.jobs.is_empty() || args.jobs.contains(job)).collect();
+    let is_meant = |job: &&String| args.jobs.is_empty() || args.jobs.contains(job);
+    let chosen: Vec<_> = known.iter().filter(is_meant).collect();
     let (mut recovered, mut text, mut failed) = (Vec::new(), String::new(), Vec::new());
     for job in chosen {
         match quiesce::recover(context.state_dir(), job) {
@@ -447,7 +448,9 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         }
     }
     context.print(&json!({ "recovered": recovered }), text)?;
-    tell_of_recovery(&known, &failed, None, config, context);
+    let to_hear_of = known.iter().cloned().chain(beside::jobs_unheard(context));
+    let to_hear_of: Vec<_> = to_hear_of.filter(|job| is_meant(&job)).collect();
+    tell_of_recovery(&to_hear_of, &failed, None, config, context);
     // A service that is down is what has to be known.
     failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();

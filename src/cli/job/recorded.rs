@@ -194,6 +194,8 @@ enum About {
     Again,
     /// That a run went well, to who could not be told when it was over.
     Over,
+    /// That a run was killed which has left nothing to be started.
+    Killed,
 }
 
 impl ToTell {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::said::{Hearer, claim};
+use super::unheard::killed;
 use super::{Failure, JobRecord, Op, Outcome, Subject, UNENDED, bounded, milliseconds};
 
 /// That they do.
@@ -64,15 +65,10 @@ impl JobRecord {
         self.was_said_over(&subject, &Hearer::ALL);
         // The next time that they are down is another one, whoever has heard of this.
         (self.told, self.mailed) = (None, None);
-        let killed =
+        let other =
             self.running.as_ref().filter(|running| Some(running.since) != run).map(|running| running.pid);
-        let why = match (killed, &self.last_run) {
-            (Some(killed), _) => {
-                let text = format!(
-                    "process {killed} did not come to its end: it was killed, or the machine went down"
-                );
-                Failure::new(UNENDED, &text)
-            }
+        let why = match (other, &self.last_run) {
+            (Some(pid), _) => killed(pid),
             (None, Some(last)) => last.failure.clone().unwrap_or_else(|| Failure::new("", "")),
             (None, None) => Failure::new(UNENDED, "it was killed, or the machine went down"),
         };

@@ -1,17 +1,17 @@
-//! What somebody is to hear of a run who has not yet: that it goes well again. Nobody else tells it.
+//! What somebody is to hear of a run who has not yet: that it goes well again, and that it was killed. Nobody else tells it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::said::{Hearer, claim};
-use super::{Failure, JobRecord};
+use super::{Again, Failure, JobRecord, Running, UNENDED};
 
 /// That.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unheard {
     /// When it was.
     pub at: Timestamp,
-    /// What had failed.
+    /// What had failed, or that it was killed.
     pub why: Failure,
     /// Who has not heard it.
     pub whom: Vec<Hearer>,
@@ -39,6 +39,26 @@ impl JobRecord {
         self.over = Some(Unheard { at, why, whom, claimed: None }).filter(|over| !over.whom.is_empty());
     }
 
+    /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it. Of one that has, whoever starts that tells.
+    pub fn was_killed(&mut self, whom: Vec<Hearer>) {
+        let Some(running) = self.untold() else { return };
+        let (at, why) = (running.since, killed(running.pid));
+        self.killed = Some(Unheard { at, why, whom, claimed: None });
+    }
+
+    /// The run that has begun, unless somebody was told, or is to be, that it was killed.
+    pub fn untold(&self) -> Option<&Running> {
+        let running = self.running.as_ref()?;
+        let is_told = self.killed.as_ref().is_some_and(|killed| killed.at == running.since);
+        let has_left = |again: &Again| again.is_of_killed() && again.at >= running.since;
+        (!is_told && !self.again.as_ref().is_some_and(has_left)).then_some(running)
+    }
+
+    /// These have heard that the run which had begun at `at` was killed.
+    pub fn was_heard_killed(&mut self, at: Timestamp, by: &[Hearer]) {
+        self.killed.iter_mut().filter(|killed| killed.at == at).for_each(|killed| killed.was_heard(by));
+    }
+
     /// These have heard that the run which was over at `at` went well.
     pub fn was_heard_over(&mut self, at: Timestamp, by: &[Hearer]) {
         let Some(over) = self.over.as_mut().filter(|over| over.at == at) else { return };
@@ -47,9 +67,42 @@ impl JobRecord {
     }
 }
 
+/// Why a run has failed whose process did not come to its end.
+pub(super) fn killed(pid: u32) -> Failure {
+    let text = format!("process {pid} did not come to its end: it was killed, or the machine went down");
+    Failure::new(UNENDED, &text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_run_that_was_killed_is_told_once_unless_whoever_starts_what_it_has_left_tells_it() {
+        let at = |second| Timestamp::from_second(second).expect("as it was made");
+        let mut record = JobRecord::new("node", at(0));
+        record.was_killed(vec![Hearer::Mail]);
+        assert_eq!(record.killed, None);
+        for began in [1, 5] {
+            record.begin(at(began), 7);
+            assert!(record.untold().is_some());
+            record.was_killed(vec![Hearer::Mail, Hearer::Ping]);
+            assert_eq!(record.untold(), None);
+            record.was_heard_killed(at(began + 1), &Hearer::ALL);
+            record.was_heard_killed(at(began), &[Hearer::Mail]);
+            let killed = record.killed.clone().expect("it is known");
+            assert_eq!((killed.at, killed.whom), (at(began), vec![Hearer::Ping]));
+            assert!(
+                killed.why.class == UNENDED && killed.why.text.contains("process 7 "),
+                "{:?}",
+                killed.why
+            );
+        }
+        record.begin(at(9), 8);
+        assert!(record.untold().is_some());
+        record.recovered(at(10), &["a.service".to_owned()], None, None);
+        assert_eq!(record.untold(), None);
+    }
 
     #[test]
     fn that_it_is_well_again_is_known_until_all_have_heard_it() {

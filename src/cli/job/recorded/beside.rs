@@ -13,7 +13,8 @@ use crate::exec::notify::{self, Heard};
 use crate::exec::record::Records;
 use crate::model::JobRecord;
 use crate::model::notify::{Channel, Message, News};
-use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject, Tally};
+use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject, Tally, Unheard};
+use crate::quiesce::Leases;
 
 /// What is older is no news.
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -87,9 +88,22 @@ pub(in crate::cli::job) fn well(job: &Job, op: Op, context: &Context) -> Option<
 
 /// What somebody who is to know has not heard of that job, oldest first.
 pub(in crate::cli::job) fn unheard(job: &Job, context: &Context) -> Vec<ToTell> {
-    let mut all: Vec<_> = [over(job, context), again(job, context)].into_iter().flatten().collect();
+    let all = [over(job, context), killed(job, context), again(job, context)];
+    let mut all: Vec<_> = all.into_iter().flatten().collect();
     all.sort_by_key(|news| news.at);
     all
+}
+
+/// The jobs of which there may be something that somebody has not heard.
+pub(in crate::cli::job) fn jobs_unheard(context: &Context) -> Vec<String> {
+    let records = Records::of(context.state_dir());
+    let is_left = |job: &String| {
+        let record = records.read(job).ok().and_then(|found| found.record);
+        let has_whom = |unheard: &Option<Unheard>| unheard.as_ref().is_some_and(|it| !it.whom.is_empty());
+        may_be_dead(job, context)
+            || record.is_some_and(|record| has_whom(&record.over) || has_whom(&record.killed))
+    };
+    records.jobs().unwrap_or_default().into_iter().filter(is_left).collect()
 }
 
 /// It went well last, and somebody believes that it fails, who could not be told then.
@@ -104,6 +118,35 @@ fn over(job: &Job, context: &Context) -> Option<ToTell> {
         ..message(job, News::Recovery, over.at)
     };
     to_tell(job, news, About::Over, &over.whom, over.at)
+}
+
+/// Its last run was killed, and has left nothing to be started: nobody else tells that.
+fn killed(job: &Job, context: &Context) -> Option<ToTell> {
+    let mut hearers = people(job, News::Failure);
+    hearers.extend(job.notify.as_ref().and_then(|notify| notify.ping.as_ref()).map(|_| Hearer::Ping));
+    if hearers.is_empty() {
+        return None;
+    }
+    if may_be_dead(&job.name, context) {
+        let records = Records::of(context.state_dir());
+        change(&job.name, context, |record| {
+            // Nobody begins one as long as this is written.
+            if matches!(records.is_at_work(&job.name), Ok(false)) {
+                record.was_killed(hearers);
+            }
+        });
+    }
+    let killed = read(job, context)?.killed.filter(|killed| is_news(killed.at))?;
+    let news = Message { failure: Some(killed.why), ..message(job, News::Failure, killed.at) };
+    to_tell(job, news, About::Killed, &killed.whom, killed.at)
+}
+
+/// Whether the last run of that job did not come to its end, as far as can be seen without waiting, and left nothing to be started, and nobody was told.
+fn may_be_dead(job: &str, context: &Context) -> bool {
+    let Ok(found) = Records::of(context.state_dir()).read(job) else { return false };
+    !found.is_at_work
+        && found.record.is_some_and(|record| record.untold().is_some())
+        && !Leases::there(context.state_dir()).path(job).exists()
 }
 
 fn is_news(at: Timestamp) -> bool {
@@ -208,7 +251,7 @@ pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
     // Where nothing can be written down, that is told twice rather than never which is told once a minute at most.
     let mut hearers = match news.about {
         About::Run | About::Op(_) => Hearer::ALL.to_vec(),
-        About::Again | About::Over => Vec::new(),
+        About::Again | About::Over | About::Killed => Vec::new(),
     };
     change(&news.job, context, |record| {
         hearers = who_is_left(record, &news, now);
@@ -231,6 +274,10 @@ fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer>
             let over = record.over.as_ref().filter(|over| over.at == news.at);
             over.map(|over| over.whom.clone()).unwrap_or_default()
         }
+        (About::Killed, _) => {
+            let killed = record.killed.as_ref().filter(|killed| killed.at == news.at);
+            killed.map(|killed| killed.whom.clone()).unwrap_or_default()
+        }
         (About::Again, _) => {
             let again = record.again.as_ref().filter(|again| again.at == news.at);
             let is_left =
@@ -249,6 +296,7 @@ fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer>
 fn claim(record: &mut JobRecord, news: &ToTell, now: Timestamp) -> bool {
     match news.about {
         About::Run | About::Over => record.over.as_mut().is_some_and(|over| over.claim(now)),
+        About::Killed => record.killed.as_mut().is_some_and(|killed| killed.claim(now)),
         About::Again => record.again.as_mut().is_some_and(|again| again.claim(now)),
         About::Op(op) => record.claim(&Subject::of_job(op), now),
     }
@@ -268,6 +316,7 @@ pub(super) fn was_heard(
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
         (About::Run | About::Over, _) => record.was_heard_over(at, &hearers),
+        (About::Killed, _) => record.was_heard_killed(at, &hearers),
         (About::Again, _) => {
             if let Some(again) = record.again.as_mut().filter(|again| again.at == at) {
                 again.heard.extend(hearers);
