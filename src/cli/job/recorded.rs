@@ -196,6 +196,8 @@ enum About {
     Over,
     /// That a run was killed which has left nothing to be started.
     Killed,
+    /// That services were started though their run goes on.
+    Resumed,
 }
 
 impl ToTell {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::said::{Hearer, claim};
 use super::{Again, Failure, JobRecord, Running, UNENDED};
+use crate::model::notify::Channel;
 
 /// That.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,15 @@ impl JobRecord {
     /// The run that was over at `at` went well, and the one before had not, which is why. These are to hear of it.
     pub fn is_well_again(&mut self, at: Timestamp, why: Failure, whom: Vec<Hearer>) {
         self.over = Some(Unheard { at, why, whom, claimed: None }).filter(|over| !over.whom.is_empty());
+    }
+
+    /// `whom` was about to be told of the failure of that time, and was not.
+    pub fn was_not_told(&mut self, whom: Channel, at: Timestamp) {
+        let told = match whom {
+            Channel::Command => &mut self.told,
+            Channel::Mail => &mut self.mailed,
+        };
+        told.take_if(|told| told.at == at);
     }
 
     /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it. Of one that has, whoever starts that tells.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use super::mended::Thawed;
 use super::*;
 
 impl Lab {
@@ -280,6 +281,34 @@ fn a_service_that_is_late_to_stop_each_night_is_told_each_night() {
         lab.runs_again("its guard");
         no_guard_is_left(&lab);
     }
+}
+
+#[test]
+fn what_a_guard_has_started_though_the_run_hangs_is_told_at_once_and_once() {
+    ground!("btrfs", "root");
+    let lab = Lab::that_tells_and("snapshot_within = \"1s\"");
+    lab.start();
+    // As it ends, its disk stops to answer.
+    let freezes = lab.root().join("freezes");
+    fs::write(&freezes, "").expect("written");
+    let thawed = Thawed(lab.root().join("mnt"));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| lab.runs("job run node"));
+        waits("that it is told", || lab.told().len() == 1 || run.is_finished());
+        assert!(!run.is_finished(), "it did not hang");
+        fs::remove_file(&freezes).expect("removed");
+        drop(thawed);
+        assert_eq!(run.join().expect("it ends").0, Some(5));
+    });
+    no_guard_is_left(&lab);
+    let told = lab.told();
+    assert!(
+        told.len() == 1 && told[0].starts_with("failure unreachable ") && told[0].contains("snapshot_within"),
+        "{told:?}"
+    );
+    lab.ends(0, "job run node");
+    let told = lab.told();
+    assert!(told.len() == 2 && told[1].starts_with("recovery unreachable "), "{told:?}");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Who is told of what is no run, or when none is over: that nobody can tell whether a job is due, what became of services that a run had left stopped, and what could not be
 //! told before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{About, ToTell, change};
 use crate::cli::Context;
+use crate::cli::facts::within;
 use crate::cli::job::hooks::{self, Moment};
 use crate::config::Job;
 use crate::exec::notify::{self, Heard};
@@ -16,6 +17,8 @@ use crate::model::notify::{Channel, Message, News};
 use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject, Tally, Unheard};
 use crate::quiesce::Leases;
 
+/// How long a disk has on which it is written who is told.
+const SHORTLY: Duration = Duration::from_secs(5);
 /// What is older is no news.
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -175,6 +178,29 @@ fn again(job: &Job, context: &Context) -> Option<ToTell> {
     to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)
 }
 
+/// The job's services were down for longer than they may, and its run goes on, which fails of that when it is over: whoever is told now has heard it then. Who can not be told now
+/// is told then.
+pub(in crate::cli::job) fn resumed(
+    job: &Job,
+    failure: Failure,
+    down: Option<Duration>,
+    context: &Context,
+) -> Option<ToTell> {
+    let now = Timestamp::now();
+    let downtime_ms = down.map(super::milliseconds);
+    let news = Message { failure: Some(failure.clone()), downtime_ms, ..message(job, News::Failure, now) };
+    let news = to_tell(job, news, About::Resumed, &Hearer::ALL, now)?;
+    let (name, context, people) = (job.name.clone(), context.clone(), news.people.clone());
+    // What hangs may be the disk on which that is.
+    let noted = within(Instant::now() + SHORTLY, move || {
+        change(&name, &context, |record| {
+            people.into_iter().for_each(|whom| record.was_told(whom, now, Some(&failure)));
+        });
+    });
+    let _ = noted();
+    Some(news)
+}
+
 fn read(job: &Job, context: &Context) -> Option<JobRecord> {
     Records::of(context.state_dir()).read(&job.name).ok()?.record
 }
@@ -244,13 +270,13 @@ impl ToTell {
 /// What is left to be told of it, by nobody else from now on. Whoever has heard it meanwhile, or is being told, is not told twice.
 pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
     let is_of_run = news.about == About::Run;
-    if is_of_run && news.message.news != News::Recovery {
+    if is_of_run && news.message.news != News::Recovery || news.about == About::Resumed {
         return Some(news);
     }
     let now = Timestamp::now();
     // Where nothing can be written down, that is told twice rather than never which is told once a minute at most.
     let mut hearers = match news.about {
-        About::Run | About::Op(_) => Hearer::ALL.to_vec(),
+        About::Run | About::Op(_) | About::Resumed => Hearer::ALL.to_vec(),
         About::Again | About::Over | About::Killed => Vec::new(),
     };
     change(&news.job, context, |record| {
@@ -270,6 +296,7 @@ pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
 fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer> {
     let all = || Hearer::ALL.to_vec();
     match (news.about, news.message.news) {
+        (About::Resumed, _) => all(),
         (About::Run | About::Over, _) => {
             let over = record.over.as_ref().filter(|over| over.at == news.at);
             over.map(|over| over.whom.clone()).unwrap_or_default()
@@ -295,6 +322,7 @@ fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer>
 /// Whether nobody else is about to tell it.
 fn claim(record: &mut JobRecord, news: &ToTell, now: Timestamp) -> bool {
     match news.about {
+        About::Resumed => true,
         About::Run | About::Over => record.over.as_mut().is_some_and(|over| over.claim(now)),
         About::Killed => record.killed.as_mut().is_some_and(|killed| killed.claim(now)),
         About::Again => record.again.as_mut().is_some_and(|again| again.claim(now)),
@@ -315,6 +343,10 @@ pub(super) fn was_heard(
     hearers.extend(heard.pinged.then_some(Hearer::Ping));
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
+        (About::Resumed, _) => {
+            let unheard = Channel::ALL.into_iter().filter(|&whom| !hearers.contains(&hearer(whom)));
+            unheard.for_each(|whom| record.was_not_told(whom, at));
+        }
         (About::Run | About::Over, _) => record.was_heard_over(at, &hearers),
         (About::Killed, _) => record.was_heard_killed(at, &hearers),
         (About::Again, _) => {
