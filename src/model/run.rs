@@ -541,6 +541,20 @@ impl JobRecord {
         }
     }
 
+    /// What was taken at `up_to` was put into an archive, or was there, beside any run: that is what bringing back the newest there takes.
+    pub fn was_pushed(
+        &mut self,
+        subject: &Subject,
+        up_to: Timestamp,
+        chain: Option<Chain>,
+        there: Option<There>,
+    ) {
+        let tally = self.tally_mut(subject);
+        tally.up_to = Some(up_to);
+        tally.chain = chain.or(tally.chain);
+        tally.there = there.or(tally.there.take());
+    }
+
     /// Something was done that belongs to no run.
     pub fn note(&mut self, outcome: Outcome) {
         self.tally_mut(&outcome.subject).add(outcome);

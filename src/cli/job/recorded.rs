@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
 use crate::config::{self, Config, Job};
+use crate::exec::archive::push::Pushed;
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
 use crate::model::notify::{Channel, Message, News, Notify};
@@ -286,18 +287,10 @@ pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, conte
     if what.is_one && !is_found {
         return;
     }
-    let config = match Config::load(what.config) {
-        Ok(config) => config,
-        Err(config::Error::None { .. }) => return,
-        Err(error) => {
-            let why = with_causes(&error.into());
-            return context.warn(format!("what came of this is not written down for any job: {why}"));
-        }
-    };
     let is = |text: &str, target: &Target| Target::parse(text.as_ref()).is_ok_and(|named| named == *target);
     // What says nothing of the datasets inside proves nothing to a job that takes them along.
     let counts = |job: &&Job| error.is_some() || what.depth.inside || !job.recursive;
-    for job in config.jobs.iter().filter(counts) {
+    for job in jobs_of(what.config, context).iter().filter(counts) {
         let its = |it: &&config::Replica| is(&it.dataset, what.source) && is(&it.to, what.against);
         for it in job.targets.iter().filter(its) {
             let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
@@ -317,23 +310,59 @@ pub(in crate::cli) fn archive_verified(
     error: Option<&Error>,
     context: &Context,
 ) {
-    let config = match Config::load(config) {
-        Ok(config) => config,
-        Err(config::Error::None { .. }) => return,
-        Err(error) => {
-            let why = with_causes(&error.into());
-            return context.warn(format!("what came of this is not written down for any job: {why}"));
-        }
-    };
     let is_it = |text: &str| text.parse::<StoreUrl>().is_ok_and(|named| named == *url);
-    for job in &config.jobs {
+    for job in &jobs_of(config, context) {
         for it in job.archives.iter().filter(|it| is_it(&it.to)) {
             own_archive_verified(job, it, (depth, read_up_to), took, error, context);
         }
     }
 }
 
-/// The same of one archive of one job.
+/// All that are configured, for whoever did something that may be a job's; none if they can not be read, which is warned of.
+fn jobs_of(config: &Path, context: &Context) -> Vec<Job> {
+    match Config::load(config) {
+        Ok(config) => config.jobs,
+        Err(config::Error::None { .. }) => Vec::new(),
+        Err(error) => {
+            let why = with_causes(&error.into());
+            context.warn(format!("what came of this is not written down for any job: {why}"));
+            Vec::new()
+        }
+    }
+}
+
+/// A version of a dataset was put into an archive by hand, or was there, which was taken at `created`: each job that brings the one to the other knows what bringing it back takes.
+pub(in crate::cli) fn archive_pushed(
+    config: &Path,
+    (dataset, url): (&Target, &StoreUrl),
+    pushed: &Pushed,
+    created: Timestamp,
+    context: &Context,
+) {
+    let is = |it: &&config::Archive| {
+        Target::parse(it.dataset.as_ref()).is_ok_and(|named| named == *dataset)
+            && it.to.parse::<StoreUrl>().is_ok_and(|named| named == *url)
+    };
+    for job in &jobs_of(config, context) {
+        for it in job.archives.iter().filter(is) {
+            // What a job has never put there is none of its.
+            if archive_up_to(job, it, context).is_some_and(|up_to| up_to <= created) {
+                let subject = Subject::to_target(&it.dataset, &it.to);
+                change(&job.name, context, |record| {
+                    record.was_pushed(&subject, created, pushed.restore, pushed.there.clone());
+                });
+            }
+        }
+    }
+}
+
+/// When the version was taken that is known to have been put into an archive last.
+pub(in crate::cli) fn archive_up_to(job: &Job, it: &config::Archive, context: &Context) -> Option<Timestamp> {
+    let record = Records::of(context.state_dir()).read(&job.name).ok()?.record?;
+    record.tally(&Subject::to_target(&it.dataset, &it.to))?.up_to
+}
+
+/// An archive of a job was read, as far as `depth` says, for `took`.
 pub(in crate::cli) fn own_archive_verified(
     job: &Job,
     it: &config::Archive,
