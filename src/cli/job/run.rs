@@ -473,7 +473,7 @@ impl Work<'_> {
         for it in &job.archives {
             let start = Instant::now();
             let done = interrupt::check().map_err(Error::io("push to", &it.to));
-            let done = done.and_then(|()| archive::push_of_job(it, context));
+            let done = done.and_then(|()| archive::push_of_job(job, it, context));
             let (value, text, outcome) = match done {
                 Ok((value, text)) => (value, text, Ok(())),
                 Err(error) => (json!({}), String::new(), Err(error)),
