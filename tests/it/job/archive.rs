@@ -242,6 +242,11 @@ fn check_status_and_metrics_know_what_a_restore_from_an_archive_would_take() {
     assert!(text.contains("takes 3 containers") && text.contains("chain'=3;2;;0"), "{text}");
     lab.ends(2, "check node --warn-chain 1 --crit-chain 2");
     lab.ends(2, "check node --crit-restore 1K");
+    // What each archive exceeds is no limit, as in the configuration; and nothing that is critical.
+    for option in ["--warn-chain", "--crit-chain", "--warn-restore", "--crit-restore"] {
+        let (said, _) = lab.ends(3, &format!("check node {option} 0"));
+        assert!(said.contains("0 is exceeded by each archive") && said.contains(option), "{said}");
+    }
     let metrics = lab.ends(0, "metrics node").0;
     for name in ["chain_length", "restore_bytes", "restore_requests", "verified_up_to_timestamp_seconds"] {
         assert!(
