@@ -453,6 +453,9 @@ pub struct JobRecord {
     /// Likewise, the one that was last in a mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mailed: Option<Told>,
+    /// The failure that the hook `on_failure` was called of last, until it goes well again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Told>,
     /// Services that run again which a run had left stopped, the last time that this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Again>,
@@ -482,6 +485,7 @@ impl JobRecord {
             skipped: Skips::default(),
             told: None,
             mailed: None,
+            called: None,
             again: None,
             over: None,
             killed: None,
@@ -574,6 +578,7 @@ impl JobRecord {
             if outcome.subject.op == Op::Run {
                 if outcome.failure.is_none() {
                     self.nothing_is_left();
+                    self.called = None;
                 }
                 self.last_run =
                     Some(LastRun { began, ended: Some(outcome.at), failure: outcome.failure.clone() });

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
+use crate::cli::job::hooks::{self, Moment};
 use crate::config::{self, Config, Job};
 use crate::exec::archive::push::Pushed;
 use crate::exec::notify;
@@ -391,6 +392,16 @@ pub(in crate::cli) fn archive_verified_at(
         [tally.last_success, found]
     });
     answered.flatten().max()
+}
+
+/// Whether `on_failure` is to be called of what failed. One that `repeats` the run of the minute before calls it when something has changed, and once a day.
+pub(super) fn is_to_call(job: &Job, failed: &[(String, Error)], repeats: bool, context: &Context) -> bool {
+    let Some(failure) = summed(failed).filter(|_| hooks::has(Moment::OnFailure, job)) else { return false };
+    let mut is_to_call = true;
+    change(&job.name, context, |record| {
+        is_to_call = record.is_to_call(Timestamp::now(), &failure, repeats);
+    });
+    is_to_call
 }
 
 /// A run could not be begun.

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::said::{Hearer, claim};
-use super::{Again, Failure, JobRecord, Running, UNENDED};
-use crate::model::notify::Channel;
+use super::{Again, Failure, JobRecord, Running, Told, UNENDED};
+use crate::model::notify::{Channel, is_new};
 
 /// That.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,16 @@ impl JobRecord {
         told.take_if(|told| told.at == at);
     }
 
+    /// Whether the hook `on_failure` is to be called of this now, which is written down. What only `repeats` what failed a minute ago is no news, as to people.
+    pub fn is_to_call(&mut self, now: Timestamp, failure: &Failure, repeats: bool) -> bool {
+        let called = self.called.as_ref().map(|called| (called.class.as_str(), called.at.as_second()));
+        let is_to_call = !repeats || is_new(called, &failure.class, now.as_second());
+        if is_to_call {
+            self.called = Some(Told { at: now, class: failure.class.clone() });
+        }
+        is_to_call
+    }
+
     /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it. Of one that has, whoever starts that tells.
     pub fn was_killed(&mut self, whom: Vec<Hearer>) {
         let Some(running) = self.untold() else { return };
@@ -85,7 +95,10 @@ pub(super) fn killed(pid: u32) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::model::run::{Op, Outcome, Subject};
 
     #[test]
     fn each_run_that_was_killed_is_told_once_unless_whoever_starts_what_it_has_left_tells_it() {
@@ -112,6 +125,21 @@ mod tests {
         assert!(record.untold().is_some());
         record.recovered(at(10), &["a.service".to_owned()], None, None);
         assert_eq!(record.untold(), None);
+    }
+
+    #[test]
+    fn a_hook_is_called_of_each_failure_but_of_one_that_is_repeated_once_a_day_until_it_is_another() {
+        let at = |second| Timestamp::from_second(second).expect("as it was made");
+        let mut record = JobRecord::new("node", at(0));
+        let mut calls =
+            |second, class, repeats| record.is_to_call(at(second), &Failure::new(class, "it fails"), repeats);
+        assert!(calls(1, "usage", false) && calls(60, "usage", false));
+        assert!(!calls(120, "usage", true) && !calls(180, "usage", true));
+        assert!(calls(240, "internal", true) && !calls(300, "internal", true));
+        assert!(calls(300 + 20 * 60 * 60, "internal", true));
+        let run = Outcome::done(Subject::of_job(Op::Run), at(1), Duration::ZERO);
+        record.end(at(1), vec![run], |_| true);
+        assert!(record.is_to_call(at(400 + 20 * 60 * 60), &Failure::new("internal", "it fails"), true));
     }
 
     #[test]
