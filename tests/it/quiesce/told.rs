@@ -176,7 +176,20 @@ fn what_takes_its_time_to_be_told_is_told_once_by_the_guard_or_by_who_waits_for_
     let text = fs::read_to_string(&tell).expect("read").replace("echo", "sleep 2; echo");
     fs::write(&tell, text).expect("written");
     lab.start();
-    lab.dies("Verify", "both");
+    // A run that has begun, so that its guard tells, too.
+    fs::write(lab.root().join("slow"), "").expect("written");
+    let mut run = ground::cowsnap(&lab.root().join("state"))
+        .args(["job", "run", "node", "--config"])
+        .arg(lab.root().join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    waits("the stop", || lab.root().join("ending").exists());
+    guards(&lab.root().join("state")).into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+    run.kill().and_then(|()| run.wait()).expect("killed");
+    waits("its end", || lab.pid().is_none());
     fs::write(lab.root().join("broken"), "").expect("written");
     for _ in 0..2 {
         lab.ends(1, "job run --due");
