@@ -60,16 +60,16 @@ struct Given {
     #[arg(long, value_name = "DAYS")]
     crit_base_days: Option<u32>,
     /// Warn if bringing an archive's newest version back takes more containers; never by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value::most_containers)]
     warn_chain: Option<u64>,
     /// The same, critical
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value::most_containers)]
     crit_chain: Option<u64>,
     /// Warn if bringing an archive's newest version back takes more bytes: 200G; never by default
-    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = value::most_bytes)]
     warn_restore: Option<u64>,
     /// The same, critical
-    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = value::most_bytes)]
     crit_restore: Option<u64>,
     /// Warn if less is free where a dataset or target is, of 100; 20 by default
     #[arg(long, value_name = "PERCENT", value_parser = value::percent)]

@@ -133,6 +133,32 @@ pub fn some_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// As [`bytes`]: the most that bringing an archive's newest version back may take.
+///
+/// # Errors
+/// What a size is; a limit that each archive exceeds.
+pub fn most_bytes(text: &str) -> Result<u64, String> {
+    most(bytes(text)?)
+}
+
+/// How many containers that may take at most.
+///
+/// # Errors
+/// What a number is; a limit that each archive exceeds.
+pub fn most_containers(text: &str) -> Result<u64, String> {
+    most(text.parse().map_err(|_| "a number of containers is needed")?)
+}
+
+fn most(limit: u64) -> Result<u64, String> {
+    match limit {
+        0 => Err(NO_LIMIT.into()),
+        limit => Ok(limit),
+    }
+}
+
+/// What is wrong with a limit of nothing.
+pub const NO_LIMIT: &str = "0 is exceeded by each archive: leave it out, or name more";
+
 /// Bytes per second that a transfer may take.
 ///
 /// # Errors

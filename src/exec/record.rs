@@ -88,6 +88,9 @@ impl Records {
             Some(Ok(record)) => (Some(record), None),
             Some(Err(damage)) => (None, Some(damage)),
         };
+        // One that has begun in between was not killed.
+        let may_have = !is_at_work && record.as_ref().is_some_and(|record| record.running.is_some());
+        let is_at_work = is_at_work || may_have && self.is_at_work(job)?;
         Ok(Found { record, is_at_work, damage })
     }
 
@@ -127,7 +130,11 @@ impl Records {
         }
     }
 
-    fn is_at_work(&self, job: &str) -> Result<bool> {
+    /// Whether a run of `job` is at work now.
+    ///
+    /// # Errors
+    /// A file that can not be opened.
+    pub fn is_at_work(&self, job: &str) -> Result<bool> {
         let path = self.file(job, "lock");
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

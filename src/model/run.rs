@@ -12,9 +12,11 @@ use crate::model::notify::{Channel, is_new};
 
 mod again;
 mod said;
+mod unheard;
 
 pub use again::Again;
 pub use said::{Hearer, Said};
+pub use unheard::Unheard;
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -280,6 +282,9 @@ pub struct Tally {
     /// Of what is no run: who was told that it fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub said: Vec<Said>,
+    /// Likewise, when somebody began to tell how it is, who has not said that he has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<Timestamp>,
 }
 
 impl Tally {
@@ -305,6 +310,7 @@ impl Tally {
             chain: None,
             there: None,
             said: Vec::new(),
+            claimed: None,
         }
     }
 
@@ -447,9 +453,18 @@ pub struct JobRecord {
     /// Likewise, the one that was last in a mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mailed: Option<Told>,
+    /// The failure that the hook `on_failure` was called of last, until it goes well again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Told>,
     /// Services that run again which a run had left stopped, the last time that this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Again>,
+    /// That the last run went well and the one before had not, as long as somebody has not heard it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Unheard>,
+    /// The last run that was killed and has left nothing to be started, and who has not heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed: Option<Unheard>,
     /// What became of each thing, once.
     pub tallies: Vec<Tally>,
 }
@@ -470,7 +485,10 @@ impl JobRecord {
             skipped: Skips::default(),
             told: None,
             mailed: None,
+            called: None,
             again: None,
+            over: None,
+            killed: None,
             tallies: vec![Tally::new(Subject::of_job(Op::Run))],
         }
     }
@@ -494,11 +512,7 @@ impl JobRecord {
     fn note_killed(&mut self) {
         let Some(killed) = self.running.take() else { return };
         self.unended = self.unended.saturating_add(1);
-        let text = format!(
-            "process {} did not come to its end: it was killed, or the machine went down",
-            killed.pid
-        );
-        let failure = Some(Failure::new(UNENDED, &text));
+        let failure = Some(unheard::killed(killed.pid));
         self.last_run = Some(LastRun { began: killed.since, ended: None, failure });
     }
 
@@ -531,6 +545,20 @@ impl JobRecord {
         }
     }
 
+    /// What was taken at `up_to` was put into an archive, or was there, beside any run: that is what bringing back the newest there takes.
+    pub fn was_pushed(
+        &mut self,
+        subject: &Subject,
+        up_to: Timestamp,
+        chain: Option<Chain>,
+        there: Option<There>,
+    ) {
+        let tally = self.tally_mut(subject);
+        tally.up_to = Some(up_to);
+        tally.chain = chain.or(tally.chain);
+        tally.there = there.or(tally.there.take());
+    }
+
     /// Something was done that belongs to no run.
     pub fn note(&mut self, outcome: Outcome) {
         self.tally_mut(&outcome.subject).add(outcome);
@@ -550,6 +578,7 @@ impl JobRecord {
             if outcome.subject.op == Op::Run {
                 if outcome.failure.is_none() {
                     self.nothing_is_left();
+                    self.called = None;
                 }
                 self.last_run =
                     Some(LastRun { began, ended: Some(outcome.at), failure: outcome.failure.clone() });

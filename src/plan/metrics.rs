@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 pub use exposition::{Family, Kind, Labels, exposition};
 
+use crate::model::JobRecord;
 use crate::model::run::{Op, Subject, Tally};
 use crate::plan::health::{self, Archive, Base, Facts, Seen, State};
 
@@ -159,7 +160,10 @@ impl Collected {
         let facts = job.facts;
         let Ok(record) = &facts.record else { return };
         let labels = || vec![("job_name", facts.job.clone())];
-        let of_record = record.as_ref().map_or((0, 0), |record| (record.skipped.n, record.unended));
+        // The next run counts it: until then it is known nonetheless.
+        let is_killed = |record: &JobRecord| record.running.is_some() && !facts.is_at_work;
+        let n_killed = |record: &JobRecord| record.unended.saturating_add(u64::from(is_killed(record)));
+        let of_record = record.as_ref().map_or((0, 0), |record| (record.skipped.n, n_killed(record)));
         if let Some(record) = record {
             self.add("cowsnap_record_since_timestamp_seconds", labels(), seconds(record.since));
         }

@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::plan::quiesce::{Machine, Outcome, Step};
 use crate::quiesce::frozen::{self, Watch};
-use crate::quiesce::held::Held;
+use crate::quiesce::held::{Held, Resumed};
 use crate::quiesce::lease::Attempt;
 use crate::quiesce::process::Process;
 use crate::quiesce::real::{GRACE, PAUSE, Patience, SETTLED, all_run, answers, own, start};
@@ -52,11 +52,16 @@ pub(super) fn start_guard(
     Ok((mine, units::heard(Timely::new(File::from(ready), Some(GUARD_READY)))?))
 }
 
-/// Waits for the end of who started this process, and then starts what is to be started. Says when it waits.
+/// Waits for the end of who started this process, and then starts what is to be started. Says when it waits; `resumed` is told if that was started before, and is not to wait for anything.
 ///
 /// # Errors
 /// What could not be started.
-pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Option<Recovered>> {
+pub fn guard(
+    state_dir: &Path,
+    job: &str,
+    mut ready: impl Write,
+    resumed: &mut dyn FnMut(Resumed),
+) -> Result<Option<Recovered>> {
     // Who ends the run, be it by a signal to all of its group, is to find the services running again.
     interrupt::block_all_in_this_thread().map_err(Error::io("block", "signals"))?;
     let leases = Leases::open(state_dir)?;
@@ -68,7 +73,7 @@ pub fn guard(state_dir: &Path, job: &str, mut ready: impl Write) -> Result<Optio
     while command::ends(io::stdin(), Some(Instant::now() + LOOKS), false) == Ok(false) {
         wake(&leases, job);
         watch.look(&leases, job);
-        held.look(&leases, job);
+        held.look(&leases, job).into_iter().for_each(&mut *resumed);
     }
     frozen::end_left(&leases, job);
     make_up(&leases, job, true)

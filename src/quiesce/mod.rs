@@ -41,6 +41,7 @@ pub use callable::{can_be_called, is_callable};
 pub use flush::flush;
 pub use frozen::freeze_marked;
 pub use guard::{Recovered, guard, recover};
+pub use held::Resumed;
 pub use hook::call;
 pub use lease::{Lease, Leases};
 pub use left::{By, Forgotten, Left, MadeUp, end_overdue, forget, left, make_up_all};

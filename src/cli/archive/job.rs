@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{push, url, verify};
-use crate::cli::job::recorded::{archive_verified_at, own_archive_verified};
+use crate::cli::job::recorded::{archive_up_to, archive_verified_at, own_archive_verified};
 use crate::cli::progress::Progress;
 use crate::cli::table::size;
 use crate::cli::{Context, place};
@@ -25,7 +25,11 @@ use crate::stream::reader::Keys;
 use crate::{Error, Result};
 
 /// Puts the newest snapshot into it; what was done, as `archive push` says it, with when the snapshot was taken.
-pub(in crate::cli) fn push_of_job(it: &config::Archive, context: &Context) -> Result<(Value, String)> {
+pub(in crate::cli) fn push_of_job(
+    job: &Job,
+    it: &config::Archive,
+    context: &Context,
+) -> Result<(Value, String)> {
     let dataset = place::dataset(&Target::parse(it.dataset.as_ref())?, context)?;
     let signers = it.sign.as_ref().map(|path| keys::signing_key(path)).transpose()?;
     let wanted = Wanted {
@@ -36,8 +40,15 @@ pub(in crate::cli) fn push_of_job(it: &config::Archive, context: &Context) -> Re
         state_dir: context.state_dir().to_owned(),
         ..Wanted::default()
     };
+    let known = archive_up_to(job, it, context);
     let pushed = push_to(&dataset, &opened(it)?, &wanted, &Progress::new(context))?;
+    let lost = known.filter(|_| pushed.is_first).map(|known| {
+        let to = &it.to;
+        format!("{to} had what was put there up to {known:.0}, and nothing any more that can be brought back: it is begun anew, in full")
+    });
+    lost.iter().for_each(|lost| context.warn(format!("job {}: {lost}", job.name)));
     let mut value = json!(pushed);
+    value["warnings"] = lost.into_iter().collect();
     value["created"] = json!(dataset.version(&pushed.snapshot)?.created);
     Ok((value, push::told(&pushed)))
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::Reach;
+use crate::cli::job::recorded::archive_pushed;
 use crate::cli::keys::WriteArgs;
 use crate::cli::progress::Progress;
 use crate::cli::send::rate;
@@ -47,6 +49,9 @@ pub struct Args {
     level: Option<i32>,
     #[command(flatten)]
     keys: WriteArgs,
+    /// Where jobs are configured: what bringing it back takes now is known of those that push TARGET to URL
+    #[arg(long, env = "COWSNAP_CONFIG", default_value = "/etc/cowsnap/config.toml", value_name = "FILE")]
+    config: PathBuf,
     /// Say what would be pushed
     #[arg(long)]
     dry_run: bool,
@@ -82,6 +87,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         return context.print(&value, would(&pushed));
     }
     let pushed = push(&dataset, &archive, &wanted, &Progress::new(context))?;
+    if let Ok(version) = dataset.version(&pushed.snapshot) {
+        let to = (&target, archive.store().url());
+        archive_pushed(&args.config, to, &pushed, version.created, context);
+    }
     context.print(&pushed, told(&pushed))
 }
 

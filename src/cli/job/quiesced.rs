@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -23,7 +24,9 @@ use crate::model::name::UNCONFIRMED;
 use crate::model::run::Op;
 use crate::model::{Quiesce, SnapshotName, Target};
 use crate::plan::quiesce::Step;
-use crate::quiesce::{self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Recovered, Session};
+use crate::quiesce::{
+    self, Acts as _, By, Finished, Forgotten, Ground, Leases, MadeUp, Recovered, Resumed, Session,
+};
 use crate::{Error, Result};
 
 /// What came of a job's snapshot.
@@ -433,7 +436,8 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
     if args.forget {
         return forget(&args.jobs, context);
     }
-    let chosen: Vec<_> = known.iter().filter(|job| args.jobs.is_empty() || args.jobs.contains(job)).collect();
+    let is_meant = |job: &&String| args.jobs.is_empty() || args.jobs.contains(job);
+    let chosen: Vec<_> = known.iter().filter(is_meant).collect();
     let (mut recovered, mut text, mut failed) = (Vec::new(), String::new(), Vec::new());
     for job in chosen {
         match quiesce::recover(context.state_dir(), job) {
@@ -447,7 +451,9 @@ pub(super) fn recover(args: &Recover, config: &Path, context: &Context) -> Resul
         }
     }
     context.print(&json!({ "recovered": recovered }), text)?;
-    tell_of_recovery(&known, &failed, None, config, context);
+    let to_hear_of = known.iter().cloned().chain(beside::jobs_unheard(context));
+    let to_hear_of: Vec<_> = to_hear_of.filter(|job| is_meant(&job)).collect();
+    tell_of_recovery(&to_hear_of, &failed, None, config, context);
     // A service that is down is what has to be known.
     failed.sort_by_key(|(_, error)| matches!(error, Error::Quiesce(error) if error.is_down()));
     let last = failed.pop();
@@ -466,6 +472,26 @@ fn tell_of_recovery(
     if jobs.is_empty() {
         return;
     }
+    let config = config_in_time(config, context);
+    for (name, error) in failed.iter().filter(|(_, error)| !is_busy(error)) {
+        not_recovered(name, error, since, &config, context).into_iter().for_each(|news| news.tell(context));
+    }
+    let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
+    known.flat_map(|job| beside::unheard(job, context)).for_each(|news| news.tell(context));
+}
+
+/// Has those told who are to know that a guard has started services though their run goes on: that one tells nothing as long as it hangs.
+fn tell_of_resumed(resumed: Resumed, config: &Path, context: &Context) {
+    let Resumed { job, why, down } = resumed;
+    let failure = recorded::failure(&why.into());
+    let config = config_in_time(config, context);
+    let known = config.jobs.iter().filter(|known| known.name == job);
+    let news = known.filter_map(|job| beside::resumed(job, failure.clone(), down, context));
+    news.for_each(|news| news.tell(context));
+}
+
+/// The configuration; an empty one if it can not be used, which is warned of.
+fn config_in_time(config: &Path, context: &Context) -> Config {
     // It may lie where nobody answers.
     let path = config.to_owned();
     let loaded = within(Instant::now() + ANSWERS, move || Config::load(&path))();
@@ -482,12 +508,7 @@ fn tell_of_recovery(
             None
         }
     };
-    let config = config.unwrap_or_else(|| Config { files: Vec::new(), jobs: Vec::new() });
-    for (name, error) in failed.iter().filter(|(_, error)| !is_busy(error)) {
-        not_recovered(name, error, since, &config, context).into_iter().for_each(|news| news.tell(context));
-    }
-    let known = config.jobs.iter().filter(|job| jobs.contains(&job.name));
-    known.filter_map(|job| beside::again(job, context)).for_each(|news| news.tell(context));
+    config.unwrap_or_else(|| Config { files: Vec::new(), jobs: Vec::new() })
 }
 
 /// How long a configuration is waited for that is needed for nothing but that.
@@ -549,7 +570,29 @@ fn forget(jobs: &[String], context: &Context) -> Result<()> {
 
 pub(super) fn guard(args: &Guard, config: &Path, context: &Context) -> Result<()> {
     let (job, since) = (&args.job, Timestamp::now());
-    let failed = match quiesce::guard(context.state_dir(), job, io::stdout()) {
+    let mut tellers = Vec::new();
+    // Who waits for somebody to be told does not see the end of the run.
+    let mut resumed = |resumed| {
+        let (config, context) = (config.to_owned(), context.clone());
+        let tell = move || tell_of_resumed(resumed, &config, &context);
+        tellers.extend(Builder::new().name("tell".into()).spawn(tell));
+    };
+    let done = quiesce::guard(context.state_dir(), job, io::stdout(), &mut resumed);
+    let done = recovered_by_guard(job, since, done, config, context);
+    // It has told, or can not, within a minute.
+    tellers.into_iter().for_each(|teller| drop(teller.join()));
+    done
+}
+
+/// What is written down, and told, when a guard has nothing more to do.
+fn recovered_by_guard(
+    job: &String,
+    since: Timestamp,
+    done: quiesce::Result<Option<Recovered>>,
+    config: &Path,
+    context: &Context,
+) -> Result<()> {
+    let failed = match done {
         Ok(None) => return Ok(()),
         Ok(Some(done)) => {
             recorded::recovered(&done, None, context);

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::cli::Context;
 use crate::cli::doctor::with_causes;
+use crate::cli::job::hooks::{self, Moment};
 use crate::config::{self, Config, Job};
+use crate::exec::archive::push::Pushed;
 use crate::exec::notify;
 use crate::exec::record::{AtWork, Records};
 use crate::model::notify::{Channel, Message, News, Notify};
@@ -192,17 +194,24 @@ enum About {
     Op(Op),
     /// That services run again.
     Again,
+    /// That a run went well, to who could not be told when it was over.
+    Over,
+    /// That a run was killed which has left nothing to be started.
+    Killed,
+    /// That services were started though their run goes on.
+    Resumed,
 }
 
 impl ToTell {
     /// Tells it. Who has heard of a failure is written down, or the next one would be kept from who has not.
     pub(super) fn tell(self, context: &Context) {
-        let Self { job, notify, starting, message, at, people, pings, about } = self;
+        let Some(news) = beside::claimed(self, context) else { return };
+        let Self { job, notify, starting, message, at, people, pings, about } = news;
         let heard = notify::tell(&notify, starting, &message, &people, pings);
         for why in &heard.failed {
             context.warn(format!("job {job}: {why}"));
         }
-        if about != About::Run {
+        if about != About::Run || message.news == News::Recovery {
             return beside::was_heard(&job, about, &message, &heard, at, context);
         }
         if !heard.told.is_empty() && message.news == News::Failure {
@@ -279,18 +288,10 @@ pub(in crate::cli) fn verified(what: &Verified<'_>, error: Option<&Error>, conte
     if what.is_one && !is_found {
         return;
     }
-    let config = match Config::load(what.config) {
-        Ok(config) => config,
-        Err(config::Error::None { .. }) => return,
-        Err(error) => {
-            let why = with_causes(&error.into());
-            return context.warn(format!("what came of this is not written down for any job: {why}"));
-        }
-    };
     let is = |text: &str, target: &Target| Target::parse(text.as_ref()).is_ok_and(|named| named == *target);
     // What says nothing of the datasets inside proves nothing to a job that takes them along.
     let counts = |job: &&Job| error.is_some() || what.depth.inside || !job.recursive;
-    for job in config.jobs.iter().filter(counts) {
+    for job in jobs_of(what.config, context).iter().filter(counts) {
         let its = |it: &&config::Replica| is(&it.dataset, what.source) && is(&it.to, what.against);
         for it in job.targets.iter().filter(its) {
             let subject = Subject::of_target(Op::Verify, &it.dataset, &it.to);
@@ -310,23 +311,59 @@ pub(in crate::cli) fn archive_verified(
     error: Option<&Error>,
     context: &Context,
 ) {
-    let config = match Config::load(config) {
-        Ok(config) => config,
-        Err(config::Error::None { .. }) => return,
-        Err(error) => {
-            let why = with_causes(&error.into());
-            return context.warn(format!("what came of this is not written down for any job: {why}"));
-        }
-    };
     let is_it = |text: &str| text.parse::<StoreUrl>().is_ok_and(|named| named == *url);
-    for job in &config.jobs {
+    for job in &jobs_of(config, context) {
         for it in job.archives.iter().filter(|it| is_it(&it.to)) {
             own_archive_verified(job, it, (depth, read_up_to), took, error, context);
         }
     }
 }
 
-/// The same of one archive of one job.
+/// All that are configured, for whoever did something that may be a job's; none if they can not be read, which is warned of.
+fn jobs_of(config: &Path, context: &Context) -> Vec<Job> {
+    match Config::load(config) {
+        Ok(config) => config.jobs,
+        Err(config::Error::None { .. }) => Vec::new(),
+        Err(error) => {
+            let why = with_causes(&error.into());
+            context.warn(format!("what came of this is not written down for any job: {why}"));
+            Vec::new()
+        }
+    }
+}
+
+/// A version of a dataset was put into an archive by hand, or was there, which was taken at `created`: each job that brings the one to the other knows what bringing it back takes.
+pub(in crate::cli) fn archive_pushed(
+    config: &Path,
+    (dataset, url): (&Target, &StoreUrl),
+    pushed: &Pushed,
+    created: Timestamp,
+    context: &Context,
+) {
+    let is = |it: &&config::Archive| {
+        Target::parse(it.dataset.as_ref()).is_ok_and(|named| named == *dataset)
+            && it.to.parse::<StoreUrl>().is_ok_and(|named| named == *url)
+    };
+    for job in &jobs_of(config, context) {
+        for it in job.archives.iter().filter(is) {
+            // What a job has never put there is none of its.
+            if archive_up_to(job, it, context).is_some_and(|up_to| up_to <= created) {
+                let subject = Subject::to_target(&it.dataset, &it.to);
+                change(&job.name, context, |record| {
+                    record.was_pushed(&subject, created, pushed.restore, pushed.there.clone());
+                });
+            }
+        }
+    }
+}
+
+/// When the version was taken that is known to have been put into an archive last.
+pub(in crate::cli) fn archive_up_to(job: &Job, it: &config::Archive, context: &Context) -> Option<Timestamp> {
+    let record = Records::of(context.state_dir()).read(&job.name).ok()?.record?;
+    record.tally(&Subject::to_target(&it.dataset, &it.to))?.up_to
+}
+
+/// An archive of a job was read, as far as `depth` says, for `took`.
 pub(in crate::cli) fn own_archive_verified(
     job: &Job,
     it: &config::Archive,
@@ -355,6 +392,16 @@ pub(in crate::cli) fn archive_verified_at(
         [tally.last_success, found]
     });
     answered.flatten().max()
+}
+
+/// Whether `on_failure` is to be called of what failed. One that `repeats` the run of the minute before calls it when something has changed, and once a day.
+pub(super) fn is_to_call(job: &Job, failed: &[(String, Error)], repeats: bool, context: &Context) -> bool {
+    let Some(failure) = summed(failed).filter(|_| hooks::has(Moment::OnFailure, job)) else { return false };
+    let mut is_to_call = true;
+    change(&job.name, context, |record| {
+        is_to_call = record.is_to_call(Timestamp::now(), &failure, repeats);
+    });
+    is_to_call
 }
 
 /// A run could not be begun.
@@ -395,6 +442,13 @@ fn told_of(
         people.retain(|&whom| record.is_news(whom, run.at, run.failure.as_ref()));
         if run.failure.is_none() {
             Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, run.at, None));
+        }
+        match (&run.failure, &before) {
+            (Some(_), _) => record.over = None,
+            (None, Some(why)) => {
+                record.is_well_again(run.at, why.clone(), beside::people(job, News::Recovery));
+            }
+            (None, None) => {}
         }
     });
     let notify = job.notify.clone()?;

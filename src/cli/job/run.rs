@@ -53,7 +53,7 @@ pub(super) fn run(args: &Run, (config, path): (&Config, &Path), context: &Contex
     let mut postponed = Vec::new();
     for job in config.chosen(&args.jobs)? {
         if !args.dry_run {
-            work.to_tell.extend(beside::again(job, context));
+            work.to_tell.extend(beside::unheard(job, context));
         }
         work.tell(context);
         if work.is_interrupted(job) {
@@ -266,7 +266,7 @@ impl Work<'_> {
                 {
                     self.failed.push((format!("job {}", job.name), error));
                 }
-                self.not_begun(job, error, context);
+                self.not_begun(job, error, args, context);
             }
         }
         self.tell(context);
@@ -290,10 +290,10 @@ impl Work<'_> {
                     format!("its services were stopped for nothing last time; tried again after {time:.0}");
                 return self.skip(job, &why, context);
             }
-            Err(error) => return self.not_begun(job, error, context),
+            Err(error) => return self.not_begun(job, error, args, context),
         }
         if let Err(error) = Requests::below(context.state_dir()).take_aside(&job.name) {
-            return self.not_begun(job, error, context);
+            return self.not_begun(job, error, args, context);
         }
         match &due {
             Some(due) if due.is_emergency() => context.warn(format!("job {}: {}", job.name, due.because())),
@@ -308,7 +308,9 @@ impl Work<'_> {
         // Whoever only waits for what a run has left that failed has nothing to add to that, each minute.
         let only_waits =
             args.due && recorder.had_failed() && self.failed[n_failed..].iter().all(|(_, e)| is_busy(e));
-        if is_run && self.failed.len() > n_failed && !only_waits {
+        // What has no snapshot is due the next minute, too.
+        let repeats = args.due && recorder.had_failed() && self.n_done == n_done;
+        if is_run && !only_waits && recorded::is_to_call(job, &self.failed[n_failed..], repeats, context) {
             let taken = self.objects.get(n_told).cloned().unwrap_or_default();
             self.call(Moment::OnFailure, job, &taken, n_failed, context);
         }
@@ -410,11 +412,13 @@ impl Work<'_> {
     }
 
     /// It failed before anything was done of it.
-    fn not_begun(&mut self, job: &Job, error: Error, context: &Context) {
+    fn not_begun(&mut self, job: &Job, error: Error, args: &Run, context: &Context) {
         self.to_tell.extend(recorded::not_begun(job, &error, context));
         let n_failed = self.failed.len();
         self.failed.push((format!("job {}", job.name), error));
-        self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
+        if recorded::is_to_call(job, &self.failed[n_failed..], args.due, context) {
+            self.call(Moment::OnFailure, job, &Value::Null, n_failed, context);
+        }
     }
 
     /// There is another minute.
@@ -473,7 +477,7 @@ impl Work<'_> {
         for it in &job.archives {
             let start = Instant::now();
             let done = interrupt::check().map_err(Error::io("push to", &it.to));
-            let done = done.and_then(|()| archive::push_of_job(it, context));
+            let done = done.and_then(|()| archive::push_of_job(job, it, context));
             let (value, text, outcome) = match done {
                 Ok((value, text)) => (value, text, Ok(())),
                 Err(error) => (json!({}), String::new(), Err(error)),

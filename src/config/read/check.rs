@@ -156,7 +156,7 @@ impl Reader<'_> {
         let number = |number: &Option<Spanned<u64>>| number.as_ref().map(|number| *number.get_ref());
         for (key, number) in [&warn, &crit] {
             if let Some(none) = number.as_ref().filter(|number| *number.get_ref() == 0) {
-                self.problem(none.span(), key, NONE);
+                self.problem(none.span(), key, value::NO_LIMIT);
             }
         }
         let found = Pair { warn: number(&warn.1), crit: number(&crit.1) };
@@ -166,7 +166,7 @@ impl Reader<'_> {
 
     fn restore(&mut self, [warn, crit]: [(&str, Option<Text>); 2]) -> Pair<u64> {
         let (at, keys) = (crit.1.as_ref().map(Text::span), [warn.0, crit.0]);
-        let mut read = |(key, text): (&str, Option<Text>)| self.parsed(key, text?, most_bytes);
+        let mut read = |(key, text): (&str, Option<Text>)| self.parsed(key, text?, value::most_bytes);
         let found = Pair { warn: read(warn), crit: read(crit) };
         self.more(found, (keys[1], at), keys[0]);
         found
@@ -200,16 +200,6 @@ impl Reader<'_> {
             self.problem(at, key, what);
         }
         found
-    }
-}
-
-/// What is wrong with a limit of nothing.
-const NONE: &str = "0 is exceeded by each archive: leave the key out, or name more";
-
-fn most_bytes(text: &str) -> Result<u64, String> {
-    match value::bytes(text)? {
-        0 => Err(NONE.into()),
-        bytes => Ok(bytes),
     }
 }
 

@@ -87,8 +87,8 @@ fn what_a_job_can_not_be_judged_by_is_refused() {
     check_job(
         &format!("{archive}[job.a.check]\nwarn_chain = 0\ncrit_chain = 1\nwarn_restore = \"0\"\n"),
         expect![[r#"
-            config.toml:7: job.a.check.warn_chain: 0 is exceeded by each archive: leave the key out, or name more
-            config.toml:9: job.a.check.warn_restore: 0 is exceeded by each archive: leave the key out, or name more
+            config.toml:7: job.a.check.warn_chain: 0 is exceeded by each archive: leave it out, or name more
+            config.toml:9: job.a.check.warn_restore: 0 is exceeded by each archive: leave it out, or name more
         "#]],
     );
 }

@@ -79,6 +79,9 @@ pub struct Pushed {
     pub base: Option<VersionRef>,
     /// Why it is full, if it is.
     pub full_because: Option<&'static str>,
+    /// Whether the archive has no version that can be brought back.
+    #[serde(skip)]
+    pub is_first: bool,
     /// About how many bytes the filesystem's stream will have, before it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate_bytes: Option<u64>,
@@ -321,6 +324,7 @@ impl<'a> Source<'a> {
             was_there: matches!(choice, Choice::There),
             base,
             full_because: why,
+            is_first: matches!(choice, Choice::Send { why: Some(Why::First), .. }),
             estimate_bytes: None,
             sent: None,
             restore: None,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::said::Hearer;
+use super::said::{Hearer, claim};
+use super::unheard::killed;
 use super::{Failure, JobRecord, Op, Outcome, Subject, UNENDED, bounded, milliseconds};
 
 /// That they do.
@@ -23,13 +24,10 @@ pub struct Again {
     /// Who has heard of it.
     #[serde(default)]
     pub heard: Vec<Hearer>,
-    /// When somebody began to tell it.
+    /// When somebody began to tell it, who has not said that he has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<Timestamp>,
 }
-
-/// How long whoever tells it may be at that.
-const CLAIM: i64 = 2 * 60;
 
 impl Again {
     /// Whether their run was killed, of which nobody was told yet.
@@ -37,14 +35,9 @@ impl Again {
         self.why.class == UNENDED
     }
 
-    /// Whether nobody else is about to tell it: a guard, and the run that waited for it, would both.
+    /// Whether nobody else is about to tell it.
     pub fn claim(&mut self, now: Timestamp) -> bool {
-        let claimed = self.claimed.map(|claimed| now.as_second() - claimed.as_second());
-        let is_free = claimed.is_none_or(|gone| !(0..CLAIM).contains(&gone));
-        if is_free {
-            self.claimed = Some(now);
-        }
-        is_free
+        claim(&mut self.claimed, now)
     }
 }
 
@@ -72,15 +65,10 @@ impl JobRecord {
         self.was_said_over(&subject, &Hearer::ALL);
         // The next time that they are down is another one, whoever has heard of this.
         (self.told, self.mailed) = (None, None);
-        let killed =
+        let other =
             self.running.as_ref().filter(|running| Some(running.since) != run).map(|running| running.pid);
-        let why = match (killed, &self.last_run) {
-            (Some(killed), _) => {
-                let text = format!(
-                    "process {killed} did not come to its end: it was killed, or the machine went down"
-                );
-                Failure::new(UNENDED, &text)
-            }
+        let why = match (other, &self.last_run) {
+            (Some(pid), _) => killed(pid),
             (None, Some(last)) => last.failure.clone().unwrap_or_else(|| Failure::new("", "")),
             (None, None) => Failure::new(UNENDED, "it was killed, or the machine went down"),
         };
@@ -116,13 +104,6 @@ mod tests {
         assert_eq!(
             record.tally(&Subject::of_job(Op::Quiesce)).and_then(|tally| tally.last_downtime_ms),
             Some(2000)
-        );
-        let mut claimed = again;
-        let claims = [20, 21, 20 + CLAIM, 21].map(|second| claimed.claim(at(second)));
-        assert_eq!(
-            claims,
-            [true, false, true, true],
-            "one who died, or whose clock was ahead, keeps nobody from it"
         );
         // As the next run does, before anything else.
         record.begin(at(10), 9);

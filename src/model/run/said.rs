@@ -38,6 +38,19 @@ pub struct Said {
     pub is_over: bool,
 }
 
+/// How long whoever tells something may be at that.
+pub(super) const CLAIM: i64 = 2 * 60;
+
+/// Whether nobody else is about to tell it: a guard, and whoever waited for it, would both.
+pub(super) fn claim(claimed: &mut Option<Timestamp>, now: Timestamp) -> bool {
+    let gone = claimed.map(|claimed| now.as_second() - claimed.as_second());
+    let is_free = gone.is_none_or(|gone| !(0..CLAIM).contains(&gone));
+    if is_free {
+        *claimed = Some(now);
+    }
+    is_free
+}
+
 /// What fails still is told again after so long: as of runs.
 const DAY: i64 = 20 * 60 * 60;
 /// What comes and goes is told no more often.
@@ -67,6 +80,16 @@ impl JobRecord {
         let tally = self.tally(subject);
         let is_to_hear = |whom: &Hearer| tally.is_none_or(|tally| tally.is_to_hear(*whom, class, now));
         Hearer::ALL.into_iter().filter(is_to_hear).collect()
+    }
+
+    /// Whether nobody else is about to tell how it is.
+    pub fn claim(&mut self, subject: &Subject, now: Timestamp) -> bool {
+        claim(&mut self.tally_mut(subject).claimed, now)
+    }
+
+    /// Whoever was about to tell how it is has done so, or could not.
+    pub fn release(&mut self, subject: &Subject) {
+        self.tally_mut(subject).claimed = None;
     }
 
     /// `whom` has heard that it fails.
@@ -104,6 +127,20 @@ mod tests {
         assert!(hears(&record, 1060));
         record.was_said(&subject, Hearer::Mail, "internal", at(1060));
         assert!(!hears(&record, 1120));
+    }
+
+    #[test]
+    fn who_is_about_to_tell_keeps_others_from_it_until_he_has_or_is_late() {
+        let subject = Subject::of_job(Op::Recover);
+        let mut record = JobRecord::new("node", at(0));
+        let claims = [20, 21, 20 + CLAIM, 21].map(|second| record.claim(&subject, at(second)));
+        assert_eq!(
+            claims,
+            [true, false, true, true],
+            "one who died, or whose clock was ahead, keeps nobody from it"
+        );
+        record.release(&subject);
+        assert!(record.claim(&subject, at(22)));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::model::JobRecord;
 use crate::model::run::{Failure, Outcome};
 use crate::plan::health::{Down, Promise, Target};
 use crate::plan::schedule::Schedule;
@@ -358,6 +357,23 @@ fn a_job_is_told_as_check_has_it() {
             cowsnap_job_running{job_name="node"} 0
         "#]],
     );
+}
+
+#[test]
+fn a_run_that_was_killed_is_counted_before_the_next_one_counts_it_and_once() {
+    let mut record = JobRecord::new("node", at("00:00"));
+    let n = |record: &JobRecord, is_at_work| {
+        let facts = Facts { record: Ok(Some(record.clone())), is_at_work, ..job("node") };
+        let text = told(&facts, Vec::new());
+        let name = "cowsnap_runs_unended_total{job_name=\"node\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)).expect("it is told").to_owned()
+    };
+    record.begin(at("01:00"), 7);
+    assert_eq!([true, false].map(|is_at_work| n(&record, is_at_work)), ["0", "1"]);
+    record.begin(at("02:00"), 8);
+    assert_eq!([true, false].map(|is_at_work| n(&record, is_at_work)), ["1", "2"]);
+    record.forget(at("02:00"));
+    assert_eq!(n(&record, false), "1");
 }
 
 #[test]

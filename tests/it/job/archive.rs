@@ -242,6 +242,11 @@ fn check_status_and_metrics_know_what_a_restore_from_an_archive_would_take() {
     assert!(text.contains("takes 3 containers") && text.contains("chain'=3;2;;0"), "{text}");
     lab.ends(2, "check node --warn-chain 1 --crit-chain 2");
     lab.ends(2, "check node --crit-restore 1K");
+    // What each archive exceeds is no limit, as in the configuration; and nothing that is critical.
+    for option in ["--warn-chain", "--crit-chain", "--warn-restore", "--crit-restore"] {
+        let (said, _) = lab.ends(3, &format!("check node {option} 0"));
+        assert!(said.contains("0 is exceeded by each archive") && said.contains(option), "{said}");
+    }
     let metrics = lab.ends(0, "metrics node").0;
     for name in ["chain_length", "restore_bytes", "restore_requests", "verified_up_to_timestamp_seconds"] {
         assert!(
@@ -253,6 +258,29 @@ fn check_status_and_metrics_know_what_a_restore_from_an_archive_would_take() {
     let (name, _) = lab.snapshots("node").pop().expect("a snapshot");
     let again = lab.json(0, &format!("archive push FS/node@{name} file://FS/archive"));
     assert_eq!((&again["was_there"], &again["restore"]["containers"]), (&true.into(), &3.into()), "{again}");
+}
+
+#[test]
+fn what_is_pushed_in_full_by_hand_ends_the_warning_of_a_chain_that_is_too_long() {
+    ground!("btrfs");
+    let lab = Lab::new(&NODE.replace("warn_verify_age = \"1d\"", "warn_chain = 2"));
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    for n in 1..=3_u64 {
+        std::fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        lab.ends(0, "job run node");
+    }
+    let chain = || lab.json(0, "status node")["jobs"][0]["targets"][0]["chain"]["containers"].clone();
+    lab.ends(1, "check node");
+    // Whoever does not know the job says nothing of it.
+    lab.ends(0, "archive push FS/node file://FS/archive --full --config FS/none.toml");
+    assert_eq!(chain(), 3);
+    lab.ends(0, "archive push FS/node file://FS/archive --full");
+    assert_eq!(chain(), 1);
+    lab.ends(0, "check node");
+    let metrics = lab.ends(0, "metrics node").0;
+    let pushed = "op=\"replicate\",dataset=\"FS/node\",target=\"file://FS/archive\",result=\"success\"} 3\n";
+    assert!(metrics.contains(pushed), "it was no run: {metrics}");
 }
 
 #[test]

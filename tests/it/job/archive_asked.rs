@@ -75,6 +75,36 @@ fn an_archive_that_is_gone_is_critical_though_its_job_went_well_last() {
 }
 
 #[test]
+fn an_archive_that_somebody_has_emptied_is_warned_of_when_it_is_begun_anew() {
+    ground!("btrfs");
+    let lab = Lab::new(NODE);
+    lab.ends(0, "create FS/node");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    let run = |n: u32| {
+        fs::write(lab.fs.path().join("node/height"), n.to_string()).expect("written");
+        let (out, said) = lab.ends(0, "job run node --json");
+        let out: Value = serde_json::from_str(&out).expect("one JSON object");
+        let archived = out["jobs"][0]["archived"][0].clone();
+        (archived["warnings"].as_array().expect("a list").clone(), archived["base"].is_null(), said)
+    };
+    let why = "file://FS/archive had what was put there up to 2";
+    for (n, is_full) in [(1, true), (2, false)] {
+        let (warnings, found, said) = run(n);
+        assert!(warnings.is_empty() && found == is_full && !said.contains("put there"), "{said}");
+    }
+    for folder in ["versions", "parts"] {
+        let folder = lab.fs.path().join("archive").join(folder);
+        fs::remove_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    }
+    let (warnings, is_full, said) = run(3);
+    assert!(is_full && warnings.len() == 1, "{warnings:?}");
+    assert!(warnings[0].as_str().is_some_and(|warning| warning.starts_with(why)), "{warnings:?}");
+    assert!(said.contains(&format!("warning: job node: {why}")), "{said}");
+    let (warnings, is_full, _) = run(4);
+    assert!(warnings.is_empty() && !is_full, "{warnings:?}");
+}
+
+#[test]
 fn what_was_put_there_last_has_to_be_there_or_what_is_newer() {
     ground!("btrfs");
     let lab = filled(NODE);

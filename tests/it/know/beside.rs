@@ -1,10 +1,12 @@
-//! Who is told that nobody can tell whether a job is due, which may be so each minute.
+//! Who is told that nobody can tell whether a job is due, which may be so each minute, and that a run was killed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
-use crate::ground::ground;
+use crate::ground::{self, ground};
 use crate::job::Lab;
 use crate::job_when::{grow_old, triggered};
 
@@ -124,4 +126,57 @@ fn a_dataset_that_is_away_each_minute_is_told_once() {
     lab.ends(2, "job run node");
     lab.ends(2, "job run node");
     assert_eq!((lines(&told).len(), lines(&called).len()), (3, 3));
+}
+
+/// A run of it that is killed, and answers its process's number.
+fn killed(lab: &Lab) -> u32 {
+    let mut run = ground::cowsnap(&lab.fs.outside().join("state"))
+        .args(["job", "run", "node"])
+        .env("COWSNAP_CONFIG", &lab.config)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let status = run.wait().expect("it ends");
+    assert_eq!(status.signal(), Some(9), "it was not killed");
+    run.id()
+}
+
+#[test]
+fn a_run_that_is_killed_and_leaves_nothing_stopped_is_told_once_by_whoever_looks_next() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let kills = lab.fs.outside().join("kills");
+    let hook = format!("[ -e {} ] && kill -KILL $PPID; exit 0", kills.display());
+    let (tell, told) = script(&lab, "tell", "$COWSNAP_RESULT $COWSNAP_CLASS $COWSNAP_MESSAGE");
+    let job = "[job.node]\ndatasets = [\"FS/node\"]\ncrash_consistent = true\nschedule = \"0 0 1 1 *\"\n";
+    lab.write(&format!(
+        "{job}[job.node.hooks]\nbefore_snapshot = [\"/bin/sh\", \"-c\", \"{hook}\"]\n[job.node.notify]\ncommand = [\"{}\"]\n",
+        tell.display()
+    ));
+    let n = |begins: &str| lines(&told).iter().filter(|line| line.starts_with(begins)).count();
+    // Who runs it tells that, too, and that it goes well again.
+    for (nth, (line, recoveries)) in
+        [("job run --due", 1), ("job recover", 1), ("job run node", 3)].into_iter().enumerate()
+    {
+        fs::write(&kills, "").expect("written");
+        let pid = killed(&lab);
+        assert_eq!(n("failure unended "), nth, "{:?}", lines(&told));
+        fs::remove_file(&kills).expect("removed");
+        lab.ends(0, line);
+        let said = lines(&told);
+        let is_told = |said: &String| said.contains(&format!("failure unended process {pid} did not come"));
+        assert!(said.iter().any(is_told), "{line}: {said:?}");
+        for again in ["job run --due", "job recover", "job run --due"] {
+            lab.ends(0, again);
+            assert_eq!(n("failure unended "), nth + 1, "{line}, {again}: {:?}", lines(&told));
+        }
+        if line == "job recover" {
+            lab.ends(0, "job run node");
+            assert_eq!(n("recovery unended "), recoveries + 1, "{:?}", lines(&told));
+        } else {
+            assert_eq!(n("recovery unended "), recoveries, "{line}: {:?}", lines(&told));
+        }
+    }
+    assert_eq!(lines(&told).len(), 6, "{:?}", lines(&told));
 }

@@ -292,6 +292,44 @@ fn each_way_of_being_told_is_tried_again_until_it_was_heard() {
 }
 
 #[test]
+fn whoever_could_not_be_told_that_it_is_well_again_is_told_later_and_once() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.ends(0, "create FS/node");
+    let down = lab.fs.outside().join("down");
+    let line = format!("echo $COWSNAP_RESULT $COWSNAP_CLASS; ! test -e {}", down.display());
+    let (command, calls) = script(&lab, "tell", &line);
+    let (sendmail, mails) = script(&lab, "sendmail", "grep Subject:");
+    let notify = format!(
+        "[notify]\ncommand = [\"{}\"]\nmail = \"root@localhost\"\nsendmail = \"{}\"\n",
+        command.display(),
+        sendmail.display()
+    );
+    let good = format!("{notify}{NODE}");
+    lab.write(&good.replace("FS/replica", "FS/no/such/place"));
+    lab.ends(7, "job run node");
+    let n = || (read(&calls).lines().count(), read(&mails).lines().count());
+    assert_eq!(n(), (1, 1));
+    lab.write(&good);
+    fs::write(&down, "").expect("written");
+    another_second();
+    lab.ends(0, "job run node");
+    assert_eq!(n(), (2, 2));
+    // It is not due, and told nonetheless, to who has not heard it.
+    let (_, said) = lab.ends(0, "job run --due");
+    assert!(said.contains("job node: command: exit status: 1"), "{said}");
+    fs::remove_file(&down).expect("removed");
+    for line in ["job run --due", "job run --due", "job run node"] {
+        lab.ends(0, line);
+        assert_eq!(n(), (4, 2), "{line}: {}", read(&calls));
+    }
+    let told = read(&calls);
+    let told: Vec<_> = told.lines().collect();
+    assert!(told[0].starts_with("failure ") && told[1].starts_with("recovery "), "{told:?}");
+    assert_eq!((told[2], told[3]), (told[1], told[1]), "it is said as it was");
+}
+
+#[test]
 fn who_does_not_answer_keeps_no_other_job_from_its_time() {
     ground!("btrfs");
     let lab = Lab::new("");

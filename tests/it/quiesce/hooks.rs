@@ -77,6 +77,33 @@ fn hooks_are_called_while_the_service_runs_and_what_fails_of_them_costs_no_snaps
 }
 
 #[test]
+fn on_failure_is_called_once_of_what_fails_each_minute_until_something_changes() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    let write = |before: &str| {
+        lab.write(&config(before, "true").replace("datasets =", "schedule = \"0 0 1 1 *\"\ndatasets ="));
+    };
+    let n_called = |code: i32, line: &str| {
+        lab.ends(code, line);
+        order(&lab).iter().filter(|line| line.starts_with("on_failure ")).count()
+    };
+    // It has no snapshot, and so it is due each minute.
+    write("exit 9");
+    let minutes = [0; 3].map(|_| n_called(5, "job run --due"));
+    assert_eq!(minutes, [1, 0, 0]);
+    assert_eq!(n_called(5, "job run node"), 1, "who runs it by hand sees all of it");
+    assert_eq!(n_called(5, "job run --due"), 0);
+    write("true");
+    assert_eq!(n_called(0, "job run --due"), 0);
+    write("exit 9");
+    lab.ends(0, "job request node");
+    let minutes = [0; 2].map(|_| n_called(5, "job run --due"));
+    assert_eq!(minutes, [1, 0], "the next time is another one");
+    assert_eq!(lab.n_snapshots(), 1);
+}
+
+#[test]
 fn what_is_called_when_is_explained_and_foreseen() {
     ground!("btrfs");
     let lab = Lab::new("");

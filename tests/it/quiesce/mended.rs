@@ -195,7 +195,7 @@ fn what_can_not_be_started_fails_what_is_due_and_several_callers_have_one_guard_
 }
 
 /// Thawed again, whatever the test comes to.
-struct Thawed(PathBuf);
+pub(super) struct Thawed(pub(super) PathBuf);
 
 impl Drop for Thawed {
     fn drop(&mut self) {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Child;
 
+use super::mended::Thawed;
 use super::*;
 
 impl Lab {
@@ -180,6 +181,41 @@ fn what_the_guard_of_the_next_minute_can_not_start_is_counted_once() {
 }
 
 #[test]
+fn what_takes_its_time_to_be_told_is_told_once_by_the_guard_or_by_who_waits_for_it() {
+    ground!("btrfs");
+    let lab = Lab::that_tells();
+    let tell = lab.root().join("tell");
+    let text = fs::read_to_string(&tell).expect("read").replace("echo", "sleep 2; echo");
+    fs::write(&tell, text).expect("written");
+    lab.start();
+    // A run that has begun, so that its guard tells, too.
+    fs::write(lab.root().join("slow"), "").expect("written");
+    let mut run = ground::cowsnap(&lab.root().join("state"))
+        .args(["job", "run", "node", "--config"])
+        .arg(lab.root().join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    waits("the stop", || lab.root().join("ending").exists());
+    guards(&lab.root().join("state")).into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+    run.kill().and_then(|()| run.wait()).expect("killed");
+    waits("its end", || lab.pid().is_none());
+    fs::write(lab.root().join("broken"), "").expect("written");
+    for _ in 0..2 {
+        lab.ends(1, "job run --due");
+        no_guard_is_left(&lab);
+        let told = lab.told();
+        assert!(told.len() == 1 && told[0].starts_with("failure internal "), "{told:?}");
+    }
+    fs::remove_file(lab.root().join("broken")).expect("removed");
+    lab.ends(0, "job recover");
+    lab.runs_again("recovered");
+    assert_eq!(lab.told().len(), 2, "{:?}", lab.told());
+}
+
+#[test]
 fn on_failure_is_called_once_of_what_can_not_be_started_by_whoever_tries_and_of_the_next_time() {
     ground!("btrfs");
     let lab = Lab::new("");
@@ -270,6 +306,34 @@ fn a_service_that_is_late_to_stop_each_night_is_told_each_night() {
         lab.runs_again("its guard");
         no_guard_is_left(&lab);
     }
+}
+
+#[test]
+fn what_a_guard_has_started_though_the_run_hangs_is_told_at_once_and_once() {
+    ground!("btrfs", "root");
+    let lab = Lab::that_tells_and("snapshot_within = \"1s\"");
+    lab.start();
+    // As it ends, its disk stops to answer.
+    let freezes = lab.root().join("freezes");
+    fs::write(&freezes, "").expect("written");
+    let thawed = Thawed(lab.root().join("mnt"));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| lab.runs("job run node"));
+        waits("that it is told", || lab.told().len() == 1 || run.is_finished());
+        assert!(!run.is_finished(), "it did not hang");
+        fs::remove_file(&freezes).expect("removed");
+        drop(thawed);
+        assert_eq!(run.join().expect("it ends").0, Some(5));
+    });
+    no_guard_is_left(&lab);
+    let told = lab.told();
+    assert!(
+        told.len() == 1 && told[0].starts_with("failure unreachable ") && told[0].contains("snapshot_within"),
+        "{told:?}"
+    );
+    lab.ends(0, "job run node");
+    let told = lab.told();
+    assert!(told.len() == 2 && told[1].starts_with("recovery unreachable "), "{told:?}");
 }
 
 #[test]

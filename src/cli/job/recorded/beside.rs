@@ -1,19 +1,24 @@
-//! Who is told of what is no run: that nobody can tell whether a job is due, and what became of services that a run had left stopped.
+//! Who is told of what is no run, or when none is over: that nobody can tell whether a job is due, what became of services that a run had left stopped, and what could not be
+//! told before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{About, ToTell, change};
 use crate::cli::Context;
+use crate::cli::facts::within;
 use crate::cli::job::hooks::{self, Moment};
 use crate::config::Job;
 use crate::exec::notify::{self, Heard};
 use crate::exec::record::Records;
 use crate::model::JobRecord;
 use crate::model::notify::{Channel, Message, News};
-use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject};
+use crate::model::run::{Again, Failure, Hearer, Op, Outcome, Subject, Tally, Unheard};
+use crate::quiesce::Leases;
 
+/// How long a disk has on which it is written who is told.
+const SHORTLY: Duration = Duration::from_secs(5);
 /// What is older is no news.
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -84,10 +89,76 @@ pub(in crate::cli::job) fn well(job: &Job, op: Op, context: &Context) -> Option<
     told
 }
 
+/// What somebody who is to know has not heard of that job, oldest first.
+pub(in crate::cli::job) fn unheard(job: &Job, context: &Context) -> Vec<ToTell> {
+    let all = [over(job, context), killed(job, context), again(job, context)];
+    let mut all: Vec<_> = all.into_iter().flatten().collect();
+    all.sort_by_key(|news| news.at);
+    all
+}
+
+/// The jobs of which there may be something that somebody has not heard.
+pub(in crate::cli::job) fn jobs_unheard(context: &Context) -> Vec<String> {
+    let records = Records::of(context.state_dir());
+    let is_left = |job: &String| {
+        let record = records.read(job).ok().and_then(|found| found.record);
+        let has_whom = |unheard: &Option<Unheard>| unheard.as_ref().is_some_and(|it| !it.whom.is_empty());
+        may_be_dead(job, context)
+            || record.is_some_and(|record| has_whom(&record.over) || has_whom(&record.killed))
+    };
+    records.jobs().unwrap_or_default().into_iter().filter(is_left).collect()
+}
+
+/// It went well last, and somebody believes that it fails, who could not be told then.
+fn over(job: &Job, context: &Context) -> Option<ToTell> {
+    let record = read(job, context)?;
+    let over = record.over.filter(|over| is_news(over.at))?;
+    let last = record.last_run.filter(|last| last.ended == Some(over.at));
+    let began = last.map_or(over.at, |last| last.began);
+    let news = Message {
+        failure: Some(over.why),
+        began: format!("{began:.0}"),
+        ..message(job, News::Recovery, over.at)
+    };
+    to_tell(job, news, About::Over, &over.whom, over.at)
+}
+
+/// Its last run was killed, and has left nothing to be started: nobody else tells that.
+fn killed(job: &Job, context: &Context) -> Option<ToTell> {
+    let mut hearers = people(job, News::Failure);
+    hearers.extend(job.notify.as_ref().and_then(|notify| notify.ping.as_ref()).map(|_| Hearer::Ping));
+    if hearers.is_empty() {
+        return None;
+    }
+    if may_be_dead(&job.name, context) {
+        let records = Records::of(context.state_dir());
+        change(&job.name, context, |record| {
+            // Nobody begins one as long as this is written.
+            if matches!(records.is_at_work(&job.name), Ok(false)) {
+                record.was_killed(hearers);
+            }
+        });
+    }
+    let killed = read(job, context)?.killed.filter(|killed| is_news(killed.at))?;
+    let news = Message { failure: Some(killed.why), ..message(job, News::Failure, killed.at) };
+    to_tell(job, news, About::Killed, &killed.whom, killed.at)
+}
+
+/// Whether the last run of that job did not come to its end, as far as can be seen without waiting, and left nothing to be started, and nobody was told.
+fn may_be_dead(job: &str, context: &Context) -> bool {
+    let Ok(found) = Records::of(context.state_dir()).read(job) else { return false };
+    !found.is_at_work
+        && found.record.is_some_and(|record| record.untold().is_some())
+        && !Leases::there(context.state_dir()).path(job).exists()
+}
+
+fn is_news(at: Timestamp) -> bool {
+    Timestamp::now().duration_since(at) < OLD
+}
+
 /// Services run again that a run had left stopped, and somebody who is to know has not heard of it.
-pub(in crate::cli::job) fn again(job: &Job, context: &Context) -> Option<ToTell> {
-    let now = Timestamp::now();
-    let again = read(job, context)?.again.filter(|again| now.duration_since(again.at) < OLD)?;
+fn again(job: &Job, context: &Context) -> Option<ToTell> {
+    let again = read(job, context)?.again.filter(|again| is_news(again.at))?;
     let Again { at, services, down_ms, why, heard, .. } = again.clone();
     let (message, is_failure) = match again.is_of_killed() {
         true => {
@@ -104,13 +175,30 @@ pub(in crate::cli::job) fn again(job: &Job, context: &Context) -> Option<ToTell>
     // That its services run is not that it went well.
     let is_to_hear = |whom: &Hearer| !heard.contains(whom) && (is_failure || *whom != Hearer::Ping);
     let hearers: Vec<_> = Hearer::ALL.into_iter().filter(is_to_hear).collect();
-    let told = to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)?;
-    let mut is_mine = false;
-    change(&job.name, context, |record| {
-        let again = record.again.as_mut().filter(|again| again.at == at);
-        is_mine = again.is_some_and(|again| again.claim(now));
+    to_tell(job, Message { downtime_ms: down_ms, ..message }, About::Again, &hearers, at)
+}
+
+/// The job's services were down for longer than they may, and its run goes on, which fails of that when it is over: whoever is told now has heard it then. Who can not be told now
+/// is told then.
+pub(in crate::cli::job) fn resumed(
+    job: &Job,
+    failure: Failure,
+    down: Option<Duration>,
+    context: &Context,
+) -> Option<ToTell> {
+    let now = Timestamp::now();
+    let downtime_ms = down.map(super::milliseconds);
+    let news = Message { failure: Some(failure.clone()), downtime_ms, ..message(job, News::Failure, now) };
+    let news = to_tell(job, news, About::Resumed, &Hearer::ALL, now)?;
+    let (name, context, people) = (job.name.clone(), context.clone(), news.people.clone());
+    // What hangs may be the disk on which that is.
+    let noted = within(Instant::now() + SHORTLY, move || {
+        change(&name, &context, |record| {
+            people.into_iter().for_each(|whom| record.was_told(whom, now, Some(&failure)));
+        });
     });
-    is_mine.then_some(told)
+    let _ = noted();
+    Some(news)
 }
 
 fn read(job: &Job, context: &Context) -> Option<JobRecord> {
@@ -140,18 +228,26 @@ fn message(job: &Job, news: News, at: Timestamp) -> Message {
 /// For those of the hearers whom the job names; `None` if that is nobody.
 fn to_tell(job: &Job, message: Message, about: About, hearers: &[Hearer], at: Timestamp) -> Option<ToTell> {
     let notify = job.notify.clone()?;
-    let is_named = |whom: Channel| match whom {
-        Channel::Command => notify.command.is_some(),
-        Channel::Mail => notify.mail.is_some(),
-    };
-    let is_wanted = super::is_wanted(&notify, message.news);
-    let people = Channel::ALL.into_iter().filter(|&whom| is_wanted && is_named(whom));
-    let people: Vec<_> = people.filter(|&whom| hearers.contains(&hearer(whom))).collect();
+    let named = people(job, message.news);
+    let is_to_hear = |whom: &Channel| named.contains(&hearer(*whom)) && hearers.contains(&hearer(*whom));
+    let people: Vec<_> = Channel::ALL.into_iter().filter(is_to_hear).collect();
     let pings = notify.ping.is_some() && hearers.contains(&Hearer::Ping);
     if people.is_empty() && !pings {
         return None;
     }
     Some(ToTell { job: job.name.clone(), notify, starting: None, message, at, people, pings, about })
+}
+
+/// Those who read, of whom the job wants that they hear such news.
+pub(super) fn people(job: &Job, news: News) -> Vec<Hearer> {
+    let Some(notify) = job.notify.as_ref().filter(|notify| super::is_wanted(notify, news)) else {
+        return Vec::new();
+    };
+    let is_named = |whom: &Channel| match whom {
+        Channel::Command => notify.command.is_some(),
+        Channel::Mail => notify.mail.is_some(),
+    };
+    Channel::ALL.into_iter().filter(is_named).map(hearer).collect()
 }
 
 fn hearer(whom: Channel) -> Hearer {
@@ -171,7 +267,70 @@ impl ToTell {
     }
 }
 
-/// Writes down who has heard what.
+/// What is left to be told of it, by nobody else from now on. Whoever has heard it meanwhile, or is being told, is not told twice.
+pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
+    let is_of_run = news.about == About::Run;
+    if is_of_run && news.message.news != News::Recovery || news.about == About::Resumed {
+        return Some(news);
+    }
+    let now = Timestamp::now();
+    // Where nothing can be written down, that is told twice rather than never which is told once a minute at most.
+    let mut hearers = match news.about {
+        About::Run | About::Op(_) | About::Resumed => Hearer::ALL.to_vec(),
+        About::Again | About::Over | About::Killed => Vec::new(),
+    };
+    change(&news.job, context, |record| {
+        hearers = who_is_left(record, &news, now);
+        hearers.retain(|&whom| news.is_for(whom));
+        if !hearers.is_empty() && !claim(record, &news, now) {
+            hearers.clear();
+        }
+    });
+    news.people.retain(|&whom| hearers.contains(&hearer(whom)));
+    // Of each run that is over there is one ping.
+    news.pings &= is_of_run || hearers.contains(&Hearer::Ping);
+    (is_of_run || news.pings || !news.people.is_empty()).then_some(news)
+}
+
+/// Who has not heard it.
+fn who_is_left(record: &JobRecord, news: &ToTell, now: Timestamp) -> Vec<Hearer> {
+    let all = || Hearer::ALL.to_vec();
+    match (news.about, news.message.news) {
+        (About::Resumed, _) => all(),
+        (About::Run | About::Over, _) => {
+            let over = record.over.as_ref().filter(|over| over.at == news.at);
+            over.map(|over| over.whom.clone()).unwrap_or_default()
+        }
+        (About::Killed, _) => {
+            let killed = record.killed.as_ref().filter(|killed| killed.at == news.at);
+            killed.map(|killed| killed.whom.clone()).unwrap_or_default()
+        }
+        (About::Again, _) => {
+            let again = record.again.as_ref().filter(|again| again.at == news.at);
+            let is_left =
+                |again: &Again| all().into_iter().filter(|whom| !again.heard.contains(whom)).collect();
+            again.map(is_left).unwrap_or_default()
+        }
+        (About::Op(op), News::Failure) => {
+            let class = news.message.failure.as_ref().map_or("", |failure| &failure.class);
+            record.who_is_to_hear(&Subject::of_job(op), class, now)
+        }
+        (About::Op(op), _) => record.tally(&Subject::of_job(op)).map(Tally::who_believes).unwrap_or_default(),
+    }
+}
+
+/// Whether nobody else is about to tell it.
+fn claim(record: &mut JobRecord, news: &ToTell, now: Timestamp) -> bool {
+    match news.about {
+        About::Resumed => true,
+        About::Run | About::Over => record.over.as_mut().is_some_and(|over| over.claim(now)),
+        About::Killed => record.killed.as_mut().is_some_and(|killed| killed.claim(now)),
+        About::Again => record.again.as_mut().is_some_and(|again| again.claim(now)),
+        About::Op(op) => record.claim(&Subject::of_job(op), now),
+    }
+}
+
+/// Writes down who has heard what, and that nobody is at telling it any more.
 pub(super) fn was_heard(
     job: &str,
     about: About,
@@ -182,20 +341,29 @@ pub(super) fn was_heard(
 ) {
     let mut hearers: Vec<_> = heard.told.iter().map(|&whom| hearer(whom)).collect();
     hearers.extend(heard.pinged.then_some(Hearer::Ping));
-    if hearers.is_empty() {
-        return;
-    }
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
-        (About::Run, _) => {}
+        (About::Resumed, _) => {
+            let unheard = Channel::ALL.into_iter().filter(|&whom| !hearers.contains(&hearer(whom)));
+            unheard.for_each(|whom| record.was_not_told(whom, at));
+        }
+        (About::Run | About::Over, _) => record.was_heard_over(at, &hearers),
+        (About::Killed, _) => record.was_heard_killed(at, &hearers),
         (About::Again, _) => {
             if let Some(again) = record.again.as_mut().filter(|again| again.at == at) {
                 again.heard.extend(hearers);
+                again.claimed = None;
             }
         }
-        (About::Op(op), News::Failure) => {
-            hearers.iter().for_each(|&whom| record.was_said(&Subject::of_job(op), whom, class, at));
+        (About::Op(op), news) => {
+            let subject = Subject::of_job(op);
+            record.release(&subject);
+            match news {
+                News::Failure => {
+                    hearers.iter().for_each(|&whom| record.was_said(&subject, whom, class, at));
+                }
+                _ => record.was_said_over(&subject, &hearers),
+            }
         }
-        (About::Op(op), _) => record.was_said_over(&Subject::of_job(op), &hearers),
     });
 }
