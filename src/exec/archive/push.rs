@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::parts::{self, Place};
+use super::parts::Place;
 use super::unfinished::Unfinished;
 use crate::endpoint::archive::{About, Archive, Claim, Error, Manifest, Stream};
 use crate::endpoint::store::Put;
@@ -20,7 +20,7 @@ use crate::exec::{Event, Observe};
 use crate::model::archive::{Group, MAX_NAME, Stored};
 use crate::model::run::{Chain, There};
 use crate::model::{
-    Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
+    Digest, Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
 };
 use crate::plan::archive::{Archive as Chains, Limits, Push, Why};
 use crate::stream::crypt::Recipient;
@@ -122,7 +122,7 @@ pub fn foretell(from: &Dataset, archive: &Archive, wanted: &Wanted) -> Result<Pu
     let choice = source.choose(archive, &chains, wanted, false)?;
     let mut pushed = source.pushed(archive, &choice);
     if let Choice::Send { base, .. } = &choice {
-        pushed.estimate_bytes = from.estimate(&source.request(base.as_ref().map(|base| &base.here)))?;
+        pushed.estimate_bytes = source.estimate(base.as_ref())?;
     }
     Ok(pushed)
 }
@@ -328,6 +328,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// About how many bytes the filesystem's stream will have.
+    fn estimate(&self, base: Option<&Base>) -> Result<Option<u64>> {
+        Ok(self.from.estimate(&self.request(base.map(|base| &base.here)))?)
+    }
+
     fn request(&self, base: Option<&VersionRef>) -> SendRequest {
         SendRequest {
             version: self.version.clone(),
@@ -371,8 +376,10 @@ impl<'a> Source<'a> {
             form: Form::Container(options),
             behind: None,
         };
-        let (sent, parts) = place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
-        let manifest = self.manifest(archive, &sent, &parts, &job, wanted)?;
+        let (sent, mut parts) =
+            place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
+        let digests = (std::mem::take(&mut parts.digests), parts.last);
+        let manifest = self.manifest(archive, &sent, digests, &job, wanted)?;
         // Others may have ceased to believe it, if it is not as young as when it was put: then what it builds upon may be gone.
         let base_of_old = base.filter(|_| begun.elapsed() > YOUNG);
         if let Some(base) = base_of_old.filter(|base| !archive.has(&base.there).unwrap_or(true)) {
@@ -390,7 +397,7 @@ impl<'a> Source<'a> {
         let done = Done {
             stream_bytes: sent.stream_bytes,
             container_bytes: manifest.len(),
-            parts: manifest.pieces().len() as u64,
+            parts: manifest.n_parts() as u64,
             sent_parts: parts.parts,
             sent_bytes: parts.bytes,
             blake3: sent.blake3,
@@ -430,7 +437,7 @@ impl<'a> Source<'a> {
         &self,
         archive: &Archive,
         sent: &Sent,
-        parts: &parts::Sent,
+        (digests, last): (Vec<Digest>, u64),
         job: &Job<'_>,
         wanted: &Wanted,
     ) -> Result<Manifest> {
@@ -454,7 +461,7 @@ impl<'a> Source<'a> {
             more: serde_json::Map::new(),
         };
         let key = format!("of @{}", self.version.name);
-        let manifest = Manifest::new(about, parts.pieces.clone()).and_then(|mut manifest| {
+        let manifest = Manifest::of(about, digests, last).and_then(|mut manifest| {
             wanted.signers.iter().try_for_each(|key| manifest.sign(key))?;
             Ok(manifest)
         });
