@@ -231,7 +231,7 @@ mod tests {
         cutter.part = vec![2];
         let error = cutter.hand_on().unwrap_err();
         assert_eq!(class_of_io(&error), Class::Conflict);
-        assert!(error.to_string().contains("850000 parts"), "{error}");
+        assert!(error.to_string().contains("4194304 parts"), "{error}");
         // A line of the longest part, and all else that a manifest holds.
         let line = format!("{PART_LEN} {}\n", Digest([0; 32])).len() as u64;
         assert!(u64::from(MAX_PARTS) * line + (2 << 20) < crate::model::archive::MAX_MANIFEST);

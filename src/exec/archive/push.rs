@@ -4,6 +4,7 @@
 //! there are not sent again. The manifest is put last, and commits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::endpoint::{self, Dataset, History, SendRequest, zfs};
 use crate::exec::send::{Form, Job, Sent, send_protected};
 use crate::exec::sent::note;
 use crate::exec::{Event, Observe};
-use crate::model::archive::{Group, MAX_NAME, Stored};
+use crate::model::archive::{Group, MAX_LEN, MAX_NAME, Stored};
 use crate::model::run::{Chain, There};
 use crate::model::{
     Digest, Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
@@ -123,6 +124,7 @@ pub fn foretell(from: &Dataset, archive: &Archive, wanted: &Wanted) -> Result<Pu
     let mut pushed = source.pushed(archive, &choice);
     if let Choice::Send { base, .. } = &choice {
         pushed.estimate_bytes = source.estimate(base.as_ref())?;
+        expect_room(from, &source.version, pushed.estimate_bytes)?;
     }
     Ok(pushed)
 }
@@ -151,6 +153,9 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
             let (restore, there) = (before.map(Chain::from), way.map(|way| there_of(archive, way)));
             return Ok(Pushed { restore, there, ..source.pushed(archive, &choice) });
         };
+        if source.may_be_long() {
+            expect_room(from, &source.version, source.estimate(base.as_ref())?)?;
+        }
         let kept = Kept::new(&source, archive, base.as_ref())?;
         let group =
             Group { guid: source.version.guid, base: base.as_ref().map(|base| base.there.version.guid) };
@@ -176,6 +181,22 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
             }
         }
     }
+}
+
+/// That a manifest has room for all parts, as far as that is known before anything is sent. How much of it zstd saves is not.
+fn expect_room(from: &impl Display, version: &VersionRef, estimate: Option<u64>) -> Result<()> {
+    let Some(bytes) = estimate.filter(|bytes| *bytes > MAX_LEN) else { return Ok(()) };
+    Err(endpoint::Error::Refused {
+        op: "push",
+        subject: format!("{from}@{}", version.name),
+        why: format!(
+            "its stream has about {} TiB, and a version in an archive has {} TiB at most",
+            bytes >> 40,
+            MAX_LEN >> 40
+        ),
+        hint: Some("split the dataset".into()),
+    }
+    .into())
 }
 
 /// What somebody else is destroying.
@@ -326,6 +347,11 @@ impl<'a> Source<'a> {
             restore: None,
             there: None,
         }
+    }
+
+    /// Whether it is worth asking how long the stream will be, before it is sent.
+    fn may_be_long(&self) -> bool {
+        self.from.space().is_ok_and(|(_, all)| all > MAX_LEN / 16)
     }
 
     /// About how many bytes the filesystem's stream will have.
@@ -572,4 +598,25 @@ fn reason(why: Why) -> &'static str {
 
 fn interrupted(from: &Dataset) -> endpoint::Error {
     endpoint::Error::Interrupted { op: "push", subject: from.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_manifest_has_no_room_for_is_refused_before_anything_is_sent() {
+        let version = VersionRef { guid: Guid([1; 16]), name: "s0".parse().expect("a name") };
+        let asked = |estimate| expect_room(&"tank/large", &version, estimate);
+        for fits in [None, Some(0), Some(64 << 40)] {
+            asked(fits).expect("it may fit");
+        }
+        let refused = asked(Some((66 << 40) + 1)).expect_err("too long");
+        assert_eq!(refused.class(), Class::Conflict);
+        let said = refused.to_string();
+        assert!(
+            said.contains("tank/large@s0") && said.contains("66 TiB") && said.contains("64 TiB"),
+            "{said}"
+        );
+    }
 }
