@@ -63,7 +63,9 @@ impl Marks {
     fn write(&mut self, frame: u64, at: u64) -> io::Result<()> {
         if self.written.is_none() {
             fs::create_dir_all(self.file.parent().expect("it is in a directory"))?;
-            self.written = Some(File::options().create(true).append(true).open(&self.file)?);
+            let file = File::options().create(true).append(true).open(&self.file)?;
+            let _ = file.try_lock(); // As `left` looks for it.
+            self.written = Some(file);
         }
         match &mut self.written {
             Some(file) => file.write_all(format!("{frame} {at}\n").as_bytes()),
