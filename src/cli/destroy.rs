@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::{Context, place};
 use crate::endpoint::{Dataset, DestroyDataset, Error as EndpointError, History, PATIENCE, WAIT_FOR_SPACE};
+use crate::exec::archive::left;
 use crate::model::{Target, Version, quoted};
 use crate::pool::Registry;
 use crate::{Error, Result};
@@ -64,7 +65,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         victims.iter().try_for_each(|victim| foresee(victim, &args))?;
         return say_what_would_go(&victims, context);
     }
-    let Done { destroyed, waited, failed } = each(&victims, |victim| destroy(victim, &args));
+    let Done { destroyed, waited, failed } = each(&victims, |victim| destroy(victim, &args, context));
     if let Some(error) = failed {
         return Err(partial(error, &destroyed, victims.len(), context));
     }
@@ -178,11 +179,15 @@ fn held(
     Err(EndpointError::Held { subject: format!("{dataset}@{}", version.name), tags }.into())
 }
 
-fn destroy(victim: &Victim, args: &Args) -> Result<()> {
+fn destroy(victim: &Victim, args: &Args, context: &Context) -> Result<()> {
     match victim {
         Victim::Snapshot(dataset, version) if args.sync => dataset.destroy_and_wait(&version.id, PATIENCE)?,
         Victim::Snapshot(dataset, version) => dataset.destroy(&version.id)?,
-        Victim::Partial(dataset) => dataset.give_up_partial()?,
+        Victim::Partial(dataset) => {
+            if let Some(container) = dataset.give_up_partial()? {
+                left::forget(context.state_dir(), &container);
+            }
+        }
         Victim::Dataset(dataset) => dataset.destroy_dataset(DestroyDataset { snapshots: args.snapshots })?,
     }
     Ok(())

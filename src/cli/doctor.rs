@@ -37,6 +37,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     findings.extend(pool::check(&registry)?);
     findings.extend(doctor::zfs()?);
     findings.extend(left(context)?);
+    findings.extend(doctor::noted(context.state_dir()));
     if let Some(home) = overlay_home() {
         findings.extend(doctor::overlays(&home)?);
     }

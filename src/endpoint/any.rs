@@ -388,12 +388,12 @@ impl Dataset {
         whichever!(self, dataset => dataset.space())
     }
 
-    /// Gives up what was received in part: there is nothing to go on with any more.
+    /// Gives up what was received in part: there is nothing to go on with any more. Answers of which container of an archive it was, where that is known.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is nothing; [`Error::Refused`] while it is being received, or where a partial goes by
     /// itself.
-    pub fn give_up_partial(&self) -> Result<()> {
+    pub fn give_up_partial(&self) -> Result<Option<String>> {
         match self {
             Self::Btrfs(dataset) => match dataset.give_up_kept(None)? {
                 0 => Err(Error::Refused {
@@ -402,7 +402,7 @@ impl Dataset {
                     why: "it is being received, or goes by itself".into(),
                     hint: Some("cowsnap doctor --fix".into()),
                 }),
-                _ => Ok(()),
+                _ => Ok(None),
             },
             Self::Zfs(dataset) => dataset.give_up_partial(),
             Self::Tree(dataset) => Err(dataset.has_no_stream("receive")),

@@ -16,9 +16,11 @@ pub const PART_LEN: u64 = 16 << 20;
 /// The longest name that fits into a key, as it stands there: a key's parts have at most 255 bytes.
 pub const MAX_NAME: usize = 151;
 /// The longest manifest that is read, in bytes.
-pub const MAX_MANIFEST: u64 = 64 << 20;
+pub const MAX_MANIFEST: u64 = 300 << 20;
 /// The most parts that a container is cut into: a manifest has room for them, whatever else it says.
-pub const MAX_PARTS: u32 = 850_000;
+pub const MAX_PARTS: u32 = 4 << 20;
+/// The longest container, in bytes: 64 TiB.
+pub const MAX_LEN: u64 = MAX_PARTS as u64 * PART_LEN;
 
 /// The key of what says what an archive is.
 pub const ARCHIVE: &str = "archive.json";

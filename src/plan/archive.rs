@@ -156,6 +156,14 @@ impl Archive {
         Ok(chain)
     }
 
+    /// That a way leads to a version.
+    ///
+    /// # Errors
+    /// As [`Self::chain`].
+    pub fn expect_way(&self, guid: Guid) -> Result<(), Broken> {
+        if self.costs.contains_key(&guid) { Ok(()) } else { Err(self.broken(guid)) }
+    }
+
     /// How to push `version`, which `local` has: upon the newest that both have, unless the chain has come to its end.
     pub fn push(&self, local: &Inventory, version: &VersionRef, limits: Limits) -> Push {
         // One that can not come back is no version yet.

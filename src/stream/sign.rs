@@ -72,7 +72,12 @@ impl SigningKey {
     /// # Panics
     /// If `context` has more than one line.
     pub fn sign(&self, context: &str, bytes: &[u8]) -> Signature {
-        let signature = self.pair.sign(&message(context, bytes));
+        self.sign_message(&Message::of(context, bytes))
+    }
+
+    /// The same of what was put together piece by piece.
+    pub fn sign_message(&self, message: &Message) -> Signature {
+        let signature = self.pair.sign(&message.0);
         Signature {
             by: self.public(),
             bytes: signature.as_ref().try_into().expect("a signature has 64 bytes"),
@@ -183,7 +188,11 @@ pub struct Signature {
 impl Signature {
     /// Whether its key signed these bytes in this context.
     pub fn is_of(&self, context: &str, bytes: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.by.0).verify(&message(context, bytes), &self.bytes).is_ok()
+        self.is_of_message(&Message::of(context, bytes))
+    }
+
+    fn is_of_message(&self, message: &Message) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.by.0).verify(&message.0, &self.bytes).is_ok()
     }
 
     /// As it stands in a container: the key, then the signature.
@@ -274,6 +283,14 @@ impl Trusted {
         bytes: &[u8],
         signatures: &[Signature],
     ) -> Result<PublicKey, Untrusted> {
+        self.check_message(&Message::of(context, bytes), signatures)
+    }
+
+    /// The same of what was put together piece by piece.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_message(&self, message: &Message, signatures: &[Signature]) -> Result<PublicKey, Untrusted> {
         let mut of_trusted = signatures.iter().filter(|signature| self.0.contains(&signature.by));
         let Some(first) = of_trusted.next() else {
             return Err(match signatures.is_empty() {
@@ -281,17 +298,38 @@ impl Trusted {
                 false => Untrusted::Others { by: signatures.iter().map(|signature| signature.by).collect() },
             });
         };
-        match [first].into_iter().chain(of_trusted).find(|signature| !signature.is_of(context, bytes)) {
+        match [first].into_iter().chain(of_trusted).find(|signature| !signature.is_of_message(message)) {
             Some(forged) => Err(Untrusted::Forged { by: forged.by }),
             None => Ok(first.by),
         }
     }
 }
 
-/// What is signed: the domain, the context, and the bytes, each on lines of its own.
-fn message(context: &str, bytes: &[u8]) -> Vec<u8> {
-    assert!(!context.contains('\n'), "a context is one line");
-    [DOMAIN.as_bytes(), context.as_bytes(), b"\n", bytes].concat()
+/// What is signed: the domain, the context, and the bytes, each on lines of its own. It is in memory once, however long it is.
+pub struct Message(Vec<u8>);
+
+impl Message {
+    /// Without any bytes yet, with room for so many.
+    ///
+    /// # Panics
+    /// If `context` has more than one line.
+    pub fn new(context: &str, room: usize) -> Self {
+        assert!(!context.contains('\n'), "a context is one line");
+        let mut message = Vec::with_capacity(DOMAIN.len() + context.len() + 1 + room);
+        [DOMAIN, context, "\n"].iter().for_each(|piece| message.extend_from_slice(piece.as_bytes()));
+        Self(message)
+    }
+
+    /// Adds bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn of(context: &str, bytes: &[u8]) -> Self {
+        let mut message = Self::new(context, bytes.len());
+        message.add(bytes);
+        message
+    }
 }
 
 /// The lines of a key file without comments and blank ones.

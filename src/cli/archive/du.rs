@@ -1,12 +1,12 @@
 //! `cowsnap archive du`
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::Reach;
 use crate::Result;
 use crate::cli::Context;
 use crate::cli::table::{Table, size};
-use crate::exec::archive::usage::usage;
+use crate::exec::archive::usage::{Usage, usage};
 
 /// Say what an archive takes: each version, what is held, what no version needs
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     if usage.missing_bytes > 0 {
         text += &format!("{} are missing: cowsnap archive verify says of what\n", size(usage.missing_bytes));
     }
-    let mut value = json!(usage);
-    value["archive"] = archive.url().into();
-    context.print(&value, text)
+    context.print(&Said { archive: archive.url(), usage: &usage }, text)
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    archive: String,
+    #[serde(flatten)]
+    usage: &'a Usage,
 }

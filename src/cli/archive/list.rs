@@ -1,13 +1,15 @@
 //! `cowsnap archive list`
 
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde::Serialize;
 
 use super::Reach;
 use crate::Result;
 use crate::cli::Context;
 use crate::cli::table::{Table, size};
+use crate::endpoint::archive::Writers;
 use crate::exec::archive::Seen;
-use crate::model::Version;
+use crate::model::{Guid, HoldTag, SnapshotName, Version};
 
 /// List what an archive holds: each version once, oldest first, with what bringing it back takes
 #[derive(Debug, clap::Args)]
@@ -21,8 +23,6 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let archive = args.at.archive()?;
     let seen = Seen::of(&archive)?;
     let versions = seen.chains.versions();
-    let mut table = Table::new(&["NAME", "CREATED (UTC)", "BASE", "BYTES", "CHAIN", "RESTORE", "HELD BY"]);
-    versions.iter().for_each(|version| table.row(row(&seen, version)));
     for stranger in &seen.strangers {
         context.warn(format!(
             "{}: {stranger} is of no format that is known here, and left alone",
@@ -30,29 +30,73 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         ));
     }
     let charter = archive.charter();
-    let value = json!({
-        "archive": archive.url(), "id": charter.id, "dataset": charter.dataset, "writers": charter.writers,
-        "versions": versions.iter().map(|version| value(&seen, version)).collect::<Vec<_>>(),
-        "strangers": seen.strangers,
-    });
+    let listed = Listed {
+        archive: archive.url(),
+        id: charter.id,
+        dataset: &charter.dataset,
+        writers: charter.writers,
+        versions: versions.iter().map(|version| Of::new(&seen, version)).collect(),
+        strangers: &seen.strangers,
+    };
     let text = match versions.is_empty() {
         true => format!("{} holds no versions", archive.url()),
-        false => table.to_string(),
+        // There may be many, and each of its cells takes memory.
+        false if context.json => String::new(),
+        false => {
+            let mut table =
+                Table::new(&["NAME", "CREATED (UTC)", "BASE", "BYTES", "CHAIN", "RESTORE", "HELD BY"]);
+            versions.iter().for_each(|version| table.row(row(&seen, version)));
+            table.to_string()
+        }
     };
-    context.print(&value, text)
+    context.print(&listed, text)
 }
 
-fn value(seen: &Seen, version: &Version) -> Value {
-    let guid = version.id.guid;
-    let (way, cost) = (seen.chains.way(guid), seen.chains.cost(guid));
-    json!({
-        "name": version.id.name, "guid": guid, "created": version.created,
-        "base": way.and_then(|way| way.base), "bytes": way.map(|way| way.len),
-        "stored_bytes": seen.chains.ways(guid).map(|way| way.len).sum::<u64>(),
-        "chain": cost.map(|cost| cost.containers), "restore_bytes": cost.map(|cost| cost.bytes),
-        "restore_requests": cost.map(|cost| cost.requests), "restorable": cost.is_some(),
-        "holds": seen.holds.get(&guid).map_or(&[][..], Vec::as_slice),
-    })
+/// What is printed with `--json`.
+#[derive(Serialize)]
+struct Listed<'a> {
+    archive: String,
+    id: Guid,
+    dataset: &'a str,
+    writers: Writers,
+    versions: Vec<Of<'a>>,
+    strangers: &'a [String],
+}
+
+/// What is printed of a version with `--json`.
+#[derive(Serialize)]
+struct Of<'a> {
+    name: &'a SnapshotName,
+    guid: Guid,
+    created: Timestamp,
+    base: Option<Guid>,
+    bytes: Option<u64>,
+    stored_bytes: u64,
+    chain: Option<u64>,
+    restore_bytes: Option<u64>,
+    restore_requests: Option<u64>,
+    restorable: bool,
+    holds: &'a [HoldTag],
+}
+
+impl<'a> Of<'a> {
+    fn new(seen: &'a Seen, version: &'a Version) -> Self {
+        let guid = version.id.guid;
+        let (way, cost) = (seen.chains.way(guid), seen.chains.cost(guid));
+        Self {
+            name: &version.id.name,
+            guid,
+            created: version.created,
+            base: way.and_then(|way| way.base),
+            bytes: way.map(|way| way.len),
+            stored_bytes: seen.chains.ways(guid).map(|way| way.len).sum(),
+            chain: cost.map(|cost| cost.containers),
+            restore_bytes: cost.map(|cost| cost.bytes),
+            restore_requests: cost.map(|cost| cost.requests),
+            restorable: cost.is_some(),
+            holds: seen.holds.get(&guid).map_or(&[][..], Vec::as_slice),
+        }
+    }
 }
 
 fn row(seen: &Seen, version: &Version) -> Vec<String> {

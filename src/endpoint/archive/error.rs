@@ -156,7 +156,10 @@ impl Error {
             Self::Going { .. } | Self::Lapsed { .. } | Self::Untold { .. } => {
                 Some("the same command, again".into())
             }
-            Self::TooMany => Some("split the dataset, or push what changed since another version".into()),
+            Self::TooMany => Some(
+                "split the dataset, or push what changed since another version; cowsnap archive prune sweeps what was put"
+                    .into(),
+            ),
             Self::Newer { .. } | Self::Random(_) => None,
         }
     }

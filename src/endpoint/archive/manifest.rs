@@ -1,18 +1,21 @@
 //! Manifests: what a version in an archive is, and of which parts (docs/FORMAT-archive.md).
 //!
-//! **Invariant:** bytes in memory only; what is read is bounded by the bytes that are there.
+//! Of a part, no more than its digest stays in memory: 32 bytes. The lines are read one by one, and made again where they are needed.
+//!
+//! **Invariant:** what is read is bounded by the bytes that are there, and these by what a manifest may have.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::model::archive::{Group, MAX_MANIFEST, PART_LEN, Part, Stored};
+use crate::model::archive::{Group, MAX_MANIFEST, MAX_PARTS, PART_LEN, Part, Stored};
 use crate::model::{Digest, Guid, SnapshotName, VersionRef};
 use crate::stream::container::Backend;
-use crate::stream::sign::{Signature, SigningKey, Trusted, Untrusted};
+use crate::stream::sign::{Message, Signature, SigningKey, Trusted, Untrusted};
 
 /// What a manifest begins with.
 const FIRST: &str = "cowsnap-version 1";
@@ -22,16 +25,27 @@ const MAX_ABOUT: usize = 1 << 20;
 const CONTEXT: &str = "cowsnap archive manifest 1";
 /// The most signatures that are read.
 const MAX_SIGNATURES: usize = 64;
+/// How much of the lines is made at once, in bytes.
+const SOME: usize = 64 << 10;
 
-/// A version in an archive, in one of the ways that it is stored. What it says adds up.
+/// A version in an archive, in one of the ways that it is stored. What it says adds up. Clones share what is long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     about: About,
-    pieces: Vec<Piece>,
+    /// The first two lines, as they were written.
+    head: Arc<str>,
+    digests: Arc<Vec<Digest>>, // Invariant: not empty, and no more than `MAX_PARTS`.
+    /// How long the last part is; all others are as long as a part can be.
+    last: u64,
     digest: Digest,
     signatures: Vec<Signature>,
-    /// What is signed: all lines up to and with the digest.
-    text: Vec<u8>,
+}
+
+/// How long the manifest of `stored` may be, as its key says how many parts it has.
+pub(super) fn most_of(stored: &Stored) -> u64 {
+    const LINE: u64 = 8 + 1 + 64 + 1;
+    const BESIDE: u64 = MAX_ABOUT as u64 + (64 << 10); // The first lines, the digest, the signatures.
+    MAX_MANIFEST.min(stored.parts().saturating_mul(LINE).saturating_add(BESIDE))
 }
 
 /// What a version is.
@@ -86,6 +100,9 @@ pub enum Flaw {
     /// It is longer than a manifest can be.
     #[error("it is longer than {MAX_MANIFEST} bytes")]
     TooLong,
+    /// It broke off while it was read.
+    #[error("it can not be read")]
+    Read(#[source] io::Error),
     /// Another format, or damage.
     #[error("line {line}: {why}")]
     Line {
@@ -120,18 +137,37 @@ impl Manifest {
     /// Makes one of a container that was cut into `pieces`.
     ///
     /// # Errors
-    /// [`Flaw`] if no manifest can say it: too many pieces, or too much said about it.
-    pub fn new(about: About, pieces: Vec<Piece>) -> Result<Self, Flaw> {
-        let mut text = format!("{FIRST}\n");
-        text.push_str(&serde_json::to_string(&about).map_err(Flaw::About)?);
-        text.push('\n');
-        for Piece { len, digest } in &pieces {
-            writeln!(text, "{len} {digest}").expect("a text can be written to");
+    /// As [`Self::of`]; pieces that no container is cut into.
+    pub fn new(about: About, pieces: impl IntoIterator<Item = Piece>) -> Result<Self, Flaw> {
+        let (mut digests, mut last) = (Vec::new(), PART_LEN);
+        for Piece { len, digest } in pieces {
+            check_len(digests.len() + 3, last, len)?;
+            digests.push(digest);
+            last = len;
         }
-        let digest = Digest(*blake3::hash(text.as_bytes()).as_bytes());
-        writeln!(text, "blake3 {digest}").expect("a text can be written to");
+        Self::of(about, digests, last)
+    }
+
+    /// Makes one of a container whose parts have these digests, and the last one that length.
+    ///
+    /// # Errors
+    /// [`Flaw`] if no manifest can say it: too many parts, or too much said about it.
+    pub fn of(about: About, digests: Vec<Digest>, last: u64) -> Result<Self, Flaw> {
+        let json = serde_json::to_string(&about).map_err(Flaw::About)?;
         // What was read is what others read.
-        Self::parse(text.as_bytes())
+        let about = read_about(&json, 2)?;
+        if digests.is_empty() || digests.len() > MAX_PARTS as usize {
+            return Err(Flaw::Line { line: 3, why: "there is no part, or there are too many" });
+        }
+        check_len(digests.len() + 2, PART_LEN, last)?;
+        let (head, digests) = (format!("{FIRST}\n{json}\n").into(), Arc::new(digests));
+        let mut made = Self { about, head, digests, last, digest: Digest([0; 32]), signatures: Vec::new() };
+        let mut hasher = blake3::Hasher::new();
+        made.each_line(&mut |lines| {
+            hasher.update(lines);
+        });
+        made.digest = Digest(*hasher.finalize().as_bytes());
+        Ok(made)
     }
 
     /// Reads one, with its own digest.
@@ -139,30 +175,43 @@ impl Manifest {
     /// # Errors
     /// [`Flaw`] with where it is.
     pub fn parse(bytes: &[u8]) -> Result<Self, Flaw> {
-        if bytes.len() as u64 > MAX_MANIFEST {
-            return Err(Flaw::TooLong);
-        }
-        let mut lines = Lines { rest: bytes, at: 0 };
-        if lines.next()? != FIRST {
+        Self::read(bytes)
+    }
+
+    /// The same, as it comes.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; [`Flaw::Read`].
+    pub fn read(input: impl BufRead) -> Result<Self, Flaw> {
+        let mut lines = Lines { input, line: Vec::new(), at: 0, read: 0 };
+        let mut hasher = blake3::Hasher::new();
+        let mut head = String::new();
+        if lines.next()?.is_none_or(|first| first != FIRST) {
             return Err(lines.wrong("no manifest, or one of a later version of the format"));
         }
-        let about = about(lines.next()?, lines.at)?;
-        let (pieces, digest, before) = pieces(&mut lines, bytes.len())?;
-        let found = Digest(*blake3::hash(&bytes[..before]).as_bytes());
+        head.push_str(FIRST);
+        head.push('\n');
+        let json = lines.expect_next()?;
+        let about = read_about(json, 2)?;
+        head.push_str(json);
+        head.push('\n');
+        hasher.update(head.as_bytes());
+        let (digests, last, digest) = read_parts(&mut lines, &mut hasher)?;
+        let found = Digest(*hasher.finalize().as_bytes());
         if found != digest {
             return Err(Flaw::Digest { found, written: digest });
         }
-        let text = bytes[..bytes.len() - lines.rest.len()].to_vec();
-        let signatures = signatures(&mut lines)?;
-        Ok(Self { about, pieces, digest, signatures, text })
+        let signatures = read_signatures(&mut lines)?;
+        Ok(Self { about, head: head.into(), digests: Arc::new(digests), last, digest, signatures })
     }
 
     /// What it is, as it was put: the lines, and the signatures.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.text.clone();
-        for signature in &self.signatures {
-            bytes.extend_from_slice(format!("ed25519 {signature}\n").as_bytes());
-        }
+        let signatures = self.signatures.iter().map(|signature| format!("ed25519 {signature}\n"));
+        let signatures: String = signatures.collect();
+        let mut bytes = Vec::with_capacity(self.signed_len() + signatures.len());
+        self.each_signed(&mut |lines| bytes.extend_from_slice(lines));
+        bytes.extend_from_slice(signatures.as_bytes());
         bytes
     }
 
@@ -196,26 +245,74 @@ impl Manifest {
     /// The container's length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no container is empty")]
     pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len).sum()
+        (self.digests.len() as u64 - 1) * PART_LEN + self.last
+    }
+
+    /// How many parts there are.
+    pub fn n_parts(&self) -> usize {
+        self.digests.len()
     }
 
     /// The parts, in their order.
-    pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = Piece> + '_ {
+        self.parts().map(|(part, len)| Piece { len, digest: part.digest })
     }
 
     /// The parts in their order, with where they are.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = (Part, u64)> + '_ {
+        (0..self.digests.len()).map(|number| self.part(number))
+    }
+
+    /// One of its parts, from 0, with its length.
+    ///
+    /// # Panics
+    /// If it has none of that number.
+    pub fn part(&self, number: usize) -> (Part, u64) {
         let group = Group { guid: self.about.guid, base: self.about.base };
-        self.pieces.iter().enumerate().map(move |(number, piece)| {
-            let number = u32::try_from(number).expect("a manifest has no room for that many");
-            (Part { group, number, digest: piece.digest }, piece.len)
-        })
+        let len = if number + 1 == self.digests.len() { self.last } else { PART_LEN };
+        let digest = self.digests[number];
+        let number = u32::try_from(number).expect("a manifest has no room for that many");
+        (Part { group, number, digest }, len)
     }
 
     /// What is signed: all lines up to and with the digest.
-    pub fn signed(&self) -> &[u8] {
-        &self.text
+    pub fn signed(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.signed_len());
+        self.each_signed(&mut |lines| bytes.extend_from_slice(lines));
+        bytes
+    }
+
+    fn signed_len(&self) -> usize {
+        let line = |len: u64| format!("{len} {}\n", self.digest).len();
+        self.head.len() + (self.digests.len() - 1) * line(PART_LEN) + line(self.last) + self.seal().len()
+    }
+
+    fn seal(&self) -> String {
+        format!("blake3 {}\n", self.digest)
+    }
+
+    fn each_signed(&self, each: &mut dyn FnMut(&[u8])) {
+        self.each_line(each);
+        each(self.seal().as_bytes());
+    }
+
+    /// All lines before the digest, some at a time.
+    fn each_line(&self, each: &mut dyn FnMut(&[u8])) {
+        let mut some = self.head.to_string();
+        for Piece { len, digest } in self.pieces() {
+            some += &format!("{len} {digest}\n");
+            if some.len() >= SOME {
+                each(some.as_bytes());
+                some.clear();
+            }
+        }
+        each(some.as_bytes());
+    }
+
+    fn message(&self) -> Message {
+        let mut message = Message::new(CONTEXT, self.signed_len());
+        self.each_signed(&mut |lines| message.add(lines));
+        message
     }
 
     /// The digest of its lines.
@@ -234,10 +331,10 @@ impl Manifest {
     /// [`Flaw::Line`] if that is one signature too many.
     pub fn sign(&mut self, key: &SigningKey) -> Result<(), Flaw> {
         if self.signatures.len() == MAX_SIGNATURES {
-            let line = self.pieces.len() + 4 + self.signatures.len();
+            let line = self.digests.len() + 4 + self.signatures.len();
             return Err(Flaw::Line { line, why: "one signature too many" });
         }
-        self.signatures.push(key.sign(CONTEXT, &self.text));
+        self.signatures.push(key.sign_message(&self.message()));
         Ok(())
     }
 
@@ -246,24 +343,43 @@ impl Manifest {
     /// # Errors
     /// [`Flaw::Untrusted`].
     pub fn expect_signed(&self, trusted: &Trusted) -> Result<(), Flaw> {
-        trusted.check(CONTEXT, &self.text, &self.signatures).map(drop).map_err(Flaw::Untrusted)
+        trusted.check_message(&self.message(), &self.signatures).map(drop).map_err(Flaw::Untrusted)
     }
 }
 
 /// The lines of a text, each ended by a line feed.
-struct Lines<'a> {
-    rest: &'a [u8],
+struct Lines<R> {
+    input: R,
+    line: Vec<u8>,
     at: usize,
+    read: u64,
 }
 
-impl<'a> Lines<'a> {
-    fn next(&mut self) -> Result<&'a str, Flaw> {
+impl<R: BufRead> Lines<R> {
+    /// The next one, without its end; `None` where the text ends.
+    fn next(&mut self) -> Result<Option<&str>, Flaw> {
         self.at += 1;
-        let end =
-            self.rest.iter().position(|&byte| byte == b'\n').ok_or_else(|| self.wrong("it is cut off"))?;
-        let (line, rest) = self.rest.split_at(end);
-        self.rest = &rest[1..];
-        std::str::from_utf8(line).map_err(|_| self.wrong("it is no text"))
+        self.line.clear();
+        let most = MAX_ABOUT as u64 + 1;
+        let read = self.input.by_ref().take(most).read_until(b'\n', &mut self.line).map_err(Flaw::Read)?;
+        self.read += read as u64;
+        if self.read > MAX_MANIFEST {
+            return Err(Flaw::TooLong);
+        }
+        match self.line.pop() {
+            None => return Ok(None),
+            Some(b'\n') => {}
+            Some(_) if read as u64 == most => return Err(self.wrong("it is too long")),
+            Some(_) => return Err(self.wrong("it is cut off")),
+        }
+        let at = self.at;
+        let text = std::str::from_utf8(&self.line);
+        text.map(Some).map_err(|_| Flaw::Line { line: at, why: "it is no text" })
+    }
+
+    fn expect_next(&mut self) -> Result<&str, Flaw> {
+        let line = self.at + 1;
+        self.next()?.ok_or(Flaw::Line { line, why: "it is cut off" })
     }
 
     fn wrong(&self, why: &'static str) -> Flaw {
@@ -271,7 +387,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn about(line: &str, at: usize) -> Result<About, Flaw> {
+fn read_about(line: &str, at: usize) -> Result<About, Flaw> {
     if line.len() > MAX_ABOUT {
         return Err(Flaw::Line { line: at, why: "it is too long" });
     }
@@ -285,45 +401,63 @@ fn about(line: &str, at: usize) -> Result<About, Flaw> {
     Ok(about)
 }
 
-/// The parts, the digest that is written behind them, and how many bytes stand before that.
-fn pieces(lines: &mut Lines<'_>, len: usize) -> Result<(Vec<Piece>, Digest, usize), Flaw> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    loop {
-        let before = len - lines.rest.len();
-        let line = lines.next()?;
-        let (first, digest) = line.split_once(' ').ok_or_else(|| lines.wrong("neither part nor digest"))?;
-        let digest = digest.parse().map_err(|_| lines.wrong("no digest"))?;
-        if first == "blake3" {
-            return match pieces.is_empty() {
-                true => Err(lines.wrong("there is no part")),
-                false => Ok((pieces, digest, before)),
-            };
-        }
-        let len: u64 = first.parse().map_err(|_| lines.wrong("no length"))?;
-        if len.to_string() != first || len == 0 || len > PART_LEN {
-            return Err(lines.wrong("no length that a part can have"));
-        }
-        if pieces.last().is_some_and(|last| last.len != PART_LEN) {
-            return Err(lines.wrong("behind a part that is shorter"));
-        }
-        pieces.push(Piece { len, digest });
+/// That a part may be so long which stands in that line, behind one that is as long as `before`.
+fn check_len(line: usize, before: u64, len: u64) -> Result<(), Flaw> {
+    if len == 0 || len > PART_LEN {
+        return Err(Flaw::Line { line, why: "no length that a part can have" });
+    }
+    match before {
+        PART_LEN => Ok(()),
+        _ => Err(Flaw::Line { line, why: "behind a part that is shorter" }),
     }
 }
 
-fn signatures(lines: &mut Lines<'_>) -> Result<Vec<Signature>, Flaw> {
+/// The parts' digests, the length of the last one, and the digest that is written behind them.
+fn read_parts(
+    lines: &mut Lines<impl BufRead>,
+    hasher: &mut blake3::Hasher,
+) -> Result<(Vec<Digest>, u64, Digest), Flaw> {
+    let (mut digests, mut last) = (Vec::new(), PART_LEN);
+    loop {
+        let at = lines.at + 1;
+        let wrong = |why| Flaw::Line { line: at, why };
+        let line = lines.expect_next()?;
+        let (first, digest) = line.split_once(' ').ok_or_else(|| wrong("neither part nor digest"))?;
+        let digest = digest.parse().map_err(|_| wrong("no digest"))?;
+        if first == "blake3" {
+            return match digests.is_empty() {
+                true => Err(wrong("there is no part")),
+                false => Ok((digests, last, digest)),
+            };
+        }
+        let len: u64 = first.parse().map_err(|_| wrong("no length"))?;
+        if len.to_string() != first {
+            return Err(wrong("no length that a part can have"));
+        }
+        check_len(at, last, len)?;
+        if digests.len() == MAX_PARTS as usize {
+            return Err(wrong("more parts than there can be"));
+        }
+        hasher.update(line.as_bytes()).update(b"\n");
+        digests.push(digest);
+        last = len;
+    }
+}
+
+fn read_signatures(lines: &mut Lines<impl BufRead>) -> Result<Vec<Signature>, Flaw> {
     let mut signatures = Vec::new();
-    while !lines.rest.is_empty() {
-        let line = lines.next()?;
-        let signature = line.strip_prefix("ed25519 ").and_then(|text| text.parse::<Signature>().ok());
+    loop {
+        let line = lines.at + 1;
+        let Some(text) = lines.next()? else { return Ok(signatures) };
+        let signature = text.strip_prefix("ed25519 ").and_then(|text| text.parse::<Signature>().ok());
         // As this program writes it, and in no other way.
         let signature =
-            signature.filter(|signature| line.strip_prefix("ed25519 ") == Some(&signature.to_string()));
+            signature.filter(|signature| text.strip_prefix("ed25519 ") == Some(&signature.to_string()));
         let Some(signature) = signature.filter(|_| signatures.len() < MAX_SIGNATURES) else {
-            return Err(lines.wrong("no signature, or one too many"));
+            return Err(Flaw::Line { line, why: "no signature, or one too many" });
         };
         signatures.push(signature);
     }
-    Ok(signatures)
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::endpoint::store::{Bytes, Object, Put, Store};
+use self::ranges::Ranges;
+use crate::endpoint::store::{self, Bytes, Object, Put, Store};
 use crate::error::Class;
-use crate::model::archive::{ARCHIVE, Group, MAX_MANIFEST, PARTS, Part, Stored, VERSIONS};
+use crate::model::archive::{ARCHIVE, Group, PARTS, Part, Stored, VERSIONS};
 use crate::model::{Digest, Guid};
 use crate::stream::reader::Keys;
 
@@ -19,6 +20,7 @@ pub mod error;
 mod held;
 pub mod manifest;
 mod probe;
+mod ranges;
 
 pub use claim::{Claim, Claims, GRACE};
 pub use error::{Error, Result};
@@ -194,20 +196,33 @@ impl Archive {
     }
 
     /// The manifest of `stored`, checked: its own digest, that it is the one which its key promises, that its parts add up, and that somebody who is trusted signed it.
+    /// A long one is read piece by piece.
     ///
     /// # Errors
     /// [`Error::Object`] if it is gone, [`Error::Manifest`] if it is not what it should be; what the store says.
     pub fn manifest(&self, stored: &Stored) -> Result<Manifest> {
         let key = stored.to_string();
-        let Some(bytes) = self.store.get(&key, MAX_MANIFEST)? else {
-            return Err(Error::Object { url: self.url(), key, what: "is gone" });
+        let gone = || Error::Object { url: self.url(), key: key.clone(), what: "is gone" };
+        let most = manifest::most_of(stored);
+        let read = match most <= ranges::SHORT {
+            true => Manifest::parse(&self.store.get(&key, most)?.ok_or_else(gone)?),
+            false => {
+                let len = self.store.head(&key)?.ok_or_else(gone)?.len;
+                Manifest::read(Ranges::open(&self.store, &key, len, most)?)
+            }
         };
-        let read = Manifest::parse(&bytes).and_then(|manifest| {
+        let read = read.and_then(|manifest| {
             manifest.expect_key(stored)?;
             self.keys.trusted.as_ref().map_or(Ok(()), |trusted| manifest.expect_signed(trusted))?;
             Ok(manifest)
         });
-        read.map_err(|source| Error::Manifest { url: self.url(), key, source })
+        read.map_err(|flaw| match flaw {
+            Flaw::Read(error) => match error.downcast::<store::Error>() {
+                Ok(error) => error.into(),
+                Err(error) => Error::Manifest { url: self.url(), key, source: Flaw::Read(error) },
+            },
+            source => Error::Manifest { url: self.url(), key, source },
+        })
     }
 
     /// Puts a manifest: from here on the version is there. [`Put::Taken`] if it was already.
@@ -269,31 +284,74 @@ impl Archive {
     /// What the store says.
     pub fn groups(&self) -> Result<BTreeMap<Group, Parts>> {
         let mut groups: BTreeMap<Group, Parts> = BTreeMap::new();
-        self.store.list_each(PARTS, &mut |object| {
-            if let Ok(part) = Part::parse(&object.key) {
-                let new = Parts { parts: 0, bytes: 0, youngest: object.modified };
-                let of = groups.entry(part.group).or_insert(new);
-                of.parts += 1;
-                of.bytes += object.len;
-                of.youngest = of.youngest.max(object.modified);
-            }
-            Ok(())
+        self.each_part(None, &mut |part, object| {
+            let new = Parts { parts: 0, bytes: 0, youngest: object.modified };
+            groups.entry(part.group).or_insert(new).add(&object);
+            Ok::<_, Error>(())
         })?;
         Ok(groups)
     }
 
-    /// The parts that are there of one container, or of all; with their objects. Keys that are none of a part are passed over.
+    /// What is there of one container; `None` if nothing is.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn group(&self, group: Group) -> Result<Option<Parts>> {
+        let mut found: Option<Parts> = None;
+        self.each_part(Some(group), &mut |_, object| {
+            let new = Parts { parts: 0, bytes: 0, youngest: object.modified };
+            found.get_or_insert(new).add(&object);
+            Ok::<_, Error>(())
+        })?;
+        Ok(found)
+    }
+
+    /// Hands on the parts that are there of one container, or of all, with their objects, as they are listed: there may be too many to keep them all in
+    /// memory. Keys that are none of a part are passed over. What was handed on may be destroyed meanwhile.
+    ///
+    /// # Errors
+    /// What the store says; the first of `each`.
+    pub fn each_part<E: From<Error>>(
+        &self,
+        of: Option<Group>,
+        each: &mut dyn FnMut(Part, Object) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let prefix = of.map_or_else(|| PARTS.to_owned(), |group| group.to_string());
+        let mut failed = None;
+        let listed = self.store.list_each(&prefix, &mut |object| {
+            let Ok(part) = Part::parse(&object.key) else { return Ok(()) };
+            each(part, object).map_err(|error| {
+                failed = Some(error);
+                // Whatever it is: it ends the list.
+                let source = std::io::ErrorKind::Interrupted.into();
+                store::Error::Interrupted { op: "list", subject: String::new(), source }
+            })
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(listed.map_err(Error::from)?),
+        }
+    }
+
+    /// The parts that are there of one container, or of all; with their objects. Each takes some hundred bytes of memory.
     ///
     /// # Errors
     /// What the store says.
     pub fn parts(&self, of: Option<Group>) -> Result<Vec<(Part, Object)>> {
-        let prefix = of.map_or_else(|| PARTS.to_owned(), |group| group.to_string());
         let mut parts = Vec::new();
-        self.store.list_each(&prefix, &mut |object| {
-            parts.extend(Part::parse(&object.key).ok().map(|part| (part, object)));
-            Ok(())
+        self.each_part(of, &mut |part, object| {
+            parts.push((part, object));
+            Ok::<_, Error>(())
         })?;
         Ok(parts)
+    }
+}
+
+impl Parts {
+    fn add(&mut self, object: &Object) {
+        self.parts += 1;
+        self.bytes += object.len;
+        self.youngest = self.youngest.max(object.modified);
     }
 }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** every step down is taken from an open directory and follows no symbolic link, so nothing above or beside the store
 //! is ever touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -24,6 +24,8 @@ use crate::sys::interrupt;
 const WRITING: &str = ".writing";
 /// How much is copied at once.
 const PIECE: usize = 1 << 20;
+/// How many names of one folder are in memory at once: where there are more, it is read again for each so many.
+const NAMES: usize = 32 << 10;
 /// How often a folder that went away while it was walked through is made again.
 const TRIES: usize = 100;
 
@@ -259,45 +261,84 @@ impl Dir {
         }
     }
 
-    /// The objects below a folder, ordered by key.
+    /// The objects below a folder, ordered by key; no more than [`NAMES`] of a folder are in memory.
     fn walk(&self, folder: OwnedFd, at: &str, each: &mut dyn FnMut(Object) -> Result<()>) -> Result<()> {
+        let mut after = None;
+        loop {
+            interrupt::check().map_err(self.io("list", at))?;
+            let names = self.names(&folder, at, after.as_deref())?;
+            for name in &names {
+                self.entry(&folder, at, name, each)?;
+            }
+            match names.len() < NAMES {
+                true => return Ok(()),
+                false => after = names.into_iter().next_back(),
+            }
+        }
+    }
+
+    /// The first names of a folder behind `after`, as they stand in keys, in their order: that of a folder ends in `/`.
+    fn names(&self, folder: &OwnedFd, at: &str, after: Option<&str>) -> Result<Vec<String>> {
         let failed = |error: Errno| self.io("list", at)(error.into());
-        interrupt::check().map_err(self.io("list", at))?;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&folder).map_err(failed)? {
+        let mut names: BinaryHeap<String> = BinaryHeap::new();
+        let entries = match rustix::fs::Dir::read_from(folder) {
+            // It was destroyed with the last object in it.
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed)?;
             // A name that is no text is no key.
             let Ok(name) = entry.file_name().to_str() else { continue };
-            let is_writing = at.is_empty() && name == WRITING;
-            if !matches!(name, "." | "..") && !is_writing {
-                names.push(name.to_owned());
+            if matches!(name, "." | "..") || (at.is_empty() && name == WRITING) {
+                continue;
             }
-        }
-        let mut found = Vec::new();
-        for name in names {
-            match rustix::fs::statat(&folder, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => found.push((format!("{name}/"), None)),
-                    FileType::RegularFile => found.push((name, Some(stat))),
-                    _ => {}
-                },
-                Err(Errno::NOENT) => {}
+            let kind = match entry.file_type() {
+                FileType::Unknown => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map(|stat| FileType::from_raw_mode(stat.st_mode)),
+                kind => Ok(kind),
+            };
+            let name = match kind {
+                Ok(FileType::Directory) => format!("{name}/"),
+                Ok(FileType::RegularFile) => name.to_owned(),
+                Ok(_) | Err(Errno::NOENT) => continue,
                 Err(error) => return Err(failed(error)),
+            };
+            if after.is_some_and(|after| name.as_str() <= after) {
+                continue;
+            }
+            names.push(name);
+            if names.len() > NAMES {
+                names.pop();
             }
         }
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, stat) in found {
-            let key = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
-            match stat {
-                Some(stat) => each(object(key, &stat))?,
-                None => match step(&folder, name.trim_end_matches('/'), false) {
-                    Ok(below) => self.walk(below, key.trim_end_matches('/'), each)?,
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                    Err(error) => return Err(failed(error)),
-                },
-            }
+        Ok(names.into_sorted_vec())
+    }
+
+    /// The object of that name in a folder, or those below it.
+    fn entry(
+        &self,
+        folder: &OwnedFd,
+        at: &str,
+        name: &str,
+        each: &mut dyn FnMut(Object) -> Result<()>,
+    ) -> Result<()> {
+        let failed = |error: Errno| self.io("list", at)(error.into());
+        let key = if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") };
+        if let Some(key) = key.strip_suffix('/') {
+            return match step(folder, name.trim_end_matches('/'), false) {
+                Ok(below) => self.walk(below, key, each),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                Err(error) => Err(failed(error)),
+            };
         }
-        Ok(())
+        match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                each(object(key, &stat))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     pub fn destroy(&self, keys: &[String]) -> Result<()> {

@@ -58,7 +58,7 @@ pub use exchange::{Exchange, exchanges, strange as strange_exchanges};
 pub use intent::Strange;
 pub use interrupted::{Interrupted, interrupted, strange as strange_rollbacks};
 pub use notes::{Note, Notes};
-pub use partial::BrokenOff;
+pub use partial::{BrokenOff, containers_in_part};
 pub use place::{is_on_zfs, is_root};
 pub use pools::{all_of_pool, available, begun, everything, has_pool};
 pub use request::{GoOn, ReceiveOptions, SendOptions};

@@ -133,7 +133,9 @@ impl Notes {
                         _ => {}
                     }
                 }
-                none.insert(File::options().create(true).append(true).open(&self.file)?)
+                let file = File::options().create(true).append(true).open(&self.file)?;
+                let _ = file.try_lock(); // Who takes old notes away looks for it; where there are no locks, they are young.
+                none.insert(file)
             }
         };
         let text = serde_json::to_string(note)?;

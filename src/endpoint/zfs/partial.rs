@@ -1,9 +1,11 @@
 //! What was received in part: of what it is, and how it is given up.
 
+use std::collections::BTreeSet;
+
 use crate::endpoint::zfs::dataset::Dataset;
 use crate::endpoint::zfs::lock::{Work, try_lock};
-use crate::endpoint::zfs::props;
 use crate::endpoint::zfs::restoring::RESTORING;
+use crate::endpoint::zfs::{begun, props};
 use crate::endpoint::{Error, Result};
 use crate::stream::container::{ResumePoint, ZfsFlags};
 use crate::stream::zfs::resume::Token;
@@ -71,6 +73,19 @@ pub(super) fn forget(target: &Dataset) {
     }
 }
 
+/// The containers of which something was received in part, on datasets of all pools that are here. Nothing where there is no ZFS.
+///
+/// # Errors
+/// What can not be listed or read.
+pub fn containers_in_part() -> Result<BTreeSet<String>> {
+    let mut containers = BTreeSet::new();
+    for dataset in begun()? {
+        let known = props::set_here(dataset.name().as_str(), PULLING)?.unwrap_or_default();
+        containers.extend(known.split_once(' ').map(|(container, _)| container.to_owned()));
+    }
+    Ok(containers)
+}
+
 impl Dataset {
     /// As [`crate::endpoint::Dataset::broken_off`].
     ///
@@ -98,11 +113,11 @@ impl Dataset {
     }
 
     /// Destroys what was received in part and nothing else: the hidden clone that an increment is applied to, or the dataset
-    /// that a first stream was making.
+    /// that a first stream was making. Answers of which container that was, if it was of one.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is nothing; [`Error::Refused`] while it is being received.
-    pub fn give_up_partial(&self) -> Result<()> {
+    pub fn give_up_partial(&self) -> Result<Option<String>> {
         let lzc = self.settled()?;
         let name = self.name().as_str();
         let Some(_lock) = try_lock(Work::Receive, name)? else { return Err(self.is_received_now()) };
@@ -115,14 +130,15 @@ impl Dataset {
             let subject = format!("{self}@%partial");
             return Err(Error::NotFound { what: "partial receive", subject, hint: None });
         };
+        let pulling = props::set_here(name, PULLING).unwrap_or_default();
         lzc.destroy(&victim).map_err(|failed| match failed.errno {
             Errno::Busy => self.is_received_now(),
             _ => self.failed("destroy what was received in part of", &[("destroy,mount", name)])(failed),
         })?;
-        if victim != name && props::set_here(name, PULLING)?.is_some() {
+        if victim != name && pulling.is_some() {
             forget(self);
         }
-        Ok(())
+        Ok(pulling.and_then(|known| Some(known.split_once(' ')?.0.to_owned())))
     }
 
     fn is_received_now(&self) -> Error {

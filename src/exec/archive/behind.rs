@@ -19,7 +19,7 @@ use crate::stream::container::{HASH_LEN, Head, Kind, PRELUDE_LEN};
 #[derive(Debug)]
 pub(super) struct Marks {
     file: PathBuf,
-    known: Vec<(u64, u64)>,
+    known: Vec<(u64, u64)>, // Invariant: ordered by places, and none is of the same part as another.
     written: Option<File>,
 }
 
@@ -35,7 +35,10 @@ impl Marks {
         };
         // What is written last may be cut.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        Self { file, known: whole.lines().filter_map(mark).collect(), written: None }
+        let mut known: Vec<(u64, u64)> = whole.lines().filter_map(mark).collect();
+        known.sort_unstable_by_key(|(frame, at)| (*at, *frame));
+        known.dedup_by_key(|(_, at)| *at / PART_LEN);
+        Self { file, known, written: None }
     }
 
     /// The last place at which a frame up to `frame` is known to begin.
@@ -46,10 +49,12 @@ impl Marks {
     /// Notes where the first frame of a part begins. Nothing depends on that.
     fn note(&mut self, frame: u64, at: u64) {
         let part = |at: u64| at / PART_LEN;
-        if part(at) == 0 || self.known.iter().any(|(_, known)| part(*known) == part(at)) {
+        // There are as many of them as parts, and a frame asks for each.
+        let place = self.known.partition_point(|(_, known)| part(*known) < part(at));
+        if part(at) == 0 || self.known.get(place).is_some_and(|(_, known)| part(*known) == part(at)) {
             return;
         }
-        self.known.push((frame, at));
+        self.known.insert(place, (frame, at));
         if let Err(error) = self.write(frame, at) {
             tracing::debug!(%error, "where frames begin is not noted");
         }
@@ -58,7 +63,9 @@ impl Marks {
     fn write(&mut self, frame: u64, at: u64) -> io::Result<()> {
         if self.written.is_none() {
             fs::create_dir_all(self.file.parent().expect("it is in a directory"))?;
-            self.written = Some(File::options().create(true).append(true).open(&self.file)?);
+            let file = File::options().create(true).append(true).open(&self.file)?;
+            let _ = file.try_lock(); // As `left` looks for it.
+            self.written = Some(file);
         }
         match &mut self.written {
             Some(file) => file.write_all(format!("{frame} {at}\n").as_bytes()),

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::archive::{Archive, Manifest, Result};
-use crate::model::archive::Part;
 use crate::sys::interrupt;
 
 /// How many parts are on their way, or waiting to be read, beside the one that is.
@@ -18,7 +18,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Reads a container. Its `io::Error`s hold an [`Error`](crate::endpoint::archive::Error) that names the part.
 pub struct Fetch {
     archive: Archive,
-    parts: VecDeque<(Part, u64)>,
+    manifest: Manifest,
+    /// Which parts are still to be fetched.
+    parts: Range<usize>,
     ahead: VecDeque<Receiver<Result<Vec<u8>>>>,
     current: Vec<u8>,
     /// Memory of parts that were read. There is never more than of [`AHEAD`] and one.
@@ -35,9 +37,10 @@ impl Fetch {
 
     /// Of its parts from `first` on, up to so many.
     pub(super) fn between(archive: &Archive, manifest: &Manifest, first: usize, most: usize) -> Self {
-        let parts = manifest.parts().skip(first).take(most).collect();
+        let parts = first..manifest.n_parts().min(first.saturating_add(most));
+        let manifest = manifest.clone();
         let (ahead, current, spare) = (VecDeque::new(), Vec::new(), Vec::new());
-        Self { archive: archive.clone(), parts, ahead, current, spare, at: 0, until: None }
+        Self { archive: archive.clone(), manifest, parts, ahead, current, spare, at: 0, until: None }
     }
 
     /// Nothing more is waited for then: an `io::Error` of [`TimedOut`](io::ErrorKind::TimedOut).
@@ -48,7 +51,8 @@ impl Fetch {
     /// Has the next parts fetched, each on a thread of its own, as far as there is room.
     fn look_ahead(&mut self) -> io::Result<()> {
         while self.ahead.len() < AHEAD {
-            let Some((part, len)) = self.parts.pop_front() else { break };
+            let Some(number) = self.parts.next() else { break };
+            let (part, len) = self.manifest.part(number);
             let (sender, receiver) = sync_channel(1);
             let archive = self.archive.clone();
             // Who reads no further drops the receiver; what is on its way then is thrown away.

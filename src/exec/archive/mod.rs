@@ -5,6 +5,7 @@ pub mod asked;
 mod behind;
 mod counted;
 mod fetch;
+pub mod left;
 mod parts;
 pub mod prune;
 pub mod pull;

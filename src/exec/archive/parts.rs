@@ -1,12 +1,11 @@
 //! A container on its way into an archive: cut into parts, several of them sent at once, in memory that does not grow with it.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Result;
-use crate::endpoint::archive::{Archive, Error, Piece};
+use crate::endpoint::archive::{Archive, Error};
 use crate::endpoint::store::Bytes;
 use crate::model::Digest;
 use crate::model::archive::{Group, MAX_PARTS, PART_LEN, Part};
@@ -18,14 +17,17 @@ const PARALLEL: usize = 4;
 pub(super) struct Place<'a> {
     pub archive: &'a Archive,
     pub group: Group,
-    /// What is there of it already, with its length.
-    pub there: HashMap<(u32, Digest), u64>,
+    /// What is there of it already: which part, with which digest, and how long. In order.
+    there: Vec<(u32, Digest, u32)>,
 }
 
 /// What became of it.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    pub pieces: Vec<Piece>,
+    /// The parts' digests, in their order.
+    pub digests: Vec<Digest>,
+    /// How long the last one is.
+    pub last: u64,
     /// How many parts were not there yet.
     pub parts: u64,
     /// How many bytes these have.
@@ -38,14 +40,23 @@ impl<'a> Place<'a> {
     /// # Errors
     /// What the store says.
     pub fn look(archive: &'a Archive, group: Group) -> Result<Self> {
-        let parts = archive.parts(Some(group))?.into_iter();
-        let there = parts.map(|(part, object)| ((part.number, part.digest), object.len)).collect();
+        let mut there = Vec::new();
+        archive.each_part(Some(group), &mut |part, object| {
+            // What is longer is no part.
+            there.extend(u32::try_from(object.len).ok().map(|len| (part.number, part.digest, len)));
+            Ok::<_, Error>(())
+        })?;
+        there.sort_unstable();
         Ok(Self { archive, group, there })
     }
 
     /// Looks at nothing: every part is put.
     pub fn blind(archive: &'a Archive, group: Group) -> Self {
-        Self { archive, group, there: HashMap::new() }
+        Self { archive, group, there: Vec::new() }
+    }
+
+    fn has(&self, number: u32, digest: Digest, len: u64) -> bool {
+        u32::try_from(len).is_ok_and(|len| self.there.binary_search(&(number, digest, len)).is_ok())
     }
 
     /// Has `write` write the container, and sends its parts while it does.
@@ -71,14 +82,11 @@ impl<'a> Place<'a> {
             cutter.hand_on().map_err(crate::Error::io("cut", "the container"))?;
             Ok(written)
         });
-        let Done { error, mut pieces, parts, bytes } =
-            shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Done { error, sent } = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = error {
             return Err(error.into());
         }
-        let written = written?;
-        pieces.sort_by_key(|(number, _)| *number);
-        Ok((written, Sent { pieces: pieces.into_iter().map(|(_, piece)| piece).collect(), parts, bytes }))
+        Ok((written?, sent))
     }
 }
 
@@ -91,9 +99,19 @@ struct Shared<'a> {
 #[derive(Default)]
 struct Done {
     error: Option<Error>,
-    pieces: Vec<(u32, Piece)>,
-    parts: u64,
-    bytes: u64,
+    sent: Sent,
+}
+
+impl Sent {
+    /// Notes a part. They come nearly in their order.
+    fn note(&mut self, number: u32, digest: Digest, len: u64) {
+        let number = number as usize;
+        if number >= self.digests.len() {
+            self.digests.resize(number + 1, Digest([0; 32]));
+            self.last = len;
+        }
+        self.digests[number] = digest;
+    }
 }
 
 impl Shared<'_> {
@@ -125,7 +143,7 @@ impl Shared<'_> {
     fn put(&self, number: u32, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
         let digest = Digest(*blake3::hash(&bytes).as_bytes());
         let len = bytes.len() as u64;
-        let is_there = self.place.there.get(&(number, digest)) == Some(&len);
+        let is_there = self.place.has(number, digest, len);
         let buffer = match is_there {
             true => bytes,
             false => {
@@ -136,10 +154,11 @@ impl Shared<'_> {
             }
         };
         let mut done = self.done();
-        done.pieces.push((number, Piece { len, digest }));
+        let sent = &mut done.sent;
+        sent.note(number, digest, len);
         if !is_there {
-            done.parts += 1;
-            done.bytes += len;
+            sent.parts += 1;
+            sent.bytes += len;
         }
         Ok(buffer)
     }
@@ -212,7 +231,7 @@ mod tests {
         cutter.part = vec![2];
         let error = cutter.hand_on().unwrap_err();
         assert_eq!(class_of_io(&error), Class::Conflict);
-        assert!(error.to_string().contains("850000 parts"), "{error}");
+        assert!(error.to_string().contains("4194304 parts"), "{error}");
         // A line of the longest part, and all else that a manifest holds.
         let line = format!("{PART_LEN} {}\n", Digest([0; 32])).len() as u64;
         assert!(u64::from(MAX_PARTS) * line + (2 << 20) < crate::model::archive::MAX_MANIFEST);

@@ -9,9 +9,8 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use super::Seen;
 pub use super::counted::Checked;
 use crate::endpoint::archive::{Archive, Claim, Claims, Parts};
-use crate::endpoint::store::Object;
 use crate::endpoint::{self};
-use crate::model::archive::{Group, Part, Stored, Use};
+use crate::model::archive::{Group, Stored, Use};
 use crate::model::{Guid, Inventory, VersionRef};
 use crate::plan::archive::Archive as Chains;
 use crate::plan::retain::{Reason, Retention, Surroundings, Verdict, retain};
@@ -20,6 +19,9 @@ use crate::{Error, Result};
 
 /// How old parts are that nobody will need any more, unless another time is asked for.
 pub const GRACE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// How many parts are destroyed at once.
+const AT_ONCE: usize = 1000;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -158,9 +160,10 @@ impl Decided {
 
 /// What builds upon what, of all that does not go.
 fn needed(all: &[Stored], doomed: &[Stored]) -> BTreeMap<Guid, Vec<String>> {
-    let going: BTreeSet<String> = doomed.iter().map(ToString::to_string).collect();
+    let key = |stored: &'_ Stored| (stored.version.guid, stored.base, stored.len, stored.created);
+    let going: BTreeSet<_> = doomed.iter().map(key).collect();
     let mut needed: BTreeMap<Guid, Vec<String>> = BTreeMap::new();
-    for stored in all.iter().filter(|stored| !going.contains(&stored.to_string())) {
+    for stored in all.iter().filter(|stored| !going.contains(&key(stored))) {
         if let Some(base) = stored.base {
             needed.entry(base).or_default().push(format!("@{}", stored.version.name));
         }
@@ -201,7 +204,7 @@ pub fn prune(archive: &Archive, wanted: &Wanted) -> Result<Pruned> {
     let decided = Decided::of(archive, &seen, wanted, &used(&claims), &mut checked)?;
     decided.expect_word(archive, wanted)?;
     let left = left(&seen, &archive.groups()?, now, wanted.grace);
-    drop(clock);
+    drop((clock, seen));
     let passed = decided.passed.iter().map(|(stored, why)| (stored.version.clone(), why.clone()));
     let mut pruned =
         Pruned { n_versions: decided.n_versions(), passed: passed.collect(), ..Pruned::default() };
@@ -294,9 +297,7 @@ impl Work<'_> {
             }
         }
         let groups: BTreeSet<Group> = batch.iter().map(|stored| stored.group()).collect();
-        groups
-            .into_iter()
-            .try_for_each(|group| self.destroy_parts(&self.archive.parts(Some(group))?, claim, pruned))
+        groups.into_iter().try_for_each(|group| self.destroy_parts(group, Timestamp::MAX, claim, pruned))
     }
 
     /// Sweeps what was left and is left still: nobody pushes it, nobody has.
@@ -305,25 +306,62 @@ impl Work<'_> {
             |group: &Group| claims.fresh.iter().any(|claim| claim.to == Use::Push && claim.group == *group);
         let now = claims.now.unwrap_or_else(Timestamp::now);
         for group in self.left.iter().filter(|group| !is_pushed(group)) {
-            let parts = self.archive.parts(Some(*group))?;
-            let youngest = parts.iter().map(|(_, object)| object.modified).max();
-            let put = youngest.map(|youngest| (*group, youngest));
-            if !seen.chains.unneeded(put.into_iter(), now, self.wanted.grace).is_empty() {
-                self.destroy_parts(&parts, claim, pruned)?;
+            let Some(Parts { youngest, .. }) = self.archive.group(*group)? else { continue };
+            if !seen.chains.unneeded([(*group, youngest)].into_iter(), now, self.wanted.grace).is_empty() {
+                self.destroy_parts(*group, youngest, claim, pruned)?;
             }
         }
         Ok(())
     }
 
-    fn destroy_parts(&self, parts: &[(Part, Object)], claim: &Claim, pruned: &mut Pruned) -> Result<()> {
-        const AT_ONCE: usize = 1000;
-        for some in parts.chunks(AT_ONCE) {
-            self.may_go_on(claim)?;
-            self.archive.destroy(&some.iter().map(|(part, _)| part.to_string()).collect::<Vec<_>>())?;
-            pruned.parts += some.len();
-            pruned.bytes += some.iter().map(|(_, object)| object.len).sum::<u64>();
+    /// Destroys the parts of a container that were put until then, while they are listed: there may be too many to keep them all in memory.
+    fn destroy_parts(
+        &self,
+        group: Group,
+        until: Timestamp,
+        claim: &Claim,
+        pruned: &mut Pruned,
+    ) -> Result<()> {
+        let mut before = usize::MAX;
+        loop {
+            // A store may lose its place in the list where objects go meanwhile: so it is asked again after more than one page.
+            let found = self.destroy_listed(group, until, claim, pruned)?;
+            if found <= AT_ONCE || found >= before {
+                return Ok(());
+            }
+            before = found;
         }
-        Ok(())
+    }
+
+    fn destroy_listed(
+        &self,
+        group: Group,
+        until: Timestamp,
+        claim: &Claim,
+        pruned: &mut Pruned,
+    ) -> Result<usize> {
+        let (mut keys, mut bytes, mut found) = (Vec::new(), 0, 0);
+        let mut destroy = |keys: &mut Vec<String>, bytes: &mut u64| -> Result<()> {
+            self.may_go_on(claim)?;
+            self.archive.destroy(keys)?;
+            pruned.parts += keys.len();
+            pruned.bytes += std::mem::take(bytes);
+            keys.clear();
+            Ok(())
+        };
+        self.archive.each_part(Some(group), &mut |part, object| -> Result<()> {
+            if object.modified > until {
+                return Ok(());
+            }
+            keys.push(part.to_string());
+            bytes += object.len;
+            found += 1;
+            if keys.len() < AT_ONCE { Ok(()) } else { destroy(&mut keys, &mut bytes) }
+        })?;
+        if !keys.is_empty() {
+            destroy(&mut keys, &mut bytes)?;
+        }
+        Ok(found)
     }
 
     fn may_go_on(&self, claim: &Claim) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::endpoint::btrfs::Kept;
 use crate::endpoint::zfs::{BrokenOff, GoOn, Note, Notes, ReceiveOptions};
 use crate::endpoint::{self, Dataset, History};
 use crate::exec::archive::behind::{Behind, Marks};
-use crate::exec::archive::{Fetch, Seen};
+use crate::exec::archive::{Fetch, Seen, left};
 use crate::exec::receive::{Incoming, Received};
 use crate::exec::restore::plain::{Prepare, Streams};
 use crate::exec::{Event, Observe};
@@ -274,7 +274,12 @@ impl Chain {
             kept.give_up()?;
         }
         match to.broken_off(&self.manifest(at)?.digest().to_string())? {
-            Some(BrokenOff::OfIt(_) | BrokenOff::OfOthers) => Ok(to.give_up_partial()?),
+            Some(BrokenOff::OfIt(_) | BrokenOff::OfOthers) => {
+                if let Some(container) = to.give_up_partial()? {
+                    left::forget(&self.state_dir, &container);
+                }
+                Ok(())
+            }
             Some(BrokenOff::Somebodys) | None => Ok(()),
         }
     }
@@ -328,6 +333,9 @@ impl Chain {
         let received = incoming.receive(to, observe);
         if received.as_ref().map_or_else(|error| skip > 0 && is_of_what_was_kept(error), |_| true) {
             marks().forget();
+        }
+        if received.is_ok() {
+            left::sweep(&self.state_dir);
         }
         received
     }

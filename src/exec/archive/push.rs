@@ -4,12 +4,13 @@
 //! there are not sent again. The manifest is put last, and commits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::parts::{self, Place};
+use super::parts::Place;
 use super::unfinished::Unfinished;
 use crate::endpoint::archive::{About, Archive, Claim, Error, Manifest, Stream};
 use crate::endpoint::store::Put;
@@ -17,10 +18,10 @@ use crate::endpoint::{self, Dataset, History, SendRequest, zfs};
 use crate::exec::send::{Form, Job, Sent, send_protected};
 use crate::exec::sent::note;
 use crate::exec::{Event, Observe};
-use crate::model::archive::{Group, MAX_NAME, Stored};
+use crate::model::archive::{Group, MAX_LEN, MAX_NAME, Stored};
 use crate::model::run::{Chain, There};
 use crate::model::{
-    Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
+    Digest, Guid, HoldTag, Inventory, SnapshotName, StreamDigest, Version, VersionKind, VersionRef, quoted,
 };
 use crate::plan::archive::{Archive as Chains, Limits, Push, Why};
 use crate::stream::crypt::Recipient;
@@ -125,7 +126,8 @@ pub fn foretell(from: &Dataset, archive: &Archive, wanted: &Wanted) -> Result<Pu
     let choice = source.choose(archive, &chains, wanted, false)?;
     let mut pushed = source.pushed(archive, &choice);
     if let Choice::Send { base, .. } = &choice {
-        pushed.estimate_bytes = from.estimate(&source.request(base.as_ref().map(|base| &base.here)))?;
+        pushed.estimate_bytes = source.estimate(base.as_ref())?;
+        expect_room(from, &source.version, pushed.estimate_bytes)?;
     }
     Ok(pushed)
 }
@@ -154,6 +156,9 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
             let (restore, there) = (before.map(Chain::from), way.map(|way| there_of(archive, way)));
             return Ok(Pushed { restore, there, ..source.pushed(archive, &choice) });
         };
+        if source.may_be_long() {
+            expect_room(from, &source.version, source.estimate(base.as_ref())?)?;
+        }
         let kept = Kept::new(&source, archive, base.as_ref())?;
         let group =
             Group { guid: source.version.guid, base: base.as_ref().map(|base| base.there.version.guid) };
@@ -179,6 +184,22 @@ pub fn push(from: &Dataset, archive: &Archive, wanted: &Wanted, observe: &dyn Ob
             }
         }
     }
+}
+
+/// That a manifest has room for all parts, as far as that is known before anything is sent. How much of it zstd saves is not.
+fn expect_room(from: &impl Display, version: &VersionRef, estimate: Option<u64>) -> Result<()> {
+    let Some(bytes) = estimate.filter(|bytes| *bytes > MAX_LEN) else { return Ok(()) };
+    Err(endpoint::Error::Refused {
+        op: "push",
+        subject: format!("{from}@{}", version.name),
+        why: format!(
+            "its stream has about {} TiB, and a version in an archive has {} TiB at most",
+            bytes >> 40,
+            MAX_LEN >> 40
+        ),
+        hint: Some("split the dataset".into()),
+    }
+    .into())
 }
 
 /// What somebody else is destroying.
@@ -332,6 +353,16 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether it is worth asking how long the stream will be, before it is sent.
+    fn may_be_long(&self) -> bool {
+        self.from.space().is_ok_and(|(_, all)| all > MAX_LEN / 16)
+    }
+
+    /// About how many bytes the filesystem's stream will have.
+    fn estimate(&self, base: Option<&Base>) -> Result<Option<u64>> {
+        Ok(self.from.estimate(&self.request(base.map(|base| &base.here)))?)
+    }
+
     fn request(&self, base: Option<&VersionRef>) -> SendRequest {
         SendRequest {
             version: self.version.clone(),
@@ -375,8 +406,10 @@ impl<'a> Source<'a> {
             form: Form::Container(options),
             behind: None,
         };
-        let (sent, parts) = place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
-        let manifest = self.manifest(archive, &sent, &parts, &job, wanted)?;
+        let (sent, mut parts) =
+            place.send(|out| send_protected(self.from, &job, &protection, out, observe))?;
+        let digests = (std::mem::take(&mut parts.digests), parts.last);
+        let manifest = self.manifest(archive, &sent, digests, &job, wanted)?;
         // Others may have ceased to believe it, if it is not as young as when it was put: then what it builds upon may be gone.
         let base_of_old = base.filter(|_| begun.elapsed() > YOUNG);
         if let Some(base) = base_of_old.filter(|base| !archive.has(&base.there).unwrap_or(true)) {
@@ -394,7 +427,7 @@ impl<'a> Source<'a> {
         let done = Done {
             stream_bytes: sent.stream_bytes,
             container_bytes: manifest.len(),
-            parts: manifest.pieces().len() as u64,
+            parts: manifest.n_parts() as u64,
             sent_parts: parts.parts,
             sent_bytes: parts.bytes,
             blake3: sent.blake3,
@@ -434,7 +467,7 @@ impl<'a> Source<'a> {
         &self,
         archive: &Archive,
         sent: &Sent,
-        parts: &parts::Sent,
+        (digests, last): (Vec<Digest>, u64),
         job: &Job<'_>,
         wanted: &Wanted,
     ) -> Result<Manifest> {
@@ -458,7 +491,7 @@ impl<'a> Source<'a> {
             more: serde_json::Map::new(),
         };
         let key = format!("of @{}", self.version.name);
-        let manifest = Manifest::new(about, parts.pieces.clone()).and_then(|mut manifest| {
+        let manifest = Manifest::of(about, digests, last).and_then(|mut manifest| {
             wanted.signers.iter().try_for_each(|key| manifest.sign(key))?;
             Ok(manifest)
         });
@@ -569,4 +602,25 @@ fn reason(why: Why) -> &'static str {
 
 fn interrupted(from: &Dataset) -> endpoint::Error {
     endpoint::Error::Interrupted { op: "push", subject: from.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_manifest_has_no_room_for_is_refused_before_anything_is_sent() {
+        let version = VersionRef { guid: Guid([1; 16]), name: "s0".parse().expect("a name") };
+        let asked = |estimate| expect_room(&"tank/large", &version, estimate);
+        for fits in [None, Some(0), Some(64 << 40)] {
+            asked(fits).expect("it may fit");
+        }
+        let refused = asked(Some((66 << 40) + 1)).expect_err("too long");
+        assert_eq!(refused.class(), Class::Conflict);
+        let said = refused.to_string();
+        assert!(
+            said.contains("tank/large@s0") && said.contains("66 TiB") && said.contains("64 TiB"),
+            "{said}"
+        );
+    }
 }

@@ -1,6 +1,5 @@
 //! Whether what is in an archive is what was put there.
 
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -13,13 +12,17 @@ use crate::exec::archive::{Fetch, Seen};
 use crate::exec::{Event, Observe};
 pub use crate::model::archive::Depth;
 use crate::model::archive::{Part, Stored};
-use crate::model::{Digest, Guid, VersionRef};
+use crate::model::{Digest, VersionRef};
 use crate::stream::reader::Reader;
 use crate::sys::interrupt;
 use crate::{Class, Error, Result, endpoint};
 
 /// How many objects are asked for at once.
 const AT_ONCE: usize = 4;
+/// How many parts the manifests name together that are in memory at once, if it is more than one manifest.
+const PARTS: u64 = 200_000;
+/// How many missing parts of a container are told one by one; and of how many in all.
+const TOLD: (usize, usize) = (100, 10_000);
 
 /// Something that is not as it was put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,18 +82,23 @@ pub fn verify(archive: &Archive, depth: Depth, state_dir: &Path, observe: &dyn O
         observe.observe(Event::Started { op: "verify", subject: archive.url(), total: None });
     }
     // A few containers at a time, of which nothing stays: there may be many, and each may have many parts.
-    for some in stored.chunks(AT_ONCE) {
+    let mut rest = stored;
+    while !rest.is_empty() {
+        let (some, more) = rest.split_at(few(rest));
+        rest = more;
         let manifests = read_manifests(archive, some, &mut found.damaged)?;
-        found.parts += manifests.iter().map(|(_, manifest)| manifest.pieces().len() as u64).sum::<u64>();
+        found.parts += manifests.iter().map(|(_, manifest)| manifest.n_parts() as u64).sum::<u64>();
         if depth == Depth::Full {
             for (stored, manifest) in &manifests {
                 whole(archive, stored, manifest, &mut found, observe)?;
             }
             continue;
         }
-        let gone = present(archive, &manifests, &mut found)?;
+        let there = present(archive, &manifests, &mut found)?;
         if let Some(rotation) = &rotation {
-            sample(archive, &manifests, &gone, rotation, &mut found, observe)?;
+            for ((stored, manifest), there) in manifests.iter().zip(&there) {
+                sample(archive, (*stored, manifest), there, rotation, &mut found, observe)?;
+            }
         }
     }
     if depth == Depth::Full && found.damaged.is_empty() {
@@ -113,8 +121,8 @@ pub fn verify(archive: &Archive, depth: Depth, state_dir: &Path, observe: &dyn O
 /// Versions that can not be brought back, as something that they build upon is not there.
 fn without_way(seen: &Seen) -> Vec<Damage> {
     let versions = seen.chains.versions().into_iter();
-    let broken = versions.filter_map(|version| match seen.chains.chain(version.id.guid, &|_: Guid| false) {
-        Ok(_) => None,
+    let broken = versions.filter_map(|version| match seen.chains.expect_way(version.id.guid) {
+        Ok(()) => None,
         Err(why) => Some(Damage { version: version.id, what: why.to_string() }),
     });
     broken.collect()
@@ -168,46 +176,105 @@ fn in_words(error: &dyn std::error::Error) -> String {
     words
 }
 
-/// That each part is there and as long as it should be, by what the store lists. Answers what is gone.
-fn present(archive: &Archive, manifests: &Manifests<'_>, found: &mut Found) -> Result<HashSet<Part>> {
-    let listed = ask(manifests, |(stored, _)| archive.parts(Some(stored.group())))?;
-    let mut gone = HashSet::new();
-    for ((stored, manifest), listed) in manifests.iter().zip(listed) {
-        let there: HashMap<Part, u64> =
-            listed?.into_iter().map(|(part, object)| (part, object.len)).collect();
-        for (part, len) in manifest.parts() {
-            let what = match there.get(&part) {
-                Some(listed) if *listed == len => continue,
-                Some(listed) => format!("{part} is {listed} bytes long, not {len}"),
-                None => {
-                    gone.insert(part);
-                    format!("{part} is gone")
-                }
-            };
-            found.damaged.push(Damage { version: stored.version.clone(), what });
-        }
+/// How many of the first are looked at together: where they are long, fewer.
+fn few(rest: &[Stored]) -> usize {
+    let mut parts = 0;
+    let fits = |stored: &&Stored| {
+        parts += stored.parts();
+        parts <= PARTS
+    };
+    rest.iter().take(AT_ONCE).take_while(fits).count().max(1)
+}
+
+/// Which parts of a container are there, whatever their length: a bit for each.
+struct There(Vec<u64>);
+
+impl There {
+    fn has(&self, number: usize) -> bool {
+        self.0[number / 64] >> (number % 64) & 1 == 1
     }
-    Ok(gone)
+
+    fn set(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+}
+
+/// What a store lists of a container.
+struct Listed {
+    there: There,
+    /// What is said of those that are of another length: of the first of them.
+    other: Vec<String>,
+    /// And how many more they are.
+    more: u64,
+}
+
+/// That each part is there and as long as it should be, by what the store lists. Answers what is there of each.
+fn present(archive: &Archive, manifests: &Manifests<'_>, found: &mut Found) -> Result<Vec<There>> {
+    let answers = ask(manifests, |(stored, manifest)| listed(archive, stored, manifest))?;
+    let mut all = Vec::new();
+    for ((stored, manifest), answer) in manifests.iter().zip(answers) {
+        let Listed { there, other, mut more } = answer?;
+        let gone = (0..manifest.n_parts()).filter(|number| !there.has(*number));
+        let gone = gone.map(|number| format!("{} is gone", manifest.part(number).0));
+        let most = if found.damaged.len() < TOLD.1 { TOLD.0 } else { 1 };
+        let mut told = Vec::new();
+        for what in other.into_iter().chain(gone) {
+            match told.len() < most {
+                true => told.push(what),
+                false => more += 1,
+            }
+        }
+        if more > 0 {
+            told.push(format!("{more} more of its parts are gone, or not as long as they should be"));
+        }
+        let version = || stored.version.clone();
+        found.damaged.extend(told.into_iter().map(|what| Damage { version: version(), what }));
+        all.push(there);
+    }
+    Ok(all)
+}
+
+/// What is there of a container, as far as its manifest names it.
+fn listed(archive: &Archive, stored: &Stored, manifest: &Manifest) -> archive::Result<Listed> {
+    let there = There(vec![0; manifest.n_parts().div_ceil(64)]);
+    let mut listed = Listed { there, other: Vec::new(), more: 0 };
+    archive.each_part(Some(stored.group()), &mut |part, object| {
+        let number = part.number as usize;
+        if number >= manifest.n_parts() || manifest.part(number).0 != part {
+            return Ok::<_, archive::Error>(());
+        }
+        listed.there.set(number);
+        match manifest.part(number).1 {
+            len if len == object.len => {}
+            _ if listed.other.len() >= TOLD.0 => listed.more += 1,
+            len => listed.other.push(format!("{part} is {} bytes long, not {len}", object.len)),
+        }
+        Ok(())
+    })?;
+    Ok(listed)
 }
 
 /// Reads the parts whose turn it is.
 fn sample(
     archive: &Archive,
-    manifests: &Manifests<'_>,
-    gone: &HashSet<Part>,
+    (stored, manifest): (&Stored, &Manifest),
+    there: &There,
     rotation: &Rotation,
     found: &mut Found,
     observe: &dyn Observe,
 ) -> Result<()> {
-    let due: Vec<_> = manifests
-        .iter()
-        .flat_map(|(stored, manifest)| manifest.parts().map(move |(part, len)| (*stored, part, len)))
-        .filter(|(_, part, _)| turn(&part.digest, rotation.of) == rotation.next && !gone.contains(part))
-        .collect();
+    let mut due = (0..manifest.n_parts())
+        .filter(|number| there.has(*number))
+        .map(|number| manifest.part(number))
+        .filter(|(part, _)| turn(&part.digest, rotation.of) == rotation.next);
     // A few at a time, so that what was read is told and forgotten.
-    for some in due.chunks(AT_ONCE) {
-        let answers = ask(some, |(_, part, len)| archive.part(part, *len).map(drop))?;
-        for ((stored, _, len), answer) in some.iter().zip(answers) {
+    loop {
+        let some: Vec<(Part, u64)> = due.by_ref().take(AT_ONCE).collect();
+        if some.is_empty() {
+            return Ok(());
+        }
+        let answers = ask(&some, |(part, len)| archive.part(part, *len).map(drop))?;
+        for ((_, len), answer) in some.iter().zip(answers) {
             found.parts_read += 1;
             found.bytes_read += len;
             if let Err(error) = answer {
@@ -216,7 +283,6 @@ fn sample(
         }
         observe.observe(Event::Progress { bytes: found.bytes_read });
     }
-    Ok(())
 }
 
 /// In which of so many runs a part is read: its digest is as good as chance, and never another.
@@ -236,7 +302,7 @@ fn whole(
     let subject = format!("{}@{}", archive.url(), stored.version.name);
     observe.observe(Event::Started { op: "verify", subject: subject.clone(), total: None });
     let read = read_whole(archive, manifest, observe);
-    found.parts_read += manifest.pieces().len() as u64;
+    found.parts_read += manifest.n_parts() as u64;
     found.bytes_read += manifest.len();
     let what = match read {
         Ok(None) => None,

@@ -11,6 +11,7 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use crate::Result;
+use crate::exec::archive::left;
 
 mod overlays;
 mod store;
@@ -93,6 +94,19 @@ impl<'a> Finding<'a> {
         self.repair = Some(Box::new(repair));
         self
     }
+}
+
+/// What was noted of pulls and restores with which nobody goes on.
+pub fn noted(state_dir: &Path) -> Option<Finding<'_>> {
+    let n = left::old(state_dir).len();
+    let what = format!("notes of pulls that nobody has gone on with for 30 days, in {n} files");
+    let found = Finding::note(what, state_dir.join("archives").display());
+    (n > 0).then(|| {
+        found.repaired_by(|| {
+            left::sweep(state_dir);
+            Ok(())
+        })
+    })
 }
 
 /// What this machine and this process lack.

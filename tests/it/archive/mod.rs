@@ -1,5 +1,6 @@
 //! Archives: pushed into a real S3 server and into directories, broken off at every request, raced, pruned.
 
+mod many;
 mod push;
 mod race;
 mod sealed;

@@ -346,7 +346,7 @@ fn holding_twice_is_holding_once_and_what_is_not_there_can_not_be_held() {
 }
 
 /// The most memory that it took, in KiB; it must go well.
-fn peak(mut child: std::process::Child) -> u64 {
+pub(super) fn peak(mut child: std::process::Child) -> u64 {
     let mut most = 0;
     while child.try_wait().expect("it is ours").is_none() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();

@@ -204,7 +204,7 @@ fn who_can_only_put_objects_has_no_real_version_destroyed() {
             created: manifest.about().created + std::time::Duration::from_secs(n.into()),
             ..manifest.about().clone()
         };
-        let fake = Manifest::new(about, manifest.pieces().to_vec()).expect("a manifest");
+        let fake = Manifest::new(about, manifest.pieces()).expect("a manifest");
         ground.archive().commit(&fake).expect("put");
     }
     let pruned = ground.json(&format!("archive prune URL --keep-last 1 --verify-key {signer}"));

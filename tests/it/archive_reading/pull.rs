@@ -141,6 +141,47 @@ fn a_pull_that_broke_off_within_a_container_goes_on_there_without_the_parts_befo
 }
 
 #[test]
+fn what_was_noted_of_pulls_that_nobody_goes_on_with_goes_after_30_days() {
+    ground!("btrfs");
+    let lab = Lab::new(1, 10_000);
+    lab.archive(1);
+    let folder = lab.source.outside().join("archives");
+    let name = |container: u8, kind: &str| {
+        format!("{}.{}.{kind}", cowsnap::model::Guid([9; 16]), cowsnap::model::Digest([container; 32]))
+    };
+    let noted = |name: &str, days: u64| {
+        fs::create_dir_all(&folder).expect("mkdir");
+        let file = fs::File::create(folder.join(name)).expect("a file");
+        let age = std::time::Duration::from_secs(days * 24 * 60 * 60);
+        file.set_modified(std::time::SystemTime::now() - age).expect("a time");
+    };
+    let left = || {
+        let entries = fs::read_dir(&folder).expect("a folder").flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().expect("utf-8")).collect();
+        names.sort();
+        names
+    };
+    noted(&name(1, "notes"), 31);
+    noted(&name(1, "marks"), 31);
+    noted(&name(2, "notes"), 29);
+    noted("mine", 31);
+    let kept = [name(2, "notes"), "mine".to_owned()];
+    lab.good(&["archive", "pull", &lab.url(), &lab.to()]);
+    assert_eq!(left(), kept);
+    // Where nobody pulls, doctor says so.
+    noted(&name(3, "notes"), 31);
+    let said = lab.run(&["doctor"]);
+    assert!(
+        String::from_utf8_lossy(&said.stdout).contains("nobody has gone on with for 30 days"),
+        "{said:?}"
+    );
+    assert_eq!(left().len(), 3);
+    lab.run(&["doctor", "--fix"]);
+    assert_eq!(left(), kept);
+}
+
+#[test]
 fn what_was_noted_wrongly_of_a_container_only_costs_time() {
     ground!("btrfs");
     let lab = Lab::new(1, 80 << 20);

@@ -181,6 +181,11 @@ fn within_a_container_a_pool_goes_on_where_a_restore_was_killed() {
         &["-r", snapshot.to_str().expect("utf-8"), other.pool.path("third").to_str().expect("utf-8")],
     );
     assert_eq!(property(&other.pool.full("copy"), "cowsnap:pulling"), "-");
+    assert!(notes(&other).is_empty(), "those of what was given up for another one are gone");
+    killed(&format!("archive pull {url}@s0 POOL/given"));
+    waits("the kernel's end", || partials("given")[0]["token"].is_string());
+    other.run("destroy POOL/given@%partial");
+    assert!(notes(&other).is_empty(), "nobody goes on with what was given up");
     // What somebody received in part of the same snapshot may be all that there is of it.
     let file = line.pool.outside().join("s0");
     line.run("send POOL/node@s0 -o OUT/s0");

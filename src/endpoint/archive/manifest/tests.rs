@@ -14,7 +14,7 @@ fn sample(lens: &[u64]) -> Manifest {
         more: Map::new(),
     };
     let piece = |(number, len): (u8, &u64)| Piece { len: *len, digest: Digest([number; 32]) };
-    Manifest::new(about, (0..).zip(lens).map(piece).collect()).expect("sound")
+    Manifest::new(about, (0..).zip(lens).map(piece)).expect("sound")
 }
 
 /// The text with a digest that fits.
@@ -73,7 +73,7 @@ fn each_flipped_bit_and_each_missing_end_is_noticed() {
             .to_string()
             .contains("none of the keys that are trusted")
     );
-    let unsigned = Manifest::parse(manifest.signed()).expect("sound");
+    let unsigned = Manifest::parse(&manifest.signed()).expect("sound");
     assert!(unsigned.expect_signed(&of(7)).expect_err("refused").to_string().contains("it is not signed"));
     // Of another manifest.
     let mut other = sample(&[PART_LEN, 11]);
@@ -88,7 +88,7 @@ fn each_flipped_bit_and_each_missing_end_is_noticed() {
 
 #[test]
 fn what_no_writer_writes_is_refused() {
-    let whole = String::from_utf8(sample(&[PART_LEN, 10]).signed().to_vec()).expect("sound");
+    let whole = String::from_utf8(sample(&[PART_LEN, 10]).signed()).expect("sound");
     let lines = &whole[..whole.rfind("blake3").expect("sound")];
     Manifest::parse(&sealed(lines)).expect("sound");
     let wrong = [
@@ -143,4 +143,36 @@ fn a_manifest_under_another_key_is_noticed() {
         let error = manifest.expect_key(&stored).expect_err(what);
         assert!(matches!(error, Flaw::OtherKey(other) if other == what), "{error}");
     }
+}
+
+#[test]
+fn a_long_manifest_is_the_same_in_whatever_pieces_it_comes() {
+    let key = SigningKey::from_seed([7; 32]);
+    let mut manifest = sample(&[[PART_LEN; 250].as_slice(), &[10]].concat());
+    let (about, short) = (manifest.about().clone(), manifest.pieces().collect::<Vec<_>>());
+    let long = (0..3_000).map(|n| Piece { len: PART_LEN, ..short[n % 250] });
+    manifest = Manifest::new(about, long.chain([short[250]])).expect("sound");
+    manifest.sign(&key).expect("sound");
+    let bytes = manifest.to_bytes();
+    assert_eq!(manifest.len(), 3_000 * PART_LEN + 10);
+    assert_eq!(manifest.pieces().len(), 3_001);
+    assert!(bytes.len() > 2 * SOME && bytes.starts_with(&manifest.signed()));
+    for piece in [1, 100, bytes.len()] {
+        let read = Manifest::read(std::io::BufReader::with_capacity(piece, &bytes[..])).expect("sound");
+        assert!(read == manifest && read.to_bytes() == bytes);
+        read.expect_signed(&Trusted::new([key.public()])).expect("signed");
+        assert_eq!(read.parts().last(), manifest.parts().last());
+    }
+    let mut lines = manifest.signed();
+    lines[40_000] ^= 1;
+    assert!(Manifest::read(&lines[..]).is_err());
+}
+
+#[test]
+fn more_parts_than_a_manifest_has_room_for_are_refused() {
+    let about = sample(&[1]).about().clone();
+    let too_many = vec![Digest([1; 32]); MAX_PARTS as usize + 1];
+    let error = Manifest::of(about.clone(), too_many, 1).expect_err("too many").to_string();
+    assert!(error.contains("too many"), "{error}");
+    assert!(Manifest::of(about, Vec::new(), 1).is_err());
 }
