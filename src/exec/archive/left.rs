@@ -110,7 +110,8 @@ mod tests {
     }
 
     fn sweep_but(dir: &tempfile::TempDir, in_part: endpoint::Result<BTreeSet<String>>) {
-        old_by(dir.path(), SystemTime::now(), || in_part).iter().for_each(|noted| drop(noted.take_away()));
+        let old = old_by(dir.path(), SystemTime::now(), || in_part);
+        old.iter().for_each(|noted| _ = noted.take_away());
     }
 
     #[test]
