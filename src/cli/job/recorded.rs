@@ -347,14 +347,23 @@ pub(in crate::cli) fn archive_pushed(
     for job in &jobs_of(config, context) {
         for it in job.archives.iter().filter(is) {
             // What a job has never put there is none of its.
-            if archive_up_to(job, it, context).is_some_and(|up_to| up_to <= created) {
-                let subject = Subject::to_target(&it.dataset, &it.to);
+            let subject = Subject::to_target(&it.dataset, &it.to);
+            if is_further(job, &subject, pushed, created, context) {
                 change(&job.name, context, |record| {
                     record.was_pushed(&subject, created, pushed.restore, pushed.there.clone());
                 });
             }
         }
     }
+}
+
+/// Whether what was taken at `created` is no older than what a job is known to have put there, and there is the same archive: another server may have one at the same address.
+fn is_further(job: &Job, subject: &Subject, pushed: &Pushed, created: Timestamp, context: &Context) -> bool {
+    let record = Records::of(context.state_dir()).read(&job.name).ok().and_then(|found| found.record);
+    let Some(tally) = record.as_ref().and_then(|record| record.tally(subject)) else { return false };
+    let archives = tally.there.as_ref().zip(pushed.there.as_ref());
+    tally.up_to.is_some_and(|up_to| up_to <= created)
+        && archives.is_none_or(|(known, found)| known.archive == found.archive)
 }
 
 /// When the version was taken that is known to have been put into an archive last.
@@ -404,6 +413,11 @@ pub(super) fn is_to_call(job: &Job, failed: &[(String, Error)], repeats: bool, c
     is_to_call
 }
 
+/// That hook was called, and failed.
+pub(super) fn was_not_called(job: &Job, context: &Context) {
+    change(&job.name, context, JobRecord::was_not_called);
+}
+
 /// A run could not be begun.
 pub(super) fn not_begun(job: &Job, error: &Error, context: &Context) -> Option<ToTell> {
     let now = Timestamp::now();
@@ -442,6 +456,7 @@ fn told_of(
         people.retain(|&whom| record.is_news(whom, run.at, run.failure.as_ref()));
         if run.failure.is_none() {
             Channel::ALL.into_iter().for_each(|whom| record.was_told(whom, run.at, None));
+            record.has_no_ping_left();
         }
         match (&run.failure, &before) {
             (Some(_), _) => record.over = None,
@@ -485,11 +500,18 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn change(job: &str, context: &Context, change: impl FnOnce(&mut JobRecord)) {
+/// Changes what is written down of a job; whether that could be.
+fn change(job: &str, context: &Context, change: impl FnOnce(&mut JobRecord)) -> bool {
     match Records::of(context.state_dir()).change(job, Timestamp::now(), change) {
-        Ok(None) => {}
-        Ok(Some(damage)) => context.warn(format!("job {job}: {damage}")),
-        Err(error) => warn(job, context, &error),
+        Ok(None) => true,
+        Ok(Some(damage)) => {
+            context.warn(format!("job {job}: {damage}"));
+            true
+        }
+        Err(error) => {
+            warn(job, context, &error);
+            false
+        }
     }
 }
 

@@ -303,6 +303,8 @@ impl Work<'_> {
             _ => {}
         }
         let (n_failed, n_told, n_done) = (self.failed.len(), self.objects.len(), self.n_done);
+        // Whoever was waited for may have been killed.
+        self.to_tell.extend(beside::unheard(job, context));
         let mut recorder = Recorder::begin(job, context);
         let is_run = self.all_of(job, due.as_ref(), args, &mut recorder, context);
         // Whoever only waits for what a run has left that failed has nothing to add to that, each minute.
@@ -408,6 +410,9 @@ impl Work<'_> {
     /// Calls what the job has for that moment; what failed of the run begins at `n_failed`, and this, too, is a failure of it alone.
     fn call(&mut self, moment: Moment, job: &Job, taken: &Value, n_failed: usize, context: &Context) {
         let done = hooks::call(moment, job, taken, &self.failed[n_failed..], context);
+        if moment == Moment::OnFailure && done.is_err() {
+            recorded::was_not_called(job, context);
+        }
         self.failed.extend(done.err().map(|error| (format!("job {}", job.name), error)));
     }
 

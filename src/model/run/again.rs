@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::said::{Hearer, claim};
+use super::said::{CLAIM, Hearer, claim};
 use super::unheard::killed;
 use super::{Failure, JobRecord, Op, Outcome, Subject, UNENDED, bounded, milliseconds};
 
@@ -21,6 +21,9 @@ pub struct Again {
     pub down_ms: Option<u64>,
     /// Why its run did not do it.
     pub why: Failure,
+    /// When that had begun, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Timestamp>,
     /// Who has heard of it.
     #[serde(default)]
     pub heard: Vec<Hearer>,
@@ -37,7 +40,7 @@ impl Again {
 
     /// Whether nobody else is about to tell it.
     pub fn claim(&mut self, now: Timestamp) -> bool {
-        claim(&mut self.claimed, now)
+        claim(&mut self.claimed, now, CLAIM)
     }
 }
 
@@ -65,18 +68,20 @@ impl JobRecord {
         self.was_said_over(&subject, &Hearer::ALL);
         // The next time that they are down is another one, whoever has heard of this.
         (self.told, self.mailed) = (None, None);
-        let other =
-            self.running.as_ref().filter(|running| Some(running.since) != run).map(|running| running.pid);
-        let why = match (other, &self.last_run) {
-            (Some(pid), _) => killed(pid),
-            (None, Some(last)) => last.failure.clone().unwrap_or_else(|| Failure::new("", "")),
-            (None, None) => Failure::new(UNENDED, "it was killed, or the machine went down"),
+        let other = self.running.as_ref().filter(|running| Some(running.since) != run);
+        let (of, why) = match (other, &self.last_run) {
+            (Some(other), _) => (Some(other.since), killed(other.pid)),
+            (None, Some(last)) => {
+                (Some(last.began), last.failure.clone().unwrap_or_else(|| Failure::new("", "")))
+            }
+            (None, None) => (None, Failure::new(UNENDED, "it was killed, or the machine went down")),
         };
         self.again = Some(Again {
             at: now,
             services: bounded(&services.join(", ")),
             down_ms: down.map(milliseconds),
             why,
+            of,
             heard: Vec::new(),
             claimed: None,
         });

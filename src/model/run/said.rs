@@ -42,9 +42,9 @@ pub struct Said {
 pub(super) const CLAIM: i64 = 2 * 60;
 
 /// Whether nobody else is about to tell it: a guard, and whoever waited for it, would both.
-pub(super) fn claim(claimed: &mut Option<Timestamp>, now: Timestamp) -> bool {
+pub(super) fn claim(claimed: &mut Option<Timestamp>, now: Timestamp, pause: i64) -> bool {
     let gone = claimed.map(|claimed| now.as_second() - claimed.as_second());
-    let is_free = gone.is_none_or(|gone| !(0..CLAIM).contains(&gone));
+    let is_free = gone.is_none_or(|gone| !(0..pause).contains(&gone));
     if is_free {
         *claimed = Some(now);
     }
@@ -84,7 +84,7 @@ impl JobRecord {
 
     /// Whether nobody else is about to tell how it is.
     pub fn claim(&mut self, subject: &Subject, now: Timestamp) -> bool {
-        claim(&mut self.tally_mut(subject).claimed, now)
+        claim(&mut self.tally_mut(subject).claimed, now, CLAIM)
     }
 
     /// Whoever was about to tell how it is has done so, or could not.

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::said::{Hearer, claim};
+use super::said::{CLAIM, Hearer, claim};
 use super::{Again, Failure, JobRecord, Running, Told, UNENDED};
-use crate::model::notify::{Channel, is_new};
+use crate::model::notify::is_new;
 
 /// That.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,37 +16,53 @@ pub struct Unheard {
     pub why: Failure,
     /// Who has not heard it.
     pub whom: Vec<Hearer>,
-    /// When somebody began to tell it, who has not said that he has.
+    /// When somebody began to tell it, who has not said that he has, or could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<Timestamp>,
+    /// How often somebody could not be told.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub failed: u32,
 }
 
+fn is_none(n: &u32) -> bool {
+    *n == 0
+}
+
+/// So often it is tried again at once.
+const AT_ONCE: u32 = 3;
+/// The longest pause between two attempts to tell it, in seconds.
+const LONGEST: i64 = 6 * 60 * 60;
+
 impl Unheard {
-    /// Whether nobody else is about to tell it.
+    fn new(at: Timestamp, why: Failure, whom: Vec<Hearer>) -> Self {
+        Self { at, why, whom, claimed: None, failed: 0 }
+    }
+
+    /// Whether nobody else is about to tell it, and it is time: who could not be told three times is tried again after two minutes, four, and so on.
     pub fn claim(&mut self, now: Timestamp) -> bool {
-        claim(&mut self.claimed, now)
+        let pause = CLAIM << self.failed.saturating_sub(AT_ONCE).min(16);
+        claim(&mut self.claimed, now, pause.min(LONGEST))
     }
 
     /// Whoever was about to tell it has told these.
     pub fn was_heard(&mut self, by: &[Hearer]) {
         self.whom.retain(|whom| !by.contains(whom));
-        self.claimed = None;
+        self.failed = self.failed.saturating_add(u32::from(!self.whom.is_empty()));
+        // The next one may try it at once.
+        self.claimed.take_if(|_| self.failed < AT_ONCE);
     }
 }
 
 impl JobRecord {
     /// The run that was over at `at` went well, and the one before had not, which is why. These are to hear of it.
     pub fn is_well_again(&mut self, at: Timestamp, why: Failure, whom: Vec<Hearer>) {
-        self.over = Some(Unheard { at, why, whom, claimed: None }).filter(|over| !over.whom.is_empty());
+        self.over = Some(Unheard::new(at, why, whom)).filter(|over| !over.whom.is_empty());
     }
 
-    /// `whom` was about to be told of the failure of that time, and was not.
-    pub fn was_not_told(&mut self, whom: Channel, at: Timestamp) {
-        let told = match whom {
-            Channel::Command => &mut self.told,
-            Channel::Mail => &mut self.mailed,
-        };
-        told.take_if(|told| told.at == at);
+    /// A run went well, which is pinged: what is pinged is not to hear later that one before was killed.
+    pub fn has_no_ping_left(&mut self) {
+        self.killed.iter_mut().for_each(|killed| killed.whom.retain(|&whom| whom != Hearer::Ping));
+        self.again.iter_mut().for_each(|again| again.heard.push(Hearer::Ping));
     }
 
     /// Whether the hook `on_failure` is to be called of this now, which is written down. What only `repeats` what failed a minute ago is no news, as to people.
@@ -59,18 +75,24 @@ impl JobRecord {
         is_to_call
     }
 
+    /// The hook was called, and failed: it is called of the next failure, whatever that is.
+    pub fn was_not_called(&mut self) {
+        self.called = None;
+    }
+
     /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it. Of one that has, whoever starts that tells.
     pub fn was_killed(&mut self, whom: Vec<Hearer>) {
         let Some(running) = self.untold() else { return };
         let (at, why) = (running.since, killed(running.pid));
-        self.killed = Some(Unheard { at, why, whom, claimed: None });
+        self.killed = Some(Unheard::new(at, why, whom));
     }
 
     /// The run that has begun, unless somebody was told, or is to be, that it was killed.
     pub fn untold(&self) -> Option<&Running> {
         let running = self.running.as_ref()?;
         let is_told = self.killed.as_ref().is_some_and(|killed| killed.at == running.since);
-        let has_left = |again: &Again| again.is_of_killed() && again.at >= running.since;
+        let is_of_it = |again: &Again| again.of.map_or(again.at >= running.since, |of| of == running.since);
+        let has_left = |again: &Again| again.is_of_killed() && is_of_it(again);
         (!is_told && !self.again.as_ref().is_some_and(has_left)).then_some(running)
     }
 
@@ -115,6 +137,11 @@ mod tests {
             record.was_heard_killed(at(began), &[Hearer::Mail]);
             let killed = record.killed.clone().expect("it is known");
             assert_eq!((killed.at, killed.whom), (at(began), vec![Hearer::Ping]));
+            record.has_no_ping_left();
+            assert!(
+                record.killed.as_ref().is_some_and(|killed| killed.whom.is_empty()),
+                "it went well since"
+            );
             assert!(
                 killed.why.class == UNENDED && killed.why.text.contains("process 7 "),
                 "{:?}",
@@ -125,6 +152,11 @@ mod tests {
         assert!(record.untold().is_some());
         record.recovered(at(10), &["a.service".to_owned()], None, None);
         assert_eq!(record.untold(), None);
+        // The next run starts what that one had left, and is killed itself.
+        record.begin(at(11), 9);
+        record.recovered(at(12), &["a.service".to_owned()], None, Some(at(11)));
+        assert!(record.again.as_ref().is_some_and(|again| again.is_of_killed() && again.of == Some(at(9))));
+        assert_eq!(record.untold().map(|running| running.pid), Some(9));
     }
 
     #[test]
@@ -155,7 +187,26 @@ mod tests {
         record.was_heard_over(at(2), &[Hearer::Mail]);
         record.was_heard_over(at(1), &[Hearer::Command]);
         assert_eq!(record.over.as_ref().map(|over| over.whom.clone()), Some(vec![Hearer::Command]));
-        assert!(record.over.as_mut().is_some_and(|over| over.claim(at(5))), "it can be told again");
+        let mut claims = |second| record.over.as_mut().is_some_and(|over| over.claim(at(second)));
+        assert!(claims(5), "it can be told again");
+        for _ in 1..AT_ONCE {
+            record.was_heard_over(at(2), &[]);
+            record
+                .over
+                .iter_mut()
+                .filter(|over| over.failed < AT_ONCE)
+                .for_each(|over| assert!(over.claim(at(5))));
+        }
+        let mut claims = |second| record.over.as_mut().is_some_and(|over| over.claim(at(second)));
+        assert_eq!([6, 4 + CLAIM, 5 + CLAIM].map(&mut claims), [false, false, true]);
+        // Each time later, and never more than that.
+        for n in 1..30 {
+            record.was_heard_over(at(2), &[]);
+            let claimed = record.over.as_ref().and_then(|over| over.claimed).expect("it is").as_second();
+            let pause = (CLAIM << n.min(16)).min(LONGEST);
+            let mut claims = |second| record.over.as_mut().is_some_and(|over| over.claim(at(second)));
+            assert_eq!([claimed + pause - 1, claimed + pause].map(&mut claims), [false, true], "{n}");
+        }
         record.was_heard_over(at(2), &[Hearer::Command]);
         assert_eq!(record.over, None);
     }

@@ -105,6 +105,17 @@ fn an_archive_that_somebody_has_emptied_is_warned_of_when_it_is_begun_anew() {
 }
 
 #[test]
+fn what_is_pushed_by_hand_to_another_archive_in_its_place_is_none_of_the_job_s() {
+    ground!("btrfs");
+    let lab = filled(NODE);
+    fs::remove_dir_all(lab.fs.path().join("archive")).expect("removed");
+    lab.ends(0, "archive add file://FS/archive FS/node");
+    lab.ends(0, "archive push FS/node file://FS/archive");
+    let (said, _) = lab.ends(2, "check");
+    assert!(said.contains("file://FS/archive is another archive"), "{said}");
+}
+
+#[test]
 fn what_was_put_there_last_has_to_be_there_or_what_is_newer() {
     ground!("btrfs");
     let lab = filled(NODE);

@@ -104,6 +104,25 @@ fn on_failure_is_called_once_of_what_fails_each_minute_until_something_changes()
 }
 
 #[test]
+fn on_failure_that_fails_itself_is_called_again() {
+    ground!("btrfs");
+    let lab = Lab::new("");
+    lab.start();
+    let text = config("exit 9", "true").replace("datasets =", "schedule = \"0 0 1 1 *\"\ndatasets =");
+    let (before, after) = text.rsplit_once("; true").expect("the last one is on_failure");
+    lab.write(&format!("{before}; test ! -e ROOT/offline{after}"));
+    let offline = lab.root().join("offline");
+    fs::write(&offline, "").expect("written");
+    let n_called = || {
+        assert_ne!(lab.runs("job run --due").0, Some(0));
+        order(&lab).iter().filter(|line| line.starts_with("on_failure ")).count()
+    };
+    assert_eq!([0; 2].map(|_| n_called()), [1, 1]);
+    fs::remove_file(offline).expect("removed");
+    assert_eq!([0; 2].map(|_| n_called()), [1, 0]);
+}
+
+#[test]
 fn what_is_called_when_is_explained_and_foreseen() {
     ground!("btrfs");
     let lab = Lab::new("");

@@ -188,17 +188,15 @@ pub(in crate::cli::job) fn resumed(
 ) -> Option<ToTell> {
     let now = Timestamp::now();
     let downtime_ms = down.map(super::milliseconds);
-    let news = Message { failure: Some(failure.clone()), downtime_ms, ..message(job, News::Failure, now) };
-    let news = to_tell(job, news, About::Resumed, &Hearer::ALL, now)?;
-    let (name, context, people) = (job.name.clone(), context.clone(), news.people.clone());
     // What hangs may be the disk on which that is.
-    let noted = within(Instant::now() + SHORTLY, move || {
-        change(&name, &context, |record| {
-            people.into_iter().for_each(|whom| record.was_told(whom, now, Some(&failure)));
-        });
-    });
-    let _ = noted();
-    Some(news)
+    let (name, records) = (job.name.clone(), Records::of(context.state_dir()));
+    let read = within(Instant::now() + SHORTLY, move || records.read(&name).ok()?.record);
+    let record = read().flatten();
+    let is_news = |whom: &Channel| record.as_ref().is_none_or(|it| it.is_news(*whom, now, Some(&failure)));
+    let hearers: Vec<_> =
+        Channel::ALL.into_iter().filter(is_news).map(hearer).chain([Hearer::Ping]).collect();
+    let news = Message { failure: Some(failure.clone()), downtime_ms, ..message(job, News::Failure, now) };
+    to_tell(job, news, About::Resumed, &hearers, now)
 }
 
 fn read(job: &Job, context: &Context) -> Option<JobRecord> {
@@ -279,13 +277,16 @@ pub(super) fn claimed(mut news: ToTell, context: &Context) -> Option<ToTell> {
         About::Run | About::Op(_) | About::Resumed => Hearer::ALL.to_vec(),
         About::Again | About::Over | About::Killed => Vec::new(),
     };
-    change(&news.job, context, |record| {
+    let is_written = change(&news.job, context, |record| {
         hearers = who_is_left(record, &news, now);
         hearers.retain(|&whom| news.is_for(whom));
         if !hearers.is_empty() && !claim(record, &news, now) {
             hearers.clear();
         }
     });
+    if is_of_run && !is_written {
+        return Some(news);
+    }
     news.people.retain(|&whom| hearers.contains(&hearer(whom)));
     // Of each run that is over there is one ping.
     news.pings &= is_of_run || hearers.contains(&Hearer::Ping);
@@ -343,9 +344,9 @@ pub(super) fn was_heard(
     hearers.extend(heard.pinged.then_some(Hearer::Ping));
     let class = message.failure.as_ref().map_or("", |failure| &failure.class);
     change(job, context, |record| match (about, message.news) {
+        // If its run is over meanwhile, that one has told it, too: twice is better than never.
         (About::Resumed, _) => {
-            let unheard = Channel::ALL.into_iter().filter(|&whom| !hearers.contains(&hearer(whom)));
-            unheard.for_each(|whom| record.was_not_told(whom, at));
+            heard.told.iter().for_each(|&whom| record.was_told(whom, at, message.failure.as_ref()));
         }
         (About::Run | About::Over, _) => record.was_heard_over(at, &hearers),
         (About::Killed, _) => record.was_heard_killed(at, &hearers),
