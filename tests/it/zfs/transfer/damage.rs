@@ -2,17 +2,16 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::path::Path;
 
 use cowsnap::Class;
-use cowsnap::endpoint::archive::{Archive, Charter, Writers};
+use cowsnap::endpoint::archive::Archive;
 use cowsnap::endpoint::store::{Options, Store};
 use cowsnap::endpoint::zfs::{Dataset, ReceiveOptions};
 use cowsnap::exec::Silent;
 use cowsnap::exec::receive::Incoming;
 
-use super::{Lab, noise};
-use crate::archive_reading::lab::{parts, put};
+use super::{Lab, get, noise};
+use crate::archive_reading::lab::parts;
 use crate::ground::ground;
 
 fn receive(target: &Dataset, bytes: Vec<u8>, keep_no_partial: bool) -> Result<(), cowsnap::Error> {
@@ -94,28 +93,55 @@ fn a_container_whose_root_is_wrong_is_applied_but_for_its_end_and_then_forgotten
     lab.assert_same("one");
 }
 
-#[test]
-fn a_pull_from_an_archive_that_was_broken_off_is_not_in_the_way_of_the_next_one() {
-    ground!("zfs");
+/// That a pull of an archive whose second part is damaged leaves what is `left` in part, however often it is tried, and works once the
+/// part is whole. With `push` and `pull` as arguments of these.
+fn assert_a_pull_works_after_damage(push: &[&str], pull: &[&str], left: usize) {
     let lab = Lab::new();
     lab.write("f", &noise(1, 40 << 20));
-    let file = lab.send("full", &[&lab.snapshot("one")]);
+    let identity = lab.file("identity");
+    let keyed = |arguments: &[&str]| -> Vec<String> {
+        arguments.iter().map(|argument| argument.replace("IDENTITY", &identity)).collect()
+    };
+    lab.does(&["keygen", &identity, "--kind", "encrypt"]);
     let store = tempfile::tempdir().expect("a directory");
     let url = format!("file://{}", store.path().display());
+    lab.does(&["archive", "add", &url, &lab.source]);
+    let run = |verb: &str, of: [&str; 2], more: &[&str]| -> Vec<String> {
+        let arguments = ["archive", verb, of[0], of[1]].map(str::to_owned).into_iter();
+        arguments.chain(keyed(more)).collect()
+    };
+    let pulled = run("pull", [&url, &lab.target], pull);
+    let pulled: Vec<&str> = pulled.iter().map(String::as_str).collect();
+    let pushed = run("push", [&lab.snapshot("one"), &url], push);
+    lab.does(&pushed.iter().map(String::as_str).collect::<Vec<_>>());
     let opened = Store::open(&url.parse().expect("an address"), &Options::default()).expect("opens");
-    let charter = Charter::new(lab.source.clone(), Writers::Many).expect("made");
-    let archive = Archive::create(opened, charter).expect("made");
-    put(&archive, Path::new(&file));
+    let archive = Archive::open(opened).expect("an archive");
     let (part, _) = parts(&archive).into_iter().find(|(part, _)| part.number == 1).expect("a second part");
     let part = store.path().join(part.to_string());
     let good = fs::read(&part).expect("read");
     fs::write(&part, b"damaged").expect("written");
     let target = Dataset::by_name(lab.target.parse().expect("a name"));
     for _ in 0..2 {
-        lab.fails(&["archive", "pull", &url, &lab.target], 4);
-        assert!(target.partials().expect("readable").is_empty());
+        lab.fails(&pulled, 4);
+        assert!(lab.snapshots(&lab.target).is_empty());
+        assert_eq!(target.partials().expect("readable").len(), left);
     }
     fs::write(&part, good).expect("written");
-    lab.does(&["archive", "pull", &url, &lab.target]);
+    lab.does(&pulled);
+    assert!(target.partials().expect("readable").is_empty());
+    assert_eq!(get(&lab.target, "cowsnap:pulling"), "-");
     lab.assert_same("one");
+}
+
+#[test]
+fn a_pull_of_an_archive_with_a_damaged_part_is_kept_and_goes_on_once_the_part_is_whole() {
+    ground!("zfs");
+    assert_a_pull_works_after_damage(&[], &[], 1);
+}
+
+#[test]
+fn a_pull_that_could_not_go_on_leaves_nothing_in_the_way_of_the_next_one() {
+    ground!("zfs");
+    let (push, pull) = (["--encrypt-to", "IDENTITY.pub"], ["--identity", "IDENTITY"]);
+    assert_a_pull_works_after_damage(&push, &pull, 0);
 }
