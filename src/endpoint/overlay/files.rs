@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, unlinkat};
+use rustix::fs::{AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, unlinkat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -33,6 +33,30 @@ pub(super) fn look_like(from: &Path, to: &Path) -> io::Result<()> {
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
     };
     Ok(rustix::fs::futimens(&to_dir, &times)?)
+}
+
+/// What `statfs` says of ext4, as of ext2 and ext3.
+const EXT4_MAGIC: i64 = 0xEF53;
+
+/// Has ext4 put each directory that is made in this one into a group of blocks of its own, and what is made in that near to it.
+///
+/// ext4 gives no inode out again for a minute after it was freed, for five as long as it is not written back, and looks at each such one of a group
+/// before it finds a free one: where suites are reset one after the other, all in one group, each file that is made took up to a millisecond. Elsewhere
+/// there is nothing to do, and a directory that can not be marked is no worse than before.
+pub(super) fn spread(dir: &Path) {
+    let marked = || -> rustix::io::Result<()> {
+        let dir = open_dir(CWD, dir, OFlags::empty())?;
+        if rustix::fs::fstatfs(&dir)?.f_type as i64 != EXT4_MAGIC {
+            return Ok(());
+        }
+        match rustix::fs::ioctl_getflags(&dir)? {
+            flags if flags.contains(IFlags::TOPDIR) => Ok(()),
+            flags => rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR),
+        }
+    };
+    if let Err(errno) = marked() {
+        tracing::debug!("{}: {errno}", dir.display());
+    }
 }
 
 fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::overlay::files::look_like;
+use crate::endpoint::overlay::files::{look_like, spread};
 use crate::endpoint::overlay::lock::{Lock, PATIENCE, is_still_at, lock_names, open_lock, wait_for};
 use crate::endpoint::overlay::private::{check_is_local, check_owner};
 use crate::endpoint::record::{read_damageable, read_record, replace_file, replace_file_unsynced};
@@ -417,7 +417,9 @@ impl Locked {
     /// [`Error::Exists`] for a number that is there; what the kernel says.
     pub fn make_generation(&self, copy: u32, number: u64, root: &Path) -> Result<Generation> {
         let generation = self.generation(copy, number);
-        make_dir(&self.dir.join(copy.to_string()))?;
+        let dir = self.dir.join(copy.to_string());
+        make_dir(&dir)?;
+        spread(&dir);
         let make = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
         make(&generation.dir)
             .and_then(|()| make(&generation.upper()))

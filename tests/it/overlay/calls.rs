@@ -1,7 +1,7 @@
 //! What the kernel is asked for is what it does: read from what it says itself.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -276,4 +276,36 @@ fn a_bench_without_what_it_compares_with_fails() {
     let said = text(&output);
     assert!(output.status.code() == Some(6) && said.contains("fuse-overlayfs"), "{said}");
     assert!(said.contains("scripts/deps bench"), "{said}");
+}
+
+/// ext4 looks at each inode of a group that was freed in the last minutes before it gives out one: what is reset again and again is not all in one.
+#[test]
+fn each_reset_begins_in_another_part_of_an_ext4() {
+    ground!("overlay", "ext4");
+    let lab = Lab::on("ext4", &["-q", "-F", "-O", "^flex_bg"]);
+    let said = text(&ground::run("dumpe2fs", &["-h", utf8(&lab.image())]));
+    let per_group = said.lines().find_map(|line| line.strip_prefix("Inodes per group:"));
+    let per_group: u64 = per_group.expect("it is said").trim().parse().expect("a number");
+    for mode in ["kernel", "fuse"] {
+        lab.create("ci", &["--mode", mode]);
+        let copy = lab.home().dir().join("overlays/ci/1");
+        let mut groups = std::collections::BTreeSet::new();
+        for _ in 0..4 {
+            let made = fs::read_dir(&copy).expect("listed").map(|made| made.expect("read").path());
+            let groups_of: Vec<u64> = made
+                .flat_map(|made| [made.join("tree"), made.join("work"), made])
+                .map(|dir| (fs::metadata(dir).expect("there").ino() - 1) / per_group)
+                .collect();
+            let [first, all @ ..] = &groups_of[..] else { panic!("there is no generation") };
+            assert!(
+                all.iter().all(|group| group == first),
+                "what is made at once lies together: {groups_of:?}"
+            );
+            groups.insert(*first);
+            lab.ok(&["reset", "ci"]);
+        }
+        assert!(groups.len() > 1, "all in one group, in mode {mode}: {groups:?}");
+        lab.ok(&["destroy", "ci"]);
+    }
+    lab.assert_nothing_left();
 }
