@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{JobRecord, Op, Subject, Tally};
+use crate::model::notify::Channel;
 
 /// Who hears of what is no run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +23,15 @@ pub enum Hearer {
 impl Hearer {
     /// All.
     pub const ALL: [Self; 4] = [Self::Command, Self::Mail, Self::Ping, Self::Hook];
+
+    /// By what people hear it; `None` for what is no person.
+    pub fn channel(self) -> Option<Channel> {
+        match self {
+            Self::Command => Some(Channel::Command),
+            Self::Mail => Some(Channel::Mail),
+            Self::Ping | Self::Hook => None,
+        }
+    }
 }
 
 /// That somebody was told of a failure.

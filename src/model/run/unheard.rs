@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::said::{CLAIM, Hearer, claim};
 use super::{Again, Failure, JobRecord, Running, Told, UNENDED};
-use crate::model::notify::is_new;
+use crate::model::notify::{Channel, is_new};
 
 /// That.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,10 +80,12 @@ impl JobRecord {
         self.called = None;
     }
 
-    /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it. Of one that has, whoever starts that tells.
-    pub fn was_killed(&mut self, whom: Vec<Hearer>) {
+    /// The run that has begun and is not over was killed, and has left nothing to be started: these are to hear of it, but for people who have heard that of one
+    /// before, as of whatever fails again. Of one that has left something, whoever starts that tells.
+    pub fn was_killed(&mut self, mut whom: Vec<Hearer>) {
         let Some(running) = self.untold() else { return };
         let (at, why) = (running.since, killed(running.pid));
+        whom.retain(|whom| whom.channel().is_none_or(|channel| self.is_news(channel, at, Some(&why))));
         self.killed = Some(Unheard::new(at, why, whom));
     }
 
@@ -98,7 +100,12 @@ impl JobRecord {
 
     /// These have heard that the run which had begun at `at` was killed.
     pub fn was_heard_killed(&mut self, at: Timestamp, by: &[Hearer]) {
-        self.killed.iter_mut().filter(|killed| killed.at == at).for_each(|killed| killed.was_heard(by));
+        let Some(killed) = self.killed.as_mut().filter(|killed| killed.at == at) else { return };
+        let heard = by.iter().filter(|whom| killed.whom.contains(whom));
+        let people: Vec<Channel> = heard.filter_map(|whom| whom.channel()).collect();
+        let why = killed.why.clone();
+        killed.was_heard(by);
+        people.into_iter().for_each(|channel| self.was_told(channel, at, Some(&why)));
     }
 
     /// These have heard that the run which was over at `at` went well.
@@ -123,7 +130,7 @@ mod tests {
     use crate::model::run::{Op, Outcome, Subject};
 
     #[test]
-    fn each_run_that_was_killed_is_told_once_unless_whoever_starts_what_it_has_left_tells_it() {
+    fn a_run_that_was_killed_is_told_once_unless_whoever_starts_what_it_has_left_tells_it_or_people_know() {
         let at = |second| Timestamp::from_second(second).expect("as it was made");
         let mut record = JobRecord::new("node", at(0));
         record.was_killed(vec![Hearer::Mail]);
@@ -133,6 +140,8 @@ mod tests {
             assert!(record.untold().is_some());
             record.was_killed(vec![Hearer::Mail, Hearer::Ping]);
             assert_eq!(record.untold(), None);
+            let mail = record.killed.as_ref().map(|killed| killed.whom.contains(&Hearer::Mail));
+            assert_eq!(mail, Some(began == 1), "people hear it once a day");
             record.was_heard_killed(at(began + 1), &Hearer::ALL);
             record.was_heard_killed(at(began), &[Hearer::Mail]);
             let killed = record.killed.clone().expect("it is known");
@@ -148,6 +157,18 @@ mod tests {
                 killed.why
             );
         }
+        let day = 20 * 60 * 60;
+        for (began, goes_well, hears) in [(day, false, false), (day + 1, false, true), (day + 2, true, true)]
+        {
+            if goes_well {
+                record.was_told(Channel::Mail, at(began), None);
+            }
+            record.begin(at(began), 7);
+            record.was_killed(vec![Hearer::Mail]);
+            assert_eq!(record.killed.as_ref().map(|killed| !killed.whom.is_empty()), Some(hears), "{began}");
+            record.was_heard_killed(at(began), &[Hearer::Mail]);
+        }
+        let at = |second| at(2 * day + second);
         record.begin(at(9), 8);
         assert!(record.untold().is_some());
         record.recovered(at(10), &["a.service".to_owned()], None, None);

@@ -179,4 +179,18 @@ fn a_run_that_is_killed_and_leaves_nothing_stopped_is_told_once_by_whoever_looks
         }
     }
     assert_eq!(lines(&told).len(), 6, "{:?}", lines(&told));
+    // One that is killed each time is told once a day, until it went well.
+    fs::write(&kills, "").expect("written");
+    for _ in 0..3 {
+        killed(&lab);
+        lab.ends(0, "job run --due");
+    }
+    assert_eq!(n("failure unended "), 4, "{:?}", lines(&told));
+    fs::remove_file(&kills).expect("removed");
+    lab.ends(0, "job run node");
+    assert_eq!((n("failure unended "), n("recovery unended ")), (4, 4), "{:?}", lines(&told));
+    fs::write(&kills, "").expect("written");
+    killed(&lab);
+    lab.ends(0, "job recover");
+    assert_eq!(n("failure unended "), 5, "{:?}", lines(&told));
 }
