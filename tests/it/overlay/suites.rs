@@ -8,6 +8,8 @@ use std::process::Command;
 
 use super::lab::{Lab, text, utf8};
 use crate::ground::ground;
+use crate::overlay_fuse::core::{Ground, blocks_only};
+use crate::overlay_fuse::mounted::Apart;
 
 /// Two accounts that every system has; features of POSIX that the suite asks for; remounting, for what a read-only filesystem says.
 const PJDFSTEST: &str = r#"
@@ -103,18 +105,12 @@ posix_fadvise = 1
 copy_file_range = 5
 ";
 
-/// fsx holds every byte that it reads against what it wrote; it goes on for `COWSNAP_FSX_SECONDS`, or 10 s.
-///
-/// Both are emptied as fsx begins, and are read and written past the process then; the first is closed and opened meanwhile.
-#[test]
-fn fsx_reads_what_it_wrote() {
-    ground!("fuse", "ext4", "fsx");
-    let lab = Lab::on("ext4", &["-q"]);
-    fs::write(lab.base().join("large"), vec![7; 1 << 20]).expect("written");
-    let configs = ["new", "large"].map(|name| lab.root().join(name));
+/// Runs fsx, which holds every byte that it reads against what it wrote, on a new file in `at` and on a large one of its base, for
+/// `COWSNAP_FSX_SECONDS`, or 10 s; what it leaves is put into `dir`. Both are emptied as it begins; the first is closed and opened meanwhile.
+fn fsx(at: &Path, dir: &Path, after_each: impl Fn()) {
+    let configs = ["new", "large"].map(|name| dir.join(name));
     fs::write(&configs[0], format!("{FSX}close_open = 1\n")).expect("written");
     fs::write(&configs[1], FSX).expect("written");
-    let at = lab.create("ci", &["--mode", "fuse"]);
     let seconds = std::env::var("COWSNAP_FSX_SECONDS").map_or(10, |text| text.parse().expect("seconds"));
     let began = std::time::Instant::now();
     let mut runs = 0;
@@ -122,13 +118,36 @@ fn fsx_reads_what_it_wrote() {
         for config in &configs {
             runs += 1;
             let (seed, file) = (runs.to_string(), at.join(config.file_name().expect("a name")));
-            let args = ["-q", "-q", "-N", "4000", "-S", &seed, "-f", utf8(config), "-P", utf8(lab.root())];
+            let args = ["-q", "-q", "-N", "4000", "-S", &seed, "-f", utf8(config), "-P", utf8(dir)];
             let output = Command::new("fsx").args(args).arg(&file).output().expect("fsx runs");
             assert!(output.status.success(), "seed {seed}, {}: {}", file.display(), text(&output));
         }
-        lab.ok(&["reset", "ci"]);
+        after_each();
     }
     println!("{runs} runs of 4,000 operations in {} s", began.elapsed().as_secs());
+}
+
+/// They are read and written past the process.
+#[test]
+fn fsx_reads_what_it_wrote() {
+    ground!("fuse", "ext4", "fsx");
+    let lab = Lab::on("ext4", &["-q"]);
+    fs::write(lab.base().join("large"), vec![7; 1 << 20]).expect("written");
+    let at = lab.create("ci", &["--mode", "fuse"]);
+    fsx(&at, lab.root(), || _ = lab.ok(&["reset", "ci"]));
     lab.ok(&["destroy", "ci"]);
     lab.assert_nothing_left();
+}
+
+/// As an ordinary user has it.
+#[test]
+fn fsx_reads_what_it_wrote_where_all_goes_through_the_process() {
+    ground!("fuse", "fsx");
+    let ground = Ground::new();
+    fs::create_dir_all(ground.path("base")).expect("made");
+    fs::write(ground.path("base").join("large"), vec![7; 1 << 20]).expect("written");
+    let apart = Apart::new(&ground, blocks_only());
+    let dir = tempfile::tempdir().expect("a directory");
+    fsx(&ground.path("mnt"), dir.path(), || ());
+    apart.end();
 }
