@@ -181,12 +181,17 @@ impl fmt::Display for Hold {
     }
 }
 
-/// A name as it stands in a key.
+/// A name as it stands in a key: never with a dot at its end, which Azure would take away.
 fn escaped(name: &str) -> String {
-    name.replace(' ', "!_").replace(':', "!.")
+    let mut text = name.replace(' ', "!_").replace(':', "!.");
+    if text.ends_with('.') {
+        text.push('!');
+    }
+    text
 }
 
 fn unescaped(name: &str) -> String {
+    let name = name.strip_suffix('!').filter(|name| name.ends_with('.')).unwrap_or(name);
     name.replace("!_", " ").replace("!.", ":")
 }
 
@@ -233,6 +238,14 @@ mod tests {
         let key = Stored { base, ..stored.clone() }.to_string();
         assert!(key.contains(&format!("-{}-", "ab".repeat(16))), "{key}");
         assert_eq!(Stored::parse(&key), Ok(Stored { base, ..stored.clone() }));
+        for (name, written) in
+            [("a.", "-a.!"), ("a:", "-a!.!"), ("a.:", "-a.!.!"), ("a. ", "-a.!_"), ("...", "-...!")]
+        {
+            let version = VersionRef { name: name.parse().unwrap(), ..stored.version.clone() };
+            let key = Stored { version, ..stored.clone() }.to_string();
+            assert!(key.ends_with(written), "{key}");
+            assert_eq!(Stored::parse(&key).unwrap().version.name.as_str(), name);
+        }
         let old = Stored { created: Timestamp::from_second(-5).unwrap(), len: 0, ..stored };
         let read = Stored::parse(&old.to_string()).unwrap();
         assert_eq!((read.created, read.parts()), (Timestamp::UNIX_EPOCH, 1));

@@ -17,7 +17,7 @@ const MAX: u64 = 64;
 /// [`Error::Object`] if one of these is not so; what the store says.
 pub fn probe(store: &Store) -> Result<Probed> {
     let prefix = format!("{PROBE}{}/", Guid(claim::random()?));
-    let key = format!("{prefix}first-!_!.");
+    let key = format!("{prefix}first-!_!.!");
     let outcome = basics(store, &prefix, &key);
     store.destroy_at_last(std::slice::from_ref(&key))?;
     outcome?;

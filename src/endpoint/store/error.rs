@@ -5,6 +5,11 @@ use std::io;
 use crate::error::Class;
 use crate::model::BadStoreUrl;
 
+/// What may not be there: where objects are.
+pub(super) const BUCKET: &str = "the bucket";
+/// The same, as Azure calls it.
+pub(super) const CONTAINER: &str = "the container";
+
 /// Why a store can not do what it was asked. No text of it holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -159,6 +164,9 @@ impl Error {
             Self::Options { hint, .. } | Self::Denied { hint, .. } | Self::Refused { hint, .. } => {
                 hint.clone()
             }
+            Self::NotFound { what: BUCKET | CONTAINER, .. } => Some(
+                "see its name and the endpoint; or make it first, with its provider's own program".into(),
+            ),
             _ => None,
         }
     }

@@ -17,6 +17,7 @@ use crate::sys::{interrupt, memory};
 
 mod dir;
 mod error;
+mod judge;
 mod open;
 mod options;
 mod pace;

@@ -14,6 +14,9 @@ use super::wire::{self, Connector};
 use super::{Error, Options, Result, runtime};
 use crate::model::{StoreKind, StoreUrl};
 
+/// Where Azure's emulator answers if nothing else is said.
+const EMULATOR: &str = "http://127.0.0.1:10000";
+
 /// A store at `url`.
 pub fn open(url: &StoreUrl, options: &Options) -> Result<Remote> {
     let bad = |why: String| Error::Options { url: url.to_string(), why, hint: None };
@@ -22,7 +25,10 @@ pub fn open(url: &StoreUrl, options: &Options) -> Result<Remote> {
         _ => options.clone(),
     };
     let options = &known;
-    let endpoint = endpoint(url, options);
+    let endpoint = match url.kind() == StoreKind::Azure && emulates(options) {
+        true => Some(emulator(url, options)?),
+        false => endpoint(url, options),
+    };
     let connector = connector(url, endpoint.as_deref(), options)?;
     let built = match url.kind() {
         StoreKind::S3 => s3(url, endpoint, options, connector),
@@ -31,9 +37,41 @@ pub fn open(url: &StoreUrl, options: &Options) -> Result<Remote> {
         StoreKind::Http | StoreKind::Https => web(url, connector),
         StoreKind::Dir => return Err(bad("a directory is not reached over a network".into())),
     };
-    let backing = built.map_err(|error| bad(error.to_string()))?;
+    let backing = built.map_err(|error| Error::Options {
+        url: url.to_string(),
+        why: error.to_string(),
+        hint: credentials(url.kind()).map(str::to_owned),
+    })?;
     let handle = runtime::handle().map_err(|error| bad(error.to_string()))?;
     Ok(Remote::new(url.clone(), backing, handle, options))
+}
+
+/// Where the credentials of a provider are said.
+fn credentials(kind: StoreKind) -> Option<&'static str> {
+    match kind {
+        StoreKind::Azure => {
+            Some("see AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN")
+        }
+        StoreKind::Gcs => Some("see GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT"),
+        _ => None,
+    }
+}
+
+/// Whether Azure's emulator is meant.
+fn emulates(options: &Options) -> bool {
+    let said = options.setting("AZURE_STORAGE_USE_EMULATOR").unwrap_or_default();
+    ["1", "true", "on", "yes", "y"].iter().any(|yes| said.eq_ignore_ascii_case(yes))
+}
+
+/// Where Azure's emulator answers: `object_store` looks for it there, whatever endpoint it is given.
+fn emulator(url: &StoreUrl, options: &Options) -> Result<String> {
+    if endpoint(url, options).is_some() {
+        let why = "AZURE_STORAGE_USE_EMULATOR and an endpoint exclude each other";
+        let hint =
+            Some(format!("set AZURITE_BLOB_STORAGE_URL instead; or unset it: --endpoint {EMULATOR}/ACCOUNT"));
+        return Err(Error::Options { url: url.to_string(), why: why.into(), hint });
+    }
+    Ok(options.setting("AZURITE_BLOB_STORAGE_URL").unwrap_or(EMULATOR).to_owned())
 }
 
 /// Where the store answers, if not where its provider does.
@@ -177,12 +215,21 @@ fn azure(
     connector: Connector,
 ) -> object_store::Result<Backing> {
     let mut builder = MicrosoftAzureBuilder::new();
+    // As `az` calls them; what stands below goes before.
+    for (name, key) in [
+        ("AZURE_STORAGE_ACCOUNT", AzureConfigKey::AccountName),
+        ("AZURE_STORAGE_KEY", AzureConfigKey::AccessKey),
+    ] {
+        if let Some(value) = options.setting(name) {
+            builder = builder.with_config(key, value);
+        }
+    }
     for (name, value) in &options.settings {
         if let Ok(key) = name.to_ascii_lowercase().parse::<AzureConfigKey>() {
             builder = builder.with_config(key, value.reveal());
         }
     }
-    if let Some(endpoint) = endpoint {
+    if let Some(endpoint) = endpoint.filter(|_| !emulates(options)) {
         builder = builder.with_endpoint(endpoint);
     }
     let built = builder

@@ -13,7 +13,7 @@ const STALL: Duration = Duration::from_secs(60);
 /// How many requests of one upload go on at once.
 const PARALLEL: usize = 4;
 /// Where the settings that object stores are given otherwise begin.
-const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+const PREFIXES: [&str; 4] = ["AWS_", "AZURE_", "AZURITE_", "GOOGLE_"];
 
 /// With what a store is reached. The default says nothing, and looks nowhere.
 #[derive(Debug, Clone)]

@@ -20,6 +20,7 @@ use object_store::{
 };
 use tokio::runtime::Handle;
 
+use super::judge::Fate;
 use super::wire::{self, Trouble, watched};
 use super::{Bytes, Cause, Error, Object, Options, Put, Result, runtime};
 use crate::model::{StoreKind, StoreUrl};
@@ -108,19 +109,6 @@ pub struct Remote {
     reached: AtomicBool, // Whether it ever answered.
 }
 
-/// What came of a request that did not go well.
-#[derive(Debug)]
-pub(super) enum Fate {
-    /// There is no such thing.
-    NotFound(&'static str),
-    /// The key is not free.
-    Taken,
-    /// It may go well another time.
-    Again(Cause),
-    /// It will not.
-    Final(Error),
-}
-
 /// How long one thing is tried.
 pub(super) struct Patience<'a> {
     remote: &'a Remote,
@@ -183,7 +171,7 @@ impl Remote {
         Error::Corrupt { op, subject: self.url.with_key(key), why: why.into() }
     }
 
-    fn absent(&self, op: &'static str, key: &str, what: &'static str) -> Error {
+    pub(super) fn absent(&self, op: &'static str, key: &str, what: &'static str) -> Error {
         Error::NotFound { op, subject: self.url.with_key(key), what }
     }
 
@@ -192,6 +180,11 @@ impl Remote {
             "" => key.to_owned(),
             prefix => format!("{prefix}/{key}"),
         };
+        // It would be put under another name, without the dot.
+        if self.url.kind() == StoreKind::Azure && full.split('/').any(|part| part.ends_with('.')) {
+            let why = "Azure takes the dot away that a part of it ends with";
+            return Err(Error::Key { key: full, why });
+        }
         Path::parse(full)
             .map_err(|_| Error::Key { key: key.into(), why: "the store can not have such a key" })
     }
@@ -255,91 +248,6 @@ impl Remote {
         self.persist(op, key, work)?.map_err(|fate| self.fatal(op, key, fate))
     }
 
-    pub(super) fn fatal(&self, op: &'static str, key: &str, fate: Fate) -> Error {
-        let subject = self.url.with_key(key);
-        match fate {
-            Fate::Final(error) => error,
-            Fate::NotFound(what) => self.absent(op, key, what),
-            Fate::Taken => {
-                let source = Cause("something else is done with this key just now".into());
-                Error::Refused { op, subject, source, hint: None }
-            }
-            Fate::Again(source) => Error::Unreachable { op, subject, tries: 1, seconds: 0, source },
-        }
-    }
-
-    /// What an error means.
-    fn judge(
-        &self,
-        op: &'static str,
-        key: &str,
-        error: object_store::Error,
-        trouble: Option<Trouble>,
-    ) -> Fate {
-        let subject = || self.url.with_key(key);
-        match trouble.or_else(|| wire::transport(&error)) {
-            Some(Trouble::Transport { what }) if what.contains("certificate") => {
-                let hint = Some("name the authority that its certificate is from: --ca FILE".into());
-                Fate::Final(Error::Refused { op, subject: subject(), source: Cause(what), hint })
-            }
-            Some(Trouble::Transport { what }) => Fate::Again(Cause(what)),
-            Some(Trouble::Answer { status, code, message }) => {
-                self.answered(op, key, status, &code, &message)
-            }
-            None => match error {
-                object_store::Error::NotFound { .. } => Fate::NotFound("the object"),
-                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
-                    Fate::Taken
-                }
-                object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
-                    let source = Cause(without_addresses(&error.to_string()));
-                    Fate::Final(Error::Refused { op, subject: subject(), source, hint: None })
-                }
-                error => self.told(op, key, &error.to_string()),
-            },
-        }
-    }
-
-    /// What is meant by an answer that is an error.
-    fn answered(&self, op: &'static str, key: &str, status: u16, code: &str, message: &str) -> Fate {
-        let subject = self.url.with_key(key);
-        let mut text = format!("the store answers {status}");
-        for more in [code, message].into_iter().filter(|more| !more.is_empty()) {
-            text.push_str(": ");
-            text.push_str(more);
-        }
-        let cause = Cause(text);
-        match (status, code) {
-            (404, "NoSuchBucket" | "ContainerNotFound") => Fate::NotFound("the bucket"),
-            (404 | 410, "NoSuchUpload") => Fate::NotFound("the upload"),
-            (404 | 410, _) => Fate::NotFound("the object"),
-            (409, "ConditionalRequestConflict" | "OperationAborted") => Fate::Again(cause),
-            (409 | 412, _) => Fate::Taken,
-            (408 | 425 | 429, _) | (400, "RequestTimeout" | "SlowDown" | "Throttling") => Fate::Again(cause),
-            (501 | 505, _) => Fate::Final(Error::Refused { op, subject, source: cause, hint: None }),
-            (500..=599, _) => Fate::Again(cause),
-            (401 | 403, _) | (400, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => {
-                Fate::Final(Error::Denied { op, subject, source: cause, hint: denied_hint(code) })
-            }
-            (416, _) => Fate::Final(self.corrupt(op, key, "it ends before the bytes that are needed")),
-            _ => Fate::Final(Error::Refused { op, subject, source: cause, hint: None }),
-        }
-    }
-
-    /// What is meant by an error of which only the text is known.
-    fn told(&self, op: &'static str, key: &str, text: &str) -> Fate {
-        let holds = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let cause = Cause(without_addresses(text));
-        if holds(&["InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout"]) {
-            return Fate::Again(cause);
-        }
-        let subject = self.url.with_key(key);
-        if holds(&["AccessDenied"]) {
-            return Fate::Final(Error::Denied { op, subject, source: cause, hint: None });
-        }
-        Fate::Final(self.corrupt(op, key, format!("the answer is not understood: {cause}")))
-    }
-
     pub fn get(&self, key: &str, max: u64, buffer: Vec<u8>) -> Result<Option<Vec<u8>>> {
         match self.fetch(key, None, max, buffer) {
             Err(error) if error.is_not_found() => Ok(None),
@@ -383,7 +291,7 @@ impl Remote {
                     patience.again(cause)?;
                 }
                 // It was put anew while it was read.
-                Err(Fate::Taken) if fetch.etag.is_some() => {
+                Err(Fate::Taken(_)) if fetch.etag.is_some() => {
                     fetch.forget();
                     patience.again(Cause("it was put anew while it was read".into()))?;
                 }
@@ -432,7 +340,7 @@ impl Remote {
                 Ok(()) => return Ok(Put::Done),
                 Err(Fate::Again(cause)) => patience.again(cause)?,
                 // An earlier try may have come through without an answer.
-                Err(Fate::Taken) if patience.tries > 0 => {
+                Err(Fate::Taken(_)) if patience.tries > 0 => {
                     let there = self.get(key, bytes.len() as u64, Vec::new());
                     return match there {
                         Ok(Some(there)) if there == *bytes => Ok(Put::Done),
@@ -443,7 +351,7 @@ impl Remote {
                         Err(error) => Err(error),
                     };
                 }
-                Err(Fate::Taken) => return Ok(Put::Taken),
+                Err(Fate::Taken(_)) => return Ok(Put::Taken),
                 Err(fate) => return Err(self.fatal(op, key, fate)),
             }
         }
@@ -551,8 +459,8 @@ impl Remote {
 
     fn destroy_in_bulk(&self, keys: &[String]) -> Result<()> {
         let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>>>()?;
-        for some in paths.chunks(AT_ONCE) {
-            let what = some.first().map(Path::as_ref).unwrap_or_default();
+        for (some, named) in paths.chunks(AT_ONCE).zip(keys.chunks(AT_ONCE)) {
+            let what = named.first().map(String::as_str).unwrap_or_default();
             let outcome = self.persist("destroy", what, || {
                 let some = some.to_vec();
                 let mut stream = self
@@ -670,22 +578,4 @@ fn object(meta: &ObjectMeta, below: &str) -> Object {
         modified: Timestamp::new(modified.0, modified.1).unwrap_or_default(),
         etag: meta.e_tag.clone(),
     }
-}
-
-/// Without anything that looks like an address, which may hold what is secret.
-fn without_addresses(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| if word.contains("://") { "…" } else { word });
-    words.collect::<Vec<_>>().join(" ").chars().take(500).collect()
-}
-
-fn denied_hint(code: &str) -> Option<String> {
-    let hint = match code {
-        "RequestTimeTooSkewed" => "set this machine's clock",
-        "ExpiredToken" | "InvalidToken" => "get new credentials: AWS_SESSION_TOKEN has expired",
-        "SignatureDoesNotMatch" | "InvalidAccessKeyId" => {
-            "see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and --profile"
-        }
-        _ => "see that the credentials may do this in this bucket",
-    };
-    Some(hint.into())
 }

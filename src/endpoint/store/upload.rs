@@ -9,8 +9,10 @@ use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{PutMultipartOptions, PutPayload};
 
-use super::remote::{Fate, Parts, Remote};
+use super::judge::Fate;
+use super::remote::{Parts, Remote};
 use super::{Bytes, Cause, Error, Result};
+use crate::model::StoreKind;
 
 /// How often it is looked whether what was made one object has come to be there.
 const LOOKS: u32 = 8;
@@ -41,6 +43,9 @@ impl Remote {
             return self.upload_to_web(key, first, stream, moved);
         };
         let path = self.path(key)?;
+        if self.url.kind() == StoreKind::Azure && !self.attributes().is_empty() {
+            return Err(self.no_class(key));
+        }
         let id = self.surely("begin to write", key, || {
             let options = PutMultipartOptions { attributes: self.attributes(), ..Default::default() };
             parts.0.create_multipart_opts(&path, options)
@@ -52,6 +57,15 @@ impl Remote {
             upload.abort();
         }
         sent
+    }
+
+    /// Azure's class is said when the parts become one object, which is not known how to here.
+    fn no_class(&self, key: &str) -> Error {
+        let source = Cause(
+            "what is longer than 16 MiB goes to Azure in parts, and then without a storage class".into(),
+        );
+        let hint = Some("leave --storage-class out: it gets the account's default".into());
+        Error::Refused { op: "write", subject: self.url.with_key(key), source, hint }
     }
 
     /// The next part; shorter only if the stream has ended.

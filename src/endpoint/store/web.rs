@@ -5,7 +5,8 @@ use std::io::Read;
 use hyper::{Method, Request};
 use object_store::client::{HttpRequestBody, HttpResponse};
 
-use super::remote::{Fate, Remote, Web};
+use super::judge::Fate;
+use super::remote::{Remote, Web};
 use super::{Bytes, Cause, Error, Result};
 
 impl Remote {
@@ -15,7 +16,7 @@ impl Remote {
         let put = || self.ask(web, Method::PUT, key, Some(bytes.clone()));
         let mut outcome = self.once(op, key, put())?;
         // A conflict (409) may be that a folder is missing, or was until somebody else has made it just now.
-        if let Err(Fate::NotFound(_) | Fate::Taken) = &outcome {
+        if let Err(Fate::NotFound(_) | Fate::Taken(_)) = &outcome {
             self.make_folders(web, key)?;
             outcome = self.once(op, key, put())?;
         }

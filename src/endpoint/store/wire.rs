@@ -241,17 +241,20 @@ async fn refused(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     }
     let text = String::from_utf8_lossy(&bytes);
     let message = element(&text, "Message").unwrap_or_default();
-    let code = element(&text, "Code").unwrap_or_default();
+    // Azure's stands in a header, too, where an answer has no body.
+    let header = parts.headers.get("x-ms-error-code").and_then(|value| value.to_str().ok());
+    let code = element(&text, "Code").or_else(|| header.map(str::to_owned)).unwrap_or_default();
     remember(Trouble::Answer { status: parts.status.as_u16(), code, message });
     let body = http_body_util::Full::new(Bytes::from(bytes)).map_err(|never| match never {});
     Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
 }
 
-/// What stands in the first such element.
+/// What stands in the first line of the first such element.
 fn element(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (inner, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(inner.chars().filter(|c| !c.is_control()).take(300).collect())
+    let first = inner.trim().lines().next().unwrap_or_default();
+    Some(first.chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
 /// Whether a cut connection or the like is behind `error`.

@@ -36,6 +36,13 @@ impl Ground {
         Self::with(Some(server), url, Btrfs::new())
     }
 
+    /// On a server that speaks as Google's does.
+    fn on_google() -> Self {
+        let server = Server::google();
+        let url = server.url("a");
+        Self::with(Some(server), url, Btrfs::new())
+    }
+
     /// With a filesystem of that size.
     fn large_on_s3(size: &str) -> Self {
         let server = Server::start();

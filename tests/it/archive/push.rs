@@ -9,9 +9,9 @@ use crate::ground::{Plain, ground};
 use crate::s3::{Asked, Fault, Server};
 
 #[test]
-fn a_full_version_and_ten_increments_come_back_from_s3_and_from_a_directory() {
+fn a_full_version_and_ten_increments_come_back_from_s3_from_google_and_from_a_directory() {
     ground!("btrfs");
-    for ground in [Ground::on_s3(), Ground::on_dir()] {
+    for ground in [Ground::on_s3(), Ground::on_google(), Ground::on_dir()] {
         ground.run("archive add URL FS/d");
         ground.ends(3, "archive add URL FS/d");
         ground.take("s0", 20 << 20);

@@ -30,6 +30,8 @@ use tokio::sync::RwLock;
 pub const BUCKET: &str = "bkt";
 pub const KEY_ID: &str = "AKIDCOWSNAP";
 pub const SECRET: &str = "a secret that is shown nowhere";
+/// What Google's clients say who they are by.
+const TOKEN: &str = "a-token-that-is-shown-nowhere";
 
 /// What was asked of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,7 @@ type On = (fn(&Asked) -> bool, Fault);
 struct Shared {
     service: S3Service,
     serialised: bool,
+    google: bool,
     lock: RwLock<()>,
     log: Mutex<Vec<Asked>>,
     number: AtomicU64,
@@ -104,22 +107,30 @@ pub struct Server {
 impl Server {
     /// A server whose conditional writes are atomic, as S3's are.
     pub fn start() -> Self {
-        Self::begin(true)
+        Self::begin(true, false)
+    }
+
+    /// One that speaks as Google's XML API does: that is S3's but for who one is and for the condition that a key is free.
+    pub fn google() -> Self {
+        Self::begin(true, true)
     }
 
     /// The server as it comes: of two that put an object only if its key is free, both may be told that it was.
     pub fn stock() -> Self {
-        Self::begin(false)
+        Self::begin(false, false)
     }
 
-    fn begin(serialised: bool) -> Self {
+    fn begin(serialised: bool, google: bool) -> Self {
         let ground = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(ground.path().join(BUCKET)).expect("a bucket");
         let mut builder = S3ServiceBuilder::new(FileSystem::new(ground.path()).expect("a filesystem"));
-        builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
+        if !google {
+            builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
+        }
         let shared = Arc::new(Shared {
             service: builder.build(),
             serialised,
+            google,
             lock: RwLock::new(()),
             log: Mutex::default(),
             number: AtomicU64::new(0),
@@ -149,7 +160,8 @@ impl Server {
 
     /// Where objects with this prefix are: `s3://bkt/PREFIX`.
     pub fn url(&self, prefix: &str) -> String {
-        format!("s3://{BUCKET}/{prefix}").trim_end_matches('/').into()
+        let scheme = if self.shared.google { "gs" } else { "s3" };
+        format!("{scheme}://{BUCKET}/{prefix}").trim_end_matches('/').into()
     }
 
     /// Where it answers: `http://127.0.0.1:PORT`.
@@ -159,6 +171,10 @@ impl Server {
 
     /// What a program has to find in its environment to get there.
     pub fn env(&self) -> Vec<(String, String)> {
+        if self.shared.google {
+            let set = [("GOOGLE_BASE_URL", self.endpoint()), ("GOOGLE_BEARER_TOKEN", TOKEN.into())];
+            return set.map(|(name, value)| (name.into(), value)).into();
+        }
         [
             ("AWS_ENDPOINT_URL", self.endpoint()),
             ("AWS_ACCESS_KEY_ID", KEY_ID.into()),
@@ -276,7 +292,17 @@ fn lingering(body: Body, socket: Arc<std::net::TcpStream>) -> Body {
     .boxed_unsync()
 }
 
-async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+async fn answer(shared: &Shared, mut request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    if shared.google {
+        let headers = request.headers_mut();
+        let known = headers.remove("authorization");
+        if headers.remove("x-goog-if-generation-match").is_some_and(|generation| generation == "0") {
+            headers.insert("if-none-match", hyper::header::HeaderValue::from_static("*"));
+        }
+        if known.is_none_or(|known| known != format!("Bearer {TOKEN}")) {
+            return Ok(error(401, request).await);
+        }
+    }
     let asked = asked(&request);
     let number = {
         let mut log = shared.log.lock().expect("a log");

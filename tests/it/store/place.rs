@@ -106,3 +106,24 @@ fn in_the_clear_is_only_talked_to_this_machine_unless_allowed() {
     };
     assert!(Store::open(&"s3://b/p".parse().unwrap(), &ca).unwrap_err().to_string().contains("certificates"));
 }
+
+#[test]
+fn azures_emulator_is_talked_to_in_the_clear_on_this_machine_only_and_by_no_other_endpoint() {
+    let open = |more: &[(&str, &str)]| {
+        let set = more.iter().chain(&[("AZURE_STORAGE_USE_EMULATOR", "true")]);
+        let options = Options::from_variables(set.map(|(name, value)| ((*name).into(), (*value).into())));
+        Store::open(&"az://b/p".parse().unwrap(), &options).map(drop)
+    };
+    open(&[]).unwrap();
+    open(&[("AZURITE_BLOB_STORAGE_URL", "http://127.0.0.1:9")]).unwrap();
+    for (name, value, hint) in [
+        ("AZURITE_BLOB_STORAGE_URL", "http://h.example:10000", "--allow-http"),
+        ("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9/account", "AZURITE_BLOB_STORAGE_URL"),
+    ] {
+        let error = open(&[(name, value)]).unwrap_err();
+        assert!(error.hint().is_some_and(|said| said.contains(hint)), "{error}");
+        assert_eq!(error.class(), Class::Usage);
+    }
+    let nobody = Store::open(&"az://b/p".parse().unwrap(), &Options::default()).unwrap_err();
+    assert!(nobody.hint().is_some_and(|said| said.contains("AZURE_STORAGE_ACCOUNT_NAME")), "{nobody}");
+}
